@@ -1,0 +1,94 @@
+"""What a person at a terminal sees: one clear line for a mistake, progress with an ETA, a reason for each choice."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn, TextIO
+
+
+class InputError(ValueError):
+    """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An automatic choice and its reason, e.g. Choice("attention", "sdpa", "no CUDA device; flex needs sm80")."""
+
+    subject: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.value} ({self.reason})"
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line to stderr and exit."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def run_cleanly(main: Callable[[], object]) -> None:
+    """Call `main`; an InputError becomes one line and exit code 2, a full disk or missing file one line and 3."""
+    try:
+        main()
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 3)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def duration(seconds: float) -> str:
+    """71 -> '1m11s'; 3700 -> '1h01m'."""
+    whole = int(max(0.0, seconds))
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+class Progress:
+    """A line that says how far a job is: on a terminal rewritten in place, elsewhere a fresh line now and then."""
+
+    def __init__(self, what: str, total: int | None, unit: str, stream: TextIO | None = None, every: float = 5.0) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.stream = stream or sys.stderr
+        self.is_terminal = self.stream.isatty()
+        self.every = 0.2 if self.is_terminal else every
+        self.started = self.shown = time.monotonic()
+        self.done = 0
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count `amount` more units; prints at most every `every` seconds."""
+        self.done += amount
+        now = time.monotonic()
+        if now - self.shown >= self.every:
+            self.shown = now
+            self._print(note, now)
+
+    def close(self, note: str = "") -> None:
+        """Print the final state, if anything was worth a line before or the job was long."""
+        now = time.monotonic()
+        if self.is_terminal or now - self.started >= self.every:
+            self._print(note, now, end="\n")
+
+    def _print(self, note: str, now: float, end: str = "") -> None:
+        elapsed = max(now - self.started, 1e-9)
+        rate = self.done / elapsed
+        text = f"{self.what}: {self.done:,}"
+        if self.total:
+            text += f"/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f} %), ETA " + duration(
+                (self.total - self.done) / max(rate, 1e-9)
+            )
+        else:
+            text += f" {self.unit}, {duration(elapsed)}"
+        text += f", {rate:,.0f} {self.unit}/s {note}".rstrip()
+        if self.is_terminal:
+            self.stream.write("\r\x1b[K" + text + end)
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()
