@@ -117,7 +117,8 @@ def _corpus_entry(content: dict[str, Any]) -> CorpusEntry:
 class Shard:
     """One mapped shard; columns are numpy views of the file.
 
-    `offsets[c]` int32 [rows + 1] and `values[c]` int32 [tokens]: row i of column c is values[c][offsets[c][i]:offsets[c][i+1]].
+    `offsets[c]` int32 [rows + 1] and `values[c]` int32 [tokens]; row i of column c is
+    values[c][offsets[c][i] : offsets[c][i + 1]].
     """
 
     def __init__(self, folder: Path, entry: ShardEntry, num_columns: int) -> None:
@@ -198,7 +199,7 @@ class CorpusFolder:
         self.manifest = Manifest.read(self.folder)
         self.tokenizer_path = self.folder / self.manifest.tokenizer_file
         if not self.tokenizer_path.is_file() or sha256_of(self.tokenizer_path) != self.manifest.tokenizer_sha256:
-            raise InputError(f"{self.tokenizer_path}: missing or not the tokenizer the shards were made with; rebuild the data")
+            raise InputError(f"{self.tokenizer_path}: missing or not the tokenizer of these shards; rebuild the data")
         self.language_ids = self.manifest.language_ids()
         self._streams = self._grouped()
 
