@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +11,14 @@ from typing import NoReturn, TextIO
 
 
 class InputError(ValueError):
-    """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line."""
+    """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line.
+
+    With several ranks, rank 0 alone prints it, unless `only_here` says that the other ranks do not meet it.
+    """
+
+    def __init__(self, message: str, only_here: bool = False) -> None:
+        super().__init__(message)
+        self.only_here = only_here
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,10 @@ def run_cleanly(main: Callable[[], object]) -> None:
     try:
         main()
     except InputError as error:
-        fail(str(error))
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or error.only_here:
+            fail(f"{error}" if rank == "0" else f"rank {rank}: {error}")
+        raise SystemExit(2) from None
     except OSError as error:
         fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 3)
     except KeyboardInterrupt:

@@ -38,7 +38,10 @@ TOKEN_COLUMNS = {1: ("tokens",), 2: ("source", "target")}  # by number of langua
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard file: `file` relative to the folder, `tokens` per language in the order of the corpus's languages."""
+    """One shard file: `file` relative to the folder, `tokens` per language in the order of the corpus's languages.
+
+    `documents` counts the rows that start a document (monolingual; 0 for pairs).
+    """
 
     file: str
     split: str
@@ -46,6 +49,7 @@ class ShardEntry:
     tokens: tuple[int, ...]
     bytes: int
     sha256: str
+    documents: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""Attention backends. Each takes the one attention rule in the form it needs; all give the same numbers.
+
+sdpa   torch's scaled_dot_product_attention with the dense boolean mask: CPU and every GPU
+flex   FlexAttention with the rule as its `mask_mod`, skipping empty blocks: CUDA, sm80 and later
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from ernie_m.attention_rule import attention_rule, dense_mask
+from ernie_m.batch import PackedBatch
+from ernie_m.console import Choice, InputError
+
+BACKENDS = ("auto", "sdpa", "flex")
+
+
+def choose_attention(requested: str, device: torch.device) -> Choice:
+    """The backend to use on `device`, with the reason; raises InputError when the requested one cannot run there."""
+    if requested == "sdpa":
+        return Choice("attention", "sdpa", "asked for")
+    if device.type != "cuda":
+        obstacle = f"{device.type} device; flex trains on CUDA only"
+    else:
+        major, minor = torch.cuda.get_device_capability(device)
+        name = torch.cuda.get_device_name(device)
+        obstacle = "" if major >= 8 else f"{name} is sm{major}{minor}; flex needs sm80"
+    if requested == "flex" and obstacle:
+        raise InputError(f"model.attention=flex: not possible here ({obstacle}); use auto or sdpa")
+    if obstacle:
+        return Choice("attention", "sdpa", obstacle)
+    return Choice("attention", "flex", "asked for" if requested == "flex" else "CUDA, sm80 or later")
+
+
+def build_mask(backend: str, batch: PackedBatch) -> Any:
+    """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex."""
+    rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
+    num_rows, sequence_length = batch.document_BS.shape
+    device = batch.document_BS.device
+    if backend == "sdpa":
+        return dense_mask(rule, torch.arange(num_rows, device=device), torch.arange(sequence_length, device=device))
+    return create_block_mask(rule, num_rows, None, sequence_length, sequence_length, device=str(device))
+
+
+def attend(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Any, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v under `mask`; [B, H, S, E] with E the size of a head."""
+    if isinstance(mask, BlockMask):
+        assert dropout == 0.0, "flex has no attention dropout; ModelConfig refuses the combination"
+        kernel = _compiled_flex() if query_BHSE.is_cuda else flex_attention
+        return kernel(query_BHSE, key_BHSE, value_BHSE, block_mask=mask)
+    return F.scaled_dot_product_attention(query_BHSE, key_BHSE, value_BHSE, attn_mask=mask, dropout_p=dropout)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=False)

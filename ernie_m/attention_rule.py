@@ -1,0 +1,74 @@
+"""Who may read whom: one predicate for every objective.
+
+Each token carries four small integers: `document`, `group`, `reads` (a bitmask over groups) and `horizon`. Query q may
+read key k iff
+
+    q == k   or   ( document[q] == document[k]  and  (reads[q] >> group[k]) & 1  and  k <= horizon[q] )
+
+For CAMLM on x1 x2 | y3 y4 + M2 M4 (the masks are extra tokens) that draws
+
+             x1 x2 y3 y4 M2 M4
+        x1    #  #  .  .  .  .      X  -> X
+        x2    #  #  .  .  .  .
+        y3    .  .  #  #  .  .      Y  -> Y
+        y4    .  .  #  #  .  .
+        M2    .  .  #  #  #  .      MX -> Y, MX
+        M4    #  #  .  .  .  #      MY -> X, MY
+
+The predicate uses operators alone, so the same lines serve numpy arrays, torch tensors and FlexAttention's tracer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+MaskRule = Callable[[Any, Any, Any, Any], Any]
+ReadsTable = Mapping[str, str]  # group -> the groups it reads, separated by spaces
+
+
+def attention_rule(document_BS: Any, group_BS: Any, reads_BS: Any, horizon_BS: Any) -> MaskRule:
+    """The rule of one micro-batch as `may_read(row, head, query, key)`: FlexAttention's `mask_mod` as it stands."""
+
+    def may_read(row: Any, head: Any, query: Any, key: Any) -> Any:
+        same_document = document_BS[row, query] == document_BS[row, key]
+        group_is_read = ((reads_BS[row, query] >> group_BS[row, key]) & 1) == 1
+        within_horizon = key <= horizon_BS[row, query]
+        return (query == key) | (same_document & group_is_read & within_horizon)
+
+    return may_read
+
+
+def dense_mask(may_read: MaskRule, rows: Any, positions: Any) -> Any:
+    """Evaluate the rule on broadcast indices: bool [B, 1, S, S] from `rows` arange(B) and `positions` arange(S)."""
+    row = rows[:, None, None, None]
+    query = positions[None, None, :, None]
+    key = positions[None, None, None, :]
+    return may_read(row, None, query, key)
+
+
+def group_bits(groups: Iterable[str], table: ReadsTable) -> dict[str, int]:
+    """Each group's `reads` bitmask; bit i stands for the i-th of `groups`."""
+    index = {group: i for i, group in enumerate(groups)}
+    return {group: sum(1 << index[read] for read in table[group].split()) for group in index}
+
+
+def closure(table: ReadsTable) -> dict[str, set[str]]:
+    """Groups whose content can reach each group through any number of layers (itself included: q == k)."""
+    reached = {group: {group, *reads.split()} for group, reads in table.items()}
+    while True:
+        wider = {group: set().union(*(reached[other] for other in others)) for group, others in reached.items()}
+        if wider == reached:
+            return reached
+        reached = wider
+
+
+def check_no_leak(name: str, table: ReadsTable, must_not_reach: Iterable[tuple[str, str]]) -> None:
+    """Raise ValueError if a group's content arrives, over any number of layers, where it must not.
+
+    `must_not_reach` holds (reader, forbidden) pairs, e.g. ("MX", "X"): a mask of X must not learn of X.
+    """
+    reached = closure(table)
+    for reader, forbidden in must_not_reach:
+        if forbidden in reached[reader]:
+            raise ValueError(f"{name}: {forbidden} reaches {reader} through {dict(table)}; a mask would see its answer")

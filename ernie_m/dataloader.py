@@ -1,0 +1,225 @@
+"""From a step number to this rank's micro-batches: a pure function of (seed, step).
+
+1. `Schedule`: the recipe's stages say how many rows of each objective a step has, so the first row of an objective in
+   any step is arithmetic.
+2. `PretrainingData` draws each row's stream from the objective's mixture (alpha-smoothed token shares), and asks that
+   stream's `RowSource` for the row: nothing depends on ranks, workers or restarts.
+3. Rows of a step are dealt out in turn, so that micro-step m of every rank holds the same kind of rows.
+4. `Prefetcher` prepares the next steps on a thread while the device works.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+
+from ernie_m.batch import PackedBatch
+from ernie_m.config import Section, section
+from ernie_m.console import InputError
+from ernie_m.corpus import HELD_OUT, TRAIN, CorpusFolder, Stream
+from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.packing import PackedRow, pack
+from ernie_m.row_source import RowSettings, RowSource
+from ernie_m.sampling import Mixture, apportion, smoothed
+
+T = TypeVar("T")
+
+
+@section
+class StageConfig(Section):
+    """A stretch of training with a fixed mix of objectives."""
+
+    steps: int
+    """Length of the stage, in steps."""
+    rows: dict[str, float]
+    """Shares of a step's rows, e.g. {MMLM: 1, TLM: 1, CAMLM: 1}: equal batches."""
+
+    def check(self) -> None:
+        self.require(self.steps > 0, "steps", "a positive number of steps")
+        unknown = [name for name in self.rows if name not in OBJECTIVES]
+        self.require(not unknown, "rows", f"objectives out of {', '.join(OBJECTIVES)}")
+        self.require(bool(self.rows) and all(share > 0 for share in self.rows.values()), "rows", "a positive share each")
+
+
+@section
+class DataConfig(Section):
+    """What a row is and how languages are mixed."""
+
+    sequence_length: int = 512
+    """Positions of a row, S."""
+    alpha: float = 0.3
+    """Language sampling exponent on token counts: XLM-R 0.3, XLM 0.7, 1 keeps the corpus's proportions."""
+    corruption: CorruptionConfig = CorruptionConfig()
+    """What is masked and generated."""
+
+    def check(self) -> None:
+        self.require(self.sequence_length >= 16, "sequence_length", "16 or more")
+        self.require(0 <= self.alpha <= 1, "alpha", "a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class RowAddress:
+    """Row number `draw` of an objective, counted from the start of training."""
+
+    objective: str
+    draw: int
+
+
+class Schedule:
+    """Which rows make up global step s, for any s, in O(number of stages)."""
+
+    def __init__(self, stages: tuple[StageConfig, ...], rows_per_step: int) -> None:
+        self.rows_per_step = rows_per_step
+        self._stages: list[tuple[int, dict[str, int], dict[str, int]]] = []
+        first_step, drawn = 0, dict.fromkeys(OBJECTIVES, 0)
+        for number, stage in enumerate(stages):
+            if rows_per_step < len(stage.rows):
+                raise InputError(
+                    f"batch.rows_per_step: {rows_per_step}; stages[{number}] mixes {len(stage.rows)} objectives and needs "
+                    "a row of each in every step"
+                )
+            names = sorted(stage.rows, key=OBJECTIVE_INDEX.__getitem__)
+            counts = dict(zip(names, apportion([stage.rows[name] for name in names], rows_per_step), strict=True))
+            self._stages.append((first_step, counts, dict(drawn)))
+            first_step += stage.steps
+            for name, count in counts.items():
+                drawn[name] += count * stage.steps
+        self.num_steps = first_step
+        self.objectives = [name for name in OBJECTIVES if drawn[name] > 0]
+
+    def rows_of_step(self, step: int) -> list[RowAddress]:
+        """Addresses of all rows of global step `step`, objective by objective in the table's order."""
+        first_step, counts, drawn = next(stage for stage in reversed(self._stages) if stage[0] <= step)
+        return [
+            RowAddress(name, drawn[name] + (step - first_step) * count + i)
+            for name, count in counts.items()
+            for i in range(count)
+        ]
+
+
+class PretrainingData:
+    """Every step's micro-batches, from an opened corpus folder.
+
+    Raises InputError when the folder lacks what an objective needs (text, or pairs).
+    """
+
+    def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
+        self.folder, self.config, self.schedule = folder, config, schedule
+        self._settings = RowSettings(config.sequence_length, folder.manifest.vocab_size, config.corruption, seed)
+        self._sources: dict[str, list[RowSource]] = {}
+        self._mixtures: dict[str, Mixture] = {}
+        self.metric_names: list[str] = []
+        self._first_metric: dict[str, int] = {}
+        for name in schedule.objectives:
+            sources = self._sources_of(OBJECTIVES[name], TRAIN)
+            if not sources:
+                kind = "parallel" if OBJECTIVES[name].num_sentences == 2 else "monolingual"
+                raise InputError(f"{folder.folder}: no {kind} text, which {name} needs; add a {kind} corpus or drop {name}")
+            self._sources[name] = sources
+            shares = smoothed([source.stream.num_tokens for source in sources], config.alpha)
+            self._mixtures[name] = Mixture(shares, seed, name, "mixture")
+            self._first_metric[name] = len(self.metric_names)
+            self.metric_names += [f"{name}/{source.stream.name}" for source in sources]
+
+    def _sources_of(self, objective: Objective, split: str) -> list[RowSource]:
+        streams = self.folder.parallel(split) if objective.num_sentences == 2 else self.folder.monolingual(split)
+        sources = []
+        for stream in streams:
+            targets = self._target_languages(stream) if objective.is_pseudo_parallel else []
+            source = RowSource(objective, stream, self.folder.language_ids, self._settings, targets)
+            if source.rows_per_epoch > 0:
+                sources.append(source)
+        return sources
+
+    def _target_languages(self, stream: Stream) -> list[int]:
+        """BTMLM writes in a language that has parallel data with the sentence's; in any other where none has."""
+        language = stream.languages[0]
+        partners = {other for pair in self.folder.parallel() if language in pair.languages for other in pair.languages}
+        others = (partners or set(self.folder.language_ids)) - {language}
+        if not others:
+            raise InputError(f"{self.folder.folder}: BTMLM needs at least two languages, found only {language}")
+        return sorted(self.folder.language_ids[other] for other in others)
+
+    def row(self, address: RowAddress) -> PackedRow:
+        """One row of training."""
+        draw = self._mixtures[address.objective][address.draw]
+        source = self._sources[address.objective][draw.stream]
+        metric = self._first_metric[address.objective] + draw.stream
+        return PackedRow(source.row(draw.visit), OBJECTIVE_INDEX[address.objective], metric)
+
+    def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch]:
+        """This rank's micro-batches of global step `step`, numpy arrays."""
+        addresses = self.schedule.rows_of_step(step)
+        batches = []
+        for start in range(0, len(addresses), world_size * micro_batch_rows):
+            together = addresses[start : start + world_size * micro_batch_rows]
+            generates = any(OBJECTIVES[address.objective].is_pseudo_parallel for address in together)
+            rows = [self.row(address) for address in together[rank::world_size]]
+            batches.append(pack(rows, self.config.sequence_length, generates))
+        return batches
+
+    def held_out(self, objective: str, num_rows: int) -> PackedBatch | None:
+        """Up to `num_rows` fixed rows of held-out pairs, all streams in turn; None when nothing was held out."""
+        sources = self._sources_of(OBJECTIVES[objective], HELD_OUT)
+        rounds = range(max((source.rows_per_epoch for source in sources), default=0))
+        rows = [
+            PackedRow(source.row(i), OBJECTIVE_INDEX[objective], 0)
+            for i in rounds
+            for source in sources
+            if i < source.rows_per_epoch
+        ]
+        return pack(rows[:num_rows], self.config.sequence_length) if rows else None
+
+
+def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    """The batch as torch tensors on `device`."""
+
+    def move(array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    return batch.map(move)
+
+
+class Prefetcher(Generic[T]):
+    """Runs `produce(i)` for i in [first, last) on a thread, up to `depth` ahead; errors come up where they are used."""
+
+    def __init__(self, produce: Callable[[int], T], first: int, last: int, depth: int = 2) -> None:
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(produce, first, last), daemon=True)
+        self._count = last - first
+        self._thread.start()
+
+    def _work(self, produce: Callable[[int], T], first: int, last: int) -> None:
+        for index in range(first, last):
+            try:
+                item: tuple[T | None, BaseException | None] = (produce(index), None)
+            except BaseException as error:
+                item = (None, error)
+            while not self._stopped.is_set():
+                try:
+                    self._queue.put(item, timeout=0.5)
+                    break
+                except queue.Full:
+                    continue
+            if self._stopped.is_set() or item[1] is not None:
+                return
+
+    def __iter__(self) -> Iterator[T]:
+        for _ in range(self._count):
+            item, error = self._queue.get()
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop the thread; what it had prepared is dropped."""
+        self._stopped.set()
+        self._thread.join(timeout=5)

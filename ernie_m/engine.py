@@ -1,0 +1,278 @@
+"""DeepSpeed, and nothing else of it anywhere: starting ranks, the ZeRO engine, and reading its checkpoint files.
+
+What DeepSpeed would do behind our back is pinned here: batch, learning rate and clipping are "auto" in ds_configs/ and
+filled from the recipe; the schedule is ours; ops are not compiled at start; checkpoints never touch its `latest`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ernie_m.batch import LossRequest, PackedBatch
+from ernie_m.config import Section, section
+from ernie_m.console import Choice, InputError
+from ernie_m.model import Encoder
+
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")  # read by deepspeed on import
+import deepspeed
+from deepspeed import comm
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@section
+class EngineConfig(Section):
+    """How the work is sharded and in which precision it is done; together they name a file of ds_configs/."""
+
+    zero_stage: int = 1
+    """ZeRO stage: 0 none, 1 optimizer, 2 + gradients (reduces every micro-step), 3 + weights."""
+    precision: Precision = "auto"
+    """fp32, bf16, fp16 (dynamic loss scaling), or auto by device."""
+
+    def check(self) -> None:
+        self.require(self.zero_stage in (0, 1, 2, 3), "zero_stage", "0, 1, 2 or 3")
+        unscaled = self.precision == "fp16" and self.zero_stage == 0
+        self.require(not unscaled, "precision", "zero_stage 1, 2 or 3 with fp16 (DeepSpeed's stage 0 skips the loss scale)")
+
+
+@section
+class OptimizerConfig(Section):
+    """AdamW with linear warm-up and linear decay to zero."""
+
+    peak_learning_rate: float = 2e-4
+    """Highest learning rate: the paper's base 2e-4, large 1e-4."""
+    warmup_steps: int = 10_000
+    """Steps of linear warm-up (paper: 10,000)."""
+    beta1: float = 0.9
+    """Adam's decay of the first moment."""
+    beta2: float = 0.98
+    """Adam's decay of the second moment (InfoXLM)."""
+    epsilon: float = 1e-6
+    """Adam's epsilon (InfoXLM)."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay; biases and norms are free of it."""
+    gradient_clipping: float = 1.0
+    """Largest global gradient norm; 0 switches clipping off."""
+
+    def check(self) -> None:
+        self.require(self.peak_learning_rate > 0, "peak_learning_rate", "a positive number")
+        self.require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
+
+    def learning_rate(self, step: int, num_steps: int) -> float:
+        """Rate of step `step` (from 0): rises linearly over the warm-up, then falls linearly to 0 at `num_steps`."""
+        rising = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
+        falling = (num_steps - step) / max(1, num_steps - self.warmup_steps)
+        return self.peak_learning_rate * min(1.0, rising, falling)
+
+
+@section
+class BatchConfig(Section):
+    """How the rows of a step are spread."""
+
+    rows_per_step: int = 2048
+    """Rows of a global step, over all ranks and accumulation steps (paper: 2048)."""
+    micro_batch_rows: int = 4
+    """Rows that one rank processes at a time."""
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Micro-batches per rank and step; raises InputError with the nearest batch that divides."""
+        together = self.micro_batch_rows * world_size
+        if self.rows_per_step % together:
+            nearest = max(1, round(self.rows_per_step / together)) * together
+            raise InputError(
+                f"batch.rows_per_step: {self.rows_per_step} is not a multiple of micro_batch_rows {self.micro_batch_rows} "
+                f"x {world_size} ranks = {together}; the nearest that is: {nearest}"
+            )
+        return self.rows_per_step // together
+
+
+def choose_precision(requested: Precision, device: torch.device) -> Choice:
+    """The precision to train in on `device`, with the reason."""
+    if requested != "auto":
+        return Choice("precision", requested, "asked for")
+    if device.type != "cuda":
+        return Choice("precision", "fp32", f"{device.type} device")
+    name = torch.cuda.get_device_name(device)
+    if torch.cuda.get_device_capability(device)[0] >= 8:
+        return Choice("precision", "bf16", f"{name} has bf16")
+    return Choice("precision", "fp16", f"{name} has no bf16")
+
+
+class Ranks:
+    """This process among its peers: rank, world size, device, and the few collectives we use.
+
+    Started by `deepspeed` (which sets the environment) or as plain `python`: then it is a world of one.
+    """
+
+    def __init__(self) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled for half a minute on first use
+        if "RANK" not in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+            alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+            os.environ.update(alone, MASTER_PORT=str(_free_port()))
+        deepspeed.init_distributed(verbose=False)
+        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Element-wise sum over all ranks, in place."""
+        comm.all_reduce(tensor)
+        return tensor
+
+    def all_agree(self, mine: bool) -> bool:
+        """Whether every rank says yes; a collective."""
+        votes = torch.tensor([0.0 if mine else 1.0], device=self.device)
+        return self.sum(votes).item() == 0.0
+
+    def barrier(self) -> None:
+        comm.barrier()
+
+    def close(self) -> None:
+        """Leave the process group in order."""
+        comm.barrier()
+        comm.destroy_process_group()
+
+
+class Engine:
+    """The model under DeepSpeed ZeRO. One step is: forward and backward for each micro-batch, then `update`."""
+
+    def __init__(
+        self,
+        model: Encoder,
+        ranks: Ranks,
+        ds_configs: Path,
+        config: EngineConfig,
+        optimizer: OptimizerConfig,
+        batch: BatchConfig,
+    ) -> None:
+        self.ranks, self.optimizer_config = ranks, optimizer
+        self.accumulation_steps = batch.accumulation_steps(ranks.world_size)
+        self.precision = choose_precision(config.precision, ranks.device)
+        self.zero_stage = config.zero_stage
+        path = ds_configs / f"zero{config.zero_stage}_{self.precision.value}.json"
+        values = {
+            "train_batch_size": batch.rows_per_step,
+            "train_micro_batch_size_per_gpu": batch.micro_batch_rows,
+            "gradient_accumulation_steps": self.accumulation_steps,
+            "gradient_clipping": optimizer.gradient_clipping,
+            "lr": optimizer.peak_learning_rate,
+            "betas": [optimizer.beta1, optimizer.beta2],
+            "eps": optimizer.epsilon,
+            "weight_decay": optimizer.weight_decay,
+        }
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=model.to(ranks.device),
+            model_parameters=_parameter_groups(model, optimizer.weight_decay),
+            config=_filled(_read_ds_config(path), values),
+        )
+
+    @property
+    def module(self) -> Encoder:
+        """The model as DeepSpeed holds it, for forwards without gradient."""
+        return self._engine.module
+
+    def forward_backward(self, batch: PackedBatch, request: LossRequest) -> Tensor:
+        """Accumulate the gradient of one micro-batch; returns its summed nll, fp64 [M]."""
+        loss, nll_M = self._engine(batch, request)
+        self._engine.backward(loss)
+        return nll_M
+
+    def update(self, learning_rate: float) -> None:
+        """Close a micro-batch: the optimizer moves when it was the step's last one."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+
+    def full_gradients(self) -> dict[str, Tensor]:
+        """Every parameter's gradient, gathered over ranks (fp32), between the last backward and `update`: for tests."""
+        return {
+            name: deepspeed.utils.safe_get_full_grad(parameter).float().cpu()
+            for name, parameter in self.module.named_parameters()
+        }
+
+    @property
+    def loss_scale(self) -> float | None:
+        """fp16: the present dynamic loss scale; None in other precisions."""
+        return float(self._optimizer.cur_scale) if self.precision.value == "fp16" else None
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """Global norm of the last update's gradients; None where DeepSpeed does not compute it (stage 0, fp32)."""
+        norm = self._engine.get_global_grad_norm()
+        return float(norm) if norm else None
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer and scaler into `folder`; a collective. `latest` is left to the checkpoint store."""
+        self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote at the same world size; a collective. Raises InputError if nothing came of it."""
+        path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+        if path is None:
+            raise InputError(f"{folder}: DeepSpeed found no checkpoint to load there")
+
+
+def read_full_weights(folder: Path) -> dict[str, Tensor]:
+    """fp32 weights of a checkpoint folder, gathered from all ranks' files, on the CPU; no engine needed.
+
+    The tied output matrix stands under its embedding's name too. Raises InputError when the files are not there.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    if any(folder.glob("*optim_states.pt")):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
+    states = folder / "mp_rank_00_model_states.pt"
+    if not states.is_file():
+        raise InputError(f"{folder}: no DeepSpeed checkpoint files; expected {states.name}")
+    content = torch.load(states, map_location="cpu", weights_only=False)  # our own file, its hash verified by the store
+    return {name: tensor.float() for name, tensor in content["module"].items()}
+
+
+def _parameter_groups(model: Encoder, weight_decay: float) -> list[dict[str, Any]]:
+    decayed = [p for p in model.parameters() if p.dim() >= 2]
+    free = [p for p in model.parameters() if p.dim() < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def _read_ds_config(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; engine.zero_stage and engine.precision must name a file there") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+
+
+def _filled(content: Any, values: dict[str, Any], key: str = "") -> Any:
+    """`content` with every "auto" replaced by the recipe's value of the same key."""
+    if isinstance(content, dict):
+        return {name: _filled(item, values, name) for name, item in content.items()}
+    if content == "auto":
+        if key not in values:
+            raise InputError(f"ds_configs: {key} says auto, but the recipe owns no such value; give a number")
+        return values[key]
+    return content
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

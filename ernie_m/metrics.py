@@ -1,0 +1,138 @@
+"""What a run leaves to look at: one JSON line a step, console lines, TensorBoard events, curves as PNG.
+
+Summed losses stay on the device until a line is due; then all steps since the last flush are fetched at once. Names
+come from the objective table: `loss/CAMLM`, `loss/CAMLM/de-en`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ernie_m.console import duration
+from ernie_m.files import written_atomically
+
+METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+
+
+def mean_losses(names: Sequence[str], nll: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
+    """{'loss/CAMLM': ..., 'loss/CAMLM/de-en': ...} from summed nll and predicted tokens per metric 'CAMLM/de-en'."""
+    sums: dict[str, list[float]] = {}
+    for name, total, count in zip(names, nll, predicted, strict=True):
+        if count > 0:
+            for key in (name.split("/")[0], name):
+                entry = sums.setdefault(f"loss/{key}", [0.0, 0.0])
+                entry[0] += total
+                entry[1] += count
+    return {key: total / count for key, (total, count) in sorted(sums.items())}
+
+
+class MetricsLog:
+    """The JSON lines of a run (rank 0 alone writes). Lines of steps behind the checkpoint are dropped on resume."""
+
+    def __init__(self, folder: Path, resume_step: int, tensorboard: bool = False) -> None:
+        self.path = folder / METRICS_FILE
+        kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
+        with written_atomically(self.path) as aside:
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8")
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def write(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Append lines, each a dict with `step`; flushed to the file system."""
+        for line in lines:
+            self._file.write(json.dumps(line) + "\n")
+            if self._writer is not None:
+                for key, value in line.items():
+                    if key != "step" and value is not None:
+                        self._writer.add_scalar(key, value, line["step"])
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics; a torn last line (the process was killed in it) is left out."""
+    path = folder / METRICS_FILE
+    lines = []
+    for text in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+@dataclass
+class ConsoleLine:
+    """Progress of training on one line: step, %, losses, rate, tokens/s, ETA."""
+
+    num_steps: int
+    first_step: int
+    started: float = field(default_factory=time.monotonic)
+
+    def format(self, step: int, losses: dict[str, float], learning_rate: float, tokens_per_second: float) -> str:
+        """The line after `step` finished steps; losses are those of whole objectives."""
+        per_step = (time.monotonic() - self.started) / max(1, step - self.first_step)
+        shown = "  ".join(
+            f"{name.removeprefix('loss/')} {value:.3f}" for name, value in losses.items() if name.count("/") == 1
+        )
+        return (
+            f"step {step}/{self.num_steps} ({100 * step / self.num_steps:.0f} %)  {shown}  lr {learning_rate:.2e}  "
+            f"{tokens_per_second:,.0f} tokens/s  ETA {duration(per_step * (self.num_steps - step))}"
+        )
+
+
+def draw_curves(folder: Path) -> Path:
+    """Draw loss per objective, and the cross-lingual gain, over steps into curves.png; returns its path."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = read_metrics(folder)
+    objectives = sorted({key for line in lines for key in line if key.startswith("loss/") and key.count("/") == 1})
+    gains = [(line["step"], line["cross_lingual_gain"]) for line in lines if "cross_lingual_gain" in line]
+    figure, axes = pyplot.subplots(1, 2 if gains else 1, figsize=(12 if gains else 7, 4.5), squeeze=False)
+    for key in objectives:
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        _plot_smoothed(axes[0][0], points, key.removeprefix("loss/"))
+    axes[0][0].set(xlabel="step", ylabel="nats per predicted token", title="Loss")
+    axes[0][0].legend()
+    axes[0][0].grid(alpha=0.3)
+    if gains:
+        axes[0][1].plot(*zip(*gains, strict=True), marker="o", markersize=3)
+        axes[0][1].axhline(0, color="grey", linewidth=0.8)
+        axes[0][1].set(xlabel="step", ylabel="nats", title="Cross-lingual gain on held-out pairs")
+        axes[0][1].grid(alpha=0.3)
+    figure.tight_layout()
+    path = folder / CURVES_FILE
+    with written_atomically(path) as aside:
+        figure.savefig(aside, dpi=120, format="png")
+    pyplot.close(figure)
+    return path
+
+
+def _plot_smoothed(axis: Any, points: Sequence[tuple[int, float]], label: str) -> None:
+    steps, values = [p[0] for p in points], [p[1] for p in points]
+    width = max(1, len(values) // 50)
+    smooth = [
+        sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))
+    ]
+    (line,) = axis.plot(steps, smooth, label=label)
+    axis.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)

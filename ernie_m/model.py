@@ -1,0 +1,227 @@
+"""The encoder: XLM-R's architecture (post-LN) with a language embedding, and a tied MLM head on predicted positions.
+
+Embedding = token + position + language. The language embedding is added to <mask> alone (`language_embedding:
+masked`): masks and placeholders learn which language is wanted, real tokens stay free of it, and the exported model,
+which has none, loses nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ernie_m.attention import attend, build_mask, choose_attention
+from ernie_m.batch import Generation, LossRequest, PackedBatch
+from ernie_m.config import Section, section
+from ernie_m.loss import MAX_LOGITS, metric_sums, predicted_nll, weighted_loss
+from ernie_m.special_tokens import (
+    FIRST_PIECE_ID,
+    FIRST_POSITION_ID,
+    NO_LANGUAGE,
+    PAD_ID,
+    XLM_R_VOCAB_SIZE,
+    mask_id,
+)
+
+
+@section
+class ModelConfig(Section):
+    """Shape of the encoder; defaults are XLM-R base."""
+
+    num_layers: int = 12
+    """Transformer layers: base 12, large 24."""
+    hidden_size: int = 768
+    """Width D of the hidden states: base 768, large 1024."""
+    num_heads: int = 12
+    """Attention heads; must divide hidden_size."""
+    ffn_size: int = 3072
+    """Width of the feed-forward layer, 4 D in the paper."""
+    vocab_size: int | None = None
+    """Vocabulary with special tokens; null takes the data's (XLM-R's tokenizer gives 250,002)."""
+    num_languages: int | None = None
+    """Languages with an embedding; null takes the data's."""
+    max_positions: int = 514
+    """Size of the position table; ids start at 2, so 514 allow 512 tokens."""
+    language_embedding: Literal["masked", "all", "none"] = "masked"
+    """Which tokens carry their language: <mask> alone, all (XLM) or none."""
+    dropout: float = 0.1
+    """Dropout of hidden states; 0 when starting from XLM-R (InfoXLM)."""
+    attention_dropout: float = 0.0
+    """Dropout of attention weights; leaves the fast attention path."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """Attention backend."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more time."""
+    layer_norm_eps: float = 1e-5
+    """Epsilon of layer norms."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+
+    def check(self) -> None:
+        for key in ("num_layers", "hidden_size", "num_heads", "ffn_size"):
+            self.require(getattr(self, key) > 0, key, "a positive number")
+        self.require(self.hidden_size % self.num_heads == 0, "num_heads", f"a divisor of hidden_size={self.hidden_size}")
+        self.require(0 <= self.dropout < 1, "dropout", "a share from 0 to below 1")
+        self.require(0 <= self.attention_dropout < 1, "attention_dropout", "a share from 0 to below 1")
+        flex_drops = self.attention == "flex" and self.attention_dropout > 0
+        self.require(not flex_drops, "attention_dropout", "0 with attention=flex, which has none")
+
+    def resolved(self, vocab_size: int, num_languages: int) -> ModelConfig:
+        """This shape with the data's vocabulary and languages; InputError where it names others."""
+        self.require(self.vocab_size in (None, vocab_size), "vocab_size", f"{vocab_size}, the data's (or null)")
+        self.require(self.num_languages in (None, num_languages), "num_languages", f"{num_languages}, the data's (or null)")
+        return replace(self, vocab_size=vocab_size, num_languages=num_languages)
+
+    @property
+    def vocab(self) -> int:
+        return self.vocab_size or XLM_R_VOCAB_SIZE
+
+
+class Embeddings(nn.Module):
+    """Token + position (+ language at masks), layer norm, dropout: ids [B, S] -> hidden [B, S, D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.word = nn.Embedding(config.vocab, config.hidden_size, padding_idx=PAD_ID)
+        self.position = nn.Embedding(config.max_positions, config.hidden_size, padding_idx=PAD_ID)
+        self.language = nn.Embedding(1 + (config.num_languages or 0), config.hidden_size, padding_idx=NO_LANGUAGE)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, input_ids_BS: Tensor, position_ids_BS: Tensor, language_BS: Tensor) -> Tensor:
+        hidden_BSD = self.word(input_ids_BS) + self.position(position_ids_BS)
+        if self.config.language_embedding == "masked":
+            language_BS = language_BS * (input_ids_BS == mask_id(self.config.vocab))
+        if self.config.language_embedding != "none":
+            hidden_BSD = hidden_BSD + self.language(language_BS)
+        return F.dropout(self.norm(hidden_BSD), self.config.dropout, self.training)
+
+
+class Layer(nn.Module):
+    """One post-LN transformer layer: hidden [B, S, D] -> hidden [B, S, D]."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.attention_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.ffn_in = nn.Linear(config.hidden_size, config.ffn_size)
+        self.ffn_out = nn.Linear(config.ffn_size, config.hidden_size)
+        self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_BSD: Tensor, mask: Any) -> Tensor:
+        B, S, D = hidden_BSD.shape
+        split = (B, S, 3, self.config.num_heads, D // self.config.num_heads)
+        query, key, value = self.qkv(hidden_BSD).view(split).permute(2, 0, 3, 1, 4)
+        attention_dropout = self.config.attention_dropout if self.training else 0.0
+        attended_BSD = attend(query, key, value, mask, attention_dropout).transpose(1, 2).reshape(B, S, D)
+        hidden_BSD = self.attention_norm(hidden_BSD + self._dropped(self.attention_out(attended_BSD)))
+        return self.ffn_norm(hidden_BSD + self._dropped(self.ffn_out(F.gelu(self.ffn_in(hidden_BSD)))))
+
+    def _dropped(self, hidden_BSD: Tensor) -> Tensor:
+        return F.dropout(hidden_BSD, self.config.dropout, self.training)
+
+
+class MaskedLanguageHead(nn.Module):
+    """Dense, GELU, layer norm, then the word embedding as output matrix, on selected positions only.
+
+    The head registers the embedding's Parameter as its own: ZeRO-3 then gathers it when the head runs.
+    """
+
+    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder_weight = word_embedding
+        self.decoder_bias = nn.Parameter(torch.zeros(config.vocab))
+
+    def forward(self, hidden_ND: Tensor, labels_N: Tensor | None = None) -> Tensor:
+        """With labels: nll fp32 [N]. Without: the likeliest real piece of each position, int32 [N] (no special token)."""
+        hidden_ND = self.norm(F.gelu(self.dense(hidden_ND)))
+        if labels_N is not None:
+            return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, labels_N)
+        chunk = max(1, MAX_LOGITS // len(self.decoder_weight))
+        parts = [self._likeliest(part) for part in hidden_ND.split(chunk)]
+        return torch.cat(parts).to(torch.int32)
+
+    def _likeliest(self, hidden_ND: Tensor) -> Tensor:
+        logits_NV = F.linear(hidden_ND, self.decoder_weight, self.decoder_bias)
+        return logits_NV[:, FIRST_PIECE_ID : logits_NV.shape[1] - 1].argmax(dim=-1) + FIRST_PIECE_ID
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All logits [..., V]: for tests, export checks and small inputs."""
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), self.decoder_weight, self.decoder_bias)
+
+
+class Encoder(nn.Module):
+    """Embeddings, layers and head. Everything a rank asks of it goes through `forward`, as ZeRO-3 wants it."""
+
+    def __init__(self, config: ModelConfig, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.config = config
+        self.attention_choice = choose_attention(config.attention, torch.device(device))
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.head = MaskedLanguageHead(config, cast(nn.Parameter, self.embeddings.word.weight))
+
+    def initialise(self, seed: int) -> Encoder:
+        """Draw all weights from `seed`: normal(0, initializer_range), biases 0, norms 1, language embeddings 0."""
+        rng = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if "norm." in name:
+                    parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+                elif parameter.dim() == 1 or name == "embeddings.language.weight":
+                    parameter.zero_()
+                else:
+                    parameter.copy_(torch.empty(parameter.shape).normal_(0, self.config.initializer_range, generator=rng))
+            self.embeddings.word.weight[PAD_ID].zero_()
+            self.embeddings.position.weight[PAD_ID].zero_()
+        return self
+
+    def forward(self, batch: PackedBatch, request: LossRequest | None = None) -> tuple[Tensor, Tensor] | Tensor:
+        """With a request: (loss, summed nll fp64 [M]). Without: stage 1 of BTMLM, pseudo tokens int32 [K]."""
+        if request is None:
+            assert batch.generation is not None
+            hidden_RSD = self.hidden_states(_stage_1(batch, batch.generation))
+            return self.head(hidden_RSD.flatten(0, 1)[batch.generation.placeholders_K.long()])
+        hidden_BSD = self.hidden_states(batch)
+        nll_N = self.head(hidden_BSD.flatten(0, 1)[batch.predicted_N.long()], batch.labels_N)
+        loss = weighted_loss(nll_N, batch.objective_N, request.scales_O)
+        return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
+
+    def hidden_states(self, batch: PackedBatch, layer: int | None = None) -> Tensor:
+        """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last)."""
+        mask = build_mask(self.attention_choice.value, batch)
+        hidden_BSD = self.embeddings(batch.input_ids_BS, batch.position_ids_BS, batch.language_BS)
+        for block in list(self.layers)[:layer]:
+            if self.config.activation_checkpointing and torch.is_grad_enabled():
+                hidden_BSD = checkpoint(block, hidden_BSD, mask, use_reentrant=False)
+            else:
+                hidden_BSD = block(hidden_BSD, mask)
+        return hidden_BSD
+
+
+def _stage_1(batch: PackedBatch, generation: Generation) -> PackedBatch:
+    """The rows with placeholders as BTMLM's stage 1 reads them: nothing corrupted, its own reads table."""
+    rows = generation.rows_R.long()
+    return replace(
+        batch,
+        input_ids_BS=generation.input_ids_RS,
+        reads_BS=generation.reads_RS,
+        **{
+            name: getattr(batch, name)[rows]
+            for name in ("position_ids_BS", "language_BS", "document_BS", "group_BS", "horizon_BS")
+        },
+    )
+
+
+def longest_document(config: ModelConfig) -> int:
+    """Positions that one document may take."""
+    return config.max_positions - FIRST_POSITION_ID

@@ -1,0 +1,115 @@
+"""A run's folder: its saved configuration, and whether the present call may go on in it.
+
+RUN/config.yaml       the resolved configuration, and which data and tokenizer it was started on
+RUN/metrics.jsonl     a line a step             RUN/curves.png   the same to look at
+RUN/checkpoints/      step_00001000/ ..., latest
+RUN/COMPLETE          written last: its presence, not an exit code, says that training is done
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from ernie_m.checkpoint import Checkpoint, newest_in_run
+from ernie_m.config import build, differing_keys, read_yaml
+from ernie_m.console import InputError
+from ernie_m.engine import read_full_weights
+from ernie_m.files import sha256_of, write_json, written_atomically
+from ernie_m.model import ModelConfig
+from ernie_m.vocabulary import TOKENIZER_FILE
+
+CONFIG_FILE = "config.yaml"
+COMPLETE_FILE = "COMPLETE"
+OURS = (CONFIG_FILE, COMPLETE_FILE, "metrics.jsonl", "curves.png", "checkpoints", "tensorboard")
+MAY_CHANGE = ("output",)  # sections that do not change what is learnt
+
+
+class RunFolder:
+    """The folder of one pre-training run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def is_complete(self) -> bool:
+        return (self.path / COMPLETE_FILE).is_file()
+
+    def check(self, configuration: dict[str, Any]) -> None:
+        """Raise InputError when the folder is somebody else's or was started with another configuration."""
+        saved_path = self.path / CONFIG_FILE
+        if not saved_path.is_file():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise InputError(
+                    f"{self.path}: not empty and not a run folder ({CONFIG_FILE} is missing); choose another --run"
+                )
+            return
+        if differences := differing_keys(_binding(read_yaml(saved_path)), _binding(configuration)):
+            raise InputError(
+                f"{self.path} was started with another configuration: {'; '.join(differences)}. Use the saved values, "
+                "another --run, or --from_scratch to delete this run and start over"
+            )
+
+    def start(self, configuration: dict[str, Any], from_scratch: bool) -> None:
+        """Make the folder ready (rank 0 alone): emptied of an earlier run if asked, with the configuration in it."""
+        if from_scratch:
+            for name in OURS:
+                path = self.path / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        with written_atomically(self.path / CONFIG_FILE) as aside:
+            aside.write_text(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def complete(self, content: dict[str, Any]) -> None:
+        """Mark the run as done."""
+        write_json(self.path / COMPLETE_FILE, content)
+
+    def completed(self) -> dict[str, Any]:
+        """What `complete` stored."""
+        return dict(json.loads((self.path / COMPLETE_FILE).read_text(encoding="utf-8")))
+
+    def read(self) -> tuple[dict[str, Any], Checkpoint]:
+        """Saved configuration and newest whole checkpoint, for tools; raises InputError when this is no run folder."""
+        if not (self.path / CONFIG_FILE).is_file():
+            raise InputError(
+                f"{self.path}: not a run folder ({CONFIG_FILE} is missing); expected the --run of a pre-training"
+            )
+        return read_yaml(self.path / CONFIG_FILE), newest_in_run(self.path)
+
+
+def _binding(configuration: dict[str, Any]) -> dict[str, Any]:
+    """What a resumed run may not change: all but the output section and where the data lies."""
+    binding = {key: value for key, value in configuration.items() if key not in MAY_CHANGE}
+    binding["data_identity"] = {k: v for k, v in binding.get("data_identity", {}).items() if k != "folder"}
+    return binding
+
+
+def model_config(configuration: dict[str, Any]) -> ModelConfig:
+    """The model's shape from a run's saved configuration."""
+    return build(ModelConfig, configuration["model"], CONFIG_FILE, "model.")
+
+
+def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """fp32 weights of a verified checkpoint, on the CPU, under the model's own names."""
+    return read_full_weights(checkpoint.folder)
+
+
+def tokenizer_of(configuration: dict[str, Any], data: Path | None) -> Path:
+    """The tokenizer file of the run's data, its fingerprint checked; raises InputError when it is another's."""
+    identity = configuration["data_identity"]
+    folder = data or Path(identity["folder"])
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name the run's data folder with --data")
+    if sha256_of(path) != identity["tokenizer_sha256"]:
+        raise InputError(f"{path}: not the tokenizer this run was trained with; name its data folder with --data")
+    return path
