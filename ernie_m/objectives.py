@@ -14,7 +14,7 @@ A new objective is one entry here, its drawn reads table and one oracle test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from ernie_m.attention_rule import ReadsTable, check_no_leak, group_bits
 from ernie_m.batch import NO_HORIZON, Document, Example
 from ernie_m.config import Section, section
-from ernie_m.corruption import choose_masked, num_masked, replace_80_10_10
+from ernie_m.corruption import choose_masked, expected_masked, num_masked, replace_80_10_10
 from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_POSITION_ID, NO_LANGUAGE, mask_id
 
 REPLACE, INSERT, NEXT_TOKEN = "replace", "insert", "next_token"
@@ -81,11 +81,18 @@ class Objective:
 
     def length(self, corruption: CorruptionConfig, *num_tokens: Any) -> Any:
         """Positions that an example of these sentence lengths (ints or arrays) takes: exact, before anything is drawn."""
+        return self._length(corruption, num_tokens, num_masked)
+
+    def expected_length(self, corruption: CorruptionConfig, *mean_tokens: float) -> float:
+        """Mean positions of examples whose sentences have these mean lengths."""
+        return float(self._length(corruption, mean_tokens, expected_masked))
+
+    def _length(self, corruption: CorruptionConfig, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> Any:
         total = sum(num_tokens) + 2 * len(num_tokens)
         if self.corruption == INSERT:
-            total = total + sum(num_masked(n, corruption.mask_rate) for n in num_tokens)
+            total = total + sum(masked(n, corruption.mask_rate) for n in num_tokens)
         if self.is_pseudo_parallel:
-            total = total + num_masked(num_tokens[0], corruption.pseudo_token_share)
+            total = total + masked(num_tokens[0], corruption.pseudo_token_share)
         return total
 
     def fitted(self, corruption: CorruptionConfig, num_tokens: Sequence[int], capacity: int) -> tuple[int, ...] | None:

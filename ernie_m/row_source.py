@@ -122,7 +122,7 @@ class RowSource:
             longest = self.settings.sequence_length - NUM_SPECIAL
             pieces = entry.documents + sum(entry.tokens) / longest
         mean_lengths = [tokens / pieces for tokens in entry.tokens]
-        return pieces * float(self.objective.length(self.settings.corruption, *mean_lengths))
+        return pieces * self.objective.expected_length(self.settings.corruption, *mean_lengths)
 
     def _num_rows(self, shard: Shard) -> int:
         return math.ceil(self._num_positions(shard) / (self.settings.sequence_length * TARGET_FILL))

@@ -1,0 +1,181 @@
+"""The catalog: a YAML file that names the corpora to read (data_prep/example_catalog.yaml).
+
+It is read strictly: an unknown key, a missing one or a value of the wrong kind is an InputError that says where.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ernie_m.console import InputError
+
+DEFAULT_HELD_OUT = 0.005
+DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
+
+ONE_FILE, TWO_FILES = ("path",), ("source", "target")
+COMMON_KEYS = ("name", "format")
+PARALLEL_KEYS = ("languages", "held_out")
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a corpus of one format is made of."""
+
+    num_languages: int
+    file_keys: tuple[tuple[str, ...], ...] = (ONE_FILE,)
+    """Alternative sets of keys that name files."""
+    more_keys: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key a corpus of this format may have."""
+        own = PARALLEL_KEYS if self.num_languages == 2 else ("language",)
+        return [*COMMON_KEYS, *(key for keys in self.file_keys for key in keys), *own, *self.more_keys]
+
+
+FORMATS = {
+    "cc100": Format(1),
+    "moses": Format(2, file_keys=(ONE_FILE, TWO_FILES)),
+    "tmx": Format(2),
+    "wikimatrix": Format(2, more_keys=("threshold",)),
+    "multiun": Format(2),
+    "iitb": Format(2),
+    "tsv": Format(2),
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One corpus of the catalog."""
+
+    name: str
+    format: str
+    languages: tuple[str, ...]
+    """One language, or source and target."""
+    files: tuple[Path, ...]
+    """One file, or source and target."""
+    held_out: float = 0.0
+    """Fraction of the pairs kept for evaluation."""
+    threshold: float = DEFAULT_THRESHOLD
+    """WikiMatrix: the least margin score."""
+
+
+def read_catalog(path: Path) -> list[Corpus]:
+    """The corpora of a catalog file, in its order; raises InputError for anything that is not as it should be."""
+    content = _content(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping with the key `corpora`, got {_shown(content)}")
+    _refuse_unknown(content, ["corpora"], str(path))
+    entries = content.get("corpora")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f"{path}: `corpora` is {_shown(entries)}, expected a list of corpora")
+    corpora = [_corpus(entry, path, index) for index, entry in enumerate(entries)]
+    names: dict[str, str] = {}
+    for corpus in corpora:  # names are folders, and some file systems do not tell cases apart
+        if corpus.name.lower() in names:
+            raise InputError(f"{path}: the name {corpus.name} is given twice; names are folders, choose another")
+        names[corpus.name.lower()] = corpus.name
+    return corpora
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """', did you mean `x`?' or nothing."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f", did you mean `{found[0]}`?" if found else ""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without repeated keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _content(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"catalog {path}: no such file; see data_prep/example_catalog.yaml")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
+
+
+def _corpus(entry: Any, path: Path, index: int) -> Corpus:
+    where = f"{path}: corpora[{index}]"
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: {_shown(entry)}, expected a mapping such as {{name: cc100.en, format: cc100, ...}}")
+    name = entry.get("name")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise InputError(f"{where}: name is {_shown(name)}, expected letters, digits, dots and hyphens, e.g. cc100.en")
+    where = f"{where} ({name})"
+    format_name = entry.get("format")
+    if not isinstance(format_name, str) or format_name not in FORMATS:
+        hint = nearest(str(format_name), FORMATS)
+        raise InputError(f"{where}: format is {_shown(format_name)}{hint or ','} expected one of {', '.join(FORMATS)}")
+    form = FORMATS[format_name]
+    _refuse_unknown(entry, form.keys, where)
+    return Corpus(
+        name=name,
+        format=format_name,
+        languages=_languages(entry, form, where),
+        files=_files(entry, form, where, path.parent),
+        held_out=_number(entry, "held_out", DEFAULT_HELD_OUT, (0.0, 0.5), where) if form.num_languages == 2 else 0.0,
+        threshold=_number(entry, "threshold", DEFAULT_THRESHOLD, (0.0, 10.0), where),
+    )
+
+
+def _refuse_unknown(entry: dict[Any, Any], allowed: list[str], where: str) -> None:
+    for key in entry:
+        if key not in allowed:
+            hint = nearest(str(key), allowed) or ","
+            raise InputError(f"{where}: unknown key `{key}`{hint} expected only {', '.join(allowed)}")
+
+
+def _languages(entry: dict[str, Any], form: Format, where: str) -> tuple[str, ...]:
+    key = "language" if form.num_languages == 1 else "languages"
+    value = entry.get(key)
+    codes = [value] if form.num_languages == 1 else value
+    expected = "a code such as en" if form.num_languages == 1 else "two different codes such as [de, en]"
+    for code in codes if isinstance(codes, list) else [codes]:
+        if isinstance(code, bool):
+            raise InputError(f'{where}: {key}: YAML reads an unquoted `no` as false; write "no" in quotes')
+        if not isinstance(code, str) or not LANGUAGE.fullmatch(code):
+            raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
+    if not isinstance(codes, list) or len(codes) != form.num_languages or len({c.lower() for c in codes}) != len(codes):
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
+    return tuple(codes)
+
+
+def _files(entry: dict[str, Any], form: Format, where: str, folder: Path) -> tuple[Path, ...]:
+    given = [key for keys in form.file_keys for key in keys if key in entry]
+    if tuple(given) not in form.file_keys:
+        expected = " or ".join(" and ".join(keys) for keys in form.file_keys)
+        raise InputError(f"{where}: has {' and '.join(given) or 'no file'}, expected the key {expected}")
+    for key in given:
+        if not isinstance(entry[key], str) or not entry[key]:
+            raise InputError(f"{where}: {key} is {_shown(entry[key])}, expected a path relative to the catalog's folder")
+    return tuple(folder / Path(entry[key]).expanduser() for key in given)
+
+
+def _number(entry: dict[str, Any], key: str, default: float, bounds: tuple[float, float], where: str) -> float:
+    value = entry.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds[0] <= value <= bounds[1]:
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected a number from {bounds[0]:g} to {bounds[1]:g}")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else repr(value)

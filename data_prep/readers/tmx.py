@@ -1,0 +1,72 @@
+"""TMX 1.4 (https://www.gala-global.org/tmx-14b): plain, .gz, .xz or .zip, as OPUS and TICO-19 publish it.
+
+    <tu> <prop/> <note/>  <tuv xml:lang="en-US"> <seg>text <ph/> text</seg> </tuv>  <tuv lang="FR"> ... </tuv> </tu>
+
+Streamed: a unit is forgotten once read. The text of inline elements belongs to the segment; white space is XML's
+(a no-break space is not), and any run of it is one space.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+from data_prep.catalog import Corpus
+from data_prep.readers.streams import matches, read_pieces
+from data_prep.records import Count, Record
+from ernie_m.console import InputError
+
+XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+XML_SPACE = re.compile(r"[ \t\r\n]+")
+
+
+def read(corpus: Corpus, count: Count) -> Iterator[Record]:
+    """A record a translation unit; one that lacks a language is rejected."""
+    for number, unit in enumerate(_units(corpus, count), start=1):
+        texts = [_segment(unit, language) for language in corpus.languages]
+        missing = [language for language, text in zip(corpus.languages, texts, strict=True) if text is None]
+        reason = f"no {missing[0]} segment" if missing else None
+        yield Record(number, tuple(text or "" for text in texts), reason=reason)
+
+
+def _units(corpus: Corpus, count: Count) -> Iterator[ElementTree.Element]:
+    path = corpus.files[0]
+    parser: ElementTree.XMLPullParser = ElementTree.XMLPullParser(("start", "end"))
+    parents: list[ElementTree.Element] = []
+    try:
+        for piece in read_pieces(path, count):
+            parser.feed(piece)
+            yield from _finished_units(parser, parents)
+        parser.close()
+        yield from _finished_units(parser, parents)
+    except ElementTree.ParseError as error:
+        raise InputError(f"{path}: not well-formed TMX ({error}); expected a whole XML file; download it again") from None
+
+
+def _finished_units(parser: ElementTree.XMLPullParser, parents: list[ElementTree.Element]) -> Iterator[ElementTree.Element]:
+    events: Iterator[Any] = parser.read_events()
+    for event, element in events:
+        if event == "start":
+            parents.append(element)
+            continue
+        parents.pop()
+        if _local_name(element) == "tu":
+            yield element
+            parents[-1].clear()  # clearing the unit alone would leave an empty element per unit in its parent
+
+
+def _segment(unit: ElementTree.Element, language: str) -> str | None:
+    variants = [element for element in unit if _local_name(element) == "tuv"]
+    for exactly in (True, False):
+        for variant in variants:
+            code = variant.get(XML_LANG) or variant.get("lang") or ""
+            segment = next((element for element in variant if _local_name(element) == "seg"), None)
+            if segment is not None and matches(code, language, exactly):
+                return XML_SPACE.sub(" ", "".join(segment.itertext()))
+    return None
+
+
+def _local_name(element: ElementTree.Element) -> str:
+    return element.tag.rpartition("}")[2]

@@ -1,0 +1,99 @@
+"""Does a corpus folder keep its manifest's promises? Every byte is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ernie_m.console import InputError, Progress
+from ernie_m.corpus import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, CorpusEntry, Manifest, Shard, ShardEntry
+from ernie_m.files import sha256_of
+from ernie_m.special_tokens import UNK_ID, mask_id
+from ernie_m.vocabulary import Vocabulary
+
+
+def verify(data: Path, tokenizer: Path | None = None) -> list[str]:
+    """One line per failure; none when all is well. Raises InputError when there is no manifest to compare with.
+
+    With `tokenizer`, that file has to be the one that made the shards.
+    """
+    manifest = Manifest.read(data)
+    failures = _tokenizer_failures(data, manifest, tokenizer)
+    shards = [(corpus, entry) for corpus in manifest.corpora for entry in corpus.shards]
+    progress = Progress("verify", sum(entry.bytes for _, entry in shards), "bytes")
+    for corpus in manifest.corpora:
+        rows, rejected = sum(entry.rows for entry in corpus.shards), sum(corpus.rejected.values())
+        if rows + rejected != corpus.lines_read:
+            failures.append(
+                f"{data}: corpus {corpus.name}: {rows} rows and {rejected} rejected of {corpus.lines_read} lines read; "
+                "the sum should be equal; rebuild the data"
+            )
+    for corpus, entry in shards:
+        try:
+            Shard(data, entry, len(corpus.languages)).verify()
+            failures.extend(
+                f"{data / entry.file}: {fault}; rebuild the data" for fault in _faults(data, corpus, entry, manifest)
+            )
+        except InputError as error:
+            failures.append(str(error))
+        progress.advance(entry.bytes)
+    progress.close()
+    return failures
+
+
+def _tokenizer_failures(data: Path, manifest: Manifest, tokenizer: Path | None) -> list[str]:
+    failures = []
+    path = data / manifest.tokenizer_file
+    if not path.is_file():
+        failures.append(f"{path}: missing, though the manifest names it; rebuild the data")
+    elif sha256_of(path) != manifest.tokenizer_sha256:
+        failures.append(f"{path}: not the tokenizer of these shards (SHA-256 differs from the manifest's); rebuild the data")
+    elif (size := Vocabulary(path).size) != manifest.vocab_size:
+        failures.append(f"{path}: a vocabulary of {size}, the manifest says {manifest.vocab_size}; rebuild the data")
+    if tokenizer is not None and (found := Vocabulary(tokenizer).fingerprint) != manifest.tokenizer_sha256:
+        failures.append(
+            f"tokenizer {tokenizer}: not the one of {data} (SHA-256 {found[:12]}, the shards were made with "
+            f"{manifest.tokenizer_sha256[:12]}); use {path} or rebuild the data"
+        )
+    return failures
+
+
+def _faults(data: Path, corpus: CorpusEntry, entry: ShardEntry, manifest: Manifest) -> list[str]:
+    """What is wrong inside a shard whose bytes are the manifest's."""
+    schema = MONOLINGUAL_SCHEMA if len(corpus.languages) == 1 else PARALLEL_SCHEMA
+    path = data / entry.file
+    try:
+        with pa.memory_map(str(path)) as mapped:
+            reader = pa.ipc.open_file(mapped)
+            if not reader.schema.equals(schema):
+                return [f"schema is {' '.join(str(reader.schema).split())}, expected {' '.join(str(schema).split())}"]
+            if reader.num_record_batches != 1:
+                return [f"{reader.num_record_batches} record batches, expected 1"]
+            batch = reader.get_batch(0)
+            batch.validate(full=True)
+            return _batch_faults(batch, TOKEN_COLUMNS[len(corpus.languages)], entry, manifest.vocab_size)
+    except pa.ArrowInvalid as error:
+        return [f"not a readable Arrow file ({error})"]
+
+
+def _batch_faults(batch: pa.RecordBatch, columns: tuple[str, ...], entry: ShardEntry, vocab_size: int) -> list[str]:
+    faults = []
+    if batch.num_rows != entry.rows:
+        faults.append(f"{batch.num_rows} rows, the manifest says {entry.rows}")
+    if len(columns) == 1 and (found := batch.column("starts_document").true_count) != entry.documents:
+        faults.append(f"{found} documents start, the manifest says {entry.documents}")
+    for name, num_tokens in zip(columns, entry.tokens, strict=True):
+        offsets = batch.column(name).offsets.to_numpy()
+        ids = batch.column(name).values.to_numpy()
+        if batch.column(name).null_count or not np.all(np.diff(offsets) > 0):
+            faults.append(f"column {name} has rows without tokens")
+        if len(ids) != num_tokens or offsets[0] != 0 or offsets[-1] != len(ids):
+            faults.append(f"column {name} holds {len(ids)} tokens, the manifest says {num_tokens}")
+        if len(ids) and (ids.min() < UNK_ID or ids.max() >= mask_id(vocab_size)):
+            faults.append(
+                f"column {name} has ids from {ids.min()} to {ids.max()}, expected {UNK_ID} to {mask_id(vocab_size) - 1} "
+                f"in a vocabulary of {vocab_size}"
+            )
+    return faults

@@ -1,0 +1,109 @@
+"""`python -m data_prep`, from raw text to statistics, as a person would run it."""
+
+from __future__ import annotations
+
+import lzma
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEXT = "the small house is green and the dog runs over a bridge nyumba ndogo ni ya kijani"
+WORDS = TEXT.split()
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "data_prep", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    draw = random.Random(0)
+    lines = [" ".join(draw.choices(WORDS, k=6)) for _ in range(300)]
+    (tmp_path / "en.txt.xz").write_bytes(lzma.compress("\n".join(lines).encode()))
+    (tmp_path / "p.tsv").write_text("\n".join(f"{line}\t{line} sw" for line in lines) + "\nno tab\n")
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "corpora:\n"
+        "  - {name: m.en, format: cc100, path: en.txt.xz, language: en}\n"
+        "  - {name: p.en-sw, format: tsv, path: p.tsv, languages: [en, sw], held_out: 0.1}\n"
+    )
+    return path
+
+
+def test_the_commands_in_their_order(catalog: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "spm.model", tmp_path / "data"
+    trained = run("train-tokenizer", "--catalog", catalog, "--out", model, "--vocab_size", 42)
+    assert trained.returncode == 0, trained.stderr
+    assert "a vocabulary of 42" in trained.stdout
+    built = run("build", "--catalog", catalog, "--tokenizer", model, "--out", out, "--rows_per_shard=100")
+    assert built.returncode == 0, built.stderr
+    assert "p.en-sw  tsv     en sw" in built.stdout
+    assert "1 rejected: not 2 columns (first: line 301)" in built.stdout
+    again = run("build", "--catalog", catalog, "--tokenizer", model, "--out", out)
+    assert_one_line(again, "--overwrite")
+    assert run("build", "-c", catalog, "-t", model, "--out", out, "--overwrite").returncode == 0
+    verified = run("verify", "--data", out, "--tokenizer", model)
+    assert (verified.returncode, "all files are whole" in verified.stdout) == (0, True)
+    shown = run("stats", "--data", out, "--alpha", 0.7)
+    assert shown.returncode == 0
+    assert "p (alpha 0.7)" in shown.stdout
+    shard = out / "shards/m.en/train-00000.arrow"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert_one_line(run("verify", "--data", out), "train-00000.arrow")
+    assert_one_line(run("stats", "--data", out), "train-00000.arrow")
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert all(part in result.stderr for part in parts), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["biuld"], ["did you mean `build`"]),
+        (["build", "--catalog", "c", "--tokenzier", "t"], ["--tokenzier", "did you mean `tokenizer`"]),
+        (["build", "--catalog", "gone.yaml", "--tokenizer", "t", "--out", "o"], ["gone.yaml: no such file"]),
+        (["build", "--catalog", "c", "--tokenizer", "t"], ["--out is missing"]),
+        (["build", "--catalog", "c", "--tokenizer", "t", "--out"], ["--out has no value"]),
+        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--rows_per_shard=0"], ["--rows_per_shard 0"]),
+        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--overwrite=2"], ["--overwrite 2"]),
+        (["build", "c", "t"], ["unexpected `c`"]),
+        (["stats", "--data", "1e3"], ["data folder 1e3: no such folder"]),
+        (["stats", "--data", "x", "--alpha", "7"], ["--alpha 7"]),
+        (["verify", "--data", "."], ["manifest.json: missing"]),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    arguments: list[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(run(*arguments), *parts)
+
+
+def test_a_truncated_corpus_leaves_no_finished_folder(catalog: Path, tmp_path: Path) -> None:
+    model, out = tmp_path / "spm.model", tmp_path / "data"
+    assert run("train-tokenizer", "--catalog", catalog, "--out", model, "--vocab_size", 42).returncode == 0
+    path = tmp_path / "en.txt.xz"
+    path.write_bytes(path.read_bytes()[:-5])
+    result = run("build", "--catalog", catalog, "--tokenizer", model, "--out", out)
+    assert result.returncode == 2
+    assert "corpus m.en" in result.stderr.splitlines()[-1]
+    assert "en.txt.xz: truncated" in result.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.arrow"))
+    assert not (out / "manifest.json").exists()
+
+
+def test_help_teaches_the_order_of_the_commands() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    assert "train-tokenizer --catalog" in result.stdout + result.stderr
+    detail = run("train-tokenizer", "--help")
+    assert "character_coverage" in detail.stdout + detail.stderr

@@ -1,0 +1,110 @@
+"""Training a tokenizer: XLM-R's layout, smoothed shares, the same bytes each time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import sentencepiece
+from prep_samples import sentences
+
+from data_prep.catalog import Corpus
+from data_prep.tokenizer_training import chosen_lines, count_lines, share_out, train_tokenizer
+from ernie_m.console import InputError
+
+
+@pytest.fixture
+def corpora(tmp_path: Path) -> list[Corpus]:
+    (tmp_path / "en").write_text("".join(f"en {i}\n" for i in range(900)))
+    (tmp_path / "sw").write_text("".join(f"sw {i}\n" for i in range(90)) + "\n \n")
+    (tmp_path / "pairs.tsv").write_text("".join(f"sw {i}\ten {i + 900}\n" for i in range(90, 100)) + "sw x\t \n")
+    return [
+        Corpus("en", "cc100", ("en",), (tmp_path / "en",)),
+        Corpus("sw", "cc100", ("sw",), (tmp_path / "sw",)),
+        Corpus("p", "tsv", ("sw", "en"), (tmp_path / "pairs.tsv",)),
+    ]
+
+
+def test_both_sides_of_pairs_and_monolingual_lines_are_counted(corpora: list[Corpus]) -> None:
+    assert count_lines(corpora) == {"en": 910, "sw": 100}
+
+
+def test_languages_share_the_sample_by_smoothed_counts() -> None:
+    counts = {"en": 10_000, "sw": 100}
+    assert share_out(counts, 1.0, 1010) == {"en": 1000, "sw": 10}
+    assert share_out(counts, 0.5, 1100) == {"en": 1000, "sw": 100}
+    assert share_out(counts, 0.0, 10**9) == {"en": 5050, "sw": 5050}
+    with pytest.raises(InputError, match="at least one for each of the 2 languages"):
+        share_out(counts, 0.3, 1)
+
+
+def test_exactly_the_quota_is_chosen_and_every_line_as_evenly_as_can_be(corpora: list[Corpus]) -> None:
+    counts = count_lines(corpora)
+    chosen = Counter(chosen_lines(corpora, counts, {"en": 300, "sw": 250}, seed=0))
+    english = {line: n for line, n in chosen.items() if line.startswith("en")}
+    swahili = {line: n for line, n in chosen.items() if line.startswith("sw")}
+    assert (len(english), set(english.values())) == (300, {1})
+    assert (len(swahili), sum(swahili.values()), set(swahili.values())) == (100, 250, {2, 3})
+    assert 100 < sum(int(line.split()[1]) < 455 for line in english) < 200  # from everywhere, not from the front
+
+
+def test_the_seed_alone_decides_the_choice(corpora: list[Corpus]) -> None:
+    counts = count_lines(corpora)
+    first, again, other = (list(chosen_lines(corpora, counts, {"en": 30, "sw": 30}, seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+@pytest.fixture
+def text_catalog(tmp_path: Path) -> Path:
+    (tmp_path / "en.txt").write_text("\n".join(sentences(300, seed=4)))
+    (tmp_path / "c.yaml").write_text("corpora: [{name: m, format: cc100, path: en.txt, language: en}]")
+    return tmp_path / "c.yaml"
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_the_model_has_xlm_rs_layout_and_the_same_bytes_twice(text_catalog: Path, tmp_path: Path, model_type: str) -> None:
+    models = [tmp_path / "a.model", tmp_path / "b.model"]
+    for model in models:
+        assert train_tokenizer(text_catalog, model, 90, model_type).size == 90
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(models[0]))
+    assert [processor.id_to_piece(i) for i in range(3)] == ["<unk>", "<s>", "</s>"]
+    assert processor.get_piece_size() == 88
+    assert processor.pad_id() == -1
+    assert processor.encode("ﬁ") == processor.encode("fi")  # nmt_nfkc
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_a_vocabulary_too_large_names_the_largest_that_works(text_catalog: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.model"
+    with pytest.raises(InputError, match=r"--vocab_size 90000: too large .* allows is (\d+)") as error:
+        train_tokenizer(text_catalog, out, 90_000)
+    assert not out.exists()
+    most = int(str(error.value).rpartition(" ")[2])
+    assert train_tokenizer(text_catalog, out, most).size == most
+    with pytest.raises(InputError, match="too large"):
+        train_tokenizer(text_catalog, out, most + 1)
+
+
+def test_a_vocabulary_too_small_names_the_least(text_catalog: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"too small .* at least (\d+)") as error:
+        train_tokenizer(text_catalog, tmp_path / "m", 10)
+    least = int(str(error.value).partition("at least ")[2].partition(" ")[0])
+    assert train_tokenizer(text_catalog, tmp_path / "m", least).size == least
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_type": "word"}, "--model_type word: expected one of unigram, bpe"),
+        ({"alpha": 2.0}, "--alpha"),
+        ({"character_coverage": 0.1}, "--character_coverage"),
+        ({"vocab_size": 3}, "--vocab_size 3"),
+    ],
+)
+def test_wrong_options_are_named(text_catalog: Path, tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train_tokenizer(text_catalog, tmp_path / "m", **{"vocab_size": 80, **options})
+    with pytest.raises(InputError, match="does not exist"):
+        train_tokenizer(text_catalog, tmp_path / "gone" / "m", 80)
