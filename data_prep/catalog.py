@@ -5,15 +5,15 @@ It is read strictly: an unknown key, a missing one or a value of the wrong kind 
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ernie_m.command_line import nearest
 from ernie_m.console import InputError
 
 DEFAULT_HELD_OUT = 0.005
@@ -85,12 +85,6 @@ def read_catalog(path: Path) -> list[Corpus]:
             raise InputError(f"{path}: the name {corpus.name} is given twice; names are folders, choose another")
         names[corpus.name.lower()] = corpus.name
     return corpora
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """', did you mean `x`?' or nothing."""
-    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f", did you mean `{found[0]}`?" if found else ""
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -23,7 +23,8 @@ from ernie_m.config import Section, section
 from ernie_m.console import Choice, InputError
 from ernie_m.model import Encoder
 
-os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "warning")  # read by deepspeed on import
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed on import, which else warns at length
 import deepspeed
 from deepspeed import comm
 

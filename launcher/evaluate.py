@@ -9,101 +9,109 @@ from __future__ import annotations
 from pathlib import Path
 
 try:
-    from ernie_m.console import InputError, run_cleanly
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
 except ImportError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
-import fire
 
+class Commands:
+    """Measure an encoder: `retrieval` for any Hugging Face folder, `gain` for a run of ours."""
 
-def retrieval(
-    model: str, source: str, target: str, layer: int | str = "all", untrained: bool = True, output: str | None = None
-) -> None:
-    """Accuracy@1 of finding each sentence's translation by cosine of mean-pooled hidden states, both ways.
+    def retrieval(
+        self,
+        *,
+        model: str,
+        source: str,
+        target: str,
+        layer: int | str = "all",
+        untrained: bool = True,
+        output: str | None = None,
+    ) -> None:
+        """Accuracy@1 of finding each sentence's translation by cosine of mean-pooled hidden states, both ways.
 
-    An untrained model of the same shape is measured beside it: shared digits, names and punctuation alone beat chance.
+        An untrained model of the same shape is measured beside it: shared digits, names and punctuation alone beat chance.
 
-    Args:
-        model: any Hugging Face encoder folder (launcher/export.py makes one)
-        source: a sentence a line
-        target: their translations, line by line
-        layer: 0 (embeddings) .. number of layers, or all
-        untrained: also measure the same shape with random weights
-        output: also write the figures to this JSON file
-    """
-    import torch
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+        Args:
+            model: any Hugging Face encoder folder (launcher/export.py makes one)
+            source: a sentence a line
+            target: their translations, line by line
+            layer: 0 (embeddings) .. number of layers, or all
+            untrained: also measure the same shape with random weights
+            output: also write the figures to this JSON file
+        """
+        import torch
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
-    from ernie_m.files import write_json
+        from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
+        from ernie_m.files import write_json
 
-    if not (Path(model) / "config.json").is_file():
-        raise InputError(f"{model}: no config.json there; expected a Hugging Face folder, e.g. of launcher/export.py")
-    sides = read_aligned(Path(source), Path(target))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    encoders = {"trained": AutoModel.from_pretrained(model)}
-    if untrained:
-        torch.manual_seed(0)
-        encoders["untrained"] = AutoModel.from_config(AutoConfig.from_pretrained(model))
-    num_layers = encoders["trained"].config.num_hidden_layers
-    if layer != "all" and not (isinstance(layer, int) and 0 <= layer <= num_layers):
-        raise InputError(f"--layer {layer}: expected 0 .. {num_layers} or all")
-    layers = range(num_layers + 1) if layer == "all" else [int(layer)]
-    results: dict[str, dict[str, list[float]]] = {}
-    for name, encoder in encoders.items():
-        pooled = [mean_pooled(encoder, tokenizer, side, device, name) for side in sides]
-        results[name] = {str(k): list(accuracy_at_1(pooled[0][k], pooled[1][k])) for k in layers}
-    print(f"retrieval accuracy@1 over {len(sides[0])} pairs, mean-pooled, cosine (chance {100 / len(sides[0]):.1f} %)")
-    header = "".join(f"  {name + ' ->':>12}  {name + ' <-':>12}" for name in results)
-    print(f"layer{header}")
-    for k in layers:
-        cells = "".join(f"  {100 * value:>11.1f}%" for name in results for value in results[name][str(k)])
-        print(f"{k:>5}{cells}")
-    if output:
-        write_json(Path(output), {"pairs": len(sides[0]), "source": source, "target": target, **results})
+        if not (Path(model) / "config.json").is_file():
+            raise InputError(f"{model}: no config.json there; expected a Hugging Face folder, e.g. of launcher/export.py")
+        sides = read_aligned(Path(source), Path(target))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        encoders = {"trained": AutoModel.from_pretrained(model)}
+        if untrained:
+            torch.manual_seed(0)
+            encoders["untrained"] = AutoModel.from_config(AutoConfig.from_pretrained(model))
+        num_layers = encoders["trained"].config.num_hidden_layers
+        if layer != "all" and not (isinstance(layer, int) and 0 <= layer <= num_layers):
+            raise InputError(f"--layer {layer}: expected 0 .. {num_layers} or all")
+        layers = range(num_layers + 1) if layer == "all" else [int(layer)]
+        results: dict[str, dict[str, list[float]]] = {}
+        for name, encoder in encoders.items():
+            pooled = [mean_pooled(encoder, tokenizer, side, device, name) for side in sides]
+            results[name] = {str(k): list(accuracy_at_1(pooled[0][k], pooled[1][k])) for k in layers}
+        print(f"retrieval accuracy@1 over {len(sides[0])} pairs, mean-pooled, cosine (chance {100 / len(sides[0]):.1f} %)")
+        header = "".join(f"  {name + ' ->':>12}  {name + ' <-':>12}" for name in results)
+        print(f"layer{header}")
+        for k in layers:
+            cells = "".join(f"  {100 * value:>11.1f}%" for name in results for value in results[name][str(k)])
+            print(f"{k:>5}{cells}")
+        if output:
+            write_json(Path(output), {"pairs": len(sides[0]), "source": source, "target": target, **results})
 
+    def gain(self, *, run: str, data: str | None = None, pairs: int = 1000, output: str | None = None) -> None:
+        """Cross-lingual gain on held-out pairs: how much a true translation helps CAMLM against somebody else's, in nats.
 
-def gain(run: str, data: str | None = None, pairs: int = 1000, output: str | None = None) -> None:
-    """Cross-lingual gain on held-out pairs: how much a true translation helps CAMLM against somebody else's, in nats.
+        Args:
+            run: run folder of launcher/pretrain.py
+            data: data folder with held-out pairs; default: the one the run was started on
+            pairs: how many held-out pairs to use at most
+            output: also write the figures to this JSON file
+        """
+        import torch
 
-    Args:
-        run: run folder of launcher/pretrain.py
-        data: data folder with held-out pairs; default: the one the run was started on
-        pairs: how many held-out pairs to use at most
-        output: also write the figures to this JSON file
-    """
-    import torch
+        from ernie_m.config import build
+        from ernie_m.corpus import CorpusFolder
+        from ernie_m.dataloader import DataConfig
+        from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
+        from ernie_m.files import write_json
+        from ernie_m.model import Encoder
+        from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
-    from ernie_m.config import build
-    from ernie_m.corpus import CorpusFolder
-    from ernie_m.dataloader import DataConfig
-    from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
-    from ernie_m.files import write_json
-    from ernie_m.model import Encoder
-    from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
-
-    configuration, checkpoint = RunFolder(Path(run)).read()
-    folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
-    data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
-    rows = gain_rows(
-        held_out_pairs(folder, pairs),
-        data_config.corruption,
-        folder.manifest.vocab_size,
-        data_config.sequence_length,
-        seed=0,
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = Encoder(model_config(configuration), device)
-    model.load_state_dict(load_weights(checkpoint))
-    result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)
-    print(
-        f"cross-lingual gain at step {checkpoint.step}: {result.gain:+.4f} nats "
-        f"(shuffled {result.nll_shuffled:.4f}, true {result.nll_true:.4f}, {result.num_predicted} masks)"
-    )
-    if output:
-        write_json(Path(output), {"step": checkpoint.step, **vars(result)})
+        configuration, checkpoint = RunFolder(Path(run)).read()
+        folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
+        data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
+        rows = gain_rows(
+            held_out_pairs(folder, pairs),
+            data_config.corruption,
+            folder.manifest.vocab_size,
+            data_config.sequence_length,
+            seed=0,
+        )
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = Encoder(model_config(configuration), device)
+        model.load_state_dict(load_weights(checkpoint))
+        result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)
+        print(
+            f"cross-lingual gain at step {checkpoint.step}: {result.gain:+.4f} nats "
+            f"(shuffled {result.nll_shuffled:.4f}, true {result.nll_true:.4f}, {result.num_predicted} masks)"
+        )
+        if output:
+            write_json(Path(output), {"step": checkpoint.step, **vars(result)})
 
 
 if __name__ == "__main__":
-    run_cleanly(lambda: fire.Fire({"retrieval": retrieval, "gain": gain}))
+    run_command(Commands, "launcher/evaluate.py")

@@ -12,11 +12,10 @@ import shutil
 from pathlib import Path
 
 try:
-    from ernie_m.console import InputError, run_cleanly
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
 except ImportError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
-
-import fire
 
 
 def export(run: str, to: str, data: str | None = None) -> None:
@@ -48,4 +47,4 @@ def export(run: str, to: str, data: str | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run_cleanly(lambda: fire.Fire(export))
+    run_command(export, "launcher/export.py")

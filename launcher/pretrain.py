@@ -12,11 +12,10 @@ from __future__ import annotations
 from pathlib import Path
 
 try:
-    from ernie_m.console import InputError, run_cleanly
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
 except ImportError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
-
-import fire
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -60,4 +59,4 @@ def recipe_path(recipe: str) -> Path:
 
 
 if __name__ == "__main__":
-    run_cleanly(lambda: fire.Fire(pretrain))
+    run_command(pretrain, "launcher/pretrain.py")

@@ -45,6 +45,8 @@ LAYOUTS = {
 }
 """In which layout the pairs of each language with English are written."""
 
+HELD_OUT_SHARE = 0.03
+"""Of the training pairs that data_prep keeps for the cross-lingual gain; the files in heldout/ are apart from these."""
 THRESHOLD = 1.04
 """WikiMatrix pairs that score below this are better left out, as its authors advise."""
 NOISE_SHARE = 0.05
@@ -169,7 +171,9 @@ def _write_pairs(out: Path, seed: int, language: str, pairs: list[Pair], known: 
         assert layout == "tsv", layout
         file_name, content = f"{name}.tsv.gz", _gzip("".join(f"{a}\t{b}\n" for _, (a, b) in rows).encode())
     _write(out / "parallel" / file_name, content)
-    more = [f"languages: [{', '.join(codes)}]"] + ([f"threshold: {THRESHOLD}"] if layout == "wikimatrix" else [])
+    more = [f"languages: [{', '.join(codes)}]", f"held_out: {HELD_OUT_SHARE}"] + (
+        [f"threshold: {THRESHOLD}"] if layout == "wikimatrix" else []
+    )
     return _entry(name, title, Path("parallel") / file_name, *more)
 
 
