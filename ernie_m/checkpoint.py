@@ -43,12 +43,13 @@ class Voters(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint: its folder, the step it continues from, and what the trainer stored."""
+    """A whole checkpoint: its folder, the step it continues from, what the trainer stored, size and hash of each file."""
 
     folder: Path
     step: int
     world_size: int
     state: dict[str, Any]
+    files: dict[str, dict[str, Any]]
 
 
 class CheckpointStore:
@@ -161,7 +162,7 @@ def read_manifest(folder: Path) -> Checkpoint:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT_NAME:
             raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
-        return Checkpoint(folder, content["step"], content["world_size"], content["state"])
+        return Checkpoint(folder, content["step"], content["world_size"], content["state"], content["files"])
     except FileNotFoundError:
         raise InputError(f"{path}: missing") from None
     except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
@@ -170,8 +171,7 @@ def read_manifest(folder: Path) -> Checkpoint:
 
 def verify(folder: Path, rank: int = 0, world_size: int = 1) -> None:
     """Check this rank's share of the files against the manifest; raises InputError naming the first that differs."""
-    read_manifest(folder)
-    files = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
+    files = read_manifest(folder).files
     for name in sorted(files)[rank::world_size]:
         path, expected = folder / name, files[name]
         if not path.is_file():

@@ -60,13 +60,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
+def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """A recipe's YAML; its `extends: NAME` takes all that it does not say from NAME.yaml beside it."""
     content = read_yaml(path)
     base = content.pop("extends", None)
     if base is None:
         return content
-    return _merged(read_recipe(path.with_name(f"{base}.yaml")), content)
+    base_path, chain = path.with_name(f"{base}.yaml"), (*extended_by, path)
+    if base_path in chain:
+        raise InputError(f"{path}: extends: {base}; it extends this recipe in turn, expected one that does not")
+    return _merged(read_recipe(base_path, chain), content)
 
 
 def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -82,7 +85,10 @@ def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[s
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise InputError(f"argument {override!r}: {parent} holds no keys")
-        node[last] = yaml.safe_load(value)
+        try:
+            node[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InputError(f"argument {override!r}: {value!r} is not valid YAML; quote it if it is text") from None
     return merged
 
 

@@ -204,7 +204,7 @@ class Engine:
     def full_gradients(self) -> dict[str, Tensor]:
         """Every parameter's gradient, gathered over ranks (fp32), between the last backward and `update`: for tests."""
         return {
-            name: deepspeed.utils.safe_get_full_grad(parameter).float().cpu()
+            name: deepspeed.utils.safe_get_full_grad(parameter).float().cpu().clone()
             for name, parameter in self.module.named_parameters()
         }
 

@@ -63,7 +63,7 @@ def gain_rows(
     Both see the same masks of the same sentence, and only those are predicted. Pairs that are too long are left out;
     a language pair with fewer than two has nothing to shuffle. Raises InputError when no pair is left.
     """
-    usable = [p for p in pairs if int(CAMLM.length(corruption, *(2 * max(map(len, p.sentences)),) * 2)) <= sequence_length]
+    usable = [p for p in pairs if int(CAMLM.length(corruption, *(max(map(len, p.sentences)),) * 2)) <= sequence_length]
     by_languages: dict[tuple[int, ...], list[Example]] = {}
     for pair in usable:
         by_languages.setdefault(pair.languages, []).append(pair)

@@ -14,6 +14,7 @@ A new objective is one entry here, its drawn reads table and one oracle test.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,11 +98,15 @@ class Objective:
 
     def fitted(self, corruption: CorruptionConfig, num_tokens: Sequence[int], capacity: int) -> tuple[int, ...] | None:
         """The longest cut of these sentence lengths, in proportion, that fits; None when less than 1 token each does."""
-        kept = tuple(num_tokens)
-        while min(kept) > 0 and (excess := int(self.length(corruption, *kept)) - capacity) > 0:
-            total = sum(kept)
-            kept = tuple(n - max(1, excess * n // total) if n == max(kept) else n - excess * n // total for n in kept)
-        return kept if min(kept) > 0 else None
+        total = sum(num_tokens)
+
+        def cut(share: int) -> tuple[int, ...]:
+            return tuple(-(-n * share // total) for n in num_tokens)  # rounded up: no sentence vanishes
+
+        if int(self.length(corruption, *num_tokens)) <= capacity:
+            return tuple(num_tokens) if min(num_tokens) > 0 else None
+        fits = bisect.bisect_right(range(total), capacity, key=lambda share: int(self.length(corruption, *cut(share))))
+        return cut(fits - 1) if fits > 1 and min(num_tokens) > 0 else None
 
     def lay_out(
         self,

@@ -1,0 +1,110 @@
+"""The main job, small: raw corpus files -> shards -> pre-training on two ranks -> evaluation -> Hugging Face folder.
+
+    python launcher/demo.py --to demo
+
+Every step is the very command that a user would type; it is printed before it runs. Given again, the demo goes on
+where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+try:
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import duration, fail
+except ImportError as error:
+    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIRS = ("fr", "ru", "el", "ar", "hi", "zh", "ko", "th")  # held-out files that retrieval is measured on, with English
+
+
+def demo(*, to: str = "demo", ranks: int = 2, recipe: str = "demo", vocab_size: int = 6000) -> None:
+    """Run the whole line on a generated corpus, in minutes on two CPU cores, and print what came of it.
+
+    Args:
+        to: folder for everything the demo makes
+        ranks: local processes (or GPUs) to train on
+        recipe: name in launcher/recipes/
+        vocab_size: of the SentencePiece tokenizer trained on the corpus
+    """
+    started = time.monotonic()
+    folder = Path(to)
+    raw, tokenizer, data, run, exported = (folder / name for name in ("raw", "spm.model", "data", "run", "hugging_face"))
+    python = [sys.executable]
+    prepare = [*python, "-m", "data_prep"]
+    catalog = raw / "catalog.yaml"
+    if not catalog.is_file():
+        call([*prepare, "embed", "--out", raw])
+    if not tokenizer.is_file():
+        call([*prepare, "train-tokenizer", "--catalog", catalog, "--out", tokenizer, "--vocab_size", vocab_size])
+    if not (data / "manifest.json").is_file():
+        call([*prepare, "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", data])
+    call([*prepare, "verify", "--data", data])
+    launch = [Path(sys.executable).parent / "deepspeed", "--num_gpus", ranks, "--master_port", _free_port()]
+    call([*launch, "launcher/pretrain.py", "--recipe", recipe, "--data", data.resolve(), "--run", run.resolve()])
+    if not (run / "COMPLETE").is_file():
+        fail(f"{run}: training did not finish; the same command goes on from its last checkpoint", 1)
+    if not exported.is_dir():
+        call([*python, "launcher/export.py", "--run", run, "--to", exported])
+    evaluate = [*python, "launcher/evaluate.py"]
+    call([*evaluate, "gain", "--run", run, "--output", folder / "gain.json"])
+    for language in PAIRS:
+        sides = [raw / "heldout" / f"{language}-en.{side}" for side in (language, "en")]
+        files = ["--source", sides[0], "--target", sides[1], "--output", folder / f"retrieval.{language}-en.json"]
+        call([*evaluate, "retrieval", "--model", exported, *files])
+    summarise(folder, run, exported, time.monotonic() - started)
+
+
+def call(command: list[object]) -> None:
+    """Print a command and run it; a failure ends the demo with its exit code."""
+    words = [str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    # One thread a rank: more fight over the cores.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ} if "pretrain" in " ".join(words) else None
+    code = subprocess.run(words, cwd=ROOT, env=environment).returncode
+    if code:
+        fail(f"`{shlex.join(words)}` ended with exit code {code}", code)
+
+
+def summarise(folder: Path, run: Path, exported: Path, seconds: float) -> None:
+    """Print the table of results and the paths of what was made."""
+    print("\nretrieval accuracy@1 on held-out pairs, best layer, mean of both ways")
+    print(f"{'pair':<8}{'untrained':>11}{'trained':>9}{'ratio':>7}")
+    totals = {"untrained": 0.0, "trained": 0.0}
+    for language in PAIRS:
+        result = json.loads((folder / f"retrieval.{language}-en.json").read_text(encoding="utf-8"))
+        best = {name: max(sum(both) / 2 for both in result[name].values()) for name in totals}
+        totals = {name: totals[name] + best[name] / len(PAIRS) for name in totals}
+        print(_line(f"{language}-en", best))
+    print(_line("mean", totals))
+    gain = json.loads((folder / "gain.json").read_text(encoding="utf-8"))
+    print(f"\ncross-lingual gain  {gain['gain']:+.3f} nats on {gain['num_predicted']:,} masks of held-out pairs")
+    checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
+    made = {"shards": folder / "data", "checkpoint": checkpoint, "Hugging Face": exported, "loss curves": run / "curves.png"}
+    for what, path in made.items():
+        print(f"{what:<14}{path}")
+    print(f"\ndone in {duration(seconds)}")
+
+
+def _line(name: str, accuracy: dict[str, float]) -> str:
+    ratio = accuracy["trained"] / max(accuracy["untrained"], 1e-9)
+    return f"{name:<8}{100 * accuracy['untrained']:>10.1f}%{100 * accuracy['trained']:>8.1f}%{ratio:>6.1f}x"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    run_command(demo, "launcher/demo.py")

@@ -1,0 +1,98 @@
+"""Run by two ranks: gradients of a DeepSpeed step for ZeRO 0-3 and accumulation 1 and 2, against plain PyTorch.
+
+The reference knows nothing of packing into micro-batches, ranks, chunked heads or scales: one process, all rows of the
+global step in one batch, full logits, torch's cross entropy, and the loss's formula as it is written down.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from ernie_m.batch import LossRequest
+from ernie_m.corpus import CorpusFolder
+from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
+from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, Ranks
+from ernie_m.loss import objective_scales
+from ernie_m.model import Encoder, ModelConfig
+from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES
+from ernie_m.pseudo_parallel import fill_placeholders
+
+ROWS = 8
+WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5}
+
+
+def reference(model: Encoder, data: PretrainingData) -> dict[str, torch.Tensor]:
+    """Gradients by the formula: sum over objectives of weight * mean nll over all its predicted tokens of the step."""
+    (batch,) = (to_device(b, torch.device("cpu")) for b in data.step(0, 0, 1, ROWS))
+    batch = fill_placeholders(model, batch)
+    hidden = model.hidden_states(batch).flatten(0, 1)
+    logits = model.head.logits(hidden)[batch.predicted_N.long()]
+    loss = torch.zeros(())
+    for name, weight in WEIGHTS.items():
+        chosen = batch.objective_N == OBJECTIVE_INDEX[name]
+        loss = loss + weight * F.cross_entropy(logits[chosen], batch.labels_N.long()[chosen])
+    model.zero_grad()
+    loss.backward()
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def main(folder: Path, output: Path) -> None:
+    ranks = Ranks()
+    corpus = CorpusFolder(folder)
+    stage = StageConfig(steps=1, rows=dict.fromkeys(WEIGHTS, 1))
+    data = PretrainingData(corpus, DataConfig(sequence_length=128), Schedule((stage,), ROWS), seed=3)
+    config = ModelConfig(num_layers=2, hidden_size=64, num_heads=4, ffn_size=128, dropout=0.0, initializer_range=0.1)
+    config = config.resolved(corpus.manifest.vocab_size, len(corpus.manifest.languages))
+    expected = reference(Encoder(config).initialise(0), data)
+    num_metrics = len(data.metric_names)
+    weights_O = torch.tensor([WEIGHTS.get(name, 1.0) for name in OBJECTIVES])
+    results = []
+    for zero_stage in (0, 1, 2, 3):
+        for accumulation_steps in (1, 2):
+            batch_config = BatchConfig(rows_per_step=ROWS, micro_batch_rows=ROWS // 2 // accumulation_steps)
+            engine = Engine(
+                Encoder(config).initialise(0),
+                ranks,
+                Path(__file__).resolve().parents[2] / "ds_configs",
+                EngineConfig(zero_stage=zero_stage, precision="fp32"),
+                OptimizerConfig(),
+                batch_config,
+            )
+            batches = data.step(0, ranks.rank, ranks.world_size, batch_config.micro_batch_rows)
+            counts = torch.tensor([float((b.objective_N == o).sum()) for b in batches for o in range(len(OBJECTIVES))])
+            mine_O = counts.view(len(batches), -1).sum(0)
+            scales_O = objective_scales(weights_O, ranks.sum(mine_O.clone()), ranks.world_size, engine.accumulation_steps)
+            gradients = {}
+            for number, batch in enumerate(batches):
+                filled = fill_placeholders(engine.module, to_device(batch, ranks.device))
+                engine.forward_backward(filled, LossRequest(scales_O, num_metrics))
+                if number == len(batches) - 1:
+                    gradients = engine.full_gradients()
+                engine.update(1e-4)
+            errors = {
+                name: float((gradients[name] - expected[name]).norm() / expected[name].norm().clamp(min=1e-12))
+                for name in expected
+            }
+            results.append(
+                {
+                    "zero_stage": zero_stage,
+                    "accumulation_steps": accumulation_steps,
+                    "predicted_on_rank_0": mine_O.tolist(),
+                    "worst": max(errors.values()),
+                    "worst_parameter": max(errors, key=errors.__getitem__),
+                    "num_parameters": len(errors),
+                }
+            )
+    counts_by_rank = ranks.sum(mine_O.clone()) - mine_O
+    if ranks.is_first:
+        output.write_text(json.dumps({"results": results, "predicted_elsewhere": counts_by_rank.tolist()}))
+    ranks.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[-2]), Path(sys.argv[-1]))

@@ -1,0 +1,261 @@
+"""The main job with real ranks: trains through both stages, survives kill -9 bit for bit, exports, is evaluated."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ernie_m.metrics import read_metrics
+from tests.integration.conftest import ROOT, environment
+
+RECIPE = {
+    "stages": [
+        {"steps": 6, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}},
+        {"steps": 6, "rows": {"MMLM": 1, "CAMLM": 1, "BTMLM": 1}},
+    ],
+    "seed": 5,
+    "model": {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "dropout": 0.1, "attention_dropout": 0.1},
+    "data": {"sequence_length": 128},
+    "batch": {"rows_per_step": 8, "micro_batch_rows": 2},
+    "optimizer": {"peak_learning_rate": 1e-3, "warmup_steps": 3},
+    "engine": {"zero_stage": 2, "precision": "fp32"},
+    "output": {"log_every": 2, "save_every": 4, "evaluate_every": 6, "held_out_pairs": 16},
+}
+NUM_STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    """Every step's losses, gains included."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in read_metrics(run):
+        kept = {k: v for k, v in line.items() if k.startswith(("loss/", "held_out_loss", "cross_lingual"))}
+        steps.setdefault(line["step"], {}).update(kept)
+    return steps
+
+
+def single(recipe: Path, data: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Train as a plain process of one rank."""
+    command = [sys.executable, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run, *more]
+    return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    finished = single(recipe, data, run)
+    assert finished.returncode == 0, finished.stderr
+    return run
+
+
+def test_a_run_goes_through_both_stages_and_leaves_what_it_promises(undisturbed: Path) -> None:
+    steps = losses(undisturbed)
+    assert sorted(steps) == list(range(1, NUM_STEPS + 1))
+    names = {step: {key.split("/")[1] for key in found if key.startswith("loss/")} for step, found in steps.items()}
+    assert names[6] == {"MMLM", "TLM", "CAMLM"}
+    assert names[7] == {"MMLM", "CAMLM", "BTMLM"}
+    assert any(key.count("/") == 2 for key in steps[1]), "losses per stream as well"
+    assert "cross_lingual_gain" in steps[6]
+    assert steps[12]["loss/MMLM"] < steps[1]["loss/MMLM"]
+    assert json.loads((undisturbed / "COMPLETE").read_text())["steps"] == NUM_STEPS
+    assert (undisturbed / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (undisturbed / "checkpoints" / "latest").read_text().strip() == f"step_{NUM_STEPS:08d}"
+    assert yaml.safe_load((undisturbed / "config.yaml").read_text())["seed"] == 5
+
+
+def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
+    recipe: Path, data: Path, start_ranks: Any, tmp_path: Path
+) -> None:
+    arguments = ("launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run")
+    whole = start_ranks(2, *arguments, tmp_path / "whole")
+    text, _ = whole.communicate(timeout=240)
+    assert (tmp_path / "whole" / "COMPLETE").is_file(), text
+
+    killed = start_ranks(2, *arguments, tmp_path / "killed", "output.log_every=1")
+    deadline = time.monotonic() + 120
+    while not any(line["step"] >= 6 for line in read_metrics(tmp_path / "killed")):
+        assert time.monotonic() < deadline and killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    subprocess.run(["pkill", "-9", "-f", str(tmp_path / "killed")], check=False)
+    killed.communicate(timeout=30)
+    assert not (tmp_path / "killed" / "COMPLETE").exists()
+
+    resumed = start_ranks(2, *arguments, tmp_path / "killed")
+    text, _ = resumed.communicate(timeout=240)
+    assert (tmp_path / "killed" / "COMPLETE").is_file(), text
+    assert "starting at step 4" in text or "starting at step 8" in text
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_losses_do_not_depend_on_the_number_of_ranks(data: Path, recipe: Path, start_ranks: Any, tmp_path: Path) -> None:
+    still = ["model.dropout=0.0", "model.attention_dropout=0.0", "stages=[{steps: 3, rows: {TLM: 1, CAMLM: 1, BTMLM: 1}}]"]
+    assert single(recipe, data, tmp_path / "one", *still).returncode == 0
+    two = start_ranks(2, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", tmp_path / "two", *still)
+    text, _ = two.communicate(timeout=240)
+    assert (tmp_path / "two" / "COMPLETE").is_file(), text
+    one, other = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 3
+    for step in one:
+        assert one[step].keys() == other[step].keys()
+        assert other[step] == pytest.approx(one[step], abs=1e-5)
+
+
+@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "bf16"), (1, "bf16"), (3, "bf16"), (1, "fp16"), (3, "fp16")])
+def test_half_precision_trains(zero_stage: int, precision: str, recipe: Path, data: Path, tmp_path: Path) -> None:
+    script = tmp_path / "pretrain.py"  # DeepSpeed refuses fp16 on CPU unless told that it is supported
+    script.write_text(
+        "import sys; from deepspeed.accelerator import get_accelerator\n"
+        "type(get_accelerator()).is_fp16_supported = lambda self: True\n"
+        f"sys.path.insert(0, {str(ROOT / 'launcher')!r}); sys.argv[0] = 'pretrain.py'\n"
+        "import pretrain; pretrain.run_command(pretrain.pretrain, 'pretrain')\n"
+    )
+    more = [
+        f"engine.zero_stage={zero_stage}",
+        f"engine.precision={precision}",
+        "stages=[{steps: 8, rows: {MMLM: 1, BTMLM: 1}}]",
+    ]
+    command = [sys.executable, script, "--recipe", recipe, "--data", data, "--run", tmp_path / "run", *more]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    steps = losses(tmp_path / "run")
+    assert steps[8]["loss/MMLM"] < steps[1]["loss/MMLM"]
+    if precision == "fp16":
+        assert any(line.get("loss_scale", 0) > 1 for line in read_metrics(tmp_path / "run"))
+
+
+def test_a_finished_run_is_left_alone_and_another_configuration_refused(undisturbed: Path, recipe: Path, data: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")}
+    again = single(recipe, data, undisturbed)
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    refused = single(recipe, data, undisturbed, "optimizer.peak_learning_rate=5e-4", "seed=6")
+    assert refused.returncode == 2
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
+    assert "optimizer.peak_learning_rate: 0.001 -> 0.0005" in line
+    assert "seed: 5 -> 6" in line
+    assert "--from_scratch" in line
+    assert {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*")} == before
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_still_ends_the_same(
+    undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "COMPLETE").unlink()
+    newest = run / "checkpoints" / f"step_{NUM_STEPS:08d}"
+    victim = max(newest.glob("*.pt"), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    resumed = single(recipe, data, run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert victim.name in resumed.stderr
+    assert "starting at step 8" in resumed.stdout
+    assert losses(run) == losses(undisturbed)
+
+
+def test_checkpoints_that_are_all_damaged_stop_the_run_instead_of_starting_over(
+    undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "COMPLETE").unlink()
+    for folder in (run / "checkpoints").glob("step_*"):
+        (folder / "manifest.json").unlink()
+    stopped = single(recipe, data, run)
+    assert stopped.returncode == 2
+    assert "none of them whole" in stopped.stderr
+    again = single(recipe, data, run, "--from_scratch")
+    assert again.returncode == 0, again.stderr
+    assert losses(run) == losses(undisturbed)
+
+
+def test_the_export_loads_in_transformers_and_is_evaluated(undisturbed: Path, embedded: Path, tmp_path: Path) -> None:
+    def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
+
+    folder = tmp_path / "hugging_face"
+    done = tool("launcher/export.py", "--run", undisturbed, "--to", folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "model.safetensors").is_file()
+    assert tool("launcher/export.py", "--run", undisturbed, "--to", folder).returncode == 2, "never overwrites"
+    source, target = embedded / "heldout" / "fr-en.fr", embedded / "heldout" / "fr-en.en"
+    files = ["--source", source, "--target", target]
+    measured = tool("launcher/evaluate.py", "retrieval", "--model", folder, *files, "--output", tmp_path / "retrieval.json")
+    assert measured.returncode == 0, measured.stderr
+    result = json.loads((tmp_path / "retrieval.json").read_text())
+    assert result["pairs"] == 20
+    assert set(result["trained"]) == set(result["untrained"]) == {"0", "1", "2"}
+    gain = tool("launcher/evaluate.py", "gain", "--run", undisturbed, "--output", tmp_path / "gain.json")
+    assert gain.returncode == 0, gain.stderr
+    assert json.loads((tmp_path / "gain.json").read_text())["num_predicted"] > 50
+    short = tmp_path / "short"
+    short.write_text("one line\n")
+    unequal = tool("launcher/evaluate.py", "retrieval", "--model", folder, "--source", source, "--target", short)
+    assert unequal.returncode == 2
+    assert "20 lines" in unequal.stderr
+
+
+BAD_INPUT = {
+    "no data folder": (["--data", "nowhere"], "nowhere: no such folder"),
+    "unknown key": (["model.num_layer=3"], "did you mean model.num_layers?"),
+    "unknown recipe": (["--recipe", "tinny"], "known recipes: base, demo"),
+    "unknown option": (["--from_scrach"], "did you mean `from_scratch`?"),
+    "not key=value": (["optimizer"], "expected key.path=value"),
+    "batch does not divide": (["batch.rows_per_step=7"], "the nearest that is: 8"),
+    "too few rows": (["batch.rows_per_step=2", "batch.micro_batch_rows=1"], "needs a row of each"),
+    "another vocabulary": (["model.vocab_size=250002"], "model.vocab_size"),
+    "too long rows": (["data.sequence_length=1024"], "allows 512"),
+    "wrong type": (["optimizer.warmup_steps=many"], "expected int"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_clear_line(name: str, recipe: Path, data: Path, tmp_path: Path) -> None:
+    more, expected = BAD_INPUT[name]
+    run = tmp_path / "run"
+    stopped = single(recipe, data, run, *more)
+    assert stopped.returncode == 2, stopped.stdout
+    errors = [line for line in stopped.stderr.splitlines() if "Warning" not in line and line.strip()]
+    assert len(errors) == 1, stopped.stderr
+    assert errors[0].startswith("error: ")
+    assert expected in errors[0]
+    assert not run.exists()
+
+
+def test_a_truncated_shard_and_a_foreign_tokenizer_are_refused_before_training(
+    recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    shard = next(copy.rglob("train-00000.arrow"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    stopped = single(recipe, copy, tmp_path / "run")
+    assert stopped.returncode == 2
+    assert shard.name in stopped.stderr
+    shutil.rmtree(copy)
+    shutil.copytree(data, copy)
+    tokenizer = copy / "sentencepiece.bpe.model"
+    tokenizer.write_bytes(tokenizer.read_bytes() + b"\0")
+    stopped = single(recipe, copy, tmp_path / "run")
+    assert stopped.returncode == 2
+    assert "not the tokenizer of these shards" in stopped.stderr
