@@ -25,7 +25,7 @@ class Commands:
     """
 
     def embed(self, *, out: str, seed: int = 0, lines: int = 4000, pairs: int = 3000, held_out: int = 500) -> None:
-        """Generate the embedded corpus: true sentences from CLDR, parallel in 16 languages, in the formats users have.
+        """Generate the embedded corpus: true sentences from CLDR, parallel in 12 languages, in the formats users have.
 
         Needs Babel (pip install babel). The same seed gives the same bytes; there is no limit to the size.
 

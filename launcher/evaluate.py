@@ -42,12 +42,15 @@ class Commands:
         """
         import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
         from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
         from ernie_m.files import write_json
 
         if not (Path(model) / "config.json").is_file():
             raise InputError(f"{model}: no config.json there; expected a Hugging Face folder, e.g. of launcher/export.py")
+        logging.set_verbosity_error()  # else a page on the pooler, which nothing here uses
+        logging.disable_progress_bar()
         sides = read_aligned(Path(source), Path(target))
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         tokenizer = AutoTokenizer.from_pretrained(model)

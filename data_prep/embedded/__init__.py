@@ -1,4 +1,4 @@
-"""The embedded corpus: text in sixteen languages that is generated, not shipped; without limit, and the same every time.
+"""The embedded corpus: text in twelve languages that is generated, not shipped; without limit, and the same every time.
 
 1. `facts`    fact i of seed s, in codes and numbers: clauses such as ("variety", ("de", "CH")), ("months", (8, 9)).
 2. `phrases`  the fact in any of `LANGUAGES`, through the localized patterns and names of Unicode CLDR (from Babel).
@@ -22,7 +22,7 @@ __all__ = ["LANGUAGES", "LAYOUTS", "embed", "sentence", "write_embedded_corpus"]
 
 
 def embed(out: str, seed: int = 0, lines: int = 4000, pairs: int = 3000, held_out: int = 500) -> None:
-    """Write the embedded corpus: real file formats, sixteen languages, nothing to download.
+    """Write the embedded corpus: real file formats, twelve languages, nothing to download.
 
     The sentences are lists of dates, quantities, currencies, language and place names, formatted by Unicode CLDR: the same
     facts in every language. They teach a tiny model which words correspond; they are no substitute for natural text.

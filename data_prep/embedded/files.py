@@ -28,11 +28,8 @@ from ernie_m.files import written_atomically
 
 LAYOUTS = {
     "ar": "tmx.zip",
-    "de": "moses",
     "el": "moses",
-    "es": "tmx.gz",
     "fr": "wikimatrix",
-    "he": "tsv",
     "hi": "iitb",
     "ja": "tsv",
     "ko": "moses",
@@ -40,7 +37,6 @@ LAYOUTS = {
     "sw": "tmx",
     "th": "tmx.gz",
     "tr": "tsv",
-    "vi": "moses",
     "zh": "multiun",
 }
 """In which layout the pairs of each language with English are written."""

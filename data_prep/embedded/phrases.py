@@ -23,7 +23,7 @@ from typing import Any
 from data_prep.embedded.facts import Clause, Fact
 from ernie_m.console import InputError
 
-LANGUAGES = ("en", "ar", "de", "el", "es", "fr", "he", "hi", "ja", "ko", "ru", "sw", "th", "tr", "vi", "zh")
+LANGUAGES = ("en", "ar", "el", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "zh")
 """English first: every pair is English-centred. Ten scripts."""
 
 ZERO_DIGITS = {"ar": "٠", "hi": "०", "th": "๐"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
+from transformers.utils import logging
 
 from ernie_m.files import sha256_of
 from ernie_m.model import Encoder, ModelConfig
@@ -94,6 +95,7 @@ def from_hugging_face(weights: dict[str, Tensor], config: ModelConfig) -> dict[s
 
 def export(weights: dict[str, Tensor], config: ModelConfig, tokenizer: Path, to: Path) -> None:
     """Write a folder that AutoModel, AutoModelForMaskedLM and AutoTokenizer load: safetensors, config, tokenizer."""
+    logging.disable_progress_bar()
     model = XLMRobertaForMaskedLM(hugging_face_config(config))
     model.load_state_dict(to_hugging_face(weights, config))
     model.save_pretrained(to)

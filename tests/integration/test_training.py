@@ -90,7 +90,8 @@ def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
     killed = start_ranks(2, *arguments, tmp_path / "killed", "output.log_every=1")
     deadline = time.monotonic() + 120
     while not any(line["step"] >= 6 for line in read_metrics(tmp_path / "killed")):
-        assert time.monotonic() < deadline and killed.poll() is None
+        assert time.monotonic() < deadline
+        assert killed.poll() is None
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
     subprocess.run(["pkill", "-9", "-f", str(tmp_path / "killed")], check=False)

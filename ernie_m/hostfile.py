@@ -1,0 +1,39 @@
+"""DeepSpeed's (and Open MPI's) hostfile: `name slots=N` a line, `#` starts a comment."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ernie_m.console import InputError
+
+_LINE = re.compile(r"(?P<host>\S+)\s+slots=(?P<slots>\d+)")
+
+
+def read_hostfile(path: Path) -> dict[str, int]:
+    """Host -> slots, in the file's order; raises InputError naming the line that is not `name slots=N`.
+
+    DeepSpeed itself meets a missing file by training on the local machine, and a malformed one with a traceback.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"hostfile {path}: no such file; deepspeed would silently train on this machine alone") from None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise InputError(f"hostfile {path}: not a text file; expected lines like `worker-1 slots=8`") from None
+    hosts: dict[str, int] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        content = line.partition("#")[0].strip()
+        if not content:
+            continue
+        found = _LINE.fullmatch(content)
+        if not found or int(found["slots"]) == 0:
+            raise InputError(
+                f"hostfile {path}, line {number}: {content!r}; expected `name slots=N`, e.g. `worker-1 slots=8`"
+            )
+        if found["host"] in hosts:
+            raise InputError(f"hostfile {path}, line {number}: {found['host']} is listed twice; give each host one line")
+        hosts[found["host"]] = int(found["slots"])
+    if not hosts:
+        raise InputError(f"hostfile {path}: names no host; expected lines like `worker-1 slots=8`")
+    return hosts

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from ernie_m.command_line import checked_arguments
+from ernie_m.console import InputError
+
+
+def train(*overrides: str, recipe: str, seed: int = 0, from_scratch: bool = False) -> None:
+    """A command with overrides."""
+
+
+class Tools:
+    """Two commands."""
+
+    def measure(self, *, model: str, layer: int | str = "all") -> None:
+        """Measure."""
+
+    def write_out(self, *, to: str) -> None:
+        """Write."""
+
+
+def test_texts_stay_texts_and_flags_need_no_value() -> None:
+    checked = checked_arguments(train, "train", ["a.b=1e3", "--recipe", "1e3", "--from_scratch", "c=[x: 1]", "--seed=7"])
+    assert checked == ["'a.b=1e3'", "'c=[x: 1]'", "--recipe='1e3'", "--from_scratch=True", "--seed=7"]
+    assert checked_arguments(train, "train", ["--recipe=r", "--nofrom-scratch"])[-1] == "--from_scratch=False"
+
+
+def test_commands_may_be_spelt_with_hyphens() -> None:
+    assert checked_arguments(Tools, "tools", ["write-out", "--to", "x"]) == ["write_out", "--to='x'"]
+    assert checked_arguments(Tools, "tools", ["measure", "--model", "m", "--layer", "3"])[-1] == "--layer=3"
+
+
+@pytest.mark.parametrize(
+    ("component", "arguments", "expected"),
+    [
+        (train, ["--recipe", "r", "--from_scrach"], "unknown option --from_scrach, did you mean `from_scratch`?"),
+        (train, ["--seed", "3"], "--recipe is missing"),
+        (train, ["--recipe"], "--recipe has no value"),
+        (Tools, ["mesure", "--model", "m"], "unknown command mesure, did you mean `measure`?"),
+        (Tools, ["measure", "m"], "unexpected `m`"),
+        (Tools, ["measure", "--layer", "3"], "--model is missing"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(component: object, arguments: list[str], expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        checked_arguments(component, "name", arguments)  # type: ignore[arg-type]
+    assert expected in str(caught.value)
+
+
+def test_help_runs_nothing() -> None:
+    assert checked_arguments(train, "train", ["--help", "--recipe", "r"])[-1] == "--help"
+    assert checked_arguments(Tools, "tools", []) == ["--help"]
+    assert checked_arguments(Tools, "tools", ["measure", "--help"]) == ["measure", "--help"]

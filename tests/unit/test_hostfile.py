@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ernie_m.console import InputError
+from ernie_m.hostfile import read_hostfile
+
+HOSTFILES = Path(__file__).resolve().parents[2] / "hostfiles"
+
+
+def test_shipped_hostfiles_are_what_their_names_say() -> None:
+    assert read_hostfile(HOSTFILES / "v100x64") == {f"worker-{i}": 8 for i in range(1, 9)}
+    assert sum(read_hostfile(HOSTFILES / "h200x8").values()) == 8
+
+
+def test_comments_and_blank_lines_are_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("# ours\n\na slots=2  # first\n  b   slots=3\n")
+    assert read_hostfile(path) == {"a": 2, "b": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a slots=2\nthis is not a hostfile\n", "line 2: 'this is not a hostfile'; expected `name slots=N`"),
+        ("a\n", "line 1"),
+        ("a slots=0\n", "line 1"),
+        ("a slots=2\na slots=2\n", "line 2: a is listed twice"),
+        ("\n# nothing\n", "names no host"),
+    ],
+)
+def test_what_is_no_hostfile_is_one_clear_line(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text(text)
+    with pytest.raises(InputError, match="hostfile .*") as caught:
+        read_hostfile(path)
+    assert expected in str(caught.value)
+
+
+def test_a_missing_or_binary_hostfile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_hostfile(tmp_path / "nowhere")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="not a text file"):
+        read_hostfile(tmp_path / "binary")
