@@ -24,7 +24,7 @@ class Commands:
     The catalog names the corpora: data_prep/example_catalog.yaml shows every format; docs/data_format.md explains it.
     """
 
-    def embed(self, *, out: str, seed: int = 0, lines: int = 4000, pairs: int = 3000, held_out: int = 500) -> None:
+    def embed(self, *, out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_out: int = 500) -> None:
         """Generate the embedded corpus: true sentences from CLDR, parallel in 12 languages, in the formats users have.
 
         Needs Babel (pip install babel). The same seed gives the same bytes; there is no limit to the size.

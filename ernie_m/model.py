@@ -60,7 +60,7 @@ class ModelConfig(Section):
     layer_norm_eps: float = 1e-5
     """Epsilon of layer norms."""
     initializer_range: float = 0.02
-    """Standard deviation of the initial weights."""
+    """Standard deviation of the initial weights; narrow models want more than BERT's 0.02 (docs/log.md)."""
 
     def check(self) -> None:
         for key in ("num_layers", "hidden_size", "num_heads", "ffn_size"):

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("fr", "ru", "el", "ar", "hi", "zh", "ko", "th")  # held-out files that retrieval is measured on, with English
 
 
-def demo(*, to: str = "demo", ranks: int = 2, recipe: str = "demo", vocab_size: int = 6000) -> None:
+def demo(*, to: str = "demo", ranks: int = 2, recipe: str = "demo", vocab_size: int = 3000) -> None:
     """Run the whole line on a generated corpus, in minutes on two CPU cores, and print what came of it.
 
     Args:

@@ -21,7 +21,7 @@ from data_prep.embedded.phrases import LANGUAGES
 __all__ = ["LANGUAGES", "LAYOUTS", "embed", "sentence", "write_embedded_corpus"]
 
 
-def embed(out: str, seed: int = 0, lines: int = 4000, pairs: int = 3000, held_out: int = 500) -> None:
+def embed(out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_out: int = 500) -> None:
     """Write the embedded corpus: real file formats, twelve languages, nothing to download.
 
     The sentences are lists of dates, quantities, currencies, language and place names, formatted by Unicode CLDR: the same

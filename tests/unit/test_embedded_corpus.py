@@ -32,8 +32,8 @@ from data_prep.embedded.phrases import Phrasebook, han_numeral, phrasebook
 from ernie_m.console import InputError
 
 LINES, PAIRS, HELD_OUT = 40, 30, 10
-FIRST_FACT = ((("money", ("NOK", 3)), ("zone", ("Falkland",)), ("variety", ("ja", "LB"))), "or")
-FACTS_DIGEST = "f20e49223e38d77d"
+FIRST_FACT = ((("money", ("CHF", 3)), ("variety", ("en", "GR")), ("months", (6, 8))), "standard")
+FACTS_DIGEST = "5258e32cc0e09067"
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_a_dozen_languages_in_five_scripts() -> None:
         if character.isalpha()
     }
     assert len(LANGUAGES) >= 12
-    assert scripts >= {"LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "CJK", "KATAKANA", "HANGUL"}
+    assert scripts >= {"LATIN", "CYRILLIC", "GREEK", "ARABIC", "DEVANAGARI", "THAI", "CJK", "KATAKANA", "HANGUL"}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -159,7 +159,7 @@ def test_phrases_agree_with_babel(language: str) -> None:
         long, short = (units.format_unit(5, unit, length, locale=locale) for length in ("long", "short"))
         num_long += phrase("quantity", unit, 5) == long
         assert phrase("quantity", unit, 5) in (long, short)
-    assert num_long >= len(UNITS) / 4
+    assert num_long >= 3
     for month in range(1, 13):
         day = datetime.date(2024, month, 17)
         dated = phrase("date", day.toordinal())
@@ -178,7 +178,7 @@ def test_phrases_agree_with_babel(language: str) -> None:
 def test_a_sentence_holds_every_clause_of_its_fact_in_every_language() -> None:
     for index in range(50):
         clauses = fact(0, index).clauses
-        assert 3 <= len(clauses) <= 5
+        assert 2 <= len(clauses) <= 3
         for language in LANGUAGES:
             text = sentence(0, index, language)
             assert all(phrasebook(language).phrase(clause) in text for clause in clauses)
@@ -191,7 +191,7 @@ def test_words_are_the_language_s_own(language: str) -> None:
     for kind, codes in (("languages", LANGUAGE_NAMES), ("territories", TERRITORIES), ("currency_names", CURRENCIES)):
         names = [book.cldr[kind][code] for code in codes]
         assert len(set(names)) == len(names)
-        if language not in ("de", "en", "es", "fr", "sw", "tr", "vi"):
+        if language not in ("en", "fr", "sw", "tr"):
             assert not any("LATIN" in unicodedata.name(letter) for letter in "".join(names) if letter.isalpha())
 
 
@@ -279,8 +279,8 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         sentence(0, 0, "xx")
     with pytest.raises(InputError, match="pairs is 0: expected a whole number"):
         write_embedded_corpus(tmp_path, lines_per_language=1, pairs_per_language=0)
-    with pytest.raises(InputError, match=r"lack 'QQ' for de \(zone"):
-        Phrasebook("de").sentence(Fact((Clause("zone", ("QQ",)),), "or"))
+    with pytest.raises(InputError, match=r"lack 'QQ' for fr \(zone"):
+        Phrasebook("fr").sentence(Fact((Clause("zone", ("QQ",)),), "or"))
     real_import = builtins.__import__
 
     def without_babel(name: str, *rest: Any) -> Any:
@@ -290,4 +290,4 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(builtins, "__import__", without_babel)
     with pytest.raises(InputError, match="pip install babel"):
-        Phrasebook("de")
+        Phrasebook("fr")
