@@ -1,0 +1,124 @@
+"""What only a GPU can show: FlexAttention against SDPA, forward and gradient, and steps in half precision."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from ernie_m.attention import attend, build_mask, choose_attention
+from ernie_m.batch import LossRequest
+from ernie_m.objectives import BTMLM, CAMLM, OBJECTIVES, Objective
+from ernie_m.pseudo_parallel import fill_placeholders
+
+if TYPE_CHECKING:
+    from conftest import BatchOf, DocumentsOf, EncoderOf
+
+    from ernie_m.engine import Precision, Ranks
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+S = 256
+DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
+
+
+@pytest.fixture
+def needs_flex() -> None:
+    choice = choose_attention("auto", torch.device("cuda", 0))
+    if choice.value != "flex":
+        pytest.skip(str(choice))
+
+
+@pytest.mark.usefixtures("needs_flex")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_flex_is_sdpa_forward_and_gradient(
+    objective: Objective, dtype: torch.dtype, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    batch = batch_of(objective, documents_of(objective), S).map(lambda tensor: tensor.cuda())
+    stages = [batch]
+    if batch.generation is not None:
+        stages.append(replace(batch, reads_BS=batch.generation.reads_RS))
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-3  # flex multiplies fp32 in TF32
+    real = (batch.document_BS >= 0)[:, None, :, None]
+    for stage in stages:
+        rng = torch.Generator("cuda").manual_seed(0)
+        inputs = [torch.randn(2, 4, S, 64, generator=rng, device="cuda").to(dtype) for _ in range(3)]
+        weight = torch.randn(2, 4, S, 64, generator=rng, device="cuda").to(dtype)
+        results = []
+        for backend in ("sdpa", "flex"):
+            leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+            out = attend(*leaves, build_mask(backend, stage), 0.0)
+            (out * weight * real).sum().backward()
+            results.append([out * real, *(leaf.grad for leaf in leaves)])
+        for expected, found in zip(*results, strict=True):
+            assert bool(found.isfinite().all())
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+        assert results[0][1].abs().max() > 0.05
+
+
+@pytest.mark.usefixtures("needs_flex")
+def test_loss_and_gradient_of_the_model_are_the_same_with_flex(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    batch = batch_of(CAMLM, documents_of(CAMLM), S).map(lambda tensor: tensor.cuda())
+    request = LossRequest(torch.ones(len(OBJECTIVES), device="cuda"), 1)
+    losses, gradients = [], []
+    for backend in ("sdpa", "flex"):
+        model = encoder_of(num_layers=4, hidden_size=128, attention="sdpa", max_positions=S + 2).cuda()
+        model.attention_choice = replace(model.attention_choice, value=backend)
+        loss, _ = model(batch, request)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.999
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    from ernie_m.engine import Ranks
+
+    before = dict(os.environ)
+    alone = Ranks()
+    yield alone
+    alone.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.mark.parametrize(("precision", "stage"), list(itertools.product(("bf16", "fp16"), (1, 2))))
+def test_a_step_in_half_precision_ends_finite_and_learns(
+    precision: Precision, stage: int, ranks: Ranks, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
+
+    model = encoder_of(num_layers=4, hidden_size=128, max_positions=S + 2)
+    model.initialise(0)
+    engine = Engine(
+        model,
+        ranks,
+        DS_CONFIGS,
+        EngineConfig(zero_stage=stage, precision=precision),
+        OptimizerConfig(peak_learning_rate=1e-3, warmup_steps=0),
+        BatchConfig(rows_per_step=2, micro_batch_rows=2),
+    )
+    batch = batch_of(BTMLM, documents_of(BTMLM), S).map(lambda tensor: tensor.cuda())
+    num_predicted = len(batch.predicted_N)
+    request = LossRequest(torch.full((len(OBJECTIVES),), 1 / num_predicted, device=ranks.device), 1)
+    losses = []
+    for _ in range(40):  # fp16 spends its first ones on finding the loss scale
+        filled = fill_placeholders(engine.module, batch)
+        losses.append(engine.forward_backward(filled, request).item() / num_predicted)
+        engine.update(1e-3)
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(bool(parameter.isfinite().all()) for parameter in engine.module.parameters())
+    assert (engine.loss_scale is not None) == (precision == "fp16")

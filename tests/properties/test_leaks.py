@@ -1,0 +1,208 @@
+"""A mask must not learn of its own answer, over any number of layers: by closure, by bits and by gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from torch import Tensor
+
+from ernie_m.attention_rule import check_no_leak, closure
+from ernie_m.batch import PackedBatch
+from ernie_m.model import Encoder
+from ernie_m.objectives import BTMLM, CAMLM, INSERT, Objective
+
+if TYPE_CHECKING:
+    from conftest import BatchOf, DocumentsOf, EncoderOf
+
+X, Y, MX, MY = range(4)  # CAMLM's groups
+P = 1  # BTMLM's placeholders
+NAIVE = {"X": "X Y", "Y": "X Y", "MX": "Y MX", "MY": "X MY"}
+DEEP = {"num_layers": 12, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "dtype": torch.float64}
+
+
+@pytest.fixture
+def deep(encoder_of: EncoderOf) -> Encoder:
+    return encoder_of(**DEEP)
+
+
+@pytest.fixture
+def camlm(documents_of: DocumentsOf, batch_of: BatchOf) -> PackedBatch:
+    return batch_of(CAMLM, documents_of(CAMLM))
+
+
+@pytest.fixture
+def stage_1(documents_of: DocumentsOf, batch_of: BatchOf) -> PackedBatch:
+    """BTMLM's rows as stage 1 sees them (both rows hold placeholders)."""
+    batch = batch_of(BTMLM, documents_of(BTMLM))
+    return replace(batch, input_ids_BS=batch.generation.input_ids_RS, reads_BS=batch.generation.reads_RS)
+
+
+def is_group(batch: PackedBatch, document: int, *groups: int) -> Tensor:
+    """Positions of document `document` of row 0 in these groups, bool [B, S]."""
+    chosen = (batch.document_BS == document) & torch.isin(batch.group_BS, torch.tensor(groups))
+    chosen[1:] = False
+    assert chosen.any()
+    return chosen
+
+
+def others(batch: PackedBatch, document: int) -> Tensor:
+    """Everything outside document `document` of row 0, padding and row 1 included."""
+    inside = batch.document_BS == document
+    inside[1:] = False
+    return ~inside
+
+
+def with_other_ids(batch: PackedBatch, where: Tensor) -> PackedBatch:
+    """Each id at `where` replaced by another ordinary piece."""
+    changed = 4 + (batch.input_ids_BS + 13) % 90
+    assert bool((changed != batch.input_ids_BS)[where].all())
+    return replace(batch, input_ids_BS=torch.where(where, changed, batch.input_ids_BS).int())
+
+
+def logits(model: Encoder, batch: PackedBatch, where: Tensor, layer: int | None = None) -> Tensor:
+    with torch.no_grad():
+        return model.head.logits(model.hidden_states(batch, layer)[where])
+
+
+def embedded_gradient(model: Encoder, batch: PackedBatch, where: Tensor) -> Tensor:
+    """Largest |gradient| of the logits at `where` with respect to each position's embedded input, [B, S]."""
+    caught: list[Tensor] = []
+
+    def catch(module: object, inputs: object, output: Tensor) -> None:
+        output.retain_grad()
+        caught.append(output)
+
+    handle = model.embeddings.register_forward_hook(catch)
+    model.head.logits(model.hidden_states(batch)[where]).log_softmax(-1)[:, 7].sum().backward()
+    handle.remove()
+    assert caught[0].grad is not None
+    return caught[0].grad.abs().amax(-1)
+
+
+def naive_camlm() -> Objective:
+    """The table one would write first; only without its promise does it get past the check."""
+    return Objective("CAMLM", 2, INSERT, CAMLM.groups, NAIVE)
+
+
+def test_closure_refuses_the_naive_CAMLM_table() -> None:
+    with pytest.raises(ValueError, match="X reaches MX"):
+        Objective("naive", 2, INSERT, CAMLM.groups, NAIVE, CAMLM.must_not_reach)
+    with pytest.raises(ValueError, match="a mask would see its answer"):
+        check_no_leak("three steps", {"M": "A", "A": "B", "B": "C", "C": "C"}, [("M", "C")])
+    assert closure(NAIVE)["MX"] == {"X", "Y", "MX"}
+
+
+def test_closure_holds_for_the_tables_in_use() -> None:
+    assert CAMLM.must_not_reach
+    assert ("MX", "X") in CAMLM.must_not_reach
+    assert ("MY", "Y") in CAMLM.must_not_reach
+    assert "X" not in closure(CAMLM.reads)["MX"]
+    assert "Y" not in closure(CAMLM.reads)["MY"]
+    assert "P" not in closure(BTMLM.generation_reads)["X"]
+    assert ("X", "P") in BTMLM.generation_must_not_reach
+
+
+def test_closure_also_guards_stage_1() -> None:
+    with pytest.raises(ValueError, match="stage 1: P reaches X"):
+        Objective("B", 1, "replace", ("X", "P"), BTMLM.reads, (), {"X": "X P", "P": "X P"}, (("X", "P"),))
+
+
+@pytest.mark.parametrize("document", [0, 1])
+def test_CAMLM_masks_are_bit_equal_when_their_own_sentence_changes(deep: Encoder, camlm: PackedBatch, document: int) -> None:
+    for own, masks, other_masks in ((X, MX, MY), (Y, MY, MX)):
+        at_masks, at_others = is_group(camlm, document, masks), is_group(camlm, document, other_masks)
+        before, before_others = logits(deep, camlm, at_masks), logits(deep, camlm, at_others)
+        outside = logits(deep, camlm, others(camlm, document))
+        own_tokens = is_group(camlm, document, own)
+        each = [torch.zeros_like(own_tokens).index_put(tuple(p), torch.tensor(True)) for p in own_tokens.nonzero()]
+        for where in [own_tokens, *each]:
+            changed = with_other_ids(camlm, where)
+            assert torch.equal(logits(deep, changed, at_masks), before)
+            assert torch.equal(logits(deep, changed, others(camlm, document)), outside)
+            assert bool((logits(deep, changed, at_others) != before_others).any(-1).all()), "what may be read must be read"
+
+
+def test_CAMLM_sentences_are_bit_equal_when_the_masks_or_the_other_sentence_change(
+    deep: Encoder, camlm: PackedBatch
+) -> None:
+    for own, unseen in ((X, (Y, MX, MY)), (Y, (X, MX, MY))):
+        at_own = is_group(camlm, 0, own)
+        changed = with_other_ids(camlm, is_group(camlm, 0, *unseen))
+        assert torch.equal(logits(deep, changed, at_own), logits(deep, camlm, at_own))
+
+
+def test_CAMLM_gradient_is_exactly_zero_where_nothing_may_be_learnt(deep: Encoder, camlm: PackedBatch) -> None:
+    for own, other, masks, other_masks in ((X, Y, MX, MY), (Y, X, MY, MX)):
+        gradient = embedded_gradient(deep, camlm, is_group(camlm, 1, masks))
+        assert torch.count_nonzero(gradient[is_group(camlm, 1, own, other_masks)]) == 0
+        assert torch.count_nonzero(gradient[others(camlm, 1)]) == 0
+        assert bool((gradient[is_group(camlm, 1, other, masks)] > 0).all())
+
+
+def test_the_naive_table_leaks_at_layer_2_and_these_tests_would_see_it(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model = encoder_of(**DEEP)
+    naive = batch_of(CAMLM, documents_of(naive_camlm()))
+    changed = with_other_ids(naive, is_group(naive, 0, X))
+    at_masks = is_group(naive, 0, MX)
+    assert torch.equal(logits(model, changed, at_masks, layer=1), logits(model, naive, at_masks, layer=1))
+    for layer in (2, 12):
+        different = logits(model, changed, at_masks, layer) != logits(model, naive, at_masks, layer)
+        assert bool(different.any(-1).all()), f"layer {layer}"
+    gradient = embedded_gradient(model, naive, at_masks)
+    assert bool((gradient[is_group(naive, 0, X)] > 0).all())
+
+
+def test_BTMLM_stage_1_sentence_is_bit_equal_when_its_placeholders_change(deep: Encoder, stage_1: PackedBatch) -> None:
+    sentence, slots = is_group(stage_1, 0, X), is_group(stage_1, 0, P)
+    before, before_slots = logits(deep, stage_1, sentence), logits(deep, stage_1, slots)
+    other_language = replace(stage_1, language_BS=torch.where(slots, 4, stage_1.language_BS))
+    for changed in (with_other_ids(stage_1, slots), other_language):
+        assert torch.equal(logits(deep, changed, sentence), before)
+        assert bool((logits(deep, changed, slots) != before_slots).any(-1).all()), "slots must notice"
+    gradient = embedded_gradient(deep, stage_1, sentence)
+    assert torch.count_nonzero(gradient[slots]) == 0
+    assert bool((gradient[sentence] > 0).all())
+
+
+def test_BTMLM_stage_1_placeholders_hear_their_own_document_alone(deep: Encoder, stage_1: PackedBatch) -> None:
+    slots = is_group(stage_1, 1, P)
+    before = logits(deep, stage_1, slots)
+    assert torch.equal(logits(deep, with_other_ids(stage_1, others(stage_1, 1)), slots), before)
+    own = with_other_ids(stage_1, is_group(stage_1, 1, X))
+    assert bool((logits(deep, own, slots) != before).any(-1).all())
+    gradient = embedded_gradient(deep, stage_1, slots)
+    assert torch.count_nonzero(gradient[others(stage_1, 1)]) == 0
+    assert bool((gradient[is_group(stage_1, 1, X, P)] > 0).all())
+
+
+def test_no_objective_reads_across_documents(
+    objective: Objective, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model = encoder_of(dtype=torch.float64, num_layers=3)
+    batch = batch_of(objective, documents_of(objective))
+    inside = ~others(batch, 1)
+    before = logits(model, batch, inside)
+    assert torch.equal(logits(model, with_other_ids(batch, others(batch, 1)), inside), before)
+    assert not torch.equal(logits(model, with_other_ids(batch, inside), inside), before)
+
+
+def test_CLM_does_not_see_the_future(encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    from ernie_m.objectives import CLM
+
+    model = encoder_of(dtype=torch.float64, num_layers=3)
+    batch = batch_of(CLM, documents_of(CLM))
+    document = (~others(batch, 1))[0].nonzero().flatten()
+    early, late = (
+        torch.zeros_like(batch.input_ids_BS, dtype=torch.bool),
+        torch.zeros_like(batch.input_ids_BS, dtype=torch.bool),
+    )
+    early[0, document[:3]] = True
+    late[0, document[3:]] = True
+    before = logits(model, batch, early)
+    assert torch.equal(logits(model, with_other_ids(batch, late), early), before)
+    assert not torch.equal(logits(model, with_other_ids(batch, early), late), logits(model, batch, late))

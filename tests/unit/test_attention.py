@@ -1,0 +1,116 @@
+"""All backends give the same numbers, and the choice between them gives its reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention.flex_attention import BlockMask
+
+from ernie_m.attention import attend, build_mask, choose_attention
+from ernie_m.attention_rule import attention_rule, closure, dense_mask, group_bits
+from ernie_m.batch import PackedBatch
+from ernie_m.console import InputError
+from ernie_m.objectives import BTMLM, CAMLM, Objective
+
+if TYPE_CHECKING:
+    from conftest import BatchOf, DocumentsOf, EncoderOf
+
+S = 128
+
+
+def stages_of(batch: PackedBatch) -> list[PackedBatch]:
+    if batch.generation is None:
+        return [batch]
+    return [batch, replace(batch, reads_BS=batch.generation.reads_RS)]
+
+
+def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    scores = (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).masked_fill(~mask, float("-inf"))
+    return scores.softmax(-1) @ value
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_is_sdpa_is_plain_attention(objective: Objective, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    batch = batch_of(objective, documents_of(objective), S)
+    rng = torch.Generator().manual_seed(0)
+    for stage in stages_of(batch):
+        query, key, value = (torch.randn(2, 3, S, 16, generator=rng) for _ in range(3))
+        dense, blocks = build_mask("sdpa", stage), build_mask("flex", stage)
+        assert isinstance(blocks, BlockMask)
+        assert dense.dtype == torch.bool
+        expected = plain_attention(query, key, value, dense)
+        with torch.no_grad():
+            torch.testing.assert_close(attend(query, key, value, dense, 0.0), expected, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(attend(query, key, value, blocks, 0.0), expected, rtol=1e-5, atol=1e-5)
+        everything = plain_attention(query, key, value, torch.ones_like(dense))
+        assert (everything - expected).abs().max() > 0.1, "the mask must matter"
+
+
+def test_flex_blocks_are_skipped_where_nobody_reads(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    batch = batch_of(CAMLM, [documents_of(CAMLM)[0]], 512)
+    assert build_mask("flex", batch).sparsity() > 50
+
+
+def test_the_rule_is_the_same_in_numpy_and_torch(objective: Objective, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    batch = batch_of(objective, documents_of(objective), 64)
+    arrays = [np.asarray(getattr(batch, f"{name}_BS")) for name in ("document", "group", "reads", "horizon")]
+    in_numpy = dense_mask(attention_rule(*arrays), np.arange(2), np.arange(64))
+    assert np.array_equal(in_numpy, build_mask("sdpa", batch).numpy())
+    assert in_numpy.shape == (2, 1, 64, 64)
+
+
+def test_group_bits_number_the_groups_in_order() -> None:
+    assert group_bits(CAMLM.groups, CAMLM.reads) == {"X": 0b0001, "Y": 0b0010, "MX": 0b0110, "MY": 0b1001}
+    assert group_bits(BTMLM.groups, BTMLM.generation_reads or {}) == {"X": 0b01, "P": 0b11}
+
+
+def test_closure_follows_chains_and_contains_itself() -> None:
+    assert closure({"A": "B", "B": "C", "C": "", "D": "D"}) == {
+        "A": {"A", "B", "C"},
+        "B": {"B", "C"},
+        "C": {"C"},
+        "D": {"D"},
+    }
+
+
+def test_attention_dropout_changes_training_alone(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    batch = batch_of(CAMLM, documents_of(CAMLM))
+    model = encoder_of(attention_dropout=0.5)
+    with torch.no_grad():
+        assert torch.equal(model.hidden_states(batch), model.hidden_states(batch))
+        model.train()
+        assert not torch.equal(model.hidden_states(batch), model.hidden_states(batch))
+
+
+def test_on_the_CPU_sdpa_is_chosen_and_flex_refused() -> None:
+    cpu = torch.device("cpu")
+    assert str(choose_attention("auto", cpu)) == "attention: sdpa (cpu device; flex trains on CUDA only)"
+    assert str(choose_attention("sdpa", cpu)) == "attention: sdpa (asked for)"
+    with pytest.raises(InputError, match=r"model.attention=flex: not possible here \(cpu device.*use auto or sdpa"):
+        choose_attention("flex", cpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "value", "reason"),
+    [
+        ("Tesla V100", (7, 0), "sdpa", "Tesla V100 is sm70; flex needs sm80"),
+        ("NVIDIA A100", (8, 0), "flex", "CUDA, sm80 or later"),
+        ("NVIDIA H200", (9, 0), "flex", "CUDA, sm80 or later"),
+    ],
+)
+def test_the_GPU_decides_and_the_reason_names_it(
+    name: str, capability: tuple[int, int], value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    choice = choose_attention("auto", torch.device("cuda", 0))
+    assert (choice.value, choice.reason) == (value, reason)
+    if value == "sdpa":
+        with pytest.raises(InputError, match="sm70; flex needs sm80"):
+            choose_attention("flex", torch.device("cuda", 0))

@@ -1,0 +1,117 @@
+"""What a person sees: one line for a mistake, a reason for each choice, progress with an ETA."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+
+from ernie_m.console import Choice, InputError, Progress, duration, fail, run_cleanly
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("data: no\n   such folder"), 2, "error: data: no such folder\n"),
+        (FileNotFoundError(2, "No such file or directory", "x.txt"), 3, "error: x.txt: No such file or directory\n"),
+        (OSError(28, "No space left on device"), 3, "error: input/output: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        run_cleanly(raising(error))
+    assert caught.value.code == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_with_several_ranks_the_first_alone_speaks_unless_only_one_knows(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    for only_here, line in ((False, ""), (True, "error: rank 3: broken shard\n")):
+        with pytest.raises(SystemExit) as caught:
+            run_cleanly(raising(InputError("broken shard", only_here=only_here)))
+        assert caught.value.code == 2
+        assert capsys.readouterr().err == line
+
+
+def test_our_own_mistakes_keep_their_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_cleanly(lambda: 1 // 0)
+
+
+def test_success_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    run_cleanly(lambda: None)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_fail_exits_with_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fail("two\nlines", 7)
+    assert caught.value.code == 7
+    assert capsys.readouterr().err == "error: two lines\n"
+
+
+def test_an_InputError_is_a_ValueError_and_a_choice_gives_its_reason() -> None:
+    assert issubclass(InputError, ValueError)
+    assert str(Choice("attention", "sdpa", "cpu device")) == "attention: sdpa (cpu device)"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (-5, "0s"),
+        (59.9, "59s"),
+        (60, "1m00s"),
+        (71, "1m11s"),
+        (3599, "59m59s"),
+        (3600, "1h00m"),
+        (3700, "1h01m"),
+        (360000, "100h00m"),
+    ],
+)
+def test_durations_are_short(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_prints_share_and_ETA_in_lines_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    progress = Progress("build", 200, "lines", stream, every=0.0)
+    progress.advance(50)
+    progress.advance(50, note="m.en")
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("build: 100/200 lines (50 %), ETA ")
+    assert lines[1].endswith("lines/s m.en")
+
+
+def test_progress_is_silent_for_short_jobs_and_rewrites_its_line_on_a_terminal() -> None:
+    quiet = io.StringIO()
+    progress = Progress("build", None, "lines", quiet)
+    progress.advance(10)
+    progress.close()
+    assert quiet.getvalue() == ""
+    terminal = Terminal()
+    progress = Progress("build", None, "lines", terminal)
+    progress.advance(10)
+    progress.close()
+    assert terminal.getvalue().startswith("\r\x1b[Kbuild: 10 lines, 0s, ")
+    assert terminal.getvalue().endswith("\n")

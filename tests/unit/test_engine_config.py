@@ -1,0 +1,122 @@
+"""What the engine decides before DeepSpeed starts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from ernie_m.console import InputError
+from ernie_m.engine import (
+    BatchConfig,
+    EngineConfig,
+    OptimizerConfig,
+    _filled,
+    _parameter_groups,
+    choose_precision,
+    read_full_weights,
+)
+from ernie_m.engine import _read_ds_config as read_ds_config
+
+if TYPE_CHECKING:
+    from conftest import EncoderOf
+
+DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"
+
+
+def test_learning_rate_rises_linearly_and_falls_linearly_to_zero() -> None:
+    optimizer = OptimizerConfig(peak_learning_rate=1.0, warmup_steps=10)
+    rates = [optimizer.learning_rate(step, 110) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == max(rates) == pytest.approx(1.0)
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[109] == pytest.approx(0.01)
+    assert rates[110] == 0.0
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert OptimizerConfig(warmup_steps=0, peak_learning_rate=2.0).learning_rate(0, 4) == 2.0
+
+
+@pytest.mark.parametrize(("rows", "micro", "world", "steps"), [(2048, 4, 64, 8), (16, 8, 2, 1), (16, 8, 1, 2), (3, 1, 3, 1)])
+def test_accumulation_follows_from_the_batch(rows: int, micro: int, world: int, steps: int) -> None:
+    assert BatchConfig(rows_per_step=rows, micro_batch_rows=micro).accumulation_steps(world) == steps
+
+
+@pytest.mark.parametrize(("rows", "world", "nearest"), [(2048, 63, 2016), (1, 2, 8), (15, 2, 16), (9, 2, 8)])
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(rows: int, world: int, nearest: int) -> None:
+    batch = BatchConfig(rows_per_step=rows, micro_batch_rows=4)
+    with pytest.raises(InputError, match=rf"{rows} is not a multiple of micro_batch_rows 4 x {world} .*: {nearest}$"):
+        batch.accumulation_steps(world)
+    assert BatchConfig(rows_per_step=nearest, micro_batch_rows=4).accumulation_steps(world) >= 1
+
+
+@pytest.mark.parametrize(
+    ("capability", "value", "reason"), [((7, 0), "fp16", "V100 has no bf16"), ((8, 0), "bf16", "V100 has bf16")]
+)
+def test_precision_follows_from_the_device(
+    capability: tuple[int, int], value: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "V100")
+    choice = choose_precision("auto", torch.device("cuda", 0))
+    assert (choice.value, choice.reason) == (value, reason)
+    assert str(choose_precision("auto", torch.device("cpu"))) == "precision: fp32 (cpu device)"
+    assert str(choose_precision("bf16", torch.device("cpu"))) == "precision: bf16 (asked for)"
+
+
+def test_biases_and_norms_do_not_decay(encoder_of: EncoderOf) -> None:
+    model = encoder_of()
+    decayed, free = _parameter_groups(model, 0.01)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
+    groups = {id(p): "decayed" for p in decayed["params"]} | {id(p): "free" for p in free["params"]}
+    for name, parameter in model.named_parameters():
+        assert groups[id(parameter)] == ("free" if name.endswith("bias") or "norm." in name else "decayed"), name
+    assert len(groups) == len(list(model.parameters()))
+
+
+def test_auto_is_filled_by_the_recipe_and_nothing_else_is_touched() -> None:
+    content = {"lr": "auto", "deep": {"betas": "auto", "stage": 1}, "mode": "manual"}
+    assert _filled(content, {"lr": 1.0, "betas": [0.9]}) == {
+        "lr": 1.0,
+        "deep": {"betas": [0.9], "stage": 1},
+        "mode": "manual",
+    }
+    with pytest.raises(InputError, match="speed says auto, but the recipe owns no such value"):
+        _filled({"speed": "auto"}, {"lr": 1.0})
+
+
+@pytest.mark.parametrize("path", sorted(DS_CONFIGS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_ds_config_leaves_batch_rate_and_clip_to_the_recipe(path: Path) -> None:
+    content = read_ds_config(path)
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"):
+        assert content[key] == "auto", key
+    assert {content["optimizer"]["params"][key] for key in ("lr", "betas", "eps", "weight_decay")} == {"auto"}
+    stage, precision = re.fullmatch(r"zero(\d)_(\w+)", path.stem).groups()  # type: ignore[union-attr]
+    assert content.get("zero_optimization", {"stage": 0})["stage"] == int(stage)
+    enabled = {key for key in ("bf16", "fp16") if content.get(key, {}).get("enabled")}
+    assert enabled == ({precision} if precision != "fp32" else set())
+
+
+def test_stage_and_precision_that_cannot_work_are_refused() -> None:
+    with pytest.raises(InputError, match="zero_stage: 4; expected 0, 1, 2 or 3"):
+        EngineConfig(zero_stage=4)
+    with pytest.raises(InputError, match="loss scale"):
+        EngineConfig(zero_stage=0, precision="fp16")
+
+
+def test_broken_ds_configs_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file; engine\.zero_stage and engine\.precision must name"):
+        read_ds_config(tmp_path / "zero9_fp32.json")
+    (tmp_path / "broken.json").write_text('{"a": 1,\n}')
+    with pytest.raises(InputError, match=r"broken\.json, line 2: not valid JSON"):
+        read_ds_config(tmp_path / "broken.json")
+    assert json.loads((DS_CONFIGS / "zero1_bf16.json").read_text())
+
+
+def test_weights_of_a_folder_without_checkpoint_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no DeepSpeed checkpoint files; expected mp_rank_00_model_states\.pt"):
+        read_full_weights(tmp_path)

@@ -1,0 +1,158 @@
+"""The cross-lingual gain compares like with like, on any number of ranks; retrieval finds nearest neighbours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from ernie_m.batch import Example
+from ernie_m.console import InputError
+from ernie_m.corpus import HELD_OUT
+from ernie_m.evaluation import SHUFFLED, TRUE, accuracy_at_1, cross_lingual_gain, gain_rows, held_out_pairs, read_aligned
+from ernie_m.objectives import CorruptionConfig
+
+if TYPE_CHECKING:
+    from conftest import EncoderOf
+
+    from ernie_m.corpus import CorpusFolder
+    from ernie_m.model import Encoder
+    from ernie_m.packing import PackedRow
+
+S, CORRUPTION, CPU = 128, CorruptionConfig(), torch.device("cpu")
+
+
+def pairs_of(count: int, languages: tuple[int, int] = (1, 2), seed: int = 0) -> list[Example]:
+    rng = np.random.default_rng([seed, *languages])
+    lengths = rng.integers(4, 12, (count, 2))
+    return [Example(tuple(rng.integers(4, 100, n, dtype=np.int32) for n in row), languages) for row in lengths]
+
+
+def test_true_and_shuffled_rows_predict_the_same_tokens_at_the_same_places() -> None:
+    pairs = pairs_of(12) + pairs_of(5, (1, 3))
+    rows = gain_rows(pairs, CORRUPTION, 101, S, seed=0)
+    kinds = {kind: [d for row in rows if row.metric == kind for d in row.documents] for kind in (TRUE, SHUFFLED)}
+    assert len(kinds[TRUE]) == len(kinds[SHUFFLED]) == 2 * 17, "each pair in both directions"
+    for true, shuffled in zip(kinds[TRUE], kinds[SHUFFLED], strict=True):
+        assert np.array_equal(true.labels, shuffled.labels)
+        assert np.array_equal(true.position_ids[true.predicted], shuffled.position_ids[shuffled.predicted])
+        first = true.group == 0
+        assert np.array_equal(true.input_ids[first], shuffled.input_ids[: first.sum()])
+        assert set(true.group[true.predicted].tolist()) == {2}, "masks of the first sentence alone"
+        others = [d.input_ids[d.group == 1].tolist() for d in (true, shuffled)]
+        assert others[0] != others[1]
+        assert set(true.language.tolist()) == set(shuffled.language.tolist()), "shuffled within its language pair"
+    assert all(row.num_tokens <= S for row in rows)
+
+
+def test_a_lone_pair_cannot_be_shuffled() -> None:
+    rows = gain_rows(pairs_of(6) + pairs_of(1, (1, 3)), CORRUPTION, 101, S, seed=0)
+    assert sum(len(row.documents) for row in rows) == 2 * 2 * 6
+    for pairs in ([], pairs_of(1)):
+        with pytest.raises(InputError, match="no held-out pairs"):
+            gain_rows(pairs, CORRUPTION, 101, S, seed=0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_gain_is_the_same_on_every_number_of_ranks(encoder_of: EncoderOf, world_size: int) -> None:
+    model = encoder_of().train()
+    rows = gain_rows(pairs_of(20), CORRUPTION, 101, S, seed=0)
+    expected = cross_lingual_gain(model, rows, S, CPU, rows_at_a_time=2)
+    partial: list[torch.Tensor] = []
+    for rank in range(world_size):
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            partial.append(tensor)
+            return torch.stack(partial).sum(0)
+
+        found = cross_lingual_gain(model, rows, S, CPU, 2, rank, world_size, keep) if rank == world_size - 1 else None
+        if found is None:
+            _ignoring_division(model, rows, rank, world_size, partial)
+    assert found is not None
+    assert found.num_predicted == expected.num_predicted
+    assert (found.nll_true, found.nll_shuffled) == pytest.approx((expected.nll_true, expected.nll_shuffled), rel=1e-5)
+    assert found.gain == pytest.approx(found.nll_shuffled - found.nll_true)
+    assert model.training
+
+
+def _ignoring_division(
+    model: Encoder, rows: list[PackedRow], rank: int, world_size: int, partial: list[torch.Tensor]
+) -> None:
+    """One rank's sums; its own quotient may be 0 / 0 and does not matter."""
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        partial.append(tensor)
+        return torch.ones_like(tensor)
+
+    cross_lingual_gain(model, rows, S, CPU, 2, rank, world_size, keep)
+
+
+def test_the_gain_is_positive_for_a_model_that_copies(encoder_of: EncoderOf) -> None:
+    """Translations that equal their source: whoever reads the other sentence knows the answer."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    sentences = [rng.integers(4, 100, 8, dtype=np.int32) for _ in range(24)]
+    rows = gain_rows([Example((s, s.copy()), (1, 2)) for s in sentences], CORRUPTION, 101, S, seed=0)
+    model = encoder_of(num_layers=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.embeddings.word.weight.normal_(0, 1)
+        model.embeddings.norm.weight.fill_(1)
+        block = model.layers[0]
+        for norm in (block.attention_norm, block.ffn_norm, model.head.norm):
+            norm.weight.fill_(1)
+        block.qkv.weight[64:].copy_(torch.eye(32))
+        block.attention_out.weight.copy_(8 * torch.eye(32))
+        model.head.dense.weight.copy_(torch.eye(32))
+    gain = cross_lingual_gain(model, rows, S, CPU)
+    assert gain.gain > 0.1
+    assert gain.num_predicted == 2 * 24
+
+
+def test_held_out_pairs_come_from_all_language_pairs_in_turn(corpus_folder: CorpusFolder) -> None:
+    pairs = held_out_pairs(corpus_folder, 10)
+    assert len(pairs) == 10
+    (stream,) = corpus_folder.parallel(HELD_OUT)
+    shard = stream.shards[0]
+    assert np.array_equal(pairs[0].sentences[0], shard.values[0][: shard.offsets[0][1]])
+    assert len(held_out_pairs(corpus_folder, 1000)) == 30
+    assert pairs[0].languages == (corpus_folder.language_ids["de"], corpus_folder.language_ids["en"])
+
+
+def test_accuracy_at_1_counts_nearest_neighbours_both_ways() -> None:
+    rng = torch.Generator().manual_seed(0)
+    source = torch.randn(50, 16, generator=rng)
+    assert accuracy_at_1(source, source * 3.0, piece=7) == (1.0, 1.0)
+    one_off = source.clone()
+    one_off[3] = source[4] * 2
+    assert accuracy_at_1(source, one_off)[0] == pytest.approx(48 / 50, abs=0.021)
+    assert accuracy_at_1(source, one_off)[1] == pytest.approx(49 / 50)
+    assert max(accuracy_at_1(source, torch.roll(source, 1, 0))) == 0.0
+
+
+def test_aligned_files_are_read_line_by_line(tmp_path: Path) -> None:
+    one, two = tmp_path / "a", tmp_path / "b"
+    one.write_bytes("eins\r\nzwei\u2028drei\nvier\x85fünf".encode())
+    two.write_bytes(b"one\ntwo\nthree\n")
+    assert read_aligned(one, two) == (["eins", "zwei\u2028drei", "vier\x85fünf"], ["one", "two", "three"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"one\n", "has 2 lines, .* 1; expected line-aligned files"),
+        (b"", "b: empty; expected a sentence a line"),
+        (b"one\ntw\xffo\n", "b, line 2: not UTF-8"),
+        (None, "b: no such file"),
+    ],
+)
+def test_files_that_are_not_aligned_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    (tmp_path / "a").write_bytes(b"eins\nzwei\n")
+    if content is not None:
+        (tmp_path / "b").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_aligned(tmp_path / "a", tmp_path / "b")

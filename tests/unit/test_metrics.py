@@ -1,0 +1,94 @@
+"""Metrics survive kills and resumes, and their names come from the table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ernie_m.metrics import METRICS_FILE, ConsoleLine, MetricsLog, draw_curves, mean_losses, read_metrics
+
+
+def lines_of(*steps: int) -> list[dict[str, float]]:
+    return [{"step": step, "loss/MMLM": 1.0 / step} for step in steps]
+
+
+def logged(folder: Path, resume_step: int, *steps: int) -> None:
+    log = MetricsLog(folder, resume_step)
+    log.write(lines_of(*steps))
+    log.close()
+
+
+def test_resume_drops_the_lines_behind_the_checkpoint(tmp_path: Path) -> None:
+    logged(tmp_path, 0, 1, 2, 3, 4, 5)
+    logged(tmp_path, 3, 4, 5, 6)
+    assert read_metrics(tmp_path) == lines_of(1, 2, 3, 4, 5, 6)
+    logged(tmp_path, 0)
+    assert read_metrics(tmp_path) == []
+
+
+def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path) -> None:
+    logged(tmp_path, 0, 1, 2, 3)
+    path = tmp_path / METRICS_FILE
+    path.write_bytes(path.read_bytes()[:-7])
+    assert read_metrics(tmp_path) == lines_of(1, 2)
+    logged(tmp_path, 3, 4)
+    assert read_metrics(tmp_path) == lines_of(1, 2, 4)
+    assert [json.loads(text)["step"] for text in path.read_text().splitlines()] == [1, 2, 4]
+
+
+def test_lines_are_on_disk_at_once(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, 0)
+    log.write(lines_of(1))
+    assert read_metrics(tmp_path) == lines_of(1)
+    log.close()
+
+
+def test_a_folder_without_metrics_has_none(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+def test_means_are_over_tokens_not_over_means() -> None:
+    names = ["MMLM/en", "MMLM/sw", "CAMLM/de-en", "CAMLM/en-fr"]
+    losses = mean_losses(names, [20.0, 9.0, 6.0, 0.0], [10, 1, 2, 0])
+    assert losses == {
+        "loss/MMLM": 29 / 11,
+        "loss/MMLM/en": 2.0,
+        "loss/MMLM/sw": 9.0,
+        "loss/CAMLM": 3.0,
+        "loss/CAMLM/de-en": 3.0,
+    }
+    with pytest.raises(ValueError, match="zip"):
+        mean_losses(names, [1.0], [1])
+
+
+def test_the_console_line_says_how_far_and_shows_whole_objectives_alone() -> None:
+    console = ConsoleLine(num_steps=200, first_step=100, started=0.0)
+    line = console.format(150, {"loss/CAMLM": 3.25, "loss/CAMLM/de-en": 9.0}, 1e-4, 12345.6)
+    assert line.startswith("step 150/200 (75 %)  CAMLM 3.250  lr 1.00e-04  12,346 tokens/s  ETA ")
+    assert "de-en" not in line
+
+
+@pytest.mark.parametrize("with_gain", [False, True])
+def test_curves_are_drawn(tmp_path: Path, with_gain: bool) -> None:
+    log = MetricsLog(tmp_path, 0)
+    log.write([{"step": i, "loss/MMLM": 1 / i, "loss/MMLM/en": 1 / i} for i in range(1, 120)])
+    if with_gain:
+        log.write([{"step": 100, "cross_lingual_gain": 0.5}])
+    log.close()
+    path = draw_curves(tmp_path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
+
+
+def test_TensorBoard_gets_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    log = MetricsLog(tmp_path, 0, tensorboard=True)
+    log.write([{"step": 1, "loss/MMLM": 2.0, "loss_scale": None}])  # type: ignore[dict-item]
+    log.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss/MMLM")] == [(1, 2.0)]

@@ -1,0 +1,144 @@
+"""The encoder's own promises: initialisation, embeddings, checkpointing, the head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from ernie_m.batch import LossRequest
+from ernie_m.console import InputError
+from ernie_m.model import Encoder, ModelConfig, longest_document
+from ernie_m.objectives import BTMLM, CAMLM, MMLM, OBJECTIVES
+
+if TYPE_CHECKING:
+    from conftest import BatchOf, DocumentsOf, EncoderOf
+
+SHAPE = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "vocab_size": 101, "num_languages": 4}
+
+
+def test_initialisation_is_drawn_from_the_seed_as_the_paper_says() -> None:
+    config = ModelConfig(**SHAPE)
+    one, same, other = (Encoder(config).initialise(seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    for name, weight in one.items():
+        if "norm." in name:
+            assert (weight == (1.0 if name.endswith("weight") else 0.0)).all(), name
+        elif name.endswith("bias") or "language" in name:
+            assert (weight == 0).all(), name
+        else:
+            assert weight.std().item() == pytest.approx(0.02, rel=0.15), name
+            assert not torch.equal(weight, other[name]), name
+    assert (one["embeddings.word.weight"][1] == 0).all()
+    assert (one["embeddings.position.weight"][1] == 0).all()
+
+
+def test_the_output_matrix_is_the_word_embedding() -> None:
+    model = Encoder(ModelConfig(**SHAPE))
+    assert model.head.decoder_weight is model.embeddings.word.weight
+    names = [name for name, _ in model.named_parameters()]
+    assert len(names) == len(set(names))
+    assert "head.decoder_weight" not in names
+
+
+@pytest.mark.parametrize(("which", "changed"), [("masked", "masks"), ("all", "tokens"), ("none", "nothing")])
+def test_the_language_embedding_goes_where_the_configuration_says(
+    which: str, changed: str, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model = encoder_of(language_embedding=which)
+    batch = batch_of(MMLM, documents_of(MMLM))
+    inputs = (batch.input_ids_BS, batch.position_ids_BS)
+    with torch.no_grad():
+        differs = (model.embeddings(*inputs, batch.language_BS) != model.embeddings(*inputs, batch.language_BS * 0)).any(-1)
+    masks = batch.input_ids_BS == 100
+    assert 0 < int(masks.sum()) < masks.numel() / 4
+    expected = {"masks": masks, "tokens": batch.language_BS > 0, "nothing": torch.zeros_like(masks)}
+    assert torch.equal(differs, expected[changed])
+
+
+def test_activation_checkpointing_changes_no_number(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    batch, request = batch_of(CAMLM, documents_of(CAMLM)), LossRequest(torch.ones(len(OBJECTIVES)), 1)
+    gradients = []
+    for checkpointing in (False, True):
+        model = encoder_of(activation_checkpointing=checkpointing)
+        model(batch, request)[0].backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
+    assert gradients[0]["layers.0.qkv.weight"].abs().max() > 1e-4
+
+
+def test_hidden_states_behind_each_layer_are_those_on_the_way(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model, batch = encoder_of(num_layers=3), batch_of(CAMLM, documents_of(CAMLM))
+    on_the_way: list[torch.Tensor] = []
+    for block in [model.embeddings, *model.layers]:
+        block.register_forward_hook(lambda module, inputs, output: on_the_way.append(output))
+    with torch.no_grad():
+        last = model.hidden_states(batch)
+        wanted = on_the_way[:4]
+        found = [model.hidden_states(batch, layer) for layer in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+    assert torch.equal(last, found[3])
+
+
+def test_the_head_alone_agrees_with_the_logits(encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    model, batch = encoder_of(), batch_of(BTMLM, documents_of(BTMLM))
+    with torch.no_grad():
+        hidden = model.hidden_states(batch).flatten(0, 1)[batch.predicted_N.long()]
+        logits = model.head.logits(hidden)
+        nll = model.head(hidden, batch.labels_N)
+        assert torch.equal(model.head(hidden), logits[:, 4:100].argmax(-1).int() + 4)
+    expected = -logits.log_softmax(-1).gather(1, batch.labels_N.long()[:, None])[:, 0]
+    torch.testing.assert_close(nll, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_generation_in_chunks_is_generation_at_once(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = encoder_of(), batch_of(BTMLM, documents_of(BTMLM))
+    with torch.no_grad():
+        at_once = model(batch)
+        monkeypatch.setattr("ernie_m.model.MAX_LOGITS", 202)
+        assert torch.equal(model(batch), at_once)
+    assert at_once.dtype == torch.int32
+    assert len(at_once) > 4
+
+
+def test_loss_weighs_each_objective_by_its_scale(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model = encoder_of()
+    mixed = batch_of(CAMLM, documents_of(CAMLM))
+    number = torch.arange(len(mixed.predicted_N)) % 2 * 2  # MMLM's and CAMLM's in turn
+    mixed = replace(mixed, objective_N=number.int(), metric_N=(number // 2).int())
+    scales = torch.tensor([0.5, 9.0, 2.0, 9.0, 9.0])
+    loss, nll = model(mixed, LossRequest(scales, 2))
+    assert loss.item() == pytest.approx((0.5 * nll[0] + 2 * nll[1]).item(), rel=1e-5)
+    assert not nll.requires_grad
+
+
+def test_the_shape_takes_what_the_data_says() -> None:
+    config = ModelConfig(num_layers=2, hidden_size=32, num_heads=4, ffn_size=64)
+    assert config.vocab == 250_002
+    resolved = config.resolved(101, 4)
+    assert (resolved.vocab, resolved.num_languages) == (101, 4)
+    assert resolved.resolved(101, 4) == resolved
+    with pytest.raises(InputError, match=r"vocab_size: 101; expected 102, the data's"):
+        resolved.resolved(102, 4)
+    with pytest.raises(InputError, match=r"num_languages: 4; expected 5, the data's"):
+        resolved.resolved(101, 5)
+    assert longest_document(config) == 512
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("num_layers", 0), ("num_heads", 7), ("dropout", 1.0), ("attention_dropout", -0.1), ("hidden_size", -12)],
+)
+def test_shapes_that_make_no_sense_are_refused(key: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"^{key}|num_heads"):
+        ModelConfig(**{key: value})

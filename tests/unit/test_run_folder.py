@@ -1,0 +1,137 @@
+"""Whether a call may go on in a run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ernie_m.checkpoint import CheckpointStore
+from ernie_m.config import read_yaml
+from ernie_m.console import InputError
+from ernie_m.files import sha256_of
+from ernie_m.run_folder import RunFolder, model_config, tokenizer_of
+
+CONFIGURATION = {
+    "seed": 0,
+    "stages": [{"steps": 5, "rows": {"MMLM": 1.0}}],
+    "optimizer": {"peak_learning_rate": 1e-4, "warmup_steps": 10},
+    "output": {"log_every": 10},
+    "model": {"num_layers": 2, "hidden_size": 8, "num_heads": 2, "ffn_size": 16, "vocab_size": 50, "num_languages": 3},
+    "data_identity": {"folder": "/data/one", "manifest_sha256": "aa", "tokenizer_sha256": "bb", "languages": ["de", "en"]},
+}
+
+
+def changed(section: str | None, **values: object) -> dict:
+    if section is None:
+        return CONFIGURATION | values
+    return CONFIGURATION | {section: CONFIGURATION[section] | values}  # type: ignore[operator]
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.check(CONFIGURATION)
+    folder.start(CONFIGURATION, from_scratch=False)
+    return folder
+
+
+def test_a_new_or_empty_folder_may_be_used(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "new").check(CONFIGURATION)
+    RunFolder(tmp_path).check(CONFIGURATION)
+
+
+def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"not empty and not a run folder \(config.yaml is missing\); choose another --run"):
+        RunFolder(tmp_path).check(CONFIGURATION)
+
+
+def test_the_same_configuration_may_go_on(started: RunFolder) -> None:
+    assert read_yaml(started.path / "config.yaml") == CONFIGURATION
+    started.check(CONFIGURATION)
+    started.check(changed("output", log_every=1))
+    started.check(changed("data_identity", folder="/moved/elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("present", "difference"),
+    [
+        (changed("optimizer", peak_learning_rate=2e-4), "optimizer.peak_learning_rate: 0.0001 -> 0.0002"),
+        (changed(None, seed=1), "seed: 0 -> 1"),
+        (changed("data_identity", tokenizer_sha256="cc"), "data_identity.tokenizer_sha256: 'bb' -> 'cc'"),
+        (changed("data_identity", manifest_sha256="cc"), "data_identity.manifest_sha256: 'aa' -> 'cc'"),
+        (changed(None, stages=[{"steps": 6, "rows": {"MMLM": 1.0}}]), r"stages: .*'steps': 5.*'steps': 6"),
+        (changed("model", dropout=0.5), "model.dropout: None -> 0.5"),
+    ],
+)
+def test_another_configuration_is_refused_naming_what_differs(started: RunFolder, present: dict, difference: str) -> None:
+    with pytest.raises(InputError, match=difference) as caught:
+        started.check(present)
+    assert "--from_scratch" in str(caught.value)
+    assert str(started.path) in str(caught.value)
+    assert "log_every" not in str(caught.value)
+
+
+def test_all_differences_are_named_at_once(started: RunFolder) -> None:
+    with pytest.raises(InputError, match=r"optimizer\.warmup_steps: 10 -> 20; seed: 0 -> 3"):
+        started.check(changed("optimizer", warmup_steps=20) | {"seed": 3})
+
+
+def test_from_scratch_deletes_our_files_and_no_others(started: RunFolder) -> None:
+    (started.checkpoints / "step_00000001").mkdir(parents=True)
+    for name in ("metrics.jsonl", "curves.png", "notes.txt"):
+        (started.path / name).write_text("x")
+    started.complete({"steps": 5})
+    assert started.is_complete
+    started.start(changed(None, seed=9), from_scratch=True)
+    assert sorted(p.name for p in started.path.iterdir()) == ["config.yaml", "notes.txt"]
+    assert read_yaml(started.path / "config.yaml")["seed"] == 9
+    assert not started.is_complete
+
+
+def test_starting_again_keeps_what_is_there(started: RunFolder) -> None:
+    (started.path / "metrics.jsonl").write_text("x")
+    started.start(CONFIGURATION, from_scratch=False)
+    assert (started.path / "metrics.jsonl").read_text() == "x"
+
+
+def test_completion_is_a_marker_that_says_what_was_done(started: RunFolder) -> None:
+    assert not started.is_complete
+    started.complete({"steps": 5})
+    assert started.completed() == {"steps": 5}
+
+
+class Alone:
+    rank, world_size = 0, 1
+
+    def all_agree(self, mine: bool) -> bool:
+        return mine
+
+    def barrier(self) -> None:
+        """Nobody to wait for."""
+
+
+def test_tools_read_configuration_and_newest_checkpoint(started: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no whole checkpoint under"):
+        started.read()
+    store = CheckpointStore(started.checkpoints, Alone())
+    store.save(3, lambda folder: (folder / "model.pt").write_bytes(b"x") and None, {})
+    configuration, checkpoint = started.read()
+    assert (configuration, checkpoint.step) == (CONFIGURATION, 3)
+    shape = model_config(configuration)
+    assert (shape.num_layers, shape.vocab, shape.num_languages) == (2, 50, 3)
+    with pytest.raises(InputError, match="not a run folder"):
+        RunFolder(tmp_path / "elsewhere").read()
+
+
+def test_the_tokenizer_must_be_the_one_of_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "sentencepiece.bpe.model"
+    configuration = changed("data_identity", folder=str(tmp_path))
+    with pytest.raises(InputError, match="no such file; name the run's data folder with --data"):
+        tokenizer_of(configuration, None)
+    path.write_bytes(b"model")
+    with pytest.raises(InputError, match="not the tokenizer this run was trained with"):
+        tokenizer_of(configuration, tmp_path)
+    right = changed("data_identity", folder="/nowhere", tokenizer_sha256=sha256_of(path))
+    assert tokenizer_of(right, tmp_path) == path
