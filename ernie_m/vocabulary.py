@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from ernie_m.console import InputError
 from ernie_m.files import sha256_of
@@ -35,6 +36,8 @@ class Vocabulary:
         self.fingerprint = sha256_of(self.path)
         self.size = vocab_size_of(self._processor.get_piece_size())
         self.mask_id = mask_id(self.size)
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.path.read_bytes())  # type: ignore[attr-defined]
+        self.is_unigram = model.trainer_spec.model_type == model.trainer_spec.UNIGRAM
 
     def encode(self, text: str) -> np.ndarray:
         """Model ids of one text, without <s> and </s>: int32 [num_tokens]."""

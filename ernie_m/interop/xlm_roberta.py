@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
 from transformers.utils import logging
 
+from ernie_m.console import InputError
 from ernie_m.files import sha256_of
 from ernie_m.model import Encoder, ModelConfig
 from ernie_m.special_tokens import BOS_ID, EOS_ID, PAD_ID
-from ernie_m.vocabulary import TOKENIZER_FILE
+from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
 
 # ours -> theirs; {i} is the layer. The fused qkv and the tied output matrix are handled beside this table.
 NAMES = {
@@ -94,7 +95,12 @@ def from_hugging_face(weights: dict[str, Tensor], config: ModelConfig) -> dict[s
 
 
 def export(weights: dict[str, Tensor], config: ModelConfig, tokenizer: Path, to: Path) -> None:
-    """Write a folder that AutoModel, AutoModelForMaskedLM and AutoTokenizer load: safetensors, config, tokenizer."""
+    """Write a folder that AutoModel, AutoModelForMaskedLM and AutoTokenizer load: safetensors, config, tokenizer.
+
+    Raises InputError for a BPE tokenizer: transformers' XLM-R class would read it as a unigram one and give other ids.
+    """
+    if not Vocabulary(tokenizer).is_unigram:
+        raise InputError(f"{tokenizer}: a BPE model, which XLM-R's tokenizer class cannot hold; expected a unigram one")
     logging.disable_progress_bar()
     model = XLMRobertaForMaskedLM(hugging_face_config(config))
     model.load_state_dict(to_hugging_face(weights, config))
