@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ernie_m.attention import attend, build_mask, choose_attention
 from ernie_m.batch import Generation, LossRequest, PackedBatch
 from ernie_m.config import Section, section
+from ernie_m.console import InputError
 from ernie_m.loss import MAX_LOGITS, metric_sums, predicted_nll, weighted_loss
 from ernie_m.special_tokens import (
     FIRST_PIECE_ID,
@@ -73,8 +74,9 @@ class ModelConfig(Section):
 
     def resolved(self, vocab_size: int, num_languages: int) -> ModelConfig:
         """This shape with the data's vocabulary and languages; InputError where it names others."""
-        self.require(self.vocab_size in (None, vocab_size), "vocab_size", f"{vocab_size}, the data's (or null)")
-        self.require(self.num_languages in (None, num_languages), "num_languages", f"{num_languages}, the data's (or null)")
+        for key, of_data in (("vocab_size", vocab_size), ("num_languages", num_languages)):
+            if getattr(self, key) not in (None, of_data):
+                raise InputError(f"model.{key}: {getattr(self, key)}; expected {of_data}, the data's (or null)")
         return replace(self, vocab_size=vocab_size, num_languages=num_languages)
 
     @property

@@ -31,7 +31,7 @@ def data(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That corpus as shards."""
     folder = tmp_path_factory.mktemp("prepared")
     tokenizer = folder / "spm.model"
-    train_tokenizer(embedded / "catalog.yaml", tokenizer, 3000)
+    train_tokenizer(embedded / "catalog.yaml", tokenizer, 2000)
     build(embedded / "catalog.yaml", tokenizer, folder / "data")
     return folder / "data"
 
