@@ -13,6 +13,7 @@ A run with checkpoints of which none is whole is an error, never a silent start 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -37,8 +38,6 @@ class Voters(Protocol):
     world_size: int
 
     def all_agree(self, mine: bool) -> bool: ...
-
-    def barrier(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,10 +64,8 @@ class CheckpointStore:
         """
         final = self.folder / f"step_{step:08d}"
         aside = final.with_name(final.name + ".tmp")
-        if self.ranks.rank == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        self.ranks.barrier()
+        reason = self._attempt(lambda: _made_afresh(aside)) if self.ranks.rank == 0 else None
+        self._vote(reason, aside)
         reason = self._attempt(lambda: write(aside))
         self._vote(reason, aside)
         reason = self._attempt(lambda: self._hash_my_share(aside))
@@ -112,8 +109,8 @@ class CheckpointStore:
             action()
         except OSError as error:
             return f"{error.filename or 'writing'}: {error.strerror or error}"
-        except RuntimeError as error:  # torch's zip writer reports a full disk this way
-            return str(error).splitlines()[0]
+        except Exception as error:  # torch's zip writer reports a full disk as a RuntimeError; whatever it is, all must vote
+            return f"{type(error).__name__}: {error}".splitlines()[0]
         return None
 
     def _vote(self, reason: str | None, aside: Path) -> None:
@@ -136,7 +133,7 @@ class CheckpointStore:
             files.update(json.loads(part.read_text()))
             part.unlink()
         content = {"format": FORMAT_NAME, "step": step, "world_size": self.ranks.world_size, "files": files, "state": state}
-        write_json(aside / MANIFEST_FILE, content)
+        write_json(aside / MANIFEST_FILE, {**content, "sha256": _digest(content)})
         shutil.rmtree(final, ignore_errors=True)
         os.rename(aside, final)
         fsync_path(self.folder)
@@ -162,6 +159,8 @@ def read_manifest(folder: Path) -> Checkpoint:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT_NAME:
             raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
+        if content.pop("sha256") != _digest(content):
+            raise InputError(f"{path}: altered since it was written")
         return Checkpoint(folder, content["step"], content["world_size"], content["state"], content["files"])
     except FileNotFoundError:
         raise InputError(f"{path}: missing") from None
@@ -192,6 +191,15 @@ def newest_in_run(run: Path) -> Checkpoint:
         except InputError as error:
             print(f"checkpoint {folder}: {error}; trying the one before", file=sys.stderr)
     raise InputError(f"{run}: no whole checkpoint under {run / 'checkpoints'}; expected the run folder of a pre-training")
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _made_afresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
 
 
 def _share(folder: Path, rank: int, world_size: int) -> list[Path]:

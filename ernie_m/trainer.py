@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,76 +20,22 @@ from torch import Tensor
 from ernie_m import __version__
 from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.checkpoint import CheckpointStore
-from ernie_m.config import Section, section, to_mapping
+from ernie_m.config import to_mapping
 from ernie_m.console import InputError
 from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
-from ernie_m.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, Ranks
+from ernie_m.dataloader import Prefetcher, PretrainingData, Schedule, to_device
+from ernie_m.engine import Engine, Ranks
 from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.files import sha256_of
 from ernie_m.loss import objective_scales
 from ernie_m.metrics import ConsoleLine, MetricsLog, draw_curves, mean_losses
-from ernie_m.model import Encoder, ModelConfig, longest_document
+from ernie_m.model import Encoder
 from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.packing import PackedRow
 from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.recipe import TrainingConfig
 from ernie_m.run_folder import RunFolder
 from ernie_m.sampling import key_of
-
-
-@section
-class OutputConfig(Section):
-    """What is shown and kept; may change when a run is resumed."""
-
-    log_every: int = 10
-    """Steps between console lines; metrics.jsonl has every step."""
-    save_every: int = 1000
-    """Steps between checkpoints."""
-    keep_last: int = 2
-    """Checkpoints kept."""
-    evaluate_every: int = 1000
-    """Steps between measurements of the cross-lingual gain on held-out pairs; 0 never."""
-    held_out_pairs: int = 512
-    """Held-out pairs used for it."""
-
-    def check(self) -> None:
-        for key in ("log_every", "save_every", "keep_last"):
-            self.require(getattr(self, key) > 0, key, "a positive number")
-        self.require(self.evaluate_every >= 0, "evaluate_every", "0 or more")
-
-
-@section
-class TrainingConfig(Section):
-    """A recipe."""
-
-    stages: tuple[StageConfig, ...]
-    """Stretches of training, in order, each with its mix of objectives."""
-    seed: int = 0
-    """Everything random follows from it."""
-    objective_weights: dict[str, float] = field(default_factory=dict)
-    """Factor of each objective's mean loss; 1 where not named."""
-    model: ModelConfig = ModelConfig()
-    """Shape of the encoder."""
-    data: DataConfig = DataConfig()
-    """Rows and language mixture."""
-    batch: BatchConfig = BatchConfig()
-    """Size of a step."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """AdamW and its schedule."""
-    engine: EngineConfig = EngineConfig()
-    """ZeRO stage and precision."""
-    output: OutputConfig = OutputConfig()
-    """Logging, saving, evaluating."""
-
-    def check(self) -> None:
-        self.require(bool(self.stages), "stages", "at least one stage")
-        unknown = [name for name in self.objective_weights if name not in OBJECTIVES]
-        self.require(not unknown, "objective_weights", f"objectives out of {', '.join(OBJECTIVES)}")
-        if self.data.sequence_length > longest_document(self.model):
-            raise InputError(
-                f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
-                f"{longest_document(self.model)}"
-            )
 
 
 @dataclass(frozen=True)

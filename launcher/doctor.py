@@ -30,7 +30,7 @@ def doctor(*, hostfile: str | None = None, recipe: str | None = None, data: str 
     from ernie_m.config import build, read_recipe
     from ernie_m.corpus import CorpusFolder
     from ernie_m.hostfile import read_hostfile
-    from ernie_m.trainer import TrainingConfig
+    from ernie_m.recipe import TrainingConfig
 
     print("installed  " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
     print(f"this host  {platform.node()}, Python {platform.python_version()}, {_devices()}")

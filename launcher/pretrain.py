@@ -42,7 +42,8 @@ def pretrain(
         local_rank: set by the deepspeed launcher
     """
     from ernie_m.config import build, merge_overrides, read_recipe
-    from ernie_m.trainer import Trainer, TrainingConfig
+    from ernie_m.recipe import TrainingConfig
+    from ernie_m.trainer import Trainer
 
     path = recipe_path(recipe)
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))

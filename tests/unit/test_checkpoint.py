@@ -24,9 +24,6 @@ class Alone:
         self.votes += 1
         return mine and self.votes != self.veto
 
-    def barrier(self) -> None:
-        """Nobody to wait for."""
-
 
 def writer(step: int) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
@@ -97,9 +94,22 @@ def test_older_ones_beyond_keep_last_go(folder: Path, keep_last: int) -> None:
         (lambda folder: (folder / "manifest.json").write_text("{"), "not a valid manifest"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "not a valid manifest"),
         (lambda folder: (folder / "manifest.json").write_text('{"format": "other"}'), "not a manifest of ernie-m"),
-        (lambda folder: (folder / "manifest.json").write_text(_without_files(folder)), "not a valid manifest"),
+        (lambda folder: (folder / "manifest.json").write_text(_changed(folder, files=None)), "altered since it was written"),
+        (lambda folder: (folder / "manifest.json").write_text(_changed(folder, step=7)), "altered since it was written"),
+        (lambda folder: (folder / "manifest.json").write_text(_changed(folder, sha256=None)), "not a valid manifest"),
     ],
-    ids=["flipped bit", "truncated", "file gone", "manifest gone", "manifest torn", "binary", "foreign", "no files listed"],
+    ids=[
+        "flipped bit",
+        "truncated",
+        "file gone",
+        "manifest gone",
+        "manifest torn",
+        "binary",
+        "foreign",
+        "no files listed",
+        "another step",
+        "no hash of its own",
+    ],
 )
 def test_a_broken_checkpoint_is_named_and_the_one_before_taken(
     folder: Path, harm: Callable[[Path], object], complaint: str, capsys: pytest.CaptureFixture[str]
@@ -123,10 +133,10 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_taken(
         newest_in_run(folder.parent)
 
 
-def _without_files(folder: Path) -> str:
-    content = json.loads((folder / "manifest.json").read_text())
-    del content["files"]
-    return json.dumps(content)
+def _changed(folder: Path, **changes: object) -> str:
+    """The manifest with keys changed, or removed where None."""
+    content = {**json.loads((folder / "manifest.json").read_text()), **changes}
+    return json.dumps({key: value for key, value in content.items() if value is not None})
 
 
 def test_a_checkpoint_that_another_rank_finds_broken_is_passed_over(folder: Path) -> None:
@@ -165,7 +175,12 @@ def test_leftovers_alone_are_no_checkpoints(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file\ntraceback")]
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        RuntimeError("PytorchStreamWriter failed writing file\ntraceback"),
+        ValueError("PytorchStreamWriter failed writing file"),
+    ],
 )
 def test_a_failed_save_gives_the_reason_and_leaves_the_older_ones(folder: Path, error: Exception) -> None:
     store = CheckpointStore(folder, Alone(), keep_last=1)
@@ -184,7 +199,7 @@ def test_a_failed_save_gives_the_reason_and_leaves_the_older_ones(folder: Path, 
     assert found.step == 1
 
 
-@pytest.mark.parametrize("vote", [1, 2])
+@pytest.mark.parametrize("vote", [1, 2, 3])
 def test_a_single_no_of_another_rank_stops_the_save(folder: Path, vote: int) -> None:
     saved(CheckpointStore(folder, Alone()), 1)
     with pytest.raises(InputError, match="another rank failed to write its part"):
@@ -202,13 +217,13 @@ def test_saving_a_step_again_replaces_it(folder: Path) -> None:
 
 
 def test_several_ranks_hash_their_shares_into_one_manifest(folder: Path) -> None:
-    """Two ranks in turn, as barriers would order them: rank 1's part is there when rank 0 commits."""
+    """Two ranks in turn, as votes would order them: rank 1's part is there when rank 0 commits."""
 
     class First(Alone):
         world_size = 2
 
         def all_agree(self, mine: bool) -> bool:
-            if super().all_agree(mine) and self.votes == 2:  # behind the hashing
+            if super().all_agree(mine) and self.votes == 3:  # behind the hashing
                 second = CheckpointStore(folder, Second())
                 second._hash_my_share(folder / "step_00000003.tmp")
             return mine

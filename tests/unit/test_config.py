@@ -11,7 +11,7 @@ import pytest
 
 from ernie_m.config import Section, build, differing_keys, merge_overrides, read_recipe, read_yaml, section, to_mapping
 from ernie_m.console import InputError
-from ernie_m.trainer import TrainingConfig
+from ernie_m.recipe import TrainingConfig
 
 
 @section

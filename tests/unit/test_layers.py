@@ -15,7 +15,7 @@ LAYERS = (
     {"objectives", "packing", "attention", "loss"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {"engine", "checkpoint", "metrics", "evaluation"},
-    {"run_folder", "trainer", "interop", "downstream"},
+    {"run_folder", "recipe", "trainer", "interop", "downstream"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source"}

@@ -1,0 +1,67 @@
+"""A recipe: everything that decides what a run learns, put together from the sections that each owner declares."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from ernie_m.config import Section, section
+from ernie_m.console import InputError
+from ernie_m.dataloader import DataConfig, StageConfig
+from ernie_m.engine import BatchConfig, EngineConfig, OptimizerConfig
+from ernie_m.model import ModelConfig, longest_document
+from ernie_m.objectives import OBJECTIVES
+
+
+@section
+class OutputConfig(Section):
+    """What is shown and kept; may change when a run is resumed."""
+
+    log_every: int = 10
+    """Steps between console lines; metrics.jsonl has every step."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    keep_last: int = 2
+    """Checkpoints kept."""
+    evaluate_every: int = 1000
+    """Steps between measurements of the cross-lingual gain on held-out pairs; 0 never."""
+    held_out_pairs: int = 512
+    """Held-out pairs used for it."""
+
+    def check(self) -> None:
+        for key in ("log_every", "save_every", "keep_last"):
+            self.require(getattr(self, key) > 0, key, "a positive number")
+        self.require(self.evaluate_every >= 0, "evaluate_every", "0 or more")
+
+
+@section
+class TrainingConfig(Section):
+    """A recipe."""
+
+    stages: tuple[StageConfig, ...]
+    """Stretches of training, in order, each with its mix of objectives."""
+    seed: int = 0
+    """Everything random follows from it."""
+    objective_weights: dict[str, float] = field(default_factory=dict)
+    """Factor of each objective's mean loss; 1 where not named."""
+    model: ModelConfig = ModelConfig()
+    """Shape of the encoder."""
+    data: DataConfig = DataConfig()
+    """Rows and language mixture."""
+    batch: BatchConfig = BatchConfig()
+    """Size of a step."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and its schedule."""
+    engine: EngineConfig = EngineConfig()
+    """ZeRO stage and precision."""
+    output: OutputConfig = OutputConfig()
+    """Logging, saving, evaluating."""
+
+    def check(self) -> None:
+        self.require(bool(self.stages), "stages", "at least one stage")
+        unknown = [name for name in self.objective_weights if name not in OBJECTIVES]
+        self.require(not unknown, "objective_weights", f"objectives out of {', '.join(OBJECTIVES)}")
+        if self.data.sequence_length > longest_document(self.model):
+            raise InputError(
+                f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
+                f"{longest_document(self.model)}"
+            )
