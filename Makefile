@@ -2,7 +2,7 @@
 
 VENV ?= .venv
 PYTHON ?= python3
-# A CUDA build: make demo TORCH="torch --index-url https://download.pytorch.org/whl/cu130"
+# Another build of torch, e.g. the newest with CUDA: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 

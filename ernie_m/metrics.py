@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ernie_m.console import duration
 from ernie_m.files import written_atomically
 
@@ -111,7 +113,7 @@ def draw_curves(folder: Path) -> Path:
     figure, axes = pyplot.subplots(1, 2 if gains else 1, figsize=(12 if gains else 7, 4.5), squeeze=False)
     for key in objectives:
         points = [(line["step"], line[key]) for line in lines if key in line]
-        _plot_smoothed(axes[0][0], points, key.removeprefix("loss/"))
+        _plot_smoothed(axes[0][0], points, key.removeprefix("loss/"), width=max(1, len(lines) // 50))
     axes[0][0].set(xlabel="step", ylabel="nats per predicted token", title="Loss")
     axes[0][0].legend()
     axes[0][0].grid(alpha=0.3)
@@ -128,11 +130,12 @@ def draw_curves(folder: Path) -> Path:
     return path
 
 
-def _plot_smoothed(axis: Any, points: Sequence[tuple[int, float]], label: str) -> None:
+def _plot_smoothed(axis: Any, points: Sequence[tuple[int, float]], label: str, width: int) -> None:
+    """The points, faint, and over them their mean over the last `width`."""
     steps, values = [p[0] for p in points], [p[1] for p in points]
-    width = max(1, len(values) // 50)
-    smooth = [
-        sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))
-    ]
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    smooth = (sums[ends] - sums[starts]) / (ends - starts)
     (line,) = axis.plot(steps, smooth, label=label)
     axis.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -56,6 +57,14 @@ def single(recipe: Path, data: Path, run: Path, *more: str) -> subprocess.Comple
     return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
 
 
+def kill_all(argument: str) -> None:
+    """kill -9 every process that has `argument` on its command line: the launcher and all ranks."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if argument.encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("undisturbed") / "run"
@@ -93,8 +102,7 @@ def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
         assert time.monotonic() < deadline
         assert killed.poll() is None
         time.sleep(0.02)
-    os.killpg(killed.pid, signal.SIGKILL)
-    subprocess.run(["pkill", "-9", "-f", str(tmp_path / "killed")], check=False)
+    kill_all(str(tmp_path / "killed"))
     killed.communicate(timeout=30)
     assert not (tmp_path / "killed" / "COMPLETE").exists()
 
