@@ -27,16 +27,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("fr", "ru", "el", "ar", "hi", "zh", "ko", "th")  # held-out files that retrieval is measured on, with English
 
 
-def demo(*, to: str = "demo", ranks: int = 2, recipe: str = "demo", vocab_size: int = 3000) -> None:
+def demo(*, to: str = "demo", ranks: int = 0, recipe: str = "demo", vocab_size: int = 3000) -> None:
     """Run the whole line on a generated corpus, in minutes on two CPU cores, and print what came of it.
 
     Args:
         to: folder for everything the demo makes
-        ranks: local processes (or GPUs) to train on
+        ranks: local processes to train on; 0 takes every GPU, or two processes where there is none
         recipe: name in launcher/recipes/
         vocab_size: of the SentencePiece tokenizer trained on the corpus
     """
+    import torch
+
     started = time.monotonic()
+    ranks = ranks or torch.cuda.device_count() or 2
     folder = Path(to)
     raw, tokenizer, data, run, exported = (folder / name for name in ("raw", "spm.model", "data", "run", "hugging_face"))
     python = [sys.executable]
