@@ -9,7 +9,7 @@ setup(
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["ernie_m", "ernie_m.*", "data_prep", "data_prep.*"]),
     package_data={"data_prep": ["*.yaml"]},
     install_requires=[

@@ -94,7 +94,8 @@ def convert(
         nonlocal counted
         counted += num_bytes
 
-    num_languages = len(corpus.languages)
+    languages = tuple(sorted(corpus.languages))  # en-fr and fr-en are one stream
+    num_languages = len(languages)
     splits = (TRAIN, HELD_OUT) if num_languages == 2 else (TRAIN,)
     writers = {split: ShardWriter(out, corpus.name, split, num_languages, rows_per_shard) for split in splits}
     before, rows, document = progress.done, 0, -1
@@ -113,16 +114,17 @@ def convert(
             "correct the catalog or take the corpus out of it"
         )
     shards = tuple(entry for writer in writers.values() for entry in writer.finish())
-    return CorpusEntry(corpus.name, corpus.format, corpus.languages, tally.lines_read, dict(tally.rejected), shards)
+    return CorpusEntry(corpus.name, corpus.format, languages, tally.lines_read, dict(tally.rejected), shards)
 
 
 def kept(corpus: Corpus, count: Count, tally: Tally) -> Iterator[Record]:
-    """The clean records of a corpus; the others are tallied."""
+    """The clean records of a corpus, their texts in the order of the sorted languages; the others are tallied."""
+    is_swapped = list(corpus.languages) != sorted(corpus.languages)
     for raw in read(corpus, count):
         record = clean(raw)
         tally.lines_read += 1
         if record.reason is None:
-            yield record
+            yield record._replace(texts=record.texts[::-1]) if is_swapped else record
         else:
             tally.reject(record.line, record.reason)
 

@@ -18,8 +18,6 @@ from ernie_m.attention_rule import attention_rule, dense_mask
 from ernie_m.batch import PackedBatch
 from ernie_m.console import Choice, InputError
 
-BACKENDS = ("auto", "sdpa", "flex")
-
 
 def choose_attention(requested: str, device: torch.device) -> Choice:
     """The backend to use on `device`, with the reason; raises InputError when the requested one cannot run there."""

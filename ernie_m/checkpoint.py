@@ -99,7 +99,7 @@ class CheckpointStore:
     def _problem_of(self, folder: Path) -> str | None:
         try:
             verify(folder, self.ranks.rank, self.ranks.world_size)
-        except InputError as error:
+        except (InputError, OSError) as error:  # whatever it is, all must vote
             return str(error)
         return None
 
@@ -188,7 +188,7 @@ def newest_in_run(run: Path) -> Checkpoint:
         try:
             verify(folder)
             return read_manifest(folder)
-        except InputError as error:
+        except (InputError, OSError) as error:
             print(f"checkpoint {folder}: {error}; trying the one before", file=sys.stderr)
     raise InputError(f"{run}: no whole checkpoint under {run / 'checkpoints'}; expected the run folder of a pre-training")
 

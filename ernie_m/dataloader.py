@@ -22,7 +22,7 @@ import torch
 from ernie_m.batch import PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
-from ernie_m.corpus import HELD_OUT, TRAIN, CorpusFolder, Stream
+from ernie_m.corpus import CorpusFolder, Stream
 from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.packing import PackedRow, pack
 from ernie_m.row_source import RowSettings, RowSource
@@ -117,7 +117,7 @@ class PretrainingData:
         self.metric_names: list[str] = []
         self._first_metric: dict[str, int] = {}
         for name in schedule.objectives:
-            sources = self._sources_of(OBJECTIVES[name], TRAIN)
+            sources = self._sources_of(OBJECTIVES[name])
             if not sources:
                 kind = "parallel" if OBJECTIVES[name].num_sentences == 2 else "monolingual"
                 raise InputError(f"{folder.folder}: no {kind} text, which {name} needs; add a {kind} corpus or drop {name}")
@@ -127,8 +127,8 @@ class PretrainingData:
             self._first_metric[name] = len(self.metric_names)
             self.metric_names += [f"{name}/{source.stream.name}" for source in sources]
 
-    def _sources_of(self, objective: Objective, split: str) -> list[RowSource]:
-        streams = self.folder.parallel(split) if objective.num_sentences == 2 else self.folder.monolingual(split)
+    def _sources_of(self, objective: Objective) -> list[RowSource]:
+        streams = self.folder.parallel() if objective.num_sentences == 2 else self.folder.monolingual()
         sources = []
         for stream in streams:
             targets = self._target_languages(stream) if objective.is_pseudo_parallel else []
@@ -163,18 +163,6 @@ class PretrainingData:
             rows = [self.row(address) for address in together[rank::world_size]]
             batches.append(pack(rows, self.config.sequence_length, generates))
         return batches
-
-    def held_out(self, objective: str, num_rows: int) -> PackedBatch | None:
-        """Up to `num_rows` fixed rows of held-out pairs, all streams in turn; None when nothing was held out."""
-        sources = self._sources_of(OBJECTIVES[objective], HELD_OUT)
-        rounds = range(max((source.rows_per_epoch for source in sources), default=0))
-        rows = [
-            PackedRow(source.row(i), OBJECTIVE_INDEX[objective], 0)
-            for i in rounds
-            for source in sources
-            if i < source.rows_per_epoch
-        ]
-        return pack(rows[:num_rows], self.config.sequence_length) if rows else None
 
 
 def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:

@@ -84,7 +84,7 @@ def gain_rows(
                         _first_sentence_only(CAMLM.lay_out(example, corruption, vocab_size, rng), corruption, example)
                     )
     if not documents[TRUE]:
-        raise InputError("no held-out pairs to measure the cross-lingual gain on; keep some with held_out in the catalog")
+        raise InputError("no language pair has two held-out pairs that fit a row; keep more with held_out in the catalog")
     return [
         PackedRow(row, OBJECTIVE_INDEX["CAMLM"], kind)
         for kind, d in documents.items()
@@ -172,12 +172,13 @@ def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], devi
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     pooled: list[Tensor] = [torch.empty(0)] * len(sentences)
     progress = Progress(f"encoding {note}", len(sentences), "sentences")
+    longest = min(512, tokenizer.model_max_length)
     model.eval().to(device)
     with torch.no_grad():
         for start in range(0, len(order), 64):
             chosen = order[start : start + 64]
             texts = [sentences[i] for i in chosen]
-            inputs = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt").to(device)
+            inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
             states = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
             weights = inputs["attention_mask"][None, :, :, None].to(states.dtype)
             means = ((states * weights).sum(2) / weights.sum(2)).float().cpu()

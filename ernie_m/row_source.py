@@ -31,7 +31,7 @@ from ernie_m.special_tokens import NO_LANGUAGE
 
 WINDOW_POSITIONS = 16_384  # positions planned together: large enough to pack tightly, small enough to plan on the fly
 TARGET_FILL = 0.985  # a window's examples take this share of its rows, so that nearly always all find room
-PLANS_CACHED = 256
+PLANS_CACHED = 32  # of a source: rows are visited in permuted order, so only small streams meet a window again
 NUM_SPECIAL = 2  # <s> and </s> around a piece of text
 MIN_PIECE = 8  # tokens: running text is not cut into shorter pieces
 
@@ -138,8 +138,7 @@ class RowSource:
     def _fitting(self, shard: Shard, first: int, last: int, num_rows: int) -> list[list[Span]]:
         """One span a line or pair, placed whole."""
         capacity = self.settings.sequence_length
-        spans = self._single(shard, first, last)
-        lengths = [self._length(span.num_tokens) for span in spans]
+        spans, lengths = self._single(shard, first, last)
         rows, left_over = place(lengths, capacity, num_rows)
         planned = [[spans[i] for i in row] for row in rows]
         room = [capacity - sum(lengths[i] for i in row) for row in rows]
@@ -154,16 +153,19 @@ class RowSource:
     def _length(self, num_tokens: Sequence[int]) -> int:
         return int(self.objective.length(self.settings.corruption, *num_tokens))
 
-    def _single(self, shard: Shard, first: int, last: int) -> list[Span]:
-        """One span a line or pair; a longer one than a row is cut to fit it."""
-        borders = [offsets[first : last + 1].tolist() for offsets in shard.offsets]
-        spans = []
-        for line in range(last - first):
-            span = Span(tuple(b[line] for b in borders), tuple(b[line + 1] for b in borders))
-            kept = self.objective.fitted(self.settings.corruption, span.num_tokens, self.settings.sequence_length)
-            if kept is not None:
-                spans.append(span.cut(kept))
-        return spans
+    def _single(self, shard: Shard, first: int, last: int) -> tuple[list[Span], list[int]]:
+        """One span a line or pair and the positions it takes; one longer than a row is cut to fit it."""
+        borders = [offsets[first : last + 1] for offsets in shard.offsets]
+        lengths = self.objective.length(self.settings.corruption, *(np.diff(border) for border in borders)).tolist()
+        starts = zip(*(border[:-1].tolist() for border in borders), strict=True)
+        stops = zip(*(border[1:].tolist() for border in borders), strict=True)
+        spans = list(map(Span, starts, stops))
+        for line, length in enumerate(lengths):
+            if length > self.settings.sequence_length:
+                kept = self.objective.fitted(self.settings.corruption, spans[line].num_tokens, self.settings.sequence_length)
+                assert kept is not None, "rows of 16 or more hold a token of each sentence"
+                spans[line], lengths[line] = spans[line].cut(kept), self._length(kept)
+        return spans, lengths
 
     def _flowing(self, shard: Shard, first: int, last: int, num_rows: int) -> list[list[Span]]:
         """Lines of a document joined to running text, which fills row after row."""

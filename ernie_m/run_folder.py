@@ -28,6 +28,7 @@ CONFIG_FILE = "config.yaml"
 COMPLETE_FILE = "COMPLETE"
 OURS = (CONFIG_FILE, COMPLETE_FILE, "metrics.jsonl", "curves.png", "checkpoints", "tensorboard")
 MAY_CHANGE = ("output",)  # sections that do not change what is learnt
+FREE_KEYS = (("data_identity", "folder"), ("engine", "precision"))  # a checkpoint knows its precision itself
 
 
 class RunFolder:
@@ -44,16 +45,18 @@ class RunFolder:
     def is_complete(self) -> bool:
         return (self.path / COMPLETE_FILE).is_file()
 
-    def check(self, configuration: dict[str, Any]) -> None:
-        """Raise InputError when the folder is somebody else's or was started with another configuration."""
+    def check(self, configuration: dict[str, Any], from_scratch: bool = False) -> None:
+        """Raise InputError when the folder is somebody else's or, unless from scratch, has another configuration."""
         saved_path = self.path / CONFIG_FILE
-        if not saved_path.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
+        saved = read_yaml(saved_path) if saved_path.is_file() else {}
+        if "data_identity" not in saved:
+            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
                 raise InputError(
-                    f"{self.path}: not empty and not a run folder ({CONFIG_FILE} is missing); choose another --run"
+                    f"{self.path}: not empty and not a run folder (no {CONFIG_FILE} of ours); choose another --run"
                 )
             return
-        if differences := differing_keys(_binding(read_yaml(saved_path)), _binding(configuration)):
+        differences = [] if from_scratch else differing_keys(_binding(saved), _binding(configuration))
+        if differences:
             raise InputError(
                 f"{self.path} was started with another configuration: {'; '.join(differences)}. Use the saved values, "
                 "another --run, or --from_scratch to delete this run and start over"
@@ -87,9 +90,10 @@ class RunFolder:
 
 
 def _binding(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What a resumed run may not change: all but the output section and where the data lies."""
+    """What a resumed run may not change: all but the output section, where the data lies and how precision was asked for."""
     binding = {key: value for key, value in configuration.items() if key not in MAY_CHANGE}
-    binding["data_identity"] = {k: v for k, v in binding.get("data_identity", {}).items() if k != "folder"}
+    for section, key in FREE_KEYS:
+        binding[section] = {k: v for k, v in binding.get(section, {}).items() if k != key}
     return binding
 
 

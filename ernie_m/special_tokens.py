@@ -15,7 +15,6 @@ BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 
 XLM_R_VOCAB_SIZE = 250_002
 FIRST_POSITION_ID = 2  # position ids start after the pad id, as in RoBERTa
-IGNORE_INDEX = -100
 NO_LANGUAGE = 0  # language id of a token that carries none
 
 

@@ -78,8 +78,7 @@ class Trainer:
                 "languages": manifest.languages,
             },
         }
-        if not from_scratch:
-            self.run_folder.check(self.configuration)
+        self.run_folder.check(self.configuration, from_scratch)
 
     def run(self) -> None:
         """Train to the last step of the last stage, from the newest whole checkpoint if there is one."""
@@ -124,6 +123,9 @@ class Trainer:
         )
         for choice in (engine.precision, model.attention_choice):
             print(choice)
+        warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
+        if warmup_steps >= num_steps:
+            print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
         print(f"starting at step {first_step}" if first_step else "starting from scratch", flush=True)
 
 
@@ -136,6 +138,9 @@ def _resume(engine: Engine, store: CheckpointStore) -> int:
             f"{checkpoint.folder}: saved by {checkpoint.world_size} ranks, this job has {engine.ranks.world_size}; "
             f"start it on {checkpoint.world_size}"
         )
+    saved, present = checkpoint.state["precision"], engine.precision
+    if saved != present.value:
+        raise InputError(f"{checkpoint.folder}: saved in {saved}, this job has {present}; set engine.precision={saved}")
     engine.load(checkpoint.folder)
     return checkpoint.step
 
@@ -172,9 +177,13 @@ class _Loop:
                 if self.gain_rows and (last or done % output.evaluate_every == 0):
                     self._evaluate(done)
                 if done % output.save_every == 0 or last:
-                    self.store.save(done, self.engine.save, {"step": done, "version": __version__})
+                    self.store.save(done, self.engine.save, self._state())
         finally:
             batches.close()
+
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside DeepSpeed's files; the data state is its step alone."""
+        return {"precision": self.engine.precision.value, "version": __version__}
 
     def _batches_of(self, step: int) -> list[PackedBatch]:
         try:
@@ -213,8 +222,8 @@ class _Loop:
         if not bool(torch.isfinite(nll_TM).all()):
             bad = int((~torch.isfinite(nll_TM)).any(dim=1).nonzero()[0])
             raise InputError(
-                f"step {self.pending[bad].step}: the loss is not finite; lower optimizer.peak_learning_rate or, with fp16, "
-                "use bf16; the last checkpoint is from before it"
+                f"step {self.pending[bad].step}: the loss is not finite, and would be again if resumed; start another --run "
+                "with a lower optimizer.peak_learning_rate or, with fp16, in bf16"
             )
         names, last = self.data.metric_names, self.pending[-1]
         if self.log is not None:
@@ -237,7 +246,12 @@ class _Loop:
             return []
         vocab_size = self.data.folder.manifest.vocab_size
         data = self.config.data
-        return gain_rows(pairs, data.corruption, vocab_size, data.sequence_length, self.config.seed)
+        try:
+            return gain_rows(pairs, data.corruption, vocab_size, data.sequence_length, self.config.seed)
+        except InputError as error:
+            if self.log is not None:
+                print(f"cross-lingual gain: not measured ({error})")
+            return []
 
     def _evaluate(self, done: int) -> None:
         started = time.monotonic()

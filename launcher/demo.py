@@ -20,7 +20,7 @@ from pathlib import Path
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import duration, fail
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +40,7 @@ def demo(*, to: str = "demo", ranks: int = 0, recipe: str = "demo", vocab_size: 
 
     started = time.monotonic()
     ranks = ranks or torch.cuda.device_count() or 2
-    folder = Path(to)
+    folder = Path(to).resolve()  # the commands run in the repository
     raw, tokenizer, data, run, exported = (folder / name for name in ("raw", "spm.model", "data", "run", "hugging_face"))
     python = [sys.executable]
     prepare = [*python, "-m", "data_prep"]
@@ -53,7 +53,7 @@ def demo(*, to: str = "demo", ranks: int = 0, recipe: str = "demo", vocab_size: 
         call([*prepare, "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", data])
     call([*prepare, "verify", "--data", data])
     launch = [Path(sys.executable).parent / "deepspeed", "--num_gpus", ranks, "--master_port", _free_port()]
-    call([*launch, "launcher/pretrain.py", "--recipe", recipe, "--data", data.resolve(), "--run", run.resolve()])
+    call([*launch, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run])
     if not (run / "COMPLETE").is_file():
         fail(f"{run}: training did not finish; the same command goes on from its last checkpoint", 1)
     if not exported.is_dir():

@@ -11,7 +11,8 @@ from pathlib import Path
 
 try:
     from ernie_m.command_line import run as run_command
-except ImportError as error:
+    from ernie_m.console import InputError
+except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 PACKAGES = ("torch", "deepspeed", "transformers", "sentencepiece", "pyarrow", "numpy")
@@ -32,7 +33,7 @@ def doctor(*, hostfile: str | None = None, recipe: str | None = None, data: str 
     from ernie_m.hostfile import read_hostfile
     from ernie_m.recipe import TrainingConfig
 
-    print("installed  " + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES))
+    print("installed  " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
     print(f"this host  {platform.node()}, Python {platform.python_version()}, {_devices()}")
     num_ranks = 1
     if hostfile:
@@ -50,6 +51,13 @@ def doctor(*, hostfile: str | None = None, recipe: str | None = None, data: str 
         streams = [*folder.monolingual(), *folder.parallel()]
         tokens = sum(stream.num_tokens for stream in streams)
         print(f"data       {len(folder.manifest.languages)} languages, {len(streams)} streams, {tokens:,} tokens")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(f"{package}: not installed; pip install -e . brings all that is needed") from None
 
 
 def _devices() -> str:

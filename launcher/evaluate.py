@@ -6,12 +6,13 @@ python launcher/evaluate.py gain --run RUN [--data DATA]
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 
@@ -105,7 +106,7 @@ class Commands:
             seed=0,
         )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = Encoder(model_config(configuration), device)
+        model = Encoder(replace(model_config(configuration), attention="auto"), device)
         model.load_state_dict(load_weights(checkpoint))
         result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)
         print(

@@ -14,7 +14,7 @@ from pathlib import Path
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 

@@ -1,7 +1,7 @@
 """Our weights <-> Hugging Face's XLM-R class, which fits the architecture (token type embedding zero).
 
-Going out, the fused query-key-value matrix is split and the language embedding stays behind: real tokens never carried
-it. Coming in, XLM-R's one token type vector is added to the position table, which changes no hidden state.
+Going out, the fused query-key-value matrix is split and the language embedding of masks stays behind: real tokens
+never carried it. Coming in, XLM-R's one token type vector is added to the position table, which changes no hidden state.
 """
 
 from __future__ import annotations
@@ -97,8 +97,11 @@ def from_hugging_face(weights: dict[str, Tensor], config: ModelConfig) -> dict[s
 def export(weights: dict[str, Tensor], config: ModelConfig, tokenizer: Path, to: Path) -> None:
     """Write a folder that AutoModel, AutoModelForMaskedLM and AutoTokenizer load: safetensors, config, tokenizer.
 
-    Raises InputError for a BPE tokenizer: transformers' XLM-R class would read it as a unigram one and give other ids.
+    Raises InputError for a BPE tokenizer (transformers' XLM-R class would read it as a unigram one and give other ids) and
+    for a model whose every token carries its language.
     """
+    if config.language_embedding == "all":
+        raise InputError("model.language_embedding=all: cannot be exported, XLM-R's class has no language embedding")
     if not Vocabulary(tokenizer).is_unigram:
         raise InputError(f"{tokenizer}: a BPE model, which XLM-R's tokenizer class cannot hold; expected a unigram one")
     logging.disable_progress_bar()

@@ -181,6 +181,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_still_ends_the_same(
     assert losses(run) == losses(undisturbed)
 
 
+def test_a_checkpoint_of_another_precision_is_refused_with_the_way_out(
+    undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "COMPLETE").unlink()
+    stopped = single(recipe, data, run, "engine.precision=bf16")
+    assert stopped.returncode == 2
+    assert "saved in fp32, this job has precision: bf16 (asked for); set engine.precision=fp32" in stopped.stderr
+
+
 def test_checkpoints_that_are_all_damaged_stop_the_run_instead_of_starting_over(
     undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def test_a_lone_pair_cannot_be_shuffled() -> None:
     rows = gain_rows(pairs_of(6) + pairs_of(1, (1, 3)), CORRUPTION, 101, S, seed=0)
     assert sum(len(row.documents) for row in rows) == 2 * 2 * 6
     for pairs in ([], pairs_of(1)):
-        with pytest.raises(InputError, match="no held-out pairs"):
+        with pytest.raises(InputError, match="no language pair has two held-out pairs"):
             gain_rows(pairs, CORRUPTION, 101, S, seed=0)
 
 

@@ -43,8 +43,18 @@ def test_a_new_or_empty_folder_may_be_used(tmp_path: Path) -> None:
 
 def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match=r"not empty and not a run folder \(config.yaml is missing\); choose another --run"):
-        RunFolder(tmp_path).check(CONFIGURATION)
+    for from_scratch in (False, True):
+        with pytest.raises(
+            InputError, match=r"not empty and not a run folder \(no config.yaml of ours\); choose another --run"
+        ):
+            RunFolder(tmp_path).check(CONFIGURATION, from_scratch)
+    (tmp_path / "config.yaml").write_text("somebody: else\n")
+    with pytest.raises(InputError, match="not a run folder"):
+        RunFolder(tmp_path).check(CONFIGURATION, from_scratch=True)
+
+
+def test_from_scratch_may_change_the_configuration(started: RunFolder) -> None:
+    started.check(changed(None, seed=1), from_scratch=True)
 
 
 def test_the_same_configuration_may_go_on(started: RunFolder) -> None:

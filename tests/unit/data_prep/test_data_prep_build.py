@@ -71,6 +71,21 @@ def test_pairs_stay_aligned_and_every_copy_of_a_source_is_in_one_split(built: Pa
     assert not (source["train"] | other["train"]) & (source["held_out"] | other["held_out"])
 
 
+def test_a_pair_named_in_either_order_is_the_same_stream_with_the_same_split(tokenizer: Path, tmp_path: Path) -> None:
+    lines = sentences(120, seed=4)
+    (tmp_path / "ab.tsv").write_text("".join(f"{line}\t{line} ja\n" for line in lines))
+    (tmp_path / "ba.tsv").write_text("".join(f"{line} ja\t{line}\n" for line in lines))
+    (tmp_path / "both.yaml").write_text(
+        "corpora:\n"
+        "  - {name: ab, format: tsv, path: ab.tsv, languages: [de, en], held_out: 0.2}\n"
+        "  - {name: ba, format: tsv, path: ba.tsv, languages: [en, de], held_out: 0.2}\n"
+    )
+    build(tmp_path / "both.yaml", tokenizer, tmp_path / "data")
+    assert [stream.name for stream in CorpusFolder(tmp_path / "data").parallel()] == ["de-en"]
+    for split in ("train", "held_out"):
+        assert rows_of(tmp_path / "data", "ab", split) == rows_of(tmp_path / "data", "ba", split) != []
+
+
 def test_the_manifest_counts_what_was_kept_and_rejected(built: Path) -> None:
     corpora = {corpus.name: corpus for corpus in Manifest.read(built).corpora}
     pairs = corpora["t.de-en"]
