@@ -168,9 +168,10 @@ def read_manifest(folder: Path) -> Checkpoint:
         raise InputError(f"{path}: not a valid manifest") from None
 
 
-def verify(folder: Path, rank: int = 0, world_size: int = 1) -> None:
+def verify(folder: Path, rank: int = 0, world_size: int = 1) -> Checkpoint:
     """Check this rank's share of the files against the manifest; raises InputError naming the first that differs."""
-    files = read_manifest(folder).files
+    checkpoint = read_manifest(folder)
+    files = checkpoint.files
     for name in sorted(files)[rank::world_size]:
         path, expected = folder / name, files[name]
         if not path.is_file():
@@ -179,6 +180,7 @@ def verify(folder: Path, rank: int = 0, world_size: int = 1) -> None:
             raise InputError(f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}")
         if sha256_of(path) != expected["sha256"]:
             raise InputError(f"{name} does not have the hash it was saved with")
+    return checkpoint
 
 
 def newest_in_run(run: Path) -> Checkpoint:
@@ -186,8 +188,7 @@ def newest_in_run(run: Path) -> Checkpoint:
     folders = committed_folders(run / "checkpoints")
     for folder in folders:
         try:
-            verify(folder)
-            return read_manifest(folder)
+            return verify(folder)
         except (InputError, OSError) as error:
             print(f"checkpoint {folder}: {error}; trying the one before", file=sys.stderr)
     raise InputError(f"{run}: no whole checkpoint under {run / 'checkpoints'}; expected the run folder of a pre-training")

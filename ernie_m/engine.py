@@ -11,7 +11,6 @@ import io
 import json
 import logging
 import os
-import socket
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import Choice, InputError
+from ernie_m.hostfile import free_port
 from ernie_m.model import Encoder
 
 if not torch.cuda.is_available():
@@ -120,7 +120,7 @@ class Ranks:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled for half a minute on first use
         if "RANK" not in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
             alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-            os.environ.update(alone, MASTER_PORT=str(_free_port()))
+            os.environ.update(alone, MASTER_PORT=str(free_port()))
         deepspeed.init_distributed(verbose=False)
         self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -271,9 +271,3 @@ def _filled(content: Any, values: dict[str, Any], key: str = "") -> Any:
             raise InputError(f"ds_configs: {key} says auto, but the recipe owns no such value; give a number")
         return values[key]
     return content
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -22,6 +22,7 @@ from ernie_m.console import InputError, Progress
 from ernie_m.corpus import HELD_OUT, CorpusFolder
 from ernie_m.corruption import num_masked
 from ernie_m.dataloader import to_device
+from ernie_m.model import without_training
 from ernie_m.objectives import CAMLM, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.packing import PackedRow, pack
 from ernie_m.sampling import generator
@@ -124,15 +125,12 @@ def cross_lingual_gain(
     padded = [*rows, *[PackedRow([], 0, TRUE)] * (-len(rows) % together)]
     request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics=2)
     sums = torch.zeros(2, 2, dtype=torch.float64, device=device)
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with without_training(model):
         for start in range(0, len(padded), together):
             batch = to_device(pack(padded[start : start + together][rank::world_size], sequence_length), device)
             _, nll_M = model(batch, request)
             sums[0] += nll_M
             sums[1] += torch.bincount(batch.metric_N, minlength=2)
-    model.train(was_training)
     (true, shuffled), (num_true, num_shuffled) = sum_over_ranks(sums).tolist()
     nll_true, nll_shuffled = true / num_true, shuffled / num_shuffled
     return Gain(nll_shuffled - nll_true, nll_true, nll_shuffled, int(num_true))

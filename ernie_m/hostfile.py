@@ -1,8 +1,9 @@
-"""DeepSpeed's (and Open MPI's) hostfile: `name slots=N` a line, `#` starts a comment."""
+"""Where a job runs: DeepSpeed's (and Open MPI's) hostfile, `name slots=N` a line, and a free port to meet at."""
 
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 from ernie_m.console import InputError
@@ -37,3 +38,10 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not hosts:
         raise InputError(f"hostfile {path}: names no host; expected lines like `worker-1 slots=8`")
     return hosts
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

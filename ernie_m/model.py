@@ -7,6 +7,8 @@ which has none, loses nothing.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -208,6 +210,18 @@ class Encoder(nn.Module):
             else:
                 hidden_BSD = block(hidden_BSD, mask)
         return hidden_BSD
+
+
+@contextlib.contextmanager
+def without_training(model: nn.Module) -> Iterator[None]:
+    """No gradient and no dropout inside the block; the model's mode is restored behind it."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _stage_1(batch: PackedBatch, generation: Generation) -> PackedBatch:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from ernie_m.batch import PackedBatch
+from ernie_m.model import without_training
 
 
 def fill_placeholders(model: nn.Module, batch: PackedBatch) -> PackedBatch:
@@ -21,11 +21,8 @@ def fill_placeholders(model: nn.Module, batch: PackedBatch) -> PackedBatch:
     """
     if batch.generation is None:
         return batch
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with without_training(model):
         pseudo_tokens_K: Tensor = model(batch)
-    model.train(was_training)
     input_ids_BS = batch.input_ids_BS
     slots_K = batch.generation.slots_K.long()
     filled = input_ids_BS.flatten().index_copy(0, slots_K, pseudo_tokens_K.to(input_ids_BS.dtype))

@@ -241,8 +241,10 @@ class _Loop:
         self.pending.clear()
 
     def _held_out_rows(self) -> list[PackedRow]:
+        if self.config.output.evaluate_every == 0:
+            return []
         pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
-        if self.config.output.evaluate_every == 0 or len(pairs) < 2:
+        if len(pairs) < 2:
             return []
         vocab_size = self.data.folder.manifest.vocab_size
         data = self.config.data

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import duration, fail
+    from ernie_m.hostfile import free_port
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -52,7 +52,7 @@ def demo(*, to: str = "demo", ranks: int = 0, recipe: str = "demo", vocab_size: 
     if not (data / "manifest.json").is_file():
         call([*prepare, "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", data])
     call([*prepare, "verify", "--data", data])
-    launch = [Path(sys.executable).parent / "deepspeed", "--num_gpus", ranks, "--master_port", _free_port()]
+    launch = [Path(sys.executable).parent / "deepspeed", "--num_gpus", ranks, "--master_port", free_port()]
     call([*launch, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run])
     if not (run / "COMPLETE").is_file():
         fail(f"{run}: training did not finish; the same command goes on from its last checkpoint", 1)
@@ -101,12 +101,6 @@ def summarise(folder: Path, run: Path, exported: Path, seconds: float) -> None:
 def _line(name: str, accuracy: dict[str, float]) -> str:
     ratio = accuracy["trained"] / max(accuracy["untrained"], 1e-9)
     return f"{name:<8}{100 * accuracy['untrained']:>10.1f}%{100 * accuracy['trained']:>8.1f}%{ratio:>6.1f}x"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

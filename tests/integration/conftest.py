@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 from data_prep.build import build
 from data_prep.embedded import write_embedded_corpus
 from data_prep.tokenizer_training import train_tokenizer
+from ernie_m.hostfile import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,12 +40,6 @@ def environment(num_threads: int = 1) -> dict[str, str]:
     """This environment for child processes: one thread a rank, our interpreter first on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -73,6 +73,13 @@ def undisturbed(recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFacto
     return run
 
 
+def unfinished_copy(run: Path, to: Path) -> Path:
+    """A copy of a finished run as it was just before its completion marker."""
+    shutil.copytree(run, to / "run")
+    (to / "run" / "COMPLETE").unlink()
+    return to / "run"
+
+
 def test_a_run_goes_through_both_stages_and_leaves_what_it_promises(undisturbed: Path) -> None:
     steps = losses(undisturbed)
     assert sorted(steps) == list(range(1, NUM_STEPS + 1))
@@ -166,9 +173,7 @@ def test_a_finished_run_is_left_alone_and_another_configuration_refused(undistur
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_still_ends_the_same(
     undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(undisturbed, run)
-    (run / "COMPLETE").unlink()
+    run = unfinished_copy(undisturbed, tmp_path)
     newest = run / "checkpoints" / f"step_{NUM_STEPS:08d}"
     victim = max(newest.glob("*.pt"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
@@ -184,9 +189,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_still_ends_the_same(
 def test_a_checkpoint_of_another_precision_is_refused_with_the_way_out(
     undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(undisturbed, run)
-    (run / "COMPLETE").unlink()
+    run = unfinished_copy(undisturbed, tmp_path)
     stopped = single(recipe, data, run, "engine.precision=bf16")
     assert stopped.returncode == 2
     assert "saved in fp32, this job has precision: bf16 (asked for); set engine.precision=fp32" in stopped.stderr
@@ -195,9 +198,7 @@ def test_a_checkpoint_of_another_precision_is_refused_with_the_way_out(
 def test_checkpoints_that_are_all_damaged_stop_the_run_instead_of_starting_over(
     undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(undisturbed, run)
-    (run / "COMPLETE").unlink()
+    run = unfinished_copy(undisturbed, tmp_path)
     for folder in (run / "checkpoints").glob("step_*"):
         (folder / "manifest.json").unlink()
     stopped = single(recipe, data, run)
