@@ -14,10 +14,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
-import torch
 
 from ernie_m.batch import PackedBatch
 from ernie_m.config import Section, section
@@ -27,6 +26,9 @@ from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Ob
 from ernie_m.packing import PackedRow, pack
 from ernie_m.row_source import RowSettings, RowSource
 from ernie_m.sampling import Mixture, apportion, smoothed
+
+if TYPE_CHECKING:
+    import torch
 
 T = TypeVar("T")
 
@@ -167,6 +169,7 @@ class PretrainingData:
 
 def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
     """The batch as torch tensors on `device`."""
+    import torch  # here, because the data order needs none: what looks at it alone is quick and small
 
     def move(array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)

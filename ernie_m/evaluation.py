@@ -48,6 +48,8 @@ def held_out_pairs(folder: CorpusFolder, limit: int) -> list[Example]:
         languages = tuple(folder.language_ids[language] for language in stream.languages)
         of_stream: list[Example] = []
         for shard in stream.shards:
+            if len(of_stream) == limit:
+                break  # the others need not be opened
             for row in range(min(shard.entry.rows, limit - len(of_stream))):
                 columns = zip(shard.values, shard.offsets, strict=True)
                 of_stream.append(Example(tuple(v[o[row] : o[row + 1]] for v, o in columns), languages))

@@ -84,9 +84,9 @@ class Objective:
         """Positions that an example of these sentence lengths (ints or arrays) takes: exact, before anything is drawn."""
         return self._length(corruption, num_tokens, num_masked)
 
-    def expected_length(self, corruption: CorruptionConfig, *mean_tokens: float) -> float:
-        """Mean positions of examples whose sentences have these mean lengths."""
-        return float(self._length(corruption, mean_tokens, expected_masked))
+    def expected_length(self, corruption: CorruptionConfig, *mean_tokens: Any) -> Any:
+        """Mean positions of examples whose sentences have these mean lengths (numbers or arrays)."""
+        return self._length(corruption, mean_tokens, expected_masked)
 
     def _length(self, corruption: CorruptionConfig, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> Any:
         total = sum(num_tokens) + 2 * len(num_tokens)

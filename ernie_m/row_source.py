@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,7 +30,8 @@ from ernie_m.special_tokens import NO_LANGUAGE
 
 WINDOW_POSITIONS = 16_384  # positions planned together: large enough to pack tightly, small enough to plan on the fly
 TARGET_FILL = 0.985  # a window's examples take this share of its rows, so that nearly always all find room
-PLANS_CACHED = 32  # of a source: rows are visited in permuted order, so only small streams meet a window again
+PLANS_CACHED = 32  # of a stream of few windows; a plan takes about 100 kB
+FEW_WINDOWS = 4 * PLANS_CACHED  # rows are visited in permuted order: a stream of more seldom meets a cached window again
 NUM_SPECIAL = 2  # <s> and </s> around a piece of text
 MIN_PIECE = 8  # tokens: running text is not cut into shorter pieces
 
@@ -77,11 +77,11 @@ class RowSource:
         self.languages = tuple(language_ids[language] for language in stream.languages)
         self.target_languages = tuple(target_languages)
         self._rows_per_window = max(1, WINDOW_POSITIONS // settings.sequence_length)
-        self._shard_rows = [self._num_rows(shard) for shard in stream.shards]
-        self._first_rows = np.concatenate([[0], np.cumsum(self._shard_rows)]).tolist()
+        self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)
         self._order: tuple[int, Permutation] | None = None
-        self._plan = lru_cache(maxsize=PLANS_CACHED)(self._plan_window)
+        has_few_windows = self.rows_per_epoch <= FEW_WINDOWS * self._rows_per_window
+        self._plan = lru_cache(maxsize=PLANS_CACHED if has_few_windows else 1)(self._plan_window)
 
     @property
     def rows_per_epoch(self) -> int:
@@ -109,27 +109,23 @@ class RowSource:
         return self.objective.lay_out(example, self.settings.corruption, self.settings.vocab_size, rng, target)
 
     def _spans_of_row(self, index: int) -> tuple[Shard, list[Span]]:
-        number = bisect.bisect_right(self._first_rows, index) - 1
-        window, row = divmod(index - self._first_rows[number], self._rows_per_window)
+        number = int(np.searchsorted(self._first_rows, index, side="right")) - 1
+        window, row = divmod(index - int(self._first_rows[number]), self._rows_per_window)
         return self.stream.shards[number], self._plan(number, window)[row]
 
-    def _num_positions(self, shard: Shard) -> float:
-        """Positions that the shard's examples take, from the manifest's totals."""
-        entry = shard.entry
-        if entry.rows == 0:
-            return 0.0
-        pieces = float(entry.rows)
-        if self.objective.merges_lines:
-            longest = self.settings.sequence_length - NUM_SPECIAL
-            pieces = entry.documents + sum(entry.tokens) / longest
-        mean_lengths = [tokens / pieces for tokens in entry.tokens]
-        return pieces * self.objective.expected_length(self.settings.corruption, *mean_lengths)
-
-    def _num_rows(self, shard: Shard) -> int:
-        return math.ceil(self._num_positions(shard) / (self.settings.sequence_length * TARGET_FILL))
+    def _rows_of_shards(self) -> np.ndarray:
+        """How many rows each shard gives, int64 [shards]: from the positions its examples take, by the manifest's totals."""
+        entries, longest = self.stream.entries, self.settings.sequence_length - NUM_SPECIAL
+        lines, tokens = entries.rows, entries.tokens
+        merged = self.objective.merges_lines
+        pieces = entries.documents + tokens.sum(axis=1) / longest if merged else lines.astype(np.float64)
+        positions, filled = np.zeros(len(lines)), lines > 0
+        pieces, tokens = pieces[filled], tokens[filled]
+        positions[filled] = pieces * self.objective.expected_length(self.settings.corruption, *(tokens / pieces[:, None]).T)
+        return np.ceil(positions / (self.settings.sequence_length * TARGET_FILL)).astype(np.int64)
 
     def _plan_window(self, number: int, window: int) -> list[list[Span]]:
-        shard, num_rows = self.stream.shards[number], self._shard_rows[number]
+        shard, num_rows = self.stream.shards[number], int(self._first_rows[number + 1] - self._first_rows[number])
         first, last = window * self._rows_per_window, min((window + 1) * self._rows_per_window, num_rows)
         lines = [_line_at(shard, row / num_rows) for row in (first, last)]
         planned = self._flowing if self.objective.merges_lines else self._fitting

@@ -11,7 +11,7 @@ from pathlib import Path
 
 try:
     from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
+    from ernie_m.console import InputError, Progress
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -48,6 +48,7 @@ def doctor(*, hostfile: str | None = None, recipe: str | None = None, data: str 
         print(f"recipe     {recipe}: {rows} rows a step = {num_ranks} ranks x {config.batch.micro_batch_rows} x {steps}")
     if data:
         folder = CorpusFolder(data)
+        folder.check_sizes(Progress("sizes of shards", folder.num_shards, "shards"))
         streams = [*folder.monolingual(), *folder.parallel()]
         tokens = sum(stream.num_tokens for stream in streams)
         print(f"data       {len(folder.manifest.languages)} languages, {len(streams)} streams, {tokens:,} tokens")

@@ -111,6 +111,12 @@ def test_a_step_is_found_directly_as_if_all_before_it_had_been_drawn(corpus_fold
     assert len({row for rows in run_through for row in rows}) == 12 * ROWS_PER_STEP, "no row twice in these steps"
 
 
+def test_a_step_is_the_same_however_few_shards_stay_open(corpus_folder: CorpusFolder) -> None:
+    for step in (5, 11):
+        of_one = open_data(CorpusFolder(corpus_folder.folder, shards_kept_open=1))
+        assert global_rows(of_one, step, 1, 8) == global_rows(open_data(corpus_folder), step, 1, 8)
+
+
 def test_seeking_far_ahead_costs_no_more_than_near(corpus_folder: CorpusFolder) -> None:
     def seconds(step: int) -> float:
         data, started = open_data(corpus_folder), time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -67,3 +69,12 @@ def test_expected_masks_are_near_the_mean_over_real_length_distributions(mean: i
     lengths = np.maximum(1, np.random.default_rng(4).lognormal(np.log(mean), 0.6, 20_000)).astype(int)
     actual = num_masked(lengths, 0.15).mean()
     assert expected_masked(float(lengths.mean()), 0.15) == pytest.approx(actual, rel=0.08)
+
+
+def test_expected_masked_of_an_array_is_bit_for_bit_that_of_each_number() -> None:
+    """Rows are counted with it: a last bit that depends on the processor would be another data order."""
+    means = np.random.default_rng(0).uniform(0, 200, (3, 20_000))
+    expected = [[max(1.0, m * 0.15 + 0.5 * math.exp(-(m * 0.15))) for m in row] for row in means.tolist()]
+    assert expected_masked(means, 0.15).tolist() == expected
+    assert [expected_masked(m, 0.15) for m in means[0, :50].tolist()] == expected[0][:50]
+    assert len(np.unique(expected)) > 1000
