@@ -1,0 +1,172 @@
+"""`python -m data_prep fetch`: the corpora that people really use, from their publishers to a folder with a catalog.
+
+1. What: a corpus and languages (`--corpus cc100 --lang sw`), or all that a catalog names (`--catalog ernie_m`).
+2. Where from: `sources` knows the addresses, `opus` asks OPUS for those that it alone knows.
+3. `download` brings each file to its final name, resuming what an earlier command left.
+4. `catalog_file` names it in `<to>/catalog.yaml`, which `build` reads.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from data_prep.catalog import read_catalog
+from data_prep.fetch import catalog_file, opus, sources
+from data_prep.fetch.connection import GaveUpError, NotFoundError, Patience, mirrored
+from data_prep.fetch.download import download
+from data_prep.fetch.sources import Entry, Remote
+from ernie_m.command_line import nearest
+from ernie_m.console import InputError
+
+OWN = ("cc100", "wikimatrix", "multiun", "iitb")
+# OPUS has hundreds; these may be given without the opus/, and are what a typing error is compared with
+_OPUS = """
+bible-uedin CCAligned CCMatrix DGT EMEA EUbookshop Europarl GlobalVoices JRC-Acquis KDE4 MultiParaCrawl News-Commentary
+NLLB OpenSubtitles ParaCrawl QED SETIMES Tanzil Tatoeba TED2013 TED2020 TildeMODEL UNPC Wikipedia XLEnt
+"""
+OPUS_NAMES = tuple(_OPUS.split())
+PAIR = re.compile(r"([A-Za-z]+(?:_[A-Za-z]+)*)(?:-([A-Za-z]+(?:_[A-Za-z]+)*))?")
+SHIPPED = Path(__file__).parents[1]
+ROUNDING = 0.95  # published sizes are rounded to two digits
+
+
+def fetch(
+    to: Path,
+    corpus: str | None = None,
+    lang: str | None = None,
+    catalog: str | None = None,
+    mirror: str | None = None,
+    sha256: str | None = None,
+    patience: Patience | None = None,
+) -> None:
+    """Bring files to the folder `to` and name them in its catalog.yaml; prints a line a file.
+
+    With several files, one that the server lacks does not keep the others from coming: it is told at the end.
+    Raises InputError, GaveUpError, or OSError when the disk is full; the same call again goes on from there.
+    """
+    patience = patience or Patience()
+    languages = _listed(lang)
+    mirrored("", mirror)  # a mirror that is none is known at once
+    if (corpus is None) == (catalog is None):
+        raise InputError("fetch: expected one of --corpus (such as cc100) and --catalog (such as ernie_m), not both")
+    if catalog is not None:
+        remotes = _of_catalog(catalog, languages)
+    else:
+        remotes = _of_corpus(str(corpus), languages, mirror, patience)
+    if sha256 is not None and (len(remotes) != 1 or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256)):
+        raise InputError(f"--sha256 {sha256}: expected 64 hexadecimal digits, and one file; these are {len(remotes)} files")
+    catalog_file.missing_from(to / "catalog.yaml", [remote.entry for remote in remotes])
+    to.mkdir(parents=True, exist_ok=True)
+    _require_space(to, remotes)
+    _bring_all(to, remotes, mirror, sha256 or "", patience)
+
+
+def _listed(lang: str | None) -> list[str]:
+    codes = [] if lang is None else [code.strip() for code in lang.split(",")]
+    if not all(codes):
+        raise InputError(f"--lang {lang}: expected codes with commas between them, such as sw,am,en")
+    return list(dict.fromkeys(codes))
+
+
+def _of_corpus(name: str, languages: list[str], mirror: str | None, patience: Patience) -> list[Remote]:
+    known = {word.lower(): word for word in (*OWN, *OPUS_NAMES)}
+    found = known.get(name.lower(), name.removeprefix("opus/") if name.startswith("opus/") else "")
+    if not opus.NAME.fullmatch(found):
+        hint = nearest(name.lower(), known) or ","
+        raise InputError(
+            f"--corpus {name}: not known{hint} expected {', '.join(OWN)} or one of OPUS's, such as Tatoeba; "
+            "write those as opus/NAME, as in opus/infopankki"
+        )
+    if found == "iitb":
+        languages = languages or ["hi"]
+    if not languages:
+        raise InputError(f"--lang is missing: {name} has many; expected codes such as {_example(found)}")
+    if found == "cc100":
+        return [remote for code in languages for remote in sources.cc100_files(code)]
+    by_pair = {"wikimatrix": sources.wikimatrix_file, "multiun": sources.multiun_file, "iitb": sources.iitb_file}
+    find = by_pair.get(found) or partial(opus.opus_file, found, mirror=mirror, patience=patience)
+    return [find(*_pair(text)) for text in languages]
+
+
+def _example(corpus: str) -> str:
+    return "sw or sw,am,en" if corpus == "cc100" else "de-en or, with English, de,fr"
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """'de-en' -> ('de', 'en'); 'de' -> ('en', 'de')."""
+    found = PAIR.fullmatch(text)
+    if found is None or found[1] == (found[2] or "en"):
+        raise InputError(f"--lang {text}: expected a pair such as de-en, or de for the pair with English")
+    return (found[1], found[2]) if found[2] else ("en", found[1])
+
+
+def _of_catalog(name: str, languages: list[str]) -> list[Remote]:
+    path = SHIPPED / f"{name}_catalog.yaml" if re.fullmatch(r"\w+", name) else Path(name)
+    if path.parent == SHIPPED and not path.is_file():
+        raise InputError(f"--catalog {name}: not shipped; expected ernie_m, or the path of a catalog such as ./my.yaml")
+    read_catalog(path)  # strictly; what follows may rely on it
+    entries: list[Entry] = yaml.safe_load(path.read_text(encoding="utf-8-sig"))["corpora"]
+    present = {language for entry in entries for language in _languages(entry)}
+    for code in languages:
+        if code not in present:
+            raise InputError(f"--lang {code}: {path} has no such language{nearest(code, present)}")
+    chosen = [entry for entry in entries if not languages or _is_chosen(_languages(entry), languages)]
+    return [sources.remote_of(entry) for entry in chosen]
+
+
+def _languages(entry: Entry) -> list[str]:
+    return entry.get("languages") or [entry["language"]]
+
+
+def _is_chosen(languages: list[str], chosen: list[str]) -> bool:
+    """Whether all of a corpus's languages are chosen; in a pair, English need not be."""
+    needed = set(languages) - {"en"} or {"en"}
+    return needed.issubset(chosen)
+
+
+def _require_space(to: Path, remotes: Sequence[Remote]) -> None:
+    """By the published sizes, so that a week's download does not end on its last day; each file's own is checked later."""
+    parts = [(to / remote.path.with_name(f"{remote.path.name}.part"), remote) for remote in remotes]
+    missing = [(part, remote) for part, remote in parts if not (to / remote.path).exists() and remote.about_bytes]
+    here = sum(part.stat().st_size for part, _ in missing if part.exists())
+    needed = int(ROUNDING * sum(remote.about_bytes for _, remote in missing)) - here
+    free = shutil.disk_usage(to).free
+    if needed > free:
+        raise InputError(
+            f"{to}: CC-100's files alone need about {needed:,} bytes more and the disk has {free:,} free; "
+            "expected room for them all; free some space, take another --to, or fewer languages with --lang"
+        )
+
+
+def _bring_all(to: Path, remotes: Sequence[Remote], mirror: str | None, sha256: str, patience: Patience) -> None:
+    failed: list[NotFoundError | GaveUpError] = []
+    for number, remote in enumerate(remotes, start=1):
+        path = to / remote.path
+        try:
+            came = download(mirrored(remote.url, mirror), path, sha256=sha256, hint=remote.hint, patience=patience)
+        except (NotFoundError, GaveUpError) as error:
+            if len(remotes) == 1:
+                raise
+            failed.append(error)
+            print(f"[{number}/{len(remotes)}] {_told(error)}", file=sys.stderr, flush=True)
+            continue
+        state = "fetched and whole" if came else "already whole"
+        print(f"[{number}/{len(remotes)}] {path}: {state}, {path.stat().st_size:,} bytes", flush=True)
+        for line in catalog_file.add(to / "catalog.yaml", [remote.entry]):
+            print(f"  {to / 'catalog.yaml'}: {line}", flush=True)
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(remotes)} files did not come, the rest is whole; give the same command again for "
+            f"them; the first: {_told(failed[0])}"
+        )
+
+
+def _told(error: NotFoundError | GaveUpError) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, GaveUpError) else str(error)

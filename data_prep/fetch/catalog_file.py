@@ -1,0 +1,81 @@
+"""The catalog that fetch writes beside the files: entries are added to it, what stands there is left as it is.
+
+The user may edit it: comments, thresholds and other corpora stay. It is changed under a lock on its folder, since
+several fetches may share it, and the new text gets its name only once `read_catalog` has found in it what it should.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+
+from data_prep.catalog import read_catalog
+from data_prep.fetch.sources import Entry
+from ernie_m.console import InputError
+from ernie_m.files import written_atomically
+
+HEAD = "# The corpora that `python -m data_prep fetch` brought here; edit it as you like, fetch only adds to it.\ncorpora:\n"
+INDENTS = ("  ", "", "    ")
+
+
+def line_of(entry: Entry) -> str:
+    """The catalog's line of an entry, without indentation."""
+    text = yaml.safe_dump(entry, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1 << 20)
+    return f"- {text.strip()}"
+
+
+def missing_from(catalog: Path, entries: Sequence[Entry]) -> list[Entry]:
+    """Those of `entries` whose file the catalog does not name yet.
+
+    Raises InputError when their name is taken there by another file, or when the catalog cannot be read.
+    """
+    present = read_catalog(catalog) if catalog.exists() else []
+    files = {os.path.abspath(file) for corpus in present for file in corpus.files}
+    names = {corpus.name.lower(): corpus for corpus in present}
+    missing = [entry for entry in entries if os.path.abspath(catalog.parent / entry["path"]) not in files]
+    for entry in missing:
+        if taken := names.get(entry["name"].lower()):
+            raise InputError(
+                f"{catalog}: the name {entry['name']} is taken by {taken.files[0]}, wanted for {entry['path']}; "
+                "give that corpus another name, take it out, or choose another --to"
+            )
+    return missing
+
+
+def add(catalog: Path, entries: Sequence[Entry]) -> list[str]:
+    """Add what the catalog lacks, creating it; returns the added lines. Raises InputError as `missing_from` does."""
+    with _locked(catalog.parent):
+        missing = missing_from(catalog, entries)
+        if missing:
+            _write(catalog, missing)
+        return [line_of(entry) for entry in missing]
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits: others hold it for a moment only
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(catalog: Path, missing: list[Entry]) -> None:
+    before = catalog.read_text(encoding="utf-8") if catalog.exists() else HEAD
+    before += "" if before.endswith("\n") else "\n"
+    names = [corpus.name for corpus in read_catalog(catalog)] if catalog.exists() else []
+    names += [entry["name"] for entry in missing]
+    for indent in INDENTS:
+        with contextlib.suppress(InputError), written_atomically(catalog) as aside:
+            aside.write_text(before + "".join(f"{indent}{line_of(entry)}\n" for entry in missing), encoding="utf-8")
+            if [corpus.name for corpus in read_catalog(aside)] != names:
+                raise InputError(f"{catalog}: not the list that was wanted")
+            return
+    lines = " ".join(line_of(entry) for entry in missing)
+    raise InputError(f"{catalog}: expected a list with an entry a line, to add to at its end; add by hand: {lines}")

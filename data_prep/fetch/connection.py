@@ -1,0 +1,150 @@
+"""What can happen on the way to a server, in four words.
+
+`DroppedError`: worth another try; `NotFoundError`: the address is wrong; `GaveUpError`: tried long enough; any other
+refusal is an InputError. `persist` turns the first into the third.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import json
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from ernie_m.console import InputError
+
+USER_AGENT = "ernie-m data_prep fetch"
+PASSING_TROUBLE = (408, 425, 429)  # and every 5xx
+LONGEST_WAIT_SECONDS = 60.0
+NOT_SATISFIABLE = 416
+
+T = TypeVar("T")
+
+
+class DroppedError(Exception):
+    """The connection broke, was silent for too long or the server is busy: another try may do."""
+
+
+class RangeRefusedError(DroppedError):
+    """The server has nothing from the asked byte on."""
+
+
+class NotFoundError(InputError):
+    """There is no such file on the server."""
+
+
+class GaveUpError(ConnectionError):
+    """Tried long enough; what came is kept."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When to try again, and when to give up."""
+
+    tries: int = 8
+    """Tries in a row that bring nothing new before giving up."""
+    first_wait_seconds: float = 1.0
+    """Before the second try; doubled for each further one, to at most a minute."""
+    timeout_seconds: float = 60.0
+    """A silence longer than this is a dropped connection."""
+
+
+def mirrored(url: str, mirror: str | None) -> str:
+    """`url` with `mirror` in the place of its scheme and host; InputError for a mirror that is no http(s) address."""
+    if mirror is None:
+        return url
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", mirror):
+        raise InputError(f"--mirror {mirror}: expected an address such as https://mirror.example.org")
+    parts = urlsplit(url)
+    return mirror.rstrip("/") + parts.path + (f"?{parts.query}" if parts.query else "")
+
+
+@contextlib.contextmanager
+def opened(url: str, headers: dict[str, str], patience: Patience, hint: str = "") -> Iterator[http.client.HTTPResponse]:
+    """The server's answer; `hint` goes into the message of a NotFoundError.
+
+    Raises DroppedError (RangeRefusedError for 416), NotFoundError, or InputError for any other refusal.
+    """
+    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, **headers})
+    try:
+        response = urllib.request.urlopen(request, timeout=patience.timeout_seconds)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _refusal(url, error.code, error.reason, hint) from None
+    except urllib.error.URLError as error:
+        raise DroppedError(_told(error.reason)) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise DroppedError(_told(error)) from None
+    with response:
+        yield response
+
+
+def _refusal(url: str, status: int, reason: str, hint: str) -> Exception:
+    if status in (404, 410):
+        return NotFoundError(f"{url}: the server has no such file ({status}){hint}")
+    if status == NOT_SATISFIABLE:
+        return RangeRefusedError("the server has nothing from here on")
+    if status in PASSING_TROUBLE or status >= 500:
+        return DroppedError(f"the server answered {status} {reason}")
+    return InputError(f"{url}: the server answered {status} {reason}, expected the file; see in a browser what it asks for")
+
+
+def _told(reason: object) -> str:
+    return str(reason) or type(reason).__name__
+
+
+def read_piece(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
+    """The next bytes, as soon as some are there; b"" at the end; raises DroppedError."""
+    try:
+        return response.read1(most_bytes)
+    except (OSError, http.client.HTTPException) as error:
+        raise DroppedError(_told(error)) from None
+
+
+def persist(url: str, patience: Patience, step: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
+    """Call `step` until it is not DroppedError, with growing waits; raises GaveUpError when `reached()` no longer grows.
+
+    Progress makes it patient again: an 80 GB file may break off a hundred times. Only what is further than ever before
+    counts, or a server that cannot resume and always breaks off would be asked forever.
+    """
+    furthest, failures = reached(), 0
+    while True:
+        try:
+            return step()
+        except DroppedError as dropped:
+            now = reached()
+            failures = 1 if now > furthest else failures + 1
+            furthest = max(now, furthest)
+            if failures >= patience.tries:
+                kept = f"; {now:,} bytes are kept" if now else ""
+                message = f"gave up ({dropped}){kept}; give the same command again to go on"
+                raise GaveUpError(errno.ECONNABORTED, message, url) from None
+            seconds = min(patience.first_wait_seconds * 2 ** (failures - 1), LONGEST_WAIT_SECONDS)
+            print(f"{url}: {dropped}; trying again in {seconds:g} s", file=sys.stderr, flush=True)
+            time.sleep(seconds)
+
+
+def read_json(url: str, patience: Patience, most_bytes: int = 1 << 26) -> Any:
+    """A small JSON answer; raises InputError when it is something else."""
+
+    def read() -> bytes:
+        with opened(url, {}, patience) as response:
+            content = b""
+            while len(content) < most_bytes and (piece := read_piece(response, 1 << 16)):
+                content += piece
+            return content
+
+    content = persist(url, patience, read)
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise InputError(f"{url}: the answer is not JSON, expected OPUS's list; see in a browser what is there") from None

@@ -1,0 +1,204 @@
+"""One file from a server to its final name, over as many connections and commands as it takes.
+
+1. Bytes go to `<name>.part`, locked against a second fetch; `<name>.part.json` remembers which version of the remote
+   file they are of (its ETag or Last-Modified) and how long it is.
+2. A later connection asks for the rest of that same version (Range with If-Range). A server that cannot do that, or
+   has another version by now, sends the file from the start: then we start over.
+3. Only a file as long as the server said, and with the checksum that was asked for, gets its final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data_prep.fetch.connection import DroppedError, Patience, RangeRefusedError, opened, persist, read_piece
+from ernie_m.console import InputError, Progress
+from ernie_m.files import fsync_path, sha256_of, write_json
+
+PIECE_BYTES = 1 << 18
+PARTIAL_CONTENT = 206
+CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+@dataclass(frozen=True)
+class Version:
+    """Which version of a remote file some bytes are of."""
+
+    validator: str = ""
+    """Its strong ETag, else its Last-Modified; empty when the server tells neither."""
+    length: int | None = None
+    """In bytes; None when the server does not tell."""
+
+
+def download(url: str, path: Path, *, sha256: str = "", hint: str = "", patience: Patience | None = None) -> bool:
+    """Bring `url` to `path`; False when it was there already.
+
+    Raises InputError (NotFoundError: with `hint`), GaveUpError, or OSError when the disk is full; what came until then
+    is kept, and the next call goes on with it.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(_part_of(path)) as file:
+            if not path.exists():  # another fetch may have finished it before we had the lock
+                job = _Job(url, path, file, hint, patience or Patience())
+                job.bring()
+                os.fsync(file.fileno())
+                _check(_part_of(path), sha256)
+                os.replace(_part_of(path), path)
+                fsync_path(path.parent)
+                _memory_of(path).unlink(missing_ok=True)
+                return True
+            _part_of(path).unlink(missing_ok=True)
+    _check(path, sha256)
+    return False
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _memory_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part.json")
+
+
+@contextlib.contextmanager
+def _locked(part: Path) -> Iterator[io.FileIO]:
+    with open(part, "ab", buffering=0) as file:  # unbuffered: its size is what we have, also after a full disk
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{part}: another fetch is writing it; wait for that one, or end it and try again") from None
+        yield file
+
+
+def _check(path: Path, sha256: str) -> None:
+    if sha256 and (actual := sha256_of(path)) != sha256.lower():
+        raise InputError(
+            f"{path}: its SHA-256 is {actual}, expected {sha256.lower()}; remove it and fetch again, or correct --sha256"
+        )
+
+
+@dataclass
+class _Job:
+    """The filling of one partial file."""
+
+    url: str
+    path: Path
+    file: io.FileIO
+    hint: str
+    patience: Patience
+
+    def have(self) -> int:
+        return os.fstat(self.file.fileno()).st_size
+
+    def bring(self) -> None:
+        try:
+            persist(self.url, self.patience, self.connect, self.have)
+        except BaseException:
+            if not self.have():  # nothing to go on with: leave no trace
+                _part_of(self.path).unlink(missing_ok=True)
+                _memory_of(self.path).unlink(missing_ok=True)
+            raise
+
+    def connect(self) -> None:
+        """One connection; returns when the partial file is whole, raises DroppedError when it is not yet."""
+        expected = self._remembered()
+        if self.have() and expected.length == self.have():
+            return  # whole; the last command was ended before the renaming, or had another checksum in mind
+        if not expected.validator or self.have() > (expected.length or self.have()):
+            self.file.truncate(0)
+        start = self.have()
+        headers = {"Range": f"bytes={start}-", "If-Range": expected.validator} if start else {}
+        try:
+            with opened(self.url, headers, self.patience, self.hint) as response:
+                self._receive(response, start, expected)
+        except RangeRefusedError:
+            self.file.truncate(0)
+            raise
+
+    def _receive(self, response: http.client.HTTPResponse, start: int, expected: Version) -> None:
+        if response.headers.get_content_type() == "text/html":
+            raise InputError(f"{self.url}: the server sent a web page, expected the file; see in a browser what it asks for")
+        if response.status != PARTIAL_CONTENT:
+            self.file.truncate(0)
+            start = 0
+        version = _version_of(response)
+        if start:
+            if _start_of(response) != start or not _is_same(version, expected):  # it ignored our Range, or our If-Range
+                self.file.truncate(0)
+                raise DroppedError("the file has changed on the server; starting over")
+            version = Version(expected.validator, version.length)
+        if version.length is not None:
+            self._require_space(version.length - start)
+        write_json(_memory_of(self.path), asdict(version))
+        self._copy(response, start, version.length)
+
+    def _copy(self, response: http.client.HTTPResponse, start: int, length: int | None) -> None:
+        note = f"after {start:,} fetched before" if start else ""
+        progress = Progress(self.path.name, None if length is None else length - start, "bytes")
+        have = start
+        try:
+            while length is None or have < length:
+                piece = read_piece(response, PIECE_BYTES if length is None else min(PIECE_BYTES, length - have))
+                if not piece:
+                    break
+                self._write(piece)
+                have += len(piece)
+                progress.advance(len(piece), note)
+        finally:
+            progress.close(note)
+        if length is not None and self.have() != length:  # what is on the disk counts
+            raise DroppedError(f"it broke off at {self.have():,} of {length:,} bytes")
+
+    def _write(self, piece: bytes) -> None:
+        rest = memoryview(piece)
+        try:
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        except OSError as error:
+            kept = f"{self.have():,} bytes are kept, give the same command again to go on"
+            raise OSError(error.errno, f"{error.strerror}; {kept}", str(_part_of(self.path))) from None
+
+    def _require_space(self, needed: int) -> None:
+        free = shutil.disk_usage(self.path.parent).free
+        if needed > free:
+            raise InputError(
+                f"{self.path}: {needed:,} bytes are still to come and its disk has {free:,} free; "
+                "free some space or take another --to"
+            )
+
+    def _remembered(self) -> Version:
+        try:
+            return Version(**json.loads(_memory_of(self.path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # none, or not ours: then the bytes are of no known version
+            return Version()
+
+
+def _version_of(response: http.client.HTTPResponse) -> Version:
+    tag = response.headers.get("ETag", "")
+    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")  # If-Range takes no weak tag
+    if response.status == PARTIAL_CONTENT:
+        found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        return Version(validator, int(found[2]) if found else None)
+    return Version(validator, response.length)
+
+
+def _is_same(version: Version, expected: Version) -> bool:
+    """Whether a 206 is of the expected version; servers may leave its validator out, having checked our If-Range."""
+    same_length = expected.length is None or version.length == expected.length
+    return same_length and version.validator in ("", expected.validator)
+
+
+def _start_of(response: http.client.HTTPResponse) -> int | None:
+    found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None

@@ -1,0 +1,55 @@
+"""OPUS (https://opus.nlpl.eu): its interface says which file has a corpus's pair, and in which order it lists them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from data_prep.fetch.connection import Patience, mirrored, read_json
+from data_prep.fetch.sources import Remote, address_of, pair_entry
+from ernie_m.command_line import nearest
+from ernie_m.console import InputError
+
+INTERFACE = "https://opus.nlpl.eu/opusapi/"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# de-en.strict.txt.zip, which OPUS may list beside de-en.txt.zip, is a part of the same pairs, and is passed over
+FILE = re.compile(r"/OPUS-(?P<name>[^/]+)/(?P<version>[^/]+)/moses/(?P<pair>[A-Za-z_]+-[A-Za-z_]+)\.txt\.zip")
+
+
+def opus_file(name: str, source: str, target: str, mirror: str | None, patience: Patience) -> Remote:
+    """The newest Moses file of a pair, in whichever order OPUS lists it.
+
+    Raises InputError, with the nearest language or corpus that OPUS has, when there is none.
+    """
+    for first, second in ((source, target), (target, source)):
+        wanted = {"corpus": name, "source": first, "target": second, "preprocessing": "moses", "version": "latest"}
+        for item in _asked(wanted, "corpora", mirror, patience):
+            url = str(item.get("url", "")) if isinstance(item, dict) else ""
+            found = FILE.fullmatch(urlsplit(url).path) if url.startswith(("https://", "http://")) else None
+            path = f"opus/{found['name']}/{found['version']}/{found['pair']}.txt.zip" if found else ""
+            if path and found and set(found["pair"].split("-")) == {source, target} and address_of(path):
+                return Remote(url, pair_entry(name.lower(), "moses", (source, target), path), "; OPUS lists it: try later")
+    raise InputError(_explained(name, source, target, mirror, patience))
+
+
+def _asked(wanted: dict[str, str], key: str, mirror: str | None, patience: Patience) -> list[Any]:
+    url = mirrored(f"{INTERFACE}?{urlencode(wanted)}", mirror)
+    answer = read_json(url, patience)
+    listed = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(listed, list):
+        raise InputError(f"{url}: the answer has no list `{key}`; OPUS's interface has changed, download the file yourself")
+    return listed
+
+
+def _explained(name: str, source: str, target: str, mirror: str | None, patience: Patience) -> str:
+    languages = [str(code) for code in _asked({"languages": "True", "corpus": name}, "languages", mirror, patience)]
+    if not languages:
+        names = [str(known) for known in _asked({"corpora": "True"}, "corpora", mirror, patience)]
+        hint = nearest(name, names) or "; see https://opus.nlpl.eu for its corpora (upper and lower case count)"
+        return f"--corpus opus/{name}: OPUS has no corpus {name}{hint}"
+    for code in (source, target):
+        if code not in languages:
+            hint = nearest(code, languages) or f", expected one of {' '.join(languages)}"
+            return f"--lang {source}-{target}: OPUS's {name} has no language `{code}`{hint}"
+    return f"--lang {source}-{target}: OPUS's {name} has both languages, but no file of this pair; choose another corpus"
