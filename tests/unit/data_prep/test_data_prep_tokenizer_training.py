@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import pytest
 import sentencepiece
 from prep_samples import sentences
 
+from data_prep import tokenizer_training
 from data_prep.catalog import Corpus
 from data_prep.tokenizer_training import chosen_lines, count_lines, share_out, train_tokenizer
 from ernie_m.console import InputError
+from ernie_m.special_tokens import UNK_ID
 
 
 @pytest.fixture
@@ -92,6 +95,33 @@ def test_a_vocabulary_too_small_names_the_least(text_catalog: Path, tmp_path: Pa
         train_tokenizer(text_catalog, tmp_path / "m", 10)
     least = int(str(error.value).partition("at least ")[2].partition(" ")[0])
     assert train_tokenizer(text_catalog, tmp_path / "m", least).size == least
+
+
+def test_the_longest_line_that_the_catalog_allows_is_heard(tmp_path: Path) -> None:
+    """SentencePiece drops what is longer than it was told, in silence; in bytes, of which a character may have four."""
+    (tmp_path / "en.txt").write_text("\n".join(sentences(200, seed=4)) + "\n" + "𐎀𐎁 " * 9_000, encoding="utf-8")
+    corpus = "{name: m, format: cc100, path: en.txt, language: en, max_characters: 30000}"
+    (tmp_path / "c.yaml").write_text(f"corpora: [{corpus}]")
+    vocabulary = train_tokenizer(tmp_path / "c.yaml", tmp_path / "m", 90, character_coverage=1.0)
+    assert UNK_ID not in vocabulary.encode("𐎀𐎁")
+    assert UNK_ID in vocabulary.encode("𐎂")
+
+
+def test_long_training_says_that_it_is_at_work(
+    text_catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_tokenizer(text_catalog, tmp_path / "quick", 90)
+    assert "SentencePiece works" not in capsys.readouterr().err
+    monkeypatch.setattr(tokenizer_training, "SECONDS_BETWEEN_SIGNS", 0.001)
+    train_tokenizer(text_catalog, tmp_path / "slow", 90)
+    assert re.search(r"^SentencePiece works on 300 sentences: \d+s so far$", capsys.readouterr().err, re.MULTILINE)
+    assert (tmp_path / "quick").read_bytes() == (tmp_path / "slow").read_bytes()
+
+
+def test_an_output_that_cannot_be_written_is_known_at_once(text_catalog: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match=r"--out .*folder: a folder; expected the name of a file"):
+        train_tokenizer(text_catalog, tmp_path / "folder", 80)
 
 
 @pytest.mark.parametrize(
