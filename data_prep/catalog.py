@@ -18,12 +18,13 @@ from ernie_m.console import InputError
 
 DEFAULT_HELD_OUT = 0.005
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
+DEFAULT_MAX_CHARACTERS = 20_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
-COMMON_KEYS = ("name", "format")
-PARALLEL_KEYS = ("languages", "held_out")
+COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate")
+PARALLEL_KEYS = ("languages", "held_out", "max_length_ratio")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ class Corpus:
     """Fraction of the pairs kept for evaluation."""
     threshold: float = DEFAULT_THRESHOLD
     """WikiMatrix: the least margin score."""
+    min_characters: int = 1
+    max_characters: int = DEFAULT_MAX_CHARACTERS
+    """Of a line, or of each side of a pair."""
+    max_length_ratio: float | None = None
+    """Pairs: characters of the longer side per character of the shorter; None: any."""
+    deduplicate: bool = False
+    """Remove exact copies of earlier lines (pairs) of this corpus."""
 
 
 def read_catalog(path: Path) -> list[Corpus]:
@@ -121,6 +129,11 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         raise InputError(f"{where}: format is {_shown(format_name)}{hint or ','} expected one of {', '.join(FORMATS)}")
     form = FORMATS[format_name]
     _refuse_unknown(entry, form.keys, where)
+    least = _whole(entry, "min_characters", 1, where)
+    most = _whole(entry, "max_characters", DEFAULT_MAX_CHARACTERS, where)
+    ratio = _number(entry, "max_length_ratio", 1.0, (1.0, 100.0), where)
+    if least > most:
+        raise InputError(f"{where}: min_characters {least} is above max_characters {most}; no line could be kept")
     return Corpus(
         name=name,
         format=format_name,
@@ -128,6 +141,10 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         files=_files(entry, form, where, path.parent),
         held_out=_number(entry, "held_out", DEFAULT_HELD_OUT, (0.0, 0.5), where) if form.num_languages == 2 else 0.0,
         threshold=_number(entry, "threshold", DEFAULT_THRESHOLD, (0.0, 10.0), where),
+        min_characters=least,
+        max_characters=most,
+        max_length_ratio=ratio if "max_length_ratio" in entry else None,
+        deduplicate=_flag(entry, "deduplicate", where),
     )
 
 
@@ -169,6 +186,20 @@ def _number(entry: dict[str, Any], key: str, default: float, bounds: tuple[float
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds[0] <= value <= bounds[1]:
         raise InputError(f"{where}: {key} is {_shown(value)}, expected a number from {bounds[0]:g} to {bounds[1]:g}")
     return float(value)
+
+
+def _whole(entry: dict[str, Any], key: str, default: int, where: str) -> int:
+    value = entry.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected a whole number from 1")
+    return value
+
+
+def _flag(entry: dict[str, Any], key: str, where: str) -> bool:
+    value = entry.get(key, False)
+    if not isinstance(value, bool):
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected true or false")
+    return value
 
 
 def _shown(value: Any) -> str:

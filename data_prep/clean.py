@@ -1,34 +1,62 @@
-"""Which records are kept, and in what form. A pair is judged whole, so that its sides stay aligned."""
+"""Which lines are kept, and in what form. A pair is judged whole, so that its sides stay aligned."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
-from data_prep.records import Record
+import numpy as np
+
+from data_prep import readers
+from data_prep.catalog import Corpus
+from data_prep.records import Count, Lines
 from ernie_m.corpus import HELD_OUT, TRAIN
 
-MAX_CHARACTERS = 20_000
 EMPTY = "empty"
-TOO_MANY_CHARACTERS = f"more than {MAX_CHARACTERS} characters"
 NO_TOKENS = "no tokens"
+DUPLICATE = "duplicate of an earlier line"
 
 
-def clean(record: Record) -> Record:
-    """The record with its texts stripped, or rejected with the reason."""
-    if record.reason is not None:
-        return record.rejected(record.reason)
-    texts = tuple(text.strip() for text in record.texts)
-    if not all(texts):
-        return record.rejected(EMPTY)
-    if max(map(len, texts)) > MAX_CHARACTERS:
-        return record.rejected(TOO_MANY_CHARACTERS)
-    return record._replace(texts=texts)
+def clean(lines: Lines, corpus: Corpus) -> tuple[np.ndarray, tuple[list[str], ...], dict[int, str]]:
+    """(indices of the lines to keep, the stripped texts of all lines a side, index -> reason of the others)."""
+    texts = tuple([text.strip() for text in side] for side in lines.texts)
+    lengths = np.array([np.fromiter(map(len, side), np.int64, len(side)) for side in texts])
+    shortest, longest = lengths.min(axis=0), lengths.max(axis=0)
+    reasons = dict(lines.rejected)
+    faults = [
+        (EMPTY, shortest == 0),
+        (f"fewer than {corpus.min_characters} characters", shortest < corpus.min_characters),
+        (f"more than {corpus.max_characters} characters", longest > corpus.max_characters),
+    ]
+    if corpus.max_length_ratio is not None:
+        faults.append((f"length ratio above {corpus.max_length_ratio:g}", longest > corpus.max_length_ratio * shortest))
+    is_kept = np.ones(len(lines.numbers), np.bool_)
+    is_kept[list(reasons)] = False
+    for reason, is_faulty in faults:
+        for index in np.flatnonzero(is_faulty & is_kept).tolist():
+            reasons[index] = reason
+        is_kept &= ~is_faulty
+    return np.flatnonzero(is_kept), texts, reasons
 
 
-def split_of(source: str, held_out: float) -> str:
-    """`train` or `held_out`, by the source text alone: every copy of a sentence, in any corpus, lands in the same split.
+def usable(corpus: Corpus, count: Count) -> Iterator[tuple[str, ...]]:
+    """The texts of every line that is kept, one by one, in the order of the file and of the catalog's languages."""
+    for chunk in readers.chunks(corpus, readers.CHUNK_BYTES, count):
+        for lines in readers.parse(corpus, chunk):
+            kept, texts, _ = clean(lines, corpus)
+            yield from (tuple(side[index] for side in texts) for index in kept.tolist())
 
-    A text held out at one fraction is held out at every larger one.
+
+def is_held_out(sources: list[str], fraction: float) -> np.ndarray:
+    """Whether each text is held out, by the text alone: every copy of a sentence, in any corpus, is in the same split.
+
+    A text held out at one fraction is held out at every larger one. bool [texts].
     """
-    digest = hashlib.blake2b(source.encode("utf-8"), digest_size=8).digest()
-    return HELD_OUT if int.from_bytes(digest, "big") < held_out * 2**64 else TRAIN
+    limit = fraction * 2**64
+    digests = (hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest() for text in sources)
+    return np.fromiter((int.from_bytes(digest, "big") < limit for digest in digests), np.bool_, len(sources))
+
+
+def split_of(source: str, fraction: float) -> str:
+    """`train` or `held_out`."""
+    return HELD_OUT if is_held_out([source], fraction)[0] else TRAIN

@@ -1,9 +1,12 @@
-"""What travels through the pipeline: reader -> cleaner -> tokenizer -> shard writer."""
+"""What travels through the pipeline: file -> chunk -> lines -> rows of ids -> shard."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
 
 Count = Callable[[int], None]
 """Told how many (compressed) bytes of input have just been read."""
@@ -13,17 +16,29 @@ def no_count(num_bytes: int) -> None:
     """A `Count` for callers that show no progress."""
 
 
-class Record(NamedTuple):
-    """One line of a monolingual corpus or one pair of a parallel one; rejected when `reason` is set.
+@dataclass(frozen=True)
+class Chunk:
+    """A stretch of a corpus: the unit of work and of restart. Chunks of a corpus are numbered from 0 in file order.
 
-    `line` counts from 1 (the unit of a TMX file); `document` numbers a CC-100 file's documents.
+    `content` is what the format's reader cuts and later parses: whole lines as bytes, a text a side; a TMX's units.
     """
 
-    line: int
-    texts: tuple[str, ...]
-    document: int = 0
-    reason: str | None = None
+    index: int
+    content: tuple[Any, ...]
+    starts_document: bool = True
+    """Monolingual: whether its first line is the first of a document."""
 
-    def rejected(self, reason: str) -> Record:
-        """The same record, marked as not to be kept."""
-        return Record(self.line, (), self.document, reason)
+
+class Lines(NamedTuple):
+    """Some lines (pairs, units) of a chunk, a column a language, in the catalog's order of languages.
+
+    A line in `rejected` cannot be used, for that reason; its texts are there to be shown.
+    """
+
+    numbers: np.ndarray
+    """Line in the chunk, from 1: int64 [lines]."""
+    texts: tuple[list[str], ...]
+    rejected: dict[int, str]
+    """Index in these lines -> reason."""
+    documents: np.ndarray
+    """Number of the document in the chunk: int64 [lines]; zeros for pairs."""

@@ -2,27 +2,78 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from data_prep.ranks import Ranks, Team
 from ernie_m.console import InputError, Progress
-from ernie_m.corpus import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, CorpusEntry, Manifest, Shard, ShardEntry
+from ernie_m.corpus import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, Manifest, Shard, ShardEntry
 from ernie_m.files import sha256_of
 from ernie_m.special_tokens import UNK_ID, mask_id
 from ernie_m.vocabulary import Vocabulary
 
 
-def verify(data: Path, tokenizer: Path | None = None) -> list[str]:
-    """One line per failure; none when all is well. Raises InputError when there is no manifest to compare with.
+@dataclass(frozen=True)
+class Check:
+    """One shard to look through."""
 
-    With `tokenizer`, that file has to be the one that made the shards.
+    data: Path
+    number: int
+    """Of all shards, in the manifest's order."""
+    num_languages: int
+    entry: ShardEntry
+    vocab_size: int
+
+
+def verify(data: Path, tokenizer: Path | None = None, ranks: Ranks | None = None) -> list[str]:
+    """One line per failure; none when all is well, and on ranks other than the first. The shards are dealt out to `ranks`.
+
+    With `tokenizer`, that file has to be the one that made the shards. Raises InputError when there is no manifest.
     """
+    ranks = ranks or Ranks(1)
+    failures = ranks.on_first(lambda: _manifest_failures(data, Manifest.read(data), tokenizer))
+    found = sorted(fault for faults in ranks.run_teams(check_shards, data) for fault in faults)
+    return [*failures, *(message for _, message in found)] if ranks.rank == 0 else []
+
+
+def check_shards(team: Team, data: Path) -> list[tuple[int, str]]:
+    """(number of the shard, what is wrong with it), of this team's share of the shards."""
     manifest = Manifest.read(data)
+    total = sum(int(np.sum(corpus.shards.bytes)) for corpus in manifest.corpora)
+    progress = Progress("verify", total // team.num_teams, "bytes")
+    faults: list[tuple[int, str]] = []
+
+    def finished(check: Check, found: list[str]) -> None:
+        faults.extend((check.number, message) for message in found)
+        if team.number == 0:
+            progress.advance(check.entry.bytes)
+
+    shards = ((corpus, entry) for corpus in manifest.corpora for entry in corpus.shards)
+    checks = (
+        Check(data, number, len(corpus.languages), entry, manifest.vocab_size)
+        for number, (corpus, entry) in enumerate(shards)
+        if number % team.num_teams == team.number
+    )
+    team.deal_out(checks, check_shard, finished)
+    if team.number == 0:
+        progress.close()
+    return faults
+
+
+def check_shard(check: Check) -> list[str]:
+    """What is wrong with a shard."""
+    try:
+        Shard(check.data, check.entry, check.num_languages).verify()
+    except InputError as error:
+        return [str(error)]
+    return [f"{check.data / check.entry.file}: {fault}; rebuild the data" for fault in _faults(check)]
+
+
+def _manifest_failures(data: Path, manifest: Manifest, tokenizer: Path | None) -> list[str]:
     failures = _tokenizer_failures(data, manifest, tokenizer)
-    shards = [(corpus, entry) for corpus in manifest.corpora for entry in corpus.shards]
-    progress = Progress("verify", sum(entry.bytes for _, entry in shards), "bytes")
     for corpus in manifest.corpora:
         rows, rejected = sum(entry.rows for entry in corpus.shards), sum(corpus.rejected.values())
         if rows + rejected != corpus.lines_read:
@@ -30,16 +81,6 @@ def verify(data: Path, tokenizer: Path | None = None) -> list[str]:
                 f"{data}: corpus {corpus.name}: {rows} rows and {rejected} rejected of {corpus.lines_read} lines read; "
                 "the sum should be equal; rebuild the data"
             )
-    for corpus, entry in shards:
-        try:
-            Shard(data, entry, len(corpus.languages)).verify()
-            failures.extend(
-                f"{data / entry.file}: {fault}; rebuild the data" for fault in _faults(data, corpus, entry, manifest)
-            )
-        except InputError as error:
-            failures.append(str(error))
-        progress.advance(entry.bytes)
-    progress.close()
     return failures
 
 
@@ -60,10 +101,10 @@ def _tokenizer_failures(data: Path, manifest: Manifest, tokenizer: Path | None) 
     return failures
 
 
-def _faults(data: Path, corpus: CorpusEntry, entry: ShardEntry, manifest: Manifest) -> list[str]:
+def _faults(check: Check) -> list[str]:
     """What is wrong inside a shard whose bytes are the manifest's."""
-    schema = MONOLINGUAL_SCHEMA if len(corpus.languages) == 1 else PARALLEL_SCHEMA
-    path = data / entry.file
+    schema = MONOLINGUAL_SCHEMA if check.num_languages == 1 else PARALLEL_SCHEMA
+    path = check.data / check.entry.file
     try:
         with pa.memory_map(str(path)) as mapped:
             reader = pa.ipc.open_file(mapped)
@@ -73,7 +114,7 @@ def _faults(data: Path, corpus: CorpusEntry, entry: ShardEntry, manifest: Manife
                 return [f"{reader.num_record_batches} record batches, expected 1"]
             batch = reader.get_batch(0)
             batch.validate(full=True)
-            return _batch_faults(batch, TOKEN_COLUMNS[len(corpus.languages)], entry, manifest.vocab_size)
+            return _batch_faults(batch, TOKEN_COLUMNS[check.num_languages], check.entry, check.vocab_size)
     except pa.ArrowInvalid as error:
         return [f"not a readable Arrow file ({error})"]
 

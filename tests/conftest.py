@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.shard_writer import ShardWriter
+from data_prep.shard_writer import Rows
 from ernie_m.batch import Document, Example, PackedBatch
-from ernie_m.corpus import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest
+from ernie_m.corpus import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
 from ernie_m.dataloader import to_device
 from ernie_m.model import Encoder, ModelConfig
 from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.packing import PackedRow, pack
 from ernie_m.special_tokens import FIRST_PIECE_ID, NO_LANGUAGE, mask_id
+from ernie_m.vocabulary import EncodedTexts
 
 VOCAB_SIZE = 101
 CORRUPTION = CorruptionConfig(mask_rate=0.3, pseudo_token_share=0.2)
@@ -95,14 +96,17 @@ def encoder_of() -> EncoderOf:
 def _write_corpus(folder: Path, name: str, languages: tuple[str, ...], splits: dict[str, int], mean: float) -> CorpusEntry:
     rng, entries = np.random.default_rng(len(name)), []
     for split, num_rows in splits.items():
-        writer = ShardWriter(folder, name, split, len(languages), rows_per_shard=max(1, num_rows // 2 + 1))
-        for row in range(num_rows):
-            length = rng.lognormal(np.log(mean), 0.5)
-            sizes = [int(np.clip(length * rng.uniform(0.7, 1.4), 2, 55)) for _ in languages]
-            ids = [rng.integers(FIRST_PIECE_ID, CORPUS_VOCAB_SIZE - 1, n, dtype=np.int32) for n in sizes]
-            writer.add(ids, starts_document=row % 7 == 0)
-        entries += writer.finish()
-    return CorpusEntry(name, "made", languages, sum(splits.values()), {}, tuple(entries))
+        half = num_rows // 2 + 1
+        for number, numbers in enumerate((range(half), range(half, num_rows))):
+            rows = Rows(len(languages))
+            for row in numbers:
+                length = rng.lognormal(np.log(mean), 0.5)
+                sizes = [int(np.clip(length * rng.uniform(0.7, 1.4), 2, 55)) for _ in languages]
+                ids = [rng.integers(FIRST_PIECE_ID, CORPUS_VOCAB_SIZE - 1, n, dtype=np.int32) for n in sizes]
+                starts_document = np.array([len(languages) == 1 and row % 7 == 0])
+                rows.add([EncodedTexts(text, np.array([0, len(text)])) for text in ids], starts_document)
+            entries.append(rows.write(folder, shard_file(name, split, number), split))
+    return CorpusEntry(name, "made", languages, sum(splits.values()), {}, entries)
 
 
 @pytest.fixture(scope="session")

@@ -1,47 +1,101 @@
-"""One file a format; each has `read(corpus, count)`, which yields `Record`s in the order of the file.
+"""From the files of a corpus to lines: each format can cut its files into chunks, and parse a chunk.
 
-Files are streamed: memory is bounded by a piece of a file, never by the file.
+Cutting is the part that one process does for a stream, and cheap; parsing is done by whoever converts the chunk. Files are
+streamed: memory is bounded by a chunk, never by the file.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 from data_prep.catalog import Corpus
-from data_prep.readers import cc100, iitb, moses, multiun, tmx, tsv, wikimatrix
+from data_prep.readers import cc100, moses, text_file, tmx, tsv, wikimatrix
 from data_prep.readers.streams import is_tar
-from data_prep.records import Count, Record, no_count
+from data_prep.readers.text_file import Cut
+from data_prep.records import Chunk, Count, Lines, no_count
 from ernie_m.console import InputError
 
-READERS: dict[str, Callable[[Corpus, Count], Iterator[Record]]] = {
-    "cc100": cc100.read,
-    "moses": moses.read,
-    "tmx": tmx.read,
-    "wikimatrix": wikimatrix.read,
-    "multiun": multiun.read,
-    "iitb": iitb.read,
-    "tsv": tsv.read,
+CHUNK_BYTES = 16 << 20
+"""Nominal size of a chunk, in plain text: a second or two of work, and a shard of about as many bytes."""
+SAMPLE_BYTES = 1 << 19
+
+
+class Reader(NamedTuple):
+    """How the files of one format are read."""
+
+    chunks: Callable[[Corpus, int, Count], Iterator[Chunk]]
+    """(corpus, nominal bytes of plain text, count) -> all of its chunks, in one pass."""
+    parse: Callable[[Corpus, Chunk], Iterator[Lines]]
+    at_empty_lines: bool | None = None
+    """Of formats that are one text: whether chunks end at empty lines. Such files may be cut up without being read."""
+
+
+MOSES = Reader(moses.chunks, moses.parse)
+READERS: dict[str, Reader] = {
+    "cc100": Reader(partial(text_file.chunks, at_empty_lines=True), cc100.parse, at_empty_lines=True),
+    "moses": MOSES,
+    "tmx": Reader(tmx.chunks, tmx.parse),
+    "wikimatrix": Reader(partial(text_file.chunks, at_empty_lines=False), wikimatrix.parse, at_empty_lines=False),
+    "multiun": MOSES,
+    "iitb": MOSES,
+    "tsv": Reader(partial(text_file.chunks, at_empty_lines=False), tsv.parse, at_empty_lines=False),
 }
 
 
-def read(corpus: Corpus, count: Count) -> Iterator[Record]:
-    """The records of a corpus; `count` is told about input bytes as they are read."""
-    return READERS[corpus.format](corpus, count)
+def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
+    """All chunks of a corpus in one pass; `count` is told about input bytes as they are read."""
+    return READERS[corpus.format].chunks(corpus, chunk_bytes, count)
+
+
+def cuts(corpus: Corpus, chunk_bytes: int) -> list[Cut] | None:
+    """The places of the chunks of a corpus whose file can be entered there; None for a stream."""
+    if READERS[corpus.format].at_empty_lines is None:
+        return None
+    return text_file.cuts(corpus.files[0], chunk_bytes)
+
+
+def cut_chunk(corpus: Corpus, cut: Cut) -> Chunk:
+    """Read the chunk at one of the places that `cuts` gave."""
+    return text_file.cut_chunk(corpus.files[0], cut, bool(READERS[corpus.format].at_empty_lines))
+
+
+def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """The lines of a chunk, some thousands at once."""
+    return READERS[corpus.format].parse(corpus, chunk)
+
+
+def num_lines(chunk: Chunk) -> int:
+    """Lines (units) of a chunk, empty ones included."""
+    first = chunk.content[0]
+    return moses.num_lines(first) if isinstance(first, bytes) else len(chunk.content)
+
+
+def text_bytes(chunk: Chunk) -> int:
+    """Plain text in a chunk: the bytes of its lines, or of its units' texts."""
+    if isinstance(chunk.content[0], bytes):
+        return sum(map(len, chunk.content))
+    return sum(len(text.encode()) for texts, _ in chunk.content for text in texts)
+
+
+def first_chunk(corpus: Corpus, chunk_bytes: int = SAMPLE_BYTES, count: Count = no_count) -> Chunk:
+    """The beginning of a corpus, so that a wrong path or file is known at once and not hours later.
+
+    Raises InputError, naming the corpus, when its files are missing, not what they seem, or without any line.
+    """
+    with named(corpus):
+        chunk = next(chunks(corpus, chunk_bytes, count), None)
+        if chunk is None or not any(len(lines.numbers) for lines in parse(corpus, chunk)):
+            raise InputError(f"{corpus.files[0]}: no usable line; expected text in the format {corpus.format}")
+    return chunk
 
 
 def input_bytes(corpus: Corpus) -> int:
-    """About how many bytes `read` will count, for an ETA; a tar archive is read once a side. 0 for a missing file."""
+    """About how many bytes `chunks` will count, for an ETA; a tar archive is read once a side. 0 for a missing file."""
     times = 2 if len(corpus.files) == 1 and len(corpus.languages) == 2 and is_tar(corpus.files[0]) else 1
     return times * sum(path.stat().st_size for path in corpus.files if path.is_file())
-
-
-def check_readable(corpora: list[Corpus]) -> None:
-    """Read the first record of every corpus, so that a wrong path or file is known at once and not hours later."""
-    for corpus in corpora:
-        with named(corpus):
-            if next(read(corpus, no_count), None) is None:
-                raise InputError(f"{corpus.files[0]}: no usable line; expected text in the format {corpus.format}")
 
 
 @contextlib.contextmanager

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import compress
+
+import numpy as np
 
 from data_prep.catalog import Corpus
-from data_prep.readers.lines import decode_lines, split_lines
-from data_prep.readers.streams import read_pieces
-from data_prep.records import Count, Record
+from data_prep.readers.lines import decode, judge_encoding, some_at_once, split_lines
+from data_prep.records import Chunk, Lines
 
 
-def read(corpus: Corpus, count: Count) -> Iterator[Record]:
-    """A record a non-empty line; records of one document carry the same `document`."""
-    path = corpus.files[0]
+def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """The lines that are not empty; those of one document carry the same number."""
+    all_lines = split_lines(chunk.content[0], chunk.index == 0)
+    if chunk.index == 0:
+        judge_encoding(all_lines, str(corpus.files[0]))
     document = 0
-    for number, (text, reason) in enumerate(decode_lines(split_lines(read_pieces(path, count)), str(path)), start=1):
-        if text or reason:
-            yield Record(number, (text,), document, reason)
-        else:
-            document += 1
+    for first, lines in some_at_once(all_lines):
+        texts, rejected = decode(lines)
+        is_text = np.fromiter(map(bool, lines), np.bool_, len(lines))
+        documents = document + np.cumsum(~is_text)
+        document = int(documents[-1])
+        where = np.flatnonzero(is_text)
+        yield Lines(
+            where + first + 1,
+            (list(compress(texts, is_text)),),
+            {int(np.searchsorted(where, index)): reason for index, reason in rejected.items()},
+            documents[where],
+        )

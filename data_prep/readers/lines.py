@@ -7,96 +7,60 @@ Lines end at b"\\n" and nowhere else: U+2028, U+0085, a lone carriage return, NU
 from __future__ import annotations
 
 import codecs
-import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
-from data_prep.records import Record
 from ernie_m.console import InputError
 
 MAX_LINE_BYTES = 1 << 20
 LINES_TO_JUDGE = 1000  # a file's encoding, by
+LINES_AT_ONCE = 4096
 NOT_UTF8 = "not UTF-8"
 TOO_LONG = f"line longer than {MAX_LINE_BYTES} bytes"
-
-Line = tuple[str, str | None]
-"""The text of a line, and why it cannot be used (None: it can)."""
+T = TypeVar("T")
 
 
-def split_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a file; of one above MAX_LINE_BYTES only the beginning is kept (decode_lines rejects it)."""
-    pending, is_first = b"", True
-    for piece in pieces:
-        *whole, pending = (pending + piece).split(b"\n")
-        pending = pending[: MAX_LINE_BYTES + 2]
-        for line in whole:
-            yield _without_bom(line, is_first).removesuffix(b"\r")
-            is_first = False
-    pending = _without_bom(pending, is_first)
-    if pending:
-        yield pending.removesuffix(b"\r")
+def split_lines(content: bytes, is_file_start: bool) -> list[bytes]:
+    """The lines of a chunk, without their ends."""
+    if is_file_start:
+        content = content.removeprefix(codecs.BOM_UTF8)
+    lines = content.split(b"\n")
+    if not lines[-1]:
+        lines.pop()  # what follows the last newline is no line
+    return [line.removesuffix(b"\r") for line in lines] if b"\r" in content else lines
 
 
-def _without_bom(line: bytes, is_first: bool) -> bytes:
-    return line.removeprefix(codecs.BOM_UTF8) if is_first else line
+def decode(lines: Sequence[bytes]) -> tuple[list[str], dict[int, str]]:
+    """Lines as text, and index -> reason of those that are too long or not UTF-8 (their bytes shown with escapes)."""
+    if len(max(lines, key=len, default=b"")) <= MAX_LINE_BYTES:
+        try:
+            return list(map(bytes.decode, lines)), {}
+        except UnicodeDecodeError:
+            pass
+    texts, rejected = [], {}
+    for index, line in enumerate(lines):
+        try:
+            if len(line) > MAX_LINE_BYTES:
+                rejected[index], line = TOO_LONG, line[:1000]
+            texts.append(line.decode())
+        except UnicodeDecodeError:
+            rejected.setdefault(index, NOT_UTF8)
+            texts.append(line.decode(errors="backslashreplace"))
+    return texts, rejected
 
 
-def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[Line]:
-    """Lines as text; single lines that are not UTF-8 are marked.
-
-    Raises InputError when more than half of the first lines are not UTF-8, or hold NUL as UTF-16 does.
-    """
-    judged = strange = 0
-    for line in lines:
-        text, reason = _decoded(line)
-        yield text, reason
-        if line and judged < LINES_TO_JUDGE:
-            judged += 1
-            strange += reason == NOT_UTF8 or b"\0" in line
-            if judged == LINES_TO_JUDGE:
-                _judge(strange, judged, name)
-    if judged < LINES_TO_JUDGE:
-        _judge(strange, judged, name)
-
-
-def _decoded(line: bytes) -> Line:
-    if len(line) > MAX_LINE_BYTES:
-        return "", TOO_LONG
-    try:
-        return line.decode("utf-8"), None
-    except UnicodeDecodeError:
-        return "", NOT_UTF8
-
-
-def _judge(strange: int, judged: int, name: str) -> None:
-    if strange * 2 > judged:
+def judge_encoding(lines: list[bytes], name: str) -> None:
+    """Raise InputError when more than half of a file's first lines are not UTF-8, or hold NUL as UTF-16 does."""
+    first = [line for line in lines if line][:LINES_TO_JUDGE]
+    strange = sum(b"\0" in line or bool(decode([line])[1].get(0) == NOT_UTF8) for line in first)
+    if strange * 2 > len(first):
         raise InputError(
-            f"{name}: {strange:,} of the first {judged:,} lines are not UTF-8 text; expected UTF-8; "
+            f"{name}: {strange:,} of the first {len(first):,} lines are not UTF-8 text; expected UTF-8; "
             "convert it, e.g. `iconv -f UTF-16 -t UTF-8`"
         )
 
 
-def aligned(source: Iterable[Line], target: Iterable[Line], names: tuple[str, str]) -> Iterator[Record]:
-    """Line i of one file with line i of the other.
-
-    Raises InputError, with both counts, when the files do not have the same number of lines.
-    """
-    sides = iter(source), iter(target)
-    for number, pair in enumerate(itertools.zip_longest(*sides), start=1):
-        if pair[0] is None or pair[1] is None:
-            rest = [sum(1 for _ in side) for side in sides]
-            counts = [number - 1 if line is None else number + rest[i] for i, line in enumerate(pair)]
-            raise InputError(
-                f"{names[0]} has {counts[0]:,} lines and {names[1]} has {counts[1]:,}: the two sides are not aligned; "
-                "expected equal counts; download both again"
-            )
-        (text, reason), (other_text, other_reason) = pair
-        yield Record(number, (text, other_text), reason=reason or other_reason)
-
-
-def columns(lines: Iterable[Line], num_columns: int) -> Iterator[tuple[int, list[str], str | None]]:
-    """Tab-separated lines: (line number, columns, reason)."""
-    for number, (text, reason) in enumerate(lines, start=1):
-        cells = text.split("\t")
-        if reason is None and len(cells) != num_columns:
-            reason = f"not {num_columns} columns"
-        yield number, cells, reason
+def some_at_once(lines: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
+    """(index of the first, some lines): what is processed together, so that texts and ids in between stay few."""
+    for first in range(0, len(lines), LINES_AT_ONCE):
+        yield first, lines[first : first + LINES_AT_ONCE]

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import xz
+
 from data_prep.records import Count
 from ernie_m.console import InputError
 
@@ -55,8 +57,8 @@ def read_pieces(path: Path, count: Count) -> Iterator[bytes]:
 
 def read_zip_member(path: Path, choose: Callable[[list[str], Path], str], count: Count) -> Iterator[bytes]:
     """The content of the member that `choose(names, path)` picks; `count` gets the member's compressed bytes."""
-    _require_content(path)
-    with _damage_named(path, "zip"), zipfile.ZipFile(path) as archive:
+    require_content(path)
+    with damage_named(path, "zip"), zipfile.ZipFile(path) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
         info = archive.getinfo(choose(names, path))
         packed_share = info.compress_size / max(info.file_size, 1)
@@ -72,7 +74,7 @@ def read_tar_member(path: Path, is_wanted: Callable[[str], bool], wanted: str, c
     readable: Any = _Readable(packed)
     found: str | None = None
     names: list[str] = []
-    with _damage_named(path, "tar"), tarfile.open(fileobj=readable, mode="r|") as archive:
+    with damage_named(path, "tar"), tarfile.open(fileobj=readable, mode="r|") as archive:
         for member in archive:
             names.append(member.name)
             file = archive.extractfile(member) if member.isfile() and is_wanted(member.name) else None
@@ -123,7 +125,8 @@ def _listed(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
-def _require_content(path: Path) -> None:
+def require_content(path: Path) -> None:
+    """Raise InputError when the file is missing or empty."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct the path in the catalog (it is relative to the catalog's folder)")
     if path.stat().st_size == 0:
@@ -131,7 +134,7 @@ def _require_content(path: Path) -> None:
 
 
 def _raw_pieces(path: Path, count: Count) -> Iterator[bytes]:
-    _require_content(path)
+    require_content(path)
     with open(path, "rb") as file:
         while piece := file.read(PIECE_BYTES):
             count(len(piece))
@@ -144,7 +147,7 @@ def _unpacked(path: Path, count: Count) -> Iterator[bytes]:
     if new_decompressor is None:
         yield from raw
         return
-    with _damage_named(path, kind):
+    with damage_named(path, kind):
         yield from _decompressed(raw, new_decompressor)
 
 
@@ -168,11 +171,11 @@ def _decompressed(raw: Iterable[bytes], new_decompressor: Decompressor) -> Itera
 
 
 @contextlib.contextmanager
-def _damage_named(path: Path, kind: str) -> Iterator[None]:
+def damage_named(path: Path, kind: str) -> Iterator[None]:
     """Turn every way a packed file can be broken into one InputError that names it."""
     try:
         yield
-    except (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
+    except (EOFError, lzma.LZMAError, xz.XZError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
         reason = str(error)
     except (NotImplementedError, RuntimeError) as error:  # zipfile: unknown compression, encryption
         reason = str(error)

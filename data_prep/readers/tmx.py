@@ -13,22 +13,40 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 from data_prep.catalog import Corpus
+from data_prep.readers.lines import some_at_once
 from data_prep.readers.streams import matches, read_pieces
-from data_prep.records import Count, Record
+from data_prep.records import Chunk, Count, Lines
 from ernie_m.console import InputError
 
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 XML_SPACE = re.compile(r"[ \t\r\n]+")
 
 
-def read(corpus: Corpus, count: Count) -> Iterator[Record]:
-    """A record a translation unit; one that lacks a language is rejected."""
-    for number, unit in enumerate(_units(corpus, count), start=1):
-        texts = [_segment(unit, language) for language in corpus.languages]
+def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
+    """Stretches of translation units, each as (texts, reason); one that lacks a language is rejected."""
+    index, size, units = 0, 0, []
+    for element in _units(corpus, count):
+        texts = [_segment(element, language) for language in corpus.languages]
         missing = [language for language, text in zip(corpus.languages, texts, strict=True) if text is None]
-        reason = f"no {missing[0]} segment" if missing else None
-        yield Record(number, tuple(text or "" for text in texts), reason=reason)
+        units.append((tuple(text or "" for text in texts), f"no {missing[0]} segment" if missing else None))
+        size += sum(map(len, units[-1][0]))
+        if size >= chunk_bytes // 2:
+            yield Chunk(index, tuple(units))
+            index, size, units = index + 1, 0, []
+    if units:
+        yield Chunk(index, tuple(units))
+
+
+def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """A pair a unit."""
+    for first, units in some_at_once(chunk.content):
+        texts = tuple([unit[0][side] for unit in units] for side in range(2))
+        rejected = {index: reason for index, (_, reason) in enumerate(units) if reason}
+        numbers = first + 1 + np.arange(len(units))
+        yield Lines(numbers, texts, rejected, np.zeros_like(numbers))
 
 
 def _units(corpus: Corpus, count: Count) -> Iterator[ElementTree.Element]:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from data_prep.catalog import Corpus
-from data_prep.readers.lines import columns, decode_lines, split_lines
-from data_prep.readers.streams import read_pieces
-from data_prep.records import Count, Record
+from data_prep.readers.lines import decode, judge_encoding, some_at_once, split_lines
+from data_prep.records import Chunk, Lines
 
 
-def read(corpus: Corpus, count: Count) -> Iterator[Record]:
-    """A record a line."""
-    path = corpus.files[0]
-    for number, cells, reason in columns(decode_lines(split_lines(read_pieces(path, count)), str(path)), 2):
-        yield Record(number, tuple(cells), reason=reason)
+def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """A pair a line."""
+    for numbers, (source, target), rejected in columns(corpus, chunk, 2):
+        yield Lines(numbers, (source, target), rejected, np.zeros_like(numbers))
+
+
+def columns(corpus: Corpus, chunk: Chunk, num_columns: int) -> Iterator[tuple[np.ndarray, list[list[str]], dict[int, str]]]:
+    """Tab-separated lines, some at once: (line numbers, columns, index -> reason)."""
+    all_lines = split_lines(chunk.content[0], chunk.index == 0)
+    if chunk.index == 0:
+        judge_encoding(all_lines, str(corpus.files[0]))
+    for first, lines in some_at_once(all_lines):
+        texts, rejected = decode(lines)
+        rows = [text.split("\t") for text in texts]
+        for index, cells in enumerate(rows):
+            if len(cells) != num_columns or index in rejected:
+                rejected.setdefault(index, f"not {num_columns} columns")
+                rows[index] = [texts[index]] + [""] * (num_columns - 1)
+        yield first + 1 + np.arange(len(rows)), [list(column) for column in zip(*rows, strict=True)], rejected

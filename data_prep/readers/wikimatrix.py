@@ -8,22 +8,24 @@ import math
 import re
 from collections.abc import Iterator
 
+import numpy as np
+
 from data_prep.catalog import Corpus
-from data_prep.readers.lines import columns, decode_lines, split_lines
-from data_prep.readers.streams import matches, read_pieces
-from data_prep.records import Count, Record
+from data_prep.readers.streams import matches
+from data_prep.readers.tsv import columns
+from data_prep.records import Chunk, Lines
 
 PAIR_IN_NAME = re.compile(r"\.([A-Za-z_]+)-([A-Za-z_]+)\.tsv")
 
 
-def read(corpus: Corpus, count: Count) -> Iterator[Record]:
-    """A record a line; rejected below the catalog's `threshold`."""
-    path = corpus.files[0]
-    is_reversed = has_reversed_columns(path.name, corpus.languages)
-    for number, cells, reason in columns(decode_lines(split_lines(read_pieces(path, count)), str(path)), 3):
-        reason = reason or _reason(cells[0], corpus.threshold)
-        texts = (cells[2], cells[1]) if is_reversed and len(cells) == 3 else tuple(cells[1:])
-        yield Record(number, texts, reason=reason)
+def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """A pair a line; rejected below the catalog's `threshold`."""
+    is_reversed = has_reversed_columns(corpus.files[0].name, corpus.languages)
+    for numbers, (scores, first, second), rejected in columns(corpus, chunk, 3):
+        for index, score in enumerate(scores):
+            if index not in rejected and (reason := _reason(score, corpus.threshold)):
+                rejected[index] = reason
+        yield Lines(numbers, (second, first) if is_reversed else (first, second), rejected, np.zeros_like(numbers))
 
 
 def has_reversed_columns(name: str, languages: tuple[str, ...]) -> bool:

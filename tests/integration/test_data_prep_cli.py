@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import lzma
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = "the small house is green and the dog runs over a bridge nyumba ndogo ni ya kijani"
 WORDS = TEXT.split()
 
@@ -39,15 +41,22 @@ def test_the_commands_in_their_order(catalog: Path, tmp_path: Path) -> None:
     trained = run("train-tokenizer", "--catalog", catalog, "--out", model, "--vocab_size", 42)
     assert trained.returncode == 0, trained.stderr
     assert "a vocabulary of 42" in trained.stdout
-    built = run("build", "--catalog", catalog, "--tokenizer", model, "--out", out, "--rows_per_shard=100")
+    guessed = run("build", "--catalog", catalog, "--tokenizer", model, "--out", out, "--estimate")
+    assert (guessed.returncode, out.exists()) == (0, False)
+    assert "of shards (" in guessed.stdout
+    built = run("build", "--catalog", catalog, "--tokenizer", model, "--out", out, "--workers=2", "--shard_mb=1")
     assert built.returncode == 0, built.stderr
     assert "p.en-sw  tsv     en sw" in built.stdout
     assert "1 rejected: not 2 columns (first: line 301)" in built.stdout
     again = run("build", "--catalog", catalog, "--tokenizer", model, "--out", out)
     assert_one_line(again, "--overwrite")
     assert run("build", "-c", catalog, "-t", model, "--out", out, "--overwrite").returncode == 0
-    verified = run("verify", "--data", out, "--tokenizer", model)
+    verified = run("verify", "--data", out, "--tokenizer", model, "--workers", 2)
     assert (verified.returncode, "all files are whole" in verified.stdout) == (0, True)
+    documented = re.search(r"```python\n(.*?)```", (ROOT / "docs/data_format.md").read_text(), re.DOTALL)
+    assert documented
+    read = subprocess.run([sys.executable, "-c", documented[1]], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert len(read.stdout.splitlines()) == len(list(out.rglob("*.arrow"))) - 1  # a line a shard; one file is their table
     shown = run("stats", "--data", out, "--alpha", 0.7)
     assert shown.returncode == 0
     assert "p (alpha 0.7)" in shown.stdout
@@ -73,7 +82,9 @@ def assert_one_line(result: subprocess.CompletedProcess[str], *parts: str) -> No
         (["build", "--catalog", "gone.yaml", "--tokenizer", "t", "--out", "o"], ["gone.yaml: no such file"]),
         (["build", "--catalog", "c", "--tokenizer", "t"], ["--out is missing"]),
         (["build", "--catalog", "c", "--tokenizer", "t", "--out"], ["--out has no value"]),
-        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--rows_per_shard=0"], ["--rows_per_shard 0"]),
+        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--shard_mb=0"], ["--shard_mb 0", "from 1 to 256"]),
+        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--workers=0"], ["--workers 0"]),
+        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--on_error=skip"], ["--on_error skip", "stop or quarantine"]),
         (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--overwrite=2"], ["--overwrite 2"]),
         (["build", "c", "t"], ["unexpected `c`"]),
         (["stats", "--data", "1e3"], ["data folder 1e3: no such folder"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     {"config", "console", "command_line", "hostfile", "files", "special_tokens", "batch"},
-    {"attention_rule", "corruption", "vocabulary", "corpus", "sampling"},
+    {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
+    | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
     {"objectives", "packing", "attention", "loss"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {"engine", "checkpoint", "metrics", "evaluation"},
@@ -81,6 +84,13 @@ def test_what_needs_no_torch_imports_none(module: str) -> None:
         ahead = set().union(*(ours(MODULES[name]) for name in ahead)) - reached
     heavy = {name: tops(MODULES[name]) & {"torch", "transformers", "deepspeed"} for name in reached}
     assert not any(heavy.values()), heavy
+
+
+def test_the_data_order_is_built_without_torch() -> None:
+    """Not imported at all: what looks at a folder of a million shards stays small and quick."""
+    program = "import sys; sys.modules['torch'] = None; import ernie_m.dataloader"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def test_data_prep_needs_the_lowest_layers_alone() -> None:

@@ -52,10 +52,13 @@ def test_unknown_characters_are_UNK(model: Path) -> None:
 
 def test_a_batch_is_its_texts_one_by_one(model: Path) -> None:
     vocabulary = Vocabulary(model)
-    texts = [*TEXTS, ""]
-    for text, ids in zip(texts, vocabulary.encode_batch(texts), strict=True):
-        assert np.array_equal(ids, vocabulary.encode(text))
-    assert vocabulary.encode_batch([]) == []
+    for texts in ([*TEXTS, ""], [], [""], TEXTS * 2000):
+        values, offsets = vocabulary.encode_batch(texts)
+        assert (values.dtype, offsets.dtype) == (np.int32, np.int64)
+        assert len(offsets) == len(texts) + 1
+        assert (offsets[0], offsets[-1]) == (0, len(values))
+        for text, start, end in list(zip(texts, offsets[:-1], offsets[1:], strict=True))[-10:]:
+            assert np.array_equal(values[start:end], vocabulary.encode(text))
 
 
 def test_what_is_no_tokenizer_is_refused(tmp_path: Path, model: Path) -> None:

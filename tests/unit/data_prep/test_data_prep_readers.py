@@ -10,14 +10,16 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from prep_samples import tarred
+from prep_samples import Record, read, tarred
 
+from data_prep import readers
 from data_prep.catalog import FORMATS, Corpus
-from data_prep.clean import MAX_CHARACTERS, clean, split_of
-from data_prep.readers import READERS, check_readable, input_bytes, read
+from data_prep.clean import clean, split_of, usable
+from data_prep.readers import READERS, first_chunk, input_bytes
 from data_prep.readers.wikimatrix import has_reversed_columns
-from data_prep.records import Record, no_count
+from data_prep.records import Lines, no_count
 from ernie_m.console import InputError
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
@@ -25,7 +27,11 @@ ODD = ["a\u2028b", "c\u0085d", "e\rf", "g\0h", "i\ufeffj", "\u00a0k\u202f!"]
 
 
 def records(form: str, languages: tuple[str, ...], *files: Path, **more: Any) -> list[Record]:
-    return list(read(Corpus("c", form, languages, files, **more), no_count))
+    corpus = Corpus("c", form, languages, files, **more)
+    whole = read(corpus)
+    in_chunks = read(corpus, chunk_bytes=30)
+    assert [(r.line, r.texts, r.reason) for r in in_chunks] == [(r.line, r.texts, r.reason) for r in whole]
+    return whole
 
 
 def texts(found: list[Record]) -> list[tuple[str, ...]]:
@@ -155,7 +161,8 @@ def test_the_memory_of_a_tmx_does_not_grow_with_its_length(tmp_path: Path) -> No
     for count in (4_000, 20_000):
         path.write_text(f"<tmx><header/><body>\n{unit * count}</body></tmx>")
         tracemalloc.start()
-        assert sum(1 for _ in read(Corpus("c", "tmx", ("en", "fr"), (path,)), no_count)) == count
+        corpus = Corpus("c", "tmx", ("en", "fr"), (path,))
+        assert sum(readers.num_lines(chunk) for chunk in readers.chunks(corpus, 2000, no_count)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]  # an empty element a unit, left in the tree, gives 1.8
@@ -193,19 +200,61 @@ def test_a_wrong_file_is_known_before_any_work(tmp_path: Path) -> None:
     good.write_text("text\n")
     bad = Corpus("bad.one", "cc100", ("en",), (tmp_path / "gone.xz",))
     with pytest.raises(InputError, match=r"^corpus bad\.one: .*gone\.xz: no such file"):
-        check_readable([Corpus("good", "cc100", ("en",), (good,)), bad])
+        first_chunk(bad)
+    assert readers.num_lines(first_chunk(Corpus("good", "cc100", ("en",), (good,)))) == 1
     good.write_text("\n\n\n")
     with pytest.raises(InputError, match="no usable line"):
-        check_readable([Corpus("good", "cc100", ("en",), (good,))])
+        first_chunk(Corpus("good", "cc100", ("en",), (good,)))
+
+
+def cleaned(
+    pairs: list[tuple[str, str]], rejected: dict[int, str] | None = None, **filters: Any
+) -> list[tuple[str, ...] | str]:
+    """Each pair's stripped texts, or why it is not kept."""
+    corpus = Corpus("c", "tsv", ("en", "fr"), (Path("p"),), **filters)
+    numbers = np.arange(len(pairs)) + 1
+    sides = ([source for source, _ in pairs], [target for _, target in pairs])
+    kept, texts, reasons = clean(Lines(numbers, sides, rejected or {}, np.zeros_like(numbers)), corpus)
+    assert sorted([*kept.tolist(), *reasons]) == list(range(len(pairs)))
+    return [reasons.get(i) or tuple(side[i] for side in texts) for i in range(len(pairs))]
 
 
 def test_cleaning_strips_and_judges_pairs_whole() -> None:
-    assert clean(Record(1, (" a b ", "c\u00a0"))).texts == ("a b", "c")
-    assert clean(Record(1, ("a", " \u00a0 "))).reason == clean(Record(1, ("", "b"))).reason == "empty"
-    long = clean(Record(7, ("a", "b" * (MAX_CHARACTERS + 1))))
-    assert (long.line, long.texts, long.reason) == (7, (), "more than 20000 characters")
-    assert clean(Record(1, ("a", "b" * MAX_CHARACTERS))).reason is None
-    assert clean(Record(1, ("a",), 0, "not UTF-8")).reason == "not UTF-8"
+    pairs = [(" a b ", "c\u00a0"), ("a", " \u00a0 "), ("", "b"), ("a", "b" * 20_001), ("a", "b" * 20_000), ("x", "y")]
+    assert cleaned(pairs, {5: "not UTF-8"}) == [
+        ("a b", "c"),
+        "empty",
+        "empty",
+        "more than 20000 characters",
+        ("a", "b" * 20_000),
+        "not UTF-8",
+    ]
+
+
+def test_filters_judge_lengths_and_their_ratio_at_their_borders() -> None:
+    pairs = [
+        ("abc", "abcdef"),
+        ("abc", "abcdefg"),
+        ("abcdefg", "abc"),
+        ("ab", "abc"),
+        ("abc", "abcdefghi"),
+        (" ab ", "abcd"),
+    ]
+    found = cleaned(pairs, min_characters=3, max_characters=8, max_length_ratio=2.0)
+    assert found == [
+        ("abc", "abcdef"),
+        "length ratio above 2",
+        "length ratio above 2",
+        "fewer than 3 characters",
+        "more than 8 characters",
+        "fewer than 3 characters",
+    ]
+
+
+def test_usable_texts_come_in_order_and_without_the_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "p.tsv"
+    path.write_text("one \tun\nno tab\n\tvide\ntwo\tdeux\n")
+    assert list(usable(Corpus("c", "tsv", ("en", "fr"), (path,)), no_count)) == [("one", "un"), ("two", "deux")]
 
 
 def test_the_held_out_split_is_a_stable_function_of_the_text() -> None:

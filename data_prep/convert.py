@@ -1,0 +1,183 @@
+"""One chunk -> its shards and its marker. What every rank does, again and again; knows nothing of other chunks.
+
+parse -> clean -> encode -> a shard a split, written atomically -> the marker, written last. So a chunk whose marker is
+there is done, and one that was cut short by a kill leaves nothing that counts.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import readers, work_folder
+from data_prep.alignment import Alignment, measure
+from data_prep.catalog import Corpus
+from data_prep.clean import NO_TOKENS, clean, is_held_out
+from data_prep.deduplicate import row_keys, sorted_keys
+from data_prep.readers.text_file import Cut
+from data_prep.records import Chunk, Lines
+from data_prep.shard_writer import Rows, selected
+from ernie_m.corpus import HELD_OUT, TRAIN, ShardEntry, shard_file
+from ernie_m.vocabulary import EncodedTexts, Vocabulary
+from ernie_m.word_cache import WordCache
+
+EXAMPLES = 5
+EXAMPLE_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Task:
+    """A chunk to convert: already read from a stream, or a place in a file to be read by whoever converts it."""
+
+    corpus: Corpus
+    chunk: Chunk | Cut
+    tokenizer: Path
+    out: Path
+
+    @property
+    def index(self) -> int:
+        return self.chunk.index
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a rank reports of a chunk; what the data needs is in the marker."""
+
+    process: str
+    """Host and process."""
+    seconds: float
+    rows: int
+    tokens: int
+    text_bytes: int
+    peak_memory_bytes: int
+
+
+@dataclass
+class Tally:
+    """What became of the lines of a chunk."""
+
+    lines: int = 0
+    """Of the file, empty ones included."""
+    lines_read: int = 0
+    """Candidates: rows + rejected."""
+    text_bytes: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    """Reason -> the first (line in the chunk, text)."""
+
+    def reject(self, number: int, reason: str, texts: tuple[str, ...]) -> None:
+        """Count a line that is not kept."""
+        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append((number, " ||| ".join(text[:EXAMPLE_CHARACTERS] for text in texts)))
+
+
+def convert(task: Task) -> Done:
+    """Convert a chunk; raises InputError, naming the corpus, for input that cannot be used."""
+    started = time.monotonic()
+    with readers.named(task.corpus):
+        chunk = readers.cut_chunk(task.corpus, task.chunk) if isinstance(task.chunk, Cut) else task.chunk
+        conversion = Conversion(task.corpus, encoder_of(task.tokenizer), continues=not chunk.starts_document)
+        conversion.tally.lines = readers.num_lines(chunk)
+        conversion.tally.text_bytes = readers.text_bytes(chunk)
+        for lines in readers.parse(task.corpus, chunk):
+            conversion.add(lines)
+        shards = conversion.write(task.out, chunk.index)
+    tally, alignment = conversion.tally, asdict(conversion.alignment)
+    marker = {"chunk": chunk.index, "shards": [asdict(shard) for shard in shards], "alignment": alignment, **asdict(tally)}
+    work_folder.write_marker(task.out, task.corpus.name, chunk.index, marker)
+    rows, tokens = sum(shard.rows for shard in shards), sum(sum(shard.tokens) for shard in shards)
+    process = f"{os.uname().nodename} {os.getpid()}"
+    return Done(process, time.monotonic() - started, rows, tokens, tally.text_bytes, peak_memory_bytes())
+
+
+class Conversion:
+    """Gathers the rows of a chunk."""
+
+    def __init__(self, corpus: Corpus, encoder: WordCache, continues: bool) -> None:
+        self.corpus, self.encoder = corpus, encoder
+        self.order = np.argsort(corpus.languages).tolist()  # en-fr and fr-en are one stream
+        self.rows = {split: Rows(len(self.order)) for split in (TRAIN, HELD_OUT)}
+        self.keys: dict[str, list[np.ndarray]] = {split: [] for split in self.rows}
+        self.tally, self.alignment = Tally(), Alignment()
+        self._document = 0 if continues else -1  # of the last row kept
+        self._lengths: list[np.ndarray] = []
+
+    def add(self, lines: Lines) -> None:
+        """Clean and encode some lines."""
+        kept, texts, reasons = clean(lines, self.corpus)
+        for index in sorted(reasons):
+            self.tally.reject(int(lines.numbers[index]), reasons[index], tuple(side[index] for side in lines.texts))
+        self.tally.lines_read += len(lines.numbers)
+        sides = [[texts[side][index] for index in kept.tolist()] for side in self.order]
+        encoded = [self.encoder.encode_batch(side) for side in sides]
+        has_tokens = np.logical_and.reduce([np.diff(column.offsets) > 0 for column in encoded])
+        for index in kept[~has_tokens].tolist():
+            self.tally.reject(int(lines.numbers[index]), NO_TOKENS, tuple(side[index] for side in lines.texts))
+        self._keep(sides, encoded, has_tokens, lines.documents[kept])
+
+    def _keep(self, sides: list[list[str]], encoded: list[EncodedTexts], keep: np.ndarray, documents: np.ndarray) -> None:
+        documents = documents[keep]
+        if not len(documents):
+            return
+        starts = documents != np.concatenate([[self._document], documents[:-1]])
+        self._document = int(documents[-1])
+        if len(sides) == 1:
+            self._add_rows(TRAIN, sides, encoded, keep, starts)
+            return
+        held_out = is_held_out(sides[0], self.corpus.held_out)
+        self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
+        for split, chosen in ((TRAIN, keep & ~held_out), (HELD_OUT, keep & held_out)):
+            self._add_rows(split, sides, encoded, chosen, np.zeros(int(chosen.sum()), np.bool_))
+
+    def _add_rows(
+        self, split: str, sides: list[list[str]], encoded: list[EncodedTexts], chosen: np.ndarray, starts: np.ndarray
+    ) -> None:
+        if not chosen.any():
+            return
+        self.rows[split].add([selected(column, chosen) for column in encoded], starts)
+        if self.corpus.deduplicate:
+            self.keys[split].append(row_keys(sides)[chosen])
+
+    def write(self, out: Path, index: int) -> list[ShardEntry]:
+        """Write a shard a split (none for a split without rows), and their keys for the removal of duplicates."""
+        if self._lengths:
+            self.alignment = measure(np.concatenate(self._lengths, axis=1))
+        folder = work_folder.provisional(out) if self.corpus.deduplicate else out
+        shards = []
+        for split, rows in self.rows.items():
+            if not rows.num_rows:
+                continue
+            shards.append(rows.write(folder, shard_file(self.corpus.name, split, index), split))
+            if self.corpus.deduplicate:
+                keys = sorted_keys(np.concatenate(self.keys[split]))
+                work_folder.write_array(work_folder.keys_path(out, self.corpus.name, split, index), keys)
+        return shards
+
+
+@lru_cache(maxsize=1)
+def encoder_of(tokenizer: Path) -> WordCache:
+    """This process's encoder; its cache lives on from chunk to chunk."""
+    return WordCache(Vocabulary(tokenizer))
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def marker_of(content: dict[str, Any]) -> tuple[Tally, Alignment, list[ShardEntry]]:
+    """Read a marker back."""
+    shards = [ShardEntry(**{**shard, "tokens": tuple(shard["tokens"])}) for shard in content["shards"]]
+    examples = {reason: [(number, text) for number, text in found] for reason, found in content["examples"].items()}
+    numbers = {key: content[key] for key in ("lines", "lines_read", "text_bytes")}
+    tally = Tally(**numbers, rejected=content["rejected"], examples=examples)
+    return tally, Alignment(**content["alignment"]), shards

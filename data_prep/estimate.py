@@ -1,0 +1,109 @@
+"""What a build will take, from a sample of the beginning of each corpus: rows, tokens, disk, time.
+
+The sample also shows, before hours of work, that every file is there, is what its name says, and holds usable lines.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep import readers
+from data_prep.catalog import Corpus
+from data_prep.clean import clean
+from data_prep.convert import encoder_of
+from data_prep.table import table
+from ernie_m.console import InputError, duration
+
+BYTES_PER_TOKEN = 4
+BYTES_PER_ROW = 4.2  # a list offset a column, and a bit
+SPACE_RESERVE = 1.1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one corpus."""
+
+    corpus: Corpus
+    input_bytes: int
+    text_bytes: int
+    rows: int
+    tokens: int
+    seconds: float
+    """On one core."""
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of the shards; twice, while repeated lines are being removed, with 24 bytes of key a row."""
+        size = self.tokens * BYTES_PER_TOKEN + self.rows * BYTES_PER_ROW * len(self.corpus.languages)
+        return int(2 * size + 24 * self.rows if self.corpus.deduplicate else size)
+
+
+def estimate(corpus: Corpus, tokenizer: Path) -> Estimate:
+    """Read, clean and encode the beginning of a corpus; raises InputError when it holds no usable line."""
+    counted = 0
+
+    def count(num_bytes: int) -> None:
+        nonlocal counted
+        counted += num_bytes
+
+    encoder, started = encoder_of(tokenizer), time.monotonic()
+    rows = tokens = 0
+    chunk = readers.first_chunk(corpus, count=count)
+    for lines in readers.parse(corpus, chunk):
+        kept, texts, _ = clean(lines, corpus)
+        rows += len(kept)
+        tokens += sum(len(encoder.encode_batch([side[i] for i in kept.tolist()]).values) for side in texts)
+    total = readers.input_bytes(corpus)
+    factor = max(1.0, total / max(counted, 1))
+    text, rows, tokens = (int(n * factor) for n in (readers.text_bytes(chunk), rows, tokens))
+    return Estimate(corpus, total, text, rows, tokens, (time.monotonic() - started) * factor)
+
+
+def shown(estimates: list[Estimate], out: Path, num_ranks: int) -> str:
+    """The table of --estimate."""
+    rows = [
+        [
+            e.corpus.name,
+            size(e.input_bytes),
+            size(e.text_bytes),
+            f"{e.rows:,}",
+            f"{e.tokens:,}",
+            size(e.disk_bytes),
+            duration(e.seconds / num_ranks),
+        ]
+        for e in estimates
+    ]
+    disk, seconds = sum(e.disk_bytes for e in estimates), sum(e.seconds for e in estimates)
+    head = ["corpus", "files", "text", "rows", "tokens", "shards", f"time on {num_ranks}"]
+    return (
+        f"{table(head, rows)}\n\nabout {size(disk)} of shards ({size(free_bytes(out))} free at {out}), "
+        f"{duration(seconds / num_ranks)} on {num_ranks} rank{'s' * (num_ranks > 1)}; "
+        f"guessed from the first {size(readers.SAMPLE_BYTES)} of text of each corpus"
+    )
+
+
+def refuse_too_little_space(estimates: list[Estimate], out: Path) -> None:
+    """Raise InputError when the shards will probably not fit on the disk."""
+    needed, free = int(SPACE_RESERVE * sum(e.disk_bytes for e in estimates)), free_bytes(out)
+    if needed > free:
+        raise InputError(
+            f"{out}: the shards will take about {size(needed)} and {size(free)} are free; make room, choose another --out, "
+            "or add --skip_space_check if you know better"
+        )
+
+
+def free_bytes(out: Path) -> int:
+    """Free space on the disk where `out` is or will be."""
+    return shutil.disk_usage(next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())).free
+
+
+def size(num_bytes: float) -> str:
+    """1536 -> '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"

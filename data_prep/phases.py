@@ -1,0 +1,229 @@
+"""The phases of a build, as the root of each team runs them: which items there are, and what comes of them.
+
+Files that can be cut up are shared by all teams, chunk by chunk. Streams are dealt out whole, the largest first; one team
+reads each, once, and its ranks convert the chunks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from data_prep import readers, work_folder
+from data_prep.catalog import Corpus
+from data_prep.convert import Done, Task, convert
+from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
+from data_prep.rank_stats import RankStats
+from data_prep.ranks import Team
+from data_prep.readers.text_file import Cut
+from data_prep.records import Chunk
+from ernie_m.console import InputError, Progress
+
+T = TypeVar("T")
+STOP, QUARANTINE = "stop", "quarantine"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every team has to know."""
+
+    corpora: tuple[Corpus, ...]
+    tokenizer: Path
+    out: Path
+    chunk_bytes: int
+    quarantines: bool
+    """Whether a corpus that cannot be used is left out; else it stops the build."""
+
+
+Failure = InputError | OSError | None
+Phase = Callable[[Team, Job], Failure]
+
+
+def convert_corpora(team: Team, job: Job) -> Failure:
+    """Convert every chunk of this team's share that has no marker yet."""
+    return _guarded(job, lambda: _Conversions(team, job).run())
+
+
+def find_repeated_rows(team: Team, job: Job) -> Failure:
+    """Note the repeated rows of the corpora that ask for it."""
+    return _guarded(job, lambda: team.deal_out(_own(team, _buckets(job)), find_repeated, _nothing))
+
+
+def remove_repeated_rows(team: Team, job: Job) -> Failure:
+    """Write their shards without those rows."""
+    return _guarded(job, lambda: team.deal_out(_own(team, _removals(job)), remove_repeated, _nothing))
+
+
+def num_chunks(job: Job, corpus: Corpus) -> int:
+    """How many chunks a converted corpus has; 0 when it could not be used."""
+    if end := work_folder.end_of(job.out, corpus.name):
+        return int(end.get("chunks", 0))
+    return len(readers.cuts(corpus, job.chunk_bytes) or [])
+
+
+def shares(sizes: list[int], num_teams: int) -> list[list[int]]:
+    """Indices for each team: the largest first, each to the team that has the least so far."""
+    loads: list[int] = [0] * num_teams
+    owned: list[list[int]] = [[] for _ in range(num_teams)]
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        team = loads.index(min(loads))
+        loads[team] += sizes[index]
+        owned[team].append(index)
+    return owned
+
+
+def _guarded(job: Job, work: Callable[[], None]) -> Failure:
+    """Do it; a failure is returned, and tells the other teams to start nothing new."""
+    try:
+        work()
+    except (InputError, OSError) as error:
+        with contextlib.suppress(OSError):  # the disk may be full
+            work_folder.write_stop(job.out, str(error))
+        return error
+    return None
+
+
+@dataclass
+class _Stream:
+    """What is known of a stream while its chunks are on their way."""
+
+    num_chunks: int | None = None
+    """Known at its end."""
+    open_chunks: set[int] = field(default_factory=set)
+
+
+class _Conversions:
+    """The chunks of one team."""
+
+    def __init__(self, team: Team, job: Job) -> None:
+        self.team, self.job = team, job
+        self.failed: set[str] = set()
+        self.streams: dict[str, _Stream] = {}
+        self.places = {corpus.name: self._places(corpus) for corpus in job.corpora}
+        streams = [corpus for corpus in job.corpora if self.places[corpus.name] is None]
+        owned = shares([readers.input_bytes(corpus) for corpus in streams], team.num_teams)[team.number]
+        self.own_streams = {streams[index].name for index in owned}
+        self.progress = Progress("build", sum(map(self._input_bytes, job.corpora)), "bytes")
+        self.stats = RankStats(job.out, team)
+
+    def run(self) -> None:
+        work = _attempt if self.job.quarantines else convert
+        self.team.deal_out(self.tasks(), work, self.finished, lambda task: isinstance(task.chunk, Chunk))
+        if self.team.number == 0:
+            self.progress.close()
+        self.stats.write()
+
+    def tasks(self) -> Iterator[Task]:
+        """The chunks that are not done; reads streams as they are asked for."""
+        for corpus in self.job.corpora:
+            for chunk in self._chunks(corpus):
+                if work_folder.is_stopped(self.job.out):
+                    return
+                if corpus.name in self.failed:
+                    break
+                if not work_folder.is_done(self.job.out, corpus.name, chunk.index):
+                    yield Task(corpus, chunk, self.job.tokenizer, self.job.out)
+
+    def _places(self, corpus: Corpus) -> list[Cut] | None:
+        if work_folder.end_of(self.job.out, corpus.name) is not None:
+            return []
+        try:
+            with readers.named(corpus):
+                return readers.cuts(corpus, self.job.chunk_bytes)
+        except InputError as error:
+            self._fail(corpus, error)
+            return []
+
+    def _input_bytes(self, corpus: Corpus) -> int:
+        places = self.places[corpus.name]
+        if places is None:
+            return readers.input_bytes(corpus) if corpus.name in self.own_streams else 0
+        return readers.input_bytes(corpus) // self.team.num_teams if places else 0
+
+    def _chunks(self, corpus: Corpus) -> Iterator[Chunk | Cut]:
+        places = self.places[corpus.name]
+        if places is not None:
+            yield from places[self.team.number :: self.team.num_teams]
+        elif corpus.name in self.own_streams:
+            yield from self._read(corpus)
+
+    def _read(self, corpus: Corpus) -> Iterator[Chunk]:
+        stream = self.streams.setdefault(corpus.name, _Stream())
+        found = 0
+        try:
+            with readers.named(corpus):
+                for chunk in readers.chunks(corpus, self.job.chunk_bytes, self._advance):
+                    if not work_folder.is_done(self.job.out, corpus.name, chunk.index):
+                        stream.open_chunks.add(chunk.index)
+                    found += 1
+                    yield chunk
+        except InputError as error:
+            self._fail(corpus, error)
+            return
+        stream.num_chunks = found
+        self._close(corpus)
+
+    def finished(self, task: Task, result: Done | InputError) -> None:
+        """Count a chunk that has been converted, or give its corpus up."""
+        if isinstance(result, InputError):
+            self._fail(task.corpus, result)
+            return
+        self.stats.add(result)
+        if stream := self.streams.get(task.corpus.name):
+            stream.open_chunks.discard(task.index)
+            self._close(task.corpus)
+        elif places := self.places[task.corpus.name]:
+            self._advance(readers.input_bytes(task.corpus) // len(places))
+
+    def _close(self, corpus: Corpus) -> None:
+        stream = self.streams[corpus.name]
+        if stream.num_chunks is not None and not stream.open_chunks and corpus.name not in self.failed:
+            work_folder.mark_end(self.job.out, corpus.name, {"chunks": stream.num_chunks})
+
+    def _fail(self, corpus: Corpus, error: InputError) -> None:
+        if not self.job.quarantines:
+            raise error
+        if corpus.name not in self.failed:
+            self.failed.add(corpus.name)
+            work_folder.mark_end(self.job.out, corpus.name, {"error": str(error)})
+
+    def _advance(self, num_bytes: int) -> None:
+        self.progress.advance(num_bytes) if self.team.number == 0 else None
+
+
+def _attempt(task: Task) -> Done | InputError:
+    """`convert`, whose refusal of the input is a result like others."""
+    try:
+        return convert(task)
+    except InputError as error:
+        return error
+
+
+def _buckets(job: Job) -> Iterator[Bucket]:
+    for corpus, chunks, bits in _repetitive(job):
+        for number in range(1 << bits):
+            yield Bucket(job.out, corpus.name, chunks, number, bits)
+
+
+def _removals(job: Job) -> Iterator[Removal]:
+    for corpus, chunks, bits in _repetitive(job):
+        for index in range(chunks):
+            yield Removal(job.out, corpus.name, len(corpus.languages), index, bits)
+
+
+def _repetitive(job: Job) -> Iterator[tuple[Corpus, int, int]]:
+    for corpus in job.corpora:
+        if corpus.deduplicate and (chunks := num_chunks(job, corpus)):
+            markers = (work_folder.read_marker(job.out, corpus.name, index) for index in range(chunks))
+            yield corpus, chunks, num_bits(sum(shard["rows"] for marker in markers for shard in marker["shards"]))
+
+
+def _own(team: Team, items: Iterator[T]) -> Iterator[T]:
+    return (item for index, item in enumerate(items) if index % team.num_teams == team.number)
+
+
+def _nothing(*_: object) -> None:
+    """The markers tell what was done."""

@@ -1,0 +1,149 @@
+"""Where a stream of text is cut into chunks: at an empty line or a line's end, never inside a line.
+
+A chunk is the unit of work, of restart, and (but for rejected lines) the content of one shard, so where it starts and
+ends may depend on the file alone, never on who reads it:
+
+1. A chunk has a nominal size. It goes on to the next *border* behind it: the end of the first empty line that starts there
+   within LOOK_AHEAD bytes (where documents are separated by empty lines), else the end of the line.
+2. A stream is cut one chunk after the other. A file that can be entered anywhere is cut at fixed offsets instead, and
+   every chunk finds its own two borders: `border behind offset o` is a function of the bytes from o on, so neighbours agree.
+3. Of a line without an end in sight only the beginning is kept, so memory is bounded; it is rejected later as too long.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from data_prep.readers.lines import MAX_LINE_BYTES
+
+LOOK_AHEAD = MAX_LINE_BYTES + 2  # what is kept of an endless line is still too long to be taken for a whole one
+FIRST_LOOK = 1 << 14
+LINE_END = re.compile(rb"\n")
+EMPTY_LINE = re.compile(rb"\n\r?\n")
+
+PiecesFrom = Callable[[int], Iterable[bytes]]
+"""Opens a file at an offset of its plain text."""
+
+
+class Border(NamedTuple):
+    """The bytes up to the end of a border, how many were passed (an endless line is not kept whole), and its kind."""
+
+    kept: bytes
+    passed: int
+    is_document_end: bool
+
+
+class Cutter:
+    """Reads pieces of a stream and hands out stretches that end at borders."""
+
+    def __init__(self, pieces: Iterable[bytes], at_empty_lines: bool) -> None:
+        self._pieces = iter(pieces)
+        self._pending = b""
+        self._at_empty_lines = at_empty_lines
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes, fewer only at the end of the stream."""
+        parts, missing = [self._pending], size - len(self._pending)
+        while missing > 0 and (piece := next(self._pieces, b"")):
+            parts.append(piece)
+            missing -= len(piece)
+        content = b"".join(parts) if len(parts) > 1 else self._pending
+        self._pending = content[size:]
+        return content[:size]
+
+    def to_border(self) -> Border:
+        """Read on to the next border."""
+        ahead, step = b"", FIRST_LOOK
+        border = EMPTY_LINE if self._at_empty_lines else LINE_END
+        while len(ahead) < LOOK_AHEAD:
+            piece = self.read(min(step, LOOK_AHEAD - len(ahead)))
+            known, ahead, step = len(ahead), ahead + piece, 2 * step
+            if found := border.search(ahead, max(0, known - 2)):
+                return self._border(ahead, found.end(), self._at_empty_lines)
+            if not piece:
+                return self._border(ahead, ahead.find(b"\n") + 1 or len(ahead), False)
+        if stop := ahead.find(b"\n") + 1:
+            return self._border(ahead, stop, False)
+        return Border(ahead, len(ahead) + self._pass_line(), False)
+
+    def _border(self, ahead: bytes, stop: int, is_document_end: bool) -> Border:
+        self._pending = ahead[stop:] + self._pending
+        return Border(ahead[:stop], stop, is_document_end)
+
+    def lines(self, count: int) -> tuple[bytes, int]:
+        """The next `count` lines with their ends, and how many there were."""
+        parts, found = [], 0
+        while found < count and (piece := self.read(1 << 16)):
+            here = piece.count(b"\n")
+            if found + here >= count:
+                stop = _end_of_line(piece, count - found)
+                self._pending = piece[stop:] + self._pending
+                parts.append(piece[:stop])
+                return b"".join(parts), count
+            found += here
+            parts.append(piece)
+        content = b"".join(parts)
+        return content, found + (bool(content) and not content.endswith(b"\n"))
+
+    def _pass_line(self) -> int:
+        """Skip what is left of a line with its end; the number of bytes skipped."""
+        passed = 0
+        while piece := self.read(1 << 16):
+            stop = piece.find(b"\n") + 1
+            if stop:
+                self._pending = piece[stop:] + self._pending
+                return passed + stop
+            passed += len(piece)
+        return passed
+
+
+def _end_of_line(piece: bytes, number: int) -> int:
+    """The offset behind the `number`-th newline of a piece that has as many."""
+    stop = 0
+    for _ in range(number):
+        stop = piece.index(b"\n", stop) + 1
+    return stop
+
+
+def bounded(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same lines, of an endless one only its beginning: for readers that ask for lines by number."""
+    length = 0  # of the line so far
+    for piece in pieces:
+        last = piece.rfind(b"\n") + 1
+        if last == 0:
+            room = max(0, LOOK_AHEAD - length)
+            length += len(piece)
+            if room:
+                yield piece[:room]
+            continue
+        first = piece.find(b"\n")
+        yield piece[: max(0, LOOK_AHEAD - length)] + piece[first:] if length + first > LOOK_AHEAD else piece
+        length = len(piece) - last
+
+
+def cut_stream(pieces: Iterable[bytes], chunk_bytes: int, at_empty_lines: bool) -> Iterator[tuple[bytes, bool]]:
+    """All of a stream as (chunk, whether it starts a document)."""
+    cutter = Cutter(pieces, at_empty_lines)
+    starts_document = True
+    while head := cutter.read(chunk_bytes):
+        border = cutter.to_border()
+        yield head + border.kept, starts_document
+        starts_document = border.is_document_end
+
+
+def cut_out(pieces_from: PiecesFrom, start: int, stop: int | None, at_empty_lines: bool) -> tuple[bytes, bool]:
+    """The chunk between the border behind `start` (0: the beginning) and the one behind `stop` (None: the end of the file).
+
+    `pieces_from(offset)` opens the file there.
+    """
+    cutter = Cutter(pieces_from(start), at_empty_lines)
+    first = cutter.to_border() if start else Border(b"", 0, True)
+    if stop is None:
+        return b"".join(iter(lambda: cutter.read(1 << 20), b"")), first.is_document_end
+    if start + first.passed <= stop:
+        head = cutter.read(stop - start - first.passed)
+        return head + cutter.to_border().kept, first.is_document_end
+    last = Cutter(pieces_from(stop), at_empty_lines).to_border()  # our first border lies behind `stop` already
+    return cutter.read(max(0, stop + last.passed - start - first.passed)), first.is_document_end

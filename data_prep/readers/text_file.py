@@ -1,0 +1,99 @@
+"""Corpora of one text file: read in order, or, where the file can be entered at many places, cut up without reading it.
+
+A plain file can be entered anywhere, an .xz file at its blocks (`xz -T` and `pixz` write many; the index at the end tells
+where). All else is one stream, which one process reads for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+import xz
+
+from data_prep.catalog import Corpus
+from data_prep.readers.cutting import cut_out, cut_stream
+from data_prep.readers.streams import DECOMPRESSORS, damage_named, is_tar, is_zip, read_pieces, require_content
+from data_prep.records import Chunk, Count
+
+PIECE_BYTES = 1 << 18
+MOST_NOMINAL_CHUNKS = 4  # a block larger than so many chunks is no place to cut at: a chunk is held in memory
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Chunk `index` lies between the borders behind two offsets of the plain text; a `stop` of None is the file's end."""
+
+    index: int
+    start: int
+    stop: int | None
+
+
+def chunks(corpus: Corpus, chunk_bytes: int, count: Count, at_empty_lines: bool) -> Iterator[Chunk]:
+    """The file as chunks, in one pass."""
+    pieces = read_pieces(corpus.files[0], count)
+    for index, (content, starts_document) in enumerate(cut_stream(pieces, chunk_bytes, at_empty_lines)):
+        yield Chunk(index, (content,), starts_document)
+
+
+def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:
+    """Where the file can be cut up, or None when it has to be read in one pass."""
+    if is_zip(path) or is_tar(path):
+        return None
+    require_content(path)
+    if path.suffix.lower() == ".xz":
+        with damage_named(path, "xz"):
+            file = _xz_file(path)
+        offsets, length = _grouped(file.block_boundaries, chunk_bytes), len(file)
+    elif path.suffix.lower() not in DECOMPRESSORS:
+        length = path.stat().st_size
+        offsets = list(range(0, length, chunk_bytes))
+    else:
+        return None
+    stretches = [stop - start for start, stop in pairwise([*offsets, length])]
+    if len(offsets) < 2 or max(stretches) > MOST_NOMINAL_CHUNKS * chunk_bytes:
+        return None
+    return [Cut(i, start, stop) for i, (start, stop) in enumerate(pairwise([*offsets, None])) if start is not None]
+
+
+def cut_chunk(path: Path, cut: Cut, at_empty_lines: bool) -> Chunk:
+    """Read one chunk of a file that `cuts` cut up; whatever block it takes bytes from is checked whole."""
+
+    def pieces_from(offset: int) -> Iterator[bytes]:
+        if path.suffix.lower() == ".xz":
+            file = _xz_file(path)
+            file.seek(offset)
+            while piece := file.read(PIECE_BYTES):
+                yield bytes(piece)
+        else:
+            with open(path, "rb") as plain:
+                plain.seek(offset)
+                while piece := plain.read(PIECE_BYTES):
+                    yield piece
+
+    with damage_named(path, "xz"):
+        content, starts_document = cut_out(pieces_from, cut.start, cut.stop, at_empty_lines)
+    return Chunk(cut.index, (content,), starts_document)
+
+
+def _xz_file(path: Path) -> xz.XZFile:
+    status = path.stat()
+    return _opened_xz(str(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _opened_xz(path: str, size: int, changed: int) -> xz.XZFile:
+    """The index of a large file has thousands of blocks: not to be read again for every chunk, but for a changed file."""
+    return xz.XZFile(path)
+
+
+def _grouped(boundaries: list[int], chunk_bytes: int) -> list[int]:
+    """The block boundaries that stand at least a chunk apart."""
+    offsets: list[int] = []
+    for boundary in boundaries:
+        if not offsets or boundary - offsets[-1] >= chunk_bytes:
+            offsets.append(boundary)
+    return offsets

@@ -1,0 +1,155 @@
+"""What came of every corpus: gathered from the markers, told as a table, as report.json and as report.txt.
+
+Both files depend on the input alone: the same corpora give the same report on any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep import work_folder
+from data_prep.alignment import Alignment
+from data_prep.catalog import Corpus
+from data_prep.convert import EXAMPLES, Tally, marker_of
+from data_prep.phases import Job, num_chunks
+from data_prep.table import table
+from ernie_m.console import InputError
+from ernie_m.corpus import TRAIN, CorpusEntry, ShardEntry
+from ernie_m.files import write_json, written_atomically
+
+USUAL_SCORE = "translations have 0.4 and more"
+
+
+@dataclass
+class Result:
+    """One corpus of the catalog, built or not."""
+
+    corpus: Corpus
+    entry: CorpusEntry | None
+    error: str | None
+    tally: Tally = field(default_factory=Tally)
+    alignment: Alignment = field(default_factory=Alignment)
+    warnings: list[str] = field(default_factory=list)
+    num_rows: int = 0
+    num_tokens: int = 0
+    num_bytes: int = 0
+
+
+def collect(job: Job) -> list[Result]:
+    """The results of all corpora, from their markers; raises InputError for one without any usable line."""
+    return [_result(job, corpus) for corpus in job.corpora]
+
+
+def _result(job: Job, corpus: Corpus) -> Result:
+    end = work_folder.end_of(job.out, corpus.name) or {}
+    result = Result(corpus, None, end.get("error"))
+    if result.error is None:
+        shards = _merged(job, corpus, result)
+        if not shards:
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(result.tally.rejected.items()))
+            result.error = (
+                f"corpus {corpus.name}: {corpus.files[0]}: no usable line ({reasons or 'the file holds none'}); "
+                f"expected text in the format {corpus.format}; correct the catalog or take the corpus out of it"
+            )
+            if not job.quarantines:
+                raise InputError(result.error)
+        else:
+            rejected, languages = dict(sorted(result.tally.rejected.items())), tuple(sorted(corpus.languages))
+            entry = CorpusEntry(corpus.name, corpus.format, languages, result.tally.lines_read, rejected, shards)
+            result.entry = entry
+    if result.error is not None:
+        work_folder.drop_corpus(job.out, corpus.name)
+    return result
+
+
+def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
+    """Add the markers of a corpus up, in the order of its chunks; its shards, a split after the other."""
+    shards: list[ShardEntry] = []
+    total = result.tally
+    for index in range(num_chunks(job, corpus)):
+        marker = work_folder.read_marker(job.out, corpus.name, index, is_final=corpus.deduplicate)
+        tally, alignment, found = marker_of(marker)
+        shards += found
+        for reason, examples in tally.examples.items():
+            known = total.examples.setdefault(reason, [])
+            known += [(total.lines + number, text) for number, text in examples[: EXAMPLES - len(known)]]
+        if alignment.is_suspicious:
+            span = f"lines {total.lines + 1:,} to {total.lines + tally.lines:,}"
+            result.warnings.append(f"{span} look misaligned (score {alignment.score}; {USUAL_SCORE})")
+        result.alignment += alignment
+        total.lines, total.text_bytes = total.lines + tally.lines, total.text_bytes + tally.text_bytes
+        total.lines_read += tally.lines_read
+        for reason, number in tally.rejected.items():
+            total.rejected[reason] = total.rejected.get(reason, 0) + number
+    if result.alignment.is_suspicious and not result.warnings:  # chunks of few pairs have no score of their own
+        result.warnings.append(f"the two sides look misaligned (score {result.alignment.score}; {USUAL_SCORE})")
+    result.num_rows = sum(shard.rows for shard in shards)
+    result.num_tokens = sum(sum(shard.tokens) for shard in shards)
+    result.num_bytes = sum(shard.bytes for shard in shards)
+    return sorted(shards, key=lambda shard: shard.split != TRAIN)  # stable: each split keeps the order of its chunks
+
+
+def summary(results: list[Result]) -> str:
+    """The table at the end of a build, and below it what needs a look."""
+    head = ["corpus", "format", "languages", "rows", "tokens", "rejected", "alignment", "disk bytes a text byte"]
+    rows = []
+    for result in results:
+        corpus = result.corpus
+        numbers = [f"{n:,}" for n in (result.num_rows, result.num_tokens, sum(result.tally.rejected.values()))]
+        score = "-" if result.alignment.score is None else f"{result.alignment.score:.2f}"
+        disk = f"{result.num_bytes / max(result.tally.text_bytes, 1):.2f}"
+        state = [*numbers, score, disk] if result.entry else ["left out", "-", "-", "-", "-"]
+        rows.append([corpus.name, corpus.format, " ".join(sorted(corpus.languages)), *state])
+    return "\n".join([table(head, rows), *_notes(results)])
+
+
+def _notes(results: list[Result]) -> Iterator[str]:
+    for result in results:
+        if result.error:
+            yield f"left out: {result.error}"
+        for warning in result.warnings:
+            yield f"warning: corpus {result.corpus.name}: {warning}"
+        for reason, number in sorted(result.tally.rejected.items()):
+            first = f" (first: line {found[0][0]:,})" if (found := result.tally.examples.get(reason)) else ""
+            yield f"{result.corpus.name}: {number:,} rejected: {reason}{first}"
+
+
+def write_reports(out: Path, results: list[Result]) -> None:
+    """Write report.json and report.txt."""
+    write_json(out / work_folder.REPORT_FILE, {"corpora": [_as_json(result) for result in results]})
+    lines = [summary(results)]
+    for result in results:
+        for reason, examples in sorted(result.tally.examples.items()):
+            lines += ["", f"{result.corpus.name}: {result.tally.rejected[reason]:,} rejected: {reason}; the first:"]
+            lines += [f"  line {number:,}: {text!r}" for number, text in examples]
+    with written_atomically(out / work_folder.READABLE_REPORT_FILE) as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _as_json(result: Result) -> dict[str, Any]:
+    corpus, tally = result.corpus, result.tally
+    return {
+        "name": corpus.name,
+        "format": corpus.format,
+        "files": [path.name for path in corpus.files],
+        "languages": sorted(corpus.languages),
+        "left_out": result.error,
+        "lines": tally.lines,
+        "lines_read": tally.lines_read,
+        "text_bytes": tally.text_bytes,
+        "rows": result.num_rows,
+        "tokens": result.num_tokens,
+        "shard_bytes": result.num_bytes,
+        "rejected": {
+            reason: {
+                "lines": number,
+                "first": [{"line": line, "text": text} for line, text in tally.examples.get(reason, [])],
+            }
+            for reason, number in sorted(tally.rejected.items())
+        },
+        "alignment": {"score": result.alignment.score, "sampled_pairs": result.alignment.pairs},
+        "warnings": result.warnings,
+    }

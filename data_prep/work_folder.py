@@ -1,0 +1,223 @@
+"""The folder a build writes into, and what it leaves there for its next start.
+
+    .lock                          held by the running build (flock: the kernel lets go of it, however the build ends)
+    shards/<corpus>/...            finished shards
+    work/.plan.json                what is being built; a later start has to ask for the same
+    work/<corpus>/00012.json       chunk 12 is done: its shards, counts and rejected lines
+    work/<corpus>/end.json         the corpus is done (its number of chunks), or cannot be used (why)
+    ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
+    report.json report.txt, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
+
+A folder that is neither new, empty nor a build's is somebody's and stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_m.console import InputError
+from ernie_m.corpus import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN, Manifest
+from ernie_m.files import write_json, written_atomically
+from ernie_m.shard_table import SHARDS_FOLDER
+from ernie_m.vocabulary import TOKENIZER_FILE
+
+LOCK_FILE, WORK_FOLDER, RANKS_FOLDER, PLAN_FILE, END_FILE = ".lock", "work", "ranks", ".plan.json", "end.json"
+REPORT_FILE, READABLE_REPORT_FILE = "report.json", "report.txt"
+PROVISIONAL_FOLDER = ".provisional"  # no corpus can be called so
+STOP_FILE = ".stop"
+_TOP_FILES = (TOKENIZER_FILE, MANIFEST_FILE, SHARD_TABLE_FILE, REPORT_FILE, READABLE_REPORT_FILE)
+OUR_FOLDERS = re.compile(rf"{SHARDS_FOLDER}(/[^/]+)?|{RANKS_FOLDER}|{WORK_FOLDER}(/.*)?")
+OUR_FILES = re.compile(
+    rf"{SHARDS_FOLDER}/[^/]+/\.?({TRAIN}|{HELD_OUT})-\d+\.arrow(\.\d+\.tmp)?"
+    rf"|\.?({'|'.join(map(re.escape, _TOP_FILES))})(\.\d+\.tmp)?|\.lock"
+    rf"|{RANKS_FOLDER}/\.?rank-\d+\.json(\.\d+\.tmp)?|{WORK_FOLDER}/.*(json|npy|arrow|tmp|\.stop)"
+)
+TEMPORARY = re.compile(r"\..*\.\d+\.tmp")
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Create `out` and hold its lock; InputError when another build holds it."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: not a folder; choose another --out")
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    if not is_new and not (out / LOCK_FILE).exists():
+        refuse_foreign(out)  # before anything is written into it
+    with open(out / LOCK_FILE, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{out}: another build is at work here ({file.read().strip() or 'unknown'}); wait for it, or stop it first"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            if is_new and [path.name for path in out.iterdir()] == [LOCK_FILE]:  # refused before anything was written
+                shutil.rmtree(out)
+
+
+def refuse_foreign(out: Path) -> None:
+    """Raise InputError when the folder holds a file that no build of ours wrote."""
+    for path in sorted(out.rglob("*")):
+        name = path.relative_to(out).as_posix()
+        ours = OUR_FOLDERS if path.is_dir() else OUR_FILES
+        if not ours.fullmatch(name) or path.is_symlink():
+            raise InputError(f"{out}: not empty and {name} is not of a build of ours; choose another --out")
+
+
+def refuse_finished(out: Path, overwrite: bool) -> None:
+    """Raise InputError for somebody else's files, and for a finished build unless `overwrite`."""
+    refuse_foreign(out)
+    if (out / MANIFEST_FILE).exists():
+        shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)  # of a build that was killed while it tidied up
+        if not overwrite:
+            raise InputError(f"{out}: already holds built data ({MANIFEST_FILE}); choose another --out or add --overwrite")
+        Manifest.read(out)
+
+
+def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
+    """Make `out` ready for `plan`, under the lock; True when an earlier build of the same plan goes on.
+
+    Raises InputError for an unfinished build of another plan, unless `overwrite`.
+    """
+    path = out / WORK_FOLDER / PLAN_FILE
+    if path.exists() and not overwrite:
+        if difference := _difference(_read(path), plan):
+            raise InputError(
+                f"{out}: holds an unfinished build of another plan: {difference}; give the same input and options to go on, "
+                "add --overwrite to start over, or choose another --out"
+            )
+        for folder in (out, *out.glob(f"{SHARDS_FOLDER}/*"), *out.glob(f"{WORK_FOLDER}/**/")):
+            for left in folder.glob(".*.tmp"):
+                left.unlink(missing_ok=True)
+        (out / WORK_FOLDER / STOP_FILE).unlink(missing_ok=True)
+        shutil.rmtree(out / RANKS_FOLDER, ignore_errors=True)  # they tell of this start
+        return True
+    (out / MANIFEST_FILE).unlink(missing_ok=True)  # first, so that it never promises what is gone
+    for left in out.iterdir():
+        if left.is_dir():
+            shutil.rmtree(left)
+        elif left.name != LOCK_FILE:
+            left.unlink()
+    path.parent.mkdir()
+    write_json(path, plan)
+    return False
+
+
+def finish(out: Path) -> None:
+    """Remove what only an unfinished build needs."""
+    shutil.rmtree(out / WORK_FOLDER)
+
+
+def marker_path(out: Path, corpus: str, index: int, is_final: bool = False) -> Path:
+    """Where the marker of a chunk lies; `is_final`: the one after the removal of duplicates."""
+    return out / WORK_FOLDER / corpus / f"{index:05d}{'.final' if is_final else ''}.json"
+
+
+def write_marker(out: Path, corpus: str, index: int, content: dict[str, Any], is_final: bool = False) -> None:
+    """Say that a chunk is done."""
+    path = marker_path(out, corpus, index, is_final)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+
+
+def is_done(out: Path, corpus: str, index: int, is_final: bool = False) -> bool:
+    """Whether a chunk has its marker."""
+    return marker_path(out, corpus, index, is_final).exists()
+
+
+def read_marker(out: Path, corpus: str, index: int, is_final: bool = False) -> dict[str, Any]:
+    """The marker of a finished chunk."""
+    return _read(marker_path(out, corpus, index, is_final))
+
+
+def end_of(out: Path, corpus: str) -> dict[str, Any] | None:
+    """How the corpus ended: {"chunks": n} or {"error": message}; None while it has not."""
+    path = out / WORK_FOLDER / corpus / END_FILE
+    return _read(path) if path.exists() else None
+
+
+def mark_end(out: Path, corpus: str, content: dict[str, Any]) -> None:
+    """All chunks of the corpus are done, or it cannot be used."""
+    path = out / WORK_FOLDER / corpus / END_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, content)
+
+
+def drop_corpus(out: Path, corpus: str) -> None:
+    """Remove the shards of a corpus that cannot be used."""
+    for folder in (out, provisional(out)):
+        shutil.rmtree(folder / SHARDS_FOLDER / corpus, ignore_errors=True)
+
+
+def provisional(out: Path) -> Path:
+    """Where shards wait for the removal of duplicates."""
+    return out / WORK_FOLDER / PROVISIONAL_FOLDER
+
+
+def keys_path(out: Path, corpus: str, split: str, index: int) -> Path:
+    """Keys of the rows of a shard that waits for the removal of duplicates."""
+    return out / WORK_FOLDER / corpus / f"keys-{split}-{index:05d}.npy"
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write a .npy file, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()  # numpy writes to a file without telling that the disk is full
+    np.save(content, array)
+    with written_atomically(path) as aside:
+        aside.write_bytes(content.getbuffer())
+
+
+def write_stop(out: Path, message: str) -> None:
+    """Tell all teams to start nothing new."""
+    (out / WORK_FOLDER / STOP_FILE).write_text(message, encoding="utf-8")
+
+
+def is_stopped(out: Path) -> bool:
+    """Whether some team has stopped the build."""
+    return (out / WORK_FOLDER / STOP_FILE).exists()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: damaged ({error}); remove it, and what it stands for is done again") from None
+    return dict(content)
+
+
+def _difference(before: Any, now: Any, where: str = "") -> str:
+    """The first key in which two plans differ, with both values; '' when they are the same."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            if found := _difference(before.get(key), now.get(key), f"{where}.{key}" if where else key):
+                return found
+        return ""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = enumerate(zip(before, now, strict=True))
+        return next((found for i, (old, new) in pairs if (found := _difference(old, new, f"{where}[{i}]"))), "")
+    return "" if before == now else f"{where} was {_brief(before)} and is now {_brief(now)}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,21 @@
+"""`python build_worker.py CATALOG TOKENIZER OUT WORKERS CHUNK_BYTES`: a build whose chunks are as small as a test needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from data_prep.build import Options, build
+from data_prep.ranks import start_ranks
+from ernie_m.console import run_cleanly
+
+
+def main() -> None:
+    catalog, tokenizer, out = map(Path, sys.argv[1:4])
+    workers, chunk_bytes = map(int, sys.argv[4:6])
+    options = Options(chunk_bytes=chunk_bytes, skip_space_check=True)
+    run_cleanly(lambda: build(catalog, tokenizer, out, options, start_ranks(workers or None)))
+
+
+if __name__ == "__main__":
+    main()

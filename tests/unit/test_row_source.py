@@ -1,0 +1,85 @@
+"""How many rows a shard gives: computed for all shards at once, and bit for bit what one shard at a time gives."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ernie_m.corpus import TRAIN, ShardEntry, ShardList, Shards, Stream, shard_file
+from ernie_m.objectives import INSERT, CorruptionConfig, Objective
+from ernie_m.row_source import NUM_SPECIAL, TARGET_FILL, RowSettings, RowSource
+
+LANGUAGE_IDS = {"de": 1, "en": 2}
+
+
+def slow_num_rows(objective: Objective, entry: ShardEntry, settings: RowSettings) -> int:
+    """The oracle: one shard, plain Python numbers, and its own idea of an objective's mean length."""
+    if entry.rows == 0:
+        return 0
+
+    def masked(mean: float, rate: float) -> float:
+        return max(1.0, mean * rate + 0.5 * math.exp(-(mean * rate)))
+
+    pieces = float(entry.rows)
+    if objective.merges_lines:
+        pieces = entry.documents + sum(entry.tokens) / (settings.sequence_length - NUM_SPECIAL)
+    means = [tokens / pieces for tokens in entry.tokens]
+    length: float = means[0] + (means[1] if len(means) == 2 else 0) + 2 * len(means)
+    if objective.corruption == INSERT:
+        of_each = [masked(mean, settings.corruption.mask_rate) for mean in means]
+        length += of_each[0] + of_each[1]
+    if objective.is_pseudo_parallel:
+        length += masked(means[0], settings.corruption.pseudo_token_share)
+    return math.ceil(pieces * length / (settings.sequence_length * TARGET_FILL))
+
+
+def random_stream(num_languages: int, num_shards: int, seed: int) -> Stream:
+    """Shards from a few lines to the largest, of lines from 1 to 200 tokens; a few hold nothing."""
+    rng = np.random.default_rng(seed)
+    entries = []
+    for number in range(num_shards):
+        rows = int(2 ** rng.uniform(0, 24)) * int(rng.random() > 0.02)
+        means = np.exp(rng.uniform(0, np.log(200))) * rng.uniform(0.7, 1.4, num_languages)
+        tokens = tuple(min(2**31 - 1, max(rows, int(rows * mean))) for mean in means)
+        documents = int(rng.integers(0, rows + 1)) if num_languages == 1 else 0
+        entries.append(ShardEntry(shard_file("c", TRAIN, number), TRAIN, rows, tokens, 0, "00" * 32, documents))
+    shards = ShardList.of("c", num_languages, entries)
+    assert 0 < sum(entry.rows == 0 for entry in entries) < num_shards / 4
+
+    def unopened(*_: Any) -> Any:
+        raise AssertionError("rows are counted without opening a shard")
+
+    return Stream(("de", "en")[:num_languages], shards, Shards(shards, unopened))
+
+
+@pytest.mark.parametrize("sequence_length", [16, 128, 512])
+def test_rows_of_all_shards_at_once_are_those_of_each_alone(objective: Objective, sequence_length: int) -> None:
+    settings = RowSettings(sequence_length, 1000, CorruptionConfig(), seed=0)
+    stream = random_stream(objective.num_sentences, 2000, sequence_length)
+    source = RowSource(objective, stream, LANGUAGE_IDS, settings, (1,))
+    expected = [slow_num_rows(objective, entry, settings) for entry in stream.entries]
+    assert source._rows_of_shards().tolist() == expected
+    assert source.rows_per_epoch == sum(expected)
+    assert len(set(expected)) > 500
+
+
+def test_rows_beyond_32_bits_are_counted(objective: Objective) -> None:
+    """An epoch of 10^13 tokens: first rows are whole numbers of 64 bits, and each is found."""
+    entry = ShardEntry(shard_file("c", TRAIN, 0), TRAIN, 10**8, (2**31 - 1,) * objective.num_sentences, 0, "00" * 32, 0)
+    shards = ShardList.of("c", objective.num_sentences, [entry])
+    many = ShardList(shards.table, np.zeros(5000, np.int32), objective.num_sentences)
+    settings = RowSettings(16, 1000, CorruptionConfig(), seed=0)
+    stream = Stream(("de", "en")[: objective.num_sentences], many, Shards(many, lambda *_: None))  # type: ignore[arg-type, return-value]
+    source = RowSource(objective, stream, LANGUAGE_IDS, settings, (1,))
+    of_each = slow_num_rows(objective, entry, settings)
+    assert source._plan.cache_info().maxsize == 1, "hundreds of such streams must not fill the memory with plans"
+    assert source.rows_per_epoch == 5000 * of_each > 2**32
+    seen: list[tuple[int, int]] = []
+    source._plan = lambda number, window: seen.append((number, window)) or [[]] * 1024  # type: ignore
+    source._spans_of_row(4321 * of_each + 7 * 1024 + 5)
+    source._spans_of_row(4322 * of_each - 1)
+    source._spans_of_row(4322 * of_each)
+    assert seen == [(4321, 7), (4321, (of_each - 1) // 1024), (4322, 0)]
