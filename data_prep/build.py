@@ -15,7 +15,7 @@ import hashlib
 import platform
 import shutil
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ import ernie_m
 from data_prep import readers, work_folder
 from data_prep.catalog import Corpus, read_catalog
 from data_prep.convert import encoder_of
-from data_prep.estimate import Estimate, estimate, refuse_too_little_space, shown
+from data_prep.estimate import Estimate, estimate, refuse_too_little_space, shown, size
 from data_prep.known_tokenizers import recognised
 from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
+from data_prep.rank_stats import peak_memory
 from data_prep.ranks import Ranks
 from data_prep.report import collect, summary, write_reports
 from ernie_m.console import InputError, Progress, duration
@@ -59,6 +60,9 @@ def build(
     options, ranks = options or Options(), ranks or Ranks(1)
     started = time.monotonic()
     manifests: list[Manifest] = []  # of rank 0; too large to be sent around
+    if ranks.rank != 0:
+        with suppress(InputError, OSError):  # rank 0 will tell
+            encoder_of(tokenizer)  # while rank 0 looks at the input
     with ExitStack() as stack:
         try:
             job = ranks.on_first(lambda: _prepare(catalog, tokenizer, out, options, ranks, stack))
@@ -174,7 +178,8 @@ def _finish(job: Job, started: float) -> Manifest:
     print(summary(results))
     rows = sum(result.num_rows for result in usable)
     seconds = duration(time.monotonic() - started)
-    print(f"\n{job.out}: {rows:,} rows in {seconds}; {work_folder.READABLE_REPORT_FILE} tells more")
+    peak = f"peak memory of a rank {size(peak_memory(job.out))}"
+    print(f"\n{job.out}: {rows:,} rows in {seconds}, {peak}; {work_folder.READABLE_REPORT_FILE} tells more")
     return manifest
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from data_prep import readers, work_folder
 from data_prep.catalog import Corpus
-from data_prep.convert import Done, Task, convert
+from data_prep.convert import Done, Task, convert, encoder_of
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
 from data_prep.rank_stats import RankStats
 from data_prep.ranks import Team
@@ -44,6 +44,7 @@ Phase = Callable[[Team, Job], Failure]
 
 def convert_corpora(team: Team, job: Job) -> Failure:
     """Convert every chunk of this team's share that has no marker yet."""
+    encoder_of(job.tokenizer)  # before any worker is forked
     return _guarded(job, lambda: _Conversions(team, job).run())
 
 

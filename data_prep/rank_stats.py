@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -44,3 +45,9 @@ class RankStats:
             speed = float(stats["text_bytes"]) / max(float(stats["seconds"]), 1e-9)
             content = {**stats, "rank": number, "text_bytes_per_second": round(speed)}
             write_json(self.folder / f"rank-{number:05d}.json", content)
+
+
+def peak_memory(out: Path) -> int:
+    """Bytes that the largest rank of the last start has had."""
+    stats = (json.loads(path.read_text(encoding="utf-8")) for path in (out / work_folder.RANKS_FOLDER).glob("rank-*.json"))
+    return max((int(rank["peak_memory_bytes"]) for rank in stats), default=0)

@@ -38,13 +38,16 @@ class SegmentationGap:
     """The limits of words under one unigram model: see the module's story."""
 
     def __init__(self, model: Any) -> None:
-        normal = [(i, piece) for i, piece in enumerate(model.pieces) if piece.type == model.SentencePiece.NORMAL]
-        scores = np.array([piece.score for _, piece in normal])  # float32 values, exactly
-        self.trie = PieceTrie([piece.piece for _, piece in normal], scores)
+        types = np.fromiter((piece.type for piece in model.pieces), np.int64, len(model.pieces))
+        all_scores = np.fromiter((piece.score for piece in model.pieces), np.float64, len(model.pieces))
+        normal = np.flatnonzero(types == model.SentencePiece.NORMAL)
+        names = [piece.piece for piece in model.pieces]
+        scores = all_scores[normal]  # float32 values, exactly
+        self.trie = PieceTrie([names[i] for i in normal.tolist()], scores)
         self.unknown = scores.min() - UNKNOWN_PENALTY
         self.largest = -float(scores.min())
         self._score_of_id = np.full(len(model.pieces) + FAIRSEQ_OFFSET, np.nan)
-        self._score_of_id[np.array([i for i, _ in normal]) + FAIRSEQ_OFFSET] = scores
+        self._score_of_id[normal + FAIRSEQ_OFFSET] = scores
 
     def limits(self, normalised: list[str], values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """The largest sum of |scores| of a text up to which each word's ids hold: float32 [words]; 0 for never.
@@ -126,8 +129,8 @@ class PieceTrie:
         self._fill(np.concatenate(levels))
 
     def _fill(self, edges: np.ndarray) -> None:
-        """Open addressing, a quarter full: an edge lies at its hash or in the first free place after it."""
-        bits = max(4, int(4 * len(edges)).bit_length())
+        """Open addressing, at most half full: an edge lies at its hash or in the first free place after it."""
+        bits = max(4, int(2 * len(edges)).bit_length())
         self._shift = np.uint64(64 - bits)
         self._mask = (1 << bits) - 1
         self._edges = np.full(1 << bits, -1, np.int64)

@@ -40,15 +40,17 @@ def why_words_depend(model: Any) -> str | None:
 
 def _bad_pieces(model: Any) -> str | None:
     kind = model.SentencePiece
-    pieces = [piece for piece in model.pieces if piece.type in (kind.NORMAL, kind.USER_DEFINED, kind.UNUSED)]
-    for piece in pieces:
-        if piece.type != kind.NORMAL:
-            return f"piece {piece.piece!r} is user-defined or unused"
-        if SPACE in piece.piece[1:]:
-            return f"piece {piece.piece!r} reaches over a space"
-        if not -1e4 <= piece.score <= 0 and model.trainer_spec.model_type == model.trainer_spec.UNIGRAM:
-            return f"piece {piece.piece!r} has the score {piece.score}, no logarithm of a probability"
-    if not any(piece.piece == SPACE for piece in pieces):
+    names, scores = [piece.piece for piece in model.pieces], [piece.score for piece in model.pieces]
+    types = np.fromiter((piece.type for piece in model.pieces), np.int64, len(names))
+    for index in np.flatnonzero((types == kind.USER_DEFINED) | (types == kind.UNUSED)).tolist():
+        return f"piece {names[index]!r} is user-defined or unused"
+    normal = np.flatnonzero(types == kind.NORMAL).tolist()
+    for index in normal:
+        if SPACE in names[index][1:]:
+            return f"piece {names[index]!r} reaches over a space"
+        if not -1e4 <= scores[index] <= 0 and model.trainer_spec.model_type == model.trainer_spec.UNIGRAM:
+            return f"piece {names[index]!r} has the score {scores[index]}, no logarithm of a probability"
+    if not any(names[index] == SPACE for index in normal):
         return "U+2581 is no piece"
     return None
 

@@ -8,17 +8,15 @@ from itertools import compress
 import numpy as np
 
 from data_prep.catalog import Corpus
-from data_prep.readers.lines import decode, judge_encoding, some_at_once, split_lines
+from data_prep.readers.lines import decode
+from data_prep.readers.text_file import lines_of
 from data_prep.records import Chunk, Lines
 
 
 def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
     """The lines that are not empty; those of one document carry the same number."""
-    all_lines = split_lines(chunk.content[0], chunk.index == 0)
-    if chunk.index == 0:
-        judge_encoding(all_lines, str(corpus.files[0]))
     document = 0
-    for first, lines in some_at_once(all_lines):
+    for first, lines in lines_of(corpus, chunk):
         texts, rejected = decode(lines)
         is_text = np.fromiter(map(bool, lines), np.bool_, len(lines))
         documents = document + np.cumsum(~is_text)

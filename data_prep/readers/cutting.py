@@ -45,13 +45,20 @@ class Cutter:
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes, fewer only at the end of the stream."""
-        parts, missing = [self._pending], size - len(self._pending)
-        while missing > 0 and (piece := next(self._pieces, b"")):
+        return b"".join(self.parts(size))
+
+    def parts(self, size: int) -> list[bytes]:
+        """The same in parts, for those who will add to them: a chunk is large, and copies of it are peaks of memory."""
+        parts, missing, piece = [], size, self._pending
+        while len(piece) < missing:
             parts.append(piece)
             missing -= len(piece)
-        content = b"".join(parts) if len(parts) > 1 else self._pending
-        self._pending = content[size:]
-        return content[:size]
+            piece = next(self._pieces, b"")
+            if not piece:
+                break
+        parts.append(piece[:missing])
+        self._pending = piece[missing:]
+        return parts
 
     def to_border(self) -> Border:
         """Read on to the next border."""
@@ -127,9 +134,11 @@ def cut_stream(pieces: Iterable[bytes], chunk_bytes: int, at_empty_lines: bool) 
     """All of a stream as (chunk, whether it starts a document)."""
     cutter = Cutter(pieces, at_empty_lines)
     starts_document = True
-    while head := cutter.read(chunk_bytes):
+    while any(parts := cutter.parts(chunk_bytes)):
         border = cutter.to_border()
-        yield head + border.kept, starts_document
+        content = b"".join([*parts, border.kept])
+        del parts
+        yield content, starts_document
         starts_document = border.is_document_end
 
 
@@ -143,7 +152,7 @@ def cut_out(pieces_from: PiecesFrom, start: int, stop: int | None, at_empty_line
     if stop is None:
         return b"".join(iter(lambda: cutter.read(1 << 20), b"")), first.is_document_end
     if start + first.passed <= stop:
-        head = cutter.read(stop - start - first.passed)
-        return head + cutter.to_border().kept, first.is_document_end
+        parts = cutter.parts(stop - start - first.passed)
+        return b"".join([*parts, cutter.to_border().kept]), first.is_document_end
     last = Cutter(pieces_from(stop), at_empty_lines).to_border()  # our first border lies behind `stop` already
     return cutter.read(max(0, stop + last.passed - start - first.passed)), first.is_document_end

@@ -14,7 +14,8 @@ from ernie_m.console import InputError
 
 MAX_LINE_BYTES = 1 << 20
 LINES_TO_JUDGE = 1000  # a file's encoding, by
-LINES_AT_ONCE = 4096
+LINES_AT_ONCE = 8192
+STRETCH_BYTES = 1 << 20
 NOT_UTF8 = "not UTF-8"
 TOO_LONG = f"line longer than {MAX_LINE_BYTES} bytes"
 T = TypeVar("T")
@@ -58,6 +59,15 @@ def judge_encoding(lines: list[bytes], name: str) -> None:
             f"{name}: {strange:,} of the first {len(first):,} lines are not UTF-8 text; expected UTF-8; "
             "convert it, e.g. `iconv -f UTF-16 -t UTF-8`"
         )
+
+
+def stretches(content: bytes) -> Iterator[bytes]:
+    """A chunk in pieces that end at line ends: a list of all of its lines would take three times its memory."""
+    start = 0
+    while start < len(content):
+        stop = content.find(b"\n", start + STRETCH_BYTES) + 1 or len(content)
+        yield content[start:stop]
+        start = stop
 
 
 def some_at_once(lines: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:

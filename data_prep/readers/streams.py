@@ -22,7 +22,7 @@ import xz
 from data_prep.records import Count
 from ernie_m.console import InputError
 
-PIECE_BYTES = 1 << 16
+PIECE_BYTES = 1 << 14  # of packed input: small, so that what has been read of a file is known closely
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
 NOT_TEXT = ("readme", "license", "licence")  # what OPUS puts beside the text
 

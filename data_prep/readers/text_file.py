@@ -6,7 +6,7 @@ where). All else is one stream, which one process reads for all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -16,6 +16,7 @@ import xz
 
 from data_prep.catalog import Corpus
 from data_prep.readers.cutting import cut_out, cut_stream
+from data_prep.readers.lines import judge_encoding, some_at_once, split_lines, stretches
 from data_prep.readers.streams import DECOMPRESSORS, damage_named, is_tar, is_zip, read_pieces, require_content
 from data_prep.records import Chunk, Count
 
@@ -77,6 +78,19 @@ def cut_chunk(path: Path, cut: Cut, at_empty_lines: bool) -> Chunk:
     with damage_named(path, "xz"):
         content, starts_document = cut_out(pieces_from, cut.start, cut.stop, at_empty_lines)
     return Chunk(cut.index, (content,), starts_document)
+
+
+def lines_of(corpus: Corpus, chunk: Chunk) -> Iterator[tuple[int, Sequence[bytes]]]:
+    """(index of the first in the chunk, some lines); the encoding of the file is judged by its first ones."""
+    first = 0
+    for content in stretches(chunk.content[0]):
+        is_file_start = chunk.index == 0 and first == 0
+        lines = split_lines(content, is_file_start)
+        if is_file_start:
+            judge_encoding(lines, str(corpus.files[0]))
+        for index, some in some_at_once(lines):
+            yield first + index, some
+        first += len(lines)
 
 
 def _xz_file(path: Path) -> xz.XZFile:

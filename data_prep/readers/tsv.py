@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.catalog import Corpus
-from data_prep.readers.lines import decode, judge_encoding, some_at_once, split_lines
+from data_prep.readers.lines import decode
+from data_prep.readers.text_file import lines_of
 from data_prep.records import Chunk, Lines
 
 
@@ -19,10 +20,7 @@ def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
 
 def columns(corpus: Corpus, chunk: Chunk, num_columns: int) -> Iterator[tuple[np.ndarray, list[list[str]], dict[int, str]]]:
     """Tab-separated lines, some at once: (line numbers, columns, index -> reason)."""
-    all_lines = split_lines(chunk.content[0], chunk.index == 0)
-    if chunk.index == 0:
-        judge_encoding(all_lines, str(corpus.files[0]))
-    for first, lines in some_at_once(all_lines):
+    for first, lines in lines_of(corpus, chunk):
         texts, rejected = decode(lines)
         rows = [text.split("\t") for text in texts]
         for index, cells in enumerate(rows):

@@ -24,6 +24,7 @@ from data_prep.tokenizer_training import train_tokenizer
 from data_prep.verify import verify
 
 WORKER = Path(__file__).with_name("build_worker.py")
+ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = Path(sys.executable).with_name("mpirun")
 CHUNK_BYTES = 12_000
 TEXT = "the small house is green and dog runs over a bridge nyumba ndogo ni ya kijani 猫坐在垫子上 полёт über"
@@ -70,7 +71,8 @@ def start(catalog: Path, tokenizer: Path, out: Path, workers: int, mpi_ranks: in
     command = [sys.executable, str(WORKER), str(catalog), str(tokenizer), str(out), str(workers), str(CHUNK_BYTES)]
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if mpi_ranks:
-        command = [str(MPIRUN), "--bind-to", "none", "--oversubscribe", "-n", str(mpi_ranks), *command]
+        hosts = ["--hostfile", str(ROOT / "hostfiles/localhost")]  # DeepSpeed's file: localhost slots=2
+        command = [str(MPIRUN), *hosts, "--bind-to", "none", "--oversubscribe", "-n", str(mpi_ranks), *command]
     return subprocess.Popen(
         command,
         env={**os.environ, **allowed, "PYTHONUNBUFFERED": "1"},

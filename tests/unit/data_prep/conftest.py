@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from prep_samples import sentences
+from prep_samples import SMALL, sentences
+
+from data_prep.build import build
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +55,10 @@ def catalog(tmp_path: Path) -> Path:
         "  - {name: p.de-fr, format: tsv, path: pairs.tsv.gz, languages: [de, fr], held_out: 0.2}\n"
     )
     return path
+
+
+@pytest.fixture
+def built(catalog: Path, tokenizer: Path, tmp_path: Path) -> Path:
+    """That catalog, built in many chunks."""
+    build(catalog, tokenizer, tmp_path / "out", SMALL)
+    return tmp_path / "out"

@@ -5,9 +5,14 @@ from __future__ import annotations
 import io
 import random
 import tarfile
+from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+import sentencepiece
+
 from data_prep import readers
+from data_prep.build import Options
 from data_prep.catalog import Corpus
 from data_prep.records import no_count
 
@@ -54,3 +59,27 @@ def read(corpus: Corpus, chunk_bytes: int = 1 << 30) -> list[Record]:
                 found.append(Record(line + number, texts, document + last, lines.rejected.get(index)))
         line, document = line + readers.num_lines(chunk), document + last
     return found
+
+
+SMALL = Options(chunk_bytes=3000)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but for the lock and what tells of speed."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock" and path.parent.name != "ranks")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def rows_of(folder: Path, name: str, split: str) -> list[dict[str, list[int]]]:
+    """A corpus's rows, with pyarrow alone."""
+    rows = []
+    for path in sorted((folder / "shards" / name).glob(f"{split}-*.arrow")):
+        with pa.memory_map(str(path)) as mapped:
+            rows += pa.ipc.open_file(mapped).read_all().to_pylist()
+    return rows
+
+
+def bare_ids(tokenizer: Path, text: str) -> list[int]:
+    """What fairseq does: SentencePiece's id + 1, and <unk> is 3."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
+    return [3 if piece == 0 else piece + 1 for piece in processor.encode(text)]

@@ -1,0 +1,114 @@
+"""A build goes on where it was, and touches nothing that is not its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import lzma
+from pathlib import Path
+
+import pytest
+from prep_samples import SMALL, contents
+
+import data_prep.phases as phases_module
+from data_prep.build import Options, build
+from data_prep.convert import Done
+from data_prep.verify import verify
+from ernie_m.console import InputError
+from ernie_m.vocabulary import TOKENIZER_FILE
+
+
+class Killed(BaseException):
+    """What no `except Exception` catches."""
+
+
+def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have the build die at a chunk; the names of those converted before."""
+    real, converted = phases_module.convert, []
+
+    def dying(task: phases_module.Task) -> Done:
+        if len(converted) == count:
+            raise Killed
+        converted.append(f"{task.corpus.name} {task.index}")
+        return real(task)
+
+    monkeypatch.setattr(phases_module, "convert", dying)
+    return converted
+
+
+def test_an_interrupted_build_goes_on_without_doing_anything_twice(
+    built: Path, catalog: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "interrupted"
+    first = killed_after(4, monkeypatch)
+    with pytest.raises(Killed):
+        build(catalog, tokenizer, out, SMALL)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="not finished"):
+        verify(out)
+    (out / "shards/mono.en/.train-00007.arrow.123.tmp").write_bytes(b"killed here")
+    (out / "work/mono.en/.00007.json.123.tmp").write_bytes(b"and here")
+    second = killed_after(10**6, monkeypatch)
+    build(catalog, tokenizer, out, SMALL)
+    assert contents(out) == contents(built)
+    assert len(first) == 4
+    assert not set(first) & set(second)
+
+
+def test_an_unfinished_build_of_another_plan_is_kept_and_the_difference_named(
+    built: Path, catalog: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "interrupted"
+    killed_after(4, monkeypatch)
+    with pytest.raises(Killed):
+        build(catalog, tokenizer, out, SMALL)
+    monkeypatch.undo()
+    before = contents(out)
+    with pytest.raises(InputError, match=r"another plan: chunk_bytes was 3000 and is now 3001; .*--overwrite"):
+        build(catalog, tokenizer, out, Options(chunk_bytes=3001))
+    path = catalog.parent / "en.txt.xz"
+    content = path.read_bytes()
+    path.write_bytes(lzma.compress(b"another text\n" * 100))
+    with pytest.raises(InputError, match=r"corpora\[0\]\.files\[0\]\.bytes was"):
+        build(catalog, tokenizer, out, SMALL)
+    path.write_bytes(content)
+    catalog.write_text(catalog.read_text().replace("held_out: 0.2", "held_out: 0.1"))
+    with pytest.raises(InputError, match=r"corpora\[1\]\.held_out was 0\.2 and is now 0\.1"):
+        build(catalog, tokenizer, out, SMALL)
+    assert contents(out) == before
+    catalog.write_text(catalog.read_text().replace("held_out: 0.1", "held_out: 0.2"))
+    build(catalog, tokenizer, out, dataclasses.replace(SMALL, overwrite=True))
+    assert contents(out) == contents(built)
+
+
+def test_a_finished_build_is_replaced_only_when_told(built: Path, catalog: Path, tokenizer: Path) -> None:
+    before = contents(built)
+    with pytest.raises(InputError, match="--overwrite"):
+        build(catalog, tokenizer, built)
+    assert contents(built) == before
+    build(catalog, tokenizer, built, Options(overwrite=True))
+    assert "shards/t.de-en/train-00001.arrow" not in contents(built)
+    assert verify(built) == []
+
+
+def test_wrong_input_is_refused_before_a_finished_build_is_touched(built: Path, catalog: Path, tokenizer: Path) -> None:
+    before = contents(built)
+    (catalog.parent / "pairs.tsv.gz").unlink()
+    with pytest.raises(InputError, match="no such file"):
+        build(catalog, tokenizer, built, Options(overwrite=True))
+    with pytest.raises(InputError, match="lies in the output folder"):
+        build(catalog, built / TOKENIZER_FILE, built, Options(overwrite=True))
+    assert contents(built) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "shards/notes.txt", "shards/mono.en/other.arrow", ".git/config"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_with_somebody_elses_files_is_refused(
+    built: Path, catalog: Path, tokenizer: Path, name: str, finished: bool
+) -> None:
+    (built / name).parent.mkdir(exist_ok=True)
+    (built / name).write_text("mine")
+    if not finished:
+        (built / "manifest.json").unlink()
+    with pytest.raises(InputError, match="not of a build of ours"):
+        build(catalog, tokenizer, built, Options(overwrite=True))
+    assert (built / name).read_text() == "mine"
