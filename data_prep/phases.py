@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from data_prep import readers, work_folder
 from data_prep.catalog import Corpus
-from data_prep.convert import Done, Task, convert, encoder_of
+from data_prep.convert import Done, Task, convert
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
 from data_prep.rank_stats import RankStats
 from data_prep.ranks import Team
@@ -44,7 +44,6 @@ Phase = Callable[[Team, Job], Failure]
 
 def convert_corpora(team: Team, job: Job) -> Failure:
     """Convert every chunk of this team's share that has no marker yet."""
-    encoder_of(job.tokenizer)  # before any worker is forked
     return _guarded(job, lambda: _Conversions(team, job).run())
 
 
@@ -62,7 +61,9 @@ def num_chunks(job: Job, corpus: Corpus) -> int:
     """How many chunks a converted corpus has; 0 when it could not be used."""
     if end := work_folder.end_of(job.out, corpus.name):
         return int(end.get("chunks", 0))
-    return len(readers.cuts(corpus, job.chunk_bytes) or [])
+    places = readers.cuts(corpus, job.chunk_bytes)
+    assert places is not None, f"stream {corpus.name} was read by nobody"
+    return len(places)
 
 
 def shares(sizes: list[int], num_teams: int) -> list[list[int]]:
@@ -104,7 +105,7 @@ class _Conversions:
         self.failed: set[str] = set()
         self.streams: dict[str, _Stream] = {}
         self.places = {corpus.name: self._places(corpus) for corpus in job.corpora}
-        streams = [corpus for corpus in job.corpora if self.places[corpus.name] is None]
+        streams = [corpus for corpus in job.corpora if self.places[corpus.name] is None]  # the same in every team
         owned = shares([readers.input_bytes(corpus) for corpus in streams], team.num_teams)[team.number]
         self.own_streams = {streams[index].name for index in owned}
         self.progress = Progress("build", sum(map(self._input_bytes, job.corpora)), "bytes")
@@ -120,6 +121,8 @@ class _Conversions:
     def tasks(self) -> Iterator[Task]:
         """The chunks that are not done; reads streams as they are asked for."""
         for corpus in self.job.corpora:
+            if work_folder.end_of(self.job.out, corpus.name) is not None:
+                continue
             for chunk in self._chunks(corpus):
                 if work_folder.is_stopped(self.job.out):
                     return
@@ -129,8 +132,7 @@ class _Conversions:
                     yield Task(corpus, chunk, self.job.tokenizer, self.job.out)
 
     def _places(self, corpus: Corpus) -> list[Cut] | None:
-        if work_folder.end_of(self.job.out, corpus.name) is not None:
-            return []
+        """A function of the file alone, also for corpora that have ended: another team may see them end only later."""
         try:
             with readers.named(corpus):
                 return readers.cuts(corpus, self.job.chunk_bytes)
@@ -189,7 +191,8 @@ class _Conversions:
             raise error
         if corpus.name not in self.failed:
             self.failed.add(corpus.name)
-            work_folder.mark_end(self.job.out, corpus.name, {"error": str(error)})
+            if work_folder.end_of(self.job.out, corpus.name) is None:
+                work_folder.mark_end(self.job.out, corpus.name, {"error": str(error)})
 
     def _advance(self, num_bytes: int) -> None:
         self.progress.advance(num_bytes) if self.team.number == 0 else None

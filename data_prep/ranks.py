@@ -16,6 +16,7 @@ import ctypes
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -242,14 +243,12 @@ def _run_team(number: int, sizes: list[int], work: TeamWork, arguments: tuple[An
     num_workers = sizes[number] - 1
     everywhere = os.sched_getaffinity(0)
     cores = sorted(everywhere)[sum(sizes[:number]) :] if sum(sizes) == len(everywhere) > 1 else []
-    context = multiprocessing.get_context("fork")
-    begun = context.Value("i", 0)
+    context = multiprocessing.get_context("spawn")  # a fork would inherit whatever locks and threads there are
     try:
         _keep_to(cores, 0)
         if num_workers == 0:
             return work(Team(number, len(sizes), 0, None), *arguments)
-        # forked at the first task: what the root has loaded by then, the tokenizer above all, is there, and is shared
-        begin = partial(_begin_worker, os.getpid(), cores, begun)
+        begin = partial(_begin_worker, os.getpid(), cores, num_workers)
         with ProcessPoolExecutor(num_workers, mp_context=context, initializer=begin) as pool:
             shares_memory = hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd")
             return work(Team(number, len(sizes), num_workers, pool, shares_memory), *arguments)
@@ -263,11 +262,11 @@ def _keep_to(cores: list[int], rank: int) -> None:
         os.sched_setaffinity(0, {cores[rank]})
 
 
-def _begin_worker(parent: int, cores: list[int], begun: Any) -> None:
+def _begin_worker(parent: int, cores: list[int], num_workers: int) -> None:
     _die_with_parent(parent)
-    with begun.get_lock():
-        begun.value += 1
-        _keep_to(cores, begun.value)
+    name = multiprocessing.current_process().name  # SpawnProcess-3, of a team's process SpawnProcess-1:3
+    number = int(re.split("[-:]", name)[-1])  # consecutive among the workers of a pool
+    _keep_to(cores, 1 + number % num_workers)
 
 
 def _team_process(pipe: Any, number: int, sizes: list[int], work: TeamWork, arguments: tuple[Any, ...]) -> None:
