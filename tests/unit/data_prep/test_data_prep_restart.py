@@ -10,8 +10,11 @@ import pytest
 from prep_samples import SMALL, contents
 
 import data_prep.phases as phases_module
+from data_prep import work_folder
 from data_prep.build import Options, build
+from data_prep.catalog import read_catalog
 from data_prep.convert import Done
+from data_prep.ranks import Team
 from data_prep.verify import verify
 from ernie_m.console import InputError
 from ernie_m.vocabulary import TOKENIZER_FILE
@@ -112,3 +115,17 @@ def test_a_folder_with_somebody_elses_files_is_refused(
     with pytest.raises(InputError, match="not of a build of ours"):
         build(catalog, tokenizer, built, Options(overwrite=True))
     assert (built / name).read_text() == "mine"
+
+
+def test_teams_agree_on_who_reads_a_stream_whenever_they_look(catalog: Path, tokenizer: Path, tmp_path: Path) -> None:
+    job = phases_module.Job(tuple(read_catalog(catalog)), tokenizer, tmp_path, 3000, False)
+
+    def owned() -> list[set[str]]:
+        return [phases_module._Conversions(Team(number, 2, 0, None), job).own_streams for number in range(2)]
+
+    before = owned()
+    assert sorted(name for names in before for name in names) == ["mono.en", "p.de-fr", "t.de-en"]
+    assert all(before)
+    for corpus in job.corpora:
+        work_folder.mark_end(tmp_path, corpus.name, {"chunks": 1})
+        assert owned() == before
