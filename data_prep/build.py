@@ -44,7 +44,7 @@ IDENTITY_BYTES = 1 << 16  # of each end of an input file: tells a changed file w
 
 @dataclass(frozen=True)
 class Options:
-    """How to build; none of these but `chunk_bytes` changes what is written."""
+    """How to build. Of these only `chunk_bytes`, and `on_error` where a corpus cannot be used, change what is written."""
 
     chunk_bytes: int = readers.CHUNK_BYTES
     overwrite: bool = False

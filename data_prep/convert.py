@@ -95,8 +95,7 @@ def convert(task: Task) -> Done:
     marker = {"chunk": chunk.index, "shards": [asdict(shard) for shard in shards], "alignment": alignment, **asdict(tally)}
     work_folder.write_marker(task.out, task.corpus.name, chunk.index, marker)
     rows, tokens = sum(shard.rows for shard in shards), sum(sum(shard.tokens) for shard in shards)
-    process = f"{os.uname().nodename} {os.getpid()}"
-    return Done(process, time.monotonic() - started, rows, tokens, tally.text_bytes, peak_memory_bytes())
+    return Done(this_process(), time.monotonic() - started, rows, tokens, tally.text_bytes, peak_memory_bytes())
 
 
 class Conversion:
@@ -130,22 +129,23 @@ class Conversion:
             return
         starts = documents != np.concatenate([[self._document], documents[:-1]])
         self._document = int(documents[-1])
+        keys = row_keys(sides) if self.corpus.deduplicate else None
         if len(sides) == 1:
-            self._add_rows(TRAIN, sides, encoded, keep, starts)
+            self._add_rows(TRAIN, encoded, keys, keep, starts)
             return
         held_out = is_held_out(sides[0], self.corpus.held_out)
         self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
         for split, chosen in ((TRAIN, keep & ~held_out), (HELD_OUT, keep & held_out)):
-            self._add_rows(split, sides, encoded, chosen, np.zeros(int(chosen.sum()), np.bool_))
+            self._add_rows(split, encoded, keys, chosen, np.zeros(int(chosen.sum()), np.bool_))
 
     def _add_rows(
-        self, split: str, sides: list[list[str]], encoded: list[EncodedTexts], chosen: np.ndarray, starts: np.ndarray
+        self, split: str, encoded: list[EncodedTexts], keys: np.ndarray | None, chosen: np.ndarray, starts: np.ndarray
     ) -> None:
         if not chosen.any():
             return
         self.rows[split].add([selected(column, chosen) for column in encoded], starts)
-        if self.corpus.deduplicate:
-            self.keys[split].append(row_keys(sides)[chosen])
+        if keys is not None:
+            self.keys[split].append(keys[chosen])
 
     def write(self, out: Path, index: int) -> list[ShardEntry]:
         """Write a shard a split (none for a split without rows), and their keys for the removal of duplicates."""
@@ -167,6 +167,11 @@ class Conversion:
 def encoder_of(tokenizer: Path) -> WordCache:
     """This process's encoder; its cache lives on from chunk to chunk."""
     return WordCache(Vocabulary(tokenizer))
+
+
+def this_process() -> str:
+    """Host and process."""
+    return f"{os.uname().nodename} {os.getpid()}"
 
 
 def peak_memory_bytes() -> int:

@@ -128,8 +128,10 @@ class _Conversions:
                     return
                 if corpus.name in self.failed:
                     break
-                if not work_folder.is_done(self.job.out, corpus.name, chunk.index):
-                    yield Task(corpus, chunk, self.job.tokenizer, self.job.out)
+                yield Task(corpus, chunk, self.job.tokenizer, self.job.out)
+
+    def _is_done(self, corpus: Corpus, index: int) -> bool:
+        return work_folder.is_done(self.job.out, corpus.name, index)
 
     def _places(self, corpus: Corpus) -> list[Cut] | None:
         """A function of the file alone, also for corpora that have ended: another team may see them end only later."""
@@ -147,9 +149,11 @@ class _Conversions:
         return readers.input_bytes(corpus) // self.team.num_teams if places else 0
 
     def _chunks(self, corpus: Corpus) -> Iterator[Chunk | Cut]:
+        """Those of this team that are not done."""
         places = self.places[corpus.name]
         if places is not None:
-            yield from places[self.team.number :: self.team.num_teams]
+            own = places[self.team.number :: self.team.num_teams]
+            yield from (place for place in own if not self._is_done(corpus, place.index))
         elif corpus.name in self.own_streams:
             yield from self._read(corpus)
 
@@ -159,10 +163,10 @@ class _Conversions:
         try:
             with readers.named(corpus):
                 for chunk in readers.chunks(corpus, self.job.chunk_bytes, self._advance):
-                    if not work_folder.is_done(self.job.out, corpus.name, chunk.index):
-                        stream.open_chunks.add(chunk.index)
                     found += 1
-                    yield chunk
+                    if not self._is_done(corpus, chunk.index):
+                        stream.open_chunks.add(chunk.index)
+                        yield chunk
         except InputError as error:
             self._fail(corpus, error)
             return
@@ -195,7 +199,8 @@ class _Conversions:
                 work_folder.mark_end(self.job.out, corpus.name, {"error": str(error)})
 
     def _advance(self, num_bytes: int) -> None:
-        self.progress.advance(num_bytes) if self.team.number == 0 else None
+        if self.team.number == 0:
+            self.progress.advance(num_bytes)
 
 
 def _attempt(task: Task) -> Done | InputError:

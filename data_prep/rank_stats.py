@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from data_prep import work_folder
-from data_prep.convert import Done
+from data_prep.convert import Done, this_process
 from data_prep.ranks import TEAM_SIZE, Team
 from ernie_m.files import write_json
 
@@ -21,7 +20,7 @@ class RankStats:
 
     def __init__(self, out: Path, team: Team) -> None:
         self.folder, self.first_rank = out / work_folder.RANKS_FOLDER, team.number * TEAM_SIZE
-        self._ranks: dict[str, int] = {f"{os.uname().nodename} {os.getpid()}": 0}
+        self._ranks: dict[str, int] = {this_process(): 0}
         self._stats: dict[int, dict[str, Any]] = {}
         self._written = time.monotonic()
 

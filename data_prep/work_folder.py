@@ -44,7 +44,6 @@ OUR_FILES = re.compile(
     rf"|\.?({'|'.join(map(re.escape, _TOP_FILES))})(\.\d+\.tmp)?|\.lock"
     rf"|{RANKS_FOLDER}/\.?rank-\d+\.json(\.\d+\.tmp)?|{WORK_FOLDER}/.*(json|npy|arrow|tmp|\.stop)"
 )
-TEMPORARY = re.compile(r"\..*\.\d+\.tmp")
 
 
 @contextlib.contextmanager
