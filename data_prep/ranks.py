@@ -19,10 +19,10 @@ import pickle
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -146,6 +146,26 @@ class Ranks:
 
     def __init__(self, num_ranks: int) -> None:
         self.num_ranks = num_ranks
+        self._pool: ProcessPoolExecutor | None = None
+
+    @contextmanager
+    def prepared(self, prepare: Callable[[], Any]) -> Iterator[None]:
+        """Within the block ranks other than the first are there, and have called `prepare` while the first did other things.
+
+        What is wrong with the input is for the first one to tell.
+        """
+        sizes = team_sizes(self.num_ranks)
+        if sizes[0] == 1:
+            yield
+            return
+        with _pool_of(0, sizes, _cores_of(0, sizes), prepare) as pool:
+            pool.submit(os.getpid)  # starts all of them
+            self._pool = pool
+            try:
+                yield
+            finally:
+                self._pool = None
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def run_teams(self, work: TeamWork, *arguments: Any) -> list[Any]:
         """Run `work` on the root of every team; the results, on rank 0 (elsewhere nothing)."""
@@ -159,7 +179,7 @@ class Ranks:
             theirs.close()
             others.append((process, ours))
         try:
-            results = [_run_team(0, sizes, work, arguments)]
+            results = [_run_team(0, sizes, work, arguments, self._pool)]
             for process, ours in others:
                 results.append(ours.recv())
                 process.join()
@@ -203,6 +223,12 @@ class MpiRanks(Ranks):
         self.rank = self.communicator.Get_rank()
         super().__init__(self.communicator.Get_size())
 
+    @contextmanager
+    def prepared(self, prepare: Callable[[], Any]) -> Iterator[None]:
+        if self.rank != 0:
+            _prepare(prepare)
+        yield
+
     def run_teams(self, work: TeamWork, *arguments: Any) -> list[Any]:
         from mpi4py.futures import MPICommExecutor
 
@@ -239,21 +265,35 @@ def team_sizes(num_ranks: int) -> list[int]:
     return [num_ranks // num_teams + (i < num_ranks % num_teams) for i in range(num_teams)]
 
 
-def _run_team(number: int, sizes: list[int], work: TeamWork, arguments: tuple[Any, ...]) -> Any:
+def _run_team(
+    number: int, sizes: list[int], work: TeamWork, arguments: tuple[Any, ...], prepared: ProcessPoolExecutor | None = None
+) -> Any:
     num_workers = sizes[number] - 1
-    everywhere = os.sched_getaffinity(0)
-    cores = sorted(everywhere)[sum(sizes[:number]) :] if sum(sizes) == len(everywhere) > 1 else []
-    context = multiprocessing.get_context("spawn")  # a fork would inherit whatever locks and threads there are
+    everywhere, cores = os.sched_getaffinity(0), _cores_of(number, sizes)
     try:
         _keep_to(cores, 0)
         if num_workers == 0:
             return work(Team(number, len(sizes), 0, None), *arguments)
-        begin = partial(_begin_worker, os.getpid(), cores, num_workers)
-        with ProcessPoolExecutor(num_workers, mp_context=context, initializer=begin) as pool:
+        with nullcontext(prepared) if prepared else _pool_of(number, sizes, cores) as pool:
             shares_memory = hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd")
             return work(Team(number, len(sizes), num_workers, pool, shares_memory), *arguments)
     finally:
         os.sched_setaffinity(0, everywhere)
+
+
+def _cores_of(number: int, sizes: list[int]) -> list[int]:
+    """The cores of a team, where there are as many ranks as cores; else none, and the system decides."""
+    everywhere = os.sched_getaffinity(0)
+    return sorted(everywhere)[sum(sizes[:number]) :] if sum(sizes) == len(everywhere) > 1 else []
+
+
+def _pool_of(
+    number: int, sizes: list[int], cores: list[int], prepare: Callable[[], Any] | None = None
+) -> ProcessPoolExecutor:
+    num_workers = sizes[number] - 1
+    context = multiprocessing.get_context("spawn")  # a fork would inherit whatever locks and threads there are
+    begin = partial(_begin_worker, os.getpid(), cores, num_workers, prepare)
+    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=begin)
 
 
 def _keep_to(cores: list[int], rank: int) -> None:
@@ -262,11 +302,18 @@ def _keep_to(cores: list[int], rank: int) -> None:
         os.sched_setaffinity(0, {cores[rank]})
 
 
-def _begin_worker(parent: int, cores: list[int], num_workers: int) -> None:
+def _begin_worker(parent: int, cores: list[int], num_workers: int, prepare: Callable[[], Any] | None) -> None:
     _die_with_parent(parent)
     name = multiprocessing.current_process().name  # SpawnProcess-3, of a team's process SpawnProcess-1:3
     number = int(re.split("[-:]", name)[-1])  # consecutive among the workers of a pool
     _keep_to(cores, 1 + number % num_workers)
+    if prepare is not None:
+        _prepare(prepare)
+
+
+def _prepare(prepare: Callable[[], Any]) -> None:
+    with suppress(InputError, OSError):  # the first rank meets it too, and tells
+        prepare()
 
 
 def _team_process(pipe: Any, number: int, sizes: list[int], work: TeamWork, arguments: tuple[Any, ...]) -> None:

@@ -14,13 +14,10 @@ A folder that is neither new, empty nor a build's is somebody's and stays as it 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
-import os
 import re
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ import numpy as np
 
 from ernie_m.console import InputError
 from ernie_m.corpus import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN, Manifest
-from ernie_m.files import write_json, written_atomically
+from ernie_m.files import exclusive, write_json, written_atomically
 from ernie_m.shard_table import SHARDS_FOLDER
 from ernie_m.vocabulary import TOKENIZER_FILE
 
@@ -55,17 +52,7 @@ def locked(out: Path) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     if not is_new and not (out / LOCK_FILE).exists():
         refuse_foreign(out)  # before anything is written into it
-    with open(out / LOCK_FILE, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(
-                f"{out}: another build is at work here ({file.read().strip() or 'unknown'}); wait for it, or stop it first"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+    with exclusive(out / LOCK_FILE, "another build is at work here"):
         try:
             yield
         finally:

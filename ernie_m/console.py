@@ -7,7 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
+
+EXIT_STOPPED = 75
+"""Saved and stopped on request (a signal, --exit_after): the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+EXIT_PEER_LOST = 76
+"""Another rank died or hung; the newest checkpoint is whole."""
 
 
 class InputError(ValueError):
@@ -31,6 +36,35 @@ class Choice:
 
     def __str__(self) -> str:
         return f"{self.subject}: {self.value} ({self.reason})"
+
+
+class SurvivingOutput:
+    """A text stream that goes on as /dev/null when whoever read it is gone: a rank must not die of a print.
+
+    DeepSpeed's launcher, stopped, takes the ssh with it that ranks of other hosts write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -92,9 +126,8 @@ class Progress:
         rate = self.done / elapsed
         text = f"{self.what}: {self.done:,}"
         if self.total:
-            text += f"/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f} %), ETA " + duration(
-                (self.total - self.done) / max(rate, 1e-9)
-            )
+            text += f"/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f} %)"
+            text += f", ETA {duration((self.total - self.done) / rate)}" if self.done else ""
         else:
             text += f" {self.unit}, {duration(elapsed)}"
         text += f", {rate:,.0f} {self.unit}/s {note}".rstrip()

@@ -14,7 +14,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from ernie_m.corpus import CorpusFolder, Stream
 from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.packing import PackedRow, pack
 from ernie_m.row_source import RowSettings, RowSource
-from ernie_m.sampling import Mixture, apportion, smoothed
+from ernie_m.sampling import Draw, Mixture, apportion, smoothed
 
 if TYPE_CHECKING:
     import torch
@@ -150,10 +150,52 @@ class PretrainingData:
 
     def row(self, address: RowAddress) -> PackedRow:
         """One row of training."""
-        draw = self._mixtures[address.objective][address.draw]
-        source = self._sources[address.objective][draw.stream]
+        source, draw = self._drawn(address)
         metric = self._first_metric[address.objective] + draw.stream
         return PackedRow(source.row(draw.visit), OBJECTIVE_INDEX[address.objective], metric)
+
+    def _drawn(self, address: RowAddress) -> tuple[RowSource, Draw]:
+        draw = self._mixtures[address.objective][address.draw]
+        return self._sources[address.objective][draw.stream], draw
+
+    def sample_ids(self, step: int) -> list[str]:
+        """A name for each row of global step `step`, e.g. 'CAMLM/de-en/00001234': its objective, stream and visit.
+
+        Neither ranks nor shards enter; one name is one row, in all steps, with the same text and the same masks.
+        """
+        return [self._sample_id(address) for address in self.schedule.rows_of_step(step)]
+
+    def _sample_id(self, address: RowAddress) -> str:
+        source, draw = self._drawn(address)
+        return f"{address.objective}/{source.stream.name}/{draw.visit:08d}"
+
+    def describe_step(self, step: int) -> list[dict[str, Any]]:
+        """Where the text of each row of global step `step` lies, ready for JSON; opens the shards.
+
+        A row is {"id", "objective", "draw", "stream", "visit", "shard": file relative to the data folder,
+        "lines": [[first, last], ...]}: lines of the shard from 0, a range for each document of the row.
+        """
+        described = []
+        for address in self.schedule.rows_of_step(step):
+            source, draw = self._drawn(address)
+            location = source.locate(draw.visit)
+            described.append(
+                {
+                    "id": self._sample_id(address),
+                    "objective": address.objective,
+                    "draw": address.draw,
+                    "stream": source.stream.name,
+                    "visit": draw.visit,
+                    "shard": location.shard.entry.file,
+                    "lines": [list(span) for span in location.lines()],
+                }
+            )
+        return described
+
+    def sentences(self, objective: str, draw_number: int) -> list[tuple[np.ndarray, ...]]:
+        """Token ids of each document of a row, a sentence a language of its stream: nothing masked or added."""
+        source, draw = self._drawn(RowAddress(objective, draw_number))
+        return source.locate(draw.visit).sentences()
 
     def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch]:
         """This rank's micro-batches of global step `step`, numpy arrays."""

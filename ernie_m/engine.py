@@ -1,13 +1,12 @@
-"""DeepSpeed, and nothing else of it anywhere: starting ranks, the ZeRO engine, and reading its checkpoint files.
+"""DeepSpeed, and nothing else of it anywhere: the ZeRO engine.
 
 What DeepSpeed would do behind our back is pinned here: batch, learning rate and clipping are "auto" in ds_configs/ and
-filled from the recipe; the schedule is ours; ops are not compiled at start; checkpoints never touch its `latest`.
+filled from the recipe; the schedule is ours; ops are not compiled at start; its checkpoints are not used at all
+(ernie_m.fragments).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import os
@@ -20,13 +19,16 @@ from torch import Tensor
 from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import Choice, InputError
+from ernie_m.fragments import Fragment, FragmentReader, create_moments, num_updates, owned_fragments
 from ernie_m.hostfile import free_port
 from ernie_m.model import Encoder
+from ernie_m.ranks import Ranks
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed on import, which else warns at length
 import deepspeed
-from deepspeed import comm
+
+SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -83,18 +85,29 @@ class BatchConfig(Section):
     rows_per_step: int = 2048
     """Rows of a global step, over all ranks and accumulation steps (paper: 2048)."""
     micro_batch_rows: int = 4
-    """Rows that one rank processes at a time."""
+    """Rows that one rank processes at a time; may change when a run is resumed."""
 
     def accumulation_steps(self, world_size: int) -> int:
-        """Micro-batches per rank and step; raises InputError with the nearest batch that divides."""
+        """Micro-batches per rank and step; raises InputError with the nearest batch, ranks and rows that divide."""
         together = self.micro_batch_rows * world_size
-        if self.rows_per_step % together:
-            nearest = max(1, round(self.rows_per_step / together)) * together
-            raise InputError(
-                f"batch.rows_per_step: {self.rows_per_step} is not a multiple of micro_batch_rows {self.micro_batch_rows} "
-                f"x {world_size} ranks = {together}; the nearest that is: {nearest}"
-            )
-        return self.rows_per_step // together
+        if self.rows_per_step % together == 0:
+            return self.rows_per_step // together
+        nearest = max(1, round(self.rows_per_step / together)) * together
+        ways = [f"the nearest that is: {nearest}"]
+        if self.rows_per_step % self.micro_batch_rows == 0:
+            most = self.rows_per_step // self.micro_batch_rows
+            fitting = [n for n in range(1, most + 1) if most % n == 0]
+            fewer = max((n for n in fitting if n < world_size), default=0)
+            more = min((n for n in fitting if n > world_size), default=0)
+            ways.append("with this batch: " + " or ".join(f"{n} ranks" for n in (fewer, more) if n))
+        if self.rows_per_step % world_size == 0:
+            mine = self.rows_per_step // world_size
+            rows = max(n for n in range(1, min(mine, self.micro_batch_rows) + 1) if mine % n == 0)
+            ways.append(f"or batch.micro_batch_rows={rows}")
+        raise InputError(
+            f"batch.rows_per_step: {self.rows_per_step} is not a multiple of micro_batch_rows {self.micro_batch_rows} "
+            f"x {world_size} ranks = {together}; {'; '.join(ways)}"
+        )
 
 
 def choose_precision(requested: Precision, device: torch.device) -> Choice:
@@ -109,46 +122,15 @@ def choose_precision(requested: Precision, device: torch.device) -> Choice:
     return Choice("precision", "fp16", f"{name} has no bf16")
 
 
-class Ranks:
-    """This process among its peers: rank, world size, device, and the few collectives we use.
-
-    Started by `deepspeed` (which sets the environment) or as plain `python`: then it is a world of one.
-    """
-
-    def __init__(self) -> None:
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled for half a minute on first use
-        if "RANK" not in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
-            alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-            os.environ.update(alone, MASTER_PORT=str(free_port()))
-        deepspeed.init_distributed(verbose=False)
-        self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-
-    @property
-    def is_first(self) -> bool:
-        return self.rank == 0
-
-    def sum(self, tensor: Tensor) -> Tensor:
-        """Element-wise sum over all ranks, in place."""
-        comm.all_reduce(tensor)
-        return tensor
-
-    def all_agree(self, mine: bool) -> bool:
-        """Whether every rank says yes; a collective."""
-        votes = torch.tensor([0.0 if mine else 1.0], device=self.device)
-        return self.sum(votes).item() == 0.0
-
-    def barrier(self) -> None:
-        comm.barrier()
-
-    def close(self) -> None:
-        """Leave the process group in order."""
-        comm.barrier()
-        comm.destroy_process_group()
+def start_ranks() -> Ranks:
+    """Join the other ranks. Started by `deepspeed` or MPI, which set the environment, or alone as plain `python`."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled for half a minute on first use
+    if "RANK" not in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+        os.environ.update(alone, MASTER_PORT=str(free_port()))
+    deepspeed.init_distributed(verbose=False)
+    return Ranks()
 
 
 class Engine:
@@ -195,11 +177,23 @@ class Engine:
         self._engine.backward(loss)
         return nll_M
 
-    def update(self, learning_rate: float) -> None:
-        """Close a micro-batch: the optimizer moves when it was the step's last one."""
+    def update(self, learning_rate: float) -> bool:
+        """Close a micro-batch: the optimizer moves when it was the step's last one.
+
+        Returns False, on all ranks alike, when the gradient was not finite and nothing was updated.
+        """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
+        if isinstance(self._optimizer, torch.optim.Optimizer):  # stage 0 in fp32: DeepSpeed looks at no gradient there
+            if self._engine.is_gradient_accumulation_boundary():
+                gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+                if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+                    return False
+            self._engine.step()
+            return True
+        self._optimizer.overflow = False
         self._engine.step()
+        return not self._optimizer.overflow
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Every parameter's gradient, gathered over ranks (fp32), between the last backward and `update`: for tests."""
@@ -219,32 +213,30 @@ class Engine:
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm else None
 
-    def save(self, folder: Path) -> None:
-        """Write weights, optimizer and scaler into `folder`; a collective. `latest` is left to the checkpoint store."""
-        self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+    def fragments(self) -> list[Fragment]:
+        """Views of this rank's part of the training state: master weights and Adam moments, fp32."""
+        return owned_fragments(self.module, self._optimizer, self.ranks.rank, self.ranks.world_size)
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote at the same world size; a collective. Raises InputError if nothing came of it."""
-        path, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
-        if path is None:
-            raise InputError(f"{folder}: DeepSpeed found no checkpoint to load there")
+    def counters(self) -> dict[str, Any]:
+        """The rest of the training state, the same on all ranks: Adam's count of updates, the loss scaler."""
+        scaler = {key: getattr(self._scaler, key) for key in SCALER_KEYS if hasattr(self._scaler, key)}
+        return {"updates": num_updates(self._optimizer), "loss_scaler": scaler if self.precision.value == "fp16" else {}}
 
+    def restore(self, reader: FragmentReader, counters: dict[str, Any]) -> None:
+        """Take up a saved training state; the model was filled with its weights before this engine was made."""
+        if reader.has_moments:
+            create_moments(self._optimizer, counters["updates"])
+        replicated = self.zero_stage == 0  # then a rank answers for a share when saving, but works with all of it
+        whole_or_share = (0, 1) if replicated else (self.ranks.rank, self.ranks.world_size)
+        reader.fill(owned_fragments(self.module, self._optimizer, *whole_or_share))
+        if self.precision.value == "fp16":
+            for key, value in counters["loss_scaler"].items():
+                setattr(self._scaler, key, value)
 
-def read_full_weights(folder: Path) -> dict[str, Tensor]:
-    """fp32 weights of a checkpoint folder, gathered from all ranks' files, on the CPU; no engine needed.
-
-    The tied output matrix stands under its embedding's name too. Raises InputError when the files are not there.
-    """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    if any(folder.glob("*optim_states.pt")):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            return get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), tag=folder.name)
-    states = folder / "mp_rank_00_model_states.pt"
-    if not states.is_file():
-        raise InputError(f"{folder}: no DeepSpeed checkpoint files; expected {states.name}")
-    content = torch.load(states, map_location="cpu", weights_only=False)  # our own file, its hash verified by the store
-    return {name: tensor.float() for name, tensor in content["module"].items()}
+    @property
+    def _scaler(self) -> Any:
+        """Where DeepSpeed keeps the dynamic loss scale."""
+        return getattr(self._optimizer, "loss_scaler", getattr(self._optimizer, "loss_scale_config", None))
 
 
 def _parameter_groups(model: Encoder, weight_decay: float) -> list[dict[str, Any]]:

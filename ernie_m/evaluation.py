@@ -121,14 +121,19 @@ def cross_lingual_gain(
     rank: int = 0,
     world_size: int = 1,
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    poll: Callable[[], None] = lambda: None,
 ) -> Gain:
-    """Measure the gain on `rows` (from `gain_rows`); with several ranks each takes its part, all do as many forwards."""
+    """Measure the gain on `rows` (from `gain_rows`); with several ranks each takes its part, all do as many forwards.
+
+    `poll` is called before each forward, on all ranks alike, and may end it all by an exception.
+    """
     together = world_size * rows_at_a_time
     padded = [*rows, *[PackedRow([], 0, TRUE)] * (-len(rows) % together)]
     request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics=2)
     sums = torch.zeros(2, 2, dtype=torch.float64, device=device)
     with without_training(model):
         for start in range(0, len(padded), together):
+            poll()
             batch = to_device(pack(padded[start : start + together][rank::world_size], sequence_length), device)
             _, nll_M = model(batch, request)
             sums[0] += nll_M

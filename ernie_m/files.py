@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ernie_m.console import InputError
 
-def sha256_of(path: Path, piece_bytes: int = 1 << 22) -> str:
+
+def sha256_of(path: Path, piece_bytes: int = 1 << 22, on_progress: Callable[[], None] = lambda: None) -> str:
     """Hex SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(piece_bytes):
             digest.update(piece)
+            on_progress()
     return digest.hexdigest()
 
 
@@ -40,6 +45,34 @@ def written_atomically(path: Path) -> Iterator[Path]:
         fsync_path(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
+    """Hold the lock file `path` within the block; the kernel lets go of it however the process ends.
+
+    Yields what tells whether the file still names this holder: over a network file system a lock can be lost to
+    somebody else. Raises InputError, `otherwise` with the holder's name, when somebody holds it.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().partition(";")[0].strip() or "unknown"
+            raise InputError(f"{path.parent}: {otherwise} ({holder}); wait for it, or stop it first") from None
+        content = f"process {os.getpid()} on {socket.gethostname()}; {os.urandom(8).hex()}\n"
+        file.truncate(0)
+        file.write(content)
+        file.flush()
+
+        def is_owner() -> bool:
+            try:
+                return path.read_text(encoding="utf-8") == content
+            except FileNotFoundError:
+                return False
+
+        yield is_owner
 
 
 def write_json(path: Path, content: Any) -> None:

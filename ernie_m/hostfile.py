@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from ernie_m.console import InputError
@@ -38,6 +39,21 @@ def read_hostfile(path: Path) -> dict[str, int]:
     if not hosts:
         raise InputError(f"hostfile {path}: names no host; expected lines like `worker-1 slots=8`")
     return hosts
+
+
+def write_hostfile(path: Path, hosts: Mapping[str, int]) -> None:
+    """Write `hosts` (host -> slots) in their order; `read_hostfile` gives them back."""
+    path.write_text("".join(f"{host} slots={slots}\n" for host, slots in hosts.items()), encoding="utf-8")
+
+
+def hosts_of_ranks(hosts: Mapping[str, int]) -> list[str]:
+    """The host of each rank: launchers number the ranks host by host, in the hostfile's order."""
+    return [host for host, slots in hosts.items() for _ in range(slots)]
+
+
+def is_local(host: str) -> bool:
+    """Whether a hostfile's name means this machine, so that no ssh is needed to start ranks on it."""
+    return host in {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn()}
 
 
 def free_port() -> int:

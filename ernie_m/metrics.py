@@ -1,4 +1,4 @@
-"""What a run leaves to look at: one JSON line a step, console lines, TensorBoard events, curves as PNG.
+"""What a run leaves to look at: one JSON line a step, console lines, curves as PNG.
 
 Summed losses stay on the device until a line is due; then all steps since the last flush are fetched at once. Names
 come from the objective table: `loss/CAMLM`, `loss/CAMLM/de-en`.
@@ -7,9 +7,10 @@ come from the objective table: `loss/CAMLM`, `loss/CAMLM/de-en`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from ernie_m.console import duration
 from ernie_m.files import written_atomically
 
 METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+SPIKES_FILE = "spikes.jsonl"
 CURVES_FILE = "curves.png"
 
 
@@ -35,42 +38,43 @@ def mean_losses(names: Sequence[str], nll: Sequence[float], predicted: Sequence[
     return {key: total / count for key, (total, count) in sorted(sums.items())}
 
 
-class MetricsLog:
-    """The JSON lines of a run (rank 0 alone writes). Lines of steps behind the checkpoint are dropped on resume."""
+class LineLog:
+    """JSON lines with a `step` each (rank 0 alone writes). Those of steps behind the checkpoint are dropped on resume."""
 
-    def __init__(self, folder: Path, resume_step: int, tensorboard: bool = False) -> None:
-        self.path = folder / METRICS_FILE
-        kept = [line for line in read_metrics(folder) if line["step"] <= resume_step]
-        with written_atomically(self.path) as aside:
+    def __init__(self, path: Path, resume_step: int) -> None:
+        self.path = path
+        kept = [line for line in read_lines(path) if line["step"] <= resume_step]
+        with written_atomically(path) as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = self.path.open("a", encoding="utf-8")
-        self._writer: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+        self._file = path.open("a", encoding="utf-8")
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
-
-    def write(self, lines: Sequence[dict[str, Any]]) -> None:
-        """Append lines, each a dict with `step`; flushed to the file system."""
+    def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Append lines; numbers that are not finite become null. Flushed to the file system."""
         for line in lines:
-            self._file.write(json.dumps(line) + "\n")
-            if self._writer is not None:
-                for key, value in line.items():
-                    if key != "step" and value is not None:
-                        self._writer.add_scalar(key, value, line["step"])
+            self._file.write(json.dumps({key: _finite(value) for key, value in line.items()}) + "\n")
         self._file.flush()
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """To the disk: a checkpoint that follows must not be ahead of its log."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.sync()
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics; a torn last line (the process was killed in it) is left out."""
-    path = folder / METRICS_FILE
+    """All whole lines of a run's metrics."""
+    return read_lines(folder / METRICS_FILE)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole JSON lines of a file; a torn last line (the process was killed in it) is left out."""
     lines = []
     for text in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         try:
@@ -109,10 +113,10 @@ def draw_curves(folder: Path) -> Path:
 
     lines = read_metrics(folder)
     objectives = sorted({key for line in lines for key in line if key.startswith("loss/") and key.count("/") == 1})
-    gains = [(line["step"], line["cross_lingual_gain"]) for line in lines if "cross_lingual_gain" in line]
+    gains = [(line["step"], line["cross_lingual_gain"]) for line in lines if line.get("cross_lingual_gain") is not None]
     figure, axes = pyplot.subplots(1, 2 if gains else 1, figsize=(12 if gains else 7, 4.5), squeeze=False)
     for key in objectives:
-        points = [(line["step"], line[key]) for line in lines if key in line]
+        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
         _plot_smoothed(axes[0][0], points, key.removeprefix("loss/"), width=max(1, len(lines) // 50))
     axes[0][0].set(xlabel="step", ylabel="nats per predicted token", title="Loss")
     axes[0][0].legend()

@@ -7,6 +7,7 @@ from dataclasses import field
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
 from ernie_m.dataloader import DataConfig, StageConfig
+from ernie_m.divergence import GuardConfig
 from ernie_m.engine import BatchConfig, EngineConfig, OptimizerConfig
 from ernie_m.model import ModelConfig, longest_document
 from ernie_m.objectives import OBJECTIVES
@@ -18,10 +19,22 @@ class OutputConfig(Section):
 
     log_every: int = 10
     """Steps between console lines; metrics.jsonl has every step."""
+    log_samples: bool = False
+    """Write which rows each step was made of to samples.jsonl."""
     save_every: int = 1000
     """Steps between checkpoints."""
+    save_every_minutes: float = 20.0
+    """Minutes after which a checkpoint is due even so; 0 never."""
+    save_in_background: bool = True
+    """Copy the state to host memory and write behind the training, where the memory allows it."""
     keep_last: int = 2
     """Checkpoints kept."""
+    keep_every: int = 0
+    """Steps of which the first checkpoint is kept for good, e.g. 10000; 0 none."""
+    dead_after_seconds: float = 60.0
+    """A rank without a sign of life for so long ends the job."""
+    hung_after_seconds: float = 100.0
+    """A rank that lives but makes no progress for so long, while the others wait for it, ends the job."""
     evaluate_every: int = 1000
     """Steps between measurements of the cross-lingual gain on held-out pairs; 0 never."""
     held_out_pairs: int = 512
@@ -30,7 +43,10 @@ class OutputConfig(Section):
     def check(self) -> None:
         for key in ("log_every", "save_every", "keep_last"):
             self.require(getattr(self, key) > 0, key, "a positive number")
-        self.require(self.evaluate_every >= 0, "evaluate_every", "0 or more")
+        for key in ("evaluate_every", "keep_every", "save_every_minutes"):
+            self.require(getattr(self, key) >= 0, key, "0 or more")
+        for key in ("dead_after_seconds", "hung_after_seconds"):
+            self.require(getattr(self, key) >= 1, key, "1 second or more")
 
 
 @section
@@ -55,6 +71,8 @@ class TrainingConfig(Section):
     """ZeRO stage and precision."""
     output: OutputConfig = OutputConfig()
     """Logging, saving, evaluating."""
+    guards: GuardConfig = GuardConfig()
+    """When losses alarm or stop."""
 
     def check(self) -> None:
         self.require(bool(self.stages), "stages", "at least one stage")

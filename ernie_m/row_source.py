@@ -18,6 +18,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -50,6 +51,29 @@ class Span:
     def cut(self, num_tokens: Sequence[int]) -> Span:
         """The first tokens of each sentence."""
         return Span(self.starts, tuple(start + n for start, n in zip(self.starts, num_tokens, strict=True)))
+
+
+@dataclass(frozen=True)
+class RowLocation:
+    """Where the text of a row lies: pieces of one shard. Holds numbers and, of the shard, its name until it is read."""
+
+    shard: Shard
+    spans: list[Span]
+
+    def lines(self) -> list[tuple[int, int]]:
+        """First and last line (a shard's row, from 0) that each span takes text of."""
+        return [(self._line(span.starts, "right"), self._line(span.stops, "left")) for span in self.spans]
+
+    def _line(self, borders: tuple[int, ...], side: Literal["left", "right"]) -> int:
+        found = [int(np.searchsorted(o, b, side)) - 1 for o, b in zip(self.shard.offsets, borders, strict=True)]
+        return min(found) if side == "right" else max(found)  # a side of a pair may hold no token: the other one knows
+
+    def sentences(self) -> list[tuple[np.ndarray, ...]]:
+        """Token ids of each span, int32, a sentence a column: nothing masked, a pair in the stream's direction."""
+        return [
+            tuple(column[start:stop] for column, start, stop in zip(self.shard.values, span.starts, span.stops, strict=True))
+            for span in self.spans
+        ]
 
 
 @dataclass(frozen=True)
@@ -89,17 +113,17 @@ class RowSource:
 
     def row(self, visit: int) -> list[Document]:
         """Documents of the `visit`-th row, counted over all epochs from 0."""
+        rng = generator(*self._key, "visit", visit)
+        return [self._document(sentences, rng) for sentences in self.locate(visit).sentences()]
+
+    def locate(self, visit: int) -> RowLocation:
+        """Where the text of the `visit`-th row lies."""
         epoch, index = divmod(visit, self.rows_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, Permutation(self.rows_per_epoch, *self._key, "epoch", epoch))
-        shard, spans = self._spans_of_row(self._order[1][index])
-        rng = generator(*self._key, "visit", visit)
-        return [self._document(shard, span, rng) for span in spans]
+        return RowLocation(*self._spans_of_row(self._order[1][index]))
 
-    def _document(self, shard: Shard, span: Span, rng: np.random.Generator) -> Document:
-        sentences = tuple(
-            column[start:stop] for column, start, stop in zip(shard.values, span.starts, span.stops, strict=True)
-        )
+    def _document(self, sentences: tuple[np.ndarray, ...], rng: np.random.Generator) -> Document:
         example = Example(sentences, self.languages)
         if len(sentences) == 2 and rng.random() < 0.5:
             example = Example(sentences[::-1], self.languages[::-1])

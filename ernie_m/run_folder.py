@@ -3,13 +3,21 @@
 RUN/config.yaml       the resolved configuration, and which data and tokenizer it was started on
 RUN/metrics.jsonl     a line a step             RUN/curves.png   the same to look at
 RUN/checkpoints/      step_00001000/ ..., latest
+RUN/.lock             held by the running job (flock: the kernel lets go of it, however the job ends)
+RUN/spikes.jsonl      losses out of line, with their rows         RUN/samples.jsonl   rows of every step, if asked for
+RUN/skipped_steps.json    steps left out, on all later starts too
+RUN/last_stop.json    why the last job ended, when it ended in order     RUN/incidents.jsonl   ranks that died or hung
 RUN/COMPLETE          written last: its presence, not an exit code, says that training is done
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +27,28 @@ from torch import Tensor
 from ernie_m.checkpoint import Checkpoint, newest_in_run
 from ernie_m.config import build, differing_keys, read_yaml
 from ernie_m.console import InputError
-from ernie_m.engine import read_full_weights
-from ernie_m.files import sha256_of, write_json, written_atomically
-from ernie_m.model import ModelConfig
+from ernie_m.files import exclusive, sha256_of, write_json, written_atomically
+from ernie_m.fragments import FragmentReader
+from ernie_m.interruption import STOP_FILE
+from ernie_m.metrics import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE
+from ernie_m.model import Encoder, ModelConfig
+from ernie_m.skip_steps import SKIPPED_STEPS_FILE
 from ernie_m.vocabulary import TOKENIZER_FILE
 
 CONFIG_FILE = "config.yaml"
 COMPLETE_FILE = "COMPLETE"
-OURS = (CONFIG_FILE, COMPLETE_FILE, "metrics.jsonl", "curves.png", "checkpoints", "tensorboard")
-MAY_CHANGE = ("output",)  # sections that do not change what is learnt
-FREE_KEYS = (("data_identity", "folder"), ("engine", "precision"))  # a checkpoint knows its precision itself
+LAST_STOP_FILE = "last_stop.json"
+LOCK_FILE = ".lock"
+WRITTEN = (COMPLETE_FILE, LAST_STOP_FILE, METRICS_FILE, SAMPLES_FILE, SPIKES_FILE, SKIPPED_STEPS_FILE, STOP_FILE)
+OURS = (CONFIG_FILE, *WRITTEN, "curves.png", "checkpoints", "incidents.jsonl", "tensorboard", "wandb", "wandb.json")
+BEFORE = (LOCK_FILE, "restarts.jsonl", STOP_FILE)  # what may lie there before the first start
+MAY_CHANGE = ("output", "guards")  # sections that do not change what is learnt
+FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, and knows its precision itself
+    ("data_identity", "folder"),
+    ("engine", "precision"),
+    ("engine", "zero_stage"),
+    ("batch", "micro_batch_rows"),
+)
 
 
 class RunFolder:
@@ -50,7 +70,7 @@ class RunFolder:
         saved_path = self.path / CONFIG_FILE
         saved = read_yaml(saved_path) if saved_path.is_file() else {}
         if "data_identity" not in saved:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or any(p.name not in BEFORE for p in self.path.iterdir())):
                 raise InputError(
                     f"{self.path}: not empty and not a run folder (no {CONFIG_FILE} of ours); choose another --run"
                 )
@@ -62,13 +82,28 @@ class RunFolder:
                 "another --run, or --from_scratch to delete this run and start over"
             )
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[Callable[[], bool]]:
+        """Hold the folder (rank 0 alone), made if need be; yields what tells whether it is still ours.
+
+        Raises InputError when another job holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.path / LOCK_FILE, "another job is at work in this run folder") as is_owner:
+            yield is_owner
+
+    def stopped(self, kind: str, step: int | None, message: str) -> None:
+        """Note that the job ended in order (rank 0): "signal" or "time" goes on when started again, "refused" does not."""
+        content = {"kind": kind, "step": step, "message": message, "time": time.time()}
+        write_json(self.path / LAST_STOP_FILE, content)
+
     def start(self, configuration: dict[str, Any], from_scratch: bool) -> None:
         """Make the folder ready (rank 0 alone): emptied of an earlier run if asked, with the configuration in it."""
         if from_scratch:
             for name in OURS:
                 path = self.path / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / LAST_STOP_FILE).unlink(missing_ok=True)
         with written_atomically(self.path / CONFIG_FILE) as aside:
             aside.write_text(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -102,9 +137,16 @@ def model_config(configuration: dict[str, Any]) -> ModelConfig:
     return build(ModelConfig, configuration["model"], CONFIG_FILE, "model.")
 
 
-def load_weights(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """fp32 weights of a verified checkpoint, on the CPU, under the model's own names."""
-    return read_full_weights(checkpoint.folder)
+def load_weights(configuration: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """fp32 weights of a verified checkpoint, on the CPU: the state dict of the run's model."""
+    model = Encoder(model_config(configuration))
+    FragmentReader(checkpoint.folder).fill_weights(model)
+    return model.state_dict()
+
+
+def identity_of(configuration: dict[str, Any]) -> str:
+    """What marks the checkpoints of this run: a digest of all that a resumed run may not change."""
+    return hashlib.sha256(json.dumps(_binding(configuration), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def tokenizer_of(configuration: dict[str, Any], data: Path | None) -> Path:

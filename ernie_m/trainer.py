@@ -1,52 +1,44 @@
-"""Pre-training, from an opened corpus folder to a finished run.
+"""Pre-training, from an opened corpus folder to a finished run: what is checked, held and put together around the steps.
 
-A step: count the predicted tokens of the whole global step (one all-reduce), then for each micro-batch let the model
-fill BTMLM's placeholders (no gradient), forward and backward, and update after the last one. Everything a step does
-follows from (seed, step), so the only data state of a checkpoint is one integer.
+1. Everything that can be known to be wrong is, before the folder is touched or a rank started.
+2. Rank 0 holds the run folder's lock; a watchdog looks after all ranks.
+3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is replayed.
+4. The steps: ernie_m.training_loop. However they end, RUN says why.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import time
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from ernie_m import __version__
-from ernie_m.batch import LossRequest, PackedBatch
-from ernie_m.checkpoint import CheckpointStore
+from ernie_m.checkpoint import PROBE_FILE, Checkpoint, committed_folders, step_of
+from ernie_m.checkpoint_store import CheckpointStore, Retention, choose_saving
 from ernie_m.config import to_mapping
-from ernie_m.console import InputError
+from ernie_m.console import EXIT_PEER_LOST, EXIT_STOPPED, Choice, InputError
 from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
-from ernie_m.dataloader import Prefetcher, PretrainingData, Schedule, to_device
-from ernie_m.engine import Engine, Ranks
-from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
+from ernie_m.dataloader import PretrainingData, Schedule
+from ernie_m.engine import Engine, start_ranks
 from ernie_m.files import sha256_of
-from ernie_m.loss import objective_scales
-from ernie_m.metrics import ConsoleLine, MetricsLog, draw_curves, mean_losses
+from ernie_m.fragments import FragmentReader
+from ernie_m.interruption import Interruption
+from ernie_m.journal import Journal
+from ernie_m.metrics import draw_curves
 from ernie_m.model import Encoder
-from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES
-from ernie_m.packing import PackedRow
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.probe import check_probe, probe_loss, read_probe
+from ernie_m.ranks import Ranks
 from ernie_m.recipe import TrainingConfig
-from ernie_m.run_folder import RunFolder
-from ernie_m.sampling import key_of
+from ernie_m.run_folder import RunFolder, identity_of
+from ernie_m.skip_steps import SkipSteps, first_new
+from ernie_m.training_loop import Stopped, Surroundings, TrainingLoop
+from ernie_m.watchdog import Watchdog
 
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One step's sums, still on the device."""
-
-    step: int
-    nll_M: Tensor
-    predicted_M: Tensor
-    num_tokens: Tensor
-    learning_rate: float
+START_PATIENCE = 1800.0  # seconds: reading a checkpoint from a slow disk, compiling
+PEER_WAIT = 90.0  # seconds until the watchdog must know why a collective failed
 
 
 class Trainer:
@@ -59,8 +51,12 @@ class Trainer:
         run: Path,
         ds_configs: Path,
         from_scratch: bool = False,
-        tensorboard: bool = False,
+        trackers: Sequence[str] = (),
+        exit_after: float | None = None,
+        skip_steps: str | None = None,
     ) -> None:
+        """`trackers`: of ernie_m.tracking; `exit_after`: seconds from now; `skip_steps`: e.g. "1200:1300"."""
+        self.interruption = Interruption(exit_after)
         self.config, self.ds_configs = config, ds_configs
         self.folder = CorpusFolder(data)
         manifest = self.folder.manifest
@@ -68,7 +64,9 @@ class Trainer:
         self.schedule = Schedule(config.stages, config.batch.rows_per_step)
         self.data = PretrainingData(self.folder, config.data, self.schedule, config.seed)
         self.run_folder = RunFolder(run)
-        self.from_scratch, self.tensorboard = from_scratch, tensorboard
+        self.from_scratch, self.trackers, self.skip_steps = from_scratch, trackers, skip_steps
+        if skip_steps:
+            SkipSteps.parse(skip_steps, self.schedule.num_steps)
         self.configuration = to_mapping(config) | {
             "model": to_mapping(self.model_config),
             "data_identity": {
@@ -81,196 +79,177 @@ class Trainer:
         self.run_folder.check(self.configuration, from_scratch)
 
     def run(self) -> None:
-        """Train to the last step of the last stage, from the newest whole checkpoint if there is one."""
-        ranks = Ranks()
+        """Train to the last step of the last stage, from the newest whole checkpoint if there is one.
+
+        Ends the process with EXIT_STOPPED when asked to stop, with EXIT_PEER_LOST when another rank is lost.
+        """
+        self.interruption.listen()
+        ranks = start_ranks()
+        self.config.batch.accumulation_steps(ranks.world_size)  # before anything is written
         if self.run_folder.is_complete and not self.from_scratch:
             if ranks.is_first:
-                done = self.run_folder.completed()
-                print(
-                    f"{self.run_folder.path}: finished at step {done['steps']}, nothing to do (--from_scratch starts over)"
-                )
+                done = self.run_folder.completed()["steps"]
+                print(f"{self.run_folder.path}: finished at step {done}, nothing to do (--from_scratch starts over)")
             return ranks.close()
-        self.config.batch.accumulation_steps(ranks.world_size)
+        with contextlib.ExitStack() as held:
+            is_owner = self._hold_folder(ranks, held)
+            if ranks.is_first:
+                self.run_folder.start(self.configuration, self.from_scratch)
+                self.interruption.watch(self.run_folder.path)
+            ranks.barrier()
+            output = self.config.output
+            watchdog = Watchdog.meet(
+                ranks.rank,
+                ranks.world_size,
+                self.run_folder.path,
+                ranks.from_first,
+                timeout_seconds=output.dead_after_seconds,
+                hang_timeout_seconds=output.hung_after_seconds,
+            )
+            try:
+                self._train(ranks, watchdog, is_owner)
+            except Stopped as stopped:
+                self._note(ranks, stopped.request.kind, stopped.step, stopped.request.message)
+                if ranks.is_first:
+                    self.interruption.obeyed()
+                    print(
+                        f"stopped at step {stopped.step} ({stopped.request.message}); the same command goes on", flush=True
+                    )
+                watchdog.stop()
+                ranks.close()
+                raise SystemExit(EXIT_STOPPED) from None
+            except InputError as error:
+                self._note(ranks, "refused", None, str(error), error.only_here)
+                watchdog.leave(str(error)) if error.only_here else watchdog.stop()
+                raise
+            except RuntimeError as error:  # gloo and NCCL: a peer is gone; or a fault of our own
+                explanation = watchdog.explain(PEER_WAIT)
+                if explanation is None:
+                    watchdog.leave(f"{type(error).__name__}: {error}")
+                    raise
+                if watchdog.is_spokesman:
+                    print(f"error: {explanation}", file=sys.stderr, flush=True)
+                os._exit(EXIT_PEER_LOST)  # nothing that waits for a peer may run any more
+            except BaseException as error:
+                watchdog.leave(f"{type(error).__name__}: {error}")
+                raise
+            watchdog.stop()
+        return ranks.close()
+
+    def _hold_folder(self, ranks: Ranks, held: contextlib.ExitStack) -> Callable[[], bool]:
+        """Rank 0 locks the run folder for all; raises InputError on every rank when another job has it."""
+        is_owner: Callable[[], bool] = lambda: True  # noqa: E731
+        problem = None
         if ranks.is_first:
-            self.run_folder.start(self.configuration, self.from_scratch)
-        ranks.barrier()
-        model = Encoder(self.model_config, ranks.device).initialise(self.config.seed)
-        engine = Engine(model, ranks, self.ds_configs, self.config.engine, self.config.optimizer, self.config.batch)
-        store = CheckpointStore(self.run_folder.checkpoints, ranks, self.config.output.keep_last)
-        first_step = _resume(engine, store)
-        self._announce(model, engine, first_step)
-        log = MetricsLog(self.run_folder.path, first_step, self.tensorboard) if ranks.is_first else None
-        loop = _Loop(self, ranks, engine, store, log, first_step)
+            try:
+                is_owner = held.enter_context(self.run_folder.locked())
+            except InputError as error:
+                problem = str(error)
+        problem = ranks.from_first(problem)
+        if problem:
+            raise InputError(problem)
+        return is_owner
+
+    def _note(self, ranks: Ranks, kind: str, step: int | None, message: str, only_here: bool = False) -> None:
+        if ranks.is_first or only_here:
+            self.run_folder.stopped(kind, step, message)
+
+    def _train(self, ranks: Ranks, watchdog: Watchdog, is_owner: Callable[[], bool]) -> None:
+        output = self.config.output
+        with watchdog.patience(START_PATIENCE, "starting"):
+            retention = Retention(output.keep_last, output.keep_every)
+            store = CheckpointStore(
+                self.run_folder.checkpoints,
+                ranks.voters,
+                retention,
+                identity_of(self.configuration),
+                is_owner,
+                lambda: watchdog.progress("reading or writing a checkpoint", shared=False),
+            )
+            skipped, checkpoint = self._skipped_steps(ranks, store)
+            first_step = checkpoint.step if checkpoint else 0
+            engine = self._engine(ranks, checkpoint)
+            size = sum(view.numel() * 4 for fragment in engine.fragments() for _, view in fragment.tensors())
+            ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+            saving = choose_saving(output.save_in_background, max(size, self._moments_bytes(engine)), ranks_here)
+            saves_in_background = ranks.all_agree(saving.value != "synchronous")
+            journal = self._journal(first_step) if ranks.is_first else None
+            self._announce(engine, saving, first_step, skipped)
+            around = Surroundings(ranks, store, watchdog, self.interruption, journal, skipped, saves_in_background)
+            loop = TrainingLoop(self.config, self.data, engine, around)
+            measured = ranks.from_first(journal.measured_steps if journal else None)
         try:
-            loop.run(first_step)
+            loop.run(first_step, loop.needs_evaluation(first_step, measured))
         finally:
-            if log is not None:
-                log.close()
+            if journal is not None:
+                journal.close()
         if ranks.is_first:
             curves = draw_curves(self.run_folder.path)
             self.run_folder.complete({"steps": self.schedule.num_steps, "version": __version__})
             print(f"done: {self.schedule.num_steps} steps; {self.run_folder.checkpoints}; {curves}", flush=True)
-        return ranks.close()
 
-    def _announce(self, model: Encoder, engine: Engine, first_step: int) -> None:
+    def _journal(self, first_step: int) -> Journal:
+        return Journal(self.run_folder.path, self.config, self.data, self.configuration, first_step, self.trackers)
+
+    @staticmethod
+    def _moments_bytes(engine: Engine) -> int:
+        """What a rank's fragments take once Adam has moments: three fp32 numbers an element."""
+        return sum(3 * 4 * fragment.weight.numel() for fragment in engine.fragments())
+
+    def _skipped_steps(self, ranks: Ranks, store: CheckpointStore) -> tuple[SkipSteps, Checkpoint | None]:
+        """Steps to leave out, earlier starts' included, and the checkpoint to go on from: from before those that are new."""
+        remembered = SkipSteps.read(self.run_folder.path)
+        asked = SkipSteps.parse(self.skip_steps, self.schedule.num_steps) if self.skip_steps else SkipSteps.of([])
+        new, skipped = first_new(remembered, asked), remembered.union(asked)
+        checkpoint = store.newest_whole(at_most=new)
+        if new is None:
+            return skipped, checkpoint
+        later = committed_folders(store.folder)
+        if checkpoint is None and later:
+            raise InputError(
+                f"--skip_steps {self.skip_steps}: no checkpoint from before step {new}, the oldest is {later[-1].name}; "
+                f"name steps from {step_of(later[-1])} on, or start over with --from_scratch"
+            )
+        ranks.barrier()  # all have read; and the file comes last, so that a kill before it changes nothing
+        store.abandon_after(checkpoint.step if checkpoint else 0)
+        if ranks.is_first:
+            skipped.write(self.run_folder.path)
+        return skipped, checkpoint
+
+    def _engine(self, ranks: Ranks, checkpoint: Checkpoint | None) -> Engine:
+        """The model under DeepSpeed: drawn from the seed, or as the checkpoint has it and checked by its probe."""
+        model = Encoder(self.model_config, ranks.device)
+        reader = FragmentReader(checkpoint.folder) if checkpoint else None
+        reader.fill_weights(model) if reader else model.initialise(self.config.seed)
+        engine = Engine(model, ranks, self.ds_configs, self.config.engine, self.config.optimizer, self.config.batch)
+        if checkpoint is None or reader is None:
+            return engine
+        saved, present = checkpoint.state["precision"], engine.precision
+        if saved != present.value and self.config.engine.precision == "auto":
+            raise InputError(
+                f"{checkpoint.folder}: saved in {saved}, this job has {present}; set engine.precision={saved}, or "
+                f"engine.precision={present.value} to go on in another precision"
+            )
+        engine.restore(reader, checkpoint.state["counters"])
+        replayed = probe_loss(engine.module, read_probe(checkpoint.folder / PROBE_FILE), ranks.device)
+        looser = saved if saved != "fp32" else present.value
+        check_probe(checkpoint.state["probe_loss"], replayed, looser, checkpoint.folder)
+        return engine
+
+    def _announce(self, engine: Engine, saving: Choice, first_step: int, skipped: SkipSteps) -> None:
         if not engine.ranks.is_first:
             return
-        num_parameters = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in model.parameters())
+        num_parameters = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in engine.module.parameters())
         print(
             f"{num_parameters / 1e6:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "
             f"ZeRO {engine.zero_stage}, {self.config.batch.rows_per_step} x {self.config.data.sequence_length} positions a "
             f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metric_names)} streams"
         )
-        for choice in (engine.precision, model.attention_choice):
+        for choice in (engine.precision, engine.module.attention_choice, saving):
             print(choice)
         warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
         if warmup_steps >= num_steps:
             print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
+        if skipped:
+            print(f"left out: steps {skipped}")
         print(f"starting at step {first_step}" if first_step else "starting from scratch", flush=True)
-
-
-def _resume(engine: Engine, store: CheckpointStore) -> int:
-    checkpoint = store.newest_whole()
-    if checkpoint is None:
-        return 0
-    if checkpoint.world_size != engine.ranks.world_size:
-        raise InputError(
-            f"{checkpoint.folder}: saved by {checkpoint.world_size} ranks, this job has {engine.ranks.world_size}; "
-            f"start it on {checkpoint.world_size}"
-        )
-    saved, present = checkpoint.state["precision"], engine.precision
-    if saved != present.value:
-        raise InputError(f"{checkpoint.folder}: saved in {saved}, this job has {present}; set engine.precision={saved}")
-    engine.load(checkpoint.folder)
-    return checkpoint.step
-
-
-class _Loop:
-    """The steps of one process, from resume to end."""
-
-    def __init__(
-        self, trainer: Trainer, ranks: Ranks, engine: Engine, store: CheckpointStore, log: MetricsLog | None, first_step: int
-    ) -> None:
-        self.trainer, self.ranks, self.engine, self.store, self.log = trainer, ranks, engine, store, log
-        self.config, self.data = trainer.config, trainer.data
-        self.num_steps = trainer.schedule.num_steps
-        self.weights_O = torch.tensor(
-            [self.config.objective_weights.get(name, 1.0) for name in OBJECTIVES], device=ranks.device
-        )
-        objective_M = [OBJECTIVE_INDEX[name.split("/")[0]] for name in self.data.metric_names]
-        self.objective_M = torch.tensor(objective_M, device=ranks.device)
-        self.pending: list[StepRecord] = []
-        self.console = ConsoleLine(self.num_steps, first_step)
-        self.flushed_at = time.monotonic()
-        self.gain_rows = self._held_out_rows()
-
-    def run(self, first_step: int) -> None:
-        """Steps first_step .. num_steps - 1, with logging, evaluation and checkpoints."""
-        output = self.config.output
-        batches = Prefetcher(self._batches_of, first_step, self.num_steps)
-        try:
-            for step, micro_batches in enumerate(batches, start=first_step):
-                self.pending.append(self._step(step, micro_batches))
-                done, last = step + 1, step + 1 == self.num_steps
-                if done % output.log_every == 0 or done % output.save_every == 0 or last:
-                    self._flush()
-                if self.gain_rows and (last or done % output.evaluate_every == 0):
-                    self._evaluate(done)
-                if done % output.save_every == 0 or last:
-                    self.store.save(done, self.engine.save, self._state())
-        finally:
-            batches.close()
-
-    def _state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside DeepSpeed's files; the data state is its step alone."""
-        return {"precision": self.engine.precision.value, "version": __version__}
-
-    def _batches_of(self, step: int) -> list[PackedBatch]:
-        try:
-            return self.data.step(step, self.ranks.rank, self.ranks.world_size, self.config.batch.micro_batch_rows)
-        except InputError as error:
-            raise InputError(str(error), only_here=True) from None
-
-    def _step(self, step: int, micro_batches: list[PackedBatch]) -> StepRecord:
-        num_metrics = len(self.data.metric_names)
-        counts = sum(np.bincount(b.metric_N, minlength=num_metrics) for b in micro_batches)
-        num_tokens = sum(int((b.document_BS >= 0).sum()) for b in micro_batches)
-        totals = torch.tensor([*counts.tolist(), num_tokens], dtype=torch.float64, device=self.ranks.device)  # type: ignore[union-attr]
-        predicted_M, total_tokens = self.ranks.sum(totals).split([num_metrics, 1])
-        predicted_O = torch.zeros(len(OBJECTIVES), dtype=torch.float64, device=self.ranks.device)
-        predicted_O.index_add_(0, self.objective_M, predicted_M)
-        scales_O = objective_scales(
-            self.weights_O, predicted_O.float(), self.ranks.world_size, self.engine.accumulation_steps
-        )
-        request = LossRequest(scales_O, num_metrics)
-        learning_rate = self.config.optimizer.learning_rate(step, self.num_steps)
-        torch.manual_seed(key_of(self.config.seed, "dropout", step, self.ranks.rank) % 2**63)
-        nll_M = torch.zeros(num_metrics, dtype=torch.float64, device=self.ranks.device)
-        for batch in micro_batches:
-            filled = fill_placeholders(self.engine.module, to_device(batch, self.ranks.device))
-            nll_M += self.engine.forward_backward(filled, request)
-            self.engine.update(learning_rate)
-        return StepRecord(step, nll_M, predicted_M, total_tokens, learning_rate)
-
-    def _flush(self) -> None:
-        """Fetch the pending steps' sums at once, write their lines, print the last interval."""
-        nll_TM = self.ranks.sum(torch.stack([record.nll_M for record in self.pending])).cpu()
-        predicted_TM = torch.stack([record.predicted_M for record in self.pending]).cpu()
-        tokens = [int(record.num_tokens) for record in self.pending]
-        now = time.monotonic()
-        seconds, self.flushed_at = now - self.flushed_at, now
-        if not bool(torch.isfinite(nll_TM).all()):
-            bad = int((~torch.isfinite(nll_TM)).any(dim=1).nonzero()[0])
-            raise InputError(
-                f"step {self.pending[bad].step}: the loss is not finite, and would be again if resumed; start another --run "
-                "with a lower optimizer.peak_learning_rate or, with fp16, in bf16"
-            )
-        names, last = self.data.metric_names, self.pending[-1]
-        if self.log is not None:
-            rate = sum(tokens) / seconds
-            extra = {"gradient_norm": self.engine.gradient_norm, "loss_scale": self.engine.loss_scale}
-            lines: list[dict[str, Any]] = [
-                {"step": record.step + 1, **mean_losses(names, nll.tolist(), predicted.tolist())}
-                | {"learning_rate": record.learning_rate, "tokens": count, "tokens_per_second": rate}
-                for record, nll, predicted, count in zip(self.pending, nll_TM, predicted_TM, tokens, strict=True)
-            ]
-            lines[-1].update({key: value for key, value in extra.items() if value is not None})
-            self.log.write(lines)
-            losses = mean_losses(names, nll_TM.sum(0).tolist(), predicted_TM.sum(0).tolist())
-            print(self.console.format(last.step + 1, losses, last.learning_rate, rate), flush=True)
-        self.pending.clear()
-
-    def _held_out_rows(self) -> list[PackedRow]:
-        if self.config.output.evaluate_every == 0:
-            return []
-        pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
-        if len(pairs) < 2:
-            return []
-        vocab_size = self.data.folder.manifest.vocab_size
-        data = self.config.data
-        try:
-            return gain_rows(pairs, data.corruption, vocab_size, data.sequence_length, self.config.seed)
-        except InputError as error:
-            if self.log is not None:
-                print(f"cross-lingual gain: not measured ({error})")
-            return []
-
-    def _evaluate(self, done: int) -> None:
-        started = time.monotonic()
-        gain = cross_lingual_gain(
-            self.engine.module,
-            self.gain_rows,
-            self.config.data.sequence_length,
-            self.ranks.device,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            sum_over_ranks=self.ranks.sum,
-        )
-        if self.log is not None:
-            self.log.write([{"step": done, "cross_lingual_gain": gain.gain, "held_out_loss/CAMLM": gain.nll_true}])
-            print(
-                f"step {done}: cross-lingual gain {gain.gain:+.3f} nats on held-out pairs "
-                f"(shuffled {gain.nll_shuffled:.3f}, true {gain.nll_true:.3f}, {gain.num_predicted} masks)",
-                flush=True,
-            )
-        self.flushed_at += time.monotonic() - started

@@ -1,72 +1,116 @@
-"""Look before you start: is the hostfile one, does the batch divide, is the data whole, what is installed here.
+"""Look before you start: are the hosts alike and at hand, is the data whole, is there room, does the batch divide.
 
-python launcher/doctor.py --hostfile hostfiles/v100x64 --recipe large --data DATA
+    python launcher/doctor.py --hostfile hostfiles/v100x64 --recipe large --data DATA --run RUN --bandwidth
+    python launcher/doctor.py --data DATA            this machine alone, without ssh
+
+One table with a row a host, then what is wrong with its remedy; exit code 0 only when nothing is.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
+import os
+import shlex
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 try:
     from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError, Progress
+    from ernie_m.console import InputError
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
-PACKAGES = ("torch", "deepspeed", "transformers", "sentencepiece", "pyarrow", "numpy")
-
-
-def doctor(*, hostfile: str | None = None, recipe: str | None = None, data: str | None = None) -> None:
-    """Check what a job needs, on this host; the first thing that does not fit is one line and exit code 2.
-
-    Args:
-        hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`
-        recipe: recipe whose batch must divide over the hostfile's slots
-        data: data folder; manifest, tokenizer and shard sizes are checked (`data_prep verify` also rehashes)
-    """
-    from pretrain import recipe_path
-
-    from ernie_m.config import build, read_recipe
-    from ernie_m.corpus import CorpusFolder
-    from ernie_m.hostfile import read_hostfile
+if TYPE_CHECKING:
     from ernie_m.recipe import TrainingConfig
 
-    print("installed  " + ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    print(f"this host  {platform.node()}, Python {platform.python_version()}, {_devices()}")
-    num_ranks = 1
-    if hostfile:
-        hosts = read_hostfile(Path(hostfile))
-        num_ranks = sum(hosts.values())
-        print(f"hostfile   {len(hosts)} hosts, {num_ranks} ranks: " + ", ".join(f"{h} x{n}" for h, n in hosts.items()))
-    if recipe:
-        path = recipe_path(recipe)
-        config = build(TrainingConfig, read_recipe(path), str(path))
-        steps = config.batch.accumulation_steps(num_ranks)
-        rows = config.batch.rows_per_step
-        print(f"recipe     {recipe}: {rows} rows a step = {num_ranks} ranks x {config.batch.micro_batch_rows} x {steps}")
-    if data:
-        folder = CorpusFolder(data)
-        folder.check_sizes(Progress("sizes of shards", folder.num_shards, "shards"))
-        streams = [*folder.monolingual(), *folder.parallel()]
-        tokens = sum(stream.num_tokens for stream in streams)
-        print(f"data       {len(folder.manifest.languages)} languages, {len(streams)} streams, {tokens:,} tokens")
+
+def doctor(
+    *overrides: str,
+    hostfile: str | None = None,
+    recipe: str | None = None,
+    data: str | None = None,
+    run: str | None = None,
+    shared: str | None = None,
+    bandwidth: bool = False,
+    json: str | None = None,
+    master_addr: str | None = None,
+    master_port: int = 29500,
+    ssh_port: int | None = None,
+    ssh_options: str | None = None,
+) -> None:
+    """Check what a job needs, on every host; problems are listed with their remedies, and the exit code is 2.
+
+    Args:
+        overrides: keys of the recipe as key.path=value, as for pretrain.py
+        hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`; without it this machine alone
+        recipe: recipe whose batch must divide over the hostfile's slots, and whose checkpoints must fit on the disk
+        data: data folder; the same on all hosts, shard sizes looked at by the first (`data_prep verify` also rehashes)
+        run: folder of the run: seen by all hosts, with room for its checkpoints
+        shared: another folder to be tried instead of `run`
+        bandwidth: also measure a TCP stream from each host to the next (a few seconds)
+        json: file to keep all answers and problems in
+        master_addr: address of the first host for all to meet at, if it is given to deepspeed
+        master_port: port for it
+        ssh_port: of the hosts' ssh servers, if it is given to deepspeed
+        ssh_options: further options of ssh, e.g. "-F FILE"; else those of PDSH_SSH_ARGS_APPEND, which pdsh takes
+    """
+    from ernie_m.files import write_json
+    from ernie_m.hostfile import read_hostfile
+    from ernie_m.hosts import job
+    from ernie_m.hosts.checks import judge
+    from ernie_m.hosts.examination import Examination, examine
+    from ernie_m.supervision.environment import ssh_arguments
+    from ernie_m.supervision.job import needs_ssh
+
+    here = dict(os.environ)  # importing deepspeed, which a recipe does, changes it
+    hosts = read_hostfile(Path(hostfile)) if hostfile else {"localhost": 1}
+    config, folder = _recipe(recipe, overrides), shared or run
+    examination = Examination(
+        hosts=hosts,
+        through_ssh=needs_ssh(hosts),
+        data=data,
+        shared=Path(folder) if folder else None,
+        bandwidth=bandwidth,
+        master_addr=master_addr,
+        master_port=master_port,
+        ssh_options=(*shlex.split(ssh_options or ssh_arguments(here)), *(("-p", str(ssh_port)) if ssh_port else ())),
+        environment=job.environment_of_ranks(here),
+    )
+    results = examine(examination)
+    first, num_ranks = next(iter(results.values())), sum(hosts.values())
+    shards = first.get("shards", {})
+    report = judge(results, job.disk_needed(config, shards, Path(run) if run else None) if config else 0)
+    problems = [*report.problems, *(job.recipe_problems(config, num_ranks, shards) if config else [])]
+    problems += job.launch_problems() if examination.through_ssh else []
+    if json:
+        write_json(Path(json), {"hosts": results, "problems": [asdict(problem) for problem in problems]})
+
+    print(f"hosts        {len(hosts)} with {num_ranks} ranks" if hostfile else "hosts        this machine alone")
+    for line in job.description(config, num_ranks, first):
+        print(line)
+    print(f"\n{report.table()}\n")
+    if examination.through_ssh and (names := job.not_exported(here, bool(first.get("facts", {}).get("gpus")))):
+        print(f"note: {', '.join(names)}: set here, but deepspeed does not pass them on; launcher/supervise.py does, or")
+        print("      write them into .deepspeed_env as NAME=value\n")
+    for number, problem in enumerate(problems, start=1):
+        print(f"{number}. {problem}")
+    if problems:
+        raise InputError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}, listed above with what to do")
+    print("all is well")
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(f"{package}: not installed; pip install -e . brings all that is needed") from None
+def _recipe(recipe: str | None, overrides: tuple[str, ...]) -> TrainingConfig | None:
+    if recipe is None:
+        if overrides:
+            raise InputError(f"{overrides[0]}: changes a recipe, but none is named; give --recipe")
+        return None
+    from pretrain import recipe_path
 
+    from ernie_m.config import build, merge_overrides, read_recipe
+    from ernie_m.recipe import TrainingConfig
 
-def _devices() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    path = recipe_path(recipe)
+    return build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Commands:
         )
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = Encoder(replace(model_config(configuration), attention="auto"), device)
-        model.load_state_dict(load_weights(checkpoint))
+        model.load_state_dict(load_weights(configuration, checkpoint))
         result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)
         print(
             f"cross-lingual gain at step {checkpoint.step}: {result.gain:+.4f} nats "

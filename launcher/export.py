@@ -37,7 +37,7 @@ def export(run: str, to: str, data: str | None = None) -> None:
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        write_folder(load_weights(checkpoint), model_config(configuration), tokenizer, aside)
+        write_folder(load_weights(configuration, checkpoint), model_config(configuration), tokenizer, aside)
         if target.is_dir():
             target.rmdir()
         aside.rename(target)

@@ -4,7 +4,9 @@
     deepspeed --hostfile hostfiles/v100x64 launcher/pretrain.py --recipe large --data DATA --run RUN
     python launcher/pretrain.py --recipe demo --data DATA --run RUN optimizer.peak_learning_rate=1e-3 seed=7
 
-The same command, given again, goes on from the newest whole checkpoint of RUN.
+The same command, given again, goes on from the newest whole checkpoint of RUN, on any number of ranks that the batch
+divides over, in any ZeRO stage. SIGTERM or SIGUSR1 to any rank: saved and stopped within a step, exit code 75.
+launcher/supervise.py restarts by itself.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ def pretrain(
     data: str,
     run: str,
     from_scratch: bool = False,
+    exit_after: str | None = None,
+    skip_steps: str | None = None,
     tensorboard: bool = False,
+    wandb: bool = False,
     local_rank: int = -1,
 ) -> None:
     """Pre-train by a recipe; resumes by itself.
@@ -38,16 +43,23 @@ def pretrain(
         data: folder made by `python -m data_prep build`
         run: folder of this run: configuration, metrics, curves and checkpoints; made if it does not exist
         from_scratch: delete what RUN holds of an earlier run and start at step 0
+        exit_after: save and stop after this time, e.g. 55m or 1h30m; exit code 75, the same command goes on
+        skip_steps: steps to leave out, e.g. 1200:1300 (1200 to 1299, counted from 0); remembered in RUN, and the run goes
+            back to the newest checkpoint before the first of them
         tensorboard: also write TensorBoard events to RUN/tensorboard
+        wandb: also send metrics to Weights & Biases; a restart continues the same run there
         local_rank: set by the deepspeed launcher
     """
     from ernie_m.config import build, merge_overrides, read_recipe
+    from ernie_m.interruption import seconds_of
     from ernie_m.recipe import TrainingConfig
     from ernie_m.trainer import Trainer
 
     path = recipe_path(recipe)
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
-    Trainer(config, Path(data), Path(run), ROOT / "ds_configs", from_scratch, tensorboard).run()
+    trackers = [name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted]
+    seconds = seconds_of(exit_after, "--exit_after") if exit_after else None
+    Trainer(config, Path(data), Path(run), ROOT / "ds_configs", from_scratch, trackers, seconds, skip_steps).run()
 
 
 def recipe_path(recipe: str) -> Path:

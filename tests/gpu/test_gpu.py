@@ -20,7 +20,8 @@ from ernie_m.pseudo_parallel import fill_placeholders
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
 
-    from ernie_m.engine import Precision, Ranks
+    from ernie_m.engine import Precision
+    from ernie_m.ranks import Ranks
 
 pytestmark = [
     pytest.mark.gpu,
@@ -84,10 +85,10 @@ def test_loss_and_gradient_of_the_model_are_the_same_with_flex(
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
-    from ernie_m.engine import Ranks
+    from ernie_m.engine import start_ranks
 
     before = dict(os.environ)
-    alone = Ranks()
+    alone = start_ranks()
     yield alone
     alone.close()
     os.environ.clear()

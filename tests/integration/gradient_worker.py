@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ernie_m.batch import LossRequest
 from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, Ranks
+from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 from ernie_m.loss import objective_scales
 from ernie_m.model import Encoder, ModelConfig
 from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES
@@ -42,7 +42,7 @@ def reference(model: Encoder, data: PretrainingData) -> dict[str, torch.Tensor]:
 
 
 def main(folder: Path, output: Path) -> None:
-    ranks = Ranks()
+    ranks = start_ranks()
     corpus = CorpusFolder(folder)
     stage = StageConfig(steps=1, rows=dict.fromkeys(WEIGHTS, 1))
     data = PretrainingData(corpus, DataConfig(sequence_length=128), Schedule((stage,), ROWS), seed=3)

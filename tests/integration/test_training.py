@@ -175,7 +175,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_still_ends_the_same(
 ) -> None:
     run = unfinished_copy(undisturbed, tmp_path)
     newest = run / "checkpoints" / f"step_{NUM_STEPS:08d}"
-    victim = max(newest.glob("*.pt"), key=lambda path: path.stat().st_size)
+    victim = max(newest.glob("rank_*.safetensors"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
@@ -186,13 +186,19 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_still_ends_the_same(
     assert losses(run) == losses(undisturbed)
 
 
-def test_a_checkpoint_of_another_precision_is_refused_with_the_way_out(
+def test_another_precision_is_taken_up_when_it_is_asked_for_and_only_then(
     undisturbed: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
     run = unfinished_copy(undisturbed, tmp_path)
-    stopped = single(recipe, data, run, "engine.precision=bf16")
+    shutil.rmtree(run / "checkpoints" / f"step_{NUM_STEPS:08d}")
+    resumed = single(recipe, data, run, "engine.precision=bf16")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "starting at step 8" in resumed.stdout
+    assert losses(run)[NUM_STEPS]["loss/MMLM"] == pytest.approx(losses(undisturbed)[NUM_STEPS]["loss/MMLM"], abs=0.05)
+    (run / "COMPLETE").unlink()
+    stopped = single(recipe, data, run, "engine.precision=auto")
     assert stopped.returncode == 2
-    assert "saved in fp32, this job has precision: bf16 (asked for); set engine.precision=fp32" in stopped.stderr
+    assert "saved in bf16, this job has precision: fp32 (cpu device); set engine.precision=bf16" in stopped.stderr
 
 
 def test_checkpoints_that_are_all_damaged_stop_the_run_instead_of_starting_over(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -115,17 +114,6 @@ def test_a_step_is_the_same_however_few_shards_stay_open(corpus_folder: CorpusFo
     for step in (5, 11):
         of_one = open_data(CorpusFolder(corpus_folder.folder, shards_kept_open=1))
         assert global_rows(of_one, step, 1, 8) == global_rows(open_data(corpus_folder), step, 1, 8)
-
-
-def test_seeking_far_ahead_costs_no_more_than_near(corpus_folder: CorpusFolder) -> None:
-    def seconds(step: int) -> float:
-        data, started = open_data(corpus_folder), time.perf_counter()
-        data.step(step, 0, 1, 8)
-        return time.perf_counter() - started
-
-    far = 10**9
-    assert open_data(corpus_folder).step(far, 0, 1, 8)[0].predicted_N.size > 0
-    assert min(seconds(far) for _ in range(3)) < 20 * min(seconds(7) for _ in range(3)) + 0.5
 
 
 def test_ranks_agree_on_which_micro_steps_generate(corpus_folder: CorpusFolder) -> None:

@@ -1,41 +1,53 @@
-"""A checkpoint is a promise: whole, verified, and never silently a start from zero."""
+"""A checkpoint's format: what is not whole, not ours or altered is named before anything in it is opened."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ernie_m.checkpoint import CheckpointStore, committed_folders, newest_in_run, read_manifest, verify
+from ernie_m.checkpoint import (
+    FORMAT_VERSION,
+    _digest,
+    committed_folders,
+    folder_name,
+    newest_in_run,
+    rank_file,
+    read_manifest,
+    step_of,
+    verify,
+    write_manifest,
+)
 from ernie_m.console import InputError
+from ernie_m.files import sha256_of, write_json
+
+FIRST, SECOND = rank_file(0), rank_file(1)
 
 
-class Alone:
-    """One rank that votes with itself; `veto` makes the n-th vote fail as another rank's no would."""
-
-    rank, world_size = 0, 1
-
-    def __init__(self, veto: int | None = None) -> None:
-        self.votes, self.veto = 0, veto
-
-    def all_agree(self, mine: bool) -> bool:
-        self.votes += 1
-        return mine and self.votes != self.veto
-
-
-def writer(step: int) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / "model.pt").write_bytes(bytes([step]) * 1000)
-        (folder / "optimizer.pt").write_bytes(bytes([step + 100]) * 2000)
-
-    return write
+def committed(checkpoints: Path, step: int) -> Path:
+    """A checkpoint of two ranks; what the files hold is nobody's business here."""
+    folder = checkpoints / folder_name(step)
+    folder.mkdir(parents=True)
+    for rank in range(2):
+        (folder / rank_file(rank)).write_bytes(bytes([step + rank]) * 1000 * (1 + rank))
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in folder.iterdir()}
+    content = {"step": step, "world_size": 2, "files": files, "state": {"version": "x"}}
+    write_manifest(folder / "manifest.json", content, write_json)
+    return folder
 
 
-def saved(store: CheckpointStore, *steps: int) -> None:
-    for step in steps:
-        store.save(step, writer(step), {"step": step})
+def changed(folder: Path, resealed: bool = False, **changes: object) -> None:
+    """Change keys of the manifest (None removes them); resealed: with a digest that fits."""
+    path = folder / "manifest.json"
+    content = {**json.loads(path.read_text()), **changes}
+    content = {key: value for key, value in content.items() if value is not None}
+    if resealed:
+        content.pop("sha256")
+        content["sha256"] = _digest(content)
+    path.write_text(json.dumps(content))
 
 
 def flip(path: Path, offset: int = 10) -> None:
@@ -45,58 +57,50 @@ def flip(path: Path, offset: int = 10) -> None:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "run" / "checkpoints"
+def checkpoints(tmp_path: Path) -> Path:
+    committed(tmp_path / "checkpoints", 1)
+    committed(tmp_path / "checkpoints", 2)
+    return tmp_path / "checkpoints"
 
 
-def test_what_was_saved_is_found_and_whole(folder: Path) -> None:
-    store = CheckpointStore(folder, Alone())
-    assert store.newest_whole() is None
-    final = store.save(7, writer(7), {"step": 7, "version": "x"})
-    assert final == folder / "step_00000007"
-    assert sorted(p.name for p in final.iterdir()) == ["manifest.json", "model.pt", "optimizer.pt"]
-    assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000007"]
-    assert (folder / "latest").read_text() == "step_00000007\n"
-    found = store.newest_whole()
-    assert found is not None
-    assert (found.folder, found.step, found.world_size, found.state) == (final, 7, 1, {"step": 7, "version": "x"})
-    files = json.loads((final / "manifest.json").read_text())["files"]
-    assert {name: entry["bytes"] for name, entry in files.items()} == {"model.pt": 1000, "optimizer.pt": 2000}
+def test_a_whole_checkpoint_verifies_and_says_what_it_is(checkpoints: Path) -> None:
+    newest, older = committed_folders(checkpoints)
+    found = verify(newest)
+    assert (found.folder, found.step, found.world_size, found.state) == (newest, 2, 2, {"version": "x"})
+    assert found == read_manifest(newest)
+    assert {name: entry["bytes"] for name, entry in found.files.items()} == {FIRST: 1000, SECOND: 2000}
+    assert (step_of(newest), step_of(older)) == (2, 1)
+    assert newest_in_run(checkpoints.parent) == found
 
 
-def test_latest_is_written_only_when_the_folder_has_its_final_name(folder: Path) -> None:
-    store = CheckpointStore(folder, Alone())
-    saved(store, 1)
-
-    def write(aside: Path) -> None:
-        assert aside.name == "step_00000002.tmp"
-        assert (folder / "latest").read_text() == "step_00000001\n"
-        assert not (folder / "step_00000002").exists()
-        writer(2)(aside)
-
-    store.save(2, write, {})
-    assert (folder / "latest").read_text() == "step_00000002\n"
-
-
-@pytest.mark.parametrize("keep_last", [1, 2, 3])
-def test_older_ones_beyond_keep_last_go(folder: Path, keep_last: int) -> None:
-    saved(CheckpointStore(folder, Alone(), keep_last), 1, 2, 3, 4)
-    assert [int(p.name[5:]) for p in committed_folders(folder)] == [4, 3, 2, 1][:keep_last]
+def test_only_folders_under_final_names_are_checkpoints(checkpoints: Path) -> None:
+    for name in ("step_00000003.tmp", "abandoned_step_00000004", "step_5"):
+        (checkpoints / name).mkdir()
+    (checkpoints / "step_00000006").write_text("a file")
+    assert [step_of(folder) for folder in committed_folders(checkpoints)] == [2, 1]
+    assert committed_folders(checkpoints / "nowhere") == []
 
 
 @pytest.mark.parametrize(
     ("harm", "complaint"),
     [
-        (lambda folder: flip(folder / "model.pt"), "model.pt does not have the hash"),
-        (lambda folder: (folder / "model.pt").write_bytes(b"short"), "model.pt has 5 bytes instead of 1000"),
-        (lambda folder: (folder / "optimizer.pt").unlink(), "optimizer.pt is missing"),
+        (lambda folder: flip(folder / FIRST), f"{FIRST} does not have the hash"),
+        (lambda folder: (folder / FIRST).write_bytes(b"short"), f"{FIRST} has 5 bytes instead of 1000"),
+        (lambda folder: (folder / SECOND).unlink(), f"{SECOND} is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: missing"),
         (lambda folder: (folder / "manifest.json").write_text("{"), "not a valid manifest"),
         (lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"), "not a valid manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "not a valid manifest"),
         (lambda folder: (folder / "manifest.json").write_text('{"format": "other"}'), "not a manifest of ernie-m"),
-        (lambda folder: (folder / "manifest.json").write_text(_changed(folder, files=None)), "altered since it was written"),
-        (lambda folder: (folder / "manifest.json").write_text(_changed(folder, step=7)), "altered since it was written"),
-        (lambda folder: (folder / "manifest.json").write_text(_changed(folder, sha256=None)), "not a valid manifest"),
+        (lambda folder: changed(folder, files=None), "altered since it was written"),
+        (lambda folder: changed(folder, step=7), "altered since it was written"),
+        (lambda folder: changed(folder, state={"version": "y"}), "altered since it was written"),
+        (lambda folder: changed(folder, sha256=None), "not a valid manifest"),
+        (lambda folder: changed(folder, resealed=True, files=None), "not a valid manifest"),
+        (lambda folder: changed(folder, resealed=True, world_size=3), r"names no rank_00002\.safetensors, of 3 ranks"),
+        (lambda folder: changed(folder, resealed=True, format_version=1), "format version 1; this release reads version 2"),
+        (lambda folder: changed(folder, resealed=True, format_version=None), "format version 1; this release reads"),
+        (lambda folder: changed(folder, resealed=True, format_version=3), "format version 3; this release reads version 2"),
     ],
     ids=[
         "flipped bit",
@@ -105,133 +109,61 @@ def test_older_ones_beyond_keep_last_go(folder: Path, keep_last: int) -> None:
         "manifest gone",
         "manifest torn",
         "binary",
+        "a list",
         "foreign",
         "no files listed",
         "another step",
+        "another state",
         "no hash of its own",
+        "no files listed, resealed",
+        "a rank too few",
+        "version 1",
+        "before versions",
+        "version of the future",
     ],
 )
 def test_a_broken_checkpoint_is_named_and_the_one_before_taken(
-    folder: Path, harm: Callable[[Path], object], complaint: str, capsys: pytest.CaptureFixture[str]
+    checkpoints: Path, harm: Callable[[Path], object], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = CheckpointStore(folder, Alone())
-    saved(store, 1, 2)
-    harm(folder / "step_00000002")
-    found = store.newest_whole()
-    assert found is not None
-    assert found.step == 1
+    harm(checkpoints / "step_00000002")
+    with pytest.raises(InputError, match=complaint):
+        verify(checkpoints / "step_00000002")
+    assert newest_in_run(checkpoints.parent).step == 1
     message = capsys.readouterr().err
     assert "step_00000002" in message
-    assert complaint in message
     assert "trying the one before" in message
-    assert newest_in_run(folder.parent).step == 1
-    capsys.readouterr()
-    harm(folder / "step_00000001")
-    with pytest.raises(InputError, match=r"holds 2 checkpoints, none of them whole; .*--from_scratch"):
-        store.newest_whole()
+    harm(checkpoints / "step_00000001")
     with pytest.raises(InputError, match="no whole checkpoint under"):
-        newest_in_run(folder.parent)
+        newest_in_run(checkpoints.parent)
 
 
-def _changed(folder: Path, **changes: object) -> str:
-    """The manifest with keys changed, or removed where None."""
-    content = {**json.loads((folder / "manifest.json").read_text()), **changes}
-    return json.dumps({key: value for key, value in content.items() if value is not None})
+def test_this_release_writes_the_version_it_reads() -> None:
+    assert FORMAT_VERSION == 2
 
 
-def test_a_checkpoint_that_another_rank_finds_broken_is_passed_over(folder: Path) -> None:
-    saved(CheckpointStore(folder, Alone()), 1, 2)
-    found = CheckpointStore(folder, Alone(veto=1)).newest_whole()
-    assert found is not None
-    assert found.step == 1
+def test_ranks_share_the_verification_and_together_see_all(checkpoints: Path) -> None:
+    folder = checkpoints / "step_00000001"
+    flip(folder / SECOND)
+    verify(folder, rank=0, world_size=2)
+    with pytest.raises(InputError, match=SECOND):
+        verify(folder, rank=1, world_size=2)
+    for world_size in (1, 2, 3, 5):
+        complaints = 0
+        for rank in range(world_size):
+            try:
+                verify(folder, rank, world_size)
+            except InputError:
+                complaints += 1
+        assert complaints == 1
 
 
-def test_ranks_share_the_verification(folder: Path) -> None:
-    saved(CheckpointStore(folder, Alone()), 1)
-    checkpoint = folder / "step_00000001"
-    flip(checkpoint / "optimizer.pt")
-    verify(checkpoint, rank=0, world_size=2)
-    with pytest.raises(InputError, match=r"optimizer\.pt"):
-        verify(checkpoint, rank=1, world_size=2)
+def test_long_reading_gives_signs_of_life(checkpoints: Path) -> None:
+    signs: list[int] = []
+    verify(checkpoints / "step_00000002", on_progress=lambda: signs.append(1))
+    assert len(signs) >= 2
 
 
-def test_leftovers_of_a_killed_save_are_ignored_and_then_replaced(folder: Path) -> None:
-    store = CheckpointStore(folder, Alone())
-    saved(store, 1)
-    leftover = folder / "step_00000002.tmp"
-    leftover.mkdir()
-    (leftover / "half.pt").write_bytes(b"half")
-    found = store.newest_whole()
-    assert found is not None
-    assert found.step == 1
-    saved(store, 2)
-    assert not leftover.exists()
-    assert sorted(p.name for p in (folder / "step_00000002").iterdir()) == ["manifest.json", "model.pt", "optimizer.pt"]
-
-
-def test_leftovers_alone_are_no_checkpoints(folder: Path) -> None:
-    (folder / "step_00000002.tmp").mkdir(parents=True)
-    assert CheckpointStore(folder, Alone()).newest_whole() is None
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        OSError(28, "No space left on device"),
-        RuntimeError("PytorchStreamWriter failed writing file\ntraceback"),
-        ValueError("PytorchStreamWriter failed writing file"),
-    ],
-)
-def test_a_failed_save_gives_the_reason_and_leaves_the_older_ones(folder: Path, error: Exception) -> None:
-    store = CheckpointStore(folder, Alone(), keep_last=1)
-    saved(store, 1)
-
-    def write(aside: Path) -> None:
-        (aside / "model.pt").write_bytes(b"half")
-        raise error
-
-    reason = "No space left on device" if isinstance(error, OSError) else "PytorchStreamWriter failed writing file$"
-    with pytest.raises(InputError, match=f"checkpoint not saved, the older ones stay: .*{reason}"):
-        store.save(2, write, {})
-    assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000001"]
-    found = store.newest_whole()
-    assert found is not None
-    assert found.step == 1
-
-
-@pytest.mark.parametrize("vote", [1, 2, 3])
-def test_a_single_no_of_another_rank_stops_the_save(folder: Path, vote: int) -> None:
-    saved(CheckpointStore(folder, Alone()), 1)
-    with pytest.raises(InputError, match="another rank failed to write its part"):
-        saved(CheckpointStore(folder, Alone(veto=vote)), 2)
-    assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000001"]
-
-
-def test_saving_a_step_again_replaces_it(folder: Path) -> None:
-    store = CheckpointStore(folder, Alone())
-    saved(store, 1, 2)
-    flip(folder / "step_00000002" / "model.pt")
-    saved(store, 2)
-    verify(folder / "step_00000002")
-    assert read_manifest(folder / "step_00000002").step == 2
-
-
-def test_several_ranks_hash_their_shares_into_one_manifest(folder: Path) -> None:
-    """Two ranks in turn, as votes would order them: rank 1's part is there when rank 0 commits."""
-
-    class First(Alone):
-        world_size = 2
-
-        def all_agree(self, mine: bool) -> bool:
-            if super().all_agree(mine) and self.votes == 3:  # behind the hashing
-                second = CheckpointStore(folder, Second())
-                second._hash_my_share(folder / "step_00000003.tmp")
-            return mine
-
-    class Second(Alone):
-        rank, world_size = 1, 2
-
-    saved(CheckpointStore(folder, First()), 3)
-    assert set(json.loads((folder / "step_00000003" / "manifest.json").read_text())["files"]) == {"model.pt", "optimizer.pt"}
-    assert read_manifest(folder / "step_00000003").world_size == 2
-    verify(folder / "step_00000003")
+def test_nothing_is_opened_before_its_hash_is_known(checkpoints: Path) -> None:
+    """The files of these checkpoints are no safetensors at all, and verify nevertheless: only their bytes count."""
+    folder = checkpoints / "step_00000001"
+    assert hashlib.sha256((folder / FIRST).read_bytes()).hexdigest() == verify(folder).files[FIRST]["sha256"]

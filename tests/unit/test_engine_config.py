@@ -18,7 +18,6 @@ from ernie_m.engine import (
     _filled,
     _parameter_groups,
     choose_precision,
-    read_full_weights,
 )
 from ernie_m.engine import _read_ds_config as read_ds_config
 
@@ -49,9 +48,51 @@ def test_accumulation_follows_from_the_batch(rows: int, micro: int, world: int, 
 @pytest.mark.parametrize(("rows", "world", "nearest"), [(2048, 63, 2016), (1, 2, 8), (15, 2, 16), (9, 2, 8)])
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(rows: int, world: int, nearest: int) -> None:
     batch = BatchConfig(rows_per_step=rows, micro_batch_rows=4)
-    with pytest.raises(InputError, match=rf"{rows} is not a multiple of micro_batch_rows 4 x {world} .*: {nearest}$"):
+    with pytest.raises(InputError, match=rf"{rows} is not a multiple of micro_batch_rows 4 x {world} .*: {nearest}(;|$)"):
         batch.accumulation_steps(world)
     assert BatchConfig(rows_per_step=nearest, micro_batch_rows=4).accumulation_steps(world) >= 1
+
+
+def advice(rows: int, micro: int, world: int) -> str:
+    with pytest.raises(InputError) as caught:
+        BatchConfig(rows_per_step=rows, micro_batch_rows=micro).accumulation_steps(world)
+    return str(caught.value)
+
+
+def test_56_of_64_ranks_are_refused_with_every_way_out() -> None:
+    """The paper's batch after a host of eight is lost."""
+    assert BatchConfig(rows_per_step=2048, micro_batch_rows=4).accumulation_steps(64) == 8
+    assert advice(2048, 4, 56) == (
+        "batch.rows_per_step: 2048 is not a multiple of micro_batch_rows 4 x 56 ranks = 224; the nearest that is: 2016; "
+        "with this batch: 32 ranks or 64 ranks"
+    )
+    assert BatchConfig(rows_per_step=2016, micro_batch_rows=4).accumulation_steps(56) == 9
+    assert advice(2016, 4, 64).endswith("the nearest that is: 2048; with this batch: 63 ranks or 72 ranks")
+
+
+def test_fewer_rows_at_a_time_are_advised_where_they_suffice() -> None:
+    assert advice(1792, 6, 56).endswith("= 336; the nearest that is: 1680; or batch.micro_batch_rows=4")
+    assert BatchConfig(rows_per_step=1792, micro_batch_rows=4).accumulation_steps(56) == 8
+
+
+def test_every_advice_works() -> None:
+    """Whatever is advised divides; nearer ranks that divide do not exist."""
+    for rows in (1, 6, 12, 35, 64, 96):
+        for micro in (1, 2, 3, 4):
+            for world in range(1, 20):
+                if rows % (micro * world) == 0:
+                    continue
+                text = advice(rows, micro, world)
+                nearest = int(re.search(r"nearest that is: (\d+)", text)[1])  # type: ignore[index]
+                assert nearest % (micro * world) == 0
+                assert abs(nearest - rows) <= max(micro * world / 2, micro * world - rows)
+                ranks = [int(found) for found in re.findall(r"(\d+) ranks(?! =)", text)]
+                possible = [n for n in range(1, rows + 1) if rows % (micro * n) == 0]
+                fewer = [n for n in possible if n < world][-1:]
+                more = [n for n in possible if n > world][:1]
+                assert ranks == fewer + more
+                for found in re.findall(r"micro_batch_rows=(\d+)", text):
+                    assert BatchConfig(rows_per_step=rows, micro_batch_rows=int(found)).accumulation_steps(world) >= 1
 
 
 @pytest.mark.parametrize(
@@ -115,8 +156,3 @@ def test_broken_ds_configs_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"broken\.json, line 2: not valid JSON"):
         read_ds_config(tmp_path / "broken.json")
     assert json.loads((DS_CONFIGS / "zero1_bf16.json").read_text())
-
-
-def test_weights_of_a_folder_without_checkpoint_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no DeepSpeed checkpoint files; expected mp_rank_00_model_states\.pt"):
-        read_full_weights(tmp_path)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ernie_m.files import sha256_of, write_json, written_atomically
+from ernie_m.console import InputError
+from ernie_m.files import exclusive, sha256_of, write_json, written_atomically
 
 
 def write_half(path: Path) -> None:
@@ -65,3 +69,74 @@ def test_hash_in_pieces_is_the_hash(tmp_path: Path, size: int) -> None:
     path = tmp_path / "f"
     path.write_bytes(bytes(i % 251 for i in range(size)))
     assert sha256_of(path, piece_bytes=100) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_long_hashing_gives_signs_of_life(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(bytes(1000))
+    signs: list[int] = []
+    sha256_of(tmp_path / "f", piece_bytes=100, on_progress=lambda: signs.append(1))
+    assert len(signs) == 10
+
+
+# -- one holder at a time ------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ernie_m.files import exclusive
+with exclusive(Path(sys.argv[1]), "busy"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_lock_names_its_holder_and_outlives_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        expected = rf"busy \(process {holder.pid} on \S+\); wait for it, or stop it first"
+        with pytest.raises(InputError, match=expected), exclusive(path, "busy"):
+            pass
+        content = path.read_text()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert path.read_text() == content, "nobody tidied up after kill -9"
+    with exclusive(path, "busy") as is_owner:
+        assert is_owner()
+        assert f"process {os.getpid()} on " in path.read_text()
+        assert str(holder.pid) not in path.read_text()
+
+
+def test_a_refused_attempt_does_not_disturb_the_holder(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "lock", "busy") as is_owner:
+        with pytest.raises(InputError, match="busy"), exclusive(tmp_path / "lock", "busy"):
+            pass
+        assert is_owner()
+    with exclusive(tmp_path / "lock", "busy") as again:
+        assert again()
+        assert not is_owner(), "a former holder is none"
+
+
+def test_a_lock_lost_to_somebody_else_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with exclusive(path, "busy") as is_owner:
+        content = path.read_text()
+        path.write_text("process 1 on elsewhere; 00\n")
+        assert not is_owner()
+        path.write_text(content)
+        assert is_owner()
+        path.unlink()
+        assert not is_owner()
+        with exclusive(path, "busy") as other:  # over a network file system: another file of that name
+            assert other()
+            assert not is_owner()
+
+
+def test_the_lock_is_let_go_when_the_block_fails(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="inside"), exclusive(tmp_path / "lock", "busy"):
+        raise RuntimeError("inside")
+    with exclusive(tmp_path / "lock", "busy") as is_owner:
+        assert is_owner()

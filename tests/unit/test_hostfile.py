@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
 from ernie_m.console import InputError
-from ernie_m.hostfile import read_hostfile
+from ernie_m.hostfile import hosts_of_ranks, is_local, read_hostfile, write_hostfile
 
 HOSTFILES = Path(__file__).resolve().parents[2] / "hostfiles"
 
@@ -45,3 +46,15 @@ def test_a_missing_or_binary_hostfile_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not a text file"):
         read_hostfile(tmp_path / "binary")
+
+
+def test_what_is_written_reads_back_and_ranks_are_numbered_in_its_order(tmp_path: Path) -> None:
+    hosts = {"b": 2, "a": 1, "10.0.0.3": 3}
+    write_hostfile(tmp_path / "hosts", hosts)
+    assert list(read_hostfile(tmp_path / "hosts").items()) == list(hosts.items())
+    assert hosts_of_ranks(hosts) == ["b", "b", "a", "10.0.0.3", "10.0.0.3", "10.0.0.3"]
+
+
+def test_this_machine_is_known_by_its_names() -> None:
+    assert all(is_local(name) for name in ("localhost", "127.0.0.1", socket.gethostname()))
+    assert not is_local("worker-1")

@@ -12,13 +12,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
-    {"config", "console", "command_line", "hostfile", "files", "special_tokens", "batch"},
+    {"config", "console", "command_line", "hostfile", "files", "special_tokens", "batch", "interruption", "skip_steps"},
     {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
     {"objectives", "packing", "attention", "loss"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
-    {"engine", "checkpoint", "metrics", "evaluation"},
-    {"run_folder", "recipe", "trainer", "interop", "downstream"},
+    {"ranks", "engine", "fragments", "checkpoint", "checkpoint_store", "probe", "metrics", "evaluation", "divergence"}
+    | {"tracking", "heartbeat", "watchdog"},
+    {"run_folder", "recipe", "journal", "training_loop", "trainer", "supervision", "hosts", "interop", "downstream"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source"}
@@ -86,9 +87,17 @@ def test_what_needs_no_torch_imports_none(module: str) -> None:
     assert not any(heavy.values()), heavy
 
 
-def test_the_data_order_is_built_without_torch() -> None:
-    """Not imported at all: what looks at a folder of a million shards stays small and quick."""
-    program = "import sys; sys.modules['torch'] = None; import ernie_m.dataloader"
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "dataloader",  # what looks at a folder of a million shards stays small and quick
+        "hosts.probe, ernie_m.hosts.link, ernie_m.hosts.session",  # a doctor is called where torch may be broken
+        "checkpoint, ernie_m.supervision.supervisor, ernie_m.watchdog",  # beside the training, for days
+    ],
+)
+def test_what_must_start_without_torch_does(modules: str) -> None:
+    """Not imported at all, not even by others."""
+    program = f"import sys; sys.modules['torch'] = None; import ernie_m.{modules}"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.metrics import METRICS_FILE, ConsoleLine, MetricsLog, draw_curves, mean_losses, read_metrics
+from ernie_m.metrics import METRICS_FILE, ConsoleLine, LineLog, draw_curves, mean_losses, read_lines, read_metrics
 
 
 def lines_of(*steps: int) -> list[dict[str, float]]:
@@ -15,7 +15,7 @@ def lines_of(*steps: int) -> list[dict[str, float]]:
 
 
 def logged(folder: Path, resume_step: int, *steps: int) -> None:
-    log = MetricsLog(folder, resume_step)
+    log = LineLog(folder / METRICS_FILE, resume_step)
     log.write(lines_of(*steps))
     log.close()
 
@@ -39,10 +39,21 @@ def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path) -> None:
 
 
 def test_lines_are_on_disk_at_once(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path, 0)
+    log = LineLog(tmp_path / METRICS_FILE, 0)
     log.write(lines_of(1))
     assert read_metrics(tmp_path) == lines_of(1)
     log.close()
+
+
+def test_numbers_that_are_not_finite_are_null_and_the_file_stays_json(tmp_path: Path) -> None:
+    log = LineLog(tmp_path / "spikes.jsonl", 0)
+    log.write([{"step": 1, "loss": float("nan"), "norm": float("inf"), "rows": ["MMLM/en/00000001"], "none": None}])
+    log.sync()
+    log.close()
+    text = (tmp_path / "spikes.jsonl").read_text()
+    assert "NaN" not in text
+    expected = {"step": 1, "loss": None, "norm": None, "rows": ["MMLM/en/00000001"], "none": None}
+    assert read_lines(tmp_path / "spikes.jsonl") == [expected]
 
 
 def test_a_folder_without_metrics_has_none(tmp_path: Path) -> None:
@@ -72,7 +83,7 @@ def test_the_console_line_says_how_far_and_shows_whole_objectives_alone() -> Non
 
 @pytest.mark.parametrize("with_gain", [False, True])
 def test_curves_are_drawn(tmp_path: Path, with_gain: bool) -> None:
-    log = MetricsLog(tmp_path, 0)
+    log = LineLog(tmp_path / METRICS_FILE, 0)
     log.write([{"step": i, "loss/MMLM": 1 / i, "loss/MMLM/en": 1 / i} for i in range(1, 120)])
     if with_gain:
         log.write([{"step": 100, "cross_lingual_gain": 0.5}])
@@ -80,15 +91,3 @@ def test_curves_are_drawn(tmp_path: Path, with_gain: bool) -> None:
     path = draw_curves(tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
-
-
-def test_TensorBoard_gets_the_same_numbers(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    log = MetricsLog(tmp_path, 0, tensorboard=True)
-    log.write([{"step": 1, "loss/MMLM": 2.0, "loss_scale": None}])  # type: ignore[dict-item]
-    log.close()
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss/MMLM")] == [(1, 2.0)]

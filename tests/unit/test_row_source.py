@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ernie_m.corpus import TRAIN, ShardEntry, ShardList, Shards, Stream, shard_file
+from ernie_m.corpus import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
 from ernie_m.objectives import INSERT, CorruptionConfig, Objective
-from ernie_m.row_source import NUM_SPECIAL, TARGET_FILL, RowSettings, RowSource
+from ernie_m.row_source import NUM_SPECIAL, TARGET_FILL, RowLocation, RowSettings, RowSource, Span
 
 LANGUAGE_IDS = {"de": 1, "en": 2}
 
@@ -83,3 +84,12 @@ def test_rows_beyond_32_bits_are_counted(objective: Objective) -> None:
     source._spans_of_row(4322 * of_each - 1)
     source._spans_of_row(4322 * of_each)
     assert seen == [(4321, 7), (4321, (of_each - 1) // 1024), (4322, 0)]
+
+
+def test_a_pair_with_an_empty_side_is_found_by_its_other_side() -> None:
+    """Lines 1 and 2 say nothing in the first language, lines 3 and 4 nothing in the second."""
+    shard = Shard(Path(), ShardEntry(shard_file("c", TRAIN, 0), TRAIN, 6, (9, 9), 0, "00" * 32), 2)
+    borders = ([0, 2, 2, 2, 5, 7, 9], [0, 3, 4, 6, 6, 6, 9])
+    vars(shard).update(offsets=tuple(np.array(border, np.int32) for border in borders))
+    spans = [Span(*zip(*((b[i], b[i + 1]) for b in borders), strict=True)) for i in range(6)]
+    assert RowLocation(shard, spans).lines() == [(i, i) for i in range(6)]

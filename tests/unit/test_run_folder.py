@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from ernie_m.checkpoint import CheckpointStore
+from ernie_m.checkpoint import read_manifest
+from ernie_m.checkpoint_store import CheckpointStore
 from ernie_m.config import read_yaml
 from ernie_m.console import InputError
 from ernie_m.files import sha256_of
-from ernie_m.run_folder import RunFolder, model_config, tokenizer_of
+from ernie_m.model import Encoder
+from ernie_m.run_folder import RunFolder, identity_of, load_weights, model_config, tokenizer_of
 
 CONFIGURATION = {
     "seed": 0,
     "stages": [{"steps": 5, "rows": {"MMLM": 1.0}}],
     "optimizer": {"peak_learning_rate": 1e-4, "warmup_steps": 10},
+    "batch": {"rows_per_step": 8, "micro_batch_rows": 2},
+    "engine": {"zero_stage": 1, "precision": "auto"},
     "output": {"log_every": 10},
     "model": {"num_layers": 2, "hidden_size": 8, "num_heads": 2, "ffn_size": 16, "vocab_size": 50, "num_languages": 3},
     "data_identity": {"folder": "/data/one", "manifest_sha256": "aa", "tokenizer_sha256": "bb", "languages": ["de", "en"]},
@@ -28,11 +34,22 @@ def changed(section: str | None, **values: object) -> dict:
     return CONFIGURATION | {section: CONFIGURATION[section] | values}  # type: ignore[operator]
 
 
+FREELY_CHANGED = (
+    changed("output", log_every=1, save_every=7),
+    changed("data_identity", folder="/moved/elsewhere"),
+    changed("engine", precision="bf16"),
+    changed("engine", zero_stage=3),
+    changed("batch", micro_batch_rows=1),
+    CONFIGURATION | {"guards": {"max_skipped_updates": 3}},
+)
+
+
 @pytest.fixture
 def started(tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     folder.check(CONFIGURATION)
-    folder.start(CONFIGURATION, from_scratch=False)
+    with folder.locked():
+        folder.start(CONFIGURATION, from_scratch=False)
     return folder
 
 
@@ -60,8 +77,9 @@ def test_from_scratch_may_change_the_configuration(started: RunFolder) -> None:
 def test_the_same_configuration_may_go_on(started: RunFolder) -> None:
     assert read_yaml(started.path / "config.yaml") == CONFIGURATION
     started.check(CONFIGURATION)
-    started.check(changed("output", log_every=1))
-    started.check(changed("data_identity", folder="/moved/elsewhere"))
+    for free in FREELY_CHANGED:
+        started.check(free)
+        assert identity_of(free) == identity_of(CONFIGURATION), "its checkpoints are this run's"
 
 
 @pytest.mark.parametrize(
@@ -73,6 +91,7 @@ def test_the_same_configuration_may_go_on(started: RunFolder) -> None:
         (changed("data_identity", manifest_sha256="cc"), "data_identity.manifest_sha256: 'aa' -> 'cc'"),
         (changed(None, stages=[{"steps": 6, "rows": {"MMLM": 1.0}}]), r"stages: .*'steps': 5.*'steps': 6"),
         (changed("model", dropout=0.5), "model.dropout: None -> 0.5"),
+        (changed("batch", rows_per_step=16), "batch.rows_per_step: 8 -> 16"),
     ],
 )
 def test_another_configuration_is_refused_naming_what_differs(started: RunFolder, present: dict, difference: str) -> None:
@@ -81,6 +100,7 @@ def test_another_configuration_is_refused_naming_what_differs(started: RunFolder
     assert "--from_scratch" in str(caught.value)
     assert str(started.path) in str(caught.value)
     assert "log_every" not in str(caught.value)
+    assert identity_of(present) != identity_of(CONFIGURATION), "its checkpoints are not this run's"
 
 
 def test_all_differences_are_named_at_once(started: RunFolder) -> None:
@@ -90,14 +110,52 @@ def test_all_differences_are_named_at_once(started: RunFolder) -> None:
 
 def test_from_scratch_deletes_our_files_and_no_others(started: RunFolder) -> None:
     (started.checkpoints / "step_00000001").mkdir(parents=True)
-    for name in ("metrics.jsonl", "curves.png", "notes.txt"):
+    (started.path / "tensorboard").mkdir()
+    for name in ("metrics.jsonl", "samples.jsonl", "spikes.jsonl", "skipped_steps.json", "incidents.jsonl", "wandb.json"):
+        (started.path / name).write_text("x")
+    for name in ("curves.png", "stop_requested", "notes.txt", "restarts.jsonl", ".lock"):
         (started.path / name).write_text("x")
     started.complete({"steps": 5})
+    started.stopped("signal", 5, "SIGTERM was received")
     assert started.is_complete
     started.start(changed(None, seed=9), from_scratch=True)
-    assert sorted(p.name for p in started.path.iterdir()) == ["config.yaml", "notes.txt"]
+    assert sorted(p.name for p in started.path.iterdir()) == [".lock", "config.yaml", "notes.txt", "restarts.jsonl"]
     assert read_yaml(started.path / "config.yaml")["seed"] == 9
     assert not started.is_complete
+
+
+def test_what_a_lock_and_a_supervisor_leave_is_no_reason_to_refuse_a_first_start(tmp_path: Path) -> None:
+    for name in (".lock", "restarts.jsonl"):
+        (tmp_path / name).write_text("x")
+    RunFolder(tmp_path).check(CONFIGURATION)
+
+
+def test_one_job_at_a_time_holds_the_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "new" / "run")
+    with folder.locked() as is_owner:
+        assert is_owner()
+        folder.check(CONFIGURATION)
+        with (
+            pytest.raises(InputError, match=r"another job is at work in this run folder \(process \d+ on "),
+            folder.locked(),
+        ):
+            pass
+        assert is_owner()
+    with folder.locked():
+        pass
+
+
+def test_why_a_job_ended_is_noted_until_the_next_start(started: RunFolder) -> None:
+    started.stopped("time", 4, "--exit_after 10 s is over")
+    note = json.loads((started.path / "last_stop.json").read_text())
+    assert {key: note[key] for key in ("kind", "step", "message")} == {
+        "kind": "time",
+        "step": 4,
+        "message": "--exit_after 10 s is over",
+    }
+    assert isinstance(note["time"], float)
+    started.start(CONFIGURATION, from_scratch=False)
+    assert not (started.path / "last_stop.json").exists()
 
 
 def test_starting_again_keeps_what_is_there(started: RunFolder) -> None:
@@ -118,19 +176,25 @@ class Alone:
     def all_agree(self, mine: bool) -> bool:
         return mine
 
-    def barrier(self) -> None:
-        """Nobody to wait for."""
-
 
 def test_tools_read_configuration_and_newest_checkpoint(started: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no whole checkpoint under"):
         started.read()
-    store = CheckpointStore(started.checkpoints, Alone())
-    store.save(3, lambda folder: (folder / "model.pt").write_bytes(b"x") and None, {})
+    model = Encoder(model_config(CONFIGURATION))
+    model.initialise(seed=1)
+    weights = {f"{name}@0:weight": parameter.data.view(-1) for name, parameter in model.named_parameters()}
+    CheckpointStore(started.checkpoints, Alone()).save(3, weights, {})
     configuration, checkpoint = started.read()
     assert (configuration, checkpoint.step) == (CONFIGURATION, 3)
+    assert checkpoint == read_manifest(started.checkpoints / "step_00000003")
     shape = model_config(configuration)
     assert (shape.num_layers, shape.vocab, shape.num_languages) == (2, 50, 3)
+    loaded = load_weights(configuration, checkpoint)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    with pytest.raises(InputError, match=r"layers\.2\..*on one side only"):
+        load_weights(changed("model", num_layers=3), checkpoint)
+    with pytest.raises(InputError, match="elements, expected"):
+        load_weights(changed("model", ffn_size=24), checkpoint)
     with pytest.raises(InputError, match="not a run folder"):
         RunFolder(tmp_path / "elsewhere").read()
 

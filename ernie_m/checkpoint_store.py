@@ -1,0 +1,312 @@
+"""How checkpoints come about, on all ranks together, and which of them are kept.
+
+1. Snapshot: this rank's fragments are copied to host memory (the training waits for that alone), the rest happens on a
+   thread behind the training; or, without the memory for it, in the open.
+2. Each rank writes its file aside, into `step_00000100.tmp`, hashing what it writes, and fsyncs it.
+3. Rank 0 joins sizes and hashes of the expected ranks with the trainer's state into `manifest.json`.
+4. Every rank votes after each of these; a single no, be it a full disk, removes the folder: the older checkpoints stay,
+   the training goes on, an alarm is printed.
+5. Rename to `step_00000100`, then `latest`. Older ones go when the new one has been read back and verified.
+
+Loading: the newest folder whose files have the manifest's sizes and hashes; broken ones are named and passed over.
+A run with checkpoints of which none is whole is an error, never a silent start from zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ernie_m.checkpoint import (
+    LATEST_FILE,
+    MANIFEST_FILE,
+    PROBE_FILE,
+    Checkpoint,
+    committed_folders,
+    folder_name,
+    rank_file,
+    read_manifest,
+    step_of,
+    verify,
+    write_manifest,
+)
+from ernie_m.console import Choice, InputError
+from ernie_m.files import fsync_path, write_json, written_atomically
+from ernie_m.fragments import write_tensors
+
+ASIDE = ".tmp"
+ABANDONED = "abandoned_"
+
+
+class Voters(Protocol):
+    """What the store needs of the ranks (ernie_m.ranks.Voters)."""
+
+    rank: int
+    world_size: int
+
+    def all_agree(self, mine: bool) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What came of a save: `problem` is None when it was committed. `stalled` are the seconds the training waited."""
+
+    step: int
+    problem: str | None
+    seconds: float
+    stalled: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the last `keep_last`, and for good the first of every `keep_every` steps (0: none)."""
+
+    keep_last: int = 2
+    keep_every: int = 0
+
+    def superfluous(self, folders: list[Path]) -> list[Path]:
+        """Those of `folders` (newest first) that may go."""
+        windows: dict[int, Path] = {}
+        if self.keep_every:
+            for folder in folders:  # the oldest of a window comes last and wins
+                windows[step_of(folder) // self.keep_every] = folder
+            windows.pop(0, None)
+        return [folder for folder in folders[self.keep_last :] if folder not in windows.values()]
+
+
+def choose_saving(in_background: bool, state_bytes: int, ranks_on_host: int) -> Choice:
+    """Whether to save behind the training: host memory must hold a copy of the state of all ranks of this host."""
+    if not in_background:
+        return Choice("saving", "synchronous", "asked for")
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
+    needed = state_bytes * ranks_on_host
+    sizes = f"{needed / 1e9:.1f} GB of host memory, {available / 1e9:.1f} GB are free"
+    if needed > 0.8 * available:
+        return Choice("saving", "synchronous", f"a copy would take {sizes}")
+    return Choice("saving", "in the background", f"a copy takes {sizes}")
+
+
+class CheckpointStore:
+    """The checkpoints of one run, in `folder`, a file system that all ranks share."""
+
+    def __init__(
+        self,
+        folder: Path,
+        voters: Voters,
+        retention: Retention | None = None,
+        identity: str = "",
+        is_owner: Callable[[], bool] = lambda: True,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`identity` marks the checkpoints of this run; `is_owner` says, before a commit, that the folder is still ours."""
+        self.folder, self.voters, self.identity = folder, voters, identity
+        self.retention = retention or Retention()
+        self._is_owner, self._on_progress = is_owner, on_progress
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._running: Future[Saved] | None = None
+        self._snapshot: dict[str, Tensor] = {}
+        if voters.rank == 0:
+            for left_over in folder.glob(f"step_????????{ASIDE}"):
+                shutil.rmtree(left_over, ignore_errors=True)
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        state: dict[str, Any],
+        probe: Mapping[str, Tensor] | None = None,
+        in_background: bool = False,
+    ) -> None:
+        """Start a checkpoint of `step` finished steps; all ranks call it alike. `finished` tells what came of it.
+
+        `tensors` is this rank's part (fp32, flat), `probe` a few rows (rank 0 writes them). In the background `tensors`
+        may change as soon as this returns.
+        """
+        started = time.perf_counter()
+        self._wait()
+        copied = self._copied(tensors, always=in_background)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in copied.values())
+        if not in_background:
+            committed = Future[Saved]()
+            problem = self._commit(step, copied, state, probe)
+            seconds = time.perf_counter() - started
+            committed.set_result(Saved(step, problem, seconds, seconds, size))
+            self._running = committed
+            return
+        stalled = time.perf_counter() - started
+
+        def behind() -> Saved:
+            return Saved(step, self._commit(step, copied, state, probe), time.perf_counter() - started, stalled, size)
+
+        self._running = self._thread.submit(behind)
+
+    def finished(self, wait: bool = False) -> Saved | None:
+        """What came of the last save, once; None while there is none or it goes on (unless told to wait)."""
+        if self._running is None or not (wait or self._running.done()):
+            return None
+        saved, self._running = self._running.result(), None
+        return saved
+
+    def _wait(self) -> None:
+        """One save at a time: this one's snapshot would overwrite that one's."""
+        if self._running is not None and not self._running.done():
+            while not self._running.done():
+                self._on_progress()
+                time.sleep(0.01)
+            problem = self._running.result().problem
+            if problem and self.voters.rank == 0:
+                print(f"alarm: {problem}", file=sys.stderr, flush=True)
+
+    def _copied(self, tensors: Mapping[str, Tensor], always: bool) -> dict[str, Tensor]:
+        """Host copies in buffers that are used again; CPU tensors themselves when nothing changes meanwhile."""
+        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
+        if not always and not on_gpu:
+            return {key: tensor.contiguous() for key, tensor in tensors.items()}
+        shapes = {key: tensor.shape for key, tensor in self._snapshot.items()}
+        if shapes != {key: tensor.shape for key, tensor in tensors.items()}:
+            self._snapshot = {
+                key: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu) for key, tensor in tensors.items()
+            }
+        for key, tensor in tensors.items():
+            self._snapshot[key].copy_(tensor, non_blocking=True)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return self._snapshot
+
+    def _commit(
+        self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], probe: Mapping[str, Tensor] | None
+    ) -> str | None:
+        """Write, vote, rename, retire; returns what went wrong. A collective of the voters."""
+        final = self.folder / folder_name(step)
+        aside = final.with_name(final.name + ASIDE)
+        first = self.voters.rank == 0
+        phases = [
+            lambda: _made_afresh(aside) if first else None,
+            lambda: self._write_mine(aside, tensors, probe),
+            lambda: self._publish(aside, final, step, state) if first else None,
+        ]
+        try:
+            for phase in phases:
+                problem = self._attempt(phase)
+                if not self.voters.all_agree(problem is None):
+                    if problem and not first:
+                        print(f"rank {self.voters.rank}: {problem}", file=sys.stderr, flush=True)
+                    if first:
+                        shutil.rmtree(aside, ignore_errors=True)
+                    return f"checkpoint not saved, the older ones stay: {problem or 'another rank failed to write its part'}"
+            self._retire(final)
+        except RuntimeError as error:  # a rank is gone: nobody can vote any more
+            return f"checkpoint of step {step} not saved, the ranks cannot agree: {str(error).splitlines()[0]}"
+        return None
+
+    @staticmethod
+    def _attempt(action: Callable[[], None]) -> str | None:
+        try:
+            action()
+        except OSError as error:
+            return f"{error.filename or 'writing'}: {error.strerror or error}"
+        except Exception as error:  # whatever it is, all must vote
+            return f"{type(error).__name__}: {error}".splitlines()[0]
+        return None
+
+    def _write_mine(self, aside: Path, tensors: Mapping[str, Tensor], probe: Mapping[str, Tensor] | None) -> None:
+        rank = self.voters.rank
+        contents = {rank_file(rank): tensors} | ({PROBE_FILE: probe} if rank == 0 and probe else {})
+        entries = {}
+        for name, content in contents.items():
+            try:
+                entries[name] = write_tensors(aside / name, content, self._on_progress)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(aside / name)) from None
+        write_json(aside / f".hashes-{rank:05d}.json", entries)
+
+    def _publish(self, aside: Path, final: Path, step: int, state: dict[str, Any]) -> None:
+        files: dict[str, Any] = {}
+        for rank in range(self.voters.world_size):
+            part = aside / f".hashes-{rank:05d}.json"
+            files.update(json.loads(part.read_text(encoding="utf-8")))
+            part.unlink()
+        content = {"step": step, "world_size": self.voters.world_size, "files": files}
+        write_manifest(aside / MANIFEST_FILE, {**content, "state": {**state, "identity": self.identity}}, write_json)
+        if not self._is_owner():
+            raise InputError("another job has taken over this run folder; this one must not write into it")
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(aside, final)
+        fsync_path(self.folder)
+        with contextlib.suppress(OSError), written_atomically(self.folder / LATEST_FILE) as path:
+            path.write_text(final.name + "\n", encoding="utf-8")  # for people; nothing here reads it
+
+    def _retire(self, newest: Path) -> None:
+        """Delete what need not be kept, when the newest one reads back as it was meant."""
+        superfluous = self.retention.superfluous(committed_folders(self.folder)) if self.voters.rank == 0 else []
+        abandoned = [*self.folder.glob(f"{ABANDONED}*")] if self.voters.rank == 0 else []
+        if self.voters.all_agree(not superfluous and not abandoned):
+            return
+        problem = self._problem_of(newest)
+        if not self.voters.all_agree(problem is None):
+            print(f"alarm: {newest}: {problem or 'differs on another rank'}; older ones stay", file=sys.stderr, flush=True)
+            return
+        for folder in (*superfluous, *abandoned):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+
+    # -- loading -------------------------------------------------------------------------------------------------
+
+    def newest_whole(self, at_most: int | None = None) -> Checkpoint | None:
+        """The newest checkpoint (of at most that many steps) that verifies on all ranks; None when there is none at all.
+
+        Raises InputError when there are checkpoints but not one of them is whole.
+        """
+        candidates = [f for f in committed_folders(self.folder) if at_most is None or step_of(f) <= at_most]
+        for folder in candidates:
+            problem = self._problem_of(folder)
+            if self.voters.all_agree(problem is None):
+                return read_manifest(folder)
+            if problem is not None:
+                print(f"checkpoint {folder}: {problem}; trying the one before", file=sys.stderr, flush=True)
+        if candidates:
+            raise InputError(
+                f"{self.folder}: holds {len(candidates)} checkpoints, none of them whole; restore one or start over "
+                "with --from_scratch"
+            )
+        return None
+
+    def abandon_after(self, step: int) -> None:
+        """Take the checkpoints of more than `step` steps out of the way (rank 0); they go with the next verified one."""
+        if self.voters.rank == 0:
+            for folder in committed_folders(self.folder):
+                if step_of(folder) > step:
+                    shutil.rmtree(folder.with_name(ABANDONED + folder.name), ignore_errors=True)
+                    folder.rename(folder.with_name(ABANDONED + folder.name))
+
+    def _problem_of(self, folder: Path) -> str | None:
+        try:
+            checkpoint = verify(folder, self.voters.rank, self.voters.world_size, self._on_progress)
+            if checkpoint.state.get("identity") != self.identity:
+                raise InputError("belongs to another run")
+        except (InputError, OSError) as error:  # whatever it is, all must vote
+            return str(error)
+        return None
+
+
+def _made_afresh(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)

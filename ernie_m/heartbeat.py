@@ -1,0 +1,236 @@
+"""Heartbeats: how the ranks of a job tell each other that they go on, and what follows when one no longer does.
+
+Rank 0 keeps a board; each rank writes its newest post on it every beat and reads everybody's. The board is ours and not
+torch's TCPStore: a call to a store whose host is stopped or cut off outlasts its timeout (for ever), and one whose host
+died prints a C++ backtrace on every rank. Time is counted in beats seen, clocks of two hosts are never compared, and
+what suspends this rank as well (a frozen container) is no silence of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+QUICK_BEATS = 3
+"""Missed beats that mean death where there is a second sign of it: a closed connection, a collective that raised."""
+GRACE_BEATS = 5
+"""How long to wait for what others may know better."""
+_LONGEST_LINE = 1 << 16
+
+GO_ON = "this rank ends; restart with the same command, it goes on from the newest checkpoint"
+
+Incident = dict[str, Any]
+Post = dict[str, Any]
+
+
+class Board(socketserver.ThreadingTCPServer):
+    """Rank 0's board. A line of JSON in: a rank's post; a line out: all posts, closed connections, the incident."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 1024
+
+    def __init__(self, address: str, port: int, job: str) -> None:
+        self.address_family = socket.AF_INET
+        with contextlib.suppress(OSError):
+            families = {found[0] for found in socket.getaddrinfo(address, port)}
+            self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+        super().__init__(("", port), _Connection)
+        self._job = job
+        self._lock = threading.Lock()
+        self._posts: dict[int, bytes] = {}
+        self._incident: Incident | None = None
+        self._connection: dict[int, object] = {}  # a rank that reconnects leaves its old connection behind
+        self._closed: set[int] = set()
+        self._gone: set[int] = set()
+        self._news = 0
+        self._told: dict[int, int] = {}
+        threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A stranger's garbage ends its own connection, silently."""
+
+    def exchange(self, line: bytes, connection: object = None) -> tuple[bytes, int, int]:
+        """Put a post up; returns the reply, the rank and the number of the news in it. Raises ValueError."""
+        post = json.loads(line)
+        if not isinstance(post, dict) or post.get("job") != self._job:
+            raise ValueError("not a rank of this job")
+        rank = int(post["rank"])
+        with self._lock:
+            self._posts[rank], self._connection[rank] = line.strip(), connection
+            self._closed.discard(rank)
+            self._incident = self._incident or post["incident"]
+            if post["gone"] is not None:
+                self._gone.add(rank)
+            rest = json.dumps({"closed": sorted(self._closed), "incident": self._incident}).encode()
+            return b'{"posts": [' + b", ".join(self._posts.values()) + b"], " + rest[1:] + b"\n", rank, self._news
+
+    def told(self, rank: int, news: int) -> None:
+        self._told[rank] = news
+
+    def hang_up(self, rank: int, connection: object) -> None:
+        with self._lock:
+            if self._connection.get(rank) is connection:
+                self._closed.add(rank)
+
+    def tell(self, ranks: Iterable[int], seconds: float) -> None:
+        """Stay up until these ranks have read what is on the board now, or have hung up, or `seconds` are over."""
+        with self._lock:
+            self._news += 1
+        _wait_until(lambda: all(r in self._closed or self._told.get(r, 0) >= self._news for r in ranks), seconds)
+
+    def wait_for_farewells(self, ranks: Iterable[int], seconds: float) -> None:
+        """Stay up until these ranks have said farewell or hung up, or `seconds` are over."""
+        _wait_until(lambda: all(r in self._closed or r in self._gone for r in ranks), seconds)
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    server: Board
+
+    def handle(self) -> None:
+        rank = -1
+        try:
+            while line := self.rfile.readline(_LONGEST_LINE):
+                reply, rank, news = self.server.exchange(line, self)
+                self.wfile.write(reply)
+                self.server.told(rank, news)
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # the rank died, or it never was one
+        finally:
+            self.server.hang_up(rank, self)
+
+
+class Wire:
+    """A rank's connection to the board; reconnects at the next exchange after each failure."""
+
+    def __init__(self, address: str, port: int, timeout: float) -> None:
+        self._place, self._timeout = (address, port), timeout
+        self._socket: socket.socket | None = None
+
+    def exchange(self, line: bytes) -> bytes:
+        """Send a line and read one; raises OSError."""
+        try:
+            if self._socket is None:
+                self._socket = socket.create_connection(self._place, self._timeout)
+                self._place = self._socket.getpeername()[:2]  # a reconnection must not wait for a name server
+            self._socket.sendall(line)
+            with self._socket.makefile("rb") as file:
+                reply = file.readline()
+            if not reply.endswith(b"\n"):
+                raise ConnectionResetError("the board closed the connection")
+        except OSError:
+            self.close()
+            raise
+        return reply
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _named(ranks: Iterable[int], hosts: Iterable[str]) -> str:
+    """'rank 3 on host b'; 'ranks 2, 3 on host b and rank 5 on host c'."""
+    by_host: dict[str, list[str]] = {}
+    for rank, host in zip(ranks, hosts, strict=True):
+        by_host.setdefault(host, []).append(str(rank))
+    return " and ".join(f"rank{'s' * (len(r) > 1)} {', '.join(r)} on host {host}" for host, r in by_host.items())
+
+
+class Judge:
+    """What one rank makes of the posts it reads; `gap`s are seconds since the last look, as this rank lived them."""
+
+    def __init__(self, rank: int, world_size: int, beat: float, timeout: float, hang: float) -> None:
+        self._rank, self._beat, self._timeout, self._hang = rank, beat, timeout, hang
+        self._posts: dict[int, Post] = {}
+        self._silent = [0.0] * world_size
+        self._unread = self._parted = 0.0
+
+    def hear(self, table: dict[str, Any], gap: float, in_a_hurry: bool) -> Incident | None:
+        """The verdict that follows from the board, the one on it first. `in_a_hurry`: a collective raised here."""
+        self._unread = 0.0
+        self._silent = [seconds + gap for seconds in self._silent]
+        for post in table["posts"]:
+            rank = post["rank"]
+            if rank not in self._posts or post["beat"] != self._posts[rank]["beat"]:
+                self._silent[rank] = 0.0
+            self._posts[rank] = post
+        return table["incident"] or self._left(gap, in_a_hurry) or self._dead(table["closed"], in_a_hurry) or self._hung()
+
+    def miss(self, gap: float, is_refused: bool, in_a_hurry: bool) -> Incident | None:
+        """The board was out of reach; rank 0 is to blame after a while, unless it said farewell.
+
+        Where nothing even refuses the connection, it may be this host that is cut off: the others get time to say so.
+        """
+        if 0 in self._posts and self._posts[0]["gone"] is not None:
+            return self._left(gap, in_a_hurry)
+        self._unread += gap
+        patience = QUICK_BEATS * self._beat if is_refused or in_a_hurry else self._timeout
+        if self._unread < patience + GRACE_BEATS * self._beat:
+            return None
+        self._silent[0] = self._unread
+        return self._lost([0])
+
+    def in_order(self, incident: Incident) -> list[int]:
+        """Who survives it, lowest rank first: the order in which they may speak."""
+        here = [r for r in range(len(self._silent)) if r not in self._posts or self._posts[r]["gone"] is None]
+        return [r for r in here if r not in incident["ranks"]] or here
+
+    def _left(self, gap: float, in_a_hurry: bool) -> Incident | None:
+        left = [rank for rank, post in sorted(self._posts.items()) if post["gone"]]
+        self._parted += gap if left else 0.0
+        # all ranks may leave for one and the same reason: each gets the time to do so by itself
+        if not left or (self._parted < GRACE_BEATS * self._beat and not in_a_hurry):
+            return None
+        return self._incident("dead", left, f"stopped: {self._posts[left[0]]['gone']}; this rank ends too")
+
+    def _dead(self, closed: Iterable[int], in_a_hurry: bool) -> Incident | None:
+        quick = QUICK_BEATS * self._beat
+        over = {}
+        for rank, silent in enumerate(self._silent):
+            if rank != self._rank and not (rank in self._posts and self._posts[rank]["gone"] is not None):
+                over[rank] = silent - (quick if in_a_hurry or rank in closed else self._timeout)
+        # the ranks of one host die together, and are found silent one after another: a moment for the rest
+        if max(over.values(), default=0.0) < 2 * self._beat:
+            return None
+        return self._lost([rank for rank, seconds in over.items() if seconds >= 0])
+
+    def _lost(self, ranks: list[int]) -> Incident:
+        last = self._posts[ranks[0]]["what"] if ranks[0] in self._posts else "it never met the others"
+        return self._incident(
+            "dead", ranks, f"gave no sign of life for {self._silent[ranks[0]]:.0f} s (last: {last}); {GO_ON}"
+        )
+
+    def _hung(self) -> Incident | None:
+        here = {rank: post for rank, post in sorted(self._posts.items()) if post["gone"] is None}
+        behind = min((post["points"] for post in here.values()), default=0)
+        hung = [rank for rank, post in here.items() if post["points"] == behind]
+        for rank, post in here.items():
+            # those who wait came to a stand later; but one that still has patience may be what all wait for
+            is_to_blame = rank in hung or post["allowed"] > self._hang
+            if post["still"] < (post["allowed"] if is_to_blame else post["allowed"] / 2):
+                return None
+        if not hung:
+            return None
+        first = here[hung[0]]
+        where = f"no progress for {first['still']:.0f} s (last: {first['what']})"
+        if len(hung) == len(here):
+            return self._incident("hung", hung, f"all stand still: {where}; {GO_ON}")
+        return self._incident("hung", hung, f"hung while the others wait: {where}; {GO_ON}")
+
+    def _incident(self, kind: str, ranks: list[int], story: str) -> Incident:
+        hosts = [self._posts[rank]["host"] if rank in self._posts else "(unknown)" for rank in ranks]
+        message = f"{_named(ranks, hosts)} {story}"
+        return {"time": time.time(), "kind": kind, "ranks": ranks, "hosts": hosts, "seen_by": self._rank, "message": message}

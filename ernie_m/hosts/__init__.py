@@ -1,0 +1,9 @@
+"""Before a job starts: what its hosts are like, and whether that will do (launcher/doctor.py).
+
+probe         runs on every host and answers questions about it; needs no torch to start
+link          TCP between two hosts
+session       a probe at the other end of ssh
+examination   asks all hosts everything, at once
+checks        judges the answers: a table and problems with remedies (pure)
+job           what concerns the job as a whole: batch, disk, exported environment
+"""

@@ -1,0 +1,120 @@
+"""What concerns the job as a whole and needs no other host: its batch, the disk it will take, what its ranks inherit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_m.checkpoint import committed_folders
+from ernie_m.console import InputError
+from ernie_m.hosts.checks import Problem
+from ernie_m.supervision.environment import exported
+
+if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
+    from ernie_m.model import ModelConfig
+    from ernie_m.recipe import TrainingConfig
+
+CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4
+"""Of a parameter: its fp32 weight and Adam's two moments; the weight alone, as an export has it."""
+DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
+"""Prefixes of variables that deepspeed's pdsh launch gives to all hosts; with CUDA on the starting machine also NCCL."""
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """Parameters of the encoder of that shape, by arithmetic; XLM-R's vocabulary where it leaves that to the data."""
+    D, F = config.hidden_size, config.ffn_size
+    norm = 2 * D
+    embeddings = (config.vocab + config.max_positions + 1 + (config.num_languages or 0)) * D + norm
+    layer = 4 * D * D + 4 * D + norm + 2 * D * F + F + D + norm
+    head = D * D + D + norm + config.vocab  # its output matrix is the word embedding
+    return embeddings + config.num_layers * layer + head
+
+
+def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | None) -> int:
+    """Bytes that a run will still fill: checkpoints that it keeps and one more, less those that are there, and an export.
+
+    `shards`: what the first host said of the data, if anything.
+    """
+    model, output = config.model, config.output
+    if "vocab_size" in shards:
+        model = replace(model, vocab_size=shards["vocab_size"], num_languages=shards["languages"])
+    there = len(committed_folders(run / "checkpoints")) if run else 0
+    for_good = sum(stage.steps for stage in config.stages) // output.keep_every if output.keep_every else 0
+    checkpoints = max(1, output.keep_last + for_good + 1 - there)
+    return parameter_count(model) * (CHECKPOINT_BYTES * checkpoints + WEIGHT_BYTES)
+
+
+def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str, Any]) -> list[Problem]:
+    """The recipe's batch must divide over the ranks, its model suit the data."""
+    problems = []
+    try:
+        config.batch.accumulation_steps(num_ranks)
+    except InputError as error:
+        problems.append(Problem((), str(error), "or start on another number of ranks"))
+    try:
+        if "vocab_size" in shards:
+            config.model.resolved(shards["vocab_size"], shards["languages"])
+    except InputError as error:
+        problems.append(Problem((), str(error), "take the recipe that belongs to this data"))
+    return problems
+
+
+def launch_problems() -> list[Problem]:
+    """What would keep `deepspeed` with several hosts from starting on this machine."""
+    problems = []
+    if not shutil.which("pdsh"):
+        problems.append(Problem((), "pdsh is not installed on this machine", "`apt install pdsh`; deepspeed starts with it"))
+    for path in environment_files():
+        for number, line in enumerate(_lines(path), start=1):
+            if "=" not in line:
+                message = f"{path}, line {number}: {line!r} has no '='; deepspeed stops with a traceback on it"
+                problems.append(Problem((), message, "each line must be NAME=value: no blank lines, no comments"))
+    return problems
+
+
+def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[str, Any]) -> list[str]:
+    """Lines about what was asked of: what the first host has installed, how the batch divides, what the data holds."""
+    lines = []
+    if software := first.get("facts", {}).get("software"):
+        lines.append("installed    " + ", ".join(f"{name} {version or '-'}" for name, version in software.items()))
+    if config is not None:
+        rows, micro = config.batch.rows_per_step, config.batch.micro_batch_rows
+        steps, rest = divmod(rows, num_ranks * micro)
+        split = f"{num_ranks} ranks x {micro} x {steps}" if not rest else f"does not divide over {num_ranks} ranks x {micro}"
+        lines.append(f"batch        {rows} rows a step, {split}")
+        lines.append(f"model        {parameter_count(config.model) / 1e6:,.0f} M parameters")
+    if "tokens" in (shards := first.get("shards", {})):
+        lines.append("data         {languages} languages, {streams} streams, {tokens:,} tokens".format(**shards))
+    return lines
+
+
+def environment_files() -> list[Path]:
+    """The files whose lines deepspeed gives to the ranks: in the home folder and here."""
+    name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
+    places = dict.fromkeys((Path.home() / name, Path.cwd() / name))
+    return [path for path in places if path.is_file()]
+
+
+def environment_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a probe on another host must have as ranks will: PYTHON*, by deepspeed itself, and the number of threads."""
+    listed = [line.rstrip().partition("=") for path in environment_files() for line in _lines(path)]
+    given = {**environment, **{name.strip(): value for name, equals, value in listed if equals}}
+    return {name: value for name, value in given.items() if name.startswith("PYTHON") or name == "OMP_NUM_THREADS"}
+
+
+def not_exported(environment: Mapping[str, str], has_gpus: bool) -> list[str]:
+    """Names of variables set here that matter to ranks and that deepspeed would not give them on other hosts.
+
+    launcher/supervise.py does: it owns the list (ernie_m/supervision/environment.py).
+    """
+    listed = {line.partition("=")[0].strip() for path in environment_files() for line in _lines(path)}
+    by_itself = (*DEEPSPEED_EXPORTS, *(("NCCL",) if has_gpus else ()))
+    return sorted(name for name in exported(environment) if not name.startswith(by_itself) and name not in listed)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()

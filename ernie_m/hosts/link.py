@@ -1,0 +1,114 @@
+"""TCP between two hosts that are being examined: does it open, from which address, and how much goes through.
+
+A `Listener` on one host answers, in threads, `connect` and `stream` of others. Each connection starts with a line of JSON
+that holds the doctor's secret: the port is open to the network for as long as the probe lives, and serves nobody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import socket
+import struct
+import threading
+import time
+from typing import Any
+
+PATIENCE = 30.0
+"""Seconds without a byte until a connection counts as dead."""
+OPENING_PATIENCE = 10.0
+PIECE_BYTES = 1 << 18
+SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
+
+
+class Listener:
+    """Accepts on all addresses, for the life of the process; `port` 0, or one that is taken: the system chooses."""
+
+    def __init__(self, port: int, secret: str) -> None:
+        self.secret = secret
+        try:
+            self._socket = _listening(port)
+        except OSError:
+            self._socket = _listening(0)
+        self.port = int(self._socket.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._socket.accept()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, ValueError):
+            connection.settimeout(PATIENCE)
+            if json.loads(_line(connection)).get("secret") != self.secret:
+                return
+            connection.sendall(b"{}\n")
+            num_bytes, buffer = 0, bytearray(PIECE_BYTES)
+            while received := connection.recv_into(buffer):
+                num_bytes += received
+            connection.sendall(json.dumps({"bytes": num_bytes}).encode() + b"\n")
+
+
+def connect(host: str, port: int, secret: str) -> dict[str, Any]:
+    """Open a connection to a Listener: this end's address and interface ('' if unknown), and the seconds it took.
+
+    Raises OSError when nobody, or somebody else, answers.
+    """
+    started = time.monotonic()
+    with _opened(host, port, secret) as connection:
+        seconds = time.monotonic() - started
+        address = str(connection.getsockname()[0]).removeprefix("::ffff:")
+        return {"address": address, "interface": interface_of(address), "seconds": seconds}
+
+
+def stream(host: str, port: int, secret: str, seconds: float) -> dict[str, Any]:
+    """Send for so many seconds: Gbit/s that arrived, until the receiver had counted the last byte. Raises OSError."""
+    piece = bytes(PIECE_BYTES)
+    with _opened(host, port, secret) as connection:
+        started = time.monotonic()
+        while time.monotonic() - started < seconds:
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        num_bytes = json.loads(_line(connection))["bytes"]
+        return {"gbit_per_second": 8e-9 * num_bytes / (time.monotonic() - started)}
+
+
+def interface_of(address: str) -> str:
+    """The network interface whose IPv4 address this is, e.g. 'eth0'; '' if none says so (IPv6, further addresses)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                found = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                if socket.inet_ntoa(found[20:24]) == address:
+                    return name
+    return ""
+
+
+def _opened(host: str, port: int, secret: str) -> socket.socket:
+    connection = socket.create_connection((host, port), timeout=OPENING_PATIENCE)
+    try:
+        connection.sendall(json.dumps({"secret": secret}).encode() + b"\n")
+        if _line(connection) != b"{}":
+            raise ConnectionError(f"{host}:{port} is answered by another program")
+        connection.settimeout(PATIENCE)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _line(connection: socket.socket) -> bytes:
+    """A line, without its end; what came if the connection ended. Byte by byte: nothing behind it may be taken."""
+    line = b""
+    while (byte := connection.recv(1)) not in (b"", b"\n") and len(line) < 4096:
+        line += byte
+    return line
+
+
+def _listening(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # IPv6 may be switched off all the same
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))

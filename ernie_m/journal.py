@@ -1,0 +1,118 @@
+"""What rank 0 writes down: metrics, console lines, curves elsewhere, loss spikes, the rows of each step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_m.checkpoint_store import Saved
+from ernie_m.dataloader import PretrainingData
+from ernie_m.divergence import SpikeDetector
+from ernie_m.evaluation import Gain
+from ernie_m.metrics import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE, ConsoleLine, LineLog, mean_losses, read_metrics
+from ernie_m.recipe import TrainingConfig
+from ernie_m.tracking import Tracker
+
+
+class Journal:
+    """One job's view of a run; what earlier jobs wrote of steps behind the checkpoint is dropped."""
+
+    def __init__(
+        self,
+        run: Path,
+        config: TrainingConfig,
+        data: PretrainingData,
+        configuration: dict[str, Any],
+        resume_step: int,
+        trackers: Sequence[str] = (),
+    ) -> None:
+        self._data, self._log_every = data, config.output.log_every
+        self._metrics = LineLog(run / METRICS_FILE, resume_step)
+        self._spikes = LineLog(run / SPIKES_FILE, resume_step) if config.guards.spike_threshold else None
+        self._samples = LineLog(run / SAMPLES_FILE, resume_step) if config.output.log_samples else None
+        lines = read_metrics(run)
+        self.measured_steps = {line["step"] for line in lines if "cross_lingual_gain" in line}
+        self._detector = SpikeDetector.from_lines(config.guards, lines, resume_step)
+        self._trackers = [Tracker.open(kind, run, configuration, resume_step) for kind in trackers]
+        self._console = ConsoleLine(data.schedule.num_steps, resume_step)
+        self._flushed_at = time.monotonic()
+
+    def steps(
+        self,
+        steps: Sequence[int],
+        nll_TM: np.ndarray,
+        predicted_TM: np.ndarray,
+        tokens: Sequence[int],
+        learning_rates: Sequence[float],
+        extra: dict[str, float | None],
+    ) -> None:
+        """Finished steps (numbers from 0; T of them) with their summed nll and predicted tokens per metric [T, M]."""
+        now = time.monotonic()
+        seconds, self._flushed_at = now - self._flushed_at, now
+        names, rate = self._data.metric_names, sum(tokens) / max(seconds, 1e-9)
+        lines: list[dict[str, Any]] = [
+            {"step": step + 1, **mean_losses(names, nll.tolist(), predicted.tolist())}
+            | {"learning_rate": learning_rate, "tokens": count, "tokens_per_second": rate}
+            for step, nll, predicted, count, learning_rate in zip(
+                steps, nll_TM, predicted_TM, tokens, learning_rates, strict=True
+            )
+        ]
+        lines[-1].update({key: value for key, value in extra.items() if value is not None})
+        self._write(lines)
+        for step, line in zip(steps, lines, strict=True):
+            self._look_for_spikes(step, line)
+        if self._samples is not None:
+            self._samples.write([{"step": step + 1, "rows": self._data.sample_ids(step)} for step in steps])
+        losses = mean_losses(names, nll_TM.sum(0).tolist(), predicted_TM.sum(0).tolist())
+        print(self._console.format(steps[-1] + 1, losses, learning_rates[-1], rate), flush=True)
+
+    def _look_for_spikes(self, step: int, line: dict[str, Any]) -> None:
+        for spike in self._detector.observe(step, line):
+            print(f"alarm: {spike}; its rows are in {SPIKES_FILE}", file=sys.stderr, flush=True)
+            if self._spikes is not None:
+                content = {key: value for key, value in vars(spike).items() if key != "step"}
+                rows = [row for row in self._data.sample_ids(step) if row.startswith(f"{spike.objective}/")]
+                self._spikes.write([{"step": step + 1, **content, "rows": rows}])
+
+    def evaluation(self, done: int, gain: Gain, seconds: float) -> None:
+        """The cross-lingual gain after `done` steps, measured in `seconds`."""
+        self._write([{"step": done, "cross_lingual_gain": gain.gain, "held_out_loss/CAMLM": gain.nll_true}])
+        print(
+            f"step {done}: cross-lingual gain {gain.gain:+.3f} nats on held-out pairs "
+            f"(shuffled {gain.nll_shuffled:.3f}, true {gain.nll_true:.3f}, {gain.num_predicted} masks)",
+            flush=True,
+        )
+        self.pause(seconds)
+
+    def pause(self, seconds: float) -> None:
+        """Time that is not the steps'."""
+        self._flushed_at += seconds
+
+    def saved(self, saved: Saved) -> None:
+        """What came of a save."""
+        line = {"step": saved.step, "save_seconds": saved.seconds, "save_stalled_seconds": saved.stalled}
+        self._write([line | {"save_failed": 1}] if saved.problem else [line])
+
+    def sync(self) -> None:
+        """All lines so far to the disk."""
+        for log in (self._metrics, self._spikes, self._samples):
+            if log is not None:
+                log.sync()
+
+    def close(self) -> None:
+        """Close all files and curves."""
+        for log in (self._metrics, self._spikes, self._samples):
+            if log is not None:
+                log.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _write(self, lines: Sequence[dict[str, Any]]) -> None:
+        self._metrics.write(lines)
+        for tracker in self._trackers:
+            tracker.write(lines)

@@ -1,0 +1,63 @@
+"""A few rows kept with each checkpoint, and their loss: replayed after loading, they tell whether this is the same model.
+
+Hashes prove that files are what was written; the probe proves that what was written, read by this number of ranks, in
+this ZeRO stage, on this machine, is the model that was trained. Neither dropout nor ranks enter: all ranks compute it.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ernie_m.batch import LossRequest, PackedBatch
+from ernie_m.console import InputError
+from ernie_m.dataloader import PretrainingData, to_device
+from ernie_m.model import without_training
+from ernie_m.objectives import OBJECTIVES
+from ernie_m.packing import pack
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; another card or kernel rounds otherwise
+
+
+def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
+    """The first and the last row of a global step as tensors, placeholders left as masks."""
+    addresses = data.schedule.rows_of_step(step)
+    rows = [data.row(address) for address in (addresses[0], addresses[-1])]
+    batch = pack(rows, data.config.sequence_length)
+    arrays = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device) -> float:
+    """Mean nll of the probe's predicted tokens, nats; a collective under ZeRO-3."""
+    batch = to_device(PackedBatch(**{name: tensor.numpy() for name, tensor in probe.items()}, generation=None), device)
+    num_predicted = len(probe["labels_N"])
+    num_metrics = int(probe["metric_N"].max()) + 1 if num_predicted else 1
+    request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics)
+    with without_training(model):
+        _, nll_M = model(batch, request)
+    return float(nll_M.sum()) / max(1, num_predicted)
+
+
+def read_probe(path: Path) -> dict[str, Tensor]:
+    """The stored rows of a verified checkpoint."""
+    return load_file(str(path))
+
+
+def check_probe(saved: float, replayed: float, precision: str, folder: Path) -> None:
+    """Raise InputError when a loaded model does not compute what the saved one did."""
+    both_finite = math.isfinite(saved) and math.isfinite(replayed)
+    if both_finite and abs(saved - replayed) <= TOLERANCE[precision] * max(1.0, abs(saved)):
+        return
+    if not math.isfinite(saved) and not math.isfinite(replayed):
+        return
+    raise InputError(
+        f"{folder}: its probe rows gave a loss of {saved:.6f} when it was saved and give {replayed:.6f} now, more than "
+        f"{TOLERANCE[precision]:g} apart: what was loaded is not what was trained. Remove this checkpoint to go on from the "
+        "one before, and report what changed (versions, cards, number of ranks)"
+    )

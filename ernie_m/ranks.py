@@ -1,0 +1,90 @@
+"""This process among its peers: rank, world size, device, and the few collectives we use.
+
+Three groups, so that nothing waits for what it has nothing to do with:
+- the default one carries tensors on the device (DeepSpeed's own as well);
+- `host_sum` and `barrier` go over gloo: what ranks decide together (counts of a step, requests to stop) never waits for
+  a device, nor a device for it;
+- `voters` have a gloo group of their own with a timeout of their own: a checkpoint is committed on a thread behind the
+  training, and a rank that cannot vote must not hold it for ever.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+VOTE_TIMEOUT = datetime.timedelta(minutes=20)
+
+
+class Voters:
+    """Ranks that decide together about a checkpoint (ernie_m.checkpoint.CheckpointStore)."""
+
+    def __init__(self, rank: int, world_size: int, group: Any = None) -> None:
+        self.rank, self.world_size, self._group = rank, world_size, group
+
+    def all_agree(self, mine: bool) -> bool:
+        """Whether every rank says yes; a collective. Raises RuntimeError when a rank is gone or late."""
+        if self.world_size == 1:
+            return mine
+        votes = torch.tensor([0 if mine else 1])
+        dist.all_reduce(votes, group=self._group)
+        return votes.item() == 0
+
+
+class Ranks:
+    """Made once, after the default process group (ernie_m.engine.start_ranks)."""
+
+    def __init__(self) -> None:
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        alone = self.world_size == 1
+        self._host_group = None if alone else dist.new_group(backend="gloo")
+        votes = None if alone else dist.new_group(backend="gloo", timeout=VOTE_TIMEOUT)
+        self.voters = Voters(self.rank, self.world_size, votes)
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Element-wise sum over all ranks on the device, in place."""
+        dist.all_reduce(tensor)
+        return tensor
+
+    def host_sum(self, values: np.ndarray) -> np.ndarray:
+        """Element-wise sum of a host array over all ranks."""
+        if self.world_size == 1:
+            return values
+        summed = torch.from_numpy(np.array(values))
+        dist.all_reduce(summed, group=self._host_group)
+        return summed.numpy()
+
+    def all_agree(self, mine: bool) -> bool:
+        """Whether every rank says yes; a collective."""
+        return bool(self.host_sum(np.array([0 if mine else 1]))[0] == 0)
+
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; a collective."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self._host_group)
+        return values[0]
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.all_agree(True)
+
+    def close(self) -> None:
+        """Leave the process group in order."""
+        self.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,198 @@
+"""The job itself: one `deepspeed` in a process group of its own, started on the hosts given, ended with all its ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_m.console import InputError
+from ernie_m.hostfile import free_port, is_local, write_hostfile
+from ernie_m.supervision.environment import pdsh_argument, ssh_arguments, write_environment_file
+from ernie_m.supervision.orphans import end_orphans, members_of_group
+
+OWN_OPTIONS = (
+    *("--hostfile", "-H", "--num_gpus", "--num_accelerators", "--num_nodes", "--master_port", "--master_addr"),
+    *("--include", "-i", "--exclude", "-e", "--no_ssh", "--node_rank", "--module"),
+)
+NO_HOSTFILE = os.devnull  # else deepspeed would take /job/hostfile where there is one
+SSH_SECONDS = 5
+TERMINATION_SECONDS = 30.0  # between SIGTERM and SIGKILL
+
+
+@dataclass(frozen=True)
+class JobCommand:
+    """What stands behind `--`: the script that all ranks run, and its arguments, --run among them."""
+
+    words: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.words:
+            raise InputError("no command; expected `-- launcher/pretrain.py --recipe R --data D --run RUN` at the end")
+        if not self.script.is_file():
+            raise InputError(
+                f"{self.script}: no such file; expected the script to train with behind `--`, without `deepspeed`"
+            )
+        if not _value_of("--run", self.words):
+            raise InputError("the command behind `--` has no --run RUN: the supervisor watches the job through that folder")
+        if any(word.lstrip("-").replace("-", "_").startswith("from_scratch") or word == "-f" for word in self.words[1:]):
+            raise InputError(
+                "--from_scratch would throw the run away at every restart; delete its folder yourself, or take another --run"
+            )
+
+    @property
+    def script(self) -> Path:
+        return Path(self.words[0])
+
+    @property
+    def run(self) -> Path:
+        return Path(_value_of("--run", self.words))
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How to start the job: the same for all starts, but for the hosts.
+
+    deepspeed_options: further options of `deepspeed`; num_ranks: local ranks where there is no hostfile (None: one per
+    device); master_addr: where the ranks meet, instead of the first host's name, as long as `first_host` takes part;
+    exports: names or prefixes (ending in *) of further environment variables for ranks on other hosts.
+    """
+
+    command: JobCommand
+    deepspeed_options: tuple[str, ...] = ()
+    num_ranks: int | None = None
+    master_addr: str = ""
+    first_host: str = ""
+    exports: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        taken = [word for word in self.deepspeed_options if word.partition("=")[0] in OWN_OPTIONS]
+        if taken:
+            raise InputError(f"--deepspeed_options: {taken[0]} is the supervisor's own business; see its --help")
+
+    def start(self, hosts: Mapping[str, int], folder: Path) -> Job:
+        """Start on `hosts` (host -> slots; empty: on this machine without a hostfile); `folder` is for files of ours."""
+        environment = dict(os.environ)
+        words = list(self.command.words)
+        if needs_ssh(hosts) and self._uses_pdsh:
+            words[1:] = [pdsh_argument(word) for word in words[1:]]
+        if needs_ssh(hosts):
+            environment["DS_ENV_FILE"] = str(write_environment_file(folder / "environment", self.exports, self._uses_pdsh))
+            environment["PDSH_SSH_ARGS_APPEND"] = ssh_arguments(os.environ)
+        options = [*self.deepspeed_options, *self._where(hosts, folder)]
+        command = [self._executable(), *options, *words]
+        return Job(subprocess.Popen(command, env=environment, start_new_session=True), self.command)
+
+    def _where(self, hosts: Mapping[str, int], folder: Path) -> list[str]:
+        if not hosts:
+            ranks = [] if self.num_ranks is None else ["--num_gpus", str(self.num_ranks)]
+            return ["--hostfile", NO_HOSTFILE, *ranks, "--master_port", str(free_port())]
+        write_hostfile(folder / "hostfile", hosts)
+        first = next(iter(hosts))
+        address = self.master_addr if self.master_addr and first == self.first_host else first
+        # a port in use at a far host shows only there: the next start takes another one
+        port = free_port() if is_local(first) else 20_000 + secrets.randbelow(10_000)
+        if not needs_ssh(hosts):
+            address = "127.0.0.1"
+        meeting = ["--master_addr", address, "--master_port", str(port)]
+        # without --force_multi deepspeed starts the ranks of a single remaining host on this machine, whatever its name
+        ssh = ["--no_ssh_check", *(["--force_multi"] if needs_ssh(hosts) else [])]
+        return ["--hostfile", str(folder / "hostfile"), *ssh, *meeting]
+
+    @property
+    def ssh_options(self) -> list[str]:
+        """Options with which deepspeed's own ssh reaches the hosts."""
+        port = _value_of("--ssh_port", self.deepspeed_options)
+        return [*shlex.split(ssh_arguments(os.environ)), *(["-p", port] if port else [])]
+
+    @property
+    def _uses_pdsh(self) -> bool:
+        return _value_of("--launcher", self.deepspeed_options).lower() in ("", "pdsh")
+
+    @staticmethod
+    def _executable() -> str:
+        path = Path(sys.executable).parent / "deepspeed"
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; start the supervisor with the python that deepspeed is installed for")
+        return str(path)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A started job."""
+
+    launcher: subprocess.Popen[bytes]
+    command: JobCommand
+
+    def exit_code(self) -> int | None:
+        """The launcher's, None while it runs. It can be 0 after a kill -9: what counts is the run folder."""
+        return self.launcher.poll()
+
+    def end(self, seconds: float = TERMINATION_SECONDS) -> int:
+        """End whatever is left of it on this machine: SIGTERM, after `seconds` SIGKILL; returns the launcher's exit code."""
+        group = self.launcher.pid
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while members_of_group(group) and time.monotonic() < deadline:
+            self.launcher.poll()
+            time.sleep(0.1)
+        self._signal(signal.SIGKILL)
+        end_orphans(self.command.script, self.command.run)
+        return self.launcher.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if members_of_group(self.launcher.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.launcher.pid, number)
+
+
+def needs_ssh(hosts: Mapping[str, int]) -> bool:
+    """Whether some of these hosts is reached through ssh: all but a single one that is this machine."""
+    return len(hosts) > 1 or any(not is_local(host) for host in hosts)
+
+
+def reachable(hosts: Sequence[str], ssh_options: Sequence[str]) -> dict[str, bool]:
+    """Whether ssh gets through to each host, asked side by side, in some ten seconds at most."""
+    return {host: code != 255 for host, code in _on_each(hosts, ssh_options, "true").items()}
+
+
+def end_remote_orphans(hosts: Sequence[str], ssh_options: Sequence[str], command: JobCommand) -> None:
+    """End what is left of the job on other hosts, which have the same paths."""
+    words = [sys.executable, "-m", "ernie_m.supervision.orphans", str(command.script), str(command.run)]
+    _on_each(hosts, ssh_options, f"cd {shlex.quote(os.getcwd())} && {shlex.join(words)}")
+
+
+def _value_of(option: str, words: Sequence[str]) -> str:
+    """What follows `option` among words, or stands behind its =; the last one counts, "" if there is none."""
+    given = ""
+    for number, word in enumerate(words):
+        name, has_value, value = word.partition("=")
+        if name == option:
+            given = value if has_value else "".join(words[number + 1 : number + 2])
+    return given
+
+
+def _on_each(hosts: Sequence[str], ssh_options: Sequence[str], remote_command: str) -> dict[str, int]:
+    """Exit code of a command on each host; 255 when ssh itself failed or took too long."""
+
+    def call(host: str) -> int:
+        options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}", *ssh_options]  # the first one counts
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            silent = subprocess.DEVNULL
+            done = subprocess.run(
+                ["ssh", *options, host, remote_command], stdin=silent, stdout=silent, stderr=silent, timeout=4 * SSH_SECONDS
+            )
+            return done.returncode
+        return 255
+
+    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+        return dict(zip(hosts, pool.map(call, hosts), strict=True))

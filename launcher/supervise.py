@@ -1,0 +1,99 @@
+"""Keep a job alive: start it, restart it from its newest checkpoint when it fails, leave out hosts that keep failing.
+
+    python launcher/supervise.py --hostfile hostfiles/v100x64 -- launcher/pretrain.py --recipe large --data DATA --run RUN
+    python launcher/supervise.py --num_ranks 8 -- launcher/pretrain.py --recipe base --data DATA --run RUN
+
+Behind `--` stands what you would give to `deepspeed`, which is started for you with the right hosts, address and port.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+try:
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+
+
+def supervise(
+    *,
+    hostfile: str | None = None,
+    num_ranks: int | None = None,
+    max_restarts: int = 100,
+    no_progress_limit: int = 3,
+    host_failures: int = 2,
+    forgive_steps: int = 1000,
+    readmit: bool = False,
+    linger: float = 60,
+    grace: float = 120,
+    master_addr: str = "",
+    deepspeed_options: str = "",
+    export: str = "",
+) -> None:
+    """Keep the job behind `--` alive until RUN/COMPLETE is there.
+
+    Usage: python launcher/supervise.py [options] -- launcher/pretrain.py --recipe R --data D --run RUN [key=value ...]
+
+    What it goes by are files in RUN, not exit codes: COMPLETE (done), last_stop.json (stopped on request, or refused),
+    incidents.jsonl (ranks that were lost), checkpoints/ and metrics.jsonl (progress). Its own ledger is
+    RUN/restarts.jsonl: a line for each start and each end. At the end it prints restarts, steps lost and goodput.
+
+    To stop the job, send SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 to the supervisor, or write a reason into
+    RUN/stop_requested: the ranks save and stop. A second signal ends them at once, without saving.
+
+    Ranks on other hosts get of this environment OMP_* MKL_* KMP_* NCCL_* GLOO_* TORCH* PYTORCH_* CUDA_* CUBLAS_*
+    DS_ACCELERATOR HF_* TRANSFORMERS_* TOKENIZERS_* WANDB_* ERNIE_M_*, what --export adds, and the lines of .deepspeed_env;
+    not ERNIE_M_HOST and CUDA_VISIBLE_DEVICES, and no secrets (WANDB_API_KEY, HF_TOKEN: log in on each host).
+    PDSH_SSH_ARGS_APPEND gets keep-alives unless you set it.
+
+    Exit codes: 0 complete; 2 refused (a mistake: restarting does not help); 4 given up (no progress, too many restarts,
+    no hosts left: look at RUN and the output); 75 saved and stopped on request: give the same command to go on.
+
+    Args:
+        hostfile: file of `name slots=N` lines; all hosts must answer through ssh at the first start
+        num_ranks: ranks on this machine, where there is no hostfile; one per device if not given
+        max_restarts: give up after so many
+        no_progress_limit: give up after so many starts in a row that reached no new step
+        host_failures: leave out a host whose ranks were lost so often; one that ssh cannot reach is left out at once
+        forgive_steps: a host's failures are forgotten after so many steps of progress
+        readmit: take a host back at the next restart when it answers again
+        linger: seconds that the job may take to end after a rank was lost or the run was done, before it is killed
+        grace: seconds to save and stop when asked to, before it is killed
+        master_addr: where the ranks meet, instead of the first host's name; used as long as that host takes part
+        deepspeed_options: further options of deepspeed, in quotes, e.g. "--ssh_port 2222 --bind_cores_to_rank"
+        export: further environment variables for other hosts, with commas: NAME or PREFIX*
+    """
+    from ernie_m.hostfile import read_hostfile
+    from ernie_m.supervision.job import JobCommand, Launcher
+    from ernie_m.supervision.policy import HostRoll, RestartPolicy
+    from ernie_m.supervision.supervisor import Patience, Supervisor
+
+    if hostfile and num_ranks is not None:
+        raise InputError("--hostfile and --num_ranks: give one; a hostfile says the ranks by its slots")
+    counts = {"num_ranks": num_ranks, "no_progress_limit": no_progress_limit, "host_failures": host_failures}
+    for name, value in counts.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise InputError(f"--{name}: {value!r}; expected a positive whole number")
+    command = JobCommand(tuple(_split(sys.orig_argv)[1]))
+    hosts = read_hostfile(Path(hostfile)) if hostfile else {}
+    first_host = next(iter(hosts), "")
+    exports = tuple(name for name in export.split(",") if name)
+    launcher = Launcher(command, tuple(shlex.split(deepspeed_options)), num_ranks, master_addr, first_host, exports)
+    roll = HostRoll(hosts, host_failures, forgive_steps)
+    policy = RestartPolicy(max_restarts, no_progress_limit)
+    raise SystemExit(Supervisor(launcher, policy, roll, Patience(linger, grace), readmit).run())
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """What stands before and behind the first `--`."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at + 1 :]
+
+
+if __name__ == "__main__":
+    sys.argv = _split(sys.argv)[0]
+    run_command(supervise, "launcher/supervise.py")

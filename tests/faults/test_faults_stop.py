@@ -1,0 +1,139 @@
+"""Requests to stop in every phase of a run: saved and stopped within a step, resumed bit for bit."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_m.console import EXIT_STOPPED
+from ernie_m.metrics import read_metrics
+from tests.faults.conftest import NUM_STEPS, RECIPE
+from tests.faults.jobs import Fault, Starter, verified_steps
+from tests.integration.test_training import losses
+
+pytestmark = pytest.mark.faults
+
+WARMUP_STEP, TRAINING_STEP, EVALUATED, GENERATION_STEP = 1, 5, 8, 11
+EXIT_AFTER = 12  # seconds; the run waits for it in the step named
+PHASES: dict[str, tuple[str, int | None, tuple[int, ...]]] = {  # place, step it is struck in, steps that may be saved
+    "before the first step": ("start", None, (0,)),
+    "warm-up": ("micro-batch", WARMUP_STEP, (WARMUP_STEP, WARMUP_STEP + 1)),
+    "training": ("micro-batch", TRAINING_STEP, (TRAINING_STEP, TRAINING_STEP + 1)),
+    "evaluation": ("evaluation", EVALUATED - 1, (EVALUATED,)),
+    "generation": ("generation", GENERATION_STEP, (GENERATION_STEP, GENERATION_STEP + 1)),
+}
+
+
+def gains(run: Path) -> set[int]:
+    return {line["step"] for line in read_metrics(run) if "cross_lingual_gain" in line}
+
+
+def stopped_in_order(run: Path, code: int, text: str, kind: str, steps: tuple[int, ...]) -> dict[str, Any]:
+    """What last_stop.json says, when all is as it should be after a stop."""
+    assert code == EXIT_STOPPED, text
+    told = json.loads((run / "last_stop.json").read_text())
+    assert told["kind"] == kind
+    assert told["step"] in steps, text
+    assert f"stopped at step {told['step']} (" in text
+    assert "the same command goes on" in text
+    assert verified_steps(run)[:1] == [told["step"]][: told["step"]]  # nothing to save before the first step
+    assert max((line["step"] for line in read_metrics(run)), default=0) == told["step"]
+    assert not (run / "COMPLETE").exists()
+    return told
+
+
+def stop_in_every_phase(starter: Starter, run: Path, name: str, record: Callable[..., None]) -> None:
+    """A chain of starts, each stopped by the signal in the next phase, the last ones by a file and by the time."""
+    last: tuple[str, int] | None = None
+
+    def stopped(what: str, kind: str, fault: Fault, steps: tuple[int, ...], *more: str) -> dict[str, Any]:
+        nonlocal last
+        job = starter.start(run, *more, faults=[fault])
+        code = job.end()
+        told = stopped_in_order(run, code, job.text, kind, steps)
+        assert job.first_step == (last[1] if last else 0), "a stop loses nothing"
+        last = what, told["step"]
+        return told
+
+    for phase, (place, step, steps) in PHASES.items():
+        told = stopped(phase, "signal", {"do": name, "in": place, "step": step}, steps)
+        assert told["message"] == f"{name} was received"
+        if phase == "evaluation":
+            assert EVALUATED not in gains(run), "the measurement was to be cut short"
+    touch = {"do": "touch", "in": "micro-batch", "step": 14, "argument": str(run / "stop_requested")}
+    stopped("stop_requested", "signal", touch, (14, 15))
+    assert not (run / "stop_requested").exists(), "it would stop the next start as well"
+    wait = {"do": "sleep", "in": "micro-batch", "step": 17, "argument": EXIT_AFTER}
+    told = stopped("--exit_after", "time", wait, tuple(range(14, 19)), "--exit_after", f"{EXIT_AFTER}s")
+    job = starter.start(run)
+    record(f"{name} x 5, stop_requested, --exit_after", 0, job.goes_on())
+    assert job.end() == 0, job.text
+    assert job.first_step == told["step"]
+
+
+def test_a_run_stopped_in_every_phase_loses_nothing_and_ends_bit_identical(
+    starter: Starter, undisturbed: Path, tmp_path: Path, record: Callable[..., None]
+) -> None:
+    assert RECIPE["optimizer"]["warmup_steps"] > WARMUP_STEP  # type: ignore[index]
+    with ThreadPoolExecutor(2) as both:
+        chains = [
+            both.submit(stop_in_every_phase, starter, tmp_path / name, name, record) for name in ("SIGTERM", "SIGUSR1")
+        ]
+        for chain in chains:
+            chain.result()
+    for name in ("SIGTERM", "SIGUSR1"):
+        assert losses(tmp_path / name) == losses(undisturbed)
+        assert gains(tmp_path / name) == set(range(EVALUATED, NUM_STEPS + 1, EVALUATED))
+        assert not (tmp_path / name / "last_stop.json").exists()
+
+
+def test_a_launcher_that_is_told_to_stop_stops_all_ranks_with_a_checkpoint(
+    starter: Starter, undisturbed_pair: Path, tmp_path: Path, record: Callable[..., None]
+) -> None:
+    run = tmp_path / "run"
+    reached = {"do": "wait", "in": "micro-batch", "step": 9, "rank": 1, "argument": str(tmp_path / "go")}
+    job = starter.start(run, num_ranks=2, faults=[reached])
+    job.until((tmp_path / "go.reached").exists, "step 9")
+    job.process.send_signal(signal.SIGTERM)  # it passes the signal on to one rank at a time and waits for each
+    time.sleep(0.5)
+    (tmp_path / "go").touch()
+    code = job.end()
+    assert code != 0, job.text
+    told = json.loads((run / "last_stop.json").read_text())
+    assert told["kind"] == "signal", job.text
+    assert told["step"] in (9, 10)
+    assert verified_steps(run)[0] == told["step"]
+    assert not (run / "incidents.jsonl").exists(), job.text
+    job = starter.start(run, num_ranks=2)
+    record("SIGTERM to the launcher of two ranks", 0, job.goes_on())
+    assert job.end() == 0, job.text
+    assert losses(run) == losses(undisturbed_pair)
+
+
+def test_a_second_job_on_the_folder_is_refused_and_the_first_undisturbed(
+    starter: Starter, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = starter.start(run, faults=[{"do": "wait", "in": "micro-batch", "step": 5, "argument": str(tmp_path / "go")}])
+    first.until((tmp_path / "go.reached").exists, "step 5")
+    latest = run / "checkpoints" / "latest"
+    first.until(lambda: latest.read_text() == "step_00000004\n", "the end of its save, behind the training")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    code, second = starter.finish(run)
+    assert code == 2, second.text
+    (line,) = second.errors
+    assert f"another job is at work in this run folder (process {first.process.pid} on " in line
+    assert "Traceback" not in second.text
+    code, second = starter.finish(run, "--from_scratch")
+    assert code == 2, second.text
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    (tmp_path / "go").touch()
+    assert first.end() == 0, first.text
+    assert losses(run) == losses(undisturbed)

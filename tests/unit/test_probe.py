@@ -1,0 +1,93 @@
+"""The probe: the same model gives the same loss, another one is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from ernie_m.console import InputError
+from ernie_m.corpus import CorpusFolder
+from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.fragments import write_tensors
+from ernie_m.objectives import OBJECTIVES
+from ernie_m.probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
+
+if TYPE_CHECKING:
+    from conftest import EncoderOf
+
+CPU = torch.device("cpu")
+LENGTH = 128
+
+
+@pytest.fixture(scope="module")
+def data(corpus_folder: CorpusFolder) -> PretrainingData:
+    stages = (StageConfig(steps=10, rows=dict.fromkeys(OBJECTIVES, 1.0)),)
+    return PretrainingData(corpus_folder, DataConfig(sequence_length=LENGTH), Schedule(stages, len(OBJECTIVES)), seed=3)
+
+
+def model_for(data: PretrainingData, encoder_of: EncoderOf, **shape: object) -> torch.nn.Module:
+    return encoder_of(vocab_size=data.folder.manifest.vocab_size, num_languages=6, **shape)
+
+
+def test_a_probe_is_two_rows_of_the_step_and_follows_from_it_alone(data: PretrainingData) -> None:
+    probe = make_probe(data, 4)
+    assert probe["input_ids_BS"].shape == (2, LENGTH)
+    assert len(probe["labels_N"]) > 10
+    again, other = make_probe(data, 4), make_probe(data, 5)
+    assert all(torch.equal(probe[key], again[key]) for key in probe)
+    assert not torch.equal(probe["input_ids_BS"], other["input_ids_BS"])
+
+
+def test_a_stored_probe_gives_the_same_loss_bit_for_bit(
+    data: PretrainingData, encoder_of: EncoderOf, tmp_path: Path
+) -> None:
+    model, probe = model_for(data, encoder_of), make_probe(data, 4)
+    write_tensors(tmp_path / "probe.safetensors", probe)
+    loss = probe_loss(model, probe, CPU)
+    assert math.isfinite(loss)
+    assert loss > 1
+    assert probe_loss(model, read_probe(tmp_path / "probe.safetensors"), CPU) == loss
+
+
+def test_replaying_leaves_no_trace(data: PretrainingData, encoder_of: EncoderOf) -> None:
+    """Neither dropout nor random numbers nor gradients, and the model's mode is as before."""
+    model, probe = model_for(data, encoder_of, dropout=0.5).train(), make_probe(data, 4)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    losses = {probe_loss(model, probe, CPU) for _ in range(3)}
+    assert len(losses) == 1
+    assert model.training
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["embeddings.word", "embeddings.position", "layers.1", "head.dense", "head.decoder_bias"])
+def test_a_model_that_is_not_the_saved_one_is_refused(data: PretrainingData, encoder_of: EncoderOf, name: str) -> None:
+    """Each part of the model weighs in: another value there, and the check sees it."""
+    model, probe = model_for(data, encoder_of), make_probe(data, 4)
+    saved = probe_loss(model, probe, CPU)
+    check_probe(saved, probe_loss(model, probe, CPU), "fp32", Path("x"))
+    with torch.no_grad():
+        for _, parameter in [pair for pair in model.named_parameters() if pair[0].startswith(name)]:
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    with pytest.raises(InputError, match="what was loaded is not what was trained"):
+        check_probe(saved, probe_loss(model, probe, CPU), "fp32", Path("x"))
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_rounding_passes_and_more_does_not(precision: str) -> None:
+    tolerance = TOLERANCE[precision]
+    for saved in (0.01, 1.0, 9.5):
+        allowed = tolerance * max(1.0, saved)
+        check_probe(saved, saved + 0.9 * allowed, precision, Path("x"))
+        check_probe(saved, saved - 0.9 * allowed, precision, Path("x"))
+        for replayed in (saved + 1.1 * allowed, saved - 1.1 * allowed, float("nan"), float("inf")):
+            with pytest.raises(InputError, match=r"step_7: its probe rows gave a loss of .* Remove this checkpoint"):
+                check_probe(saved, replayed, precision, Path("step_7"))
+    check_probe(float("nan"), float("nan"), precision, Path("x"))
+    with pytest.raises(InputError, match="probe rows"):
+        check_probe(float("nan"), 5.0, precision, Path("x"))

@@ -1,0 +1,347 @@
+"""What follows from how a job ended, on which hosts it goes on, and that its processes are found and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ernie_m.console import EXIT_STOPPED, InputError
+from ernie_m.supervision.environment import KEEP_ALIVE, exported, ssh_arguments, withheld, write_environment_file
+from ernie_m.supervision.job import Job, JobCommand, Launcher, needs_ssh
+from ernie_m.supervision.ledger import Ledger, Summary, read_ledger
+from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
+from ernie_m.supervision.policy import (
+    EXIT_GAVE_UP,
+    EXIT_REFUSED,
+    HostRoll,
+    Outcome,
+    RestartPolicy,
+    blamed_hosts,
+    fitting,
+)
+from ernie_m.supervision.run_state import Incident, RunState, batch_of, read_state, seconds_in_steps
+
+HOSTS = {"a": 2, "b": 2, "c": 4}
+
+
+def lost(*ranks: int) -> Incident:
+    return Incident("dead", ranks, f"ranks {ranks} died")
+
+
+def failure(reached: int, committed: int = 0, exit_code: int = 1, before: RunState | None = None) -> Outcome:
+    return Outcome(before or RunState(), RunState(reached=reached, committed=committed), exit_code)
+
+
+def policy(max_restarts: int = 100, no_progress_limit: int = 3) -> RestartPolicy:
+    return RestartPolicy(max_restarts, no_progress_limit)
+
+
+# --- what follows from an end
+
+
+@pytest.mark.parametrize("exit_code", [0, 1, 250, -9])
+def test_the_completion_marker_counts_and_not_the_exit_code(exit_code: int) -> None:
+    after = RunState(complete=True, reached=9, committed=9, stop_kind="signal", incidents=(lost(1),))
+    assert policy().judge(Outcome(RunState(), after, exit_code)).exit_code == 0
+    assert policy().judge(Outcome(RunState(), RunState(), exit_code)).exit_code is None
+
+
+def test_a_refusal_is_not_tried_again_and_says_why() -> None:
+    refused = RunState(reached=5, stop_kind="refused", stop_message="the loss is not finite")
+    verdict = policy().judge(Outcome(RunState(), refused, 1))
+    assert (verdict.exit_code, verdict.reason) == (EXIT_REFUSED, "the loss is not finite")
+    assert policy().judge(Outcome(RunState(), refused, 1, asked_to_stop=True)).exit_code == EXIT_REFUSED
+    assert policy().judge(failure(0, exit_code=2)).exit_code == EXIT_REFUSED, "nothing was done: a mistake in the command"
+
+
+def test_exit_code_2_after_progress_or_a_lost_rank_is_a_failure_like_others() -> None:
+    assert policy().judge(failure(5, exit_code=2)).exit_code is None
+    assert policy().judge(Outcome(RunState(), RunState(incidents=(lost(0),)), 2)).exit_code is None
+
+
+@pytest.mark.parametrize("kind", ["signal", "time"])
+def test_a_stop_on_request_ends_the_supervision_as_stopped(kind: str) -> None:
+    assert policy().judge(Outcome(RunState(), RunState(stop_kind=kind), 1)).exit_code == EXIT_STOPPED
+    assert policy().judge(Outcome(RunState(), RunState(), -9, asked_to_stop=True)).exit_code == EXIT_STOPPED
+
+
+def test_starts_that_reach_no_new_step_are_given_up_and_progress_resets_count_and_delay() -> None:
+    judge = policy(no_progress_limit=3)
+    at = RunState(reached=10, committed=8)
+    assert judge.judge(failure(10, 8)).delay == 1
+    assert [judge.judge(failure(9, 8, before=at)).delay for _ in range(2)] == [1, 2]
+    assert judge.judge(failure(11, 8, before=at)).delay == 1, "further in the metrics is progress"
+    assert judge.judge(failure(11, 8, before=at)).exit_code is None
+    assert judge.judge(failure(9, 9, before=at)).delay == 1, "a newer checkpoint is progress"
+    ends = [judge.judge(failure(11, 9, before=at)) for _ in range(3)]
+    assert [end.exit_code for end in ends] == [None, None, EXIT_GAVE_UP]
+    assert judge.restarts == 8
+
+
+def test_the_delay_doubles_up_to_a_minute() -> None:
+    judge = policy(no_progress_limit=50)
+    assert [judge.judge(failure(0)).delay for _ in range(9)] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_restarts_are_bounded_and_another_set_of_hosts_gets_all_its_tries() -> None:
+    judge = policy(max_restarts=2)
+    assert [judge.judge(failure(step)).exit_code for step in (1, 2, 3)] == [None, None, EXIT_GAVE_UP]
+    assert policy(max_restarts=0).judge(failure(1)).exit_code == EXIT_GAVE_UP
+    judge = policy(no_progress_limit=2)
+    for _ in range(5):
+        assert judge.judge(failure(0)).exit_code is None
+        judge.hosts_changed()
+
+
+def test_steps_are_counted_as_lost_once() -> None:
+    before = RunState(reached=7, committed=4, metrics_version=(1, 70))
+    untouched = RunState(reached=7, committed=4, metrics_version=(1, 70))
+    again = RunState(reached=6, committed=4, metrics_version=(2, 60))
+    assert Outcome(before, untouched, 1).steps_lost == 0
+    assert Outcome(before, again, 1).steps_lost == 2
+
+
+# --- on which hosts
+
+
+def test_ranks_are_blamed_on_the_hosts_they_ran_on_in_the_hostfiles_order() -> None:
+    assert blamed_hosts([lost(3)], HOSTS) == ["b"]
+    assert blamed_hosts([lost(7, 1), lost(0)], HOSTS) == ["a", "c"]
+    assert blamed_hosts([lost(0, 2, 4)], HOSTS) == [], "all of them: nobody in particular"
+    assert blamed_hosts([lost(99)], HOSTS) == []
+
+
+def test_a_host_is_dropped_when_it_fails_again_before_enough_steps() -> None:
+    roll = HostRoll(HOSTS, host_failures=2, forgive_steps=100)
+    assert roll.record(["b"], step=10) == []
+    assert roll.record(["b"], step=110) == [], "100 steps on, the first is forgotten"
+    assert roll.record(["a"], step=120) == []
+    assert roll.record(["b"], step=209) == ["b"]
+    assert roll.remaining == {"a": 2, "c": 4}
+    roll.readmit("b")
+    assert roll.remaining == HOSTS
+    assert roll.record(["b"], step=210) == [], "with a clean record"
+
+
+@pytest.mark.parametrize(
+    ("batch", "kept"),
+    [
+        ((16, 2), ["a", "b", "c"]),
+        ((12, 1), ["a", "b"]),  # 8 ranks do not divide it, 4 do
+        ((6, 3), ["a"]),
+        ((5, 1), []),
+        (None, ["a", "b", "c"]),
+    ],
+)
+def test_hosts_go_from_the_end_until_the_batch_divides(batch: tuple[int, int] | None, kept: list[str]) -> None:
+    assert list(fitting(HOSTS, batch)) == kept
+
+
+# --- what the run folder says
+
+
+def test_a_run_folder_is_read_whatever_is_missing_or_torn(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert read_state(run) == RunState()
+    assert batch_of(run) is None
+    for step in (4, 8, 12):
+        (run / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    for step in (4, 8):
+        (run / "checkpoints" / f"step_{step:08d}" / "manifest.json").write_text("{}")
+    wide = json.dumps({"step": 11, "losses": ["x" * 100] * 3000})  # longer than what is read from the end at first
+    (run / "metrics.jsonl").write_text(f'{{"step": 10}}\n{wide}\n{{"step": 12, "tok')
+    (run / "last_stop.json").write_text('{"kind": "time", "step": 8, "message": "55m are over"}')
+    (run / "incidents.jsonl").write_text('{"kind": "hung", "ranks": [1], "message": "rank 1"}\nnot json\n{"ranks": ')
+    (run / "config.yaml").write_text("batch: {rows_per_step: 8, micro_batch_rows: 2}\n")
+    state = read_state(run)
+    assert (state.committed, state.reached, state.complete) == (8, 11, False)
+    assert (state.stop_kind, state.stop_message) == ("time", "55m are over")
+    assert state.incidents == (Incident("hung", (1,), "rank 1"),)
+    assert batch_of(run) == (8, 2)
+    (run / "last_stop.json").write_text('{"kind": "ti')
+    assert read_state(run).stop_kind == ""
+
+
+def test_only_new_incidents_count() -> None:
+    old, new = lost(1), lost(2)
+    assert RunState(incidents=(old, new)).incidents_since(RunState(incidents=(old,))) == (new,)
+    assert RunState(incidents=(new,)).incidents_since(RunState(incidents=(old, old))) == (new,), "file started anew"
+
+
+def test_goodput_counts_the_time_of_steps_that_were_kept(tmp_path: Path) -> None:
+    lines = [{"step": step, "tokens": 50, "tokens_per_second": 25.0} for step in range(1, 11)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, {"step": 5, "gain": 1.0}]))
+    assert seconds_in_steps(tmp_path, after=2, until=8) == 12
+    assert "2 restarts, 7 steps lost; goodput 75 %: 3m00s of 4m00s" in str(Summary(2, 7, 240.0, 180.0))
+
+
+def test_the_ledger_goes_on_and_leaves_a_folder_that_is_not_a_run_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ledger = Ledger(run)
+    assert ledger.start(0, {"a": 2}) == 1
+    assert not run.exists()
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    outcome = Outcome(RunState(), RunState(reached=5, committed=4, metrics_version=(1, 1), incidents=(lost(3),)), 1)
+    ledger.end(outcome, 1.5, "rank 3 died", {"b": "failed"})
+    assert Ledger(run).start(4, {"a": 2}) == 2
+    start, end, again = read_ledger(run)
+    assert (start["event"], start["attempt"], start["hosts"], start["from_step"]) == ("start", 1, {"a": 2}, 0)
+    assert (end["reached"], end["committed"], end["steps_lost"], end["lost_ranks"]) == (5, 4, 1, [3])
+    assert (end["reason"], end["dropped"], end["seconds"]) == ("rank 3 died", {"b": "failed"}, 1.5)
+    assert again["attempt"] == 2
+
+
+# --- what ranks on other hosts get
+
+
+def test_what_training_needs_is_exported_but_no_secrets_and_nothing_of_this_host_alone() -> None:
+    here = {
+        "NCCL_DEBUG": "INFO",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_LOGS": "x",
+        "ERNIE_M_PACE": "1",
+        "TOKENIZERS_PARALLELISM": "0",
+    }
+    others = {"ERNIE_M_HOST": "me", "CUDA_VISIBLE_DEVICES": "0", "HF_TOKEN": "s", "WANDB_API_KEY": "s", "LS_COLORS": "x"}
+    assert exported({**here, **others}) == here
+    assert withheld({**here, **others}) == ["HF_TOKEN", "WANDB_API_KEY"]
+    assert exported({**here, **others}, ["WANDB_API_KEY", "LS_*"]) == {**here, "WANDB_API_KEY": "s", "LS_COLORS": "x"}
+    with pytest.raises(InputError, match="NOWHERE: no such variable"):
+        exported(here, ["NOWHERE"])
+    with pytest.raises(InputError, match="several lines"):
+        exported({"NCCL_X": "1\n2"})
+
+
+def test_the_users_own_deepspeed_env_is_kept_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DS_ENV_FILE", raising=False)
+    (tmp_path / ".deepspeed_env").write_text("MINE=1\n\nOMP_NUM_THREADS=4\n")
+    written = write_environment_file(tmp_path / "file", (), through_pdsh=True)
+    lines = written.read_text().splitlines()
+    assert "" not in lines, "deepspeed raises on it"
+    assert [line for line in lines if line.startswith(("MINE", "OMP_NUM"))][-2:] == ["MINE=1", "OMP_NUM_THREADS=4"]
+    assert written.stat().st_mode & 0o077 == 0
+    (tmp_path / ".deepspeed_env").write_text("A=1\nexport\n")
+    with pytest.raises(InputError, match="line 2: 'export'; expected NAME=value"):
+        write_environment_file(tmp_path / "file", (), through_pdsh=True)
+
+
+def test_ssh_keeps_alive_unless_the_user_says_otherwise() -> None:
+    assert "ServerAliveInterval=15" in ssh_arguments({}) == KEEP_ALIVE
+    assert ssh_arguments({"PDSH_SSH_ARGS_APPEND": "-i key"}) == "-i key"
+
+
+# --- the command, and its processes
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "no command"),
+        (["nowhere.py", "--run", "r"], "nowhere.py: no such file"),
+        ([__file__, "--data", "d"], "no --run RUN"),
+        ([__file__, "--run", "r", "--from_scratch"], "at every restart"),
+        ([__file__, "--run", "r", "--from-scratch=True"], "at every restart"),
+    ],
+)
+def test_a_command_that_cannot_be_supervised_is_one_clear_line(words: list[str], expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)):
+        JobCommand(tuple(words))
+
+
+def test_options_that_are_the_supervisors_own_are_refused() -> None:
+    command = JobCommand((__file__, "--run=elsewhere"))
+    assert command.run == Path("elsewhere")
+    with pytest.raises(InputError, match="--include=a is the supervisor's own"):
+        Launcher(command, ("--ssh_port", "22", "--include=a"))
+    assert Launcher(command, ("--ssh_port=2222",)).ssh_options[-2:] == ["-p", "2222"]
+
+
+def test_ssh_is_needed_but_for_a_single_local_host() -> None:
+    assert not needs_ssh({})
+    assert not needs_ssh({"localhost": 2})
+    assert needs_ssh({"localhost": 2, "b": 2})
+    assert needs_ssh({"b": 2}), "deepspeed alone would start its ranks here"
+
+
+SLEEPER = "import signal, time, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+
+
+def sleeper(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A process that ignores SIGTERM, ready."""
+    (folder / "train.py").write_text(SLEEPER)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments], cwd=folder, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_ending_a_job_ends_its_whole_group_even_what_ignores_sigterm(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SLEEPER)
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.Popen([sys.executable, 'train.py']).wait()"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert launcher.stdout is not None
+    launcher.stdout.readline()
+    assert len(members_of_group(launcher.pid)) == 2
+    job = Job(launcher, JobCommand((str(tmp_path / "train.py"), "--run", "none")))
+    assert job.end(seconds=0.5) == -signal.SIGTERM
+    deadline = time.monotonic() + 10
+    while members_of_group(launcher.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_zombie_is_not_waited_for(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    assert members_of_group(process.pid) == [process.pid]
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet reaped
+    assert members_of_group(process.pid) == []
+    process.wait()
+
+
+def test_ranks_that_outlived_their_launcher_are_found_by_script_and_run_alone(tmp_path: Path) -> None:
+    runs = {name: tmp_path / name for name in ("run", "run2", "other")}
+    (tmp_path / "else").mkdir()
+    started = {
+        "absolute": sleeper(tmp_path, "--run", str(runs["run"])),
+        "relative": sleeper(tmp_path, "--local_rank=0", "--run=run"),
+        "another run": sleeper(tmp_path, "--run", str(runs["run2"])),
+        "same words elsewhere": sleeper(tmp_path / "else", "--run", "run"),
+        "named in passing": sleeper(tmp_path, "--data", str(runs["run"])),
+        "a supervisor": sleeper(tmp_path, "supervise.py", "--", "train.py", "--run", str(runs["run"])),
+    }
+    try:
+        script = tmp_path / "train.py"
+        expected = {started["absolute"].pid, started["relative"].pid}
+        assert set(processes_of(script, runs["run"])) == expected
+        assert set(end_orphans(script, runs["run"])) == expected
+        assert [started[name].wait(timeout=10) for name in ("absolute", "relative")] == [-signal.SIGKILL] * 2
+        assert all(started[name].poll() is None for name in list(started)[2:])
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def test_supervision_is_quick_to_start_as_it_needs_no_torch() -> None:
+    program = "import sys; sys.modules['torch'] = None; import ernie_m.supervision.supervisor"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ)
+    assert result.returncode == 0, result.stderr
