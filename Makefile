@@ -17,7 +17,7 @@ test: lint
 
 # Kills, full disks, signals: what a job must survive. Prints the steps lost and the seconds to the first step after each.
 test-faults: environment
-	$(BIN)/python -m pytest tests/faults -m faults
+	$(BIN)/python -m pytest tests -m faults
 
 # Two hosts of network namespaces, sshd in each, pdsh, the real deepspeed --hostfile. Needs root, openssh-server and pdsh.
 test-cluster: environment

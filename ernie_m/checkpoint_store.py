@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ernie_m.checkpoint import (
@@ -42,9 +41,10 @@ from ernie_m.checkpoint import (
     verify,
     write_manifest,
 )
-from ernie_m.console import Choice, InputError
+from ernie_m.console import InputError
 from ernie_m.files import fsync_path, write_json, written_atomically
 from ernie_m.fragments import write_tensors
+from ernie_m.host_copy import HostCopy
 
 ASIDE = ".tmp"
 ABANDONED = "abandoned_"
@@ -57,6 +57,8 @@ class Voters(Protocol):
     world_size: int
 
     def all_agree(self, mine: bool) -> bool: ...
+
+    def from_first(self, value: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -87,21 +89,6 @@ class Retention:
         return [folder for folder in folders[self.keep_last :] if folder not in windows.values()]
 
 
-def choose_saving(in_background: bool, state_bytes: int, ranks_on_host: int) -> Choice:
-    """Whether to save behind the training: host memory must hold a copy of the state of all ranks of this host."""
-    if not in_background:
-        return Choice("saving", "synchronous", "asked for")
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        available = 1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1])
-    needed = state_bytes * ranks_on_host
-    sizes = f"{needed / 1e9:.1f} GB of host memory, {available / 1e9:.1f} GB are free"
-    if needed > 0.8 * available:
-        return Choice("saving", "synchronous", f"a copy would take {sizes}")
-    return Choice("saving", "in the background", f"a copy takes {sizes}")
-
-
 class CheckpointStore:
     """The checkpoints of one run, in `folder`, a file system that all ranks share."""
 
@@ -120,12 +107,18 @@ class CheckpointStore:
         self._is_owner, self._on_progress = is_owner, on_progress
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: Future[Saved] | None = None
-        self._snapshot: dict[str, Tensor] = {}
+        self._preparing: Future[None] | None = None
+        self._ended: list[Saved] = []  # not yet told by `finished`
+        self._host_copy = HostCopy()
         if voters.rank == 0:
             for left_over in folder.glob(f"step_????????{ASIDE}"):
                 shutil.rmtree(left_over, ignore_errors=True)
 
     # -- saving --------------------------------------------------------------------------------------------------
+
+    def prepare(self, state_bytes: int, on_gpu: bool) -> None:
+        """Make room for background saves, on a thread: else the first one's copy waits for it."""
+        self._preparing = self._thread.submit(self._host_copy.reserve, state_bytes // 4, on_gpu)
 
     def save(
         self,
@@ -142,8 +135,8 @@ class CheckpointStore:
         """
         started = time.perf_counter()
         self._wait()
-        copied = self._copied(tensors, always=in_background)
-        size = sum(tensor.numel() * tensor.element_size() for tensor in copied.values())
+        copied = self._host_copy.of(tensors) if in_background else tensors
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if not in_background:
             committed = Future[Saved]()
             problem = self._commit(step, copied, state, probe)
@@ -159,37 +152,23 @@ class CheckpointStore:
         self._running = self._thread.submit(behind)
 
     def finished(self, wait: bool = False) -> Saved | None:
-        """What came of the last save, once; None while there is none or it goes on (unless told to wait)."""
-        if self._running is None or not (wait or self._running.done()):
-            return None
-        saved, self._running = self._running.result(), None
-        return saved
+        """What came of each save, once, in order; None when nothing is left to tell or (unless `wait`) it goes on."""
+        if self._running is not None and (wait or self._running.done()):
+            self._ended.append(self._running.result())
+            self._running = None
+        return self._ended.pop(0) if self._ended else None
 
     def _wait(self) -> None:
         """One save at a time: this one's snapshot would overwrite that one's."""
-        if self._running is not None and not self._running.done():
+        if self._preparing is not None:
+            self._preparing.exception()  # if it failed for want of memory, the copy says so
+            self._preparing = None
+        if self._running is not None:
             while not self._running.done():
                 self._on_progress()
                 time.sleep(0.01)
-            problem = self._running.result().problem
-            if problem and self.voters.rank == 0:
-                print(f"alarm: {problem}", file=sys.stderr, flush=True)
-
-    def _copied(self, tensors: Mapping[str, Tensor], always: bool) -> dict[str, Tensor]:
-        """Host copies in buffers that are used again; CPU tensors themselves when nothing changes meanwhile."""
-        on_gpu = any(tensor.is_cuda for tensor in tensors.values())
-        if not always and not on_gpu:
-            return {key: tensor.contiguous() for key, tensor in tensors.items()}
-        shapes = {key: tensor.shape for key, tensor in self._snapshot.items()}
-        if shapes != {key: tensor.shape for key, tensor in tensors.items()}:
-            self._snapshot = {
-                key: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu) for key, tensor in tensors.items()
-            }
-        for key, tensor in tensors.items():
-            self._snapshot[key].copy_(tensor, non_blocking=True)
-        if on_gpu:
-            torch.cuda.synchronize()
-        return self._snapshot
+            self._ended.append(self._running.result())
+            self._running = None
 
     def _commit(
         self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], probe: Mapping[str, Tensor] | None
@@ -275,7 +254,8 @@ class CheckpointStore:
 
         Raises InputError when there are checkpoints but not one of them is whole.
         """
-        candidates = [f for f in committed_folders(self.folder) if at_most is None or step_of(f) <= at_most]
+        listed = self.voters.from_first([f.name for f in committed_folders(self.folder)])  # hosts may see it at other times
+        candidates = [self.folder / name for name in listed if at_most is None or step_of(Path(name)) <= at_most]
         for folder in candidates:
             problem = self._problem_of(folder)
             if self.voters.all_agree(problem is None):

@@ -43,6 +43,10 @@ def written_atomically(path: Path) -> Iterator[Path]:
         fsync_path(aside)
         os.replace(aside, path)
         fsync_path(path.parent)
+    except OSError as error:  # a full disk does not say which file it has no room for
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         aside.unlink(missing_ok=True)
 

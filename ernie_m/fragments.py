@@ -136,7 +136,7 @@ def _replicated_masters(optimizer: Any) -> dict[int, Tensor] | None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], on_progress: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Write contiguous CPU tensors as one fsynced safetensors file; returns its {"bytes", "sha256"}.
+    """Write tensors as one fsynced safetensors file; returns its {"bytes", "sha256"}.
 
     The hash is of what was meant to be written, not of what a disk gives back.
     """
@@ -162,11 +162,13 @@ def write_tensors(
 
 
 def _pieces(head: bytes, tensors: Iterable[Tensor]) -> Iterator[memoryview]:
+    """The file's bytes; tensors come to the host a piece at a time."""
     yield memoryview(head)
     for tensor in tensors:
-        content = memoryview(tensor.view(-1).numpy().data).cast("B") if tensor.numel() else memoryview(b"")
-        for start in range(0, len(content), PIECE_BYTES):
-            yield content[start : start + PIECE_BYTES]
+        flat = tensor.detach().reshape(-1)
+        at_a_time = PIECE_BYTES // tensor.element_size()
+        for start in range(0, flat.numel(), at_a_time):
+            yield memoryview(flat[start : start + at_a_time].cpu().numpy().data).cast("B")
 
 
 class FragmentReader:

@@ -6,9 +6,11 @@ come from the objective table: `loss/CAMLM`, `loss/CAMLM/de-en`.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 SPIKES_FILE = "spikes.jsonl"
 CURVES_FILE = "curves.png"
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def mean_losses(names: Sequence[str], nll: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
@@ -39,24 +42,36 @@ def mean_losses(names: Sequence[str], nll: Sequence[float], predicted: Sequence[
 
 
 class LineLog:
-    """JSON lines with a `step` each (rank 0 alone writes). Those of steps behind the checkpoint are dropped on resume."""
+    """JSON lines with a `step` each (rank 0 alone writes). Those of steps behind the checkpoint are dropped on resume.
+
+    A full disk ends no training: lines that find no room wait in memory for the next write that does, with an alarm.
+    """
 
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
         kept = [line for line in read_lines(path) if line["step"] <= resume_step]
         with written_atomically(path) as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Append lines; numbers that are not finite become null. Flushed to the file system."""
+        was_waiting = bool(self._waiting)
         for line in lines:
-            self._file.write(json.dumps({key: _finite(value) for key, value in line.items()}) + "\n")
-        self._file.flush()
+            self._waiting += json.dumps({key: _finite(value) for key, value in line.items()}).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if error.errno not in DISK_IS_FULL:
+                raise
+            if not was_waiting:
+                print(f"alarm: {self.path}: {error.strerror}; its lines wait in memory", file=sys.stderr, flush=True)
 
     def sync(self) -> None:
         """To the disk: a checkpoint that follows must not be ahead of its log."""
-        self._file.flush()
+        self.write([])
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

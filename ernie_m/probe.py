@@ -1,4 +1,4 @@
-"""A few rows kept with each checkpoint, and their loss: replayed after loading, they tell whether this is the same model.
+"""A short row kept with each checkpoint, and its loss: replayed after loading, it tells whether this is the same model.
 
 Hashes prove that files are what was written; the probe proves that what was written, read by this number of ranks, in
 this ZeRO stage, on this machine, is the model that was trained. Neither dropout nor ranks enter: all ranks compute it.
@@ -19,17 +19,30 @@ from ernie_m.console import InputError
 from ernie_m.dataloader import PretrainingData, to_device
 from ernie_m.model import without_training
 from ernie_m.objectives import OBJECTIVES
-from ernie_m.packing import pack
+from ernie_m.packing import PackedRow, pack
 
+POSITIONS = 32
+MOST_PREDICTED = 4  # tokens: their logits over the whole vocabulary are what costs
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; another card or kernel rounds otherwise
 
 
 def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
-    """The first and the last row of a global step as tensors, placeholders left as masks."""
+    """A short row as tensors: the shortest documents of the first or the last row of a global step, at least one.
+
+    It is as long as they are, in units of POSITIONS, since training waits for it. Placeholders are left as masks.
+    """
     addresses = data.schedule.rows_of_step(step)
     rows = [data.row(address) for address in (addresses[0], addresses[-1])]
-    batch = pack(rows, data.config.sequence_length)
+    shortest = [sorted((d for d in row.documents if len(d.predicted)), key=len) for row in rows]
+    documents, row = min(
+        ((found, row) for found, row in zip(shortest, rows, strict=True) if found), key=lambda x: len(x[0][0])
+    )
+    ends = np.cumsum([len(document) for document in documents])
+    num_documents = max(1, int((ends <= POSITIONS).sum()))
+    length = -(-int(ends[num_documents - 1]) // POSITIONS) * POSITIONS
+    batch = pack([PackedRow(documents[:num_documents], row.objective, row.metric)], length)
     arrays = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
+    arrays |= {name: array[:MOST_PREDICTED] for name, array in arrays.items() if name.endswith("_N")}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
@@ -57,7 +70,7 @@ def check_probe(saved: float, replayed: float, precision: str, folder: Path) -> 
     if not math.isfinite(saved) and not math.isfinite(replayed):
         return
     raise InputError(
-        f"{folder}: its probe rows gave a loss of {saved:.6f} when it was saved and give {replayed:.6f} now, more than "
+        f"{folder}: its probe row gave a loss of {saved:.6f} when it was saved and give {replayed:.6f} now, more than "
         f"{TOLERANCE[precision]:g} apart: what was loaded is not what was trained. Remove this checkpoint to go on from the "
         "one before, and report what changed (versions, cards, number of ranks)"
     )

@@ -36,6 +36,16 @@ class Voters:
         dist.all_reduce(votes, group=self._group)
         return votes.item() == 0
 
+    def from_first(self, value: Any) -> Any:
+        """Rank 0's value, on every rank; a collective."""
+        return _from_first(value, self._group) if self.world_size > 1 else value
+
+
+def _from_first(value: Any, group: Any) -> Any:
+    values = [value]
+    dist.broadcast_object_list(values, src=0, group=group)
+    return values[0]
+
 
 class Ranks:
     """Made once, after the default process group (ernie_m.engine.start_ranks)."""
@@ -74,11 +84,7 @@ class Ranks:
 
     def from_first(self, value: Any) -> Any:
         """Rank 0's value, on every rank; a collective."""
-        if self.world_size == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0, group=self._host_group)
-        return values[0]
+        return _from_first(value, self._host_group) if self.world_size > 1 else value
 
     def barrier(self) -> None:
         """Wait for all ranks."""

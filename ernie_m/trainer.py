@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ernie_m import __version__
 from ernie_m.checkpoint import PROBE_FILE, Checkpoint, committed_folders, step_of
-from ernie_m.checkpoint_store import CheckpointStore, Retention, choose_saving
+from ernie_m.checkpoint_store import CheckpointStore, Retention
 from ernie_m.config import to_mapping
 from ernie_m.console import EXIT_PEER_LOST, EXIT_STOPPED, Choice, InputError
 from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
@@ -25,6 +25,7 @@ from ernie_m.dataloader import PretrainingData, Schedule
 from ernie_m.engine import Engine, start_ranks
 from ernie_m.files import sha256_of
 from ernie_m.fragments import FragmentReader
+from ernie_m.host_copy import choose_saving
 from ernie_m.interruption import Interruption
 from ernie_m.journal import Journal
 from ernie_m.metrics import draw_curves
@@ -94,9 +95,7 @@ class Trainer:
         with contextlib.ExitStack() as held:
             is_owner = self._hold_folder(ranks, held)
             if ranks.is_first:
-                self.run_folder.start(self.configuration, self.from_scratch)
                 self.interruption.watch(self.run_folder.path)
-            ranks.barrier()
             output = self.config.output
             watchdog = Watchdog.meet(
                 ranks.rank,
@@ -137,14 +136,17 @@ class Trainer:
         return ranks.close()
 
     def _hold_folder(self, ranks: Ranks, held: contextlib.ExitStack) -> Callable[[], bool]:
-        """Rank 0 locks the run folder for all; raises InputError on every rank when another job has it."""
+        """Rank 0 locks the run folder for all and makes it ready; raises InputError on every rank when it cannot."""
         is_owner: Callable[[], bool] = lambda: True  # noqa: E731
         problem = None
         if ranks.is_first:
             try:
                 is_owner = held.enter_context(self.run_folder.locked())
+                self.run_folder.start(self.configuration, self.from_scratch)
             except InputError as error:
                 problem = str(error)
+            except OSError as error:
+                problem = f"{error.filename or self.run_folder.path}: {error.strerror or error}; nothing was started"
         problem = ranks.from_first(problem)
         if problem:
             raise InputError(problem)
@@ -152,7 +154,8 @@ class Trainer:
 
     def _note(self, ranks: Ranks, kind: str, step: int | None, message: str, only_here: bool = False) -> None:
         if ranks.is_first or only_here:
-            self.run_folder.stopped(kind, step, message)
+            with contextlib.suppress(OSError):  # a full disk must not hide what is to be told
+                self.run_folder.stopped(kind, step, message)
 
     def _train(self, ranks: Ranks, watchdog: Watchdog, is_owner: Callable[[], bool]) -> None:
         output = self.config.output
@@ -171,8 +174,11 @@ class Trainer:
             engine = self._engine(ranks, checkpoint)
             size = sum(view.numel() * 4 for fragment in engine.fragments() for _, view in fragment.tensors())
             ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            saving = choose_saving(output.save_in_background, max(size, self._moments_bytes(engine)), ranks_here)
+            size = max(size, self._moments_bytes(engine))
+            saving = choose_saving(output.save_in_background, size, ranks_here)
             saves_in_background = ranks.all_agree(saving.value != "synchronous")
+            if saves_in_background:
+                store.prepare(size, on_gpu=ranks.device.type == "cuda")
             journal = self._journal(first_step) if ranks.is_first else None
             self._announce(engine, saving, first_step, skipped)
             around = Surroundings(ranks, store, watchdog, self.interruption, journal, skipped, saves_in_background)

@@ -281,15 +281,12 @@ class TrainingLoop:
             self._report_save(wait=True, is_last=True)
 
     def _report_save(self, wait: bool = False, is_last: bool = False) -> None:
-        """Say what came of the last save; a failed one is an alarm, and an error where no other follows."""
-        saved = self.store.finished(wait)
-        if saved is None:
-            return
-        if saved.problem is not None and is_last:
-            raise InputError(saved.problem)
-        if self.journal is not None:
-            if saved.problem is not None:
-                print(
-                    f"alarm: {saved.problem}; training goes on, the next save is tried as usual", file=sys.stderr, flush=True
-                )
-            self.journal.saved(saved)
+        """Say what came of saves; a failed one is an alarm, and an error where no other follows."""
+        while (saved := self.store.finished(wait)) is not None:
+            if saved.problem is not None and is_last and saved.step == self.last_saved:
+                raise InputError(saved.problem)
+            if self.journal is not None:
+                if saved.problem is not None:
+                    goes_on = "training goes on, the next save is tried as usual"
+                    print(f"alarm: {saved.problem}; {goes_on}", file=sys.stderr, flush=True)
+                self.journal.saved(saved)

@@ -192,11 +192,12 @@ class Watchdog:
         last = time.monotonic()
         while True:
             faulthandler.dump_traceback_later(self._hang + LAST_WORDS_SECONDS, exit=True, file=2)
+            before = time.monotonic()
             if self._ended.wait(self._beat):
                 return
             now = time.monotonic()
             # what stopped this thread for long stopped the others' too, perhaps: it does not count
-            self._was_stopped |= now - last > GRACE_BEATS * self._beat
+            self._was_stopped |= now - before > GRACE_BEATS * self._beat
             gap, last = min(now - last, GRACE_BEATS * self._beat), now
             incident = self._look(gap) if self.world_size > 1 else None
             if incident:

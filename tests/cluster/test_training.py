@@ -146,7 +146,7 @@ def test_the_supervisor_goes_on_with_the_host_that_is_left(
     (other,) = set(cluster.names) - {lost}
     log, run = tmp_path / "supervise.log", tmp_path / "run"
     command = (sys.executable, "launcher/supervise.py", "--hostfile", cluster.hostfile(), "--max_restarts", "3", "--")
-    supervisor = cluster.start(LOGIN, *command, *pretrain, log=log)
+    supervisor = cluster.start(LOGIN, *command, *pretrain, "output.dead_after_seconds=20", log=log)
     wait_for_step(run, CUT_AT, supervisor, log)
     before = max(line["step"] for line in read_metrics(run))
     cluster.cut(lost)

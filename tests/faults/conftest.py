@@ -37,7 +37,6 @@ RECOVERIES = pytest.StashKey[list[Recovery]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "faults: real kills, signals and full disks; minutes, `make test-faults`")
     config.stash[RECOVERIES] = []
 
 

@@ -2,8 +2,8 @@
 
 FAULTS in the environment is a JSON list of them, e.g. {"do": "SIGTERM", "in": "generation", "step": 8, "rank": 0}:
 - "in": one of PLACES; "step": from 0, or null for any; "rank": null for all;
-- "do": what happens there, once: a signal to this very process, or one of ACTIONS with its "argument". What is done to a
-  loss is done in all micro-batches of steps "step" .. "until" - 1.
+- "do": what happens there: a signal to this very process, or one of ACTIONS or ON_LOSS with its "argument";
+- once, or with "until" each time in steps "step" .. "until" - 1. A loss is hit in all micro-batches of its step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-FAULTS: list[dict[str, Any]] = json.loads(os.environ.get("FAULTS", "[]"))
+Fault = dict[str, Any]
+FAULTS: list[Fault] = json.loads(os.environ.get("FAULTS", "[]"))
 RANK = int(os.environ.get("RANK", "0"))
 PLACES = ("start", "micro-batch", "generation", "evaluation")
 LONGEST_WAIT = 120.0
@@ -73,24 +74,27 @@ ACTIONS: dict[str, Callable[[Any], None]] = {
 ON_LOSS = ("scale loss", "scale nll")  # of the gradient; of what is reported alone
 
 
+def is_due(fault: Fault) -> bool:
+    """Whether it strikes this rank in this step."""
+    first = fault.get("step")
+    in_time = first is None or first <= present_step < fault.get("until", first + 1)
+    return in_time and fault.get("rank") in (None, RANK)
+
+
 def strike(place: str) -> None:
     """Let happen what is due here and now."""
-    for fault in [f for f in FAULTS if f["in"] == place and f["do"] not in ON_LOSS]:
-        if fault.get("step") in (None, present_step) and fault.get("rank") in (None, RANK):
+    for fault in [f for f in FAULTS if f["in"] == place and f["do"] not in ON_LOSS and is_due(f)]:
+        if "until" not in fault:
             FAULTS.remove(fault)
-            if fault["do"] in ACTIONS:
-                ACTIONS[fault["do"]](fault["argument"])
-            else:
-                os.kill(os.getpid(), signal.Signals[fault["do"]])
+        if fault["do"] in ACTIONS:
+            ACTIONS[fault["do"]](fault["argument"])
+        else:
+            os.kill(os.getpid(), signal.Signals[fault["do"]])
 
 
 def factor(kind: str) -> float | None:
     """What a loss is multiplied with now: nan, inf or a number."""
-    for fault in FAULTS:
-        is_due = fault["step"] is not None and fault["step"] <= present_step < fault.get("until", fault["step"] + 1)
-        if fault["do"] == kind and fault.get("rank") in (None, RANK) and is_due:
-            return float(fault["argument"])
-    return None
+    return next((float(fault["argument"]) for fault in FAULTS if fault["do"] == kind and is_due(fault)), None)
 
 
 def main() -> None:

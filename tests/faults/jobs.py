@@ -134,11 +134,25 @@ class Starter:
     data: Path
     logs: Path
 
-    def start(self, run: Path, *more: str, num_ranks: int = 1, faults: Sequence[Fault] = (), **variables: str) -> Job:
-        """Start a job in a session of its own: one rank as plain python, more through DeepSpeed's launcher of a host."""
+    def start(
+        self,
+        run: Path,
+        *more: str,
+        num_ranks: int = 1,
+        faults: Sequence[Fault] = (),
+        by_runner: bool = False,
+        **variables: str,
+    ) -> Job:
+        """Start a job in a session of its own: one rank as plain python, more through DeepSpeed's launcher of a host.
+
+        `by_runner`: the command `deepspeed`, which starts that launcher after some seconds of its own.
+        """
         arguments = ["--recipe", self.recipe, "--data", self.data, "--run", run, *more]
         command = [sys.executable, SCRIPT, *arguments]
-        if num_ranks > 1:
+        if by_runner:
+            deepspeed = str(Path(sys.executable).with_name("deepspeed"))
+            command[:1] = [deepspeed, "--num_gpus", str(num_ranks), "--master_port", str(free_port())]
+        elif num_ranks > 1:
             world = base64.urlsafe_b64encode(json.dumps({"localhost": list(range(num_ranks))}).encode()).decode()
             launcher = ["-m", "deepspeed.launcher.launch", f"--world_info={world}", "--master_addr=127.0.0.1"]
             command[1:1] = [*launcher, f"--master_port={free_port()}"]

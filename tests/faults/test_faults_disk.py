@@ -9,6 +9,7 @@ import pytest
 
 from ernie_m.metrics import read_metrics
 from tests.faults.conftest import NUM_STEPS
+from tests.faults.faulty_pretrain import fill
 from tests.faults.jobs import Fault, Starter, cut_short, verified_steps
 from tests.integration.test_training import losses
 
@@ -27,10 +28,10 @@ def alarms(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("alarm: ")]
 
 
-def full(disk: Path) -> list[Fault]:
-    """The disk is full from FULL to FREED."""
+def full(disk: Path, freed: int) -> list[Fault]:
+    """The disk is full from step FULL to step `freed`, whatever is deleted on it meanwhile."""
     place = {"in": "micro-batch", "rank": 0, "argument": str(disk)}
-    return [{"do": "fill", "step": FULL, **place}, {"do": "free", "step": FREED, **place}]
+    return [{"do": "fill", "step": FULL, "until": freed, **place}, {"do": "free", "step": freed, **place}]
 
 
 def test_the_disk_of_one_rank_and_then_of_all_fills_up_and_the_training_goes_on(
@@ -39,7 +40,7 @@ def test_the_disk_of_one_rank_and_then_of_all_fills_up_and_the_training_goes_on(
     run = cut_short(undisturbed_pair, tmp_path / "run", BEGIN, small_disk / "checkpoints", kept=2)
     rank_1 = {"do": "limit", "in": "micro-batch", "rank": 1}  # its files may not grow as large as its part is
     one = [{**rank_1, "step": BEGIN + 1, "argument": 200_000}, {**rank_1, "step": FULL - 1, "argument": -1}]
-    code, job = starter.finish(run, num_ranks=2, faults=[*one, *full(small_disk)])
+    code, job = starter.finish(run, num_ranks=2, faults=[*one, *full(small_disk, FREED)])
     assert code == 0, job.text
     assert job.first_step == BEGIN
     failed = failed_saves(run)
@@ -60,8 +61,7 @@ def test_a_disk_that_is_full_at_the_last_save_is_one_clear_line_and_the_run_can_
     starter: Starter, undisturbed: Path, small_disk: Path, tmp_path: Path, record: Callable[..., None]
 ) -> None:
     run = cut_short(undisturbed, tmp_path / "run", BEGIN, small_disk / "checkpoints", kept=2)
-    for_good = full(small_disk)[:1]
-    code, job = starter.finish(run, faults=for_good)
+    code, job = starter.finish(run, faults=full(small_disk, freed=NUM_STEPS))
     assert code != 0
     (line,) = job.errors
     assert "No space left on device" in line
@@ -81,8 +81,21 @@ def test_a_run_folder_that_is_full_as_a_whole_keeps_no_training_from_going_on(
     starter: Starter, undisturbed: Path, small_disk: Path
 ) -> None:
     run = cut_short(undisturbed, small_disk / "run", BEGIN, kept=2)
-    code, job = starter.finish(run, faults=full(small_disk))
+    code, job = starter.finish(run, faults=full(small_disk, FREED))
     assert code == 0, job.text
     assert "No space left on device" in "".join(alarms(job.text))
     assert verified_steps(run)[0] == NUM_STEPS
     assert losses(run) == losses(undisturbed)
+
+
+def test_a_start_on_a_full_disk_is_refused_by_one_line_of_all_ranks(
+    starter: Starter, undisturbed_pair: Path, small_disk: Path
+) -> None:
+    run = cut_short(undisturbed_pair, small_disk / "run", BEGIN, kept=1)
+    fill(str(small_disk))
+    code, job = starter.finish(run, num_ranks=2)
+    assert code != 0
+    (line,) = job.errors
+    assert "config.yaml: No space left on device" in line
+    assert "Traceback" not in job.text
+    assert verified_steps(run) == [BEGIN]

@@ -96,6 +96,7 @@ def ends(run: Path) -> list[dict[str, Any]]:
     return [line for line in read_ledger(run) if line["event"] == "end"]
 
 
+@pytest.mark.faults
 def test_training_whose_ranks_are_killed_at_random_moments_is_brought_to_its_end(
     data: Path, supervise: Any, tmp_path: Path
 ) -> None:
@@ -151,6 +152,7 @@ def test_what_was_refused_in_mid_run_is_not_tried_again(supervise: Any, tmp_path
     assert [line["reason"] for line in ends(tmp_path / "run")] == [message]
 
 
+@pytest.mark.faults
 def test_a_job_that_gets_nowhere_is_given_up(supervise: Any, tmp_path: Path) -> None:
     plan(tmp_path, {"end": "exit 1"}, {"end": "exit 0"})
     job = supervise(SCRIPTED, ["--num_ranks", 1, "--no_progress_limit", 2])
@@ -198,6 +200,7 @@ def test_a_finished_job_that_lingers_is_ended_and_a_second_supervisor_refused(su
     assert job.job() == []
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(shutil.which("pdsh") is None, reason="pdsh is not installed")
 def test_hosts_that_vanish_or_keep_failing_are_left_out_and_the_others_go_on(supervise: Any, tmp_path: Path) -> None:
     """Three hosts behind the real deepspeed and pdsh; only ssh is a stand-in, which runs their shells here."""

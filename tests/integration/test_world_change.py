@@ -1,32 +1,28 @@
-"""A run goes on with any number of ranks, in any ZeRO stage, as if nothing had happened; real jobs throughout.
+"""A run goes on with any number of ranks, in any ZeRO stage, as if nothing had happened.
 
-Every job runs to its end; then its later checkpoints are taken away, as a crash would have, and the next job, of another
-shape, goes on from there.
+Jobs are killed (kill -9, all ranks) as soon as a checkpoint is committed; the next one, of another shape, goes on from it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from safetensors import safe_open
 
-from ernie_m.checkpoint import committed_folders, read_manifest, step_of
+from ernie_m.checkpoint import MANIFEST_FILE, committed_folders, folder_name, read_manifest, step_of
+from ernie_m.fragments import MOMENTS, WEIGHT
 from ernie_m.metrics import read_metrics
-from tests.integration.conftest import ROOT, environment
+from tests.integration.forked_ranks import ForkedRanks, Job
 
 BETWEEN_CHANGES = 20
-TOLERANCE = 1e-5  # nats; ranks add up gradients in another order
-RECIPE = {
+TOLERANCE = 1e-5  # nats; another number of ranks adds up gradients in another order
+RECIPE: dict[str, Any] = {
     "stages": [
         {"steps": 45, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}},
         {"steps": 35, "rows": {"MMLM": 1, "CAMLM": 1, "BTMLM": 1}},
@@ -40,43 +36,43 @@ RECIPE = {
     "output": {"log_every": 20, "save_every": BETWEEN_CHANGES, "keep_last": 100, "evaluate_every": 0},
 }
 NUM_STEPS = 80
-
-StartRanks = Callable[..., "subprocess.Popen[str]"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """The shape of one job."""
-
-    num_ranks: int
-    zero_stage: int
-    micro_batch_rows: int = 2
-
-    @property
-    def options(self) -> tuple[str, str]:
-        return f"engine.zero_stage={self.zero_stage}", f"batch.micro_batch_rows={self.micro_batch_rows}"
+SHORT = {  # with dropout, for jobs that must repeat each other bit for bit
+    "stages": [{"steps": 12, "rows": {"MMLM": 1, "TLM": 1, "BTMLM": 1}}],
+    "model": {**RECIPE["model"], "dropout": 0.1},
+    "output": {**RECIPE["output"], "save_every": 6, "log_every": 1},
+}
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(RECIPE))
+def written(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
     return path
 
 
-def run_job(start_ranks: StartRanks, job: Job, recipe: Path, data: Path, run: Path) -> str:
-    arguments = ("launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run)
-    text, _ = start_ranks(job.num_ranks, *arguments, *job.options).communicate(timeout=240)
-    assert (run / "COMPLETE").is_file(), text
-    return text
+@pytest.fixture(scope="module")
+def forked() -> ForkedRanks:
+    return ForkedRanks()
 
 
-def go_back(run: Path, step: int) -> None:
-    """As if the job had died just behind its checkpoint of `step` steps."""
-    (run / "COMPLETE").unlink()
-    for folder in committed_folders(run / "checkpoints"):
+def job_of(recipe: Path, data: Path, run: Path, num_ranks: int, zero_stage: int, rows: int = 2, **more: Any) -> Job:
+    precision = f"engine.precision={more.pop('precision', 'fp32')}"
+    overrides = (f"engine.zero_stage={zero_stage}", f"batch.micro_batch_rows={rows}", precision)
+    return Job(recipe, data, run, num_ranks, overrides, **more)
+
+
+def killed_behind(forked: ForkedRanks, job: Job, step: int) -> None:
+    """Run a job until the checkpoint of `step` steps is committed; a later one, if it came to that, is taken away."""
+    checkpoints = job.run / "checkpoints"
+    forked.kill(job, (checkpoints / folder_name(step) / MANIFEST_FILE).is_file)
+    assert step in map(step_of, committed_folders(checkpoints)), job.text()
+    (job.run / "COMPLETE").unlink(missing_ok=True)
+    for folder in committed_folders(checkpoints):
         if step_of(folder) > step:
             shutil.rmtree(folder)
+
+
+def finished(forked: ForkedRanks, job: Job) -> None:
+    forked.finish(job)
+    assert (job.run / "COMPLETE").is_file(), job.text()
 
 
 def losses(run: Path) -> dict[int, dict[str, float]]:
@@ -96,10 +92,8 @@ def worst_difference(run: Path, other: Path) -> float:
 
 
 def assert_whole(folder: Path, num_ranks: int) -> None:
-    """Every element of every parameter lies in exactly one file, once for each kind."""
-    counts: Counter[tuple[str, str]] = Counter()
-    ends: Counter[tuple[str, str]] = Counter()
-    spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    """Weight and moments of every element of every parameter lie in the files of all ranks, each exactly once."""
+    spans: dict[str, dict[str, list[tuple[int, int]]]] = {}
     files = sorted(folder.glob("rank_*.safetensors"))
     assert len(files) == read_manifest(folder).world_size == num_ranks
     for path in files:
@@ -108,54 +102,109 @@ def assert_whole(folder: Path, num_ranks: int) -> None:
                 name, _, rest = key.rpartition("@")
                 start, _, kind = rest.partition(":")
                 (size,) = file.get_slice(key).get_shape()
-                spans.setdefault((name, kind), []).append((int(start), int(start) + size))
-                counts[name, kind] += size
-                ends[name, kind] = max(ends[name, kind], int(start) + size)
-    names = {name for name, _ in spans}
-    assert set(spans) == {(name, kind) for name in names for kind in ("weight", "exp_avg", "exp_avg_sq")}
-    for found in spans.values():
-        assert [start for start, _ in sorted(found)] == [0, *(stop for _, stop in sorted(found)[:-1])]
-    assert counts == ends
-    assert len({tuple(counts[name, kind] for name in sorted(names)) for kind in ("weight", "exp_avg", "exp_avg_sq")}) == 1
+                spans.setdefault(name, {}).setdefault(kind, []).append((int(start), int(start) + size))
+    assert len(spans) > 30
+    for kinds in spans.values():
+        assert set(kinds) == {WEIGHT, *MOMENTS}
+        assert sorted(kinds[WEIGHT]) == sorted(kinds[MOMENTS[0]]) == sorted(kinds[MOMENTS[1]])
+        starts, stops = zip(*sorted(kinds[WEIGHT]), strict=True)
+        assert starts == (0, *stops[:-1]), "a gap or an overlap"
 
 
-def run_chain(start_ranks: StartRanks, jobs: Sequence[Job], recipe: Path, data: Path, run: Path) -> None:
-    """Job after job, each going on where the one before had saved; each but the last runs BETWEEN_CHANGES steps of use."""
-    for number, job in enumerate(jobs):
-        if number:
-            go_back(run, number * BETWEEN_CHANGES)
-        text = run_job(start_ranks, job, recipe, data, run)
-        start = f"starting at step {number * BETWEEN_CHANGES}" if number else "starting from scratch"
-        assert start in text
-        assert_whole(run / "checkpoints" / f"step_{(number + 1) * BETWEEN_CHANGES:08d}", job.num_ranks)
+def tensors_of(folder: Path) -> dict[str, bytes]:
+    """Every fragment's bytes."""
+    found = {}
+    for path in sorted(folder.glob("rank_*.safetensors")):
+        with safe_open(path, framework="numpy") as file:
+            found.update({key: file.get_tensor(key).tobytes() for key in file.keys()})  # noqa: SIM118
+    return found
 
 
 @pytest.fixture(scope="module")
-def undisturbed(recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("recipe") / "tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forked: ForkedRanks, recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One rank, from the first to the last step; losses depend neither on ranks nor on the stage, so it serves all."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    command = ["launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run]
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    finished(forked, job_of(recipe, data, run, num_ranks=1, zero_stage=1))
     return run
+
+
+def run_chain(forked: ForkedRanks, jobs: Sequence[Job]) -> None:
+    """Job after job, each going on from the last checkpoint of the one before."""
+    for number, job in enumerate(jobs):
+        step = (number + 1) * BETWEEN_CHANGES
+        finished(forked, job) if number == len(jobs) - 1 else killed_behind(forked, job, step)
+        start = f"starting at step {number * BETWEEN_CHANGES}" if number else "starting from scratch"
+        assert start in job.text(), job.text()
+        assert_whole(job.run / "checkpoints" / folder_name(step), job.num_ranks)
 
 
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_losses_go_on_from_2_ranks_to_1_to_2_to_4(
-    zero_stage: int, undisturbed: Path, start_ranks: StartRanks, recipe: Path, data: Path, tmp_path: Path
+    zero_stage: int, undisturbed: Path, forked: ForkedRanks, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
-    jobs = [Job(num_ranks, zero_stage) for num_ranks in (2, 1, 2, 4)]
-    run_chain(start_ranks, jobs, recipe, data, tmp_path / "run")
+    run_chain(forked, [job_of(recipe, data, tmp_path / "run", num_ranks, zero_stage) for num_ranks in (2, 1, 2, 4)])
     worst = worst_difference(tmp_path / "run", undisturbed)
     print(f"ZeRO {zero_stage}, 2 -> 1 -> 2 -> 4 ranks: worst difference {worst:.1e} nats")
     assert worst <= TOLERANCE
 
 
 def test_losses_go_on_through_all_stages_and_other_micro_batches(
-    undisturbed: Path, start_ranks: StartRanks, recipe: Path, data: Path, tmp_path: Path
+    undisturbed: Path, forked: ForkedRanks, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
-    jobs = [Job(2, 2, 2), Job(1, 3, 4), Job(2, 0, 1), Job(2, 0, 4)]
-    run_chain(start_ranks, jobs, recipe, data, tmp_path / "run")
+    shapes = ((2, 2, 2), (1, 3, 4), (2, 0, 1), (2, 0, 4))  # ranks, stage, rows at a time; stage 0 read and written by two
+    run_chain(forked, [job_of(recipe, data, tmp_path / "run", *shape) for shape in shapes])
     worst = worst_difference(tmp_path / "run", undisturbed)
-    print(f"ZeRO 2 -> 3 -> 0 -> 0, 2, 4, 1, 4 rows at a time: worst difference {worst:.1e} nats")
+    print(f"ZeRO 2 -> 3 -> 0 -> 0 with other micro-batches: worst difference {worst:.1e} nats")
     assert worst <= TOLERANCE
+
+
+SHAPES = [(0, "bf16"), (1, "bf16"), (3, "bf16"), (1, "fp16"), (3, "fp16")]
+
+
+@pytest.mark.parametrize(("zero_stage", "precision"), SHAPES)
+def test_the_same_ranks_go_on_bit_for_bit(
+    zero_stage: int, precision: str, forked: ForkedRanks, data: Path, tmp_path: Path
+) -> None:
+    """Also in half precision, where the model holds rounded weights: masters, moments and loss scale come back exactly."""
+    recipe = written(tmp_path / "tiny.yaml", **SHORT)
+    more = {"precision": precision, "pretend_fp16": precision == "fp16"}
+    whole = job_of(recipe, data, tmp_path / "whole", 2, zero_stage, **more)
+    finished(forked, whole)
+    shutil.copytree(whole.run, tmp_path / "run")
+    resumed = job_of(recipe, data, tmp_path / "run", 2, zero_stage, **more)
+    (resumed.run / "COMPLETE").unlink()
+    shutil.rmtree(resumed.run / "checkpoints" / folder_name(12))
+    finished(forked, resumed)
+    assert "starting at step 6" in resumed.text()
+    assert losses(resumed.run) == losses(whole.run)
+    ends = [run / "checkpoints" / folder_name(12) for run in (whole.run, resumed.run)]
+    assert tensors_of(ends[0]) == tensors_of(ends[1])
+    counters = [read_manifest(folder).state["counters"] for folder in ends]
+    assert counters[0] == counters[1]
+    scales = [[line["loss_scale"] for line in read_metrics(run) if "loss_scale" in line] for run in (whole.run, resumed.run)]
+    assert scales[0] == scales[1]
+    if precision == "fp16":
+        middle = read_manifest(whole.run / "checkpoints" / folder_name(6)).state["counters"]
+        assert middle["loss_scaler"]["cur_iter"] > 0
+        assert middle["loss_scaler"]["cur_scale"] == scales[0][5] > 1
+        assert 0 < middle["updates"] < counters[0]["updates"]
+
+
+def test_ranks_that_do_not_divide_the_batch_are_refused_and_nothing_is_touched(
+    undisturbed: Path, forked: ForkedRanks, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    (run / "COMPLETE").unlink()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    job = job_of(recipe, data, run, num_ranks=3, zero_stage=1)
+    forked.finish(job)
+    assert "8 is not a multiple of micro_batch_rows 2 x 3 ranks = 6; the nearest that is: 6" in job.text()
+    assert "with this batch: 2 ranks or 4 ranks" in job.text()
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+    assert json.loads((undisturbed / "COMPLETE").read_text())["steps"] == NUM_STEPS

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ernie_m.checkpoint import Checkpoint, committed_folders, read_manifest, step_of, verify
-from ernie_m.checkpoint_store import CheckpointStore, Retention, Saved, choose_saving
+from ernie_m.checkpoint_store import CheckpointStore, Retention, Saved
 from ernie_m.console import InputError
+from ernie_m.host_copy import choose_saving
 
 PROBE = {"rows_BS": torch.arange(6, dtype=torch.int32).reshape(2, 3)}
 VOTES_TO_COMMIT = 3  # made afresh, written, published; one more asks whether anything may go
@@ -34,6 +36,9 @@ class Alone:
         self.votes += 1
         self.at.get(self.votes, lambda: None)()
         return mine and self.votes != self.veto
+
+    def from_first(self, value: Any) -> Any:
+        return value
 
 
 class Round:
@@ -59,6 +64,9 @@ class OneOfSeveral:
         self.num_votes += 1
         self.after.get(self.num_votes, lambda: None)()
         return agreed
+
+    def from_first(self, value: Any) -> Any:
+        return value
 
 
 def state_of(step: int) -> dict[str, Tensor]:

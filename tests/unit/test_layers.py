@@ -17,7 +17,18 @@ LAYERS = (
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
     {"objectives", "packing", "attention", "loss"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
-    {"ranks", "engine", "fragments", "checkpoint", "checkpoint_store", "probe", "metrics", "evaluation", "divergence"}
+    {
+        "ranks",
+        "engine",
+        "fragments",
+        "checkpoint",
+        "checkpoint_store",
+        "host_copy",
+        "probe",
+        "metrics",
+        "evaluation",
+        "divergence",
+    }
     | {"tracking", "heartbeat", "watchdog"},
     {"run_folder", "recipe", "journal", "training_loop", "trainer", "supervision", "hosts", "interop", "downstream"},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -175,6 +176,9 @@ class Alone:
 
     def all_agree(self, mine: bool) -> bool:
         return mine
+
+    def from_first(self, value: Any) -> Any:
+        return value
 
 
 def test_tools_read_configuration_and_newest_checkpoint(started: RunFolder, tmp_path: Path) -> None:
