@@ -127,11 +127,12 @@ class CheckpointStore:
         state: dict[str, Any],
         probe: Mapping[str, Tensor] | None = None,
         in_background: bool = False,
+        veto: str | None = None,
     ) -> None:
         """Start a checkpoint of `step` finished steps; all ranks call it alike. `finished` tells what came of it.
 
         `tensors` is this rank's part (fp32, flat), `probe` a few rows (rank 0 writes them). In the background `tensors`
-        may change as soon as this returns.
+        may change as soon as this returns. `veto` says why this rank votes against it from the start.
         """
         started = time.perf_counter()
         self._wait()
@@ -139,7 +140,7 @@ class CheckpointStore:
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if not in_background:
             committed = Future[Saved]()
-            problem = self._commit(step, copied, state, probe)
+            problem = self._commit(step, copied, state, probe, veto)
             seconds = time.perf_counter() - started
             committed.set_result(Saved(step, problem, seconds, seconds, size))
             self._running = committed
@@ -147,7 +148,7 @@ class CheckpointStore:
         stalled = time.perf_counter() - started
 
         def behind() -> Saved:
-            return Saved(step, self._commit(step, copied, state, probe), time.perf_counter() - started, stalled, size)
+            return Saved(step, self._commit(step, copied, state, probe, veto), time.perf_counter() - started, stalled, size)
 
         self._running = self._thread.submit(behind)
 
@@ -171,14 +172,19 @@ class CheckpointStore:
             self._running = None
 
     def _commit(
-        self, step: int, tensors: Mapping[str, Tensor], state: dict[str, Any], probe: Mapping[str, Tensor] | None
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        state: dict[str, Any],
+        probe: Mapping[str, Tensor] | None,
+        veto: str | None,
     ) -> str | None:
         """Write, vote, rename, retire; returns what went wrong. A collective of the voters."""
         final = self.folder / folder_name(step)
         aside = final.with_name(final.name + ASIDE)
         first = self.voters.rank == 0
         phases = [
-            lambda: _made_afresh(aside) if first else None,
+            lambda: _begin(aside if first else None, veto),
             lambda: self._write_mine(aside, tensors, probe),
             lambda: self._publish(aside, final, step, state) if first else None,
         ]
@@ -287,6 +293,9 @@ class CheckpointStore:
         return None
 
 
-def _made_afresh(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def _begin(folder: Path | None, veto: str | None) -> None:
+    if veto:
+        raise OSError(veto)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)

@@ -98,11 +98,10 @@ class Journal:
         line = {"step": saved.step, "save_seconds": saved.seconds, "save_stalled_seconds": saved.stalled}
         self._write([line | {"save_failed": 1}] if saved.problem else [line])
 
-    def sync(self) -> None:
-        """All lines so far to the disk."""
-        for log in (self._metrics, self._spikes, self._samples):
-            if log is not None:
-                log.sync()
+    def sync(self) -> str | None:
+        """All lines so far to the disk; what keeps some from it."""
+        problems = [log.sync() for log in (self._metrics, self._spikes, self._samples) if log is not None]
+        return next(filter(None, problems), None)
 
     def close(self) -> None:
         """Close all files and curves."""

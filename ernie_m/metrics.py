@@ -69,10 +69,11 @@ class LineLog:
             if not was_waiting:
                 print(f"alarm: {self.path}: {error.strerror}; its lines wait in memory", file=sys.stderr, flush=True)
 
-    def sync(self) -> None:
-        """To the disk: a checkpoint that follows must not be ahead of its log."""
+    def sync(self) -> str | None:
+        """To the disk; what keeps lines from it. A checkpoint must not be ahead of its log."""
         self.write([])
         os.fsync(self._file.fileno())
+        return f"{self.path}: {len(self._waiting)} bytes of lines find no room" if self._waiting else None
 
     def close(self) -> None:
         self.sync()

@@ -260,8 +260,7 @@ class TrainingLoop:
         watchdog = self.around.watchdog
         watchdog.progress(f"saving step {done}")
         started = time.monotonic()
-        if self.journal is not None:
-            self.journal.sync()
+        veto = self.journal.sync() if self.journal is not None else None
         probe = make_probe(self.data, min(done, self.num_steps - 1))
         state = {
             "precision": self.engine.precision.value,
@@ -272,7 +271,7 @@ class TrainingLoop:
         }
         tensors = {key: view for fragment in self.engine.fragments() for key, view in fragment.tensors()}
         behind = self.around.saves_in_background and not in_the_open
-        self.store.save(done, tensors, state, probe, in_background=behind)
+        self.store.save(done, tensors, state, probe, in_background=behind, veto=veto)
         self.last_saved, self.saved_at, self.save_is_due = done, time.monotonic(), False
         if self.journal is not None:
             self.journal.pause(time.monotonic() - started)

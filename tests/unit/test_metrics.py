@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +93,20 @@ def test_curves_are_drawn(tmp_path: Path, with_gain: bool) -> None:
     path = draw_curves(tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
+
+
+def test_lines_that_find_no_room_wait_and_are_told(tmp_path: Path) -> None:
+    """RLIMIT_FSIZE stands for the full disk, in a process of its own."""
+    program = (
+        "import errno, resource, signal, sys; from pathlib import Path; import ernie_m.metrics as m\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); m.DISK_IS_FULL = (errno.EFBIG,)\n"
+        "log = m.LineLog(Path(sys.argv[1]), 0); log.write([{'step': 1}]); assert log.sync() is None\n"
+        "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]; resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))\n"
+        "log.write([{'step': 2}]); log.write([{'step': 3}]); assert 'find no room' in log.sync()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard)); assert log.sync() is None; log.close()\n"
+    )
+    path = tmp_path / METRICS_FILE
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("alarm: ") == 1
+    assert read_lines(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
