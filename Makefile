@@ -15,7 +15,7 @@ demo: environment
 test: lint
 	$(BIN)/python -m pytest
 
-# Kills, full disks, signals: what a job must survive. Prints the steps lost and the seconds to the first step after each.
+# Kills, full disks, signals, another number of ranks: what a job must survive. Prints the steps lost and the seconds to the first step after each.
 test-faults: environment
 	$(BIN)/python -m pytest tests -m faults
 

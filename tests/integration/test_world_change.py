@@ -143,6 +143,7 @@ def run_chain(forked: ForkedRanks, jobs: Sequence[Job]) -> None:
         assert_whole(job.run / "checkpoints" / folder_name(step), job.num_ranks)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("zero_stage", [1, 2, 3])
 def test_losses_go_on_from_2_ranks_to_1_to_2_to_4(
     zero_stage: int, undisturbed: Path, forked: ForkedRanks, recipe: Path, data: Path, tmp_path: Path
@@ -153,6 +154,7 @@ def test_losses_go_on_from_2_ranks_to_1_to_2_to_4(
     assert worst <= TOLERANCE
 
 
+@pytest.mark.faults
 def test_losses_go_on_through_all_stages_and_other_micro_batches(
     undisturbed: Path, forked: ForkedRanks, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
