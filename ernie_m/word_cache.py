@@ -80,13 +80,14 @@ class WordCache:
     def clear(self) -> None:
         """Forget all words; the counters stay."""
         self._table = WordTable(self.max_words)
-        # by place in the table; a word that is absent or only noted has no ids and holds in no text
-        self._start = np.zeros(self.max_words + 1, np.int64)  # in the pool
-        self._length = np.zeros(self.max_words + 1, np.int32)
-        self._limit = np.zeros(self.max_words + 1, np.float32)
-        self._is_kept = np.zeros(self.max_words + 1, np.bool_)
-        self._times_seen = np.zeros(self.max_words + 1, np.uint8)  # before it was kept
-        self._was_used = np.zeros(self.max_words + 1, np.bool_)
+        # by place in the table; a word that is absent or only noted has no ids and holds in no text. Written, not np.zeros:
+        # a rank's memory is then the same for a short corpus and a long one
+        self._start = np.full(self.max_words + 1, 0, np.int64)  # in the pool
+        self._length = np.full(self.max_words + 1, 0, np.int32)
+        self._limit = np.full(self.max_words + 1, 0, np.float32)
+        self._is_kept = np.full(self.max_words + 1, False)
+        self._times_seen = np.full(self.max_words + 1, 0, np.uint8)  # before it was kept
+        self._was_used = np.full(self.max_words + 1, False)
         self._pool = Column(np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> EncodedTexts:

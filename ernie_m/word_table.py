@@ -59,9 +59,9 @@ class WordTable:
         self.max_words, self.num_words = max_words, 0
         self._shift, self._mask = np.uint64(64 - bits), (1 << bits) - 1
         self._place_at = np.full(1 << bits, ABSENT, np.int32)
-        self._columns = np.zeros((max_words + 1, NUM_COLUMNS), np.uint64)
+        self._columns = np.full((max_words + 1, NUM_COLUMNS), 0, np.uint64)  # written, not np.zeros: all memory is taken now
         self._sizes = np.full(max_words + 1, MAX_BYTES + 1, np.uint8)
-        self._hashes = np.zeros(max_words + 1, np.uint64)
+        self._hashes = np.full(max_words + 1, 0, np.uint64)
 
     def find(self, words: Words, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
         """The places of the chosen words, ABSENT for those that are not here: int32."""

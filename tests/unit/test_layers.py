@@ -30,7 +30,8 @@ LAYERS = (
         "divergence",
     }
     | {"tracking", "heartbeat", "watchdog"},
-    {"run_folder", "recipe", "journal", "training_loop", "trainer", "supervision", "hosts", "interop", "downstream"},
+    {"run_folder", "recipe", "journal", "training_loop", "trainer", "supervision", "hosts", "interop", "downstream"}
+    | {"planning"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
 TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source"}

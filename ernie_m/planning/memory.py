@@ -1,0 +1,174 @@
+"""Bytes that one rank holds, by part, at the moments of a step when it holds most.
+
+1. What is always there (`standing`): weights, fp32 master weights, Adam's moments, DeepSpeed's bucket.
+2. What a micro-batch adds: saved activations (`activation_bytes`), logits of one chunk (`logit_bytes`), gradients.
+3. `moments` adds them up at BTMLM's generation, the head's backward, the last layer's backward, the embedding's backward
+   and the optimizer's step; `peak` is the largest of these sums.
+
+The formulas follow what ernie_m.model, ernie_m.loss and DeepSpeed 0.19 allocate (each names its source) and are tested
+against allocations measured on CPU: tests/integration/test_planning_memory.py.
+
+Legend: T tokens of a micro-batch, N its predicted positions, D hidden, F feed-forward, V vocabulary, P parameters,
+W ranks, w bytes of a number in the training precision (fp32 4, bf16 and fp16 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ernie_m.hosts.job import parameter_count
+
+if TYPE_CHECKING:  # planning needs no torch, which these import
+    from ernie_m.model import ModelConfig
+
+PARTS = ("weights", "optimizer", "gradients", "buckets", "activations", "logits", "temporary")
+Memory = dict[str, float]
+"""Bytes of each of PARTS."""
+
+MOMENTS = ("update", "generation", "head", "head's weight", "last layer", "embedding")
+"""When a rank may hold most."""
+MAX_LOGITS = 1 << 26
+"""Logits of a chunk of the head: ernie_m.loss.MAX_LOGITS (a test keeps them equal)."""
+LIVE_PARAMETERS = 10**9
+"""ZeRO-3 keeps up to so many gathered weights (stage3_max_live_parameters and stage3_max_reuse_distance)."""
+BUCKET_ELEMENTS = 500_000_000
+"""DeepSpeed's default reduce_bucket_size; with contiguous_gradients all of it is allocated in every backward."""
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How the training state is spread: ranks, ZeRO stage, bytes w of a number, elements of DeepSpeed's bucket."""
+
+    num_ranks: int
+    zero_stage: int
+    width: int
+    bucket_elements: int = BUCKET_ELEMENTS
+    on_gpu: bool = True
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank processes at a time: rows of `sequence_length`, of which so many positions are predicted in all.
+
+    `generating_rows` of them hold `placeholders` placeholders in all (BTMLM). `accumulates`: not the step's only one.
+    """
+
+    rows: int
+    sequence_length: int
+    predicted: float
+    generating_rows: float = 0
+    placeholders: float = 0
+    accumulates: bool = True
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.sequence_length
+
+
+def total(memory: Memory) -> float:
+    """Bytes in all."""
+    return sum(memory.values())
+
+
+def peak(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: bool = True) -> tuple[str, Memory]:
+    """The moment at which the sum of the parts is largest, and the parts then."""
+    return max(moments(model, sharding, batch, sdpa), key=lambda moment: total(moment[1]))
+
+
+def standing(num_parameters: int, sharding: Sharding) -> Memory:
+    """What is there between steps (ZeRO, arXiv 1910.02054, figure 1), and the bucket of every backward.
+
+    Stages 1-3 keep an fp32 copy of this rank's share of the weights even in fp32; stage 0 does so in half precision only.
+    """
+    P, w, stage = num_parameters, sharding.width, sharding.zero_stage
+    share = P / sharding.num_ranks if stage else P
+    return {
+        "weights": float(w * (share if stage == 3 else P)),
+        "optimizer": float((12 if stage or w < 4 else 8) * share),
+        "buckets": float(w * sharding.bucket_elements) if stage else 0.0,
+    }
+
+
+def activation_bytes(model: ModelConfig, batch: MicroBatch, width: int, sdpa: bool, on_gpu: bool) -> tuple[float, float]:
+    """(saved by all of the trunk up to the backward, held beside it while a layer is recomputed).
+
+    A token saves in a layer, in numbers of w bytes (Korthikanti et al., arXiv 2205.05198, equation 1, less its dropout masks
+    and attention matrix; 34 bytes there, 32 here): input D, query, key and value 3 D, attended D, two inputs of norms 2 D,
+    input of the feed-forward D, GELU's input and output 2 F. Beside these: fp32 statistics of two norms and of each head's
+    softmax; SDPA's dense mask, made a number per key and saved by every layer; one byte a hidden number and dropout on
+    GPUs (a mask), w on CPU (noise). With checkpointing a layer saves its input, and one layer at a time is whole.
+    """
+    T, D, S = batch.tokens, model.hidden_size, batch.sequence_length
+    dropped = (1 if on_gpu else width) * D if model.dropout else 0
+    layer = width * (8 * D + 2 * model.ffn_size) + 4 * (4 + model.num_heads) + 2 * dropped
+    if sdpa:
+        layer += width * S
+    if model.attention_dropout:  # off the fast path: scores, weights and their dropout, for every head
+        layer += 3 * width * model.num_heads * S
+    embedding = width * D + 8 + dropped + 7 * 4 + (S if sdpa else 0)  # and the batch's seven integers, its bool mask
+    if model.activation_checkpointing:
+        return T * (embedding + model.num_layers * width * D), T * layer
+    return T * (embedding + model.num_layers * layer), 0.0
+
+
+def logit_bytes(model: ModelConfig, predicted: float, width: int) -> tuple[float, float, float]:
+    """(logits at their peak, logits while their weight's gradient is made, gradient [V, D] of earlier chunks), bytes.
+
+    Of the chunk at hand, fp32: log-softmax, its gradient, and the logits' gradient; then the last alone, and in w bytes.
+    """
+    D, V = model.hidden_size, model.vocab
+    chunk = min(predicted, _chunk(model))
+    inputs = 4 * width * predicted * D
+    return 12 * chunk * V + inputs, (4 + width % 4) * chunk * V + inputs, width * V * D if predicted > chunk else 0.0
+
+
+def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: bool = True) -> Iterator[tuple[str, Memory]]:
+    """The moments of a step at which a rank may hold most, each with its parts."""
+    P, w, W, stage = parameter_count(model), sharding.width, sharding.num_ranks, sharding.zero_stage
+    D, T = model.hidden_size, batch.tokens
+    word_embedding = w * model.vocab * D
+    fixed = dict.fromkeys(PARTS, 0.0) | standing(P, sharding)
+    yield "update", fixed | _update(model, sharding)
+    if stage == 3 and W > 1:
+        fixed["weights"] += w * min(P, LIVE_PARAMETERS)  # gathered for the forward, kept for the backward
+    # Stages 0 and 1 leave the gradient of all weights from one micro-batch to the next, 2 and 3 this rank's share of it.
+    left = w * (P if stage < 2 else P / W) if batch.accumulates else 0.0
+    made = w * P if stage < 2 else left + w * P / W
+    saved, recomputed = activation_bytes(model, batch, w, sdpa, sharding.on_gpu)
+    # The bucket comes with a step's first gradient, behind the head of its first micro-batch; ZeRO-3's stays for good.
+    early = fixed if batch.accumulates or stage == 3 else fixed | {"buckets": 0.0}
+    logits, logits_gradient, earlier_chunks = logit_bytes(model, batch.predicted, w)
+    if batch.generating_rows:
+        tokens = batch.generating_rows * batch.sequence_length
+        hidden = tokens * (w * (8 * D + model.ffn_size) + (w + 1) * batch.sequence_length * sdpa)
+        generated = w * min(batch.placeholders, _chunk(model)) * model.vocab
+        yield "generation", early | {"gradients": left, "activations": hidden, "logits": generated}
+    in_head = early | {"gradients": left, "activations": saved}
+    yield "head", in_head | {"logits": logits, "temporary": earlier_chunks}
+    yield "head's weight", in_head | {"logits": logits_gradient, "temporary": earlier_chunks + word_embedding}
+    # The tied weight's gradient waits beside the others until the embedding's own has come to it.
+    whole = T * w * (2 * model.ffn_size + 3 * D)
+    last = {"gradients": left, "activations": saved + recomputed, "temporary": word_embedding + whole}
+    yield "last layer", fixed | last
+    doubled = 2 if batch.accumulates and stage < 2 else 1
+    yield "embedding", fixed | {"gradients": made, "activations": 3.0 * T * w * D, "temporary": doubled * word_embedding}
+
+
+def _update(model: ModelConfig, sharding: Sharding) -> Memory:
+    """At Adam's step: the gradient as it was reduced and in fp32, Adam's temporaries (its loop holds 2, foreach 1)."""
+    P, w, stage = parameter_count(model), sharding.width, sharding.zero_stage
+    if stage == 0:
+        copies = 4 * P if w < 4 else 0
+        temporaries = 4 * P if sharding.on_gpu else 8 * model.vocab * model.hidden_size
+        return {"gradients": w * P, "temporary": copies + temporaries}
+    share = P / sharding.num_ranks
+    # Gradients of other ranks' weights are views of the bucket in stage 1; ZeRO-3 keeps its bucket for good.
+    bucket_stays = stage == 3 or (stage == 1 and sharding.num_ranks > 1)
+    bucket = w * sharding.bucket_elements if bucket_stays else 0
+    return {"gradients": w * share, "buckets": bucket, "temporary": 4 * share * (2 if sharding.on_gpu else 3)}
+
+
+def _chunk(model: ModelConfig) -> int:
+    return max(1, MAX_LOGITS // model.vocab)

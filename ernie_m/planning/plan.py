@@ -1,0 +1,182 @@
+"""Which ZeRO stage, micro-batch and checkpointing to take for a recipe on so many ranks of a device, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ernie_m.console import InputError
+from ernie_m.hosts.job import parameter_count
+from ernie_m.objectives import OBJECTIVES
+from ernie_m.planning import memory, speed
+
+if TYPE_CHECKING:
+    from ernie_m.dataloader import StageConfig
+    from ernie_m.recipe import TrainingConfig
+
+PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+REFUSED = (("fp16", 0),)
+"""DeepSpeed's stage 0 skips the loss scale: EngineConfig refuses it."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run: `micro_batch` 0 where not even a row fits; `step_seconds` of each of the recipe's stages."""
+
+    precision: str
+    zero_stage: int
+    checkpointing: bool
+    micro_batch: int
+    accumulation: int
+    moment: str
+    memory: memory.Memory
+    fits: bool
+    step_seconds: tuple[float, ...] = ()
+    shares: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Of the first stage's step: computing, optimizer, communication."""
+    days: float = float("inf")
+
+    def keys(self) -> str:
+        """The recipe's keys for it."""
+        return (
+            f"engine.zero_stage={self.zero_stage} engine.precision={self.precision} "
+            f"batch.micro_batch_rows={self.micro_batch} model.activation_checkpointing={str(self.checkpointing).lower()}"
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe on hosts (name -> ranks) with a device for each rank; `buckets`: (stage, precision) -> bucket elements."""
+
+    config: TrainingConfig
+    hosts: Mapping[str, int]
+    device: speed.Device
+    buckets: Mapping[tuple[int, str], int]
+
+    @property
+    def num_ranks(self) -> int:
+        return sum(self.hosts.values())
+
+    @property
+    def precision(self) -> str:
+        """The recipe's precision, or what `auto` will be on this device."""
+        asked = self.config.engine.precision
+        return self.device.half if asked == "auto" else asked
+
+    def precisions(self) -> list[str]:
+        """Those to compare, the job's own first: all that the device has where the recipe says auto."""
+        if self.precision not in self.device.peaks:
+            raise InputError(
+                f"engine.precision: {self.precision}; expected one of a {self.device.name}: {', '.join(self.device.peaks)}"
+            )
+        others = self.device.peaks if self.config.engine.precision == "auto" else ()
+        return [self.precision, *(name for name in others if name != self.precision)]
+
+
+def bucket_elements(ds_configs: Path) -> dict[tuple[int, str], int]:
+    """(ZeRO stage, precision) -> reduce_bucket_size of the file of ds_configs/ that they name, else DeepSpeed's default."""
+    found = {}
+    for stage in range(4):
+        for precision in PRECISION_BYTES:
+            path = ds_configs / f"zero{stage}_{precision}.json"
+            if path.is_file():
+                content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                size = content.get("zero_optimization", {}).get("reduce_bucket_size", memory.BUCKET_ELEMENTS)
+                found[stage, precision] = int(float(size))
+    return found
+
+
+def plans(job: Job) -> list[Plan]:
+    """The largest micro-batch of each precision, ZeRO stage and with or without checkpointing, with its time."""
+    rows, ranks = job.config.batch.rows_per_step, job.num_ranks
+    if rows % ranks:
+        nearest = max(n for n in range(1, ranks) if rows % n == 0)
+        raise InputError(
+            f"batch.rows_per_step: {rows} does not divide over {ranks} ranks, only over {nearest}; take other rows or ranks"
+        )
+    mine = rows // ranks
+    divisors = [n for n in range(mine, 0, -1) if mine % n == 0]
+    return [
+        _largest(job, precision, stage, checkpointing, divisors)
+        for precision in job.precisions()
+        for stage in range(4)
+        if (precision, stage) not in REFUSED
+        for checkpointing in (False, True)
+    ]
+
+
+def _largest(job: Job, precision: str, stage: int, checkpointing: bool, divisors: Sequence[int]) -> Plan:
+    tried = (plan_for(job, precision, stage, checkpointing, rows) for rows in divisors)
+    return next((plan for plan in tried if plan.fits), plan_for(job, precision, stage, checkpointing, 1))
+
+
+def plan_for(job: Job, precision: str, stage: int, checkpointing: bool, micro_batch: int) -> Plan:
+    """Memory and time with this micro-batch (it must divide the rows of a rank)."""
+    config, device, width = job.config, job.device, PRECISION_BYTES[precision]
+    model = replace(config.model, activation_checkpointing=checkpointing)
+    accumulation = config.batch.rows_per_step // (micro_batch * job.num_ranks)
+    bucket = job.buckets.get((stage, precision), memory.BUCKET_ELEMENTS)
+    sharding = memory.Sharding(job.num_ranks, stage, width, bucket, device.on_gpu)
+    sdpa = model.attention == "sdpa" or not device.has_flex
+    peaks = [_peak(config, model, sharding, phase, micro_batch, accumulation, sdpa) for phase in config.stages]
+    moment, parts = max(peaks, key=lambda peak: memory.total(peak[1]))
+    times = [_seconds(job, model, phase, precision, stage, accumulation) for phase in config.stages]
+    return Plan(
+        precision,
+        stage,
+        checkpointing,
+        micro_batch,
+        accumulation,
+        moment,
+        parts,
+        memory.total(parts) <= device.usable,
+        tuple(map(sum, times)),
+        times[0],
+        sum(phase.steps * sum(time) for phase, time in zip(config.stages, times, strict=True)) / 86400,
+    )
+
+
+def _peak(
+    config: TrainingConfig,
+    model: Any,
+    sharding: memory.Sharding,
+    phase: StageConfig,
+    rows: int,
+    accumulation: int,
+    sdpa: bool,
+) -> tuple[str, memory.Memory]:
+    batch = speed.largest_micro_batch(rows, config.data.sequence_length, phase.rows, config.data.corruption)
+    return memory.peak(model, sharding, replace(batch, accumulates=accumulation > 1), sdpa)
+
+
+def _seconds(
+    job: Job, model: Any, phase: StageConfig, precision: str, stage: int, accumulation: int
+) -> tuple[float, float, float]:
+    """Seconds of a step of one of the recipe's stages: computing, optimizer, communication."""
+    config, device, width = job.config, job.device, PRECISION_BYTES[precision]
+    generating = sum(share for name, share in phase.rows.items() if OBJECTIVES[name].is_pseudo_parallel)
+    work = speed.Work(
+        config.batch.rows_per_step * config.data.sequence_length / job.num_ranks,
+        config.data.sequence_length,
+        speed.predicted_share(phase.rows, config.data.corruption),
+        generating / sum(phase.rows.values()),
+        config.data.corruption.pseudo_token_share,
+        accumulation,
+    )
+    num_parameters = parameter_count(model)
+    computing = speed.hardware_flops(model, work) / (device.peaks[precision] * device.efficiency)
+    optimizer = speed.optimizer_seconds(num_parameters, job.num_ranks, stage, width, accumulation, device)
+    volume = speed.sent_bytes(num_parameters, job.num_ranks, stage, width, accumulation)
+    return computing, optimizer, speed.communication_seconds(volume, device, job.num_ranks, len(job.hosts))
+
+
+def best(all_plans: Iterable[Plan], precision: str) -> Plan | None:
+    """The fastest that fits in this precision; of equally fast ones (1 %) the one that leaves most memory."""
+    fitting = [plan for plan in all_plans if plan.fits and plan.precision == precision]
+    if not fitting:
+        return None
+    fastest = min(plan.days for plan in fitting)
+    return min((p for p in fitting if p.days <= 1.01 * fastest), key=lambda p: (memory.total(p.memory), p.days))

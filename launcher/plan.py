@@ -1,0 +1,73 @@
+"""Before you book: will it fit, with which ZeRO stage and micro-batch, and how many days will it take.
+
+    python launcher/plan.py --hostfile hostfiles/v100x64 --recipe large
+    python launcher/plan.py --hostfile hostfiles/h200x8 --recipe large --gpu H200 model.activation_checkpointing=false
+
+One table of memory a GPU by part, step time and days for every precision and ZeRO stage, with and without activation
+checkpointing, each at the largest micro-batch that fits and divides the batch; then one line of advice with reasons.
+Arithmetic alone: needs no GPU and no data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+try:
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def plan(
+    *overrides: str,
+    recipe: str,
+    hostfile: str,
+    gpu: str | None = None,
+    network: float | None = None,
+    efficiency: float | None = None,
+) -> None:
+    """Plan a job: memory, micro-batch, step time and days for each precision and ZeRO stage, and advice.
+
+    Args:
+        overrides: keys of the recipe as key.path=value, as for pretrain.py
+        recipe: a name in launcher/recipes/ or a path to a YAML file
+        hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`
+        gpu: V100-32GB, A100-80GB, H100, H200 or cpu; by default the one that the hostfile's name begins with, else V100-32GB
+        network: Gbit/s that a host sends to others, all its network cards together; by default the device's usual
+        efficiency: share of the device's peak that matrix products reach, e.g. 0.35; by default the one stated
+    """
+    from pretrain import recipe_path
+
+    from ernie_m.config import build, merge_overrides, read_recipe
+    from ernie_m.hostfile import read_hostfile
+    from ernie_m.planning.plan import Job, bucket_elements, plans
+    from ernie_m.planning.report import report
+    from ernie_m.planning.speed import DEVICES, device_named
+    from ernie_m.recipe import TrainingConfig
+
+    hosts = read_hostfile(Path(hostfile))
+    stem = Path(hostfile).name.lower()
+    device = device_named(
+        gpu or next((name for name in DEVICES if stem.startswith(name.split("-")[0].lower())), "V100-32GB")
+    )
+    for option, value in (("network", network), ("efficiency", efficiency)):
+        if value is not None and not (value > 0 and (option == "network" or value <= 1)):
+            raise InputError(
+                f"--{option} {value}: expected " + ("Gbit/s above 0" if option == "network" else "a share up to 1")
+            )
+    if network is not None:
+        device = replace(device, network=network * 1e9 / 8)
+    if efficiency is not None:
+        device = replace(device, efficiency=efficiency, source="as given")
+    path = recipe_path(recipe)
+    config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
+    job = Job(config, hosts, device, bucket_elements(ROOT / "ds_configs"))
+    print(report(job, plans(job)))
+
+
+if __name__ == "__main__":
+    run_command(plan, "launcher/plan.py")

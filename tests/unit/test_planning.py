@@ -1,0 +1,198 @@
+"""The plan before a job: known costs, what ZeRO and checkpointing save, the largest micro-batch, advice, one-line errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ernie_m import loss
+from ernie_m.config import build, merge_overrides, read_recipe
+from ernie_m.console import InputError
+from ernie_m.hostfile import read_hostfile
+from ernie_m.hosts.job import parameter_count
+from ernie_m.model import ModelConfig
+from ernie_m.objectives import CorruptionConfig
+from ernie_m.planning import memory, speed
+from ernie_m.planning.memory import MOMENTS, MicroBatch, Sharding, moments, peak, standing, total
+from ernie_m.planning.plan import Job, best, bucket_elements, plan_for, plans
+from ernie_m.planning.report import report
+from ernie_m.recipe import TrainingConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ModelConfig()
+LARGE = ModelConfig(num_layers=24, hidden_size=1024, num_heads=16, ffn_size=4096, dropout=0.0)
+
+
+def job_of(recipe: str, hostfile: str, device: str, *overrides: str) -> Job:
+    path = ROOT / "launcher/recipes" / f"{recipe}.yaml"
+    config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
+    hosts = read_hostfile(ROOT / "hostfiles" / hostfile)
+    return Job(config, hosts, speed.device_named(device), bucket_elements(ROOT / "ds_configs"))
+
+
+def test_costs_are_those_of_the_published_arithmetic() -> None:
+    """GFLOP a token of trunk and head, large and base: docs and literature agree on these."""
+    assert speed.trunk_flops(LARGE, 512) == pytest.approx(1.965e9, rel=2e-3)
+    assert speed.head_flops(LARGE) == pytest.approx(1.54e9, rel=5e-3)
+    assert speed.trunk_flops(BASE, 512) == pytest.approx(0.567e9, rel=2e-3)
+    assert 0.15 * speed.head_flops(BASE) == pytest.approx(0.173e9, rel=1e-2)
+
+
+def test_64_V100_take_two_thirds_of_a_second_for_a_step_of_large_at_53_TFLOPs() -> None:
+    work = speed.Work(2048 * 512 / 64, 512, 0.15, 0.0, 0.1, 1)
+    assert speed.useful_flops(LARGE, work) / 53e12 == pytest.approx(0.68, abs=0.01)
+
+
+def test_checkpointing_computes_a_third_of_the_trunk_again_and_generation_is_a_forward() -> None:
+    work = speed.Work(1000, 512, 0.15, 0.0, 0.1, 1000)  # few a micro-batch: one chunk of logits
+    trunk = 1000 * speed.trunk_flops(LARGE, 512)
+    plain = speed.hardware_flops(LARGE, work)
+    assert plain == speed.useful_flops(LARGE, work)
+    again = speed.hardware_flops(replace(LARGE, activation_checkpointing=True), work)
+    assert again - plain == pytest.approx(trunk / 3)
+    generating = speed.hardware_flops(LARGE, replace(work, generating_share=0.25, pseudo_token_share=0.0))
+    assert generating - plain == pytest.approx(trunk / 12)
+
+
+def test_inserted_masks_are_positions_of_their_own() -> None:
+    corruption = CorruptionConfig(mask_rate=0.15)
+    assert speed.predicted_share({"MMLM": 2.0}, corruption) == pytest.approx(0.15)
+    assert speed.predicted_share({"CAMLM": 1.0}, corruption) == pytest.approx(0.15 / 1.15)
+    assert speed.predicted_share({"MMLM": 1.0, "CAMLM": 1.0}, corruption) == pytest.approx((0.15 + 0.15 / 1.15) / 2)
+
+
+@pytest.mark.parametrize(("stage", "expected"), [(0, 16), (1, 4 + 12 / 64), (2, 4 + 12 / 64), (3, 2 + 14 / 64)])
+def test_sharded_bytes_of_a_weight_are_those_of_the_ZeRO_paper(stage: int, expected: float) -> None:
+    """Figure 1 of arXiv 1910.02054, K = 12, less the gradients that stages 2 and 3 shard."""
+    parts = standing(10**9, Sharding(64, stage, 2, 0))
+    assert parts["weights"] + parts["optimizer"] + 2e9 == pytest.approx(expected * 1e9, rel=0.01)
+
+
+def test_a_layer_saves_what_Korthikanti_counts_without_dropout_masks() -> None:
+    """34 s b h less 2 bytes of two dropout masks, in half precision; ours beside it: fp32 statistics."""
+    batch = MicroBatch(4, 512, 0)
+    saved, _ = memory.activation_bytes(LARGE, batch, 2, sdpa=False, on_gpu=True)
+    per_token_and_layer = saved / batch.tokens / LARGE.num_layers / LARGE.hidden_size
+    assert per_token_and_layer == pytest.approx(32, rel=0.02)
+    with_dropout, _ = memory.activation_bytes(replace(LARGE, dropout=0.1), batch, 2, sdpa=False, on_gpu=True)
+    assert (with_dropout - saved) / batch.tokens / LARGE.hidden_size == pytest.approx(2 * LARGE.num_layers + 1)
+    with_mask, _ = memory.activation_bytes(LARGE, batch, 2, sdpa=True, on_gpu=True)
+    assert with_mask - saved == pytest.approx((2 * LARGE.num_layers + 1) * batch.tokens * 512), (
+        "a number a key, in each layer"
+    )
+    checkpointed, one_layer = memory.activation_bytes(
+        replace(LARGE, activation_checkpointing=True), batch, 2, sdpa=False, on_gpu=True
+    )
+    assert checkpointed == pytest.approx(batch.tokens * 25 * 2 * LARGE.hidden_size, rel=0.02)
+    assert one_layer == pytest.approx(saved / LARGE.num_layers, rel=0.02)
+
+
+def test_logits_are_those_of_the_loss_and_never_more_than_a_chunk() -> None:
+    assert memory.MAX_LOGITS == loss.MAX_LOGITS
+    small, _, earlier = memory.logit_bytes(LARGE, 100, 2)
+    assert small == pytest.approx(12 * 100 * LARGE.vocab, rel=0.05)
+    assert earlier == 0
+    large, _, earlier = memory.logit_bytes(LARGE, 10_000, 2)
+    assert large == pytest.approx(12 * memory.MAX_LOGITS, rel=0.2)
+    assert earlier == 2 * LARGE.vocab * LARGE.hidden_size
+
+
+def test_memory_never_falls_with_rows_and_each_saving_saves() -> None:
+    def of(rows: int, stage: int = 1, **shape: object) -> float:
+        batch = MicroBatch(rows, 512, 0.15 * rows * 512)
+        return total(peak(replace(LARGE, **shape), Sharding(64, stage, 2), batch)[1])  # type: ignore[arg-type]
+
+    sizes = [of(rows) for rows in (1, 2, 4, 8, 16, 32)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+    assert of(16, activation_checkpointing=True) < 0.6 * of(16)
+    assert of(16, stage=1) < of(16, stage=0)
+    assert of(16, stage=2) < of(16, stage=1)
+
+
+def test_generation_counts_for_BTMLM_alone() -> None:
+    batch = MicroBatch(4, 512, 300)
+    names = [name for name, _ in moments(LARGE, Sharding(64, 1, 2), batch)]
+    assert names == [name for name in MOMENTS if name != "generation"]
+    generating = replace(batch, generating_rows=4, placeholders=186)
+    found = dict(moments(LARGE, Sharding(64, 1, 2), generating))
+    assert list(found) == list(MOMENTS)
+    assert found["generation"]["logits"] == 2 * 186 * LARGE.vocab
+
+
+def test_what_a_stage_sends() -> None:
+    P, W, w = 1000, 64, 2
+    once = P * w * (W - 1) / W
+    sent = [speed.sent_bytes(P, W, stage, w, 4) / once for stage in range(4)]
+    assert sent == pytest.approx([2, 3, 9, 12])
+    assert speed.sent_bytes(P, 1, 1, w, 4) == 0
+    network = speed.communication_seconds(1e9, speed.DEVICES["H100"], 16, 2)
+    assert network > speed.communication_seconds(1e9, replace(speed.DEVICES["H100"], network=1e12), 16, 2)
+
+
+def test_large_fits_64_V100_with_the_papers_batch() -> None:
+    job = job_of("large", "v100x64", "V100-32GB")
+    chosen = best(plans(job), job.precision)
+    assert chosen is not None
+    assert chosen.precision == "fp16"
+    assert chosen.zero_stage > 0, "DeepSpeed's stage 0 skips the loss scale"
+    assert total(chosen.memory) < 31.7 * 2**30 * 0.95
+    assert chosen.micro_batch * chosen.accumulation * 64 == 2048
+    assert 0.68 < chosen.step_seconds[0] < 2
+    assert chosen.days == pytest.approx((150_000 * chosen.step_seconds[0] + 50_000 * chosen.step_seconds[1]) / 86400)
+    assert chosen.step_seconds[1] > chosen.step_seconds[0], "BTMLM's generation takes time"
+
+
+@pytest.mark.parametrize("device", speed.DEVICES)
+def test_every_plan_is_the_largest_that_fits(device: str) -> None:
+    job = job_of("large", "h200x8", device)
+    found = plans(job)
+    assert {(p.zero_stage, p.checkpointing) for p in found} == {(z, c) for z in range(4) for c in (True, False)}
+    assert {p.precision for p in found} == set(job.device.peaks)
+    mine = 2048 // 8
+    for plan in found:
+        assert mine % plan.micro_batch == 0
+        assert plan.fits == (total(plan.memory) <= job.device.usable)
+        larger = [n for n in range(plan.micro_batch + 1, mine + 1) if mine % n == 0]
+        for rows in larger:
+            assert not plan_for(job, plan.precision, plan.zero_stage, plan.checkpointing, rows).fits
+    assert len({p.micro_batch for p in found}) > 1 or device == "H200"
+
+
+def test_the_report_says_what_fits_what_does_not_and_why() -> None:
+    job = job_of("large", "v100x64", "V100-32GB")
+    text = report(job, plans(job))
+    lines = text.splitlines()
+    assert sum(line.lstrip().startswith(">") for line in lines) == 1
+    assert lines[-1].startswith("advice: engine.zero_stage=")
+    assert "checkpointing" in lines[-1]
+    assert "2048 rows x 512" in text
+    small = replace(job, device=replace(job.device, memory=4 * 2**30))
+    assert "advice: nothing fits" in report(small, plans(small))
+
+
+def test_what_cannot_be_is_one_clear_line() -> None:
+    with pytest.raises(InputError, match=r"2047 does not divide over 8 ranks"):
+        plans(job_of("large", "h200x8", "H200", "batch.rows_per_step=2047"))
+    with pytest.raises(InputError, match=r"expected one of V100-32GB"):
+        speed.device_named("P100")
+    with pytest.raises(InputError, match=r"engine.precision: bf16; expected one of a V100-32GB"):
+        plans(job_of("large", "v100x64", "V100-32GB", "engine.precision=bf16"))
+
+
+def test_parameters_of_the_paper() -> None:
+    assert parameter_count(LARGE) == pytest.approx(560e6, rel=0.01)
+
+
+def test_the_launcher_prints_a_plan() -> None:
+    command = [sys.executable, "launcher/plan.py", "--hostfile", "hostfiles/v100x64", "--recipe", "large"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "advice: engine.zero_stage=1 engine.precision=fp16" in result.stdout
+    wrong = subprocess.run([*command, "--gpu", "P100"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("\n") == 1
