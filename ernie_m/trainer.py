@@ -172,9 +172,8 @@ class Trainer:
             skipped, checkpoint = self._skipped_steps(ranks, store)
             first_step = checkpoint.step if checkpoint else 0
             engine = self._engine(ranks, checkpoint)
-            size = sum(view.numel() * 4 for fragment in engine.fragments() for _, view in fragment.tensors())
+            size = self._state_bytes(engine)
             ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            size = max(size, self._moments_bytes(engine))
             saving = choose_saving(output.save_in_background, size, ranks_here)
             saves_in_background = ranks.all_agree(saving.value != "synchronous")
             if saves_in_background:
@@ -198,7 +197,7 @@ class Trainer:
         return Journal(self.run_folder.path, self.config, self.data, self.configuration, first_step, self.trackers)
 
     @staticmethod
-    def _moments_bytes(engine: Engine) -> int:
+    def _state_bytes(engine: Engine) -> int:
         """What a rank's fragments take once Adam has moments: three fp32 numbers an element."""
         return sum(3 * 4 * fragment.weight.numel() for fragment in engine.fragments())
 

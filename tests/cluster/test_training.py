@@ -15,24 +15,18 @@ import yaml
 
 from ernie_m.metrics import read_metrics
 from tests.cluster.hosts import LOGIN, Cluster, eventually
+from tests.integration.conftest import tiny_recipe
 from tests.integration.test_training import losses, single
 
 pytestmark = pytest.mark.cluster
 
 # No dropout: its masks are drawn per rank, so losses would depend on the number of ranks.
-RECIPE = {
-    "stages": [
-        {"steps": 20, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}},
-        {"steps": 20, "rows": {"MMLM": 1, "CAMLM": 1, "BTMLM": 1}},
-    ],
-    "seed": 5,
-    "model": {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "dropout": 0.0, "attention_dropout": 0.0},
-    "data": {"sequence_length": 128},
-    "batch": {"rows_per_step": 8, "micro_batch_rows": 2},
-    "optimizer": {"peak_learning_rate": 1e-3, "warmup_steps": 3},
-    "engine": {"zero_stage": 2, "precision": "fp32"},
-    "output": {"log_every": 1, "save_every": 5, "evaluate_every": 20, "held_out_pairs": 16, "log_samples": True},
-}
+RECIPE = tiny_recipe(
+    20,
+    20,
+    model={"dropout": 0.0, "attention_dropout": 0.0},
+    output={"log_every": 1, "save_every": 5, "evaluate_every": 20, "held_out_pairs": 16, "log_samples": True},
+)
 NUM_STEPS = 40
 CUT_AT = 12
 TOLERANCE = 1e-5

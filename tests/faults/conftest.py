@@ -10,20 +10,13 @@ import pytest
 import yaml
 
 from tests.faults.jobs import Recovery, Starter
-from tests.integration.conftest import data, embedded  # noqa: F401  (fixtures: the small real corpus)
+from tests.integration.conftest import data, embedded, tiny_recipe  # noqa: F401  (fixtures: the small real corpus)
 
-RECIPE = {
-    "stages": [
-        {"steps": 8, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}},
-        {"steps": 32, "rows": {"MMLM": 1, "CAMLM": 1, "BTMLM": 1}},
-    ],
-    "seed": 5,
-    "model": {"num_layers": 1, "hidden_size": 64, "num_heads": 2, "ffn_size": 64, "dropout": 0.1, "attention_dropout": 0.1},
-    "data": {"sequence_length": 128},
-    "batch": {"rows_per_step": 8, "micro_batch_rows": 2},
-    "optimizer": {"peak_learning_rate": 1e-3, "warmup_steps": 3},
-    "engine": {"zero_stage": 2, "precision": "fp32"},
-    "output": {
+RECIPE = tiny_recipe(
+    8,
+    32,
+    model={"num_layers": 1, "num_heads": 2, "ffn_size": 64},
+    output={
         "log_every": 1,
         "save_every": 2,
         "keep_last": 3,
@@ -31,7 +24,7 @@ RECIPE = {
         "held_out_pairs": 16,
         "dead_after_seconds": 5,
     },
-}
+)
 NUM_STEPS = 40
 RECOVERIES = pytest.StashKey[list[Recovery]]()
 

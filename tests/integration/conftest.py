@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,28 @@ from data_prep.tokenizer_training import train_tokenizer
 from ernie_m.hostfile import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+
+TINY_RECIPE: dict[str, Any] = {
+    "stages": [
+        {"steps": 6, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}},
+        {"steps": 6, "rows": {"MMLM": 1, "CAMLM": 1, "BTMLM": 1}},
+    ],
+    "seed": 5,
+    "model": {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "dropout": 0.1, "attention_dropout": 0.1},
+    "data": {"sequence_length": 128},
+    "batch": {"rows_per_step": 8, "micro_batch_rows": 2},
+    "optimizer": {"peak_learning_rate": 1e-3, "warmup_steps": 3},
+    "engine": {"zero_stage": 2, "precision": "fp32"},
+    "output": {"log_every": 2, "save_every": 4, "evaluate_every": 6, "held_out_pairs": 16},
+}
+"""Both stages of the paper with a model of a second a dozen steps; the tests change what they are about."""
+
+
+def tiny_recipe(first_steps: int, second_steps: int, **changes: dict[str, Any]) -> dict[str, Any]:
+    """TINY_RECIPE with stages of other lengths and other values in its sections; `output` is replaced as a whole."""
+    stages = [dict(stage, steps=n) for stage, n in zip(TINY_RECIPE["stages"], (first_steps, second_steps), strict=True)]
+    changed = {name: values if name == "output" else TINY_RECIPE[name] | values for name, values in changes.items()}
+    return TINY_RECIPE | {"stages": stages} | changed
 
 
 @pytest.fixture(scope="session")

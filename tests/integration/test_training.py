@@ -17,21 +17,9 @@ import pytest
 import yaml
 
 from ernie_m.metrics import read_metrics
-from tests.integration.conftest import ROOT, environment
+from tests.integration.conftest import ROOT, TINY_RECIPE, environment
 
-RECIPE = {
-    "stages": [
-        {"steps": 6, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}},
-        {"steps": 6, "rows": {"MMLM": 1, "CAMLM": 1, "BTMLM": 1}},
-    ],
-    "seed": 5,
-    "model": {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "dropout": 0.1, "attention_dropout": 0.1},
-    "data": {"sequence_length": 128},
-    "batch": {"rows_per_step": 8, "micro_batch_rows": 2},
-    "optimizer": {"peak_learning_rate": 1e-3, "warmup_steps": 3},
-    "engine": {"zero_stage": 2, "precision": "fp32"},
-    "output": {"log_every": 2, "save_every": 4, "evaluate_every": 6, "held_out_pairs": 16},
-}
+RECIPE = TINY_RECIPE
 NUM_STEPS = 12
 
 

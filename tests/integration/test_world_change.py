@@ -18,23 +18,19 @@ from safetensors import safe_open
 from ernie_m.checkpoint import MANIFEST_FILE, committed_folders, folder_name, read_manifest, step_of
 from ernie_m.fragments import MOMENTS, WEIGHT
 from ernie_m.metrics import read_metrics
+from tests.integration.conftest import tiny_recipe
 from tests.integration.forked_ranks import ForkedRanks, Job
 
 BETWEEN_CHANGES = 20
 TOLERANCE = 1e-5  # nats; another number of ranks adds up gradients in another order
-RECIPE: dict[str, Any] = {
-    "stages": [
-        {"steps": 45, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}},
-        {"steps": 35, "rows": {"MMLM": 1, "CAMLM": 1, "BTMLM": 1}},
-    ],
-    "seed": 5,
-    "model": {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "dropout": 0.0, "attention_dropout": 0.0},
-    "data": {"sequence_length": 128},
-    "batch": {"rows_per_step": 8, "micro_batch_rows": 2},
-    "optimizer": {"peak_learning_rate": 1e-3, "warmup_steps": 30},
-    "engine": {"zero_stage": 1, "precision": "fp32"},
-    "output": {"log_every": 20, "save_every": BETWEEN_CHANGES, "keep_last": 100, "evaluate_every": 0},
-}
+RECIPE = tiny_recipe(
+    45,
+    35,
+    model={"dropout": 0.0, "attention_dropout": 0.0},
+    optimizer={"warmup_steps": 30},
+    engine={"zero_stage": 1},
+    output={"log_every": 20, "save_every": BETWEEN_CHANGES, "keep_last": 100, "evaluate_every": 0},
+)
 NUM_STEPS = 80
 SHORT = {  # with dropout, for jobs that must repeat each other bit for bit
     "stages": [{"steps": 12, "rows": {"MMLM": 1, "TLM": 1, "BTMLM": 1}}],
