@@ -6,7 +6,6 @@ there is done, and one that was cut short by a kill leaves nothing that counts.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import time
@@ -27,6 +26,7 @@ from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Lines
 from data_prep.shard_writer import Rows, selected
 from ernie_m.corpus import HELD_OUT, TRAIN, ShardEntry, shard_file
+from ernie_m.host_memory import return_large_blocks
 from ernie_m.vocabulary import EncodedTexts, Vocabulary
 from ernie_m.word_cache import WordCache
 
@@ -168,16 +168,8 @@ class Conversion:
 @lru_cache(maxsize=1)
 def encoder_of(tokenizer: Path) -> WordCache:
     """This process's encoder; its cache lives on from chunk to chunk."""
-    _return_large_blocks()
+    return_large_blocks()
     return WordCache(Vocabulary(tokenizer))
-
-
-def _return_large_blocks() -> None:
-    """Have glibc give large blocks back at once. Left alone it raises its threshold, and chunk-sized holes stay in the heap:
-    a rank's memory then grows with what it has read."""
-    with suppress(AttributeError, OSError):  # another C library
-        mmap_threshold = -3
-        ctypes.CDLL(None).mallopt(mmap_threshold, 1 << 20)
 
 
 def this_process() -> str:

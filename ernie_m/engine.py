@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import Choice, InputError
 from ernie_m.fragments import Fragment, FragmentReader, create_moments, num_updates, owned_fragments
+from ernie_m.host_memory import keep_freed_memory
 from ernie_m.hostfile import free_port
 from ernie_m.model import Encoder
 from ernie_m.ranks import Ranks
@@ -122,10 +124,17 @@ def choose_precision(requested: Precision, device: torch.device) -> Choice:
     return Choice("precision", "fp16", f"{name} has no bf16")
 
 
-def start_ranks() -> Ranks:
-    """Join the other ranks. Started by `deepspeed` or MPI, which set the environment, or alone as plain `python`."""
+def prepare_start() -> None:
+    """Before any process group of DeepSpeed's: few lines of its log, and nothing compiled."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled for half a minute on first use
+
+
+def start_ranks() -> Ranks:
+    """Join the other ranks. Started by `deepspeed` or MPI, which set the environment, or alone as plain `python`."""
+    if not torch.cuda.is_available():
+        keep_freed_memory()  # before the first tensor
+    prepare_start()
     if "RANK" not in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
         os.environ.update(alone, MASTER_PORT=str(free_port()))
@@ -149,12 +158,14 @@ class Engine:
         self.accumulation_steps = batch.accumulation_steps(ranks.world_size)
         self.precision = choose_precision(config.precision, ranks.device)
         self.zero_stage = config.zero_stage
+        self._is_plain = config.zero_stage == 0 and self.precision.value == "fp32"  # torch's AdamW, no wrapper
+        self._plain_norm: float | None = None
         path = ds_configs / f"zero{config.zero_stage}_{self.precision.value}.json"
         values = {
             "train_batch_size": batch.rows_per_step,
             "train_micro_batch_size_per_gpu": batch.micro_batch_rows,
             "gradient_accumulation_steps": self.accumulation_steps,
-            "gradient_clipping": optimizer.gradient_clipping,
+            "gradient_clipping": 0.0 if self._is_plain else optimizer.gradient_clipping,
             "lr": optimizer.peak_learning_rate,
             "betas": [optimizer.beta1, optimizer.beta2],
             "eps": optimizer.epsilon,
@@ -165,6 +176,8 @@ class Engine:
             model_parameters=_parameter_groups(model, optimizer.weight_decay),
             config=_filled(_read_ds_config(path), values),
         )
+        if config.zero_stage == 0 and ranks.world_size == 1:  # nobody to reduce with: saves copying all gradients twice
+            self._engine.enable_backward_allreduce = False
 
     @property
     def module(self) -> Encoder:
@@ -184,16 +197,27 @@ class Engine:
         """
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        if isinstance(self._optimizer, torch.optim.Optimizer):  # stage 0 in fp32: DeepSpeed looks at no gradient there
-            if self._engine.is_gradient_accumulation_boundary():
-                gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-                if not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
-                    return False
+        if self._is_plain:
+            if self._engine.is_gradient_accumulation_boundary() and not self._clip():
+                return False
             self._engine.step()
             return True
         self._optimizer.overflow = False
         self._engine.step()
         return not self._optimizer.overflow
+
+    def _clip(self) -> bool:
+        """Stage 0 in fp32, where DeepSpeed looks at no gradient and clips with two passes over all of them: one, and a
+        second where there is something to clip. False when a gradient is not finite."""
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
+        self._plain_norm = float(norm)
+        if not math.isfinite(self._plain_norm):
+            return False
+        most = self.optimizer_config.gradient_clipping
+        if 0 < most < self._plain_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+        return True
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Every parameter's gradient, gathered over ranks (fp32), between the last backward and `update`: for tests."""
@@ -209,8 +233,8 @@ class Engine:
 
     @property
     def gradient_norm(self) -> float | None:
-        """Global norm of the last update's gradients; None where DeepSpeed does not compute it (stage 0, fp32)."""
-        norm = self._engine.get_global_grad_norm()
+        """Global norm of the last update's gradients before clipping; None before the first."""
+        norm = self._plain_norm if self._is_plain else self._engine.get_global_grad_norm()
         return float(norm) if norm else None
 
     def fragments(self) -> list[Fragment]:

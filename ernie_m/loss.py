@@ -2,36 +2,99 @@
 
     loss = sum over objectives of  weight * (nll summed over the global step) / (its predicted tokens in the global step)
 
-1. `predicted_nll`: -log p of each predicted token, logits in chunks, fp32.
+1. `predicted_nll`: -log p of each predicted token, and its gradient: the logits of predicted positions, once, in place.
 2. `objective_scales`: the factor of each objective's nll, with DeepSpeed's own averaging undone.
 3. `weighted_loss`: the micro-batch's share of the loss.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
-MAX_LOGITS = 1 << 26  # logits alive at a time: 256 MiB in fp32
+MAX_LOGITS = 1 << 28
+"""Logits kept from forward to backward (fp32: 1 GiB). Where there are more, all are made again, so many at a time."""
+SLICE_ON_CPU, SLICE_ON_GPU = 1 << 20, 1 << 26  # logits that pass through the softmax at a time: what a cache holds
 
 
 def predicted_nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
-    """-log softmax(hidden W^T + b)[label], fp32 [N]. When N x V is large, chunks are recomputed in the backward pass."""
-    chunk = max(1, MAX_LOGITS // weight_VD.shape[0])
-    if len(hidden_ND) <= chunk:
-        return _nll(hidden_ND, weight_VD, bias_V, labels_N)
-    parts = [
-        checkpoint(_nll, hidden, weight_VD, bias_V, labels, use_reentrant=False, preserve_rng_state=False)
-        for hidden, labels in zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True)
-    ]
-    return torch.cat(parts)
+    """-log softmax(hidden W^T + b)[label], fp32 [N]. Beyond MAX_LOGITS the logits are recomputed in the backward pass."""
+    return _PredictedNll.apply(hidden_ND, weight_VD, bias_V, labels_N.long())  # type: ignore[no-untyped-call]
 
 
-def _nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
+def plain_nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
+    """The same as it is written down, all logits in fp32: the oracle of tests and benchmarks."""
     logits_NV = F.linear(hidden_ND, weight_VD, bias_V).float()
     return F.cross_entropy(logits_NV, labels_N.long(), reduction="none")
+
+
+class _PredictedNll(torch.autograd.Function):
+    """Cross entropy of a linear layer. torch's own would hold three fp32 tensors of the logits' size; here hidden W^T alone,
+    in the weights' precision, becomes its gradient in place, slice by slice. Bias and softmax are fp32, and never stored."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
+        chunk = max(1, MAX_LOGITS // len(weight_VD))
+        bias = bias_V.float()
+        log_sums, of_labels, product_NV = [], [], None
+        for hidden, labels in zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True):
+            product_NV = _product(hidden, weight_VD)
+            log_sums += [(part + bias).logsumexp(-1) for part in _slices(product_NV)]
+            of_labels.append(product_NV.gather(1, labels[:, None])[:, 0] + bias[labels])
+        kept = product_NV if len(hidden_ND) <= chunk else None
+        ctx.chunk, log_sum_N = chunk, torch.cat(log_sums)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, log_sum_N, kept)
+        return log_sum_N - torch.cat(of_labels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_N,) = gradients
+        hidden_ND, weight_VD, bias_V, labels_N, log_sum_N, kept_NV = ctx.saved_tensors
+        parts = [tensor.split(ctx.chunk) for tensor in (hidden_ND, labels_N, log_sum_N, gradient_N)]
+        hidden_gradients, weight_gradient, bias_gradient = [], None, None
+        for hidden, labels, log_sum, gradient in zip(*parts, strict=True):
+            product_NV = _product(hidden, weight_VD) if kept_NV is None else kept_NV
+            gradient_NV, of_bias = _to_gradient(product_NV, bias_V.float(), labels, log_sum, gradient)
+            hidden_gradients.append(gradient_NV @ weight_VD)
+            of_weight = gradient_NV.t() @ hidden
+            if len(parts[0]) > 1:  # summed in fp32, whatever the precision
+                of_weight = of_weight.float()
+            weight_gradient = of_weight if weight_gradient is None else weight_gradient.add_(of_weight)
+            bias_gradient = of_bias if bias_gradient is None else bias_gradient.add_(of_bias)
+        assert weight_gradient is not None
+        assert bias_gradient is not None
+        return torch.cat(hidden_gradients), weight_gradient.to(weight_VD.dtype), bias_gradient.to(bias_V.dtype), None
+
+
+def _product(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    return hidden_ND @ weight_VD.t()
+
+
+def _to_gradient(
+    product_NV: Tensor, bias_V: Tensor, labels_N: Tensor, log_sum_N: Tensor, gradient_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn hidden W^T, in place, into the gradient of the nll times `gradient_N`: (softmax - one-hot of the label); and its
+    sum over positions, fp32 [V], the bias's gradient."""
+    start, summed_V = 0, torch.zeros_like(bias_V)
+    for part in _slices(product_NV):
+        rows = slice(start, start + len(part))
+        probability = (part + bias_V).sub_(log_sum_N[rows, None]).exp_()
+        probability[torch.arange(len(part), device=part.device), labels_N[rows]] -= 1
+        probability.mul_(gradient_N[rows, None])
+        summed_V += probability.sum(0)
+        part.copy_(probability)
+        start += len(part)
+    return product_NV, summed_V
+
+
+def _slices(logits_NV: Tensor) -> tuple[Tensor, ...]:
+    at_a_time = SLICE_ON_GPU if logits_NV.is_cuda else SLICE_ON_CPU
+    return logits_NV.split(max(1, at_a_time // logits_NV.shape[1]))
 
 
 def objective_scales(weights_O: Tensor, predicted_O: Tensor, world_size: int, accumulation_steps: int) -> Tensor:

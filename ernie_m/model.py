@@ -98,7 +98,10 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids_BS: Tensor, position_ids_BS: Tensor, language_BS: Tensor) -> Tensor:
-        hidden_BSD = self.word(input_ids_BS) + self.position(position_ids_BS)
+        # Sparse: these rows' gradients are added to the head's gradient of the same matrix, instead of [V, D] that is nearly
+        # all zeros. On GPUs such an addition is not deterministic.
+        sparse = not input_ids_BS.is_cuda
+        hidden_BSD = F.embedding(input_ids_BS, self.word.weight, PAD_ID, sparse=sparse) + self.position(position_ids_BS)
         if self.config.language_embedding == "masked":
             language_BS = language_BS * (input_ids_BS == mask_id(self.config.vocab))
         if self.config.language_embedding != "none":
@@ -107,7 +110,7 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """One post-LN transformer layer: hidden [B, S, D] -> hidden [B, S, D]."""
+    """One post-LN transformer layer: hidden [B, S, D] -> hidden [B, S, D], or [N, D] of the positions that are wanted."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -119,17 +122,20 @@ class Layer(nn.Module):
         self.ffn_out = nn.Linear(config.ffn_size, config.hidden_size)
         self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, hidden_BSD: Tensor, mask: Any) -> Tensor:
+    def forward(self, hidden_BSD: Tensor, mask: Any, wanted_N: Tensor | None = None) -> Tensor:
         B, S, D = hidden_BSD.shape
         split = (B, S, 3, self.config.num_heads, D // self.config.num_heads)
         query, key, value = self.qkv(hidden_BSD).view(split).permute(2, 0, 3, 1, 4)
         attention_dropout = self.config.attention_dropout if self.training else 0.0
-        attended_BSD = attend(query, key, value, mask, attention_dropout).transpose(1, 2).reshape(B, S, D)
-        hidden_BSD = self.attention_norm(hidden_BSD + self._dropped(self.attention_out(attended_BSD)))
-        return self.ffn_norm(hidden_BSD + self._dropped(self.ffn_out(F.gelu(self.ffn_in(hidden_BSD)))))
+        attended = attend(query, key, value, mask, attention_dropout).transpose(1, 2).reshape(B, S, D)
+        hidden = hidden_BSD
+        if wanted_N is not None:  # behind attention no position needs another
+            attended, hidden = attended.flatten(0, 1)[wanted_N], hidden.flatten(0, 1)[wanted_N]
+        hidden = self.attention_norm(hidden + self._dropped(self.attention_out(attended)))
+        return self.ffn_norm(hidden + self._dropped(self.ffn_out(F.gelu(self.ffn_in(hidden)))))
 
-    def _dropped(self, hidden_BSD: Tensor) -> Tensor:
-        return F.dropout(hidden_BSD, self.config.dropout, self.training)
+    def _dropped(self, hidden: Tensor) -> Tensor:
+        return F.dropout(hidden, self.config.dropout, self.training)
 
 
 class MaskedLanguageHead(nn.Module):
@@ -193,23 +199,29 @@ class Encoder(nn.Module):
         """With a request: (loss, summed nll fp64 [M]). Without: stage 1 of BTMLM, pseudo tokens int32 [K]."""
         if request is None:
             assert batch.generation is not None
-            hidden_RSD = self.hidden_states(_stage_1(batch, batch.generation))
-            return self.head(hidden_RSD.flatten(0, 1)[batch.generation.placeholders_K.long()])
-        hidden_BSD = self.hidden_states(batch)
-        nll_N = self.head(hidden_BSD.flatten(0, 1)[batch.predicted_N.long()], batch.labels_N)
+            stage_1 = _stage_1(batch, batch.generation)
+            return self.head(self.hidden_states(stage_1, wanted_N=batch.generation.placeholders_K))
+        nll_N = self.head(self.hidden_states(batch, wanted_N=batch.predicted_N), batch.labels_N)
         loss = weighted_loss(nll_N, batch.objective_N, request.scales_O)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
 
-    def hidden_states(self, batch: PackedBatch, layer: int | None = None) -> Tensor:
-        """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last)."""
+    def hidden_states(self, batch: PackedBatch, layer: int | None = None, wanted_N: Tensor | None = None) -> Tensor:
+        """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last).
+
+        With `wanted_N`, flat positions in B x S, only theirs behind the last layer, [N, D]: what is not predicted or
+        generated costs it no feed-forward.
+        """
         mask = build_mask(self.attention_choice.value, batch)
-        hidden_BSD = self.embeddings(batch.input_ids_BS, batch.position_ids_BS, batch.language_BS)
-        for block in list(self.layers)[:layer]:
+        hidden = self.embeddings(batch.input_ids_BS, batch.position_ids_BS, batch.language_BS)
+        wanted_N = None if wanted_N is None else wanted_N.long()
+        blocks = list(self.layers)[:layer]
+        for number, block in enumerate(blocks, start=1):
+            of_block = wanted_N if number == len(self.layers) else None
             if self.config.activation_checkpointing and torch.is_grad_enabled():
-                hidden_BSD = checkpoint(block, hidden_BSD, mask, use_reentrant=False)
+                hidden = checkpoint(block, hidden, mask, of_block, use_reentrant=False)
             else:
-                hidden_BSD = block(hidden_BSD, mask)
-        return hidden_BSD
+                hidden = block(hidden, mask, of_block)
+        return hidden
 
 
 @contextlib.contextmanager

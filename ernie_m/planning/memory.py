@@ -27,9 +27,9 @@ PARTS = ("weights", "optimizer", "gradients", "buckets", "activations", "logits"
 Memory = dict[str, float]
 """Bytes of each of PARTS."""
 
-MOMENTS = ("update", "generation", "head", "head's weight", "last layer", "embedding")
+MOMENTS = ("update", "generation", "head", "last layer", "embedding")
 """When a rank may hold most."""
-MAX_LOGITS = 1 << 26
+MAX_LOGITS = 1 << 28
 """Logits of a chunk of the head: ernie_m.loss.MAX_LOGITS (a test keeps them equal)."""
 LIVE_PARAMETERS = 10**9
 """ZeRO-3 keeps up to so many gathered weights (stage3_max_live_parameters and stage3_max_reuse_distance)."""
@@ -110,18 +110,21 @@ def activation_bytes(model: ModelConfig, batch: MicroBatch, width: int, sdpa: bo
     embedding = width * D + 8 + dropped + 7 * 4 + (S if sdpa else 0)  # and the batch's seven integers, its bool mask
     if model.activation_checkpointing:
         return T * (embedding + model.num_layers * width * D), T * layer
-    return T * (embedding + model.num_layers * layer), 0.0
+    behind_attention = (
+        width * (3 * D + 2 * model.ffn_size) + 16 + 2 * dropped
+    )  # which the last layer does for predicted ones
+    return T * (embedding + model.num_layers * layer) - (T - batch.predicted) * behind_attention, 0.0
 
 
 def logit_bytes(model: ModelConfig, predicted: float, width: int) -> tuple[float, float, float]:
-    """(logits at their peak, logits while their weight's gradient is made, gradient [V, D] of earlier chunks), bytes.
+    """(logits, sum of the weight's gradient over chunks, a chunk's gradient on its way into that sum), bytes.
 
-    Of the chunk at hand, fp32: log-softmax, its gradient, and the logits' gradient; then the last alone, and in w bytes.
+    A chunk is all there is up to MAX_LOGITS; beyond, gradients of chunks are added up in fp32.
     """
     D, V = model.hidden_size, model.vocab
     chunk = min(predicted, _chunk(model))
-    inputs = 4 * width * predicted * D
-    return 12 * chunk * V + inputs, (4 + width % 4) * chunk * V + inputs, width * V * D if predicted > chunk else 0.0
+    many = 4.0 * V * D if predicted > chunk else 0.0
+    return width * chunk * V + 4 * width * predicted * D, many, many if width < 4 else 0.0
 
 
 def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: bool = True) -> Iterator[tuple[str, Memory]]:
@@ -139,35 +142,32 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
     saved, recomputed = activation_bytes(model, batch, w, sdpa, sharding.on_gpu)
     # The bucket comes with a step's first gradient, behind the head of its first micro-batch; ZeRO-3's stays for good.
     early = fixed if batch.accumulates or stage == 3 else fixed | {"buckets": 0.0}
-    logits, logits_gradient, earlier_chunks = logit_bytes(model, batch.predicted, w)
+    logits, summed, cast = logit_bytes(model, batch.predicted, w)
     if batch.generating_rows:
         tokens = batch.generating_rows * batch.sequence_length
         hidden = tokens * (w * (8 * D + model.ffn_size) + (w + 1) * batch.sequence_length * sdpa)
         generated = w * min(batch.placeholders, _chunk(model)) * model.vocab
         yield "generation", early | {"gradients": left, "activations": hidden, "logits": generated}
     in_head = early | {"gradients": left, "activations": saved}
-    yield "head", in_head | {"logits": logits, "temporary": earlier_chunks}
-    yield "head's weight", in_head | {"logits": logits_gradient, "temporary": earlier_chunks + word_embedding}
+    yield "head", in_head | {"logits": logits, "temporary": summed + cast + word_embedding}
     # The tied weight's gradient waits beside the others until the embedding's own has come to it.
     whole = T * w * (2 * model.ffn_size + 3 * D)
     last = {"gradients": left, "activations": saved + recomputed, "temporary": word_embedding + whole}
     yield "last layer", fixed | last
-    doubled = 2 if batch.accumulates and stage < 2 else 1
+    doubled = (2 if batch.accumulates and stage < 2 else 1) if sharding.on_gpu else batch.accumulates and stage < 2
     yield "embedding", fixed | {"gradients": made, "activations": 3.0 * T * w * D, "temporary": doubled * word_embedding}
 
 
 def _update(model: ModelConfig, sharding: Sharding) -> Memory:
-    """At Adam's step: the gradient as it was reduced and in fp32, Adam's temporaries (its loop holds 2, foreach 1)."""
+    """At Adam's step: the gradient as it was reduced and in fp32; fused Adam needs nothing beside."""
     P, w, stage = parameter_count(model), sharding.width, sharding.zero_stage
     if stage == 0:
-        copies = 4 * P if w < 4 else 0
-        temporaries = 4 * P if sharding.on_gpu else 8 * model.vocab * model.hidden_size
-        return {"gradients": w * P, "temporary": copies + temporaries}
+        return {"gradients": w * P, "temporary": 4 * P if w < 4 else 0}
     share = P / sharding.num_ranks
     # Gradients of other ranks' weights are views of the bucket in stage 1; ZeRO-3 keeps its bucket for good.
     bucket_stays = stage == 3 or (stage == 1 and sharding.num_ranks > 1)
     bucket = w * sharding.bucket_elements if bucket_stays else 0
-    return {"gradients": w * share, "buckets": bucket, "temporary": 4 * share * (2 if sharding.on_gpu else 3)}
+    return {"gradients": w * share, "buckets": bucket, "temporary": 4 * share}
 
 
 def _chunk(model: ModelConfig) -> int:

@@ -10,6 +10,7 @@ size, all small operations included: they are anchors, not promises of this code
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -85,6 +86,21 @@ def device_named(name: str) -> Device:
     return DEVICES[name]
 
 
+BOARDS = {
+    r"V100-SXM2-\d+GB$": "V100-32GB",
+    r"\bA100\b(?!.*MIG)": "A100-80GB",
+    r"\bH100 80GB HBM3$": "H100",
+    r"\bH200$": "H200",
+}
+"""What torch calls the boards whose data sheet the table has; others of the family (PCIe, NVL, MIG slices) reach less."""
+
+
+def peak_of_board(board: str, precision: str) -> float | None:
+    """FLOP/s of a GPU by the name that torch gives it ("NVIDIA H100 80GB HBM3"); None where the table does not know it."""
+    names = (name for pattern, name in BOARDS.items() if re.search(pattern, board))
+    return DEVICES[name].peaks.get(precision) if (name := next(names, None)) else None
+
+
 def trunk_flops(model: ModelConfig, sequence_length: int) -> float:
     """FLOPs of a token, forward and backward, through all layers: 6 N + 12 L D S, N their matrices' weights."""
     D, L = model.hidden_size, model.num_layers
@@ -94,6 +110,11 @@ def trunk_flops(model: ModelConfig, sequence_length: int) -> float:
 def head_flops(model: ModelConfig) -> float:
     """FLOPs of a *predicted* token, forward and backward, through the head: 6 (V D + D^2)."""
     return 6.0 * (model.vocab * model.hidden_size + model.hidden_size**2)
+
+
+def needed_flops(model: ModelConfig, sequence_length: int, tokens: float, predicted: float) -> float:
+    """FLOPs that useful tokens in rows of `sequence_length` need, forward and backward: no padding, nothing twice."""
+    return tokens * trunk_flops(model, sequence_length) + predicted * head_flops(model)
 
 
 def predicted_share(rows: Mapping[str, float], corruption: CorruptionConfig) -> float:
@@ -129,7 +150,7 @@ class Work:
 
 def useful_flops(model: ModelConfig, work: Work) -> float:
     """FLOPs that the step needs: trunk of every position, head of every predicted one."""
-    return work.tokens * (trunk_flops(model, work.sequence_length) + work.predicted_share * head_flops(model))
+    return needed_flops(model, work.sequence_length, work.tokens, work.tokens * work.predicted_share)
 
 
 def hardware_flops(model: ModelConfig, work: Work) -> float:

@@ -23,6 +23,7 @@ from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.pseudo_parallel import fill_placeholders
 
 ROWS = 8
+LEARNING_RATE, CLIPPING = 1e-4, 1e-4  # so small that Adam's epsilon feels the clipping
 WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5}
 
 
@@ -41,6 +42,17 @@ def reference(model: Encoder, data: PretrainingData) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+def updated(model: Encoder, gradients: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+    """Norm of the gradients; the weights behind one step of torch's AdamW on the clipped gradients."""
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        parameter.grad = gradients[name].clone()
+    norm = torch.nn.utils.clip_grad_norm_(parameters.values(), CLIPPING)
+    groups = [{"params": [p], "weight_decay": 0.01 * (p.dim() >= 2)} for p in parameters.values()]
+    torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-6, foreach=False).step()
+    return float(norm), {name: parameter.detach() for name, parameter in parameters.items()}
+
+
 def main(folder: Path, output: Path) -> None:
     ranks = start_ranks()
     corpus = CorpusFolder(folder)
@@ -49,6 +61,7 @@ def main(folder: Path, output: Path) -> None:
     config = ModelConfig(num_layers=2, hidden_size=64, num_heads=4, ffn_size=128, dropout=0.0, initializer_range=0.1)
     config = config.resolved(corpus.manifest.vocab_size, len(corpus.manifest.languages))
     expected = reference(Encoder(config).initialise(0), data)
+    norm, new_weights = updated(Encoder(config).initialise(0), expected)
     num_metrics = len(data.metric_names)
     weights_O = torch.tensor([WEIGHTS.get(name, 1.0) for name in OBJECTIVES])
     results = []
@@ -60,7 +73,7 @@ def main(folder: Path, output: Path) -> None:
                 ranks,
                 Path(__file__).resolve().parents[2] / "ds_configs",
                 EngineConfig(zero_stage=zero_stage, precision="fp32"),
-                OptimizerConfig(),
+                OptimizerConfig(gradient_clipping=CLIPPING),
                 batch_config,
             )
             batches = data.step(0, ranks.rank, ranks.world_size, batch_config.micro_batch_rows)
@@ -73,11 +86,12 @@ def main(folder: Path, output: Path) -> None:
                 engine.forward_backward(filled, LossRequest(scales_O, num_metrics))
                 if number == len(batches) - 1:
                     gradients = engine.full_gradients()
-                engine.update(1e-4)
+                engine.update(LEARNING_RATE)
             errors = {
                 name: float((gradients[name] - expected[name]).norm() / expected[name].norm().clamp(min=1e-12))
                 for name in expected
             }
+            moved = {name: p.detach() for name, p in engine.module.named_parameters()} if zero_stage < 3 else new_weights
             results.append(
                 {
                     "zero_stage": zero_stage,
@@ -86,6 +100,8 @@ def main(folder: Path, output: Path) -> None:
                     "worst": max(errors.values()),
                     "worst_parameter": max(errors, key=errors.__getitem__),
                     "num_parameters": len(errors),
+                    "norm": engine.gradient_norm / norm,
+                    "update": max(float((moved[name] - new_weights[name]).abs().max()) for name in moved) / LEARNING_RATE,
                 }
             )
     counts_by_rank = ranks.sum(mine_O.clone()) - mine_O

@@ -1,4 +1,4 @@
-"""The gradient of a DeepSpeed step is the gradient of the loss as it is written down."""
+"""The gradient of a DeepSpeed step is the gradient of the loss as it is written down; its update is AdamW's, clipped."""
 
 from __future__ import annotations
 
@@ -18,3 +18,5 @@ def test_gradients_of_a_step_equal_plain_pytorch_for_zero_0_to_3(data: Path, sta
     for result in results:
         assert result["num_parameters"] > 30
         assert result["worst"] < 1e-6, result
+        assert abs(result["norm"] - 1) < 1e-5, result
+        assert result["update"] < 1e-3, result

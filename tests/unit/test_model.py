@@ -86,6 +86,30 @@ def test_hidden_states_behind_each_layer_are_those_on_the_way(
     assert torch.equal(last, found[3])
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_positions_that_nobody_wants_cost_the_last_layer_no_feed_forward_and_change_no_number(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf, checkpointing: bool
+) -> None:
+    model, batch = encoder_of(num_layers=2, activation_checkpointing=checkpointing), batch_of(CAMLM, documents_of(CAMLM))
+    widths: list[list[int]] = [[], []]
+    for block, seen in zip(model.layers, widths, strict=True):
+        block.ffn_in.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output[..., 0].numel()))
+    everywhere = batch.input_ids_BS.numel()
+    wanted = batch.predicted_N.long()
+    alone = model.hidden_states(batch, wanted_N=batch.predicted_N)
+    assert (widths[0][0], widths[1][0]) == (everywhere, len(wanted))
+    assert len(wanted) < everywhere
+    of_all = model.hidden_states(batch).flatten(0, 1)[wanted]
+    torch.testing.assert_close(alone, of_all, rtol=1e-5, atol=1e-6)
+    factor = torch.linspace(-1, 1, alone.numel()).view_as(alone)
+    parameters = [p for name, p in model.named_parameters() if not name.startswith("head")]
+    found = torch.autograd.grad((alone * factor).sum(), parameters, allow_unused=True)
+    expected = torch.autograd.grad((of_all * factor).sum(), parameters, allow_unused=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.to_dense(), theirs.to_dense(), rtol=1e-4, atol=1e-5)
+        assert theirs.to_dense().abs().max() > 0
+
+
 def test_the_head_alone_agrees_with_the_logits(encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
     model, batch = encoder_of(), batch_of(BTMLM, documents_of(BTMLM))
     with torch.no_grad():

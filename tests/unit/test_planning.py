@@ -74,7 +74,7 @@ def test_sharded_bytes_of_a_weight_are_those_of_the_ZeRO_paper(stage: int, expec
 
 def test_a_layer_saves_what_Korthikanti_counts_without_dropout_masks() -> None:
     """34 s b h less 2 bytes of two dropout masks, in half precision; ours beside it: fp32 statistics."""
-    batch = MicroBatch(4, 512, 0)
+    batch = MicroBatch(4, 512, 4 * 512)  # all predicted: the last layer like the others
     saved, _ = memory.activation_bytes(LARGE, batch, 2, sdpa=False, on_gpu=True)
     per_token_and_layer = saved / batch.tokens / LARGE.num_layers / LARGE.hidden_size
     assert per_token_and_layer == pytest.approx(32, rel=0.02)
@@ -93,12 +93,13 @@ def test_a_layer_saves_what_Korthikanti_counts_without_dropout_masks() -> None:
 
 def test_logits_are_those_of_the_loss_and_never_more_than_a_chunk() -> None:
     assert memory.MAX_LOGITS == loss.MAX_LOGITS
-    small, _, earlier = memory.logit_bytes(LARGE, 100, 2)
-    assert small == pytest.approx(12 * 100 * LARGE.vocab, rel=0.05)
-    assert earlier == 0
-    large, _, earlier = memory.logit_bytes(LARGE, 10_000, 2)
-    assert large == pytest.approx(12 * memory.MAX_LOGITS, rel=0.2)
-    assert earlier == 2 * LARGE.vocab * LARGE.hidden_size
+    small, summed, cast = memory.logit_bytes(LARGE, 100, 2)
+    assert small == pytest.approx(2 * 100 * LARGE.vocab, rel=0.05)
+    assert summed == cast == 0
+    most, summed, cast = memory.logit_bytes(LARGE, 10_000, 2)
+    assert most == pytest.approx(2 * memory.MAX_LOGITS, rel=0.2)
+    assert summed == cast == 4 * LARGE.vocab * LARGE.hidden_size
+    assert memory.logit_bytes(LARGE, 10_000, 4)[1:] == (summed, 0), "in fp32 it needs no copy"
 
 
 def test_memory_never_falls_with_rows_and_each_saving_saves() -> None:
