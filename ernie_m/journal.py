@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ernie_m.checkpoint_store import Saved
 from ernie_m.dataloader import PretrainingData
@@ -17,6 +18,17 @@ from ernie_m.evaluation import Gain
 from ernie_m.metrics import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE, ConsoleLine, LineLog, mean_losses, read_metrics
 from ernie_m.recipe import TrainingConfig
 from ernie_m.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step's sums: nll [M] still on the device, counts on the host."""
+
+    step: int
+    nll_M: Tensor
+    predicted_M: np.ndarray
+    num_tokens: int
+    learning_rate: float
 
 
 class Journal:
@@ -40,36 +52,35 @@ class Journal:
         self._detector = SpikeDetector.from_lines(config.guards, lines, resume_step)
         self._trackers = [Tracker.open(kind, run, configuration, resume_step) for kind in trackers]
         self._console = ConsoleLine(data.schedule.num_steps, resume_step)
-        self._flushed_at = time.monotonic()
 
     def steps(
         self,
-        steps: Sequence[int],
+        records: Sequence[StepRecord],
         nll_TM: np.ndarray,
-        predicted_TM: np.ndarray,
-        tokens: Sequence[int],
-        learning_rates: Sequence[float],
-        extra: dict[str, float | None],
+        numbers: Mapping[str, float],
+        extra: Mapping[str, float | None],
     ) -> None:
-        """Finished steps (numbers from 0; T of them) with their summed nll and predicted tokens per metric [T, M]."""
-        now = time.monotonic()
-        seconds, self._flushed_at = now - self._flushed_at, now
-        names, rate = self._data.metric_names, sum(tokens) / max(seconds, 1e-9)
+        """T finished steps with their nll summed over ranks [T, M]; `numbers` are those of Yardstick about all of them.
+
+        tokens_per_second stands in each step's line; the other numbers and `extra`, without what is None, in the last.
+        """
+        names = self._data.metric_names
         lines: list[dict[str, Any]] = [
-            {"step": step + 1, **mean_losses(names, nll.tolist(), predicted.tolist())}
-            | {"learning_rate": learning_rate, "tokens": count, "tokens_per_second": rate}
-            for step, nll, predicted, count, learning_rate in zip(
-                steps, nll_TM, predicted_TM, tokens, learning_rates, strict=True
-            )
+            {"step": record.step + 1, **mean_losses(names, nll.tolist(), record.predicted_M.tolist())}
+            | {"learning_rate": record.learning_rate, "tokens": record.num_tokens}
+            | {"tokens_per_second": numbers["tokens_per_second"]}
+            for record, nll in zip(records, nll_TM, strict=True)
         ]
-        lines[-1].update({key: value for key, value in extra.items() if value is not None})
+        lines[-1].update(numbers, **{key: value for key, value in extra.items() if value is not None})
         self._write(lines)
-        for step, line in zip(steps, lines, strict=True):
-            self._look_for_spikes(step, line)
+        for record, line in zip(records, lines, strict=True):
+            self._look_for_spikes(record.step, line)
         if self._samples is not None:
-            self._samples.write([{"step": step + 1, "rows": self._data.sample_ids(step)} for step in steps])
-        losses = mean_losses(names, nll_TM.sum(0).tolist(), predicted_TM.sum(0).tolist())
-        print(self._console.format(steps[-1] + 1, losses, learning_rates[-1], rate), flush=True)
+            rows = [{"step": record.step + 1, "rows": self._data.sample_ids(record.step)} for record in records]
+            self._samples.write(rows)
+        predicted_M = np.sum([record.predicted_M for record in records], axis=0)
+        losses = mean_losses(names, nll_TM.sum(0).tolist(), predicted_M.tolist())
+        print(self._console.format(records[-1].step + 1, losses, records[-1].learning_rate, numbers), flush=True)
 
     def _look_for_spikes(self, step: int, line: dict[str, Any]) -> None:
         for spike in self._detector.observe(step, line):
@@ -79,19 +90,14 @@ class Journal:
                 rows = [row for row in self._data.sample_ids(step) if row.startswith(f"{spike.objective}/")]
                 self._spikes.write([{"step": step + 1, **content, "rows": rows}])
 
-    def evaluation(self, done: int, gain: Gain, seconds: float) -> None:
-        """The cross-lingual gain after `done` steps, measured in `seconds`."""
+    def evaluation(self, done: int, gain: Gain) -> None:
+        """The cross-lingual gain after `done` steps."""
         self._write([{"step": done, "cross_lingual_gain": gain.gain, "held_out_loss/CAMLM": gain.nll_true}])
         print(
             f"step {done}: cross-lingual gain {gain.gain:+.3f} nats on held-out pairs "
             f"(shuffled {gain.nll_shuffled:.3f}, true {gain.nll_true:.3f}, {gain.num_predicted} masks)",
             flush=True,
         )
-        self.pause(seconds)
-
-    def pause(self, seconds: float) -> None:
-        """Time that is not the steps'."""
-        self._flushed_at += seconds
 
     def saved(self, saved: Saved) -> None:
         """What came of a save."""

@@ -26,6 +26,7 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 SPIKES_FILE = "spikes.jsonl"
 CURVES_FILE = "curves.png"
+TIME_SHARE = "time_share/"
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -102,21 +103,28 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 @dataclass
 class ConsoleLine:
-    """Progress of training on one line: step, %, losses, rate, tokens/s, ETA."""
+    """Progress of training on one line: step, %, losses, rate, tokens/s, MFU, padding, where time went, ETA."""
 
     num_steps: int
     first_step: int
     started: float = field(default_factory=time.monotonic)
 
-    def format(self, step: int, losses: dict[str, float], learning_rate: float, tokens_per_second: float) -> str:
-        """The line after `step` finished steps; losses are those of whole objectives."""
+    def format(self, step: int, losses: Mapping[str, float], learning_rate: float, numbers: Mapping[str, float]) -> str:
+        """The line after `step` finished steps: losses of whole objectives, `numbers` of ernie_m.utilization.
+
+        Shares of the time that round to 0.0 % are left out.
+        """
         per_step = (time.monotonic() - self.started) / max(1, step - self.first_step)
         shown = "  ".join(
             f"{name.removeprefix('loss/')} {value:.3f}" for name, value in losses.items() if name.count("/") == 1
         )
+        shares = ((name.removeprefix(TIME_SHARE), 100 * share) for name, share in numbers.items() if TIME_SHARE in name)
+        time_spent = "".join(f"  {name} {percent:.1f} %" for name, percent in shares if percent >= 0.05)
         return (
             f"step {step}/{self.num_steps} ({100 * step / self.num_steps:.0f} %)  {shown}  lr {learning_rate:.2e}  "
-            f"{tokens_per_second:,.0f} tokens/s  ETA {duration(per_step * (self.num_steps - step))}"
+            f"{numbers['tokens_per_second']:,.0f} tokens/s  MFU {100 * numbers['mfu']:.1f} %  "
+            f"padding {100 * numbers['padding_share']:.1f} %{time_spent}  "
+            f"ETA {duration(per_step * (self.num_steps - step))}"
         )
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ernie_m import __version__
 from ernie_m.batch import LossRequest, PackedBatch
@@ -28,7 +27,7 @@ from ernie_m.divergence import SkippedUpdates, non_finite_message
 from ernie_m.engine import Engine
 from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.interruption import Interruption, StopRequest
-from ernie_m.journal import Journal
+from ernie_m.journal import Journal, StepRecord
 from ernie_m.loss import objective_scales
 from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.packing import PackedRow
@@ -38,20 +37,10 @@ from ernie_m.ranks import Ranks
 from ernie_m.recipe import TrainingConfig
 from ernie_m.sampling import key_of
 from ernie_m.skip_steps import SkipSteps
+from ernie_m.utilization import EVALUATION, SAVING, Meter
 from ernie_m.watchdog import Watchdog
 
 NO_STOP, STOP_KINDS = 0, ("signal", "time")
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One step's sums: nll still on the device, counts on the host."""
-
-    step: int
-    nll_M: Tensor
-    predicted_M: np.ndarray
-    num_tokens: int
-    learning_rate: float
 
 
 class Stopped(Exception):  # noqa: N818 - no error, an order
@@ -90,6 +79,7 @@ class TrainingLoop:
         self.pending: list[StepRecord] = []
         self.left_out = SkippedUpdates(config.guards.max_skipped_updates)
         self.gain_rows = self._held_out_rows()
+        self.meter = Meter.of(config, engine.module.config, engine.precision.value, self.ranks)
         self.saved_at = time.monotonic()
         self.last_saved = -1
         self.save_is_due = False
@@ -103,7 +93,7 @@ class TrainingLoop:
         try:
             if evaluate_first:
                 self._evaluate(done)
-            for step, micro_batches in enumerate(batches, start=first_step):
+            for step, micro_batches in enumerate(self.meter.clock.waiting(batches), start=first_step):
                 if micro_batches is not None:
                     self.pending.append(self._step(step, micro_batches))
                 done, last = step + 1, step + 1 == self.num_steps
@@ -188,11 +178,17 @@ class TrainingLoop:
         for number, batch in enumerate(micro_batches):
             if number:
                 self._poll(f"step {step}, micro-batch {number}")
-            filled = fill_placeholders(self.engine.module, to_device(batch, self.ranks.device))
-            nll_M += self.engine.forward_backward(filled, request)
+            nll_M += self.engine.forward_backward(self._filled(to_device(batch, self.ranks.device)), request)
             updated = self.engine.update(learning_rate)
         self._guard(step, updated)
         return StepRecord(step, nll_M, predicted_M, total_tokens, learning_rate)
+
+    def _filled(self, batch: PackedBatch) -> PackedBatch:
+        """The batch with BTMLM's pseudo tokens in its placeholders, if it has any."""
+        if batch.generation is None:
+            return batch
+        with self.meter.clock.generating():
+            return fill_placeholders(self.engine.module, batch)
 
     def _guard(self, step: int, updated: bool) -> None:
         """What an update that was not made, for a gradient that is not finite, means: with fp16 nothing at first."""
@@ -213,15 +209,11 @@ class TrainingLoop:
         if self.engine.precision.value != "fp16" and not np.isfinite(nll_TM).all():
             bad = int((~np.isfinite(nll_TM)).any(axis=1).nonzero()[0][0])
             raise InputError(non_finite_message(self.pending[bad].step, "the loss"))
+        tokens = [record.num_tokens for record in self.pending]
+        numbers = self.meter.numbers(tokens, sum(float(record.predicted_M.sum()) for record in self.pending))
         if self.journal is not None:
-            self.journal.steps(
-                [record.step for record in self.pending],
-                nll_TM,
-                np.stack([record.predicted_M for record in self.pending]),
-                [record.num_tokens for record in self.pending],
-                [record.learning_rate for record in self.pending],
-                {"gradient_norm": self.engine.gradient_norm, "loss_scale": self.engine.loss_scale},
-            )
+            extra = {"gradient_norm": self.engine.gradient_norm, "loss_scale": self.engine.loss_scale}
+            self.journal.steps(self.pending, nll_TM, numbers, extra)
         self.pending.clear()
 
     def _held_out_rows(self) -> list[PackedRow]:
@@ -239,19 +231,19 @@ class TrainingLoop:
             return []
 
     def _evaluate(self, done: int) -> None:
-        started = time.monotonic()
-        gain = cross_lingual_gain(
-            self.engine.module,
-            self.gain_rows,
-            self.config.data.sequence_length,
-            self.ranks.device,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            sum_over_ranks=self.ranks.sum,
-            poll=lambda: self._poll(f"evaluation after step {done}"),
-        )
-        if self.journal is not None:
-            self.journal.evaluation(done, gain, time.monotonic() - started)
+        with self.meter.clock.during(EVALUATION):
+            gain = cross_lingual_gain(
+                self.engine.module,
+                self.gain_rows,
+                self.config.data.sequence_length,
+                self.ranks.device,
+                rank=self.ranks.rank,
+                world_size=self.ranks.world_size,
+                sum_over_ranks=self.ranks.sum,
+                poll=lambda: self._poll(f"evaluation after step {done}"),
+            )
+            if self.journal is not None:
+                self.journal.evaluation(done, gain)
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -259,22 +251,20 @@ class TrainingLoop:
         """Save `done` finished steps; raises InputError when that failed and nothing comes after it."""
         watchdog = self.around.watchdog
         watchdog.progress(f"saving step {done}")
-        started = time.monotonic()
-        veto = self.journal.sync() if self.journal is not None else None
-        probe = make_probe(self.data, min(done, self.num_steps - 1))
-        state = {
-            "precision": self.engine.precision.value,
-            "zero_stage": self.engine.zero_stage,
-            "version": __version__,
-            "counters": self.engine.counters(),
-            "probe_loss": probe_loss(self.engine.module, probe, self.ranks.device),
-        }
-        tensors = {key: view for fragment in self.engine.fragments() for key, view in fragment.tensors()}
-        behind = self.around.saves_in_background and not in_the_open
-        self.store.save(done, tensors, state, probe, in_background=behind, veto=veto)
+        with self.meter.clock.during(SAVING):
+            veto = self.journal.sync() if self.journal is not None else None
+            probe = make_probe(self.data, min(done, self.num_steps - 1))
+            state = {
+                "precision": self.engine.precision.value,
+                "zero_stage": self.engine.zero_stage,
+                "version": __version__,
+                "counters": self.engine.counters(),
+                "probe_loss": probe_loss(self.engine.module, probe, self.ranks.device),
+            }
+            tensors = {key: view for fragment in self.engine.fragments() for key, view in fragment.tensors()}
+            behind = self.around.saves_in_background and not in_the_open
+            self.store.save(done, tensors, state, probe, in_background=behind, veto=veto)
         self.last_saved, self.saved_at, self.save_is_due = done, time.monotonic(), False
-        if self.journal is not None:
-            self.journal.pause(time.monotonic() - started)
         watchdog.progress(f"saved step {done}")
         if in_the_open:
             self._report_save(wait=True, is_last=True)

@@ -76,11 +76,28 @@ def test_means_are_over_tokens_not_over_means() -> None:
         mean_losses(names, [1.0], [1])
 
 
+NUMBERS = {
+    "tokens_per_second": 12345.6,
+    "mfu": 0.4123,
+    "padding_share": 0.0211,
+    "time_share/generation": 0.0873,
+    "time_share/loading": 0.0006,
+    "time_share/saving": 0.00049,
+    "time_share/evaluation": 0.0,
+    "slowest_loading": 0.9,
+}
+
+
 def test_the_console_line_says_how_far_and_shows_whole_objectives_alone() -> None:
     console = ConsoleLine(num_steps=200, first_step=100, started=0.0)
-    line = console.format(150, {"loss/CAMLM": 3.25, "loss/CAMLM/de-en": 9.0}, 1e-4, 12345.6)
-    assert line.startswith("step 150/200 (75 %)  CAMLM 3.250  lr 1.00e-04  12,346 tokens/s  ETA ")
+    line = console.format(150, {"loss/CAMLM": 3.25, "loss/CAMLM/de-en": 9.0}, 1e-4, NUMBERS)
+    assert line.startswith("step 150/200 (75 %)  CAMLM 3.250  lr 1.00e-04  12,346 tokens/s  MFU 41.2 %  padding 2.1 %  ")
     assert "de-en" not in line
+
+
+def test_the_console_line_says_where_time_went_if_it_went_there() -> None:
+    line = ConsoleLine(num_steps=200, first_step=100, started=0.0).format(150, {}, 1e-4, NUMBERS)
+    assert "  padding 2.1 %  generation 8.7 %  loading 0.1 %  ETA " in line
 
 
 @pytest.mark.parametrize("with_gain", [False, True])

@@ -1,0 +1,164 @@
+"""What the ranks of a supervised job are started with, and that its processes are found and ended."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ernie_m.console import InputError
+from ernie_m.supervision.environment import KEEP_ALIVE, exported, ssh_arguments, withheld, write_environment_file
+from ernie_m.supervision.job import Job, JobCommand, Launcher, needs_ssh
+from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
+
+# --- what ranks on other hosts get
+
+
+def test_what_training_needs_is_exported_but_no_secrets_and_nothing_of_this_host_alone() -> None:
+    here = {
+        "NCCL_DEBUG": "INFO",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_LOGS": "x",
+        "ERNIE_M_PACE": "1",
+        "TOKENIZERS_PARALLELISM": "0",
+    }
+    others = {"ERNIE_M_HOST": "me", "CUDA_VISIBLE_DEVICES": "0", "HF_TOKEN": "s", "WANDB_API_KEY": "s", "LS_COLORS": "x"}
+    assert exported({**here, **others}) == here
+    assert withheld({**here, **others}) == ["HF_TOKEN", "WANDB_API_KEY"]
+    assert exported({**here, **others}, ["WANDB_API_KEY", "LS_*"]) == {**here, "WANDB_API_KEY": "s", "LS_COLORS": "x"}
+    with pytest.raises(InputError, match="NOWHERE: no such variable"):
+        exported(here, ["NOWHERE"])
+    with pytest.raises(InputError, match="several lines"):
+        exported({"NCCL_X": "1\n2"})
+
+
+def test_the_users_own_deepspeed_env_is_kept_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DS_ENV_FILE", raising=False)
+    (tmp_path / ".deepspeed_env").write_text("MINE=1\n\nOMP_NUM_THREADS=4\n")
+    written = write_environment_file(tmp_path / "file", (), through_pdsh=True)
+    lines = written.read_text().splitlines()
+    assert "" not in lines, "deepspeed raises on it"
+    assert [line for line in lines if line.startswith(("MINE", "OMP_NUM"))][-2:] == ["MINE=1", "OMP_NUM_THREADS=4"]
+    assert written.stat().st_mode & 0o077 == 0
+    (tmp_path / ".deepspeed_env").write_text("A=1\nexport\n")
+    with pytest.raises(InputError, match="line 2: 'export'; expected NAME=value"):
+        write_environment_file(tmp_path / "file", (), through_pdsh=True)
+
+
+def test_ssh_keeps_alive_unless_the_user_says_otherwise() -> None:
+    assert "ServerAliveInterval=15" in ssh_arguments({}) == KEEP_ALIVE
+    assert ssh_arguments({"PDSH_SSH_ARGS_APPEND": "-i key"}) == "-i key"
+
+
+# --- the command, and its processes
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "no command"),
+        (["nowhere.py", "--run", "r"], "nowhere.py: no such file"),
+        ([__file__, "--data", "d"], "no --run RUN"),
+        ([__file__, "--run", "r", "--from_scratch"], "at every restart"),
+        ([__file__, "--run", "r", "--from-scratch=True"], "at every restart"),
+    ],
+)
+def test_a_command_that_cannot_be_supervised_is_one_clear_line(words: list[str], expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)):
+        JobCommand(tuple(words))
+
+
+def test_options_that_are_the_supervisors_own_are_refused() -> None:
+    command = JobCommand((__file__, "--run=elsewhere"))
+    assert command.run == Path("elsewhere")
+    with pytest.raises(InputError, match="--include=a is the supervisor's own"):
+        Launcher(command, ("--ssh_port", "22", "--include=a"))
+    assert Launcher(command, ("--ssh_port=2222",)).ssh_options[-2:] == ["-p", "2222"]
+
+
+def test_ssh_is_needed_but_for_a_single_local_host() -> None:
+    assert not needs_ssh({})
+    assert not needs_ssh({"localhost": 2})
+    assert needs_ssh({"localhost": 2, "b": 2})
+    assert needs_ssh({"b": 2}), "deepspeed alone would start its ranks here"
+
+
+SLEEPER = "import signal, time, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+
+
+def sleeper(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A process that ignores SIGTERM, ready."""
+    (folder / "train.py").write_text(SLEEPER)
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments], cwd=folder, stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_ending_a_job_ends_its_whole_group_even_what_ignores_sigterm(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SLEEPER)
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys; subprocess.Popen([sys.executable, 'train.py']).wait()"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert launcher.stdout is not None
+    launcher.stdout.readline()
+    assert len(members_of_group(launcher.pid)) == 2
+    job = Job(launcher, JobCommand((str(tmp_path / "train.py"), "--run", "none")))
+    assert job.end(seconds=0.5) == -signal.SIGTERM
+    deadline = time.monotonic() + 10
+    while members_of_group(launcher.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_zombie_is_not_waited_for(tmp_path: Path) -> None:
+    process = sleeper(tmp_path)
+    assert members_of_group(process.pid) == [process.pid]
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet reaped
+    assert members_of_group(process.pid) == []
+    process.wait()
+
+
+def test_ranks_that_outlived_their_launcher_are_found_by_script_and_run_alone(tmp_path: Path) -> None:
+    runs = {name: tmp_path / name for name in ("run", "run2", "other")}
+    (tmp_path / "else").mkdir()
+    started = {
+        "absolute": sleeper(tmp_path, "--run", str(runs["run"])),
+        "relative": sleeper(tmp_path, "--local_rank=0", "--run=run"),
+        "another run": sleeper(tmp_path, "--run", str(runs["run2"])),
+        "same words elsewhere": sleeper(tmp_path / "else", "--run", "run"),
+        "named in passing": sleeper(tmp_path, "--data", str(runs["run"])),
+        "a supervisor": sleeper(tmp_path, "supervise.py", "--", "train.py", "--run", str(runs["run"])),
+    }
+    try:
+        script = tmp_path / "train.py"
+        expected = {started["absolute"].pid, started["relative"].pid}
+        assert set(processes_of(script, runs["run"])) == expected
+        assert set(end_orphans(script, runs["run"])) == expected
+        assert [started[name].wait(timeout=10) for name in ("absolute", "relative")] == [-signal.SIGKILL] * 2
+        assert all(started[name].poll() is None for name in list(started)[2:])
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def test_supervision_is_quick_to_start_as_it_needs_no_torch() -> None:
+    program = "import sys; sys.modules['torch'] = None; import ernie_m.supervision.supervisor"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, env=os.environ)
+    assert result.returncode == 0, result.stderr
