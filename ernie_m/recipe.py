@@ -21,6 +21,8 @@ class OutputConfig(Section):
     """Steps between console lines; metrics.jsonl has every step."""
     log_samples: bool = False
     """Write which rows each step was made of to samples.jsonl."""
+    peak_tflops: float | None = None
+    """Matmul peak of a rank's device that MFU is told by, TFLOP/s; null: its data sheet's, else measured at the start."""
     save_every: int = 1000
     """Steps between checkpoints."""
     save_every_minutes: float = 20.0
@@ -43,6 +45,7 @@ class OutputConfig(Section):
     def check(self) -> None:
         for key in ("log_every", "save_every", "keep_last"):
             self.require(getattr(self, key) > 0, key, "a positive number")
+        self.require(self.peak_tflops is None or self.peak_tflops > 0, "peak_tflops", "a positive number, or null")
         for key in ("evaluate_every", "keep_every", "save_every_minutes"):
             self.require(getattr(self, key) >= 0, key, "0 or more")
         for key in ("dead_after_seconds", "hung_after_seconds"):
@@ -57,6 +60,8 @@ class TrainingConfig(Section):
     """Stretches of training, in order, each with its mix of objectives."""
     seed: int = 0
     """Everything random follows from it."""
+    init_from: str | None = None
+    """Weights to start from: a Hugging Face folder or hub id (XLM-R, ERNIE-M, an export), or a run; null draws them."""
     objective_weights: dict[str, float] = field(default_factory=dict)
     """Factor of each objective's mean loss; 1 where not named."""
     model: ModelConfig = ModelConfig()

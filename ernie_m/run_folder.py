@@ -6,6 +6,7 @@ RUN/checkpoints/      step_00001000/ ..., latest
 RUN/.lock             held by the running job (flock: the kernel lets go of it, however the job ends)
 RUN/spikes.jsonl      losses out of line, with their rows         RUN/samples.jsonl   rows of every step, if asked for
 RUN/skipped_steps.json    steps left out, on all later starts too
+RUN/started_from.json     which weights the run was started from (init_from), and what of the model they lack
 RUN/last_stop.json    why the last job ended, when it ended in order     RUN/incidents.jsonl   ranks that died or hung
 RUN/COMPLETE          written last: its presence, not an exit code, says that training is done
 """
@@ -39,7 +40,8 @@ CONFIG_FILE = "config.yaml"
 COMPLETE_FILE = "COMPLETE"
 LAST_STOP_FILE = "last_stop.json"
 LOCK_FILE = ".lock"
-WRITTEN = (COMPLETE_FILE, LAST_STOP_FILE, METRICS_FILE, SAMPLES_FILE, SPIKES_FILE, SKIPPED_STEPS_FILE, STOP_FILE)
+START_FILE = "started_from.json"
+WRITTEN = (COMPLETE_FILE, LAST_STOP_FILE, METRICS_FILE, SAMPLES_FILE, SPIKES_FILE, SKIPPED_STEPS_FILE, STOP_FILE, START_FILE)
 OURS = (CONFIG_FILE, *WRITTEN, "curves.png", "checkpoints", "incidents.jsonl", "tensorboard", "wandb", "wandb.json")
 BEFORE = (LOCK_FILE, "restarts.jsonl", STOP_FILE)  # what may lie there before the first start
 MAY_CHANGE = ("output", "guards")  # sections that do not change what is learnt
@@ -125,8 +127,11 @@ class RunFolder:
 
 
 def _binding(configuration: dict[str, Any]) -> dict[str, Any]:
-    """What a resumed run may not change: all but the output section, where the data lies and how precision was asked for."""
-    binding = {key: value for key, value in configuration.items() if key not in MAY_CHANGE}
+    """What a resumed run may not change: all but the output section, where the data lies and how precision was asked for.
+
+    A key without a value is left out: runs from before there was such a key go on.
+    """
+    binding = {key: value for key, value in configuration.items() if key not in MAY_CHANGE and value is not None}
     for section, key in FREE_KEYS:
         binding[section] = {k: v for k, v in binding.get(section, {}).items() if k != key}
     return binding

@@ -2,7 +2,8 @@
 
 1. Everything that can be known to be wrong is, before the folder is touched or a rank started.
 2. Rank 0 holds the run folder's lock; a watchdog looks after all ranks.
-3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is replayed.
+3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is replayed. Without
+   one, weights are drawn from the seed, or taken from where the recipe's `init_from` says.
 4. The steps: ernie_m.training_loop. However they end, RUN says why.
 """
 
@@ -21,11 +22,13 @@ from ernie_m.checkpoint_store import CheckpointStore, Retention
 from ernie_m.config import to_mapping
 from ernie_m.console import EXIT_PEER_LOST, EXIT_STOPPED, Choice, InputError
 from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
-from ernie_m.dataloader import PretrainingData, Schedule
+from ernie_m.dataloader import DATA_ORDER, PretrainingData, Schedule
 from ernie_m.engine import Engine, start_ranks
-from ernie_m.files import sha256_of
+from ernie_m.files import sha256_of, write_json
 from ernie_m.fragments import FragmentReader
 from ernie_m.host_copy import choose_saving
+from ernie_m.interop.source import Target
+from ernie_m.interop.start import check_start, start_from
 from ernie_m.interruption import Interruption
 from ernie_m.journal import Journal
 from ernie_m.metrics import draw_curves
@@ -33,7 +36,7 @@ from ernie_m.model import Encoder
 from ernie_m.probe import check_probe, probe_loss, read_probe
 from ernie_m.ranks import Ranks
 from ernie_m.recipe import TrainingConfig
-from ernie_m.run_folder import RunFolder, identity_of
+from ernie_m.run_folder import START_FILE, RunFolder, identity_of
 from ernie_m.skip_steps import SkipSteps, first_new
 from ernie_m.training_loop import Stopped, Surroundings, TrainingLoop
 from ernie_m.watchdog import Watchdog
@@ -75,9 +78,13 @@ class Trainer:
                 "manifest_sha256": sha256_of(data / MANIFEST_FILE),
                 "tokenizer_sha256": manifest.tokenizer_sha256,
                 "languages": manifest.languages,
+                "data_order": DATA_ORDER,
             },
         }
         self.run_folder.check(self.configuration, from_scratch)
+        self.start = Target.of(self.model_config, data, manifest)
+        if config.init_from and (from_scratch or not committed_folders(self.run_folder.checkpoints)):
+            check_start(config.init_from, self.start, run)
 
     def run(self) -> None:
         """Train to the last step of the last stage, from the newest whole checkpoint if there is one.
@@ -222,10 +229,10 @@ class Trainer:
         return skipped, checkpoint
 
     def _engine(self, ranks: Ranks, checkpoint: Checkpoint | None) -> Engine:
-        """The model under DeepSpeed: drawn from the seed, or as the checkpoint has it and checked by its probe."""
+        """The model under DeepSpeed: as at step 0, or as the checkpoint has it and checked by its probe."""
         model = Encoder(self.model_config, ranks.device)
         reader = FragmentReader(checkpoint.folder) if checkpoint else None
-        reader.fill_weights(model) if reader else model.initialise(self.config.seed)
+        reader.fill_weights(model) if reader else self._initialise(model, ranks)
         engine = Engine(model, ranks, self.ds_configs, self.config.engine, self.config.optimizer, self.config.batch)
         if checkpoint is None or reader is None:
             return engine
@@ -240,6 +247,15 @@ class Trainer:
         looser = saved if saved != "fp32" else present.value
         check_probe(checkpoint.state["probe_loss"], replayed, looser, checkpoint.folder)
         return engine
+
+    def _initialise(self, model: Encoder, ranks: Ranks) -> None:
+        """The weights of step 0: drawn from the seed and, where `init_from` has others, replaced by those."""
+        model.initialise(self.config.seed)
+        if self.config.init_from:
+            started = start_from(self.config.init_from, self.start, model, ranks.voters)
+            if ranks.is_first:
+                print(*started.lines(), sep="\n", flush=True)
+                write_json(self.run_folder.path / START_FILE, vars(started))
 
     def _announce(self, engine: Engine, saving: Choice, first_step: int, skipped: SkipSteps) -> None:
         if not engine.ranks.is_first:
@@ -257,4 +273,5 @@ class Trainer:
             print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
         if skipped:
             print(f"left out: steps {skipped}")
-        print(f"starting at step {first_step}" if first_step else "starting from scratch", flush=True)
+        origin = f"with the weights of {self.config.init_from}" if self.config.init_from else "from scratch"
+        print(f"starting at step {first_step}" if first_step else f"starting {origin}", flush=True)

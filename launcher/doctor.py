@@ -81,6 +81,7 @@ def doctor(
     shards = first.get("shards", {})
     report = judge(results, job.disk_needed(config, shards, Path(run) if run else None) if config else 0)
     problems = [*report.problems, *(job.recipe_problems(config, num_ranks, shards) if config else [])]
+    problems += job.start_problems(config, Path(data) if data else None, Path(run) if run else None) if config else []
     problems += job.launch_problems() if examination.through_ssh else []
     if json:
         write_json(Path(json), {"hosts": results, "problems": [asdict(problem) for problem in problems]})

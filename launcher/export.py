@@ -1,8 +1,10 @@
 """Export a run's newest checkpoint for Hugging Face.
 
     python launcher/export.py --run RUN --to FOLDER
+    python launcher/export.py --run RUN --to FOLDER --format ernie_m
 
-FOLDER then loads with AutoModel, AutoModelForMaskedLM and AutoTokenizer (XLM-R's class; safetensors).
+FOLDER then loads with AutoModel, AutoModelForMaskedLM and AutoTokenizer (XLM-R's class; safetensors), and with
+SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. README.md there tells how it came about.
 """
 
 from __future__ import annotations
@@ -18,17 +20,24 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 
-def export(run: str, to: str, data: str | None = None) -> None:
+def export(run: str, to: str, data: str | None = None, format: str = "xlm-roberta") -> None:
     """Write the weights of a pre-training run as a Hugging Face folder.
 
     Args:
         run: run folder of launcher/pretrain.py
         to: folder to make; must not exist or be empty
         data: data folder, for its tokenizer; default: the one the run was started on
+        format: xlm-roberta, a class that all releases of transformers have, or ernie_m, that of the released weights,
+            which lacks a head for masked language modelling
     """
-    from ernie_m.interop.xlm_roberta import export as write_folder
+    from ernie_m.command_line import nearest
+    from ernie_m.interop.export import FORMATS
+    from ernie_m.interop.export import export as write_folder
+    from ernie_m.interop.model_card import CARD_FILE, model_card
     from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
+    if format not in FORMATS:
+        raise InputError(f"--format {format}{nearest(format, FORMATS) or ':'} expected {' or '.join(FORMATS)}")
     target = Path(to)
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target}: not empty; give a new folder with --to")
@@ -37,13 +46,15 @@ def export(run: str, to: str, data: str | None = None) -> None:
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        write_folder(load_weights(configuration, checkpoint), model_config(configuration), tokenizer, aside)
+        write_folder(load_weights(configuration, checkpoint), model_config(configuration), tokenizer, aside, format)
+        card = model_card(Path(run), configuration, checkpoint, tokenizer.parent, format)
+        (aside / CARD_FILE).write_text(card, encoding="utf-8")
         if target.is_dir():
             target.rmdir()
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    print(f"exported step {checkpoint.step} of {run} to {target}")
+    print(f"exported step {checkpoint.step} of {run} to {target} ({format})")
 
 
 if __name__ == "__main__":

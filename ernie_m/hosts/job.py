@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ernie_m.checkpoint import committed_folders
 from ernie_m.console import InputError
 from ernie_m.hosts.checks import Problem
+from ernie_m.manifest import MANIFEST_FILE, Manifest
 from ernie_m.supervision.environment import exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
@@ -61,6 +62,26 @@ def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str,
     except InputError as error:
         problems.append(Problem((), str(error), "take the recipe that belongs to this data"))
     return problems
+
+
+def start_problems(config: TrainingConfig, data: Path | None, run: Path | None) -> list[Problem]:
+    """What `init_from` names must be there and fit; not asked of a run that has a checkpoint to go on from."""
+    if config.init_from is None or (run and committed_folders(run / "checkpoints")):
+        return []
+    from ernie_m.interop.source import Target
+    from ernie_m.interop.start import check_start
+    from ernie_m.interop.weight_files import folder_of
+
+    try:
+        if data is None or not (data / MANIFEST_FILE).is_file():
+            folder_of(config.init_from)
+            return []
+        manifest = Manifest.read(data)
+        shape = config.model.resolved(manifest.vocab_size, len(manifest.languages))
+        check_start(config.init_from, Target.of(shape, data, manifest), run)
+    except InputError as error:
+        return [Problem((), str(error), "or train from random weights with init_from=null")]
+    return []
 
 
 def launch_problems() -> list[Problem]:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 import sentencepiece
 import torch
-from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, XLMRobertaForMaskedLM
 
-from ernie_m.batch import NO_HORIZON, PackedBatch
 from ernie_m.console import InputError
-from ernie_m.interop.xlm_roberta import export, from_hugging_face, hugging_face_config, load_into, to_hugging_face
+from ernie_m.interop.export import export, to_hugging_face
 from ernie_m.model import Encoder, ModelConfig
-from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, NO_LANGUAGE, PAD_ID, mask_id
+from ernie_m.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mask_id
 from ernie_m.vocabulary import Vocabulary
+from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
@@ -33,48 +32,19 @@ TEXTS = [
     "nyumba ndogo ni ya kijani",
     "ﬁne  ½   double  spaces and a tab\there",
 ]
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
-
-
-def rows_of_ids(lengths: list[int], vocab_size: int, with_masks: bool) -> Tensor:
-    """One <s> x </s> a row, padded; ids int64 [B, S]."""
-    rng = torch.Generator().manual_seed(0)
-    ids = torch.full((len(lengths), max(lengths)), PAD_ID)
-    for row, length in enumerate(lengths):
-        ids[row, :length] = torch.randint(FIRST_PIECE_ID, mask_id(vocab_size), (length,), generator=rng)
-        ids[row, [0, length - 1]] = torch.tensor([BOS_ID, EOS_ID])
-        if with_masks:
-            ids[row, 2 : length - 1 : 4] = mask_id(vocab_size)
-    return ids
-
-
-def as_batch(ids: Tensor, language: int = 0) -> PackedBatch:
-    """Our form of these rows: one document each, all read all."""
-    real = ids != PAD_ID
-    position = torch.where(real, torch.arange(ids.shape[1]) + 2, PAD_ID)
-    zeros, none = torch.zeros_like(ids), torch.zeros(0, dtype=torch.long)
-    horizon, document = torch.full_like(ids, NO_HORIZON), torch.where(real, 0, -1)
-    language_BS = torch.where(real, language, 0)
-    return PackedBatch(ids, position, language_BS, document, zeros, real.long(), horizon, none, none, none, none, None)
 
 
 @pytest.fixture
 def theirs() -> XLMRobertaForMaskedLM:
-    """Random weights, none zero: biases, norms and the token type embedding too."""
-    model = XLMRobertaForMaskedLM(hugging_face_config(CONFIG)).eval()
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.empty(parameter.shape).normal_(0, 0.15, generator=rng)
-            parameter.copy_(noise if parameter.dim() > 1 else parameter + noise)
-    assert model.roberta.embeddings.token_type_embeddings.weight.abs().min() > 0
-    return model
+    return random_xlm_roberta(CONFIG)
 
 
 @pytest.fixture
-def ours(theirs: XLMRobertaForMaskedLM) -> Encoder:
-    model = Encoder(CONFIG).initialise(5).eval()
-    load_into(model, from_hugging_face(theirs.state_dict(), CONFIG))
+def ours(theirs: XLMRobertaForMaskedLM, tmp_path: Path) -> Encoder:
+    theirs.save_pretrained(tmp_path / "theirs")
+    model, left = loaded(tmp_path / "theirs", target_of(CONFIG))
+    assert left == ["embeddings.language.weight"]
+    assert model.embeddings.language.weight.count_nonzero() == 0
     return model
 
 
@@ -94,36 +64,43 @@ def test_loaded_from_XLM_R_every_layer_and_all_logits_are_its_own(theirs: XLMRob
 
 
 def test_the_parity_test_would_see_a_lost_token_type_or_swapped_projection(
-    theirs: XLMRobertaForMaskedLM, ours: Encoder
+    theirs: XLMRobertaForMaskedLM, tmp_path: Path
 ) -> None:
     ids = rows_of_ids([20], CONFIG.vocab, with_masks=False)
+    attention = theirs.roberta.encoder.layer[1].attention.self
     with torch.no_grad():
         expected = theirs(ids).logits
-        for harm in ("roberta.embeddings.token_type_embeddings.weight", "roberta.encoder.layer.1.attention.self.key.bias"):
-            weights = theirs.state_dict()
-            weights[harm] = torch.zeros_like(weights[harm])
-            weights["roberta.encoder.layer.1.attention.self.value.bias"] = weights[
-                "roberta.encoder.layer.1.attention.self.value.bias"
-            ] + (0.1 if "key" in harm else 0.0)
-            load_into(ours, from_hugging_face(weights, CONFIG))
-            assert (ours.head.logits(ours.hidden_states(as_batch(ids))) - expected).abs().max() > 1e-2
+        for name, harmed in (
+            ("type", theirs.roberta.embeddings.token_type_embeddings.weight),
+            ("value", attention.value.bias),
+        ):
+            harmed.add_(0.1 * torch.arange(harmed.numel()).view_as(harmed) / harmed.numel())
+            theirs.save_pretrained(tmp_path / name)
+            other, _ = loaded(tmp_path / name, target_of(CONFIG))
+            assert (other.head.logits(other.hidden_states(as_batch(ids))) - expected).abs().max() > 1e-2
 
 
-def test_ours_to_theirs_and_back_is_bitwise(encoder_of: EncoderOf) -> None:
-    model = encoder_of(**SHAPE)
-    weights = model.state_dict()
-    there = to_hugging_face(weights, CONFIG)
-    assert set(there) == set(XLMRobertaForMaskedLM(hugging_face_config(CONFIG)).state_dict())
-    back = from_hugging_face(there, CONFIG)
-    assert set(back) == set(weights) - {"embeddings.language.weight"}
-    assert all(torch.equal(back[name], weights[name]) for name in back)
+def test_random_XLM_R_to_ours_to_hugging_face_to_ours_is_bitwise_and_logits_agree(
+    theirs: XLMRobertaForMaskedLM, ours: Encoder, vocabulary: Vocabulary, tmp_path: Path
+) -> None:
+    export(ours.state_dict(), CONFIG, vocabulary.path, tmp_path)
+    again, left = loaded(tmp_path, target_of(CONFIG, vocabulary.path, vocabulary.fingerprint))
+    assert left == ["embeddings.language.weight"]
+    weights = dict(ours.named_parameters())
+    assert len(weights) == 5 + 12 * 3 + 5
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in again.named_parameters())
+    ids = rows_of_ids([20, 13], CONFIG.vocab, with_masks=True)
+    real = ids != PAD_ID
+    with torch.no_grad():
+        there = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()(ids, attention_mask=real.long()).logits
+        torch.testing.assert_close(there[real], theirs(ids, attention_mask=real.long()).logits[real], **TOLERANCE)
 
 
-def test_loading_into_another_shape_is_an_error(ours: Encoder) -> None:
-    with pytest.raises((RuntimeError, AssertionError)):
-        load_into(ours, {"embeddings.word.weight": torch.zeros(101, 32)})
-    with pytest.raises((RuntimeError, AssertionError)):
-        load_into(ours, ours.state_dict() | {"surprise": torch.zeros(1)})
+def test_names_and_shapes_going_out_are_those_of_the_class(encoder_of: EncoderOf) -> None:
+    model, theirs = encoder_of(**SHAPE), random_xlm_roberta(CONFIG).state_dict()
+    there = to_hugging_face(model.state_dict(), CONFIG)
+    assert set(theirs) - set(there) == {"lm_head.decoder.weight", "lm_head.decoder.bias"}, "tied to others"
+    assert {name: tensor.shape for name, tensor in there.items()} == {name: theirs[name].shape for name in there}
 
 
 def test_the_language_embedding_reaches_masks_alone_so_real_text_needs_none(encoder_of: EncoderOf) -> None:
@@ -154,6 +131,11 @@ def train(path: Path, model_type: str) -> Path:
             minloglevel=3,
         )
     return path
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
+    return Vocabulary(train(tmp_path_factory.mktemp("vocabulary") / "spm.model", "unigram"))
 
 
 @pytest.fixture(scope="module")

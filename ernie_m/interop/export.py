@@ -1,0 +1,98 @@
+"""Our weights as a Hugging Face folder: XLM-R's class, which every release of transformers has, or ERNIE-M's.
+
+The fused query-key-value matrix is split, and the language embedding of masks stays behind: real tokens never carried it.
+XLM-R's class also takes the MLM head; ERNIE-M's, which transformers has up to 4.57, has no place for one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
+from transformers.utils import logging
+
+from ernie_m.console import InputError
+from ernie_m.files import sha256_of, write_json
+from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LAYOUTS, XLM_ROBERTA, Layout
+from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS
+from ernie_m.model import ModelConfig, longest_document
+from ernie_m.special_tokens import BOS_ID, EOS_ID, PAD_ID
+from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+
+FORMATS = tuple(LAYOUTS)
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+def hugging_face_config(config: ModelConfig) -> dict[str, Any]:
+    """The same shape in Hugging Face's terms; both classes use the same words."""
+    values = {**vars(config), "vocab_size": config.vocab}
+    return {theirs: values[ours] for ours, theirs in CONFIG_KEYS.items()} | {
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "initializer_range": config.initializer_range,
+        "bos_token_id": BOS_ID,
+        "pad_token_id": PAD_ID,
+        "eos_token_id": EOS_ID,
+    }
+
+
+def to_hugging_face(weights: dict[str, Tensor], config: ModelConfig, layout: Layout = XLM_ROBERTA) -> dict[str, Tensor]:
+    """Names and shapes of XLMRobertaForMaskedLM or ErnieMModel from ours."""
+    theirs: dict[str, Tensor] = {}
+    for ours, names in layout.with_prefix(layout.encoder_names(config.num_layers)).items():
+        theirs |= zip(names, weights[ours].chunk(len(names)), strict=True)
+    theirs |= {name: weights[ours] for ours, name in layout.head.items()}
+    if layout.token_type is not None:
+        theirs[f"{layout.prefix}.{layout.token_type}"] = torch.zeros(1, config.hidden_size)
+    return theirs
+
+
+def export(
+    weights: dict[str, Tensor], config: ModelConfig, tokenizer: Path, to: Path, model_type: str = "xlm-roberta"
+) -> None:
+    """Write safetensors, config and tokenizer into `to`; `model_type` is one of FORMATS.
+
+    The tokenizer is XLM-R's class for both: ERNIE-M's would cut digits, punctuation and Chinese characters apart, other
+    than in training. Raises InputError for a BPE tokenizer (transformers' XLM-R class would read it as a unigram one and
+    give other ids) and for a model whose every token carries its language.
+    """
+    if config.language_embedding == "all":
+        raise InputError("model.language_embedding=all: cannot be exported, neither class has a language embedding")
+    if not Vocabulary(tokenizer).is_unigram:
+        raise InputError(f"{tokenizer}: a BPE model, which XLM-R's tokenizer class cannot hold; expected a unigram one")
+    if model_type == ERNIE_M.model_type:
+        content = {name: tensor.contiguous() for name, tensor in to_hugging_face(weights, config, ERNIE_M).items()}
+        save_file(content, to / SAFETENSORS, metadata={"format": "pt"})
+        description = {"model_type": model_type, "architectures": ["ErnieMModel"], "act_dropout": 0.0}
+        write_json(to / CONFIG_FILE, hugging_face_config(config) | description)
+    else:
+        _save_xlm_roberta(weights, config, to)
+    shutil.copyfile(tokenizer, to / TOKENIZER_FILE)
+    assert sha256_of(to / TOKENIZER_FILE) == sha256_of(tokenizer)
+    XLMRobertaTokenizer.from_pretrained(to, model_max_length=longest_document(config)).save_pretrained(to)
+    _make_readable(to)
+
+
+def _make_readable(folder: Path) -> None:
+    """For releases of transformers before 5, and for others than the owner."""
+    path = folder / TOKENIZER_CONFIG
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content.pop("extra_special_tokens", None)  # <s> and </s> once more, as a list, where transformers 4 wants a mapping
+    write_json(path, content)
+    (folder / SAFETENSORS).chmod((folder / CONFIG_FILE).stat().st_mode)  # safetensors makes them the owner's alone
+
+
+def _save_xlm_roberta(weights: dict[str, Tensor], config: ModelConfig, to: Path) -> None:
+    logging.disable_progress_bar()
+    model = XLMRobertaForMaskedLM(XLMRobertaConfig(**hugging_face_config(config), type_vocab_size=1))
+    theirs = to_hugging_face(weights, config)
+    theirs |= {"lm_head.decoder.weight": weights["embeddings.word.weight"], "lm_head.decoder.bias": theirs["lm_head.bias"]}
+    model.load_state_dict(theirs)
+    model.save_pretrained(to)

@@ -1,0 +1,112 @@
+"""Where another class keeps our parameters: one table a class, read in both directions.
+
+Each of our parameters is one of theirs, or, the fused query-key-value matrix, three of theirs one above the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+KINDS = ("weight", "bias")
+NO_BIAS = ("embeddings.word", "embeddings.position")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names of a class, without .weight and .bias; {i} is the layer.
+
+    `token_type` is a parameter whose first row it adds to every token, as XLM-R does; adding it to the position table
+    instead changes no hidden state.
+    """
+
+    model_type: str
+    prefix: str
+    """In front of the encoder's names where a head stands beside it."""
+    encoder: Mapping[str, str]
+    qkv: tuple[str, str, str]
+    head: Mapping[str, str]
+    """Whole names, our parameter -> theirs; empty where the class has no MLM head."""
+    token_type: str | None = None
+    output_matrix: str | None = None
+    """Where it may store the word embedding a second time, as the head's output matrix."""
+
+    def encoder_names(self, num_layers: int) -> dict[str, tuple[str, ...]]:
+        """Our parameters of the encoder -> theirs, without prefix."""
+        names: dict[str, tuple[str, ...]] = {}
+        for ours, theirs in self.encoder.items():
+            for i in range(num_layers if "{i}" in ours else 1):
+                for kind in KINDS if ours not in NO_BIAS else KINDS[:1]:
+                    names[f"{ours.format(i=i)}.{kind}"] = (f"{theirs.format(i=i)}.{kind}",)
+        for i in range(num_layers):
+            for kind in KINDS:
+                names[f"layers.{i}.qkv.{kind}"] = tuple(f"{name.format(i=i)}.{kind}" for name in self.qkv)
+        return names
+
+    def with_prefix(self, names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """The same with `prefix` in front of theirs."""
+        return {ours: tuple(f"{self.prefix}.{name}" for name in theirs) for ours, theirs in names.items()}
+
+
+XLM_ROBERTA = Layout(
+    model_type="xlm-roberta",
+    prefix="roberta",
+    encoder={
+        "embeddings.word": "embeddings.word_embeddings",
+        "embeddings.position": "embeddings.position_embeddings",
+        "embeddings.norm": "embeddings.LayerNorm",
+        "layers.{i}.attention_out": "encoder.layer.{i}.attention.output.dense",
+        "layers.{i}.attention_norm": "encoder.layer.{i}.attention.output.LayerNorm",
+        "layers.{i}.ffn_in": "encoder.layer.{i}.intermediate.dense",
+        "layers.{i}.ffn_out": "encoder.layer.{i}.output.dense",
+        "layers.{i}.ffn_norm": "encoder.layer.{i}.output.LayerNorm",
+    },
+    qkv=(
+        "encoder.layer.{i}.attention.self.query",
+        "encoder.layer.{i}.attention.self.key",
+        "encoder.layer.{i}.attention.self.value",
+    ),
+    head={
+        "head.dense.weight": "lm_head.dense.weight",
+        "head.dense.bias": "lm_head.dense.bias",
+        "head.norm.weight": "lm_head.layer_norm.weight",
+        "head.norm.bias": "lm_head.layer_norm.bias",
+        "head.decoder_bias": "lm_head.bias",
+    },
+    token_type="embeddings.token_type_embeddings.weight",
+    output_matrix="lm_head.decoder.weight",
+)
+# Positions start at 2 here as well: the class counts from 0 and adds 2 ("to mimic paddlenlp"). It has no token types, and
+# its release no MLM head.
+ERNIE_M = Layout(
+    model_type="ernie_m",
+    prefix="ernie_m",
+    encoder={
+        "embeddings.word": "embeddings.word_embeddings",
+        "embeddings.position": "embeddings.position_embeddings",
+        "embeddings.norm": "embeddings.layer_norm",
+        "layers.{i}.attention_out": "encoder.layers.{i}.self_attn.out_proj",
+        "layers.{i}.attention_norm": "encoder.layers.{i}.norm1",
+        "layers.{i}.ffn_in": "encoder.layers.{i}.linear1",
+        "layers.{i}.ffn_out": "encoder.layers.{i}.linear2",
+        "layers.{i}.ffn_norm": "encoder.layers.{i}.norm2",
+    },
+    qkv=(
+        "encoder.layers.{i}.self_attn.self_attn.q_proj",
+        "encoder.layers.{i}.self_attn.self_attn.k_proj",
+        "encoder.layers.{i}.self_attn.self_attn.v_proj",
+    ),
+    head={},
+)
+LAYOUTS = {layout.model_type: layout for layout in (XLM_ROBERTA, ERNIE_M)}
+
+CONFIG_KEYS = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "num_heads": "num_attention_heads",
+    "ffn_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "layer_norm_eps": "layer_norm_eps",
+    "vocab_size": "vocab_size",
+}
+"""Key of our model section -> key of their config.json; both classes use the same."""

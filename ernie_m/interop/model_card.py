@@ -1,0 +1,126 @@
+"""README.md of an exported folder: what the model is, what it learnt from and how, and what was measured in its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ernie_m.checkpoint import Checkpoint
+from ernie_m.corpus import MANIFEST_FILE, TRAIN
+from ernie_m.files import sha256_of
+from ernie_m.interop.layout import ERNIE_M
+from ernie_m.manifest import Manifest
+from ernie_m.metrics import read_metrics
+
+CARD_FILE = "README.md"
+RECENT_STEPS = 100
+"""Steps whose mean is told as the last loss."""
+LEARNT_BY = ("seed", "init_from", "stages", "objective_weights", "model", "data", "batch", "optimizer")
+"""What of a run's configuration decides what was learnt."""
+CLASSES = {
+    "xlm-roberta": "It has XLM-R's class: `AutoModel`, `AutoModelForMaskedLM` and `AutoTokenizer` load it, and so does "
+    "`SentenceTransformer`, which takes the mean of the last layer.",
+    ERNIE_M.model_type: "It has ERNIE-M's class, which transformers has up to 4.57: `AutoModel` and `AutoTokenizer` load "
+    "it there. The class has no head for masked language modelling, and its pooler is drawn anew.",
+}
+
+
+def model_card(run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint, data: Path, model_type: str) -> str:
+    """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder."""
+    languages = configuration["data_identity"]["languages"]
+    head = {
+        "library_name": "transformers",
+        "pipeline_tag": "feature-extraction" if model_type == ERNIE_M.model_type else "fill-mask",
+        "language": languages,
+        "tags": ["cross-lingual", "ernie-m"],
+    }
+    lines = [line for line in read_metrics(run) if line["step"] <= checkpoint.step]
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
+        f"# A cross-lingual encoder of {len(languages)} languages, after {checkpoint.step:,} steps",
+        f"Pre-trained as in ERNIE-M (Ouyang et al., 2021, https://arxiv.org/abs/2012.15674). {CLASSES[model_type]}",
+        "`<mask>` carried a language in training and carries none here; sentences without masks are encoded as in training.",
+        "## Training",
+        _training(configuration, checkpoint, lines),
+        "## Data",
+        _data(configuration, data),
+        "## Measured in the run",
+        _measured(lines),
+        "## Recipe",
+        f"```yaml\n{yaml.safe_dump(_recipe(configuration), sort_keys=False, allow_unicode=True)}```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _training(configuration: Mapping[str, Any], checkpoint: Checkpoint, lines: Sequence[Mapping[str, Any]]) -> str:
+    rows, length = configuration["batch"]["rows_per_step"], configuration["data"]["sequence_length"]
+    first, stages = 0, []
+    for stage in configuration["stages"]:
+        done = min(stage["steps"], max(0, checkpoint.step - first))
+        mix = ", ".join(f"{name} {weight:g}" for name, weight in stage["rows"].items())
+        stages.append([f"{done:,} of {stage['steps']:,}", mix])
+        first += stage["steps"]
+    tokens = sum(line.get("tokens") or 0 for line in lines)
+    seen = f", {tokens:,} tokens in all" if tokens else ""
+    start = configuration.get("init_from")
+    origin = f"Started with the weights of `{start}`" if start else "Started with weights drawn at random"
+    about = f"{origin}; {rows:,} rows of {length} positions a step{seen}. Rows of each objective, in proportion:"
+    return f"{about}\n\n{_table(['steps', 'objectives'], stages)}"
+
+
+def _data(configuration: Mapping[str, Any], data: Path) -> str:
+    identity = configuration["data_identity"]
+    same = (data / MANIFEST_FILE).is_file() and sha256_of(data / MANIFEST_FILE) == identity["manifest_sha256"]
+    if not same:
+        return f"Languages: {', '.join(identity['languages'])}. Its manifest was not at hand when the model was exported."
+    manifest = Manifest.read(data)
+    corpora, tokens_of = [], dict.fromkeys(manifest.languages, 0)
+    for corpus in manifest.corpora:
+        shards = corpus.shards.of_split(TRAIN)
+        tokens = np.asarray(shards.tokens).sum(axis=0) if len(shards) else [0] * len(corpus.languages)
+        for language, count in zip(corpus.languages, tokens, strict=True):
+            tokens_of[language] += int(count)
+        rows = int(np.asarray(shards.rows).sum()) if len(shards) else 0
+        corpora.append([corpus.name, corpus.format, "-".join(corpus.languages), f"{rows:,}", f"{int(sum(tokens)):,}"])
+    languages = [[language, f"{count:,}"] for language, count in sorted(tokens_of.items(), key=lambda item: -item[1])]
+    return "\n\n".join(
+        [
+            f"A vocabulary of {manifest.vocab_size:,}; tokenizer SHA-256 `{manifest.tokenizer_sha256}`.",
+            _table(["corpus", "format", "languages", "lines or pairs", "tokens"], corpora),
+            _table(["language", "tokens"], languages),
+        ]
+    )
+
+
+def _measured(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The newest evaluation, and mean losses of the last steps."""
+    evaluations = [line for line in lines if line.get("cross_lingual_gain") is not None]
+    rows = []
+    if evaluations:
+        newest = evaluations[-1]
+        named = {"cross_lingual_gain": "cross-lingual gain, nats a mask (a true translation against another sentence)"}
+        for key, value in newest.items():
+            if key != "step" and isinstance(value, int | float):
+                rows.append([named.get(key, f"`{key}`"), f"{value:.4f}", f"{newest['step']:,}"])
+    recent = [line for line in lines if "learning_rate" in line][-RECENT_STEPS:]
+    for key in sorted({key for line in recent for key in line if key.startswith("loss/") and key.count("/") == 1}):
+        values = [line[key] for line in recent if line.get(key) is not None]
+        if values:
+            what = (
+                f"training loss of {key.removeprefix('loss/')}, nats a predicted token, mean of the last {len(values)} steps"
+            )
+            rows.append([what, f"{np.mean(values):.4f}", f"{recent[-1]['step']:,}"])
+    return _table(["what", "value", "step"], rows) if rows else "Nothing was measured."
+
+
+def _recipe(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: configuration[key] for key in LEARNT_BY if configuration.get(key)}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    shown = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in shown)

@@ -1,0 +1,69 @@
+"""Do weights and data mean the same by an id? Known by the tokenizer's bytes, else piece by piece.
+
+Weights under other ids still load, and train from something worse than random weights; nothing later can tell. So every file
+beside the weights that says what an id means is compared: sentencepiece.bpe.model, ERNIE-M's vocab.txt, or, where neither is
+there, tokenizer.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ernie_m.console import InputError
+from ernie_m.interop.weight_files import TOKENIZER_JSON, VOCABULARY_TEXT
+from ernie_m.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID
+from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+
+TOLERATED = 1e-3
+"""Share of ids that may differ: somebody put symbols of their own in place of rare pieces. Another tokenizer shares few."""
+
+
+def check_vocabulary(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> str:
+    """How the ids of the weights in `folder` were found to be those of `tokenizer`, or that nothing there tells.
+
+    Raises InputError when they differ, with the first id that does.
+    """
+    found = []
+    model, text, fast = (folder / name for name in (TOKENIZER_FILE, VOCABULARY_TEXT, TOKENIZER_JSON))
+    if model.is_file():
+        vocabulary = Vocabulary(model)
+        if vocabulary.fingerprint == tokenizer_sha256:
+            found.append(f"{model.name} is the data's (SHA-256 {tokenizer_sha256[:12]}...)")
+        else:
+            found.append(_compared(model, _pieces(vocabulary), tokenizer))
+    if text.is_file():
+        lines = text.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        found.append(_compared(text, lines[FIRST_PIECE_ID:-1], tokenizer))
+    if fast.is_file() and not found:
+        found.append(_compared(fast, _pieces_of_json(fast), tokenizer))
+    return "; ".join(found) or "no tokenizer lies beside the weights: whether their ids are the data's is not known"
+
+
+def _pieces(vocabulary: Vocabulary) -> list[str]:
+    """The pieces of ids FIRST_PIECE_ID to the last before <mask>."""
+    return [piece.piece for piece in vocabulary.model_proto().pieces[FIRST_PIECE_ID - FAIRSEQ_OFFSET :]]
+
+
+def _pieces_of_json(path: Path) -> list[str]:
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+        return [str(piece) for piece, _ in vocabulary[FIRST_PIECE_ID:-1]]
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not a unigram tokenizer of the `tokenizers` library; XLM-R's is one") from None
+
+
+def _compared(path: Path, theirs: Sequence[str], tokenizer: Path) -> str:
+    ours = _pieces(Vocabulary(tokenizer))
+    way_out = f"build the data with the weights' own tokenizer, or start from weights of {tokenizer}"
+    if len(theirs) != len(ours):
+        raise InputError(f"{path}: {len(theirs):,} pieces, the data's tokenizer {tokenizer} has {len(ours):,}; {way_out}")
+    differing = [i for i, (their, our) in enumerate(zip(theirs, ours, strict=True)) if their != our]
+    if not differing:
+        return f"{path.name} has the data's pieces"
+    first = differing[0]
+    example = f"id {first + FIRST_PIECE_ID} is {theirs[first]!r}, in the data {ours[first]!r}"
+    if len(differing) > TOLERATED * len(ours):
+        raise InputError(f"{path}: {len(differing):,} of {len(ours):,} ids mean other pieces: {example}; {way_out}")
+    return f"{path.name} has the data's pieces but for {len(differing)} ({example})"

@@ -1,0 +1,245 @@
+"""What a run can start from: XLM-R, ERNIE-M, an export of ours (which is one of these two), or another run of ours.
+
+`open_source` looks at configurations and names of tensors alone, which takes a moment; `Source.fill` reads the tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ernie_m.checkpoint import MANIFEST_FILE, committed_folders, verify
+from ernie_m.config import read_yaml
+from ernie_m.console import InputError
+from ernie_m.files import sha256_of
+from ernie_m.fragments import WEIGHT, FragmentReader
+from ernie_m.interop.layout import CONFIG_KEYS, LAYOUTS, Layout
+from ernie_m.interop.same_vocabulary import check_vocabulary
+from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
+from ernie_m.manifest import Manifest
+from ernie_m.model import Encoder, ModelConfig
+from ernie_m.run_folder import CONFIG_FILE as RUN_CONFIG_FILE
+from ernie_m.run_folder import model_config
+from ernie_m.special_tokens import PAD_ID
+
+LANGUAGES = "embeddings.language.weight"
+REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "pad_token_id": PAD_ID, "is_decoder": False}
+REFUSED = {
+    "xlm-roberta-xl": "its layer norms stand in front of each block (pre-LN), this encoder's behind it (post-LN): its "
+    "weights would compute something else; expected XLM-R base or large",
+    "roberta": "its ids are those of a BPE of bytes, not of a SentencePiece model; expected XLM-R",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be started: the resolved shape, and the languages and the tokenizer of its data."""
+
+    config: ModelConfig
+    languages: tuple[str, ...]
+    tokenizer: Path
+    tokenizer_sha256: str
+
+    @staticmethod
+    def of(config: ModelConfig, data: Path, manifest: Manifest) -> Target:
+        """A model of that resolved shape on the data folder `data`."""
+        tokenizer = data / manifest.tokenizer_file
+        return Target(config, tuple(manifest.languages), tokenizer, manifest.tokenizer_sha256)
+
+
+class Tensors(Protocol):
+    """Tensors by name, out of files."""
+
+    def read(self, name: str) -> Tensor:
+        """One tensor on the CPU, in the type it is stored in."""
+
+    def sha256(self, on_progress: Callable[[], None] = ...) -> str:
+        """A digest of all that they are read from; `on_progress` is called for each piece of ernie_m.files.sha256_of."""
+
+    def num_bytes(self) -> int:
+        """What there is to hash."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to start from that fits. `names`: each of our parameters that it has -> the tensors it is made of."""
+
+    path: Path
+    kind: str
+    vocabulary: str
+    """How its ids were found to be the data's."""
+    tensors: Tensors
+    names: Mapping[str, tuple[str, ...]]
+    unused: tuple[str, ...] = ()
+    token_type: str | None = None
+    language_rows: Mapping[int, int] | None = None
+    """Our language id -> its, for languages that both have; None where it has no language embedding."""
+
+    def fill(self, model: Encoder) -> list[str]:
+        """Put the weights into `model` (fp32), one at a time; returns the names of parameters left as they are.
+
+        Raises InputError for numbers that are not finite.
+        """
+        left = []
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name == LANGUAGES and self.language_rows:
+                    theirs = self._read(LANGUAGES).view(-1, parameter.shape[1])
+                    for ours, row in self.language_rows.items():
+                        parameter[ours] = theirs[row]
+                elif name in self.names:
+                    self._fill(self.names[name], parameter)
+                else:
+                    left.append(name)
+            if self.token_type:
+                model.embeddings.position.weight.add_(self._read(self.token_type)[0])
+        return left
+
+    def _fill(self, names: tuple[str, ...], parameter: Tensor) -> None:
+        for name, rows in zip(names, parameter.chunk(len(names)), strict=True):
+            rows.copy_(self._read(name).view(rows.shape))
+
+    def _read(self, name: str) -> Tensor:
+        tensor = self.tensors.read(name)
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(f"init_from: {self.path}: {name} holds numbers that are not finite; take another checkpoint")
+        return tensor
+
+
+def open_source(init_from: str, target: Target) -> Source:
+    """What lies under a folder's name or hub id; raises InputError when it is unknown, broken or does not fit `target`."""
+    try:
+        path = folder_of(init_from)
+        is_run = (path / RUN_CONFIG_FILE).is_file() or (path / MANIFEST_FILE).is_file()
+        return _of_run(path, target) if is_run else _of_hugging_face(path, target)
+    except InputError as error:
+        raise InputError(f"init_from: {error}") from None
+
+
+def _of_hugging_face(path: Path, target: Target) -> Source:
+    content = read_config(path)
+    layout = _layout(path, content)
+    missing = [key for key in CONFIG_KEYS.values() if key not in content]
+    if missing:
+        raise InputError(f"{path / CONFIG_FILE}: no {missing[0]}; expected the configuration of an {layout.model_type}")
+    for key, expected in REQUIRED.items():
+        if content.get(key, expected) != expected:
+            raise InputError(f"{path / CONFIG_FILE}: {key} {content[key]!r}; this encoder has {expected!r}")
+    vocabulary = check_vocabulary(path, target.tokenizer, target.tokenizer_sha256)
+    _check_shape(path, {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}, target.config)
+    files = WeightFiles(path)
+    names, token_type = _names(layout, files, target.config)
+    used = {name for theirs in names.values() for name in theirs} | {token_type, layout.output_matrix}
+    unused = tuple(sorted(set(files.shapes) - used))
+    return Source(path, layout.model_type, vocabulary, files, names, unused, token_type)
+
+
+def _layout(path: Path, content: Mapping[str, Any]) -> Layout:
+    model_type = content.get("model_type")
+    if model_type not in LAYOUTS:
+        reason = REFUSED.get(str(model_type), f"expected {' or '.join(LAYOUTS)}")
+        raise InputError(f"{path / CONFIG_FILE}: model_type {model_type!r}: {reason}")
+    return LAYOUTS[model_type]
+
+
+def _check_shape(path: Path, found: Mapping[str, Any], config: ModelConfig) -> None:
+    if found["vocab_size"] != config.vocab:
+        raise InputError(
+            f"{path}: a vocabulary of {found['vocab_size']:,}, the data's tokenizer gives {config.vocab:,}; build the data "
+            "with the weights' own tokenizer"
+        )
+    keys = [key for key in found if key != "vocab_size" and not _same(found[key], getattr(config, key))]
+    if keys:
+        has, wants = (", ".join(f"{key} {shape[key]}" for key in keys) for shape in (found, vars(config)))
+        settings = " ".join(f"model.{key}={found[key]}" for key in keys)
+        raise InputError(f"{path}: {has}; the recipe has {wants}: set {settings}, or start from weights of its shape")
+
+
+def _same(theirs: Any, ours: float) -> bool:
+    return isinstance(theirs, int | float) and math.isclose(theirs, ours, rel_tol=1e-9)
+
+
+def _names(layout: Layout, files: WeightFiles, config: ModelConfig) -> tuple[dict[str, tuple[str, ...]], str | None]:
+    """Our parameters -> their tensors, all there and of the right shape; and the name of the token type's."""
+    encoder, token_type = layout.encoder_names(config.num_layers), layout.token_type
+    if any(name.startswith(f"{layout.prefix}.") for name in files.shapes):
+        encoder = layout.with_prefix(encoder)
+        token_type = f"{layout.prefix}.{token_type}" if token_type else None
+    head = {ours: (theirs,) for ours, theirs in layout.head.items()}
+    names = encoder | (head if any(theirs in files.shapes for (theirs,) in head.values()) else {})
+    missing = [name for theirs in names.values() for name in theirs if name not in files.shapes]
+    missing += [token_type] if token_type and token_type not in files.shapes else []
+    if missing:
+        raise InputError(
+            f"{files.folder}: {missing[0]} is missing ({len(missing)} in all); expected those of an {layout.model_type}, "
+            f"found e.g. {', '.join(sorted(files.shapes)[:2]) or 'none'}"
+        )
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in Encoder(config).named_parameters()}
+    for ours, theirs in names.items():
+        expected = (shapes[ours][0] // len(theirs), *shapes[ours][1:])
+        for name in theirs:
+            if files.shapes[name] != expected:
+                raise InputError(f"{files.folder}: {name} has the shape {files.shapes[name]}, expected {expected}")
+    _check_output_matrix(layout, files, names)
+    return names, token_type
+
+
+def _check_output_matrix(layout: Layout, files: WeightFiles, names: Mapping[str, tuple[str, ...]]) -> None:
+    """The head's output matrix is the word embedding; a checkpoint that stores it as well must agree."""
+    if layout.output_matrix in files.shapes:
+        assert layout.output_matrix is not None
+        if not torch.equal(files.read(layout.output_matrix), files.read(names["embeddings.word.weight"][0])):
+            raise InputError(
+                f"{files.folder}: {layout.output_matrix} is not the word embedding; expected a checkpoint that ties them"
+            )
+
+
+class CheckpointTensors:
+    """Weights of a checkpoint of ours, by our names, flat."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._reader = folder, FragmentReader(folder)
+        self.names = self._reader.names
+
+    def read(self, name: str) -> Tensor:
+        flat = torch.empty(self._reader.numel(name))
+        self._reader.read(name, WEIGHT, 0, flat)
+        return flat
+
+    def sha256(self, on_progress: Callable[[], None] = lambda: None) -> str:
+        """That of its manifest, which holds the hashes of all files; they are checked."""
+        try:
+            verify(self._folder, on_progress=on_progress)
+        except InputError as error:
+            raise InputError(f"init_from: {self._folder}: {error}; name an older checkpoint of that run") from None
+        return sha256_of(self._folder / MANIFEST_FILE)
+
+    def num_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self._folder.iterdir())
+
+
+def _of_run(path: Path, target: Target) -> Source:
+    """A run folder, of which the newest checkpoint is taken, or one of its checkpoints."""
+    run = path if (path / RUN_CONFIG_FILE).is_file() else path.resolve().parents[1]
+    configuration = read_yaml(run / RUN_CONFIG_FILE)
+    if "data_identity" not in configuration:
+        raise InputError(f"{run / RUN_CONFIG_FILE}: not a run's; expected a Hugging Face folder, a hub id or a run folder")
+    folders = committed_folders(run / "checkpoints") if run == path else [path]
+    if not folders:
+        raise InputError(f"{run}: no checkpoint under {run / 'checkpoints'}")
+    identity, found = configuration["data_identity"], model_config(configuration)
+    if identity["tokenizer_sha256"] != target.tokenizer_sha256:
+        raise InputError(f"{run}: was trained with another tokenizer than the data's; build the data with its tokenizer")
+    _check_shape(path, {key: getattr(found, key) for key in CONFIG_KEYS}, target.config)
+    tensors = CheckpointTensors(folders[0])
+    its = {language: number for number, language in enumerate(identity["languages"], start=1)}
+    rows = {ours: its[name] for ours, name in enumerate(target.languages, start=1) if name in its}
+    names = {name: (name,) for name in tensors.names if name != LANGUAGES}
+    return Source(folders[0], "a run of ours", "the data's tokenizer", tensors, names, language_rows=rows)

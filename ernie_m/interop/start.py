@@ -1,0 +1,91 @@
+"""`init_from`: a run starts from given weights instead of random ones; resumed, it goes on from its checkpoint alone.
+
+1. `check_start`, before ranks are started and the run's folder is touched: is it there, of the right shape and vocabulary?
+2. `start_from`, on every rank: the same bytes, or none goes on. What the weights lack keeps the values of
+   Encoder.initialise: language embeddings zero, a head drawn from the seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_m.console import InputError, Progress
+from ernie_m.interop.source import LANGUAGES, Source, Target, open_source
+from ernie_m.model import Encoder
+from ernie_m.ranks import Voters
+
+HASH_PIECE_MIB = 4  # of ernie_m.files.sha256_of
+SHOWN = 4  # names of unused tensors
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a run was started from, for its folder and for the log."""
+
+    path: str
+    kind: str
+    sha256: str
+    vocabulary: str
+    fresh: tuple[str, ...]
+    """Our parameters that the weights lack."""
+    unused: tuple[str, ...]
+    """Tensors that this encoder has no place for."""
+
+    def lines(self) -> list[str]:
+        """For the console."""
+        lines = [f"starting from {self.path} ({self.kind}, SHA-256 {self.sha256[:12]}...): {self.vocabulary}"]
+        if LANGUAGES in self.fresh:
+            lines.append("  starts anew: language embeddings, at zero")
+        if any(name.startswith("head.") for name in self.fresh):
+            drawn = "its matrix drawn from the seed, biases zero, norm one"
+            lines.append(f"  starts anew: the MLM head, {drawn}; its output matrix is the word embedding")
+        if self.unused:
+            more = f" and {len(self.unused) - SHOWN} more" if len(self.unused) > SHOWN else ""
+            lines.append(f"  not used: {', '.join(self.unused[:SHOWN])}{more}")
+        return lines
+
+
+def check_start(init_from: str, target: Target, run: Path | None = None) -> Source:
+    """What a new run would start from; raises InputError when it cannot, or when it lies in the run's own folder."""
+    source = open_source(init_from, target)
+    if run is not None and source.path.resolve().is_relative_to(run.resolve()):
+        raise InputError(f"init_from: {init_from} lies in the run's own folder {run}; choose another --run")
+    return source
+
+
+def _digest(source: Source, shown: bool) -> str:
+    if not shown:
+        return source.tensors.sha256()
+    progress = Progress("hashing weights", source.tensors.num_bytes() >> 20, "MiB")
+    digest = source.tensors.sha256(lambda: progress.advance(HASH_PIECE_MIB))
+    progress.close()
+    return digest
+
+
+def start_from(init_from: str, target: Target, model: Encoder, ranks: Voters) -> Started:
+    """Fill an initialised `model` (fp32, on the CPU) on every rank; a collective.
+
+    Raises InputError on all ranks when one cannot read the weights or reads other bytes than rank 0.
+    """
+    started, problem = None, None
+    try:
+        source = open_source(init_from, target)
+        digest = _digest(source, shown=ranks.rank == 0)
+        fresh = tuple(source.fill(model))
+        started = Started(str(source.path), source.kind, digest, source.vocabulary, fresh, source.unused)
+    except InputError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"init_from: {error.filename or init_from}: {error.strerror or error}"
+    mine = started.sha256 if started else problem
+    first = ranks.from_first(mine)
+    if ranks.all_agree(started is not None and mine == first):
+        assert started is not None
+        return started
+    if problem is None and mine != first:
+        problem = f"init_from: {init_from}: other bytes here ({mine}) than rank 0 has ({first}); give all hosts the same"
+    raise InputError(
+        problem or f"init_from: {init_from}: other ranks cannot read it, or read other bytes; their lines say which",
+        only_here=problem is not None and mine != first,
+    )

@@ -1,0 +1,177 @@
+"""A Hugging Face folder as it lies on the disk: config.json, and tensors by name out of safetensors or .bin files.
+
+Tensors are read one at a time from mapped files, so that loading takes one model's memory, not two. Nothing is unpickled
+but tensors (torch.load with weights_only).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ernie_m.console import InputError
+from ernie_m.files import sha256_of
+from ernie_m.vocabulary import TOKENIZER_FILE
+
+CONFIG_FILE = "config.json"
+SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
+INDEX_SUFFIX = ".index.json"
+WEIGHT_NAMES = (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, PYTORCH, PYTORCH + INDEX_SUFFIX)
+TOKENIZER_JSON, VOCABULARY_TEXT = "tokenizer.json", "vocab.txt"
+
+
+def folder_of(name: str) -> Path:
+    """The folder `name`, or what the hub has under that id, from the local cache or downloaded into it.
+
+    Raises InputError when there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{name}: a file; expected a Hugging Face folder, a hub id or a run folder")
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise InputError(f"{name}: no such folder; expected a Hugging Face folder, a hub id or a run folder")
+    try:
+        return _snapshot(name, from_cache=True) or _snapshot(name, from_cache=False) or _no_weights(name)
+    except HFValidationError:
+        raise InputError(f"{name}: neither a folder nor a hub id, which reads organisation/name") from None
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"{name}: no such folder, not in the hub's local cache, and the hub cannot be reached; fetch it where there is "
+            "a network (`hf download`) and give its folder"
+        ) from None
+    except (HfHubHTTPError, EntryNotFoundError) as error:
+        what = str(error).strip().splitlines()[0]
+        raise InputError(f"{name}: no such folder, and the hub says: {what}") from None
+
+
+def _snapshot(name: str, from_cache: bool) -> Path | None:
+    """The local folder of a hub id, None where it has no weights; `from_cache` asks no network, which is slow to fail."""
+
+    def fetched(file: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(name, file, local_files_only=from_cache))
+        except LocalEntryNotFoundError:
+            if from_cache:
+                return None
+            raise
+        except EntryNotFoundError:
+            return None
+
+    chosen = next(filter(None, map(fetched, WEIGHT_NAMES)), None)
+    config = fetched(CONFIG_FILE)
+    if chosen is None or config is None:
+        return None
+    if chosen.name.endswith(INDEX_SUFFIX) and None in [fetched(file) for file in set(_weight_map(chosen).values())]:
+        return None
+    for file in (TOKENIZER_FILE, TOKENIZER_JSON, VOCABULARY_TEXT):
+        fetched(file)
+    return config.parent
+
+
+def _no_weights(name: str) -> Path:
+    raise InputError(f"{name}: the hub has no {CONFIG_FILE} with one of {', '.join(WEIGHT_NAMES)} of it")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json; raises InputError when it is missing or broken."""
+    path = folder / CONFIG_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: no {CONFIG_FILE}; expected a Hugging Face folder or a run folder of ours") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping of keys, found {type(content).__name__}; fetch it again")
+    return content
+
+
+class WeightFiles:
+    """Names, shapes and values of all tensors in a folder's weight files.
+
+    Raises InputError for a folder without weights and for files that are missing, cut short or hold more than tensors.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        chosen = next((name for name in WEIGHT_NAMES if (folder / name).is_file()), None)
+        if chosen is None:
+            raise InputError(f"{folder}: no weights there; expected one of {', '.join(WEIGHT_NAMES)}")
+        index = _weight_map(folder / chosen) if chosen.endswith(INDEX_SUFFIX) else {}
+        self.files = sorted({folder / name for name in index.values()}) if index else [folder / chosen]
+        missing = [path.name for path in self.files if not path.is_file()]
+        if missing:
+            raise InputError(f"{folder}: {missing[0]}, which {chosen} names, is missing; fetch the folder again")
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._readers: dict[str, Callable[[], Tensor]] = {}
+        for path in self.files:
+            self._open(path)
+        lacking = sorted(index.keys() - self.shapes.keys())
+        if lacking:
+            raise InputError(f"{folder}: {index[lacking[0]]} lacks {lacking[0]}, which {chosen} says is there")
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, as stored, on the CPU."""
+        return self._readers[name]()
+
+    def sha256(self, on_progress: Callable[[], None] = lambda: None) -> str:
+        """A digest of the files' names and bytes."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            digest.update(f"{path.name} {sha256_of(path, on_progress=on_progress)}\n".encode())
+        return digest.hexdigest()
+
+    def num_bytes(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.files)
+
+    def _open(self, path: Path) -> None:
+        if path.suffix != ".bin":
+            try:
+                file: Any = safe_open(path, framework="pt")
+            except SafetensorError as error:
+                raise InputError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                self.shapes[name] = tuple(file.get_slice(name).get_shape())
+                self._readers[name] = lambda name=name: file.get_tensor(name)  # type: ignore[misc]
+            return
+        for name, tensor in _load_pickled(path).items():
+            if isinstance(tensor, Tensor):
+                self.shapes[name] = tuple(tensor.shape)
+                self._readers[name] = lambda tensor=tensor: tensor  # type: ignore[misc]
+
+
+def _load_pickled(path: Path) -> dict[str, Any]:
+    content = None
+    for mapped in (True, False):  # files of torch before 1.6, XLM-R's own among them, cannot be mapped
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            break
+        except Exception as error:  # torch raises a dozen kinds, by what is broken
+            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+    if not isinstance(content, dict):
+        reason = reason if content is None else f"a {type(content).__name__}"
+        raise InputError(f"{path}: not a file of tensors by name ({reason}); fetch it again, or take the safetensors")
+    return content
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Tensor -> file of an index of shards."""
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        if not weight_map or not all(Path(file).name == file for file in weight_map.values()):
+            raise ValueError("its weight_map names no files beside it")
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not an index of weight files ({type(error).__name__}: {error}); fetch it again") from None
+    return dict(weight_map)
