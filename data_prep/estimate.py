@@ -14,8 +14,8 @@ from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.clean import clean
 from data_prep.convert import encoder_of
-from data_prep.table import table
 from ernie_m.console import InputError, duration
+from ernie_m.table import table
 
 BYTES_PER_TOKEN = 4
 BYTES_PER_ROW = 4.2  # a list offset a column, and a bit

@@ -15,10 +15,10 @@ from data_prep.alignment import Alignment
 from data_prep.catalog import Corpus
 from data_prep.convert import EXAMPLES, Tally, marker_of
 from data_prep.phases import Job, num_chunks
-from data_prep.table import table
 from ernie_m.console import InputError
 from ernie_m.corpus import TRAIN, CorpusEntry, ShardEntry
 from ernie_m.files import write_json, written_atomically
+from ernie_m.table import table
 
 USUAL_SCORE = "translations have 0.4 and more"
 

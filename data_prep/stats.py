@@ -25,11 +25,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.table import table
 from ernie_m.console import InputError
 from ernie_m.corpus import HELD_OUT, TRAIN, CorpusFolder, Stream
 from ernie_m.files import write_json
 from ernie_m.sampling import Mixture, smoothed
+from ernie_m.table import table
 
 MANY_REPEATS = 4.0
 ROW_FILL = 0.985  # of a row's positions; ernie_m.row_source aims at it

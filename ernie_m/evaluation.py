@@ -25,7 +25,7 @@ from ernie_m.dataloader import to_device
 from ernie_m.model import without_training
 from ernie_m.objectives import CAMLM, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.packing import PackedRow, pack
-from ernie_m.sampling import generator
+from ernie_m.sampling import generator, key_of
 
 TRUE, SHUFFLED = 0, 1  # metric numbers of the gain's two kinds of rows
 
@@ -82,16 +82,16 @@ def gain_rows(
                     example = Example(
                         (pair.sentences[side], other.sentences[1 - side]), (languages[side], languages[1 - side])
                     )
-                    rng = generator(seed, "gain", languages, i, side)  # the first sentence's masks are drawn first
+                    key = key_of(seed, "gain", languages, i, side)  # the first sentence's masks come from its first numbers
                     documents[kind].append(
-                        _first_sentence_only(CAMLM.lay_out(example, corruption, vocab_size, rng), corruption, example)
+                        _first_sentence_only(CAMLM.lay_out(example, corruption, vocab_size, key), corruption, example)
                     )
     if not documents[TRUE]:
         raise InputError("no language pair has two held-out pairs that fit a row; keep more with held_out in the catalog")
     return [
         PackedRow(row, OBJECTIVE_INDEX["CAMLM"], kind)
         for kind, d in documents.items()
-        for row in _in_rows(d, sequence_length)
+        for row in in_rows(d, sequence_length)
     ]
 
 
@@ -100,7 +100,7 @@ def _first_sentence_only(document: Document, corruption: CorruptionConfig, examp
     return replace(document, predicted=document.predicted[:count], labels=document.labels[:count])
 
 
-def _in_rows(documents: Sequence[Document], sequence_length: int) -> list[list[Document]]:
+def in_rows(documents: Sequence[Document], sequence_length: int) -> list[list[Document]]:
     rows: list[list[Document]] = [[]]
     room = sequence_length
     for document in documents:
@@ -164,12 +164,23 @@ def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
 
 def accuracy_at_1(source_ND: Tensor, target_ND: Tensor, piece: int = 2048) -> tuple[float, float]:
     """Share of sentences whose nearest neighbour by cosine is their translation: source -> target, target -> source."""
-    source_ND, target_ND = (nn.functional.normalize(side.float(), dim=1) for side in (source_ND, target_ND))
     found = []
     for queries, keys in ((source_ND, target_ND), (target_ND, source_ND)):
-        nearest = torch.cat([(part @ keys.T).argmax(dim=1) for part in queries.split(piece)])
-        found.append((nearest == torch.arange(len(queries), device=nearest.device)).float().mean().item())
+        neighbours = nearest(queries, keys, piece)
+        found.append((neighbours == torch.arange(len(queries), device=neighbours.device)).float().mean().item())
     return found[0], found[1]
+
+
+def nearest(queries_ND: Tensor, keys_KD: Tensor, piece: int = 2048) -> Tensor:
+    """Number of the nearest key by cosine for each query: int64 [N]."""
+    queries_ND, keys_KD = (nn.functional.normalize(side.float(), dim=1) for side in (queries_ND, keys_KD))
+    return torch.cat([(part @ keys_KD.T).argmax(dim=1) for part in queries_ND.split(piece)])
+
+
+def mean_over_tokens(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+    """Mean of the states of real tokens (mask 1), special ones included; axes in front of B are kept: [..., B, D]."""
+    weights = mask_BS[:, :, None].to(states_BSD.dtype)
+    return (states_BSD * weights).sum(-2) / weights.sum(-2)
 
 
 def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], device: torch.device, note: str) -> Tensor:
@@ -185,8 +196,7 @@ def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], devi
             texts = [sentences[i] for i in chosen]
             inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
             states = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
-            weights = inputs["attention_mask"][None, :, :, None].to(states.dtype)
-            means = ((states * weights).sum(2) / weights.sum(2)).float().cpu()
+            means = mean_over_tokens(states, inputs["attention_mask"]).float().cpu()
             for column, i in enumerate(chosen):
                 pooled[i] = means[:, column]
             progress.advance(len(chosen))

@@ -1,0 +1,5 @@
+"""Fine-tuning and scoring of any Hugging Face encoder on the paper's benchmarks, a file a task.
+
+`task` says what a task file gives; `files` finds and reads its data; `seed` trains one seed, `experiment` all of them;
+`report` puts the scores beside the paper's. `tatoeba` needs no training and stands by itself.
+"""

@@ -1,0 +1,46 @@
+"""Lines and tab-separated columns of evaluation files, with the place of what is wrong in them.
+
+Lines end at the line feed alone and quotation marks mean nothing: text of every language is taken as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ernie_m.console import InputError
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, text) of each line of a UTF-8 file, without its line end; a byte order mark is left out.
+
+    Raises InputError for a missing file and for bytes that are not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        broken = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}, line {broken}: not UTF-8; convert the file") from None
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
+        yield number, line.removesuffix("\r")
+
+
+def rows_of(path: Path, expected: str, num_columns: int) -> Iterator[tuple[int, list[str]]]:
+    """(line number, columns) of a tab-separated file; raises InputError for a line with another number of columns.
+
+    `expected` names the columns in that message.
+    """
+    for number, line in lines_of(path):
+        row = line.split("\t")
+        if len(row) != num_columns:
+            raise InputError(f"{path}, line {number}: {len(row)} columns; expected {num_columns}, tab-separated: {expected}")
+        yield number, row
+
+
+def first_row(path: Path) -> list[str]:
+    """Columns of the first line, empty for an empty file: what tells one layout from another."""
+    return next((line.split("\t") for _, line in lines_of(path)), [])

@@ -1,0 +1,105 @@
+"""One seed of a fine-tuning experiment: transformers' Trainer, with our learning rates, our choice of the best epoch and
+restart.
+
+1. The head is drawn from the seed, as are the order of the examples and dropout.
+2. After each epoch (or `evaluate_every` updates) the validation languages are scored by the task itself; the mean of its
+   first metric over them chooses the checkpoint.
+3. The best one answers the test languages. Predictions, then the model, then `result.json` are written, each whole or
+   not at all; a seed with `result.json` is done. One without goes on from its newest whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from ernie_m.downstream.files import TaskData
+from ernie_m.downstream.task import Hyperparameters, Scored, Setup, Task
+from ernie_m.downstream.training import Machinery, TaskTrainer, ranks, training_arguments
+from ernie_m.files import write_json, written_atomically
+
+RESULT_FILE = "result.json"
+MODEL_FOLDER = "model"
+
+
+def run_seed(
+    task: Task[Any],
+    data: TaskData,
+    setup: Setup,
+    encoder: Path,
+    folder: Path,
+    seed: int,
+    machinery: Machinery,
+    note: str = "",
+) -> dict[str, Any]:
+    """Train and score one seed in `folder`, or read what it came to when it is done; on all ranks alike.
+
+    Returns the content of result.json: `seed`, `validation` (best mean of the first metric, percent), `test` (language ->
+    metric -> percent), `best_step`, `best_epoch`, `num_updates`, `seconds`.
+    """
+    done = folder / RESULT_FILE
+    if done.is_file():
+        return dict(json.loads(done.read_text(encoding="utf-8")))
+    rank, _ = ranks()
+    started = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    set_seed(seed)  # before the head is drawn
+    trainer = TaskTrainer(
+        task, data, setup, encoder, training_arguments(task, setup.hyperparameters, folder, seed, machinery), note
+    )
+    checkpoint = newest_whole_checkpoint(folder)
+    if checkpoint and rank == 0:
+        print(f"seed {seed}: goes on from {checkpoint.name}", flush=True)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    test = trainer.scores(data.test, {k: task.features(e, setup, False) for k, e in data.test.items()}, "test")
+    state = trainer.state
+    result = {
+        "seed": seed,
+        "validation": state.best_metric,
+        "test": {language: scored.metrics for language, scored in test.items()},
+        "best_step": state.best_global_step,
+        "best_epoch": round((state.best_global_step or 0) * state.num_train_epochs / max(1, state.max_steps), 3),
+        "num_updates": state.max_steps,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    if machinery.keep_models:
+        trainer.save_whole(folder / MODEL_FOLDER)
+    if rank == 0:
+        _write_predictions(folder / "predictions", test)
+        write_json(done, result)
+        for path in folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
+    return result
+
+
+def newest_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest of the Trainer's checkpoints that is all there: its trainer_state.json is written last."""
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        with contextlib.suppress(OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError):
+            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            best = state["best_model_checkpoint"]
+            if state["global_step"] == int(path.name.rpartition("-")[2]) and (best is None or Path(best).is_dir()):
+                whole.append((int(state["global_step"]), path))
+    return max(whole)[1] if whole else None
+
+
+def num_updates(num_examples: int, hyperparameters: Hyperparameters) -> int:
+    """Updates of one seed."""
+    return math.ceil(num_examples / hyperparameters.batch_size) * hyperparameters.epochs
+
+
+def _write_predictions(folder: Path, test: Mapping[str, Scored]) -> None:
+    folder.mkdir(exist_ok=True)
+    for language, scored in test.items():
+        with written_atomically(folder / f"{language}.jsonl") as aside:
+            lines = (json.dumps(prediction, ensure_ascii=False) for prediction in scored.predictions)
+            aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,165 @@
+"""What a fine-tuning task gives to the frame: where its files are, how they are read, and how answers are scored.
+
+One file a task, with one subclass of `Task`. Nothing in it knows of seeds, ranks, checkpoints or tables: that is
+`ernie_m.downstream.seed`, `.experiment` and `.report`. An *example* is the task's own type; a *language* is a row of the
+result table (`de`, or `de-en` where context and question differ).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+
+from ernie_m.config import Section, section
+from ernie_m.downstream.encoders import Size as Size
+from ernie_m.downstream.encoders import load_model
+
+Part = Literal["train", "validation", "test"]
+Example = TypeVar("Example")
+Logits = np.ndarray | tuple[np.ndarray, ...]
+
+
+@section
+class Hyperparameters(Section):
+    """How one seed is trained. A task that needs more extends it; each key can be given as key=value."""
+
+    learning_rate: float
+    """Highest learning rate, that of the head; lower layers have less by `layer_decay`."""
+    batch_size: int
+    """Examples an update, over all ranks."""
+    epochs: int
+    """Passes over the training examples."""
+    max_length: int
+    """Tokens a feature is cut to at most, special ones included."""
+    layer_decay: float = 1.0
+    """Layer i of L learns with decay^(L-i) of the rate, embeddings with decay^(L+1), heads with all of it."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of matrices; biases and layer norms have none."""
+    warmup_share: float = 0.1
+    """Share of the updates in which the rate rises linearly; after it, it falls linearly to zero."""
+    adam_epsilon: float = 1e-6
+    """Added to the root of Adam's second moment."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    micro_batch: int = 0
+    """Examples a rank puts through the model at a time; 0: as many as the batch gives it, up to 32."""
+    evaluate_every: int = 0
+    """Updates between two looks at the validation score; 0: an epoch."""
+
+    def check(self) -> None:
+        self.require(self.learning_rate > 0, "learning_rate", "a positive number")
+        self.require(self.batch_size > 0, "batch_size", "a positive number")
+        self.require(self.epochs > 0, "epochs", "a positive number")
+        self.require(self.max_length >= 8, "max_length", "at least 8 tokens")
+        self.require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
+        self.require(self.weight_decay >= 0, "weight_decay", "0 or more")
+        self.require(0 <= self.warmup_share < 1, "warmup_share", "a share of the updates, 0 to below 1")
+        self.require(self.adam_epsilon > 0, "adam_epsilon", "a positive number")
+        self.require(self.clip > 0, "clip", "a positive number")
+        self.require(self.micro_batch >= 0, "micro_batch", "0 (by itself) or a number of examples")
+        self.require(self.evaluate_every >= 0, "evaluate_every", "0 (an epoch) or a number of updates")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What features and scores depend on, beside the examples."""
+
+    tokenizer: Any
+    """Fast tokenizer of the encoder's folder."""
+    hyperparameters: Any
+    """The task's (sub)class of Hyperparameters; `max_length` already fits the encoder's positions."""
+    labels: tuple[str, ...]
+    """Names of the classes in the order of the logits; empty for a task without classes."""
+    setting: str
+    """One of the task's settings."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What became of the examples of one language."""
+
+    metrics: dict[str, float]
+    """Each of the task's metrics, in percent."""
+    predictions: list[Any]
+    """What was predicted, one an example in their order, fit for JSON."""
+
+
+class Task(ABC, Generic[Example]):
+    """A benchmark. The frame never looks into an example; it hands them from `read` to `features` and `score`."""
+
+    name: ClassVar[str]
+    """Its command, e.g. `xnli`."""
+    settings: ClassVar[Mapping[str, str | None]]
+    """Setting -> language that is trained on, or None for all there are. The first is the default."""
+    metrics: ClassVar[tuple[str, ...]]
+    """Names of the scores; the first chooses the best epoch on validation and leads the table."""
+    protocol: ClassVar[str]
+    """How it is scored, in a line that stands under every table."""
+    patterns: ClassVar[Mapping[Part, tuple[str, ...]]]
+    """Names the files may have below the data folder, most likely first: `dev-{language}.tsv`. Placeholders give the
+    language; two different ones are joined with a hyphen. The first pattern that matches anything is taken."""
+    auto_class: ClassVar[Any]
+    """Class of transformers that puts the head on, e.g. AutoModelForSequenceClassification."""
+
+    @abstractmethod
+    def defaults(self, setting: str, size: Size) -> Hyperparameters:
+        """The paper's hyperparameters of a setting."""
+
+    @abstractmethod
+    def read(self, path: Path, language: str | None) -> dict[str, list[Example]]:
+        """Examples of one file by language, in the file's order.
+
+        `language` is what the file's name says, None where it says nothing. Raises InputError, with file and line or
+        key, for content that is not as expected, and when the language can be known from neither name nor content.
+        """
+
+    @abstractmethod
+    def labels(self, train: Sequence[Example]) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits; empty for none."""
+
+    def check(self, examples: Mapping[str, Sequence[Example]], setup: Setup) -> None:
+        """Raise InputError for examples, by language, that this setup cannot score: before hours of training, not after."""
+
+    @abstractmethod
+    def features(self, examples: Sequence[Example], setup: Setup, with_answers: bool) -> Sequence[Mapping[str, Any]]:
+        """Inputs of the model: one or more for an example, in their order; may be computed when indexed.
+
+        Keys that the model's forward does not take are for `score` and do not reach the model. `with_answers` adds what the
+        loss needs (`labels`, `start_positions` ...). Raises InputError for answers the classes do not know.
+        """
+
+    @abstractmethod
+    def collator(self, setup: Setup) -> Callable[[list[Any]], Mapping[str, Any]]:
+        """What makes a batch of features."""
+
+    @abstractmethod
+    def score(
+        self,
+        examples: Sequence[Example],
+        features: Sequence[Mapping[str, Any]],
+        logits: Logits,
+        setup: Setup,
+        language: str,
+    ) -> Scored:
+        """Scores of one language from the logits of its features (in their order; shorter ones padded with -100)."""
+
+    @abstractmethod
+    def trivial_score(self, examples: Sequence[Example]) -> float:
+        """What an answer that looks at nothing gets on the first metric, in percent, e.g. the largest class's share."""
+
+    def model(self, folder: Path, setup: Setup) -> Any:
+        """The encoder of `folder` under this task's head, drawn from torch's random state; a `torch.nn.Module` with
+        `config`, `base_model_prefix` and `save_pretrained`."""
+        return load_model(self.auto_class, folder, setup.labels)
+
+    def split_key(self, example: Example, index: int) -> str:
+        """Examples with the same key stay together when a dev file is split (`--from_dev`); `index` is that in its file.
+
+        Translations of an example need the same key, else what is trained on in one language is tested in another.
+        """
+        return str(index)

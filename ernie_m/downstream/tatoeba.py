@@ -1,0 +1,156 @@
+"""Tatoeba retrieval without any training: which sentence of the other language is nearest, layer by layer.
+
+Every layer is measured in both directions and beside an untrained model of the same shape, which shared names, digits and
+punctuation lift above chance. The score is that of one layer chosen beforehand, xx -> en as in XTREME; the best layer is
+shown too, and called what it is: chosen on the test set.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoModel
+
+from ernie_m.console import InputError
+from ernie_m.downstream import encoders, paper
+from ernie_m.downstream.bitext import Bitext, sides_of
+from ernie_m.downstream.files import find
+from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
+from ernie_m.files import write_json, written_atomically
+from ernie_m.table import table
+
+XX_TO_EN, EN_TO_XX = 0, 1
+TRAINED, UNTRAINED = "trained", "untrained"
+
+
+class Accuracies(NamedTuple):
+    """Accuracy@1 in percent of each layer, embeddings first."""
+
+    to_english: list[float]
+    from_english: list[float]
+
+
+Sweep = Mapping[str, Mapping[str, Accuracies]]
+"""trained | untrained -> language -> accuracies."""
+
+
+def run(encoder: Path, data: Path, to: Path, layer: int = 0, untrained: bool = True) -> dict[str, Any]:
+    """Measure every `tatoeba.LLL-eng.LLL` of `data`, print the tables, write results.json and scores.png to `to`.
+
+    `layer` counts as in `hidden_states`; 0 is the middle one. Returns results.json's content. Raises InputError for a folder
+    without such files, and for files or an encoder that are not as expected.
+    """
+    config = encoders.read_config(encoder)
+    chosen = encoders.layer_of(config, layer)
+    if not data.is_dir():
+        raise InputError(f"--data {data}: no such folder")
+    files = find(data, Bitext.patterns["test"])
+    if not files:
+        raise InputError(f"{data}: no retrieval files; expected {Bitext.patterns['test'][0]} and their .eng beside them")
+    pairs = {str(file.language): read_aligned(file.path, sides_of(file.path)[1]) for file in files}
+    tokenizer = encoders.load_tokenizer(encoder)
+    tokenizer.model_max_length = encoders.longest_input(config, tokenizer)
+    models = {TRAINED: encoders.load_model(AutoModel, encoder, ())}
+    if untrained:
+        torch.manual_seed(0)
+        models[UNTRAINED] = AutoModel.from_config(config)
+    sweep = {name: measure(model, tokenizer, pairs, name) for name, model in models.items()}
+    row = paper.row_of("tatoeba", "zero-shot", encoders.size_of(config))
+    content = summary(sweep, chosen, {language: len(sides[0]) for language, sides in pairs.items()})
+    content |= {"encoder": str(encoder), "paper": dict(row.averages) if row else None}
+    to.mkdir(parents=True, exist_ok=True)
+    write_json(to / "results.json", content)
+    draw(sweep, chosen, encoder.name, to / "scores.png")
+    _print(sweep, chosen, content, row.averages["accuracy"] if row else None)
+    print(f"written: {to / 'results.json'}, {to / 'scores.png'}", flush=True)
+    return content
+
+
+def measure(
+    model: Any, tokenizer: Any, pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], note: str
+) -> dict[str, Accuracies]:
+    """Accuracies of every layer on each language's (sentences, English translations)."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    measured = {}
+    for number, (language, sides) in enumerate(pairs.items(), start=1):
+        where = f"{language} ({note}, {number} of {len(pairs)})"
+        own, english = (mean_pooled(model, tokenizer, side, device, where) for side in sides)
+        both = [accuracy_at_1(a, b) for a, b in zip(own, english, strict=True)]
+        measured[language] = Accuracies(*([100 * share for share in way] for way in zip(*both, strict=True)))
+    return measured
+
+
+def mean_of(of_model: Mapping[str, Accuracies], way: int) -> list[float]:
+    """Mean over languages for each layer."""
+    return [statistics.fmean(layer) for layer in zip(*(accuracies[way] for accuracies in of_model.values()), strict=True)]
+
+
+def summary(sweep: Sweep, chosen: int, num_pairs: Mapping[str, int]) -> dict[str, Any]:
+    """Content of results.json."""
+    means = {name: mean_of(of_model, XX_TO_EN) for name, of_model in sweep.items()}
+    best = max(range(len(means[TRAINED])), key=means[TRAINED].__getitem__)
+    return {
+        "task": "tatoeba",
+        "setting": "zero-shot",
+        "protocol": f"{Bitext.protocol}; layer {chosen} of {len(means[TRAINED]) - 1}, 0 being the embeddings",
+        "layer": chosen,
+        "average": {name: of_layer[chosen] for name, of_layer in means.items()},
+        "best_layer_on_test": {"layer": best, "average": means[TRAINED][best]},
+        "layers": {name: {"to_english": means[name], "from_english": mean_of(sweep[name], EN_TO_XX)} for name in sweep},
+        "languages": {
+            language: {"pairs": count, **{name: of_model[language]._asdict() for name, of_model in sweep.items()}}
+            for language, count in num_pairs.items()
+        },
+    }
+
+
+def _print(sweep: Sweep, chosen: int, content: Mapping[str, Any], paper_average: float | None) -> None:
+    ways = {"xx -> en": XX_TO_EN, "en -> xx": EN_TO_XX}
+    head = [f"{name} {way}" for name in sweep for way in ways]
+    rows = [
+        [
+            language,
+            str(of["pairs"]),
+            *(f"{sweep[name][language][way][chosen]:.1f}" for name in sweep for way in ways.values()),
+        ]
+        for language, of in content["languages"].items()
+    ]
+    means = {(name, way): mean_of(sweep[name], way) for name in sweep for way in ways.values()}
+    rows.append(["mean", "", *(f"{of_layer[chosen]:.1f}" for of_layer in means.values())])
+    print(f"\nlayer {chosen}:\n{table(['language', 'pairs', *head], rows)}\n")
+    num_layers = len(means[TRAINED, XX_TO_EN])
+    by_layer = [[str(k), *(f"{of_layer[k]:.1f}" for of_layer in means.values())] for k in range(num_layers)]
+    print(f"mean over languages, by layer:\n{table(['layer', *head], by_layer)}\n")
+    best = content["best_layer_on_test"]
+    print(f"best layer {best['layer']}: {best['average']:.1f} (chosen on the test set; not a score to report)")
+    if paper_average is not None:
+        print(f"the paper's large model: {paper_average:.1f}, mean over its 36 languages")
+    print(f"protocol: {content['protocol']}")
+
+
+def draw(sweep: Sweep, chosen: int, title: str, path: Path) -> None:
+    """Accuracy xx -> en over layers: a thin line a language, their mean thick, the untrained model's dashed; PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for language, accuracies in sweep[TRAINED].items():
+        axis.plot(accuracies.to_english, linewidth=0.8, alpha=0.7, label=language)
+    for name, of_model in sweep.items():
+        axis.plot(mean_of(of_model, XX_TO_EN), "k-" if name == TRAINED else "k--", linewidth=2, label=f"mean, {name}")
+    axis.axvline(chosen, color="grey", linewidth=0.8, linestyle=":")
+    axis.set_xticks(range(len(next(iter(sweep[TRAINED].values())).to_english)))
+    axis.set_xlabel("layer (0: embeddings)")
+    axis.set_ylabel("accuracy@1, xx -> en, %")
+    axis.set_title(f"Tatoeba retrieval: {title}", fontsize=9, loc="left")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, ncols=3)
+    with written_atomically(path) as aside:
+        figure.savefig(aside, dpi=120, format="png")
+    pyplot.close(figure)

@@ -1,0 +1,210 @@
+"""Fine-tune any Hugging Face encoder on the paper's benchmarks and score it, over several seeds.
+
+    python launcher/finetune.py xnli --model HF_FOLDER --data XNLI --to RUN [--setting transfer] [key=value ...]
+    deepspeed --num_gpus 8 launcher/finetune.py xnli --model HF_FOLDER --data XNLI --to RUN --setting translate-train-all
+    python launcher/finetune.py tatoeba --model HF_FOLDER --data TATOEBA --to RUN
+
+Commands: xnli, pawsx, ner, mlqa, tatoeba. The same command, given again, goes on: finished seeds are not trained again.
+docs/fine_tuning.md tells which files each task takes and how it is scored.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+try:
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = {
+    "xnli": "ernie_m.downstream.xnli:Xnli",
+    "pawsx": "ernie_m.downstream.pawsx:PawsX",
+    "ner": "ernie_m.downstream.ner:Ner",
+    "mlqa": "ernie_m.downstream.mlqa:Mlqa",
+    "tatoeba": "ernie_m.downstream.bitext:Bitext",
+}
+OPTIONS = """
+
+        Args:
+            overrides: hyperparameters instead of the paper's, as key=value: learning_rate, batch_size, epochs, max_length,
+                layer_decay, weight_decay, warmup_share, adam_epsilon, clip, micro_batch, evaluate_every, and the task's own
+            model: folder of any Hugging Face encoder (launcher/export.py makes one; XLM-R, mBERT ...)
+            data: folder with the benchmark's files under their published names or XTREME's
+            to: folder for seeds, scores and pictures; the same one again goes on
+            setting: {settings}; the first is the default
+            seeds: how many (1 .. N), or which, with commas: 3,7
+            train_files: files instead of those found in data, [LANGUAGE=]PATH with commas between
+            validation_files: the same for what chooses the best checkpoint
+            test_files: the same for what is scored
+            from_dev: cut the dev files into train (60 %), validation and test (20 % each), where only they are at hand;
+                scores are then comparable among themselves alone
+            precision: auto, fp32, bf16 or fp16
+            zero_stage: shard with DeepSpeed's ZeRO 1 or 2; otherwise each rank holds everything
+            keep_models: keep the best model of each seed in TO/seed_K/model
+        """
+FINE_TUNING = {
+    "xnli": ("XNLI: accuracy in 15 languages, trained on English or on translations.", "transfer, translate-train-all"),
+    "pawsx": ("PAWS-X: accuracy in 7 languages, trained on English or on translations.", "transfer, translate-train-all"),
+    "ner": ("Named entities: entity F1 on CoNLL-2002/2003 or WikiANN files, trained on English or all.", "en, all"),
+    "mlqa": ("Questions: F1 and exact match on MLQA or XQuAD, trained on SQuAD.", "transfer, translate-train-all"),
+}
+
+
+def fine_tuning(name: str) -> Callable[..., None]:
+    """The command of a task that is trained: all take the same options."""
+
+    def command(
+        self: object,
+        *overrides: str,
+        model: str,
+        data: str,
+        to: str,
+        setting: str | None = None,
+        seeds: str = "5",
+        train_files: str | None = None,
+        validation_files: str | None = None,
+        test_files: str | None = None,
+        from_dev: bool = False,
+        precision: str = "auto",
+        zero_stage: int | None = None,
+        keep_models: bool = True,
+    ) -> None:
+        named = {"train": train_files, "validation": validation_files, "test": test_files}
+        _run(name, overrides, model, data, to, setting, seeds, named, from_dev, precision, zero_stage, keep_models)
+
+    summary, settings = FINE_TUNING[name]
+    command.__name__ = name
+    command.__doc__ = summary + OPTIONS.format(settings=settings)
+    return command
+
+
+class Commands:
+    """Fine-tune an encoder and score it: `xnli`, `pawsx`, `ner`, `mlqa`; `tatoeba` also without training."""
+
+    xnli = fine_tuning("xnli")
+    pawsx = fine_tuning("pawsx")
+    ner = fine_tuning("ner")
+    mlqa = fine_tuning("mlqa")
+
+    def tatoeba(
+        self,
+        *overrides: str,
+        model: str,
+        data: str,
+        to: str,
+        setting: str = "zero-shot",
+        layer: int = 0,
+        untrained: bool = True,
+        seeds: str = "5",
+        train_files: str | None = None,
+        validation_files: str | None = None,
+        precision: str = "auto",
+        zero_stage: int | None = None,
+        keep_models: bool = True,
+    ) -> None:
+        """Tatoeba: accuracy of finding a sentence's translation, by every layer; or after hardest-negative fine-tuning.
+
+        Args:
+            overrides: for hardest-negative: learning_rate, batch_size, epochs, scale, offset ... as key=value
+            model: folder of any Hugging Face encoder
+            data: folder with tatoeba.LLL-eng.LLL and tatoeba.LLL-eng.eng; for hardest-negative bitext too
+            to: folder for scores and pictures
+            setting: zero-shot or hardest-negative
+            layer: whose states are pooled, counted from the embeddings (0); 0: the middle one (7 of 12, 13 of 24)
+            untrained: for zero-shot: also measure the same shape with random weights
+            seeds: for hardest-negative: how many (1 .. N), or which, with commas
+            train_files: bitext, [LANGUAGE=]PATH with commas between; of fr-en.fr and fr-en.en the first is named
+            validation_files: bitext that chooses the best checkpoint
+            precision: auto, fp32, bf16 or fp16
+            zero_stage: shard with DeepSpeed's ZeRO 1 or 2
+            keep_models: keep the best model of each seed in TO/seed_K/model
+        """
+        if setting != "zero-shot":
+            named = {"train": train_files, "validation": validation_files}
+            overrides = (*overrides, f"layer={layer}")
+            _run("tatoeba", overrides, model, data, to, setting, seeds, named, False, precision, zero_stage, keep_models)
+            return
+        from ernie_m.downstream.tatoeba import run
+
+        if overrides or train_files or validation_files:
+            raise InputError("tatoeba: hyperparameters and bitext are for --setting hardest-negative, not for zero-shot")
+        run(Path(model), Path(data), Path(to), layer, untrained)
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """'5' -> 1 .. 5; '3,7' and '3,' -> those; raises InputError for anything else."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if "," not in text and numbers and numbers[0] > 0:
+        numbers = list(range(1, numbers[0] + 1))
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise InputError(f"--seeds {text}: expected a number of seeds, or different ones with commas between, e.g. 3,7")
+    return tuple(numbers)
+
+
+def deepspeed_config(zero_stage: int, precision: str) -> dict[str, Any]:
+    """The configuration of ds_configs/ for transformers' integration.
+
+    The optimizer is ours, with a learning rate for each layer; one that DeepSpeed made would have a single one.
+    """
+    path = ROOT / "ds_configs" / f"zero{zero_stage}_{precision}.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["optimizer"]
+    return dict(config)
+
+
+def _task(name: str) -> Any:
+    module, _, cls = TASKS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)()
+
+
+def _run(
+    name: str,
+    overrides: tuple[str, ...],
+    model: str,
+    data: str,
+    to: str,
+    setting: str | None,
+    seeds: str,
+    named: dict[str, str | None],
+    from_dev: bool,
+    precision: str,
+    zero_stage: int | None,
+    keep_models: bool,
+) -> None:
+    chosen_seeds = seeds_of(seeds)
+    if zero_stage not in (None, 1, 2):
+        raise InputError(f"--zero_stage {zero_stage}: expected 1 or 2 (3 would shard an encoder's weights too: no need)")
+    from ernie_m.downstream.experiment import Experiment, chosen_precision, run
+    from ernie_m.downstream.files import FileOptions
+
+    task, chosen = _task(name), chosen_precision(precision)
+    experiment = Experiment(
+        task=task,
+        setting=setting or next(iter(task.settings)),
+        encoder=Path(model),
+        files=FileOptions(Path(data), {part: files for part, files in named.items() if files}, from_dev),  # type: ignore[misc]
+        to=Path(to).resolve(),
+        seeds=chosen_seeds,
+        overrides=overrides,
+        precision=chosen,
+        deepspeed=None if zero_stage is None else deepspeed_config(zero_stage, chosen),
+        keep_models=keep_models,
+    )
+    run(experiment)
+
+
+if __name__ == "__main__":
+    # The deepspeed launcher puts it before the command; the environment says the same.
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
+    run_command(Commands, "launcher/finetune.py")
