@@ -64,7 +64,9 @@ def made_batch(seed: int, num_rows: int = ROWS, length: int = LENGTH) -> PackedB
     rows = []
     for _ in range(num_rows):
         ids = rng.integers(FIRST_PIECE_ID, MODEL.vocab - 1, length - 2, dtype=np.int32)
-        document = OBJECTIVES["MMLM"].lay_out(Example((ids,), (1,)), CorruptionConfig(), MODEL.vocab, rng, -1)
+        document = OBJECTIVES["MMLM"].lay_out(
+            Example((ids,), (1,)), CorruptionConfig(), MODEL.vocab, key=1000 * seed + len(rows)
+        )
         rows.append(PackedRow([document], OBJECTIVE_INDEX["MMLM"], 0))
     return pack(rows, length)
 

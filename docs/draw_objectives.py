@@ -44,7 +44,7 @@ def mask_and_labels(objective: Objective, stage_1: bool) -> tuple[np.ndarray, li
     """The dense mask of one document, and what each position shows."""
     sentences = (np.concatenate([X, Y[:3] + 1]),) if objective.is_pseudo_parallel else (X, Y)[: objective.num_sentences]
     example = Example(sentences, (1, 2)[: len(sentences)])
-    document = objective.lay_out(example, CORRUPTION, VOCAB_SIZE, np.random.default_rng(4), target_language=2)
+    document = objective.lay_out(example, CORRUPTION, VOCAB_SIZE, key=5, target_language=2)
     if stage_1:
         document = replace(document, input_ids=document.generation_ids, reads=document.generation_reads)
     batch = pack([PackedRow([document], 0, 0)], len(document))

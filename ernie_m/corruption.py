@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ernie_m.batch import ranges
 from ernie_m.special_tokens import FIRST_PIECE_ID, mask_id
 
 
@@ -26,13 +27,29 @@ def expected_masked(mean_tokens: Any, mask_rate: float) -> Any:
     return np.maximum(1.0, exact + 0.5 * decay)
 
 
-def choose_masked(rng: np.random.Generator, num_tokens: int, mask_rate: float) -> np.ndarray:
-    """Sorted positions in [0, num_tokens) to predict, `num_masked` of them, uniform without replacement."""
-    return np.sort(rng.choice(num_tokens, size=int(num_masked(num_tokens, mask_rate)), replace=False, shuffle=False))
+def choose_masked(numbers_T: np.ndarray, lengths: np.ndarray, mask_rate: float) -> np.ndarray:
+    """Which tokens to predict, `num_masked` of each sentence, uniform without replacement: sorted indices into T.
+
+    `numbers_T` uint64 are random, one a token; `lengths` int [sentences] are positive and add up to T. A sentence's masks
+    are its tokens with the smallest numbers: of the upper 24 bits, the first where they are equal.
+    """
+    assert lengths.min(initial=1) > 0
+    assert lengths.max(initial=1) < 1 << 16, "16 bits number a sentence's tokens"
+    assert len(lengths) < 1 << 24, "24 bits number the sentences"
+    starts, counts = np.cumsum(lengths) - lengths, num_masked(lengths, mask_rate)
+    sentence = np.repeat(np.arange(len(lengths), dtype=np.uint64) << np.uint64(40), lengths)
+    within = (np.arange(len(numbers_T)) - np.repeat(starts, lengths)).view(np.uint64)
+    ordered = np.sort(sentence | (numbers_T >> 40 << 16) | within)  # all different: one order, however it is sorted
+    smallest = ordered[ranges(starts, counts)] & 0xFFFF
+    return np.sort(smallest.view(np.int64) + np.repeat(starts, counts))
 
 
-def replace_80_10_10(rng: np.random.Generator, ids: np.ndarray, vocab_size: int) -> np.ndarray:
-    """BERT's split for masks that replace tokens: 80 % <mask>, 10 % a random piece, 10 % unchanged (ids: int32 [n])."""
-    draw = rng.random(len(ids))
-    random_ids = rng.integers(FIRST_PIECE_ID, mask_id(vocab_size), size=len(ids), dtype=np.int32)
-    return np.where(draw < 0.8, np.int32(mask_id(vocab_size)), np.where(draw < 0.9, random_ids, ids))
+def replace_80_10_10(numbers: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """BERT's split for masks that replace tokens: 80 % <mask>, 10 % a random piece, 10 % unchanged (ids: int32 [n]).
+
+    `numbers` uint64 [n] are random; the lower 32 bits are used, the upper ones chose the masks.
+    """
+    tenths = (numbers & 0xFFFFFFFF) * 10
+    tenth, fraction = tenths >> 32, tenths & 0xFFFFFFFF
+    random_ids = FIRST_PIECE_ID + (fraction * (mask_id(vocab_size) - FIRST_PIECE_ID) >> 32).astype(np.int32)
+    return np.where(tenth < 8, np.int32(mask_id(vocab_size)), np.where(tenth < 9, random_ids, ids))

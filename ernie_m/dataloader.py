@@ -3,22 +3,24 @@
 1. `Schedule`: the recipe's stages say how many rows of each objective a step has, so the first row of an objective in
    any step is arithmetic.
 2. `PretrainingData` draws each row's stream from the objective's mixture (alpha-smoothed token shares), and asks that
-   stream's `RowSource` for the row: nothing depends on ranks, workers or restarts.
+   stream's `RowSource` for the row's text: nothing depends on ranks, workers or restarts. Rows of one objective in a
+   micro-batch are laid out at once, each as it would be alone.
 3. Rows of a step are dealt out in turn, so that micro-step m of every rank holds the same kind of rows.
 4. `Prefetcher` prepares the next steps on a thread while the device works.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from ernie_m.batch import PackedBatch
+from ernie_m.batch import Examples, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
 from ernie_m.corpus import CorpusFolder, Stream
@@ -31,6 +33,11 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+DATA_ORDER = 2
+"""Raised when (seed, step) comes to mean other rows or other draws: a run goes on under its own data order alone.
+
+1: a generator for each row. 2: the same rows; masks, directions and target languages from a key for each example."""
 
 
 @section
@@ -95,14 +102,32 @@ class Schedule:
         self.num_steps = first_step
         self.objectives = [name for name in OBJECTIVES if drawn[name] > 0]
 
-    def rows_of_step(self, step: int) -> list[RowAddress]:
-        """Addresses of all rows of global step `step`, objective by objective in the table's order."""
+    def rows_of_step(self, step: int, chosen: range | None = None) -> list[RowAddress]:
+        """Addresses of the rows of global step `step`, objective by objective in the table's order; all, or the `chosen`."""
+        found = []
+        for name, rows, draw in self._blocks(step):
+            own = rows if chosen is None else chosen[_first_from(chosen, rows.start) : _first_from(chosen, rows.stop)]
+            found += [RowAddress(name, draw + number - rows.start) for number in own]
+        return found
+
+    def generates(self, step: int, chosen: range) -> bool:
+        """Whether some of these rows of global step `step` hold placeholders."""
+        blocks = [rows for name, rows, _ in self._blocks(step) if OBJECTIVES[name].is_pseudo_parallel]
+        return any(max(rows.start, chosen.start) < min(rows.stop, chosen.stop) for rows in blocks)
+
+    def _blocks(self, step: int) -> list[tuple[str, range, int]]:
+        """Of each objective, its rows of global step `step` and the draw of the first."""
         first_step, counts, drawn = next(stage for stage in reversed(self._stages) if stage[0] <= step)
-        return [
-            RowAddress(name, drawn[name] + (step - first_step) * count + i)
-            for name, count in counts.items()
-            for i in range(count)
-        ]
+        blocks, start = [], 0
+        for name, count in counts.items():
+            blocks.append((name, range(start, start + count), drawn[name] + (step - first_step) * count))
+            start += count
+        return blocks
+
+
+def _first_from(numbers: range, least: int) -> int:
+    """Index of the first of these ascending numbers that is not below `least`."""
+    return len(range(numbers.start, min(least, numbers.stop), numbers.step))
 
 
 class PretrainingData:
@@ -150,9 +175,21 @@ class PretrainingData:
 
     def row(self, address: RowAddress) -> PackedRow:
         """One row of training."""
-        source, draw = self._drawn(address)
-        metric = self._first_metric[address.objective] + draw.stream
-        return PackedRow(source.row(draw.visit), OBJECTIVE_INDEX[address.objective], metric)
+        return self.rows([address])[0]
+
+    def rows(self, addresses: Sequence[RowAddress]) -> list[PackedRow]:
+        """Rows of training; neighbours of one objective are laid out at once."""
+        rows = []
+        for name, own in itertools.groupby(addresses, key=lambda address: address.objective):
+            drawn = [self._drawn(address) for address in own]
+            examples = [source.examples(draw.visit) for source, draw in drawn]
+            settings, last = self._settings, 0
+            documents = OBJECTIVES[name].lay_out_all(Examples.joined(examples), settings.corruption, settings.vocab_size)
+            for part, (_, draw) in zip(examples, drawn, strict=True):
+                first, last = last, last + len(part.keys_E)
+                metric = self._first_metric[name] + draw.stream
+                rows.append(PackedRow(documents.part(first, last), OBJECTIVE_INDEX[name], metric))
+        return rows
 
     def _drawn(self, address: RowAddress) -> tuple[RowSource, Draw]:
         draw = self._mixtures[address.objective][address.draw]
@@ -199,13 +236,11 @@ class PretrainingData:
 
     def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch]:
         """This rank's micro-batches of global step `step`, numpy arrays."""
-        addresses = self.schedule.rows_of_step(step)
-        batches = []
-        for start in range(0, len(addresses), world_size * micro_batch_rows):
-            together = addresses[start : start + world_size * micro_batch_rows]
-            generates = any(OBJECTIVES[address.objective].is_pseudo_parallel for address in together)
-            rows = [self.row(address) for address in together[rank::world_size]]
-            batches.append(pack(rows, self.config.sequence_length, generates))
+        num_rows, batches = self.schedule.rows_per_step, []
+        for start in range(0, num_rows, world_size * micro_batch_rows):
+            together = range(start, min(start + world_size * micro_batch_rows, num_rows))
+            rows = self.rows(self.schedule.rows_of_step(step, together[rank::world_size]))
+            batches.append(pack(rows, self.config.sequence_length, self.schedule.generates(step, together)))
         return batches
 
 

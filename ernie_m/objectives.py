@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from ernie_m.attention_rule import ReadsTable, check_no_leak, group_bits
-from ernie_m.batch import NO_HORIZON, Document, Example
+from ernie_m.batch import NO_HORIZON, Document, Documents, Example, Examples, ranges
 from ernie_m.config import Section, section
 from ernie_m.corruption import choose_masked, expected_masked, num_masked, replace_80_10_10
+from ernie_m.sampling import mix, numbers_of
 from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_POSITION_ID, NO_LANGUAGE, mask_id
 
 REPLACE, INSERT, NEXT_TOKEN = "replace", "insert", "next_token"
@@ -58,14 +59,19 @@ class Objective:
     generation_reads: ReadsTable | None = None
     generation_must_not_reach: tuple[tuple[str, str], ...] = ()
     merges_lines: bool = False
-    _bits: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    _arrays: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         check_no_leak(self.name, self.reads, self.must_not_reach)
-        self._bits["reads"] = _bit_array(self.groups, self.reads)
+        self._arrays["reads"] = _bit_array(self.groups, self.reads)
+        masks = range(self.num_sentences, 2 * self.num_sentences) if self.corruption == INSERT else ()
+        placeholders = [PSEUDO_GROUP] * self.is_pseudo_parallel
+        self._arrays["groups"] = np.array([*range(self.num_sentences), *masks, *placeholders], np.int32)
         if self.generation_reads is not None:
+            if self.corruption == INSERT:
+                raise ValueError(f"{self.name}: placeholders need masks that replace tokens, not inserted ones")
             check_no_leak(f"{self.name} stage 1", self.generation_reads, self.generation_must_not_reach)
-            self._bits["generation"] = _bit_array(self.groups, self.generation_reads)
+            self._arrays["generation"] = _bit_array(self.groups, self.generation_reads)
 
     @property
     def is_pseudo_parallel(self) -> bool:
@@ -74,11 +80,11 @@ class Objective:
 
     @property
     def reads_by_group(self) -> np.ndarray:
-        return self._bits["reads"]
+        return self._arrays["reads"]
 
     @property
     def generation_reads_by_group(self) -> np.ndarray:
-        return self._bits["generation"]
+        return self._arrays["generation"]
 
     def length(self, corruption: CorruptionConfig, *num_tokens: Any) -> Any:
         """Positions that an example of these sentence lengths (ints or arrays) takes: exact, before anything is drawn."""
@@ -89,12 +95,24 @@ class Objective:
         return self._length(corruption, mean_tokens, expected_masked)
 
     def _length(self, corruption: CorruptionConfig, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> Any:
-        total = sum(num_tokens) + 2 * len(num_tokens)
+        total = sum(num_tokens) + 2 * len(
+            num_tokens
+        )  # in this order: of floats the last bit decides how many rows there are
+        return total + sum(self._additions(corruption, num_tokens, masked))
+
+    def _additions(
+        self, corruption: CorruptionConfig, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]
+    ) -> list[Any]:
+        """Positions behind the sentences: the inserted masks of each sentence, or the placeholders."""
         if self.corruption == INSERT:
-            total = total + sum(masked(n, corruption.mask_rate) for n in num_tokens)
-        if self.is_pseudo_parallel:
-            total = total + masked(num_tokens[0], corruption.pseudo_token_share)
-        return total
+            return [masked(n, corruption.mask_rate) for n in num_tokens]
+        return [masked(num_tokens[0], corruption.pseudo_token_share)] if self.is_pseudo_parallel else []
+
+    def _of_parts(self, of_sentences_EC: np.ndarray, of_placeholders_E: np.ndarray) -> np.ndarray:
+        """What is true of an example's sentences and of its placeholders, for all parts; masks are like their sentence."""
+        repeats = 1 + (self.corruption == INSERT)
+        last = [of_placeholders_E[:, None]] if self.is_pseudo_parallel else []
+        return np.concatenate([of_sentences_EC] * repeats + last, axis=1)
 
     def fitted(self, corruption: CorruptionConfig, num_tokens: Sequence[int], capacity: int) -> tuple[int, ...] | None:
         """The longest cut of these sentence lengths, in proportion, that fits; None when less than 1 token each does."""
@@ -109,70 +127,74 @@ class Objective:
         return cut(fits - 1) if fits > 1 and min(num_tokens) > 0 else None
 
     def lay_out(
-        self,
-        example: Example,
-        corruption: CorruptionConfig,
-        vocab_size: int,
-        rng: np.random.Generator,
-        target_language: int = NO_LANGUAGE,
+        self, example: Example, corruption: CorruptionConfig, vocab_size: int, key: int, target_language: int = NO_LANGUAGE
     ) -> Document:
-        """Turn an example into a document; all draws come from `rng`. Placeholders carry `target_language`."""
-        assert len(example.sentences) == self.num_sentences
-        original, language, group, content = _side_by_side(example)
-        position = np.arange(FIRST_POSITION_ID, FIRST_POSITION_ID + len(original), dtype=np.int32)
+        """Turn an example into a document; all draws come from `key`, any number. Placeholders carry `target_language`."""
+        lengths = [len(sentence) for sentence in example.sentences]
+        keys_E, targets_E = np.array([mix(key)], np.uint64), np.array([target_language])
+        tokens_T = np.concatenate(example.sentences)
+        examples = Examples(tokens_T, np.array([lengths]), np.array([example.languages]), keys_E, targets_E)
+        return self.lay_out_all(examples, corruption, vocab_size).joined
+
+    def lay_out_all(self, examples: Examples, corruption: CorruptionConfig, vocab_size: int) -> Documents:
+        """Turn examples into documents, all at once: each is the one that its example gives alone.
+
+        A document's parts (P) are its sentences with their specials, then the masks of each sentence or the placeholders.
+        """
+        lengths_EC, num_sentences = examples.lengths_EC, self.num_sentences
+        assert lengths_EC.shape[1] == num_sentences
+        parts_EP = np.stack([*(lengths_EC.T + 2), *self._additions(corruption, list(lengths_EC.T), num_masked)], axis=1)
+        starts_EP = (np.cumsum(parts_EP) - parts_EP.ravel()).reshape(parts_EP.shape)
+        total, lengths_E = int(parts_EP.sum()), parts_EP.sum(axis=1)
+        index = np.arange(total, dtype=np.int32)
+
+        original = np.full(total, mask_id(vocab_size), np.int32)
+        first_of_EC = starts_EP[:, :num_sentences]
+        original[first_of_EC] = [BOS_ID, EOS_ID][:num_sentences]
+        original[first_of_EC + lengths_EC + 1] = EOS_ID
+        places_T = ranges(first_of_EC.ravel() + 1, lengths_EC.ravel())
+        original[places_T] = examples.tokens_T
+        position = index - np.repeat((starts_EP[:, 0] - FIRST_POSITION_ID).astype(np.int32), lengths_E)
+        repeated = parts_EP.ravel()
+        language = np.repeat(self._of_parts(examples.languages_EC, examples.targets_E).astype(np.int32), repeated)
+        group = np.repeat(np.tile(self._arrays["groups"], len(parts_EP)), repeated)
+
+        shown = original
         if self.corruption == NEXT_TOKEN:
-            predicted, labels, shown = np.arange(len(original) - 1, dtype=np.int32), original[1:], original
+            predicted = np.delete(index, np.cumsum(lengths_E) - 1)
+            labels = original[predicted + 1]
         else:
-            masked = np.concatenate([c[choose_masked(rng, len(c), corruption.mask_rate)] for c in content]).astype(np.int32)
-            predicted, labels, shown = masked, original[masked], original.copy()
+            numbers_T = numbers_of(examples.keys_E, lengths_EC.sum(axis=1))
+            masked = choose_masked(numbers_T, lengths_EC.ravel(), corruption.mask_rate)
+            predicted, labels = places_T[masked].astype(np.int32), examples.tokens_T[masked]
             if self.corruption == REPLACE:
-                shown[masked] = replace_80_10_10(rng, labels, vocab_size)
+                shown = original.copy()
+                shown[predicted] = replace_80_10_10(numbers_T[masked], labels, vocab_size)
             else:
-                predicted = np.arange(len(original), len(original) + len(masked), dtype=np.int32)
-                shown = np.append(shown, np.full_like(masked, mask_id(vocab_size)))
-                position, language = np.append(position, position[masked]), np.append(language, language[masked])
-                group = np.append(group, group[masked] + self.num_sentences)
-        num_placeholders = 0
-        if self.is_pseudo_parallel:
-            num_placeholders = int(num_masked(len(example.sentences[0]), corruption.pseudo_token_share))
-            slots = np.full(num_placeholders, mask_id(vocab_size), dtype=np.int32)
-            original, shown = np.append(original, slots), np.append(shown, slots)
-            position = np.append(position, position[-1] + 1 + np.arange(num_placeholders, dtype=np.int32))
-            language = np.append(language, np.full_like(slots, target_language))
-            group = np.append(group, np.full_like(slots, PSEUDO_GROUP))
-        index = np.arange(len(shown), dtype=np.int32)
-        is_causal = self.corruption == NEXT_TOKEN
-        generation_reads = self.generation_reads_by_group if self.is_pseudo_parallel else self.reads_by_group
-        return Document(
+                inserted = slice(num_sentences, 2 * num_sentences)
+                behind = ranges(starts_EP[:, inserted].ravel(), parts_EP[:, inserted].ravel()).astype(np.int32)
+                position[behind], predicted = position[predicted], behind
+        stage_1 = self.generation_reads_by_group if self.is_pseudo_parallel else self.reads_by_group
+        slots = ranges(starts_EP[:, -1], parts_EP[:, -1]) if self.is_pseudo_parallel else np.zeros(0)
+        joined = Document(
             input_ids=shown,
             position_ids=position,
             language=language,
             group=group,
             reads=self.reads_by_group[group],
-            horizon=index if is_causal else np.full_like(index, NO_HORIZON),
+            horizon=index if self.corruption == NEXT_TOKEN else np.full_like(index, NO_HORIZON),
             predicted=predicted,
             labels=labels,
             generation_ids=original if self.is_pseudo_parallel else shown,
-            generation_reads=generation_reads[group],
-            placeholders=index[len(index) - num_placeholders :],
+            generation_reads=stage_1[group],
+            placeholders=slots.astype(np.int32),
         )
+        return Documents(joined, lengths_E)
 
 
 def _bit_array(groups: tuple[str, ...], table: ReadsTable) -> np.ndarray:
     bits = group_bits(groups, table)
     return np.array([bits[group] for group in groups], dtype=np.int32)
-
-
-def _side_by_side(example: Example) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Ids, language and group of <s> x </s> [</s> y </s>], and the content positions of each sentence."""
-    ids, language, group, content, start = [], [], [], [], 0
-    for number, (sentence, language_id) in enumerate(zip(example.sentences, example.languages, strict=True)):
-        ids.append(np.concatenate([[BOS_ID if number == 0 else EOS_ID], sentence, [EOS_ID]]).astype(np.int32))
-        language.append(np.full(len(ids[-1]), language_id, dtype=np.int32))
-        group.append(np.full(len(ids[-1]), number, dtype=np.int32))
-        content.append(np.arange(start + 1, start + 1 + len(sentence), dtype=np.int32))
-        start += len(ids[-1])
-    return np.concatenate(ids), np.concatenate(language), np.concatenate(group), content
 
 
 MMLM = Objective("MMLM", 1, REPLACE, groups=("X",), reads={"X": "X"}, merges_lines=True)

@@ -11,39 +11,50 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ernie_m.batch import NO_HORIZON, PAD_DOCUMENT, Document, Generation, PackedBatch
+from ernie_m.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch
 from ernie_m.special_tokens import NO_LANGUAGE, PAD_ID
 
+NO_ROW = -1
 
-def place(lengths: Sequence[int], capacity: int, num_rows: int) -> tuple[list[list[int]], list[int]]:
+
+def place(lengths: np.ndarray, capacity: int, num_rows: int) -> np.ndarray:
     """Put items of these lengths into `num_rows` rows of `capacity`: longest first, each where it fits tightest.
 
-    Returns the items of each row (in their given order) and the items that found no room, longest first.
+    Returns the row of each item, int64, and NO_ROW for those that found no room. Of equally tight rows the first is taken.
+    A row stays the tightest until it is too full for the length at hand: items of one length are placed together.
     """
-    rows: list[list[int]] = [[] for _ in range(num_rows)]
     room = [(capacity, row) for row in range(num_rows)]  # sorted: the tightest fit is the first that is large enough
-    left_over = []
-    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        found = bisect.bisect_left(room, (lengths[item], -1))
-        if found == len(room):
-            left_over.append(item)
-            continue
-        free, row = room.pop(found)
-        bisect.insort(room, (free - lengths[item], row))
-        rows[row].append(item)
-    return [sorted(row) for row in rows], left_over
+    longest_first = np.argsort(-lengths, kind="stable")
+    sizes, counts = np.unique(lengths, return_counts=True)
+    rows, shares = [], []
+    for size, count in zip(sizes[::-1].tolist(), counts[::-1].tolist(), strict=True):
+        found = bisect.bisect_left(room, (size, -1))
+        while count and found < num_rows:
+            free, row = room.pop(found)
+            share = min(count, free // size)
+            bisect.insort(room, (free - share * size, row))
+            rows.append(row)
+            shares.append(share)
+            count -= share
+            found += 1
+        rows.append(NO_ROW)
+        shares.append(count)
+    placed = np.empty(len(lengths), np.int64)
+    placed[longest_first] = np.repeat(np.array(rows, np.int64), shares)
+    return placed
 
 
 class PackedRow:
-    """One row: its documents and, for each, the objective and metric its predictions count for."""
+    """One row: its documents, and the objective and metric that their predictions count for."""
 
-    def __init__(self, documents: Sequence[Document], objective: int, metric: int) -> None:
-        self.documents, self.objective, self.metric = list(documents), objective, metric
+    def __init__(self, documents: Documents | Sequence[Document], objective: int, metric: int) -> None:
+        self.documents = documents if isinstance(documents, Documents) else Documents.of(documents)
+        self.objective, self.metric = objective, metric
 
     @property
     def num_tokens(self) -> int:
         """Positions that are not padding."""
-        return sum(map(len, self.documents))
+        return len(self.documents.joined)
 
 
 def pack(rows: Sequence[PackedRow], sequence_length: int, generates: bool = False) -> PackedBatch:
@@ -65,22 +76,17 @@ def pack(rows: Sequence[PackedRow], sequence_length: int, generates: bool = Fals
     generation_ids, generation_reads = columns["input_ids"].copy(), columns["reads"].copy()
     predicted, labels, placeholders, objective, metric = [], [], [], [], []
     for index, row in enumerate(rows):
-        start = 0
-        for number, item in enumerate(row.documents):
-            span = slice(start, start + len(item))
-            for name, array in columns.items():
-                array[index, span] = getattr(item, name)
-            columns["horizon"][index, span] = np.minimum(item.horizon, NO_HORIZON - start) + start
-            document[index, span] = number
-            generation_ids[index, span], generation_reads[index, span] = item.generation_ids, item.generation_reads
-            flat_start = index * sequence_length + start
-            predicted.append(flat_start + item.predicted)
-            labels.append(item.labels)
-            placeholders.append(flat_start + item.placeholders)
-            start += len(item)
-        num_predicted = sum(len(item.predicted) for item in row.documents)
-        objective.append(np.full(num_predicted, row.objective, np.int32))
-        metric.append(np.full(num_predicted, row.metric, np.int32))
+        content, span = row.documents.joined, slice(0, row.num_tokens)
+        for name, array in columns.items():
+            array[index, span] = getattr(content, name)
+        document[index, span] = np.repeat(np.arange(len(row.documents), dtype=np.int32), row.documents.lengths_E)
+        if generates:
+            generation_ids[index, span], generation_reads[index, span] = content.generation_ids, content.generation_reads
+        predicted.append(index * sequence_length + content.predicted)
+        placeholders.append(index * sequence_length + content.placeholders)
+        labels.append(content.labels)
+        objective.append(np.full(len(content.predicted), row.objective, np.int32))
+        metric.append(np.full(len(content.predicted), row.metric, np.int32))
     return PackedBatch(
         **{f"{name}_BS": array for name, array in columns.items()},
         document_BS=document,

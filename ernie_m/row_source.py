@@ -4,8 +4,8 @@
    one window fills a fixed number of rows; how many rows a shard gives follows from the manifest alone.
 2. A window's pairs (or lines) are placed into its rows, best fit decreasing; running text flows through the rows and is
    cut at their ends instead. Plans are cached, never stored.
-3. Every epoch visits every row once, in a keyed order of its own. All draws of a row come from one generator keyed by
-   (seed, objective, stream, visit): masks, direction of a pair, target language of pseudo tokens.
+3. Every epoch visits every row once, in a keyed order of its own. All draws of an example come from a key of its own, which
+   follows from (seed, objective, stream, visit) and its number in the row: direction of a pair, target language, masks.
 
 Every example is used once an epoch; the rare one that no row of its window had room for is cut to the largest gap, and so
 is the end of a window's running text (under 0.02 % of the tokens at rows of 128 and more).
@@ -18,62 +18,57 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ernie_m.batch import Document, Example
+from ernie_m.batch import Documents, Examples
 from ernie_m.corpus import Shard, Stream
 from ernie_m.objectives import CorruptionConfig, Objective
-from ernie_m.packing import place
-from ernie_m.sampling import Permutation, generator
+from ernie_m.packing import NO_ROW, place
+from ernie_m.sampling import Permutation, key_of, mix
 from ernie_m.special_tokens import NO_LANGUAGE
 
 WINDOW_POSITIONS = 16_384  # positions planned together: large enough to pack tightly, small enough to plan on the fly
 TARGET_FILL = 0.985  # a window's examples take this share of its rows, so that nearly always all find room
-PLANS_CACHED = 32  # of a stream of few windows; a plan takes about 100 kB
+PLANS_CACHED = 32  # of a stream of few windows; a plan takes 10-20 kB
 FEW_WINDOWS = 4 * PLANS_CACHED  # rows are visited in permuted order: a stream of more seldom meets a cached window again
 NUM_SPECIAL = 2  # <s> and </s> around a piece of text
 MIN_PIECE = 8  # tokens: running text is not cut into shorter pieces
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of an example: [start, stop) of the flat tokens of each sentence's column."""
-
-    starts: tuple[int, ...]
-    stops: tuple[int, ...]
-
-    @property
-    def num_tokens(self) -> tuple[int, ...]:
-        return tuple(stop - start for start, stop in zip(self.starts, self.stops, strict=True))
-
-    def cut(self, num_tokens: Sequence[int]) -> Span:
-        """The first tokens of each sentence."""
-        return Span(self.starts, tuple(start + n for start, n in zip(self.starts, num_tokens, strict=True)))
+NO_TOKENS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
 class RowLocation:
-    """Where the text of a row lies: pieces of one shard. Holds numbers and, of the shard, its name until it is read."""
+    """Where the text of a row lies: of each example's sentences, [start, stop) of the flat tokens of a shard's column."""
 
     shard: Shard
-    spans: list[Span]
+    starts_EC: np.ndarray
+    stops_EC: np.ndarray
 
     def lines(self) -> list[tuple[int, int]]:
-        """First and last line (a shard's row, from 0) that each span takes text of."""
-        return [(self._line(span.starts, "right"), self._line(span.stops, "left")) for span in self.spans]
+        """First and last line (a shard's row, from 0) that each example takes text of."""
+        first_EC, last_EC = self._lines(self.starts_EC, "right"), self._lines(self.stops_EC, "left")
+        # a side of a pair may hold no token: the other one knows
+        return list(zip(first_EC.min(axis=1).tolist(), last_EC.max(axis=1).tolist(), strict=True))
 
-    def _line(self, borders: tuple[int, ...], side: Literal["left", "right"]) -> int:
-        found = [int(np.searchsorted(o, b, side)) - 1 for o, b in zip(self.shard.offsets, borders, strict=True)]
-        return min(found) if side == "right" else max(found)  # a side of a pair may hold no token: the other one knows
+    def _lines(self, borders_EC: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
+        columns = zip(self.shard.offsets, borders_EC.T, strict=True)
+        return np.stack([np.searchsorted(offsets, borders, side) - 1 for offsets, borders in columns], axis=1)
 
     def sentences(self) -> list[tuple[np.ndarray, ...]]:
-        """Token ids of each span, int32, a sentence a column: nothing masked, a pair in the stream's direction."""
-        return [
-            tuple(column[start:stop] for column, start, stop in zip(self.shard.values, span.starts, span.stops, strict=True))
-            for span in self.spans
-        ]
+        """Token ids of each example, int32, a sentence a column: nothing masked, a pair in the stream's direction."""
+        columns = zip(self.shard.values, self.starts_EC.T.tolist(), self.stops_EC.T.tolist(), strict=True)
+        sentences = [[values[a:b] for a, b in zip(starts, stops, strict=True)] for values, starts, stops in columns]
+        return list(zip(*sentences, strict=True))
+
+
+class WindowPlan(NamedTuple):
+    """The text of a window's rows, as in RowLocation: of row r, examples [first_R1[r], first_R1[r + 1])."""
+
+    starts_EC: np.ndarray
+    stops_EC: np.ndarray
+    first_R1: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -99,10 +94,11 @@ class RowSource:
     ) -> None:
         self.objective, self.stream, self.settings = objective, stream, settings
         self.languages = tuple(language_ids[language] for language in stream.languages)
-        self.target_languages = tuple(target_languages)
+        self.target_languages = np.array(target_languages, np.int64)
         self._rows_per_window = max(1, WINDOW_POSITIONS // settings.sequence_length)
         self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)
+        self._draws_key = key_of(*self._key, "draws")
         self._order: tuple[int, Permutation] | None = None
         has_few_windows = self.rows_per_epoch <= FEW_WINDOWS * self._rows_per_window
         self._plan = lru_cache(maxsize=PLANS_CACHED if has_few_windows else 1)(self._plan_window)
@@ -111,31 +107,45 @@ class RowSource:
     def rows_per_epoch(self) -> int:
         return int(self._first_rows[-1])
 
-    def row(self, visit: int) -> list[Document]:
+    def row(self, visit: int) -> Documents:
         """Documents of the `visit`-th row, counted over all epochs from 0."""
-        rng = generator(*self._key, "visit", visit)
-        return [self._document(sentences, rng) for sentences in self.locate(visit).sentences()]
+        return self.objective.lay_out_all(self.examples(visit), self.settings.corruption, self.settings.vocab_size)
+
+    def examples(self, visit: int) -> Examples:
+        """The examples of the `visit`-th row, pairs in the direction they are drawn in."""
+        location = self.locate(visit)
+        lengths_EC = (location.stops_EC - location.starts_EC).astype(np.int64)
+        languages_EC = np.tile(np.array(self.languages), (len(lengths_EC), 1))
+        keys_E, choices_E = (
+            mix(mix(self._draws_key + visit) + np.arange(2 * len(lengths_EC), dtype=np.uint64)).reshape(-1, 2).T
+        )
+        sentences = location.sentences()
+        if len(self.languages) == 2:
+            is_turned_E = choices_E >> 63 == 1
+            sentences = [
+                pair[::-1] if turned else pair for pair, turned in zip(sentences, is_turned_E.tolist(), strict=True)
+            ]
+            for both_EC in (lengths_EC, languages_EC):
+                both_EC[is_turned_E] = both_EC[is_turned_E, ::-1]
+        targets_E = np.full(len(lengths_EC), NO_LANGUAGE)
+        if self.objective.is_pseudo_parallel:
+            targets_E = self.target_languages[(choices_E & 0xFFFFFFFF) * len(self.target_languages) >> 32]
+        tokens = itertools.chain.from_iterable(sentences)
+        return Examples(np.concatenate([NO_TOKENS, *tokens]), lengths_EC, languages_EC, keys_E, targets_E)
 
     def locate(self, visit: int) -> RowLocation:
         """Where the text of the `visit`-th row lies."""
         epoch, index = divmod(visit, self.rows_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, Permutation(self.rows_per_epoch, *self._key, "epoch", epoch))
-        return RowLocation(*self._spans_of_row(self._order[1][index]))
+        return self._location(self._order[1][index])
 
-    def _document(self, sentences: tuple[np.ndarray, ...], rng: np.random.Generator) -> Document:
-        example = Example(sentences, self.languages)
-        if len(sentences) == 2 and rng.random() < 0.5:
-            example = Example(sentences[::-1], self.languages[::-1])
-        target = NO_LANGUAGE
-        if self.objective.is_pseudo_parallel:
-            target = int(rng.choice(self.target_languages))
-        return self.objective.lay_out(example, self.settings.corruption, self.settings.vocab_size, rng, target)
-
-    def _spans_of_row(self, index: int) -> tuple[Shard, list[Span]]:
+    def _location(self, index: int) -> RowLocation:
         number = int(np.searchsorted(self._first_rows, index, side="right")) - 1
         window, row = divmod(index - int(self._first_rows[number]), self._rows_per_window)
-        return self.stream.shards[number], self._plan(number, window)[row]
+        plan = self._plan(number, window)
+        examples = slice(*plan.first_R1[row : row + 2].tolist())
+        return RowLocation(self.stream.shards[number], plan.starts_EC[examples], plan.stops_EC[examples])
 
     def _rows_of_shards(self) -> np.ndarray:
         """How many rows each shard gives, int64 [shards]: from the positions its examples take, by the manifest's totals."""
@@ -148,64 +158,68 @@ class RowSource:
         positions[filled] = pieces * self.objective.expected_length(self.settings.corruption, *(tokens / pieces[:, None]).T)
         return np.ceil(positions / (self.settings.sequence_length * TARGET_FILL)).astype(np.int64)
 
-    def _plan_window(self, number: int, window: int) -> list[list[Span]]:
+    def _plan_window(self, number: int, window: int) -> WindowPlan:
         shard, num_rows = self.stream.shards[number], int(self._first_rows[number + 1] - self._first_rows[number])
         first, last = window * self._rows_per_window, min((window + 1) * self._rows_per_window, num_rows)
         lines = [_line_at(shard, row / num_rows) for row in (first, last)]
         planned = self._flowing if self.objective.merges_lines else self._fitting
         return planned(shard, lines[0], lines[1], last - first)
 
-    def _fitting(self, shard: Shard, first: int, last: int, num_rows: int) -> list[list[Span]]:
-        """One span a line or pair, placed whole."""
+    def _fitting(self, shard: Shard, first: int, last: int, num_rows: int) -> WindowPlan:
+        """Lines or pairs placed whole; one longer than a row, or without room in any, is cut to fit."""
         capacity = self.settings.sequence_length
-        spans, lengths = self._single(shard, first, last)
-        rows, left_over = place(lengths, capacity, num_rows)
-        planned = [[spans[i] for i in row] for row in rows]
-        room = [capacity - sum(lengths[i] for i in row) for row in rows]
-        for item in left_over:
-            widest = max(range(num_rows), key=room.__getitem__)
-            kept = self.objective.fitted(self.settings.corruption, spans[item].num_tokens, room[widest])
-            if kept is not None:
-                planned[widest].append(spans[item].cut(kept))
-                room[widest] -= self._length(kept)
-        return planned
+        borders = np.stack([offsets[first : last + 1] for offsets in shard.offsets], axis=1)
+        starts_EC, num_tokens_EC = borders[:-1], np.diff(borders, axis=0)
+        lengths_E = self._lengths(num_tokens_EC)
+        for line in np.flatnonzero(lengths_E > capacity).tolist():
+            self._cut(num_tokens_EC, lengths_E, line, capacity)
+        rows_E = place(lengths_E, capacity, num_rows)
+        rows_E[num_tokens_EC.min(axis=1) == 0] = NO_ROW  # a pair with an empty side teaches nothing and is left out
+        left_over = np.flatnonzero(rows_E == NO_ROW)
+        for line in left_over[np.argsort(-lengths_E[left_over], kind="stable")].tolist():
+            room = capacity - np.bincount(rows_E + 1, lengths_E, num_rows + 1)[1:]
+            if self._cut(num_tokens_EC, lengths_E, line, int(room.max())):
+                rows_E[line] = room.argmax()
+        by_row = np.argsort(rows_E, kind="stable")
+        first_R1 = np.searchsorted(rows_E[by_row], np.arange(num_rows + 1))
+        starts_EC, num_tokens_EC = starts_EC[by_row], num_tokens_EC[by_row]
+        return WindowPlan(starts_EC, starts_EC + num_tokens_EC, first_R1)
 
-    def _length(self, num_tokens: Sequence[int]) -> int:
-        return int(self.objective.length(self.settings.corruption, *num_tokens))
+    def _lengths(self, num_tokens_EC: np.ndarray) -> np.ndarray:
+        return np.asarray(self.objective.length(self.settings.corruption, *num_tokens_EC.T), np.int64)
 
-    def _single(self, shard: Shard, first: int, last: int) -> tuple[list[Span], list[int]]:
-        """One span a line or pair and the positions it takes; one longer than a row is cut to fit it."""
-        borders = [offsets[first : last + 1] for offsets in shard.offsets]
-        lengths = self.objective.length(self.settings.corruption, *(np.diff(border) for border in borders)).tolist()
-        starts = zip(*(border[:-1].tolist() for border in borders), strict=True)
-        stops = zip(*(border[1:].tolist() for border in borders), strict=True)
-        spans = list(map(Span, starts, stops))
-        for line, length in enumerate(lengths):
-            if length > self.settings.sequence_length:
-                kept = self.objective.fitted(self.settings.corruption, spans[line].num_tokens, self.settings.sequence_length)
-                assert kept is not None, "rows of 16 or more hold a token of each sentence"
-                spans[line], lengths[line] = spans[line].cut(kept), self._length(kept)
-        return spans, lengths
+    def _cut(self, num_tokens_EC: np.ndarray, lengths_E: np.ndarray, line: int, room: int) -> bool:
+        """Cut this line in place to fit `room` positions; False, and nothing is changed, when not even a token each fits."""
+        kept = self.objective.fitted(self.settings.corruption, num_tokens_EC[line].tolist(), room)
+        if kept is not None:
+            num_tokens_EC[line] = kept
+            lengths_E[line] = self._lengths(num_tokens_EC[line : line + 1])[0]
+        return kept is not None
 
-    def _flowing(self, shard: Shard, first: int, last: int, num_rows: int) -> list[list[Span]]:
+    def _flowing(self, shard: Shard, first: int, last: int, num_rows: int) -> WindowPlan:
         """Lines of a document joined to running text, which fills row after row."""
-        borders = shard.offsets[0][first : last + 1].tolist()
-        document_starts = [0, *(np.flatnonzero(shard.starts_document[first + 1 : last]) + 1).tolist(), last - first]
-        planned: list[list[Span]] = [[]]
-        room = self.settings.sequence_length
-        for begin, end in itertools.pairwise(document_starts):
-            start, stop = borders[begin], borders[end]
-            while start < stop:
-                if room < NUM_SPECIAL + min(MIN_PIECE, stop - start):
-                    if len(planned) == num_rows:
-                        return planned
-                    planned.append([])
-                    room = self.settings.sequence_length
-                piece = Span((start,), (min(stop, start + room - NUM_SPECIAL),))
-                planned[-1].append(piece)
-                room -= NUM_SPECIAL + piece.num_tokens[0]
-                start = piece.stops[0]
-        return planned + [[] for _ in range(num_rows - len(planned))]
+        capacity, borders = self.settings.sequence_length, shard.offsets[0][first : last + 1]
+        is_first = np.array(shard.starts_document[first:last], bool)
+        is_first[:1] = True
+        begins = np.unique(borders[:-1][is_first])
+        begins = begins[begins < borders[-1]]  # documents that hold tokens
+        needed = np.cumsum(np.diff(begins, append=borders[-1]) + NUM_SPECIAL)
+        before, starts = [0, *needed.tolist()], begins.tolist()  # of each document: positions of all before it, first token
+        rows: list[int] = []  # the first token of each
+        document, read = 0, 0  # the next row begins behind the first `read` tokens of this document
+        while document < len(starts) and len(rows) < num_rows:
+            rows.append(starts[document] + read)
+            behind = bisect.bisect_right(before, before[document] + read + capacity) - 1  # the first that does not fit whole
+            if behind == document:
+                read += capacity - NUM_SPECIAL
+                continue
+            room = before[document] + read + capacity - before[behind]
+            document, read = behind, room - NUM_SPECIAL if room >= NUM_SPECIAL + MIN_PIECE else 0
+        end = starts[document] + read if document < len(starts) else int(borders[-1])
+        pieces = np.union1d(begins, rows).astype(np.int32)
+        pieces = pieces[pieces < end]
+        first_R1 = np.searchsorted(pieces, [*rows, *[end] * (num_rows + 1 - len(rows))])
+        return WindowPlan(pieces[:, None], np.append(pieces[1:], end)[: len(pieces), None], first_R1)
 
 
 def _line_at(shard: Shard, fraction: float) -> int:

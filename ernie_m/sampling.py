@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+
+from ernie_m.batch import ranges
 
 MIXTURE_PERIOD = 8192  # rows over which a mixture's shares are met exactly
 
@@ -46,18 +49,26 @@ class Permutation:
         while True:
             left, right = value >> self._half_bits, value & self._half_mask
             for round_key in self._round_keys:
-                left, right = right, left ^ (_mix(right ^ round_key) & self._half_mask)
+                left, right = right, left ^ (mix(right ^ round_key) & self._half_mask)
             value = (left << self._half_bits) | right
             if value < self.size:
                 return value
 
 
-def _mix(value: int) -> int:
-    """splitmix64's finaliser: every input bit reaches every output bit."""
+def mix(value: Any) -> Any:
+    """splitmix64 of an int below 2^64 or of a uint64 array: a bijection in which every input bit reaches every output bit.
+
+    `mix(key + i)` is the i-th number of splitmix64's sequence that begins at the key, found without those before it.
+    """
     value = (value * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
     return value ^ (value >> 31)
+
+
+def numbers_of(keys_E: np.ndarray, counts_E: np.ndarray) -> np.ndarray:
+    """The first `counts_E` random numbers of every key, uint64 [counts_E.sum()]; the i-th of a key is `mix(key + i)`."""
+    return mix(ranges(keys_E.view(np.int64), counts_E).view(np.uint64))
 
 
 def smoothed(counts: Sequence[int], alpha: float) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ EncoderOf = Callable[..., Encoder]
 def _documents(
     objective: Objective, rows: Sequence[Sequence[tuple[int, ...]]] = ROWS, seed: int = 0, mask_seed: int = 0
 ) -> list[list[Document]]:
-    tokens, masks = np.random.default_rng(seed), np.random.default_rng([seed, mask_seed])
+    tokens, keys = np.random.default_rng(seed), itertools.count(10**6 * seed + 10**3 * mask_seed)
     laid_out = []
     for row in rows:
         documents = []
@@ -45,7 +46,7 @@ def _documents(
             ]
             example = Example(tuple(chosen), tuple(range(1, 1 + len(chosen))))
             target = TARGET_LANGUAGE if objective.is_pseudo_parallel else NO_LANGUAGE
-            documents.append(objective.lay_out(example, CORRUPTION, VOCAB_SIZE, masks, target))
+            documents.append(objective.lay_out(example, CORRUPTION, VOCAB_SIZE, next(keys), target))
         laid_out.append(documents)
     return laid_out
 

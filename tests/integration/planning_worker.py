@@ -30,7 +30,7 @@ def micro_batch(case: dict[str, Any], vocab_size: int, rng: np.random.Generator,
     rows = []
     for _ in range(case["rows"]):
         ids = rng.integers(FIRST_PIECE_ID, mask_id(vocab_size), case["sequence_length"] - 2, dtype=np.int32)
-        document = MMLM.lay_out(Example((ids,), (1,)), CorruptionConfig(mask_rate=0.3), vocab_size, rng)
+        document = MMLM.lay_out(Example((ids,), (1,)), CorruptionConfig(mask_rate=0.3), vocab_size, key=len(rows))
         rows.append(PackedRow([document], OBJECTIVE_INDEX["MMLM"], 0))
     return to_device(pack(rows, case["sequence_length"]), device)
 

@@ -82,7 +82,7 @@ def test_ids_of_a_step_name_its_rows_and_are_known_without_opening_a_shard(
     rows = data.schedule.rows_of_step(11)
     assert [(row["objective"], row["draw"]) for row in described] == [(a.objective, a.draw) for a in rows]
     metrics = [data.metric_names[data.row(address).metric] for address in rows]
-    monkeypatch.setattr(RowSource, "_spans_of_row", lambda *_: pytest.fail("opened a shard"))
+    monkeypatch.setattr(RowSource, "_location", lambda *_: pytest.fail("opened a shard"))
     ids = data.sample_ids(11)
     assert ids == [row["id"] for row in described]
     assert [name.rpartition("/")[0] for name in ids] == metrics, "under the name its loss is logged under"
@@ -132,8 +132,8 @@ def test_an_epochs_locations_hold_every_token_of_the_stream_exactly_once(
             used: Counter[tuple[str, int, int]] = Counter()
             for visit in range(source.rows_per_epoch):
                 location = source.locate(epoch * source.rows_per_epoch + visit)
-                for span in location.spans:
-                    for column, (start, stop) in enumerate(zip(span.starts, span.stops, strict=True)):
+                for starts, stops in zip(location.starts_EC.tolist(), location.stops_EC.tolist(), strict=True):
+                    for column, (start, stop) in enumerate(zip(starts, stops, strict=True)):
                         used.update((location.shard.entry.file, column, token) for token in range(start, stop))
             every = itertools.chain.from_iterable(
                 ((shard.entry.file, column, token) for token in range(num_tokens))

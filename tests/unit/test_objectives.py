@@ -32,7 +32,7 @@ def laid_out(
     rng = np.random.default_rng(seed)
     sentences = [rng.integers(FIRST_PIECE_ID, MASK, n, dtype=np.int32) for n in lengths[: objective.num_sentences]]
     example = Example(tuple(sentences), (5, 6)[: len(sentences)])
-    return example, objective.lay_out(example, corruption or CorruptionConfig(mask_rate=0.3), VOCAB_SIZE, rng, 9)
+    return example, objective.lay_out(example, corruption or CorruptionConfig(mask_rate=0.3), VOCAB_SIZE, seed, 9)
 
 
 def test_length_is_that_of_the_layout(objective: Objective) -> None:

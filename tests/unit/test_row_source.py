@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ernie_m.corpus import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
-from ernie_m.objectives import INSERT, CorruptionConfig, Objective
-from ernie_m.row_source import NUM_SPECIAL, TARGET_FILL, RowLocation, RowSettings, RowSource, Span
+from ernie_m.objectives import CAMLM, INSERT, TLM, CorruptionConfig, Objective
+from ernie_m.row_source import NUM_SPECIAL, TARGET_FILL, RowLocation, RowSettings, RowSource, WindowPlan
 
 LANGUAGE_IDS = {"de": 1, "en": 2}
 
@@ -79,10 +79,10 @@ def test_rows_beyond_32_bits_are_counted(objective: Objective) -> None:
     assert source._plan.cache_info().maxsize == 1, "hundreds of such streams must not fill the memory with plans"
     assert source.rows_per_epoch == 5000 * of_each > 2**32
     seen: list[tuple[int, int]] = []
-    source._plan = lambda number, window: seen.append((number, window)) or [[]] * 1024  # type: ignore
-    source._spans_of_row(4321 * of_each + 7 * 1024 + 5)
-    source._spans_of_row(4322 * of_each - 1)
-    source._spans_of_row(4322 * of_each)
+    plan = WindowPlan(np.arange(1024)[:, None], np.arange(1024)[:, None], np.arange(1025))
+    source._plan = lambda number, window: seen.append((number, window)) or plan  # type: ignore
+    found = [source._location(index) for index in (4321 * of_each + 7 * 1024 + 5, 4322 * of_each - 1, 4322 * of_each)]
+    assert [location.starts_EC.item() for location in found] == [5, (of_each - 1) % 1024, 0]
     assert seen == [(4321, 7), (4321, (of_each - 1) // 1024), (4322, 0)]
 
 
@@ -91,5 +91,24 @@ def test_a_pair_with_an_empty_side_is_found_by_its_other_side() -> None:
     shard = Shard(Path(), ShardEntry(shard_file("c", TRAIN, 0), TRAIN, 6, (9, 9), 0, "00" * 32), 2)
     borders = ([0, 2, 2, 2, 5, 7, 9], [0, 3, 4, 6, 6, 6, 9])
     vars(shard).update(offsets=tuple(np.array(border, np.int32) for border in borders))
-    spans = [Span(*zip(*((b[i], b[i + 1]) for b in borders), strict=True)) for i in range(6)]
-    assert RowLocation(shard, spans).lines() == [(i, i) for i in range(6)]
+    borders_EC = np.array(borders).T
+    assert RowLocation(shard, borders_EC[:-1], borders_EC[1:]).lines() == [(i, i) for i in range(6)]
+
+
+def test_a_pair_with_an_empty_side_is_left_out_and_all_others_come() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 20, (300, 2))
+    lengths[[0, 17, 18, 250, 299], [0, 1, 0, 1, 1]] = 0
+    entry = ShardEntry(shard_file("c", TRAIN, 0), TRAIN, 300, tuple(lengths.sum(axis=0).tolist()), 0, "00" * 32, 0)
+    shard, shards = Shard(Path(), entry, 2), ShardList.of("c", 2, [entry])
+    borders_EC = np.concatenate([[[0, 0]], np.cumsum(lengths, axis=0)])
+    values = [rng.integers(4, 999, n, dtype=np.int32) for n in entry.tokens]
+    vars(shard).update(offsets=tuple(borders_EC.T.astype(np.int32)), values=tuple(values))
+    stream = Stream(("de", "en"), shards, Shards(shards, lambda *_: shard))
+    for objective in (TLM, CAMLM):
+        source = RowSource(objective, stream, LANGUAGE_IDS, RowSettings(128, 1000, CorruptionConfig(), 0))
+        spans = [source.locate(visit) for visit in range(source.rows_per_epoch)]
+        found = np.concatenate([location.starts_EC for location in spans])
+        expected = borders_EC[:-1][lengths.min(axis=1) > 0]
+        assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, expected.tolist()))
+        assert sum(len(source.row(visit)) for visit in range(source.rows_per_epoch)) == 295

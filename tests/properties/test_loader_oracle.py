@@ -1,0 +1,418 @@
+"""The loader works on all documents of a micro-batch at once; here the same is done one token at a time, in plain Python.
+
+Nothing of the code under test computes an expected value: random numbers, masks, layout, packing and the plan of a window
+are written out once more. What both share is the objective's own table entry and the manifest's number of rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ernie_m.batch import Document, Documents, Example, Examples, PackedBatch
+from ernie_m.corpus import CorpusFolder, Shard
+from ernie_m.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
+from ernie_m.objectives import INSERT, NEXT_TOKEN, OBJECTIVES, REPLACE, CorruptionConfig, Objective
+from ernie_m.packing import PackedRow, pack
+from ernie_m.row_source import MIN_PIECE, WINDOW_POSITIONS, RowSettings, RowSource
+from ernie_m.sampling import key_of, mix, numbers_of
+from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, FIRST_POSITION_ID, NO_LANGUAGE, PAD_ID, mask_id
+
+S, WORD = 128, 2**64
+Columns = dict[str, list[int]]
+ALL_EQUAL = StageConfig(steps=50, rows=dict.fromkeys(OBJECTIVES, 1.0))
+
+
+def splitmix64(state: int) -> int:
+    """The published generator's output function, for the state before its step."""
+    z = (state + 0x9E3779B97F4A7C15) % WORD
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % WORD
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % WORD
+    return z ^ (z >> 31)
+
+
+def number(key: int) -> int:
+    return splitmix64(key * 0x9E3779B97F4A7C15)
+
+
+def num_chosen(length: int, rate: float) -> int:
+    return max(1, round(length * rate))
+
+
+def shown_instead(drawn: int, token: int, vocab_size: int) -> int:
+    tenth, fraction = divmod(drawn % 2**32 * 10, 2**32)
+    if tenth < 8:
+        return mask_id(vocab_size)
+    return FIRST_PIECE_ID + fraction * (mask_id(vocab_size) - FIRST_PIECE_ID) // 2**32 if tenth == 8 else token
+
+
+def slow_document(
+    objective: Objective, example: Example, corruption: CorruptionConfig, vocab_size: int, key: int, target: int
+) -> Columns:
+    """One example, token by token."""
+    mask, tokens, drawn = mask_id(vocab_size), [], 0  # of a token: id, what is shown, position, language, group
+    masks, predicted, labels = [], [], []
+    for sentence, (ids, language) in enumerate(zip(example.sentences, example.languages, strict=True)):
+        numbers = [number(key + drawn + i) for i in range(len(ids))]
+        chosen = sorted(range(len(ids)), key=lambda i: (numbers[i] >> 40, i))[: num_chosen(len(ids), corruption.mask_rate)]
+        drawn += len(ids)
+        tokens.append((EOS_ID if sentence else BOS_ID,) * 2 + (len(tokens) + FIRST_POSITION_ID, language, sentence))
+        for i, token in enumerate(ids.tolist()):
+            shown, position = token, len(tokens) + FIRST_POSITION_ID
+            if i in chosen and objective.corruption == REPLACE:
+                shown = shown_instead(numbers[i], token, vocab_size)
+                predicted.append(len(tokens))
+                labels.append(token)
+            if i in chosen and objective.corruption == INSERT:
+                masks.append((mask, mask, position, language, sentence + len(example.sentences)))
+                labels.append(token)
+            tokens.append((token, shown, position, language, sentence))
+        tokens.append((EOS_ID,) * 2 + (len(tokens) + FIRST_POSITION_ID, language, sentence))
+    if objective.corruption == INSERT:
+        predicted = list(range(len(tokens), len(tokens) + len(masks)))
+    if objective.corruption == NEXT_TOKEN:
+        predicted, labels = list(range(len(tokens) - 1)), [token[0] for token in tokens[1:]]
+    tokens += masks
+    placeholders = []
+    if objective.is_pseudo_parallel:
+        for _ in range(num_chosen(len(example.sentences[0]), corruption.pseudo_token_share)):
+            placeholders.append(len(tokens))
+            tokens.append((mask, mask, len(tokens) + FIRST_POSITION_ID, target, 1))
+    columns = dict(
+        zip(
+            ("original", "input_ids", "position_ids", "language", "group"), map(list, zip(*tokens, strict=True)), strict=True
+        )
+    )
+    original = columns.pop("original")
+    stage_1 = objective.generation_reads or objective.reads
+    bit = {group: 1 << i for i, group in enumerate(objective.groups)}
+    of_group = [
+        [sum(bit[g] for g in table[group].split()) for group in objective.groups] for table in (objective.reads, stage_1)
+    ]
+    return {
+        **columns,
+        "reads": [of_group[0][group] for group in columns["group"]],
+        "horizon": list(range(len(tokens))) if objective.corruption == NEXT_TOKEN else [2**30] * len(tokens),
+        "predicted": predicted,
+        "labels": labels,
+        "generation_ids": original if objective.is_pseudo_parallel else columns["input_ids"],
+        "generation_reads": [of_group[1][group] for group in columns["group"]],
+        "placeholders": placeholders,
+    }  # fmt: skip
+
+
+def columns_of(document: Document) -> Columns:
+    return {field.name: getattr(document, field.name).tolist() for field in fields(Document)}
+
+
+def random_examples(
+    objective: Objective, count: int, seed: int, longest: int = 40
+) -> tuple[list[Example], list[int], list[int]]:
+    rng = np.random.default_rng(seed)
+    examples = [
+        Example(
+            tuple(
+                rng.integers(FIRST_PIECE_ID, 900, n, dtype=np.int32)
+                for n in rng.integers(1, longest, objective.num_sentences)
+            ),
+            tuple(rng.integers(1, 9, objective.num_sentences).tolist()),
+        )
+        for _ in range(count)
+    ]
+    return examples, rng.integers(0, WORD, count, np.uint64).tolist(), rng.integers(1, 9, count).tolist()
+
+
+def side_by_side(examples: list[Example], keys: list[int], targets: list[int]) -> Examples:
+    return Examples(
+        np.concatenate([sentence for example in examples for sentence in example.sentences]),
+        np.array([list(map(len, example.sentences)) for example in examples]),
+        np.array([example.languages for example in examples]),
+        np.array(keys, np.uint64),
+        np.array(targets),
+    )
+
+
+@pytest.mark.parametrize(("mask_rate", "share"), [(0.15, 0.1), (0.4, 0.2), (0.02, 0.05)])
+def test_documents_laid_out_together_are_those_of_the_oracle(objective: Objective, mask_rate: float, share: float) -> None:
+    corruption = CorruptionConfig(mask_rate=mask_rate, pseudo_token_share=share)
+    examples, keys, targets = random_examples(objective, 150, seed=3)
+    documents = objective.lay_out_all(side_by_side(examples, keys, targets), corruption, 1000)
+    assert len(documents) == 150
+    for document, example, key, target in zip(documents, examples, keys, targets, strict=True):
+        assert columns_of(document) == slow_document(objective, example, corruption, 1000, key, target)
+    assert all(getattr(documents.joined, field.name).dtype == np.int32 for field in fields(Document))
+
+
+def test_documents_are_the_same_alone_and_in_any_company(objective: Objective) -> None:
+    corruption, (examples, keys, targets) = CorruptionConfig(), random_examples(objective, 60, seed=4)
+    together = objective.lay_out_all(side_by_side(examples, keys, targets), corruption, 1000)
+    for first, last in ((0, 60), (7, 8), (13, 40), (59, 60), (5, 5)):
+        part = together.part(first, last)
+        assert part.lengths_E.tolist() == together.lengths_E[first:last].tolist()
+        if last > first:
+            apart = objective.lay_out_all(
+                side_by_side(*(v[first:last] for v in (examples, keys, targets))), corruption, 1000
+            )
+            assert columns_of(part.joined) == columns_of(apart.joined)
+        assert columns_of(Documents.of([together[i] for i in range(first, last)]).joined) == columns_of(part.joined)
+
+
+def test_random_numbers_are_splitmix64() -> None:
+    assert [splitmix64(1234567)] == [6457827717110365317], "the published sequence's first number for this seed"
+    keys, counts = np.array([0, 5, WORD - 2, 77], np.uint64), np.array([3, 0, 4, 1])
+    expected = [number(key + i) for key, count in zip(keys.tolist(), counts.tolist(), strict=True) for i in range(count)]
+    assert numbers_of(keys, counts).tolist() == expected
+    assert mix(WORD - 1) == int(mix(np.array([WORD - 1], np.uint64))[0]) == number(WORD - 1)
+
+
+# -- plans of windows ----------------------------------------------------------------------------------------------
+
+
+def first_line(shard: Shard, row: int, num_rows: int) -> int:
+    """The first line that starts at or behind this share of the shard's tokens."""
+    target = round(row / num_rows * sum(shard.entry.tokens))
+    return next((i for i in range(shard.entry.rows) if sum(int(o[i]) for o in shard.offsets) >= target), shard.entry.rows)
+
+
+def slow_flowing(shard: Shard, lines: range, capacity: int, num_rows: int) -> list[list[Any]]:
+    """Document after document: pieces of text as long as the room of their row."""
+    documents: list[list[int]] = []
+    for line in lines:
+        start, stop = shard.offsets[0][line : line + 2].tolist()
+        if line == lines.start or shard.starts_document[line]:
+            documents.append([start, stop])
+        documents[-1][1] = stop
+    planned: list[list[Any]] = [[]]
+    room = capacity
+    for start, stop in documents:
+        while start < stop:
+            if room < 2 + min(MIN_PIECE, stop - start):
+                if len(planned) == num_rows:
+                    return planned
+                planned.append([])
+                room = capacity
+            end = min(stop, start + room - 2)
+            planned[-1].append(((start, end),))
+            room -= 2 + end - start
+            start = end
+    return planned + [[]] * (num_rows - len(planned))
+
+
+def slow_fitting(objective: Objective, shard: Shard, lines: range, capacity: int, num_rows: int) -> list[list[Any]]:
+    """Longest first, each where it fits tightest; then what is left, cut to the widest gap."""
+    corruption = CorruptionConfig()
+    spans = {line: [tuple(o[line : line + 2].tolist()) for o in shard.offsets] for line in lines}
+
+    def length(line: int) -> int:
+        return int(objective.length(corruption, *(stop - start for start, stop in spans[line])))
+
+    def cut(line: int, room: int) -> bool:
+        kept = objective.fitted(corruption, [stop - start for start, stop in spans[line]], room)
+        if kept is not None:
+            spans[line] = [(start, start + n) for (start, _), n in zip(spans[line], kept, strict=True)]
+        return kept is not None
+
+    for line in lines:
+        assert length(line) <= capacity or cut(line, capacity)
+    rows: list[list[int]] = [[] for _ in range(num_rows)]
+    left_over = []
+    for line in sorted(lines, key=lambda line: (-length(line), line)):
+        room = [capacity - sum(map(length, row)) for row in rows]
+        fitting = [(room[i], i) for i in range(num_rows) if room[i] >= length(line)]
+        (rows[min(fitting)[1]] if fitting else left_over).append(line)
+    for line in left_over:
+        room = [capacity - sum(map(length, row)) for row in rows]
+        if cut(line, max(room)):
+            rows[room.index(max(room))].append(line)
+    return [[tuple(spans[line]) for line in sorted(row)] for row in rows]
+
+
+@pytest.mark.parametrize("sequence_length", [16, 96, 512])
+def test_rows_of_a_window_hold_what_the_oracle_plans(
+    corpus_folder: CorpusFolder, objective: Objective, sequence_length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ernie_m.row_source.WINDOW_POSITIONS", 2048)
+    assert WINDOW_POSITIONS != 2048, "smaller ones are planned here: the oracle is slow, and most windows end inside a shard"
+    stream = (corpus_folder.parallel() if objective.num_sentences == 2 else corpus_folder.monolingual())[0]
+    settings = RowSettings(sequence_length, 30_000, CorruptionConfig(), 0)
+    source = RowSource(objective, stream, corpus_folder.language_ids, settings, (1,))
+    per_window, seen, index = 2048 // sequence_length, 0, 0
+    for shard, num_rows in zip(stream.shards, source._rows_of_shards().tolist(), strict=True):
+        for first in range(0, num_rows, per_window):
+            last = min(first + per_window, num_rows)
+            if first % (3 * per_window) == 0:
+                lines = range(first_line(shard, first, num_rows), first_line(shard, last, num_rows))
+                planned = (
+                    slow_flowing(shard, lines, sequence_length, last - first)
+                    if objective.merges_lines
+                    else slow_fitting(objective, shard, lines, sequence_length, last - first)
+                )
+                for row, expected in enumerate(planned, start=index + first):
+                    found = source._location(row)
+                    assert found.shard.entry == shard.entry
+                    spans = zip(found.starts_EC.tolist(), found.stops_EC.tolist(), strict=True)
+                    assert [tuple(zip(*span, strict=True)) for span in spans] == expected
+                    seen += len(expected)
+        index += num_rows
+    assert seen > 50
+
+
+# -- rows and micro-batches ----------------------------------------------------------------------------------------
+
+
+def slow_row(data: PretrainingData, address: RowAddress) -> list[Columns]:
+    """The documents of a row: direction, target language and masks of each from its own numbers."""
+    source, draw = data._drawn(address)
+    name = source.stream.name
+    row_key = number(key_of(data._settings.seed, address.objective, name, "draws") + draw.visit)
+    languages = [data.folder.language_ids[language] for language in source.stream.languages]
+    documents = []
+    for index, sentences in enumerate(data.sentences(address.objective, address.draw)):
+        key, choice = (number(row_key + 2 * index + i) for i in (0, 1))
+        turn = slice(None, None, -1) if len(languages) == 2 and choice >= 2**63 else slice(None)
+        target = NO_LANGUAGE
+        if source.objective.is_pseudo_parallel:
+            targets = data._target_languages(source.stream)
+            target = targets[choice % 2**32 * len(targets) // 2**32]
+        example = Example(tuple(sentences[turn]), tuple(languages[turn]))
+        documents.append(
+            slow_document(source.objective, example, data.config.corruption, data.folder.manifest.vocab_size, key, target)
+        )
+    return documents
+
+
+def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> dict[str, Any]:
+    """Rows of (documents, objective, metric), document after document."""
+    padding = {
+        "input_ids": PAD_ID,
+        "position_ids": PAD_ID,
+        "language": NO_LANGUAGE,
+        "group": 0,
+        "reads": 0,
+        "horizon": 2**30,
+    }
+    grid: dict[str, Any] = {f"{name}_BS": [] for name in (*padding, "document")}
+    flat: dict[str, list[int]] = {name: [] for name in ("predicted_N", "labels_N", "objective_N", "metric_N")}
+    generation: dict[str, list[Any]] = {
+        name: [] for name in ("rows_R", "input_ids_RS", "reads_RS", "placeholders_K", "slots_K")
+    }
+    for index, (documents, objective, metric) in enumerate(rows):
+        row: dict[str, list[int]] = {name: [] for name in (*padding, "document", "generation_ids", "generation_reads")}
+        slots = []
+        for number_of, document in enumerate(documents):
+            start = len(row["document"])
+            for name in (*padding, "generation_ids", "generation_reads"):
+                row[name] += document[name] if name != "horizon" else [min(h + start, 2**30) for h in document[name]]
+            row["document"] += [number_of] * len(document["input_ids"])
+            flat["predicted_N"] += [index * S + start + i for i in document["predicted"]]
+            flat["labels_N"] += document["labels"]
+            flat["objective_N"] += [objective] * len(document["labels"])
+            flat["metric_N"] += [metric] * len(document["labels"])
+            slots += [start + i for i in document["placeholders"]]
+        rest = S - len(row["document"])
+        for name, value in (*padding.items(), ("document", -1)):
+            grid[f"{name}_BS"].append(row[name] + [value] * rest)
+        if slots:
+            generation["placeholders_K"] += [len(generation["rows_R"]) * S + slot for slot in slots]
+            generation["slots_K"] += [index * S + slot for slot in slots]
+            generation["rows_R"].append(index)
+            generation["input_ids_RS"].append(row["generation_ids"] + [PAD_ID] * rest)
+            generation["reads_RS"].append(row["generation_reads"] + [0] * rest)
+    assert bool(generation["rows_R"]) <= generates
+    return {**grid, **flat, **({f"generation.{k}": v for k, v in generation.items()} if generates else {})}
+
+
+def content_of(batch: PackedBatch) -> dict[str, Any]:
+    arrays = {name: value for name, value in vars(batch).items() if name != "generation"}
+    if batch.generation is not None:
+        arrays |= {f"generation.{name}": value for name, value in vars(batch.generation).items()}
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.int32)}
+    return {name: array.tolist() for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch_rows"), [(1, 10), (2, 5), (5, 2)])
+def test_micro_batches_are_those_of_the_oracle(corpus_folder: CorpusFolder, world_size: int, micro_batch_rows: int) -> None:
+    """Steps of all objectives, on every rank: what the trainer is given, to the last number."""
+    data = PretrainingData(corpus_folder, DataConfig(sequence_length=S), Schedule((ALL_EQUAL,), 20), seed=5)
+    directions, targets = Counter[bool](), Counter[int]()
+    for step in (0, 49):
+        addresses = data.schedule.rows_of_step(step)
+        for rank in range(world_size):
+            batches = data.step(step, rank, world_size, micro_batch_rows)
+            assert len(batches) == 20 // (world_size * micro_batch_rows)
+            for number_of, batch in enumerate(batches):
+                start = number_of * world_size * micro_batch_rows
+                together = addresses[start : start + world_size * micro_batch_rows]
+                rows = []
+                for address in together[rank::world_size]:
+                    metric = f"{address.objective}/{data._drawn(address)[0].stream.name}"
+                    order = list(OBJECTIVES).index(address.objective)
+                    rows.append((slow_row(data, address), order, data.metric_names.index(metric)))
+                    for document in rows[-1][0] if OBJECTIVES[address.objective].num_sentences == 2 else ():
+                        directions[document["language"][0] < document["language"][-1]] += 1
+                generates = any(address.objective == "BTMLM" for address in together)
+                expected = slow_batch(rows, generates)
+                found = content_of(batch)
+                if generates and not expected["generation.rows_R"]:  # another rank's: it takes part with its first row
+                    assert found.pop("generation.rows_R") == [0]
+                    assert found.pop("generation.slots_K") == found.pop("generation.placeholders_K") == []
+                    found = {k: v for k, v in found.items() if "." not in k}
+                    expected = {k: v for k, v in expected.items() if "." not in k}
+                assert found == expected
+                targets.update(
+                    lang for row in rows for d in row[0] for lang in np.array(d["language"])[d["placeholders"]].tolist()
+                )
+    assert len(directions) == 2
+    assert min(directions.values()) > 15
+    assert len(targets) == 3
+
+
+def test_a_rank_pays_for_its_own_rows_alone(corpus_folder: CorpusFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses, mixture look-ups, permutations, plans: of 400 rows of a step a rank of 100 touches 4."""
+    counts = Counter[str]()
+
+    def count(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        def counted(*arguments: Any, **keywords: Any) -> Any:
+            counts[name] += 1
+            return original(*arguments, **keywords)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(PretrainingData, "_drawn")
+    count(RowSource, "locate")
+    count(RowSource, "_plan_window")
+    count(RowAddress, "__init__")
+    data = PretrainingData(corpus_folder, DataConfig(sequence_length=S), Schedule((ALL_EQUAL,), 400), seed=5)
+    batches = data.step(7, rank=63, world_size=100, micro_batch_rows=1)
+    assert len(batches) == 4
+    assert counts["_drawn"] == counts["locate"] == counts["__init__"] == 4
+    assert 0 < counts["_plan_window"] <= 4
+
+
+def test_rows_packed_at_once_are_rows_packed_one_by_one(corpus_folder: CorpusFolder) -> None:
+    data = PretrainingData(corpus_folder, DataConfig(sequence_length=S), Schedule((ALL_EQUAL,), 15), seed=5)
+    addresses = data.schedule.rows_of_step(3)
+    at_once, apart = data.rows(addresses), [data.row(address) for address in addresses]
+    rebuilt = [PackedRow(list(row.documents), row.objective, row.metric) for row in apart]
+    contents = [content_of(pack(rows, S, generates=True)) for rows in (at_once, apart, rebuilt)]
+    assert contents[0] == contents[1] == contents[2]
+
+
+def test_rows_of_a_step_are_the_same_however_they_are_asked_for() -> None:
+    stages = (StageConfig(steps=3, rows={"MMLM": 1, "CLM": 2}), ALL_EQUAL)
+    for rows_per_step, step in itertools.product((7, 20), (0, 2, 3, 9)):
+        schedule = Schedule(stages, rows_per_step)
+        every = schedule.rows_of_step(step)
+        assert len(every) == rows_per_step
+        for start, stop, stride in itertools.product(range(rows_per_step), range(1, rows_per_step + 1), (1, 3)):
+            chosen = range(start, stop, stride)
+            assert schedule.rows_of_step(step, chosen) == every[start:stop:stride]
+            holds = any(address.objective == "BTMLM" for address in every[start:stop])
+            assert schedule.generates(step, range(start, stop)) == holds
