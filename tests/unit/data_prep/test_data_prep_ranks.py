@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from data_prep.phases import shares
-from data_prep.ranks import MOST_READ_AHEAD, Ranks, Team, start_ranks, team_sizes
+from data_prep.ranks import Ranks, start_ranks
+from data_prep.team import MOST_READ_AHEAD, PLACES_AHEAD, Team, team_sizes
 from ernie_m.console import InputError
 
 
@@ -96,6 +98,38 @@ def killed(item: int) -> int:
 def test_a_worker_that_is_killed_is_one_clear_line() -> None:
     with pytest.raises(InputError, match="a worker process has died"):
         Ranks(2).run_teams(dying)
+
+
+def dying_late(team: Team[Path, Path], folder: Path) -> list[str]:
+    """A worker dies when the root has taken back what it had not begun; what then befell threads."""
+    fates: list[str] = []
+    threading.excepthook = lambda raised: fates.append(f"{raised.exc_type.__name__} in {raised.thread}")
+    try:
+        team.deal_out([folder / str(number) for number in range(7)], killed_at_the_end, lambda *_: None)
+    except InputError as error:
+        fates.append(str(error))
+    finally:
+        threading.excepthook = threading.__excepthook__
+    return fates
+
+
+def killed_at_the_end(path: Path) -> Path:
+    last = path.with_name("last")
+    if multiprocessing.parent_process() is None:  # the root
+        if path.name == str(PLACES_AHEAD - 1):  # which it had given away
+            last.touch()
+            time.sleep(0.5)
+        return path
+    while not last.exists():
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return path
+
+
+def test_a_worker_that_is_killed_when_others_work_was_taken_back_breaks_nothing_else(tmp_path: Path) -> None:
+    ((message, *others),) = Ranks(2).run_teams(dying_late, tmp_path)
+    assert "a worker process has died" in message
+    assert others == []
 
 
 def numbered(team: Team[int, int], offset: int) -> tuple[int, int, int]:

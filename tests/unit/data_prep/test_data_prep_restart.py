@@ -14,7 +14,7 @@ from data_prep import work_folder
 from data_prep.build import Options, build
 from data_prep.catalog import read_catalog
 from data_prep.convert import Done
-from data_prep.ranks import Team
+from data_prep.team import Team
 from data_prep.verify import verify
 from ernie_m.console import InputError
 from ernie_m.vocabulary import TOKENIZER_FILE

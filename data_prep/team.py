@@ -1,0 +1,150 @@
+"""How a team shares work: its root reads and deals out, the others take, and a small team's root works too.
+
+1. A task is a chunk that the root has read, or a place in a file that the taker reads itself. Of the former only a few are
+   under way at once, since they are held in memory.
+2. While its team is busy, the root of a small team works too; of a large one it has enough to do with reading.
+3. Who takes is behind `concurrent.futures.Executor`: processes of this machine (ranks.py) or ranks of MPI (mpi_pool.py).
+
+Nothing that is written depends on any of this.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, InvalidStateError, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from ernie_m.console import InputError
+
+TEAM_SIZE = 8
+MOST_READ_AHEAD = 8  # chunks in memory, for the team's workers to take
+PLACES_AHEAD = 4  # a worker; some are done in a fifth of the time, with the root still at a long one of its own
+LARGE_TEAM = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def team_sizes(num_ranks: int) -> list[int]:
+    """As few teams as TEAM_SIZE allows, as equal as can be."""
+    num_teams = -(-num_ranks // TEAM_SIZE)
+    return [num_ranks // num_teams + (i < num_ranks % num_teams) for i in range(num_teams)]
+
+
+@dataclass
+class Team(Generic[Item, Result]):
+    """The root's view of its team."""
+
+    number: int
+    num_teams: int
+    num_workers: int
+    """Beside the root."""
+    executor: Executor | None
+    shares_memory: bool = False
+    """Whether all of it is on this machine, so that a chunk can be laid out for its worker and need not be sent."""
+
+    def deal_out(
+        self,
+        items: Iterable[Item],
+        work: Callable[[Item], Result],
+        finished: Callable[[Item, Result], None],
+        is_in_memory: Callable[[Item], bool] = lambda item: False,
+    ) -> None:
+        """Have every item worked on by somebody; `finished` is called here, in the order of completion.
+
+        The first exception of a worker is raised here, after which nothing new is started.
+        """
+        running: dict[Future[Result], Item] = {}
+        parcels: dict[Future[Result], Parcel] = {}
+
+        def collect(futures: Iterable[Future[Result]]) -> None:
+            for future in list(futures):
+                if future in parcels:
+                    parcels.pop(future).close()
+                finished(running.pop(future), future.result())
+
+        def submit(executor: Executor, item: Item, in_memory: bool) -> None:
+            if in_memory and self.shares_memory:
+                parcel = Parcel(item)
+                future = executor.submit(_unpacked, work, parcel.path)
+                parcels[future] = parcel
+            else:
+                future = executor.submit(work, item)
+            future.set_exception = partial(_set_exception, future)  # type: ignore[method-assign]
+            running[future] = item
+
+        try:
+            for item in items:
+                collect(future for future in running if future.done())
+                in_memory = is_in_memory(item)
+                limit = min(2 * self.num_workers + 1, MOST_READ_AHEAD) if in_memory else PLACES_AHEAD * self.num_workers
+                limit = limit if self.num_workers else 0
+                if len(running) >= limit > 0 and in_memory and self.num_workers >= LARGE_TEAM - 1:
+                    collect(wait(running, return_when=FIRST_COMPLETED).done)
+                if len(running) < limit and self.executor is not None:
+                    submit(self.executor, item, in_memory)
+                else:
+                    finished(item, work(item))
+                del item  # a chunk is large: not to be held while the next one is read
+            while running:
+                collect(future for future in running if future.done())
+                waiting = next((future for future in reversed(running) if future.cancel()), None)
+                if waiting is not None:  # nobody has taken it yet: do it here
+                    item = running.pop(waiting)
+                    finished(item, work(item))
+                elif running:
+                    collect(wait(running, return_when=FIRST_COMPLETED).done)
+        except BrokenProcessPool:
+            raise InputError(
+                "a worker process has died (killed, or out of memory?); what is finished is kept: run the same command "
+                "again, with fewer --workers if memory was short"
+            ) from None
+        finally:
+            for future in running:
+                future.cancel()
+            for parcel in parcels.values():
+                parcel.close()
+
+
+def _set_exception(future: Future[Any], error: BaseException | None) -> None:
+    """`Future.set_exception`, harmless where the future was taken back.
+
+    A pool of Python 3.11 that breaks fails all its futures, and its thread would die of one that was cancelled: with the
+    others never told, and the other processes left at work.
+    """
+    with suppress(InvalidStateError):
+        Future.set_exception(future, error)
+
+
+class Parcel:
+    """A large object for another process of this machine, in memory that has a path; gone when the last process closes it.
+
+    Through the executor's pipe it would go in 64 KiB pieces, each of which waits for the busy root, with the worker idle.
+    """
+
+    def __init__(self, content: object) -> None:
+        self._memory = os.memfd_create("chunk")
+        with open(self._memory, "wb", closefd=False) as file:
+            pickle.dump(content, file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.path = f"/proc/{os.getpid()}/fd/{self._memory}"
+
+    @staticmethod
+    def is_supported() -> bool:
+        """Whether this system has such memory."""
+        return hasattr(os, "memfd_create") and os.path.exists("/proc/self/fd")
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._memory)
+
+
+def _unpacked(work: Callable[[Any], Result], path: str) -> Result:
+    with open(path, "rb") as file:
+        content = pickle.load(file)  # of our own root
+    return work(content)
