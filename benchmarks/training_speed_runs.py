@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
+from ernie_m import row_source
 from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
@@ -58,9 +60,9 @@ class Setup:
             dropout=self.dropout,
         )
 
-    def pretraining_data(self, objective: str) -> PretrainingData:
+    def pretraining_data(self, objective: str, ranks: int = 1) -> PretrainingData:
         stage = StageConfig(steps=1_000_000, rows={objective: 1})
-        schedule = Schedule((stage,), self.rows)
+        schedule = Schedule((stage,), self.rows * ranks)
         return PretrainingData(CorpusFolder(self.data), DataConfig(sequence_length=self.length), schedule, seed=0)
 
 
@@ -262,16 +264,24 @@ def padded_pairs(setup: Setup, data: PretrainingData) -> Callable[[int], list[Re
 
 
 def loader(setup: Setup, objective: str) -> Result:
-    """One process preparing micro-batches and doing nothing else; for TLM the peer's collator on the same pairs too."""
-    data = setup.pretraining_data(objective)
+    """One process preparing micro-batches and doing nothing else; for TLM the peer's collator on the same pairs too.
+
+    "rate" of the only rank; "rate_of_64" of one rank of 64; "rate_unplanned" where every row's window is planned anew, as
+    in a corpus of terabytes, whose windows are too many to be kept.
+    """
     steps = max(2, setup.loader_rows // setup.rows)
-    data.step(0, 0, 1, setup.rows)
-    started = time.perf_counter()
-    batches = [data.step(step, 0, 1, setup.rows)[0] for step in range(1, steps)]
-    seconds = time.perf_counter() - started
-    tokens, positions = sum(map(useful, batches)), sum(batch.document_BS.size for batch in batches)
-    result: Result = {"rate": tokens / seconds, "fill": tokens / positions}
+    result: Result = {}
+    for name, ranks, few_windows in (("rate", 1, None), ("rate_of_64", 64, None), ("rate_unplanned", 1, -1)):
+        with patch.object(row_source, "FEW_WINDOWS", row_source.FEW_WINDOWS if few_windows is None else few_windows):
+            data = setup.pretraining_data(objective, ranks)
+        data.step(0, ranks - 1, ranks, setup.rows)
+        started = time.perf_counter()
+        batches = [data.step(step, ranks - 1, ranks, setup.rows)[0] for step in range(1, steps)]
+        seconds = time.perf_counter() - started
+        tokens, positions = sum(map(useful, batches)), sum(batch.document_BS.size for batch in batches)
+        result |= {name: tokens / seconds, "fill": tokens / positions}
     if objective == "TLM":
+        data = setup.pretraining_data(objective)
         collate = padded_pairs(setup, data)
         collate(0)
         started = time.perf_counter()

@@ -12,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
-    {"config", "console", "command_line", "hostfile", "files", "special_tokens", "batch", "interruption", "skip_steps"},
+    {
+        "config",
+        "console",
+        "command_line",
+        "table",
+        "hostfile",
+        "files",
+        "special_tokens",
+        "batch",
+        "host_memory",
+        "interruption",
+        "skip_steps",
+    },
     {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
     {"objectives", "packing", "attention", "loss"},
@@ -30,7 +42,19 @@ LAYERS = (
         "divergence",
     }
     | {"tracking", "heartbeat", "watchdog"},
-    {"run_folder", "recipe", "journal", "training_loop", "trainer", "supervision", "hosts", "interop", "downstream"}
+    {
+        "run_folder",
+        "recipe",
+        "journal",
+        "utilization",
+        "training_loop",
+        "trainer",
+        "supervision",
+        "hosts",
+        "interop",
+        "ablation",
+        "downstream",
+    }
     | {"planning"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}

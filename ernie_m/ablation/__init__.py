@@ -1,0 +1,5 @@
+"""Comparisons: several pre-trainings that differ in one thing, each measured alike, in one table.
+
+1. `variants`: what is compared, as recipes with overrides.   2. `jobs`: each run through the real launcher, once.
+3. `measures`: what a finished run is measured by.            4. `report`: JSON, table and plot.
+"""

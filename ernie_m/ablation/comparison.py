@@ -1,0 +1,182 @@
+"""A comparison as jobs: for every variant and seed the commands that train, export, measure and fine-tune it.
+
+TO/recipes/VARIANT.yaml        what each variant learns by          TO/logs/      output of all commands
+TO/runs/VARIANT_seedN/         pre-training                         TO/done/      which commands are done
+TO/hugging_face/VARIANT_seedN/ its export                           TO/measures/  what was measured of it
+TO/fine_tuned/VARIANT_seedN/TASK/
+TO/results.json, results.md, *.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ernie_m.ablation.jobs import Job, Jobs, Part
+from ernie_m.ablation.variants import Variant
+from ernie_m.console import InputError
+from ernie_m.files import written_atomically
+from ernie_m.hostfile import free_port
+from ernie_m.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """A benchmark that every variant is fine-tuned on: command of launcher/finetune.py, its data, more options."""
+
+    task: str
+    data: Path
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a comparison is run with."""
+
+    root: Path
+    """Where launcher/ and ds_configs/ are."""
+    to: Path
+    data: Path
+    seeds: int
+    side_by_side: int = 1
+    """Jobs at work at the same time."""
+    deepspeed: tuple[str, ...] = ()
+    """Options of the deepspeed launcher, e.g. --num_gpus 8; empty: one process without it."""
+    held_out: Path | None = None
+    tatoeba: Path | None = None
+    pairs: int = 200
+    fine_tuning: tuple[FineTuning, ...] = field(default=())
+
+    def job_names(self, variant: Variant) -> list[str]:
+        return [f"{variant.name}_seed{seed}" for seed in range(self.seeds)]
+
+
+def run(variants: Sequence[Variant], plan: Plan) -> dict[str, list[dict[str, Any]]]:
+    """Do all that is not done; returns each variant's results, one a seed. Seeds come in turn: early ones are whole first.
+
+    Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
+    """
+    for name in ("recipes", "runs", "hugging_face", "logs", "done", "measures"):
+        (plan.to / name).mkdir(parents=True, exist_ok=True)
+    for variant in variants:
+        with written_atomically(_recipe_file(plan, variant)) as aside:
+            aside.write_text(yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in variants]
+    do(jobs, plan)
+    return {variant.name: [_collected(plan, name) for name in plan.job_names(variant)] for variant in variants}
+
+
+def do(jobs: Sequence[Job], plan: Plan) -> None:
+    """Run jobs with this machine's cores shared out between those at work at once."""
+    cores = len(os.sched_getaffinity(0))
+    threads = str(max(1, cores // plan.side_by_side))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    Jobs(jobs, plan.side_by_side, environment, plan.root).run()
+
+
+def python(*words: object) -> tuple[str, ...]:
+    """A command of this interpreter."""
+    return (sys.executable, *map(str, words))
+
+
+def _recipe_file(plan: Plan, variant: Variant) -> Path:
+    return plan.to / "recipes" / f"{variant.name}.yaml"
+
+
+def _job(variant: Variant, seed: int, plan: Plan) -> Job:
+    name = f"{variant.name}_seed{seed}"
+    folder, measures = plan.to / "hugging_face" / name, plan.to / "measures" / f"{name}.json"
+    by = [word for key in ("held_out", "tatoeba") if (path := getattr(plan, key)) for word in (f"--{key}", path)]
+    measure = ["launcher/ablate.py", "measure", "--hugging_face", folder, "--output", measures, "--pairs", plan.pairs, *by]
+    recipe = ["--recipe", _recipe_file(plan, variant), "--data", plan.data]
+    if variant.is_trained:
+        run = plan.to / "runs" / name
+        parts = [_training(variant, seed, plan, run, recipe)]
+        export = python("launcher/export.py", "--run", run, "--to", folder)
+        parts.append(Part("export", export, plan.to / "done" / f"{name}.export.json", replaces=folder))
+        measure += ["--run", run]
+    else:
+        parts = []
+        measure += [*recipe, "--seed", seed]
+    parts.append(Part("measuring", python(*measure), plan.to / "done" / f"{name}.measure.json"))
+    for tuning in plan.fine_tuning:
+        to = plan.to / "fine_tuned" / name / tuning.task
+        command = python("launcher/finetune.py", tuning.task, "--model", folder, "--data", tuning.data, "--to", to)
+        marker = plan.to / "done" / f"{name}.{tuning.task}.json"
+        parts.append(Part(f"fine-tuning on {tuning.task}", (*command, *tuning.options), marker))
+    return Job(name, parts, plan.to / "logs" / f"{name}.log")
+
+
+def _training(variant: Variant, seed: int, plan: Plan, run: Path, recipe: Sequence[object]) -> Part:
+    words = ["launcher/pretrain.py", *recipe, "--run", run, f"seed={seed}"]
+    command = python(*words)
+    if plan.deepspeed:
+        launcher = Path(sys.executable).parent / "deepspeed"
+        command = tuple(map(str, [launcher, "--master_port", free_port(), *plan.deepspeed, *words]))
+    config = replace(variant.config, seed=seed)
+
+    def is_complete() -> bool:
+        try:
+            return Trainer(config, plan.data, run, plan.root / "ds_configs").run_folder.is_complete
+        except InputError as error:
+            raise InputError(f"{error} (a comparison: take another --to)") from None
+
+    is_complete()  # what is wrong with any of them is known before the first starts
+    return Part("training", command, judges_itself=is_complete, run=run, num_steps=variant.num_steps)
+
+
+def _collected(plan: Plan, name: str) -> dict[str, Any]:
+    result = dict(json.loads((plan.to / "measures" / f"{name}.json").read_text(encoding="utf-8")))
+    result["fine_tuned"] = {
+        tuning.task: _first_average(plan.to / "fine_tuned" / name / tuning.task / "results.json")
+        for tuning in plan.fine_tuning
+    }
+    return result
+
+
+def _first_average(path: Path) -> float:
+    """Mean over languages and seeds of a benchmark's first metric, in percent."""
+    averages = json.loads(path.read_text(encoding="utf-8"))["average"]
+    return float(next(iter(averages.values()))["mean"])
+
+
+def fine_tunings(text: str | None, options: str) -> tuple[FineTuning, ...]:
+    """'xnli=DIR,ner=DIR' and options for all of them; raises InputError for anything else."""
+    found = []
+    for part in (text or "").split(","):
+        if not part.strip():
+            continue
+        task, equals, data = part.strip().partition("=")
+        if not equals or not Path(data).is_dir():
+            raise InputError(f"--finetune {part}: expected TASK=FOLDER with the benchmark's files, e.g. xnli=data/xnli")
+        found.append(FineTuning(task, Path(data).resolve(), tuple(shlex.split(options))))
+    return tuple(found)
+
+
+def results_of(results: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> dict[str, list[float]]:
+    """Variant -> one number a seed: 'gain', 'perplexity/MMLM' ..., a benchmark's name, or 'retrieval' (best layer)."""
+    return {name: [number_of(result, key) for result in of_seeds] for name, of_seeds in results.items()}
+
+
+def number_of(result: Mapping[str, Any], key: str) -> float:
+    """One number of one run's measures."""
+    if key == "retrieval":
+        return max(mean_by_layer(result["retrieval"]))
+    if key in result["fine_tuned"]:
+        return float(result["fine_tuned"][key])
+    return float(result["pairs"][key])
+
+
+def mean_by_layer(retrieval: Mapping[str, Mapping[str, Sequence[float]]]) -> list[float]:
+    """Accuracy in percent of each layer, mean of both ways and all languages."""
+    layers = sorted(next(iter(retrieval.values())), key=int)
+    return [100 * sum(sum(of[k]) / 2 for of in retrieval.values()) / len(retrieval) for k in layers]

@@ -1,0 +1,130 @@
+"""What the runs of a comparison are measured by; the same pairs and the same masks for every run.
+
+*Masked perplexity* on held-out pairs: exp of the mean nll of masked tokens, by each rule of attention: each sentence alone
+(MMLM), both sentences visible (TLM), only the translation visible (CAMLM). A run that never saw an objective is measured by
+its rule all the same: the rule decides who reads whom, and the weights are the same everywhere.
+
+*Cross-lingual gain* and *retrieval*: ernie_m.evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ernie_m.batch import Example, LossRequest
+from ernie_m.console import InputError
+from ernie_m.dataloader import to_device
+from ernie_m.evaluation import accuracy_at_1, cross_lingual_gain, gain_rows, in_rows, mean_pooled, read_aligned
+from ernie_m.model import without_training
+from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.packing import PackedRow, pack
+from ernie_m.sampling import key_of
+from ernie_m.vocabulary import Vocabulary
+
+RULES = ("MMLM", "TLM", "CAMLM")
+EVALUATION_SEED = 0
+ROWS_AT_A_TIME = 8
+LANGUAGE_CODES = {  # Tatoeba's three letters -> ours
+    "afr": "af", "ara": "ar", "ben": "bn", "bul": "bg", "cmn": "zh", "deu": "de", "ell": "el", "est": "et", "eus": "eu",
+    "fin": "fi", "fra": "fr", "heb": "he", "hin": "hi", "hun": "hu", "ind": "id", "ita": "it", "jav": "jv", "jpn": "ja",
+    "kat": "ka", "kaz": "kk", "kor": "ko", "mal": "ml", "mar": "mr", "nld": "nl", "pes": "fa", "por": "pt", "rus": "ru",
+    "spa": "es", "swh": "sw", "tam": "ta", "tel": "te", "tgl": "tl", "tha": "th", "tur": "tr", "urd": "ur", "vie": "vi",
+}  # fmt: skip
+
+
+def read_held_out(folder: Path, vocabulary: Vocabulary, language_ids: dict[str, int], limit: int) -> list[Example]:
+    """The first `limit` pairs of each `XX-en.{XX,en}` of a folder whose languages the run knows, encoded.
+
+    Raises InputError when there is none.
+    """
+    pairs = []
+    for source in sorted(folder.glob("*-en.*")):
+        language = source.name.partition("-")[0]
+        if source.suffix != f".{language}" or not {language, "en"} <= set(language_ids):
+            continue
+        sides = read_aligned(source, source.with_suffix(".en"))
+        encoded = [[vocabulary.encode(text) for text in side[:limit]] for side in sides]
+        for ids in zip(*encoded, strict=True):
+            if all(len(sentence) for sentence in ids):
+                pairs.append(Example(tuple(ids), (language_ids[language], language_ids["en"])))
+    if not pairs:
+        known = ", ".join(sorted(language_ids))
+        raise InputError(f"{folder}: no held-out pairs XX-en.XX and XX-en.en in languages of the run ({known})")
+    return pairs
+
+
+def perplexity_rows(
+    rule: str, pairs: Sequence[Example], corruption: CorruptionConfig, vocab_size: int, sequence_length: int
+) -> list[PackedRow]:
+    """Rows of an objective made of held-out pairs, every sentence once; its masks follow from the pair's number."""
+    objective, number = OBJECTIVES[rule], OBJECTIVE_INDEX[rule]
+    documents = []
+    for i, pair in enumerate(pairs):
+        parts = [pair] if objective.num_sentences == 2 else _sides(pair)
+        for side, part in enumerate(parts):
+            if int(objective.length(corruption, *map(len, part.sentences))) <= sequence_length:
+                key = key_of(EVALUATION_SEED, "perplexity", rule, i, side)
+                documents.append(objective.lay_out(part, corruption, vocab_size, key))
+    return [PackedRow(row, number, 0) for row in in_rows(documents, sequence_length)]
+
+
+def _sides(pair: Example) -> list[Example]:
+    return [Example((s,), (k,)) for s, k in zip(pair.sentences, pair.languages, strict=True)]
+
+
+def perplexity(model: nn.Module, rows: Sequence[PackedRow], sequence_length: int, device: torch.device) -> float:
+    """exp of the mean nll over all predicted tokens of `rows`."""
+    request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics=1)
+    total, count = 0.0, 0
+    with without_training(model):
+        for start in range(0, len(rows), ROWS_AT_A_TIME):
+            batch = to_device(pack(rows[start : start + ROWS_AT_A_TIME], sequence_length), device)
+            _, nll_M = model(batch, request)
+            total, count = total + float(nll_M.sum()), count + len(batch.labels_N)
+    return math.exp(total / count)
+
+
+def measured_on_pairs(
+    model: nn.Module,
+    pairs: Sequence[Example],
+    corruption: CorruptionConfig,
+    vocab_size: int,
+    sequence_length: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """{'perplexity/MMLM', 'perplexity/TLM', 'perplexity/CAMLM', 'gain'} of a model on held-out pairs."""
+    model.to(device)
+    result = {}
+    for rule in RULES:
+        rows = perplexity_rows(rule, pairs, corruption, vocab_size, sequence_length)
+        result[f"perplexity/{rule}"] = perplexity(model, rows, sequence_length, device)
+    rows = gain_rows(pairs, corruption, vocab_size, sequence_length, EVALUATION_SEED)
+    return result | {"gain": cross_lingual_gain(model, rows, sequence_length, device).gain}
+
+
+def measured_by_retrieval(encoder: nn.Module, tokenizer: Any, folder: Path, languages: Sequence[str]) -> dict[str, Any]:
+    """Tatoeba accuracy@1 of a Hugging Face encoder, each way, in every layer: {language: {layer: [to en, from en]}}.
+
+    Those files `tatoeba.LLL-eng.{LLL,eng}` of `folder` are taken that are in one of `languages`; raises InputError
+    when there is none.
+    """
+    device = next(encoder.parameters()).device
+    result: dict[str, dict[str, list[float]]] = {}
+    for source in sorted(folder.glob("tatoeba.*-eng.*")):
+        code = source.name.split(".")[1].removesuffix("-eng")
+        language = LANGUAGE_CODES.get(code, code)
+        if source.suffix != f".{code}" or language not in languages:
+            continue
+        sides = read_aligned(source, source.with_suffix(".eng"))
+        source_LND, target_LND = (mean_pooled(encoder, tokenizer, side, device, language) for side in sides)
+        layers = enumerate(zip(source_LND, target_LND, strict=True))
+        result[language] = {str(layer): list(accuracy_at_1(*states)) for layer, states in layers}
+    if not result:
+        raise InputError(f"{folder}: no tatoeba.LLL-eng files in languages of the run ({', '.join(languages)})")
+    return result

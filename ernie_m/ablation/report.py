@@ -1,0 +1,173 @@
+"""A comparison's results: one table for people, the same as Markdown and JSON, and pictures."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ernie_m.ablation.comparison import mean_by_layer, results_of
+from ernie_m.ablation.measures import RULES
+from ernie_m.ablation.variants import Variant
+from ernie_m.files import write_json, written_atomically
+from ernie_m.metrics import read_metrics
+from ernie_m.table import table
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+COLUMNS = {
+    "retrieval": "Tatoeba, best layer, %",
+    "last_layer": "last layer, %",
+    "gain": "gain, nats",
+    **{f"perplexity/{rule}": f"perplexity, {rule}" for rule in RULES},
+}
+
+
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """'12.3 ± 0.4' (sample standard deviation), '12.3' for one value."""
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.{digits}f}{spread}"
+
+
+def head_and_rows(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
+    """The table: a row a variant, a column a measure that was taken; benchmarks stand beside the paper's score."""
+    some = next(iter(results.values()))[0]
+    head, columns = ["variant", "objectives"], []
+    for key, label in COLUMNS.items():
+        is_taken = bool(some["retrieval"]) if key in ("retrieval", "last_layer") else key in some["pairs"]
+        if is_taken:
+            head.append(label)
+            digits = 2 if key == "gain" else 1
+            columns.append({n: mean_and_spread(v, digits) for n, v in _values(results, key).items()})
+    for task in some["fine_tuned"]:
+        head += [f"{task}, %", f"{task}, paper"]
+        columns.append({name: mean_and_spread(values, 2) for name, values in results_of(results, task).items()})
+        columns.append({v.name: f"{v.paper[task]:.1f}" if task in v.paper else "-" for v in variants})
+    rows = [[v.name, v.title, *(column[v.name] for column in columns)] for v in variants]
+    return head, rows
+
+
+def _values(results: Results, key: str) -> dict[str, list[float]]:
+    if key == "last_layer":
+        return {name: [mean_by_layer(r["retrieval"])[-1] for r in of_seeds] for name, of_seeds in results.items()}
+    return results_of(results, key)
+
+
+def by_language(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
+    """Retrieval of each language, mean of both ways, in the layer that is best over all of them."""
+    languages = sorted(next(iter(results.values()))[0]["retrieval"])
+    rows = []
+    for variant in variants:
+        cells = []
+        for language in languages:
+            values = []
+            for result in results[variant.name]:
+                layers = mean_by_layer(result["retrieval"])
+                values.append(50 * sum(result["retrieval"][language][str(layers.index(max(layers)))]))
+            cells.append(mean_and_spread(values, 1))
+        rows.append([variant.name, *cells])
+    return ["variant", *languages], rows
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table for a page."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def write(title: str, variants: Sequence[Variant], results: Results, remarks: Sequence[str], to: Path) -> None:
+    """Print the table; write results.json, results.md and comparison.png into `to`."""
+    head, rows = head_and_rows(variants, results)
+    parts = [(title, head, rows)]
+    if next(iter(results.values()))[0]["retrieval"]:
+        parts.append(("Tatoeba accuracy@1 by language, %", *by_language(variants, results)))
+    num_seeds = len(next(iter(results.values())))
+    told = [f"mean ± sample standard deviation over {num_seeds} seeds" if num_seeds > 1 else "one seed: no spread", *remarks]
+    for heading, some_head, some_rows in parts:
+        print(f"\n{heading}\n{table(some_head, some_rows)}")
+    print("\n".join(["", *told]))
+    sections = [f"## {heading}\n\n{markdown(a, b)}" for heading, a, b in parts]
+    with written_atomically(to / "results.md") as aside:
+        aside.write_text("\n\n".join([*sections, *told]) + "\n", encoding="utf-8")
+    described = {v.name: {"title": v.title, "recipe": v.recipe, "trained": v.is_trained, "paper": v.paper} for v in variants}
+    write_json(to / "results.json", {"variants": described, "results": results, "remarks": told})
+    draw(variants, results, to / "comparison.png")
+    print(f"written: {to / 'results.md'}, {to / 'results.json'}, {to / 'comparison.png'}")
+
+
+def draw(variants: Sequence[Variant], results: Results, path: Path) -> None:
+    """Gain and TLM perplexity over steps, retrieval by layer; a line a variant: mean over seeds, each seed faint."""
+    pyplot = _pyplot()
+    some = next(iter(results.values()))[0]
+    curves = {"gain": "cross-lingual gain, nats", "perplexity/TLM": "perplexity of TLM's masks, held-out pairs"}
+    panels = [*(curves if some["curve"] else ()), *(("retrieval",) if some["retrieval"] else ())]
+    if not panels:
+        return
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        for number, variant in enumerate(variants):
+            lines = [_line(result, panel) for result in results[variant.name]]
+            if panel != "retrieval" and len(lines[0]) < 2:
+                value = statistics.fmean(line[0][1] for line in lines)
+                axis.axhline(value, color=f"C{number}", linestyle=":", label=variant.title)
+                continue
+            for line in lines:
+                axis.plot(*zip(*line, strict=True), color=f"C{number}", alpha=0.25, linewidth=0.8)
+            mean = [(points[0][0], statistics.fmean(y for _, y in points)) for points in zip(*lines, strict=True)]
+            axis.plot(*zip(*mean, strict=True), color=f"C{number}", marker="o", markersize=3, label=variant.title)
+        axis.set(
+            xlabel="layer (0: embeddings)" if panel == "retrieval" else "step",
+            ylabel="Tatoeba accuracy@1, %" if panel == "retrieval" else curves[panel],
+        )
+        if panel.startswith("perplexity"):
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _line(result: Mapping[str, Any], panel: str) -> list[tuple[float, float]]:
+    if panel == "retrieval":
+        return list(enumerate(mean_by_layer(result["retrieval"])))
+    return [(point["step"], point[panel]) for point in result["curve"]]
+
+
+def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[Path]], path: Path) -> None:
+    """The paper's Figure 6: perplexity of BTMLM's masks over the steps that have it, a line a share of pseudo tokens."""
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(7, 4.5))
+    for number, variant in enumerate(variants):
+        smooth = [smoothed_perplexity(run) for run in runs[variant.name]]
+        for line in smooth:
+            axis.plot(*zip(*line, strict=True), color=f"C{number}", alpha=0.25, linewidth=0.8)
+        mean = [(points[0][0], statistics.fmean(y for _, y in points)) for points in zip(*smooth, strict=True)]
+        axis.plot(*zip(*mean, strict=True), color=f"C{number}", label=variant.title)
+    axis.set(xlabel="step", ylabel="perplexity of BTMLM's masks, training", yscale="log")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    _save(figure, path)
+
+
+def smoothed_perplexity(run: Path, objective: str = "BTMLM", num_points: int = 50) -> list[tuple[int, float]]:
+    """(last step, exp of the mean loss) of up to `num_points` equal stretches of the steps that have the objective."""
+    points = [(m["step"], m[f"loss/{objective}"]) for m in read_metrics(run) if m.get(f"loss/{objective}") is not None]
+    width = max(1, math.ceil(len(points) / num_points))
+    stretches = [points[i : i + width] for i in range(0, len(points), width)]
+    return [(stretch[-1][0], math.exp(statistics.fmean(loss for _, loss in stretch))) for stretch in stretches]
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.tight_layout()
+    with written_atomically(path) as aside:
+        figure.savefig(aside, dpi=120, format="png")
+    _pyplot().close(figure)

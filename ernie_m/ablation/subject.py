@@ -1,0 +1,118 @@
+"""What is measured: the checkpoints of a finished run, or a recipe's weights at step 0."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ernie_m.ablation.measures import measured_by_retrieval, measured_on_pairs, read_held_out
+from ernie_m.checkpoint import committed_folders, verify
+from ernie_m.config import build
+from ernie_m.console import InputError
+from ernie_m.corpus import CorpusFolder
+from ernie_m.dataloader import DataConfig
+from ernie_m.interop.export import export
+from ernie_m.interop.source import Target
+from ernie_m.interop.start import start_from
+from ernie_m.model import Encoder
+from ernie_m.ranks import Voters
+from ernie_m.recipe import TrainingConfig
+from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
+from ernie_m.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What to measure by. `held_out`: folder of XX-en.{XX,en}, of which `pairs` a language; `tatoeba`: LASER's files."""
+
+    held_out: Path | None
+    tatoeba: Path | None
+    pairs: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, how its rows look, and what it reads with."""
+
+    model: Encoder
+    step: int
+    data: DataConfig
+    vocabulary: Vocabulary
+    language_ids: dict[str, int]
+
+
+def of_run(run: Path, data: Path | None) -> Iterator[Subject]:
+    """Every whole checkpoint of a finished run, oldest first; raises InputError when it is not finished."""
+    folder = RunFolder(run)
+    configuration, newest = folder.read()
+    if not folder.is_complete:
+        raise InputError(f"{run}: not finished; let its training end first")
+    vocabulary = Vocabulary(tokenizer_of(configuration, data))
+    languages = configuration["data_identity"]["languages"]
+    shape = model_config(configuration)
+    for path in reversed(committed_folders(folder.checkpoints)):
+        checkpoint = newest if path == newest.folder else verify(path)
+        model = Encoder(shape)
+        model.load_state_dict(load_weights(configuration, checkpoint))
+        section = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
+        yield Subject(model, checkpoint.step, section, vocabulary, {name: 1 + i for i, name in enumerate(languages)})
+
+
+def untrained(config: TrainingConfig, data: Path) -> Subject:
+    """The recipe's model at step 0: as its seed draws it, or with the weights of its `init_from`."""
+    manifest = CorpusFolder(data).manifest
+    shape = config.model.resolved(manifest.vocab_size, len(manifest.languages))
+    model = Encoder(shape).initialise(config.seed)
+    if config.init_from:
+        start_from(config.init_from, Target.of(shape, data, manifest), model, Voters(0, 1))
+    vocabulary = Vocabulary(data / manifest.tokenizer_file)
+    return Subject(model, 0, config.data, vocabulary, manifest.language_ids())
+
+
+def write_hugging_face(subject: Subject, to: Path) -> None:
+    """Export a subject's weights; `to` is whole or not there."""
+    aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
+    try:
+        aside.mkdir(parents=True)
+        export(subject.model.state_dict(), subject.model.config, subject.vocabulary.path, aside)
+        shutil.rmtree(to, ignore_errors=True)
+        aside.rename(to)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def measured(subjects: Iterator[Subject], hugging_face: Path, by: Yardstick) -> dict[str, Any]:
+    """All measures of the last of `subjects`, and of each of them those on pairs, for a curve.
+
+    {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "curve": [{"step", ...}]}
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    curve, last = [], None
+    for subject in subjects:
+        last = subject
+        if by.held_out is not None:
+            pairs = read_held_out(by.held_out, subject.vocabulary, subject.language_ids, by.pairs)
+            on_pairs = measured_on_pairs(
+                subject.model, pairs, subject.data.corruption, subject.vocabulary.size, subject.data.sequence_length, device
+            )
+            curve.append({"step": subject.step, **on_pairs})
+    assert last is not None
+    result: dict[str, Any] = {"step": last.step, "curve": curve, "pairs": {}, "retrieval": {}}
+    if curve:
+        result["pairs"] = {key: value for key, value in curve[-1].items() if key != "step"}
+    if by.tatoeba is not None:
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()  # else a page on the pooler, which nothing here uses
+        logging.disable_progress_bar()
+        encoder = AutoModel.from_pretrained(hugging_face).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(hugging_face)
+        result["retrieval"] = measured_by_retrieval(encoder, tokenizer, by.tatoeba, list(last.language_ids))
+    return result

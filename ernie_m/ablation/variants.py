@@ -1,0 +1,157 @@
+"""What is compared: variants that differ in one thing, each a whole recipe, scaled to the budget.
+
+*objectives*: exp0 to exp5 of the paper's Table 6.   *pseudo-share*: BTMLM's share of pseudo tokens, Figure 6.
+*scratch*: a small model from scratch beside an MMLM-only twin that computes as much, Table 8.
+*learning*: MMLM, then TLM, CAMLM and BTMLM added one by one, on data that fits a small machine (docs/results.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ernie_m.config import build, merge_overrides, read_recipe
+from ernie_m.console import InputError
+from ernie_m.objectives import OBJECTIVES
+from ernie_m.planning.speed import Work, hardware_flops, predicted_share
+from ernie_m.recipe import TrainingConfig
+from ernie_m.sampling import apportion
+
+TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives
+    "exp0": {"xnli": 75.7, "ner": 79.2},
+    "exp1": {"xnli": 75.8, "ner": 79.2},
+    "exp2": {"xnli": 76.3, "ner": 78.3},
+    "exp3": {"xnli": 76.1, "ner": 79.5},
+    "exp4": {"xnli": 76.6, "ner": 79.6},
+    "exp5": {"xnli": 76.9, "ner": 79.6},
+}
+UNTRAINED = "exp0"
+PSEUDO_SHARES = (0.05, 0.10, 0.15, 0.20)
+LEARNING = ("learning_mmlm", "learning_tlm", "learning_camlm", "learning_btmlm")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a comparison."""
+
+    name: str
+    """Names its files: letters, digits and underscores."""
+    title: str
+    """What people read, e.g. "MMLM + TLM"."""
+    recipe: dict[str, Any]
+    """All that its runs learn by, but for the seed."""
+    is_trained: bool = True
+    """Whether it is pre-trained at all: exp0 is measured as it starts."""
+    paper: Mapping[str, float] = field(default_factory=dict)
+    """Task -> the paper's score."""
+
+    @property
+    def config(self) -> TrainingConfig:
+        """The recipe, checked; raises InputError for what does not fit."""
+        return build(TrainingConfig, self.recipe, f"variant {self.name}")
+
+    @property
+    def num_steps(self) -> int:
+        return sum(stage.steps for stage in self.config.stages)
+
+
+def objectives(recipes: Path, shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+    """exp0 to exp5; `shape`: a recipe that gives all but the stages."""
+    variants = []
+    for name in TABLE_6:
+        is_trained = name != UNTRAINED
+        recipe = budgeted(recipe_of(recipes, name if is_trained else "exp1", shape), steps, overrides)
+        title = objectives_in(recipe) if is_trained else "no further pre-training"
+        variants.append(Variant(name, title, recipe, is_trained, TABLE_6[name]))
+    return variants
+
+
+def pseudo_shares(recipes: Path, name: str, shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+    """Recipe `name`, which must have BTMLM, with each share of pseudo tokens that the paper compares."""
+    recipe = budgeted(recipe_of(recipes, name, shape), steps, overrides)
+    if "BTMLM" not in objectives_in(recipe):
+        raise InputError(f"--recipe {name}: its stages have no BTMLM, which pseudo tokens are for; expected e.g. exp5")
+    variants = []
+    for share in PSEUDO_SHARES:
+        changed = merge_overrides(recipe, [f"data.corruption.pseudo_token_share={share}"])
+        variants.append(Variant(f"pseudo_{round(100 * share):02d}", f"{100 * share:.0f} % pseudo tokens", changed))
+    return variants
+
+
+def scratch(recipes: Path, name: str, steps: int | None, overrides: Sequence[str], vocab_size: int) -> list[Variant]:
+    """Recipe `name` and a twin with MMLM alone, whose steps are chosen so that both compute as much."""
+    recipe = budgeted(recipe_of(recipes, name, None), steps, overrides)
+    stem = Path(name).stem  # a recipe may be given by its path
+    full = Variant(f"{stem}_full", objectives_in(recipe), recipe)
+    wanted = flops(full.config, vocab_size)
+    alone = full.recipe | {"stages": [{"steps": 1, "rows": {"MMLM": 1}}]}
+    twin_steps = max(1, round(wanted / flops(build(TrainingConfig, alone, "MMLM twin"), vocab_size)))
+    twin = alone | {"stages": [{"steps": twin_steps, "rows": {"MMLM": 1}}]}
+    return [Variant(f"{stem}_mmlm", f"MMLM, {twin_steps:,} steps", twin), full]
+
+
+def learning(recipes: Path, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+    """The four of docs/results.md, and the weights they start from."""
+    made = {name: budgeted(recipe_of(recipes, name, None), steps, overrides) for name in LEARNING}
+    trained = [Variant(name.removeprefix("learning_"), objectives_in(recipe), recipe) for name, recipe in made.items()]
+    return [Variant("untrained", "untrained", made[LEARNING[0]], is_trained=False), *trained]
+
+
+def recipe_of(recipes: Path, name: str, shape: str | None) -> dict[str, Any]:
+    """Recipe `name` of a folder; with `shape`, only its stages, and all else from the recipe of that name."""
+    content = _read(recipes, name)
+    if shape is None:
+        return content
+    return {**_read(recipes, shape), "stages": content["stages"]}
+
+
+def _read(recipes: Path, name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else recipes / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in recipes.glob("*.yaml")))
+        raise InputError(f"recipe {name}: no such file {path}; known recipes: {known}")
+    return read_recipe(path)
+
+
+def budgeted(recipe: dict[str, Any], steps: int | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe with its stages, and its warm-up, scaled to `steps` altogether; then the overrides."""
+    scaled = merge_overrides(recipe, [])
+    if steps is not None:
+        stages = scaled["stages"]
+        before = [stage["steps"] for stage in stages]
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < len(stages):
+            raise InputError(f"--steps {steps!r}: expected a whole number, at least one for each of {len(stages)} stages")
+        for stage, count in zip(stages, apportion([n / sum(before) for n in before], steps), strict=True):
+            stage["steps"] = count
+        warmup = scaled.setdefault("optimizer", {}).get("warmup_steps")
+        if warmup is not None:
+            scaled["optimizer"]["warmup_steps"] = max(1, round(warmup * steps / sum(before)))
+    merged = merge_overrides(scaled, overrides)
+    build(TrainingConfig, merged, "recipe")
+    return merged
+
+
+def objectives_in(recipe: Mapping[str, Any]) -> str:
+    """'MMLM + TLM': the objectives of all stages, in the table's order."""
+    present = {name for stage in recipe["stages"] for name in stage["rows"]}
+    return " + ".join(name for name in OBJECTIVES if name in present)
+
+
+def flops(config: TrainingConfig, vocab_size: int) -> float:
+    """FLOPs of the whole training, forward and backward, BTMLM's generation included (ernie_m.planning.speed)."""
+    model = config.model.resolved(vocab_size, config.model.num_languages or 1)
+    total = 0.0
+    for stage in config.stages:
+        generating = sum(share for name, share in stage.rows.items() if OBJECTIVES[name].is_pseudo_parallel)
+        work = Work(
+            tokens=config.batch.rows_per_step * config.data.sequence_length,
+            sequence_length=config.data.sequence_length,
+            predicted_share=predicted_share(stage.rows, config.data.corruption),
+            generating_share=generating / sum(stage.rows.values()),
+            pseudo_token_share=config.data.corruption.pseudo_token_share,
+            micro_batches=config.batch.rows_per_step // config.batch.micro_batch_rows,
+        )
+        total += stage.steps * hardware_flops(model, work)
+    return total

@@ -1,0 +1,257 @@
+"""Compare pre-trainings that differ in one thing: train, export, measure, fine-tune each, and put them in one table.
+
+    python launcher/ablate.py objectives   --data DATA --to RUNS --recipe small --steps 20000 --tatoeba TATOEBA
+    python launcher/ablate.py pseudo-share --data DATA --to RUNS --recipe small --steps 20000
+    python launcher/ablate.py scratch      --data DATA --to RUNS
+    python launcher/ablate.py learning     --source CORPORA --to RUNS --jobs 2
+
+The same command, given again, goes on: what is finished is not done again, an interrupted training resumes. To stop, send
+SIGTERM or press Ctrl-C: trainings save first. Everything comes to lie in RUNS: recipes, runs, logs, results.md.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+try:
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+
+if TYPE_CHECKING:
+    from ernie_m.ablation.comparison import Plan
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = Path(__file__).resolve().parent / "recipes"
+SHARED = """
+
+        Args:
+            overrides: any key of the recipes as key.path=value, for all variants alike
+            data: folder made by `python -m data_prep build`
+            to: folder for everything; the same one again goes on
+            recipe: {recipe}
+            steps: steps of each run altogether; its stages and its warm-up are scaled to that. Default: the recipe's
+            seeds: runs of each variant, with the seeds 0 .. seeds - 1
+            jobs: runs at work side by side; the cores are shared out
+            deepspeed: options of the deepspeed launcher, e.g. --deepspeed="--num_gpus 8" or
+                --deepspeed="--hostfile hostfiles/v100x64"; without it each run is one process
+            tatoeba: folder of tatoeba.LLL-eng.LLL and .eng: retrieval in those languages that the data has
+            held_out: folder of line-aligned XX-en.XX and XX-en.en: masked perplexity and cross-lingual gain
+            pairs: pairs of each of those languages that are used
+            finetune: benchmarks that each run is fine-tuned on by launcher/finetune.py, as TASK=FOLDER with commas
+                between, e.g. xnli=data/xnli,ner=data/conll
+            finetune_options: more for these, e.g. --finetune_options="--seeds 2 --from_dev epochs=1"
+        """
+
+
+Comparison = Callable[["Plan", str | None, int | None, tuple[str, ...]], None]
+
+
+def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) -> Callable[..., None]:
+    """The command of a comparison on given data: all take the same options."""
+
+    def command(
+        self: object,
+        *overrides: str,
+        data: str,
+        to: str,
+        recipe: str | None = None,
+        steps: int | None = None,
+        seeds: int = 1,
+        jobs: int = 1,
+        deepspeed: str = "",
+        tatoeba: str | None = None,
+        held_out: str | None = None,
+        pairs: int = 200,
+        finetune: str | None = None,
+        finetune_options: str = "",
+    ) -> None:
+        plan = _plan(data, to, seeds, jobs, deepspeed, tatoeba, held_out, pairs, finetune, finetune_options)
+        compare(plan, recipe, steps, overrides)
+
+    command.__name__ = name
+    command.__doc__ = summary + SHARED.format(recipe=recipe_help)
+    return command
+
+
+def _objectives(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+    from ernie_m.ablation import comparison, report, variants
+
+    compared = variants.objectives(RECIPES, recipe, steps, overrides)
+    report.write("Objectives (the paper's Table 6)", compared, comparison.run(compared, plan), [], plan.to)
+
+
+def _pseudo_share(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+    from ernie_m.ablation import comparison, report, variants
+
+    compared = variants.pseudo_shares(RECIPES, "exp5", recipe, steps, overrides)
+    results = comparison.run(compared, plan)
+    runs = {v.name: [plan.to / "runs" / name for name in plan.job_names(v)] for v in compared}
+    picture = plan.to / "pseudo_share.png"
+    report.draw_pseudo_perplexity(compared, runs, picture)
+    remark = f"perplexity of BTMLM's masks over steps: {picture.name} (the paper's Figure 6)"
+    report.write("Share of pseudo tokens (the paper's Figure 6)", compared, results, [remark], plan.to)
+
+
+def _scratch(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+    from ernie_m.ablation import comparison, report, variants
+    from ernie_m.corpus import CorpusFolder
+
+    vocab_size = CorpusFolder(plan.data).manifest.vocab_size
+    compared = variants.scratch(RECIPES, recipe or "small", steps, overrides, vocab_size)
+    results = comparison.run(compared, plan)
+    each = ", ".join(f"{v.name} {variants.flops(v.config, vocab_size):.3g}" for v in compared)
+    remarks = [f"FLOPs by ernie_m.planning.speed: {each}", "the paper: +4.4 XNLI, +6.6 CoNLL over XLM-R small"]
+    report.write("From scratch at equal compute (the paper's Table 8)", compared, results, remarks, plan.to)
+
+
+class Commands:
+    """Compare pre-trainings: `objectives` (Table 6), `pseudo-share` (Figure 6), `scratch` (Table 8), `learning`."""
+
+    objectives = comparing(
+        "objectives",
+        "exp0 to exp5, the paper's Table 6: which objectives matter.",
+        "name or path of a recipe that gives the model, batch and rates instead of exp1 .. exp5's own",
+        _objectives,
+    )
+    pseudo_share = comparing(
+        "pseudo_share",
+        "5, 10, 15 and 20 % pseudo tokens in BTMLM, the paper's Figure 6.",
+        "name or path of a recipe that gives the model, batch and rates instead of exp5's own",
+        _pseudo_share,
+    )
+    scratch = comparing(
+        "scratch",
+        "A small model from scratch beside an MMLM-only twin at equal compute, the paper's Table 8.",
+        "name or path of the recipe to compare with its twin; default small",
+        _scratch,
+    )
+
+    def learning(
+        self,
+        *overrides: str,
+        source: str,
+        to: str,
+        steps: int | None = None,
+        seeds: int = 3,
+        jobs: int = 2,
+        pairs: int = 200,
+    ) -> None:
+        """MMLM; + TLM; + CAMLM; + BTMLM: a small model from scratch at equal steps and positions (docs/results.md).
+
+        Builds its data from SOURCE, trains each with each seed, and measures Tatoeba retrieval, cross-lingual gain and
+        masked perplexity, beside the untrained model.
+
+        Args:
+            overrides: any key of the recipes as key.path=value, for all variants alike
+            source: folder with cc100/, parallel/, eval/tatoeba/ and eval/heldout/ (docs/results.md says what is in it)
+            to: folder for everything; the same one again goes on
+            steps: steps of each run, instead of the recipes'
+            seeds: runs of each variant, with the seeds 0 .. seeds - 1
+            jobs: runs at work side by side; the cores are shared out
+            pairs: held-out pairs of each language that are used
+        """
+        from ernie_m.ablation import comparison, report, variants
+        from ernie_m.ablation.learning_data import data_job
+
+        tatoeba, held_out = (str(Path(source) / "eval" / name) for name in ("tatoeba", "heldout"))
+        plan = _plan(f"{to}/data", to, seeds, jobs, "", tatoeba, held_out, pairs, None, "")
+        compared = variants.learning(RECIPES, steps, overrides)
+        comparison.do([data_job(Path(source).resolve(), plan.to)], plan)
+        results = comparison.run(compared, plan)
+        report.write("Learning across languages", compared, results, [], plan.to)
+
+    def measure(
+        self,
+        *,
+        hugging_face: str,
+        output: str,
+        run: str | None = None,
+        recipe: str | None = None,
+        data: str | None = None,
+        seed: int = 0,
+        tatoeba: str | None = None,
+        held_out: str | None = None,
+        pairs: int = 200,
+    ) -> None:
+        """What the other commands measure each run by: give a finished RUN, or a recipe and its data for untrained weights.
+
+        Args:
+            hugging_face: the run's export; with --recipe: folder to write, the export of the untrained weights
+            output: JSON file to write
+            run: run folder of launcher/pretrain.py
+            recipe: path of a recipe, whose weights are measured as its seed draws them
+            data: data folder; with --run by default the one it was started on
+            seed: with --recipe: of the weights
+            tatoeba: folder of tatoeba.LLL-eng.LLL and .eng
+            held_out: folder of line-aligned XX-en.XX and XX-en.en
+            pairs: pairs of each of those languages that are used
+        """
+        from dataclasses import replace
+
+        from ernie_m.ablation import subject
+        from ernie_m.config import build, read_recipe
+        from ernie_m.files import write_json
+        from ernie_m.recipe import TrainingConfig
+
+        if (run is None) == (recipe is None) or (recipe is not None and data is None):
+            raise InputError("measure: give either --run, or --recipe with --data")
+        by = subject.Yardstick(_path(held_out), _path(tatoeba), pairs)
+        folder = _path(data)
+        if run is not None:
+            result = subject.measured(subject.of_run(Path(run), folder), Path(hugging_face), by)
+        else:
+            assert recipe is not None
+            assert folder is not None
+            config = replace(build(TrainingConfig, read_recipe(Path(recipe)), recipe), seed=seed)
+            drawn = subject.untrained(config, folder)
+            subject.write_hugging_face(drawn, Path(hugging_face))
+            result = subject.measured(iter([drawn]), Path(hugging_face), by)
+        write_json(Path(output), result)
+        print(f"written: {output}")
+
+
+def _plan(
+    data: str,
+    to: str,
+    seeds: int,
+    jobs: int,
+    deepspeed: str,
+    tatoeba: str | None,
+    held_out: str | None,
+    pairs: int,
+    finetune: str | None,
+    finetune_options: str,
+) -> Plan:
+    from ernie_m.ablation.comparison import Plan, fine_tunings
+
+    for name, value in (("seeds", seeds), ("jobs", jobs), ("pairs", pairs)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"--{name} {value}: expected a positive whole number")
+    for name, folder in (("tatoeba", tatoeba), ("held_out", held_out)):
+        if folder is not None and not Path(folder).is_dir():
+            raise InputError(f"--{name} {folder}: no such folder")
+    return Plan(
+        root=ROOT,
+        to=Path(to).resolve(),
+        data=Path(data).resolve(),
+        seeds=seeds,
+        side_by_side=jobs,
+        deepspeed=tuple(shlex.split(deepspeed)),
+        held_out=_path(held_out),
+        tatoeba=_path(tatoeba),
+        pairs=pairs,
+        fine_tuning=fine_tunings(finetune, finetune_options),
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).resolve() if text else None
+
+
+if __name__ == "__main__":
+    run_command(Commands, "launcher/ablate.py")

@@ -1,0 +1,275 @@
+"""Comparisons compare what they say: variants differ in one thing, measures are the same for all, tables add up."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from data_prep.catalog import read_catalog
+from ernie_m.ablation import learning_data, measures, report, variants
+from ernie_m.ablation.comparison import fine_tunings, mean_by_layer, number_of
+from ernie_m.batch import Example, LossRequest
+from ernie_m.config import differing_keys, read_recipe
+from ernie_m.console import InputError
+from ernie_m.dataloader import to_device
+from ernie_m.metrics import METRICS_FILE
+from ernie_m.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.packing import PackedRow, pack
+
+if TYPE_CHECKING:
+    from conftest import EncoderOf
+
+RECIPES = Path(__file__).resolve().parents[2] / "launcher" / "recipes"
+CORRUPTION, CPU = CorruptionConfig(mask_rate=0.3), torch.device("cpu")
+
+
+def pairs_of(count: int, seed: int = 0) -> list[Example]:
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(4, 14, (count, 2))
+    return [Example(tuple(rng.integers(4, 100, n, dtype=np.int32) for n in row), (1, 2)) for row in sizes]
+
+
+# -- variants --------------------------------------------------------------------------------------------------------
+
+
+def test_the_objectives_of_table_6_differ_in_their_rows_alone() -> None:
+    compared = variants.objectives(RECIPES, None, None, [])
+    assert [v.title for v in compared] == [
+        "no further pre-training",
+        "MMLM",
+        "MMLM + TLM",
+        "MMLM + CAMLM",
+        "MMLM + CAMLM + BTMLM",
+        "MMLM + TLM + CAMLM + BTMLM",
+    ]
+    assert [v.is_trained for v in compared] == [False] + [True] * 5
+    assert len({v.num_steps for v in compared}) == 1
+    for variant in compared[2:]:
+        assert all(line.startswith("stages:") for line in differing_keys(compared[1].recipe, variant.recipe))
+    assert compared[5].paper == {"xnli": 76.9, "ner": 79.6}
+
+
+def test_a_budget_scales_stages_in_proportion_and_the_warm_up_with_them() -> None:
+    recipe = read_recipe(RECIPES / "exp5.yaml")
+    scaled = variants.budgeted(recipe, 1000, ["optimizer.beta2=0.95"])
+    assert [stage["steps"] for stage in scaled["stages"]] == [750, 250]
+    assert scaled["optimizer"]["warmup_steps"] == 50
+    assert scaled["optimizer"]["beta2"] == 0.95
+    assert recipe["stages"][0]["steps"] == 150_000, "the recipe itself is left alone"
+    with pytest.raises(InputError, match="--steps 1: expected a whole number, at least one for each of 2 stages"):
+        variants.budgeted(recipe, 1, [])
+
+
+def test_a_shape_gives_all_but_the_stages() -> None:
+    taken = variants.recipe_of(RECIPES, "exp3", "small")
+    small, exp3 = read_recipe(RECIPES / "small.yaml"), read_recipe(RECIPES / "exp3.yaml")
+    assert taken["stages"] == exp3["stages"] != small["stages"]
+    assert {k: v for k, v in taken.items() if k != "stages"} == {k: v for k, v in small.items() if k != "stages"}
+    with pytest.raises(InputError, match="recipe smal: no such file"):
+        variants.recipe_of(RECIPES, "exp3", "smal")
+
+
+def test_pseudo_shares_differ_in_the_share_alone_and_need_BTMLM() -> None:
+    compared = variants.pseudo_shares(RECIPES, "exp5", "small", 100, [])
+    shares = [v.config.data.corruption.pseudo_token_share for v in compared]
+    assert shares == [0.05, 0.10, 0.15, 0.20]
+    for variant in compared[1:]:
+        (line,) = differing_keys(compared[0].recipe, variant.recipe)
+        assert line.startswith("data.corruption.pseudo_token_share")
+    with pytest.raises(InputError, match="no BTMLM"):
+        variants.pseudo_shares(RECIPES, "exp3", None, None, [])
+
+
+def test_the_MMLM_twin_computes_as_much_in_more_steps() -> None:
+    """CAMLM predicts a smaller share of its positions, BTMLM generates: the twin's number of steps is another."""
+    twin, full = variants.scratch(RECIPES, str(RECIPES / "small.yaml"), 4000, [], vocab_size=12_000)
+    assert (twin.name, full.name) == ("small_mmlm", "small_full")
+    one_step = variants.flops(twin.config, 12_000) / twin.num_steps
+    assert abs(variants.flops(twin.config, 12_000) - variants.flops(full.config, 12_000)) <= one_step / 2
+    assert twin.num_steps != full.num_steps == 4000
+    assert [set(stage.rows) for stage in twin.config.stages] == [{"MMLM"}]
+    changed = differing_keys(twin.recipe, full.recipe)
+    assert all(line.startswith("stages:") for line in changed)
+
+
+def test_compute_counts_the_generation_of_BTMLM() -> None:
+    """A forward more of its rows: less than a third of a step without it, which is forward and backward."""
+    recipe = read_recipe(RECIPES / "small.yaml")
+    costs = []
+    for name in ("MMLM", "BTMLM"):
+        variant = variants.Variant(name, name, recipe | {"stages": [{"steps": 10, "rows": {name: 1}}]})
+        costs.append(variants.flops(variant.config, 12_000))
+    assert 1.2 < costs[1] / costs[0] < 4 / 3
+
+
+def test_learning_variants_have_equal_steps_and_positions() -> None:
+    untrained, *trained = variants.learning(RECIPES, None, [])
+    assert not untrained.is_trained
+    assert [v.title for v in trained] == [
+        "MMLM",
+        "MMLM + TLM",
+        "MMLM + TLM + CAMLM",
+        "MMLM + TLM + CAMLM + BTMLM",
+    ]
+    for variant in trained:
+        assert variant.num_steps == 2500
+        assert all(line.startswith("stages:") for line in differing_keys(trained[0].recipe, variant.recipe))
+
+
+# -- data ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder with the names of the learning comparison's corpora."""
+    names = [f"cc100/{code}.txt.xz" for code in learning_data.LANGUAGES]
+    names += [f"parallel/{pair['path']}" for pair in learning_data.PAIRS]
+    for name in names:
+        path = tmp_path / "source" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / "source"
+
+
+def test_every_sentence_of_the_pairs_is_also_text_of_its_language(source: Path, tmp_path: Path) -> None:
+    pairs, everything = tmp_path / "pairs.yaml", tmp_path / "catalog.yaml"
+    learning_data.write_catalogs(source, tmp_path / "sides", pairs, everything)
+    alone, together = read_catalog(pairs), read_catalog(everything)
+    assert [c for c in together if len(c.languages) == 2] == alone
+    expected = {(f"{c.name}.{code}", code) for c in alone for code in c.languages}
+    assert expected <= {(c.name, c.languages[0]) for c in together if len(c.languages) == 1}
+    assert all(c.held_out == 0 for c in alone), "the evaluation has files of its own"
+
+
+def test_a_source_without_a_corpus_is_refused_by_its_name(source: Path, tmp_path: Path) -> None:
+    (source / "cc100" / "zh.txt.xz").unlink()
+    with pytest.raises(InputError, match=r"cc100/zh\.txt\.xz: no such file; expected --source"):
+        learning_data.write_catalogs(source, tmp_path / "sides", tmp_path / "pairs.yaml", tmp_path / "catalog.yaml")
+
+
+# -- measures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", measures.RULES)
+def test_perplexity_equals_that_of_each_document_alone(rule: str, encoder_of: EncoderOf) -> None:
+    """Packing and batching change nothing, and every predicted token counts once."""
+    model, pairs = encoder_of(), pairs_of(9)
+    rows = measures.perplexity_rows(rule, pairs, CORRUPTION, 101, 64)
+    documents = [document for row in rows for document in row.documents]
+    assert len(documents) == 9 * (3 - OBJECTIVES[rule].num_sentences)
+    nll, count = 0.0, 0
+    for document in documents:
+        batch = to_device(pack([PackedRow([document], 0, 0)], 64), CPU)
+        nll += float(model(batch, LossRequest(torch.zeros(len(OBJECTIVES)), 1))[1].sum())
+        count += len(document.labels)
+    assert measures.perplexity(model, rows, 64, CPU) == pytest.approx(math.exp(nll / count), rel=1e-5)
+
+
+def test_every_model_is_measured_by_the_same_masks(encoder_of: EncoderOf) -> None:
+    rows = [measures.perplexity_rows("TLM", pairs_of(5), CORRUPTION, 101, 64) for _ in range(2)]
+    for one, other in zip(*([d for row in some for d in row.documents] for some in rows), strict=True):
+        assert np.array_equal(one.input_ids, other.input_ids)
+        assert np.array_equal(one.labels, other.labels)
+    result = measures.measured_on_pairs(encoder_of(), pairs_of(5), CORRUPTION, 101, 64, CPU)
+    assert set(result) == {"perplexity/MMLM", "perplexity/TLM", "perplexity/CAMLM", "gain"}
+    assert all(math.isfinite(value) for value in result.values())
+
+
+class Letters(nn.Module):
+    """An encoder whose hidden states are its input's one-hot: sentences of the same letters are neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, output_hidden_states: bool) -> Any:
+        layer = nn.functional.one_hot(input_ids, 128).float()
+
+        class Output:
+            hidden_states = (layer, layer.flip(-1))
+
+        return Output()
+
+
+class LetterTokenizer:
+    model_max_length = 16
+
+    def __call__(self, texts: list[str], **_: object) -> Any:
+        from transformers import BatchEncoding
+
+        longest = max(map(len, texts))
+        ids = torch.tensor([[ord(c) for c in text] + [0] * (longest - len(text)) for text in texts])
+        return BatchEncoding({"input_ids": ids, "attention_mask": (ids > 0).long()})
+
+
+def test_retrieval_takes_the_languages_of_the_data_each_way_in_every_layer(tmp_path: Path) -> None:
+    content = {"deu": ("abc\nxyz\nmmm", "cba\nzyx\nmm"), "fra": ("ab\ncd", "cd\nab"), "ell": ("a", "a")}
+    for code, (foreign, english) in content.items():
+        (tmp_path / f"tatoeba.{code}-eng.{code}").write_text(foreign + "\n")
+        (tmp_path / f"tatoeba.{code}-eng.eng").write_text(english + "\n")
+    found = measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["de", "en", "fr"])
+    assert found == {"de": {"0": [1.0, 1.0], "1": [1.0, 1.0]}, "fr": {"0": [0.0, 0.0], "1": [0.0, 0.0]}}
+    with pytest.raises(InputError, match=r"no tatoeba\.LLL-eng files in languages of the run \(zh\)"):
+        measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["zh"])
+
+
+# -- reports ---------------------------------------------------------------------------------------------------------
+
+
+def result_of(gain: float, layers: dict[str, list[float]], xnli: float) -> dict[str, Any]:
+    retrieval = {"de": layers, "fr": {k: [v / 2 for v in both] for k, both in layers.items()}}
+    curve = [{"step": step, "gain": gain * step / 10, "perplexity/TLM": 50.0 / step} for step in (5, 10)]
+    pairs = {"gain": gain, "perplexity/MMLM": 20.0, "perplexity/TLM": 10.0, "perplexity/CAMLM": 30.0}
+    return {"step": 10, "retrieval": retrieval, "curve": curve, "pairs": pairs, "fine_tuned": {"xnli": xnli}}
+
+
+def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compared = variants.objectives(RECIPES, None, None, [])[:2]
+    seeds = [
+        result_of(0.1, {"0": [0.2, 0.4], "1": [0.4, 0.8]}, 70.0),
+        result_of(0.3, {"0": [0.4, 0.8], "1": [0.1, 0.2]}, 72.0),
+    ]
+    results = {v.name: seeds for v in compared}
+    assert mean_by_layer(seeds[0]["retrieval"]) == pytest.approx([22.5, 45.0])
+    assert number_of(seeds[1], "retrieval") == pytest.approx(45.0)
+    head, rows = report.head_and_rows(compared, results)
+    row = dict(zip(head, rows[1], strict=True))
+    assert row["gain, nats"] == "0.20 ± 0.14"
+    assert row["Tatoeba, best layer, %"] == "45.0 ± 0.0"
+    assert row["last layer, %"] == "28.1 ± 23.9"
+    assert (row["xnli, %"], row["xnli, paper"]) == ("71.00 ± 1.41", "75.8")
+    report.write("A title", compared, results, ["a remark"], tmp_path)
+    assert "mean ± sample standard deviation over 2 seeds" in capsys.readouterr().out
+    assert "| exp1 | MMLM | 45.0 ± 0.0 |" in (tmp_path / "results.md").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["results"]["exp1"][1]["pairs"]["gain"] == 0.3
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_seed_has_no_spread() -> None:
+    assert report.mean_and_spread([12.34], 1) == "12.3"
+    assert report.mean_and_spread([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"
+
+
+def test_the_curve_of_figure_6_is_the_exp_of_mean_losses_of_the_steps_that_have_BTMLM(tmp_path: Path) -> None:
+    lines = [{"step": n, "loss/MMLM": 9.0} for n in range(1, 5)]
+    lines += [{"step": n, "loss/MMLM": 9.0, "loss/BTMLM": float(n % 2)} for n in range(5, 9)]
+    (tmp_path / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert report.smoothed_perplexity(tmp_path, num_points=2) == [(6, math.exp(0.5)), (8, math.exp(0.5))]
+    report.draw_pseudo_perplexity(variants.pseudo_shares(RECIPES, "exp5", None, None, [])[:1], {"pseudo_05": [tmp_path]},
+                                  tmp_path / "figure.png")  # fmt: skip
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_benchmarks_are_named_with_their_folders(tmp_path: Path) -> None:
+    (one, other) = fine_tunings(f"xnli={tmp_path},ner={tmp_path}", "--seeds 2 epochs=1")
+    assert (one.task, other.task, one.options) == ("xnli", "ner", ("--seeds", "2", "epochs=1"))
+    assert fine_tunings(None, "") == ()
+    with pytest.raises(InputError, match="--finetune xnli=nowhere: expected TASK=FOLDER"):
+        fine_tunings("xnli=nowhere", "")
