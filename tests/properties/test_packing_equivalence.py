@@ -162,9 +162,10 @@ def test_generation_reads_the_uncorrupted_sentence(
 def test_stage_1_runs_on_its_own_ids_and_its_own_reads(encoder_of: EncoderOf, spread: list[list[Document]]) -> None:
     """The hidden states that fill the slots, caught on their way, against those of a batch put together here."""
     model, batch, caught = encoder_of(num_layers=4, dtype=torch.float64), mixed_batch(spread), []
-    handle = model.layers[-1].register_forward_hook(lambda module, inputs, output: caught.append(output))
+    handles = [b.register_forward_hook(lambda _, inputs, output: caught.append(output)) for b in model.layers[-2:]]
     fill_placeholders(model, batch)
-    handle.remove()
+    for handle in handles:
+        handle.remove()
     own_rows = batch_of_rows(batch, [0, 2])
     ids, reads = own_rows.input_ids_BS.clone(), own_rows.reads_BS.clone()
     labels = batch.labels_N[batch.objective_N == OBJECTIVE_INDEX["BTMLM"]]
@@ -172,10 +173,13 @@ def test_stage_1_runs_on_its_own_ids_and_its_own_reads(encoder_of: EncoderOf, sp
     ids.view(-1)[torch.where(at < S, at, at - S)] = labels  # row 2 is row 1 of these
     reads[(own_rows.group_BS == 0) & (own_rows.document_BS >= 0)] = 0b01  # the sentence reads the sentence
     with torch.no_grad():
-        expected = model.hidden_states(replace(own_rows, input_ids_BS=ids, reads_BS=reads))
-        real = own_rows.document_BS >= 0
-        assert len(caught) == 1
-        assert torch.equal(caught[0][real], expected[real])
+        right = replace(own_rows, input_ids_BS=ids, reads_BS=reads)
+        expected, real = model.hidden_states(right), own_rows.document_BS >= 0
+        on_the_way, in_slots = caught
+        assert torch.equal(on_the_way[real], model.hidden_states(right, layer=3)[real])
+        slots = expected.flatten(0, 1)[batch.generation.placeholders_K.long()]
+        torch.testing.assert_close(in_slots, slots, rtol=1e-12, atol=1e-12)
+        assert len(slots) > 0
         for wrong in (replace(own_rows, reads_BS=reads), replace(own_rows, input_ids_BS=ids)):
             assert (model.hidden_states(wrong) - expected)[real].abs().max() > 0.01
 
