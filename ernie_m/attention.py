@@ -12,10 +12,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from ernie_m.attention_rule import attention_rule, dense_mask
 from ernie_m.batch import PackedBatch
+from ernie_m.block_mask import block_mask
 from ernie_m.console import Choice, InputError
 
 
@@ -39,11 +40,11 @@ def choose_attention(requested: str, device: torch.device) -> Choice:
 def build_mask(backend: str, batch: PackedBatch) -> Any:
     """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex."""
     rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
+    if backend == "flex":
+        return block_mask(rule, batch)
     num_rows, sequence_length = batch.document_BS.shape
     device = batch.document_BS.device
-    if backend == "sdpa":
-        return dense_mask(rule, torch.arange(num_rows, device=device), torch.arange(sequence_length, device=device))
-    return create_block_mask(rule, num_rows, None, sequence_length, sequence_length, device=str(device))
+    return dense_mask(rule, torch.arange(num_rows, device=device), torch.arange(sequence_length, device=device))
 
 
 def attend(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Any, dropout: float) -> Tensor:
