@@ -132,8 +132,6 @@ def prepare_start() -> None:
 
 def start_ranks() -> Ranks:
     """Join the other ranks. Started by `deepspeed` or MPI, which set the environment, or alone as plain `python`."""
-    if not torch.cuda.is_available():
-        keep_freed_memory()  # before the first tensor
     prepare_start()
     if "RANK" not in os.environ and "OMPI_COMM_WORLD_SIZE" not in os.environ:
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -178,6 +176,8 @@ class Engine:
         )
         if config.zero_stage == 0 and ranks.world_size == 1:  # nobody to reduce with: saves copying all gradients twice
             self._engine.enable_backward_allreduce = False
+        if ranks.device.type == "cpu":
+            keep_freed_memory()  # from here on a step is like the others; what initialising took would leave holes
 
     @property
     def module(self) -> Encoder:

@@ -6,24 +6,20 @@ Both functions change this process alone, and nothing where the C library is ano
 from __future__ import annotations
 
 import ctypes
-import os
 from contextlib import suppress
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h
 _NEVER = -1
-_LARGEST_KEPT = 32 << 20  # glibc allows no more on machines of 64 bits
 
 
 def keep_freed_memory() -> None:
-    """Keep what is freed, up to blocks of 32 MiB: for work that allocates the same again and again.
+    """Take large blocks from the heap, too, and give nothing back: for work that allocates the same again and again.
 
     A training step on CPU asks for gigabytes of activations and gradients. Fresh from the kernel each time, a page at a
-    time, these cost more than the element-wise work that is done in them (docs/log.md). The few larger blocks still come
-    and go (kept as well, they would leave holes: a third more memory at the peak), but in huge pages, which torch asks for
-    when its first tensor finds THP_MEM_ALLOC_ENABLE set.
+    time, these cost more than the element-wise work that is done in them (docs/log.md). Call it when that work begins:
+    blocks that were freed before, of other sizes, would stay as holes.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    _set(_MMAP_THRESHOLD, _LARGEST_KEPT)
+    _set(_MMAP_MAX, 0)
     _set(_TRIM_THRESHOLD, _NEVER)
 
 

@@ -108,6 +108,8 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> None:
     for axis, panel in zip(axes[0], panels, strict=True):
         for number, variant in enumerate(variants):
             lines = [_line(result, panel) for result in results[variant.name]]
+            if panel.startswith("perplexity") and not variant.is_trained:
+                continue  # near the size of the vocabulary: it would flatten the others
             if panel != "retrieval" and len(lines[0]) < 2:
                 value = statistics.fmean(line[0][1] for line in lines)
                 axis.axhline(value, color=f"C{number}", linestyle=":", label=variant.title)
@@ -122,6 +124,7 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> None:
         )
         if panel.startswith("perplexity"):
             axis.set_yscale("log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     _save(figure, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask
 
+from ernie_m import block_mask
 from ernie_m.attention import attend, build_mask
 from ernie_m.attention_rule import attention_rule
 from ernie_m.batch import PackedBatch
-from ernie_m.block_mask import BLOCK, judged_blocks
+from ernie_m.block_mask import judged_blocks
 from ernie_m.objectives import CLM, MMLM, TLM, Objective
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ LENGTHS = (((280, 80),), ((150, 3), (90, 40), (5, 5)), ((4, 3), (7, 9)))  # one 
 def of_the_dense_mask(batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """(somebody reads somebody, everybody reads everybody) of each pair of blocks, bool [B, Q, K]."""
     dense = build_mask("sdpa", batch)[:, 0]
-    beyond = -dense.shape[-1] % BLOCK
-    blocks = F.pad(dense, (0, beyond, 0, beyond)).unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK))
+    beyond = -dense.shape[-1] % block_mask.BLOCK
+    blocks = F.pad(dense, (0, beyond, 0, beyond)).unflatten(2, (-1, block_mask.BLOCK)).unflatten(1, (-1, block_mask.BLOCK))
     return blocks.any(-1).any(2), blocks.all(-1).all(2)
 
 
@@ -47,6 +49,38 @@ def test_blocks_that_somebody_reads_are_kept_and_full_ones_are_full(packed: Pack
         assert not (partial & full).any()
         assert not (some & ~(partial | full)).any(), "a block is skipped that is read"
         assert not (full & ~everything).any(), "a block is called full that is not"
+
+
+def test_any_integers_at_all_are_judged_safely(packed: PackedBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Horizons, groups and documents as no objective has them yet, in blocks so small that every case occurs."""
+    monkeypatch.setattr(block_mask, "BLOCK", 4)
+    rng = torch.Generator().manual_seed(0)
+    shape = (400, 22)
+
+    def drawn(low: int, high: int) -> torch.Tensor:
+        return torch.randint(low, high, shape, generator=rng, dtype=torch.int32)
+
+    document = drawn(0, 8).div(6, rounding_mode="floor").cumsum(1).int()
+    document = torch.where(document > drawn(2, 9)[:, :1], -1, document)
+    reads = torch.where(drawn(0, 6) > 0, drawn(2, 4), drawn(0, 4)) * (document >= 0)
+    horizon = torch.where(drawn(0, 6) > 0, 30, drawn(0, 22))
+    batch = replace(packed, document_BS=document, group_BS=drawn(0, 5) // 4, reads_BS=reads, horizon_BS=horizon)
+    partial, full = block_mask.judged_blocks(batch)
+    some, everything = of_the_dense_mask(batch)
+    assert not (some & ~(partial | full)).any()
+    assert not (full & ~everything).any()
+    found = [int(kind.sum()) for kind in (partial, full, ~(partial | full))]
+    assert min(found) > 20, found
+
+
+def test_lists_name_the_blocks_that_were_judged(packed: PackedBatch) -> None:
+    """(FlexAttention on CPU asks the rule alone, so attention does not show it there.)"""
+    partial, full = block_mask.judged_blocks(packed)
+    blocks = build_mask("flex", packed)
+    assert torch.equal(blocks.to_dense()[:, 0].bool(), partial | full)
+    for row, query in itertools.product(range(3), range(partial.shape[1])):
+        number = int(blocks.full_kv_num_blocks[row, 0, query])
+        assert blocks.full_kv_indices[row, 0, query, :number].tolist() == full[row, query].nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("objective", [MMLM, TLM, CLM], ids=lambda objective: objective.name)
