@@ -88,13 +88,21 @@ def test_so_many_jobs_are_at_work_at_once(tmp_path: Path) -> None:
     do(tmp_path, parts[:1], parts[1:], side_by_side=2)
 
 
-def test_asked_to_stop_a_training_is_asked_through_its_folder_and_nothing_new_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [EXIT_STOPPED, 0])
+def test_asked_to_stop_a_training_is_asked_through_its_folder_and_nothing_new_starts(tmp_path: Path, code: int) -> None:
+    """Neither where it stops nor where it was just done."""
     run = tmp_path / "run"
     run.mkdir()
     train = f"import pathlib, time\nwhile not (pathlib.Path({str(run)!r}) / {STOP_FILE!r}).exists(): time.sleep(0.01)\n"
-    command = (sys.executable, "-c", train + "raise SystemExit(75)")
-    part = Part("training", command, judges_itself=lambda: False, run=run, num_steps=9)
-    timer = threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopping = threading.Event()
+    command = (sys.executable, "-c", train + f"raise SystemExit({code})")
+    part = Part("training", command, judges_itself=lambda: code == 0 and stopping.is_set(), run=run, num_steps=9)
+
+    def stop() -> None:
+        stopping.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    timer = threading.Timer(1.5, stop)
     before = signal.getsignal(signal.SIGTERM)
     timer.start()
     started = time.monotonic()
