@@ -93,18 +93,20 @@ def test_asked_to_stop_a_training_is_asked_through_its_folder_and_nothing_new_st
     """Neither where it stops nor where it was just done."""
     run = tmp_path / "run"
     run.mkdir()
-    train = f"import pathlib, time\nwhile not (pathlib.Path({str(run)!r}) / {STOP_FILE!r}).exists(): time.sleep(0.01)\n"
+    train = f"import pathlib, time\nrun = pathlib.Path({str(run)!r})\n(run / 'started').touch()\n"
+    train += f"while not (run / {STOP_FILE!r}).exists(): time.sleep(0.01)\n"
     stopping = threading.Event()
     command = (sys.executable, "-c", train + f"raise SystemExit({code})")
     part = Part("training", command, judges_itself=lambda: code == 0 and stopping.is_set(), run=run, num_steps=9)
 
     def stop() -> None:
+        while not (run / "started").exists():  # by then the signal is listened to
+            time.sleep(0.01)
         stopping.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    timer = threading.Timer(1.5, stop)
     before = signal.getsignal(signal.SIGTERM)
-    timer.start()
+    threading.Thread(target=stop, daemon=True).start()
     started = time.monotonic()
     with pytest.raises(SystemExit) as stopped:
         do(tmp_path, [part, note(tmp_path, "behind", "x")], [note(tmp_path, "next", "y")])
