@@ -6,7 +6,8 @@ PYTHON ?= python3
 # Another build of torch, e.g. the newest with CUDA: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-# Tests wait for ranks that start and stop more than they compute: three files at a time keep two cores busy.
+# Tests wait for ranks that start and stop more than they compute: three files at a time keep two cores busy,
+# with a thread each: more would wait for each other.
 BESIDE := -n 3 --dist loadfile
 
 .PHONY: demo test test-faults test-cluster lint environment clean
@@ -15,7 +16,7 @@ demo: environment
 	$(BIN)/python launcher/demo.py --to demo
 
 test: lint
-	$(BIN)/python -m pytest $(BESIDE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE)
 
 # Kills, full disks, signals, another number of ranks: what a job must survive. Prints the steps lost and the seconds to the first step after each.
 test-faults: environment
