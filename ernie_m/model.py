@@ -21,6 +21,7 @@ from ernie_m.attention import attend, build_mask, choose_attention
 from ernie_m.batch import Generation, LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
+from ernie_m.gelu_linear import GeluLinear
 from ernie_m.loss import MAX_LOGITS, metric_sums, predicted_nll, weighted_loss
 from ernie_m.special_tokens import (
     FIRST_PIECE_ID,
@@ -119,7 +120,7 @@ class Layer(nn.Module):
         self.attention_out = nn.Linear(config.hidden_size, config.hidden_size)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.ffn_in = nn.Linear(config.hidden_size, config.ffn_size)
-        self.ffn_out = nn.Linear(config.ffn_size, config.hidden_size)
+        self.ffn_out = GeluLinear(config.ffn_size, config.hidden_size)
         self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_BSD: Tensor, mask: Any, wanted_N: Tensor | None = None) -> Tensor:
@@ -132,7 +133,7 @@ class Layer(nn.Module):
         if wanted_N is not None:  # behind attention no position needs another
             attended, hidden = attended.flatten(0, 1)[wanted_N], hidden.flatten(0, 1)[wanted_N]
         hidden = self.attention_norm(hidden + self._dropped(self.attention_out(attended)))
-        return self.ffn_norm(hidden + self._dropped(self.ffn_out(F.gelu(self.ffn_in(hidden)))))
+        return self.ffn_norm(hidden + self._dropped(self.ffn_out(self.ffn_in(hidden))))
 
     def _dropped(self, hidden: Tensor) -> Tensor:
         return F.dropout(hidden, self.config.dropout, self.training)

@@ -95,14 +95,15 @@ def activation_bytes(model: ModelConfig, batch: MicroBatch, width: int, sdpa: bo
     """(saved by all of the trunk up to the backward, held beside it while a layer is recomputed).
 
     A token saves in a layer, in numbers of w bytes (Korthikanti et al., arXiv 2205.05198, equation 1, less its dropout masks
-    and attention matrix; 34 bytes there, 32 here): input D, query, key and value 3 D, attended D, two inputs of norms 2 D,
-    input of the feed-forward D, GELU's input and output 2 F. Beside these: fp32 statistics of two norms and of each head's
-    softmax; SDPA's dense mask, made a number per key and saved by every layer; one byte a hidden number and dropout on
-    GPUs (a mask), w on CPU (noise). With checkpointing a layer saves its input, and one layer at a time is whole.
+    and attention matrix; 34 bytes there, 24 here): input D, query, key and value 3 D, attended D, two inputs of norms 2 D,
+    input of the feed-forward D, GELU's input F (its output is made again: ernie_m.gelu_linear). Beside these: fp32
+    statistics of two norms and of each head's softmax; SDPA's dense mask, made a number per key and saved by every layer;
+    one byte a hidden number and dropout on GPUs (a mask), w on CPU (noise). With checkpointing a layer saves its input, and
+    one layer at a time is whole.
     """
     T, D, S = batch.tokens, model.hidden_size, batch.sequence_length
     dropped = (1 if on_gpu else width) * D if model.dropout else 0
-    layer = width * (8 * D + 2 * model.ffn_size) + 4 * (4 + model.num_heads) + 2 * dropped
+    layer = width * (8 * D + model.ffn_size) + 4 * (4 + model.num_heads) + 2 * dropped
     if sdpa:
         layer += width * S
     if model.attention_dropout:  # off the fast path: scores, weights and their dropout, for every head
@@ -110,9 +111,7 @@ def activation_bytes(model: ModelConfig, batch: MicroBatch, width: int, sdpa: bo
     embedding = width * D + 8 + dropped + 7 * 4 + (S if sdpa else 0)  # and the batch's seven integers, its bool mask
     if model.activation_checkpointing:
         return T * (embedding + model.num_layers * width * D), T * layer
-    behind_attention = (
-        width * (3 * D + 2 * model.ffn_size) + 16 + 2 * dropped
-    )  # which the last layer does for predicted ones
+    behind_attention = width * (3 * D + model.ffn_size) + 16 + 2 * dropped  # the last layer's of predicted ones alone
     return T * (embedding + model.num_layers * layer) - (T - batch.predicted) * behind_attention, 0.0
 
 
@@ -151,7 +150,7 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
     in_head = early | {"gradients": left, "activations": saved}
     yield "head", in_head | {"logits": logits, "temporary": summed + cast + word_embedding}
     # The tied weight's gradient waits beside the others until the embedding's own has come to it.
-    whole = T * w * (2 * model.ffn_size + 3 * D)
+    whole = T * w * (model.ffn_size + 3 * D)
     last = {"gradients": left, "activations": saved + recomputed, "temporary": word_embedding + whole}
     yield "last layer", fixed | last
     doubled = (2 if batch.accumulates and stage < 2 else 1) if sharding.on_gpu else batch.accumulates and stage < 2

@@ -27,7 +27,7 @@ LAYERS = (
     },
     {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
-    {"objectives", "packing", "attention", "block_mask", "loss"},
+    {"objectives", "packing", "attention", "block_mask", "loss", "gelu_linear"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {
         "ranks",

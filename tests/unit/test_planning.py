@@ -72,12 +72,12 @@ def test_sharded_bytes_of_a_weight_are_those_of_the_ZeRO_paper(stage: int, expec
     assert parts["weights"] + parts["optimizer"] + 2e9 == pytest.approx(expected * 1e9, rel=0.01)
 
 
-def test_a_layer_saves_what_Korthikanti_counts_without_dropout_masks() -> None:
-    """34 s b h less 2 bytes of two dropout masks, in half precision; ours beside it: fp32 statistics."""
+def test_a_layer_saves_what_Korthikanti_counts_without_dropout_masks_and_gelu() -> None:
+    """34 s b h less 2 bytes of two dropout masks and 8 of GELU's output, in half precision; beside it fp32 statistics."""
     batch = MicroBatch(4, 512, 4 * 512)  # all predicted: the last layer like the others
     saved, _ = memory.activation_bytes(LARGE, batch, 2, sdpa=False, on_gpu=True)
     per_token_and_layer = saved / batch.tokens / LARGE.num_layers / LARGE.hidden_size
-    assert per_token_and_layer == pytest.approx(32, rel=0.02)
+    assert per_token_and_layer == pytest.approx(24, rel=0.02)
     with_dropout, _ = memory.activation_bytes(replace(LARGE, dropout=0.1), batch, 2, sdpa=False, on_gpu=True)
     assert (with_dropout - saved) / batch.tokens / LARGE.hidden_size == pytest.approx(2 * LARGE.num_layers + 1)
     with_mask, _ = memory.activation_bytes(LARGE, batch, 2, sdpa=True, on_gpu=True)
@@ -110,7 +110,7 @@ def test_memory_never_falls_with_rows_and_each_saving_saves() -> None:
     sizes = [of(rows) for rows in (1, 2, 4, 8, 16, 32)]
     assert sizes == sorted(sizes)
     assert sizes[0] < sizes[-1]
-    assert of(16, activation_checkpointing=True) < 0.6 * of(16)
+    assert of(16, activation_checkpointing=True) < 0.65 * of(16)
     assert of(16, stage=1) < of(16, stage=0)
     assert of(16, stage=2) < of(16, stage=1)
 
