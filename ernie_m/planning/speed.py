@@ -148,20 +148,22 @@ class Work:
     micro_batches: int
 
 
-def useful_flops(model: ModelConfig, work: Work) -> float:
-    """FLOPs that the step needs: trunk of every position, head of every predicted one."""
-    return needed_flops(model, work.sequence_length, work.tokens, work.tokens * work.predicted_share)
-
-
 def hardware_flops(model: ModelConfig, work: Work) -> float:
-    """Those that it does: with what checkpointing and chunked logits compute again, and BTMLM's generation (a forward)."""
-    trunk, head = trunk_flops(model, work.sequence_length), head_flops(model)
-    recomputed = trunk / 3 if model.activation_checkpointing else 0.0
-    predicted = work.tokens * work.predicted_share
-    if predicted / work.micro_batches > MAX_LOGITS // model.vocab:
-        recomputed += work.predicted_share * head / 3
-    generated = work.generating_share * (trunk + work.pseudo_token_share * head) / 3
-    return useful_flops(model, work) + work.tokens * (recomputed + generated)
+    """Those that it does: also what checkpointing and chunked logits compute again, and BTMLM's generation (a forward); not
+    what the last layer leaves out behind its attention, where predicted positions (or placeholders) alone go on.
+    """
+    trunk, head, left_out = trunk_flops(model, work.sequence_length), head_flops(model), _behind_attention(model)
+    trained = trunk - (1 - work.predicted_share) * left_out
+    generated = work.generating_share * (trunk - (1 - work.pseudo_token_share) * left_out + work.pseudo_token_share * head)
+    recomputed = trained if model.activation_checkpointing else 0.0
+    if work.tokens * work.predicted_share / work.micro_batches > MAX_LOGITS // model.vocab:
+        recomputed += work.predicted_share * head
+    return work.tokens * (trained + work.predicted_share * head + (recomputed + generated) / 3)
+
+
+def _behind_attention(model: ModelConfig) -> float:
+    """FLOPs of a token, forward and backward, in one layer's output projection and feed-forward."""
+    return 6.0 * model.hidden_size * (model.hidden_size + 2 * model.ffn_size)
 
 
 def sent_bytes(num_parameters: int, num_ranks: int, zero_stage: int, width: int, micro_batches: int) -> float:

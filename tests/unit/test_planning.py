@@ -43,19 +43,22 @@ def test_costs_are_those_of_the_published_arithmetic() -> None:
 
 
 def test_64_V100_take_two_thirds_of_a_second_for_a_step_of_large_at_53_TFLOPs() -> None:
-    work = speed.Work(2048 * 512 / 64, 512, 0.15, 0.0, 0.1, 1)
-    assert speed.useful_flops(LARGE, work) / 53e12 == pytest.approx(0.68, abs=0.01)
+    tokens = 2048 * 512 / 64
+    assert speed.needed_flops(LARGE, 512, tokens, 0.15 * tokens) / 53e12 == pytest.approx(0.68, abs=0.01)
 
 
-def test_checkpointing_computes_a_third_of_the_trunk_again_and_generation_is_a_forward() -> None:
+def test_checkpointing_and_chunks_compute_a_third_again_and_generation_is_a_forward() -> None:
     work = speed.Work(1000, 512, 0.15, 0.0, 0.1, 1000)  # few a micro-batch: one chunk of logits
-    trunk = 1000 * speed.trunk_flops(LARGE, 512)
+    trunk, head = speed.trunk_flops(LARGE, 512), 0.15 * speed.head_flops(LARGE)
+    left_out = 6 * (LARGE.hidden_size**2 + 2 * LARGE.hidden_size * LARGE.ffn_size)  # behind the last attention
     plain = speed.hardware_flops(LARGE, work)
-    assert plain == speed.useful_flops(LARGE, work)
+    assert plain == pytest.approx(1000 * (trunk - 0.85 * left_out + head))
     again = speed.hardware_flops(replace(LARGE, activation_checkpointing=True), work)
-    assert again - plain == pytest.approx(trunk / 3)
+    assert again - plain == pytest.approx(1000 * (trunk - 0.85 * left_out) / 3)
     generating = speed.hardware_flops(LARGE, replace(work, generating_share=0.25, pseudo_token_share=0.0))
-    assert generating - plain == pytest.approx(trunk / 12)
+    assert generating - plain == pytest.approx(1000 * (trunk - left_out) / 12)
+    chunked = speed.hardware_flops(LARGE, replace(work, tokens=10_000, micro_batches=1))
+    assert chunked - 10 * plain == pytest.approx(10_000 * head / 3)
 
 
 def test_inserted_masks_are_positions_of_their_own() -> None:
