@@ -6,7 +6,9 @@ here a wrong command, an unknown, repeated or missing option is one line at once
 
 from __future__ import annotations
 
+import atexit
 import difflib
+import gc
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +23,9 @@ Options = Mapping[str, inspect.Parameter]
 
 def run(component: Callable[..., Any], name: str) -> None:
     """Run a function, or a class whose public methods are commands, on the arguments of this process; exits cleanly."""
+    # The last thing that Python does is to look through all of torch's objects for cycles, again and again: a second, on every
+    # rank, that those who wait for its exit wait too.
+    atexit.register(gc.freeze)
     run_cleanly(lambda: fire.Fire(component, command=checked_arguments(component, name, sys.argv[1:]), name=name))
 
 
