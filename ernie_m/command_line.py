@@ -23,8 +23,8 @@ Options = Mapping[str, inspect.Parameter]
 
 def run(component: Callable[..., Any], name: str) -> None:
     """Run a function, or a class whose public methods are commands, on the arguments of this process; exits cleanly."""
-    # The last thing that Python does is to look through all of torch's objects for cycles, again and again: a second, on every
-    # rank, that those who wait for its exit wait too.
+    # The last thing that Python does is to look through all of torch's objects for cycles: a second of every rank, for which
+    # whoever waits for the command waits too.
     atexit.register(gc.freeze)
     run_cleanly(lambda: fire.Fire(component, command=checked_arguments(component, name, sys.argv[1:]), name=name))
 

@@ -16,14 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ernie_m.tied_gradient import TiedGradient
+
 MAX_LOGITS = 1 << 28
 """Logits kept from forward to backward (fp32: 1 GiB). Where there are more, all are made again, so many at a time."""
 SLICE_ON_CPU, SLICE_ON_GPU = 1 << 20, 1 << 26  # logits that pass through the softmax at a time: what a cache holds
 
 
-def predicted_nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
-    """-log softmax(hidden W^T + b)[label], fp32 [N]. Beyond MAX_LOGITS the logits are recomputed in the backward pass."""
-    return _PredictedNll.apply(hidden_ND, weight_VD, bias_V, labels_N.long())  # type: ignore[no-untyped-call]
+def predicted_nll(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, tied: TiedGradient | None = None
+) -> Tensor:
+    """-log softmax(hidden W^T + b)[label], fp32 [N]. Beyond MAX_LOGITS the logits are recomputed in the backward pass.
+
+    With `tied` the weight's gradient is left there for the embedding's backward, not given to autograd.
+    """
+    return _PredictedNll.apply(hidden_ND, weight_VD, bias_V, labels_N.long(), tied)  # type: ignore[no-untyped-call]
 
 
 def plain_nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
@@ -37,7 +44,10 @@ class _PredictedNll(torch.autograd.Function):
     in the weights' precision, becomes its gradient in place, slice by slice. Bias and softmax are fp32, and never stored."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, tied: TiedGradient | None
+    ) -> Tensor:
+        ctx.tied = tied
         chunk = max(1, MAX_LOGITS // len(weight_VD))
         bias = bias_V.float()
         log_sums, of_labels, product_NV = [], [], None
@@ -68,7 +78,10 @@ class _PredictedNll(torch.autograd.Function):
             bias_gradient = of_bias if bias_gradient is None else bias_gradient.add_(of_bias)
         assert weight_gradient is not None
         assert bias_gradient is not None
-        return torch.cat(hidden_gradients), weight_gradient.to(weight_VD.dtype), bias_gradient.to(bias_V.dtype), None
+        of_weight = weight_gradient.to(weight_VD.dtype)
+        if ctx.tied is not None:
+            ctx.tied.gradient, of_weight = of_weight, None
+        return torch.cat(hidden_gradients), of_weight, bias_gradient.to(bias_V.dtype), None, None
 
 
 def _product(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from ernie_m.special_tokens import (
     XLM_R_VOCAB_SIZE,
     mask_id,
 )
+from ernie_m.tied_gradient import TiedGradient, embedding_rows
 
 
 @section
@@ -98,11 +99,10 @@ class Embeddings(nn.Module):
         self.language = nn.Embedding(1 + (config.num_languages or 0), config.hidden_size, padding_idx=NO_LANGUAGE)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, input_ids_BS: Tensor, position_ids_BS: Tensor, language_BS: Tensor) -> Tensor:
-        # Sparse: these rows' gradients are added to the head's gradient of the same matrix, instead of [V, D] that is nearly
-        # all zeros. On GPUs such an addition is not deterministic.
-        sparse = not input_ids_BS.is_cuda
-        hidden_BSD = F.embedding(input_ids_BS, self.word.weight, PAD_ID, sparse=sparse) + self.position(position_ids_BS)
+    def forward(
+        self, input_ids_BS: Tensor, position_ids_BS: Tensor, language_BS: Tensor, tied: TiedGradient | None = None
+    ) -> Tensor:
+        hidden_BSD = embedding_rows(input_ids_BS, self.word.weight, PAD_ID, tied) + self.position(position_ids_BS)
         if self.config.language_embedding == "masked":
             language_BS = language_BS * (input_ids_BS == mask_id(self.config.vocab))
         if self.config.language_embedding != "none":
@@ -152,11 +152,11 @@ class MaskedLanguageHead(nn.Module):
         self.decoder_weight = word_embedding
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab))
 
-    def forward(self, hidden_ND: Tensor, labels_N: Tensor | None = None) -> Tensor:
+    def forward(self, hidden_ND: Tensor, labels_N: Tensor | None = None, tied: TiedGradient | None = None) -> Tensor:
         """With labels: nll fp32 [N]. Without: the likeliest real piece of each position, int32 [N] (no special token)."""
         hidden_ND = self.norm(F.gelu(self.dense(hidden_ND)))
         if labels_N is not None:
-            return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, labels_N)
+            return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, labels_N, tied)
         chunk = max(1, MAX_LOGITS // len(self.decoder_weight))
         parts = [self._likeliest(part) for part in hidden_ND.split(chunk)]
         return torch.cat(parts).to(torch.int32)
@@ -200,20 +200,27 @@ class Encoder(nn.Module):
         """With a request: (loss, summed nll fp64 [M]). Without: stage 1 of BTMLM, pseudo tokens int32 [K]."""
         if request is None:
             assert batch.generation is not None
-            stage_1 = _stage_1(batch, batch.generation)
-            return self.head(self.hidden_states(stage_1, wanted_N=batch.generation.placeholders_K))
-        nll_N = self.head(self.hidden_states(batch, wanted_N=batch.predicted_N), batch.labels_N)
+            first = stage_1(batch, batch.generation)
+            return self.head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
+        tied = None if batch.input_ids_BS.is_cuda or not torch.is_grad_enabled() else TiedGradient()
+        nll_N = self.head(self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied), batch.labels_N, tied)
         loss = weighted_loss(nll_N, batch.objective_N, request.scales_O)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
 
-    def hidden_states(self, batch: PackedBatch, layer: int | None = None, wanted_N: Tensor | None = None) -> Tensor:
+    def hidden_states(
+        self,
+        batch: PackedBatch,
+        layer: int | None = None,
+        wanted_N: Tensor | None = None,
+        tied: TiedGradient | None = None,
+    ) -> Tensor:
         """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last).
 
         With `wanted_N`, flat positions in B x S, only theirs behind the last layer, [N, D]: what is not predicted or
-        generated costs it no feed-forward.
+        generated costs it no feed-forward. `tied` is for a loss by the head that was given the same.
         """
         mask = build_mask(self.attention_choice.value, batch)
-        hidden = self.embeddings(batch.input_ids_BS, batch.position_ids_BS, batch.language_BS)
+        hidden = self.embeddings(batch.input_ids_BS, batch.position_ids_BS, batch.language_BS, tied)
         wanted_N = None if wanted_N is None else wanted_N.long()
         blocks = list(self.layers)[:layer]
         for number, block in enumerate(blocks, start=1):
@@ -237,7 +244,7 @@ def without_training(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _stage_1(batch: PackedBatch, generation: Generation) -> PackedBatch:
+def stage_1(batch: PackedBatch, generation: Generation) -> PackedBatch:
     """The rows with placeholders as BTMLM's stage 1 reads them: nothing corrupted, its own reads table."""
     rows = generation.rows_R.long()
     return replace(
