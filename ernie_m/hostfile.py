@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ernie_m.console import InputError
@@ -56,8 +58,18 @@ def is_local(host: str) -> bool:
     return host in {"localhost", "127.0.0.1", "::1", socket.gethostname(), socket.getfqdn()}
 
 
+def likely_port() -> int:
+    """A TCP port that is probably free on any machine: below those that Linux gives to connections (32768 on).
+
+    Ranks listen seconds after a port was chosen; one of the others may belong to any program's connection by then.
+    """
+    return 20_000 + secrets.randbelow(10_000)
+
+
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nobody listens on now, on this machine."""
+    while True:
+        port = likely_port()
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            return port

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.console import InputError
-from ernie_m.hostfile import free_port, is_local, write_hostfile
+from ernie_m.hostfile import free_port, is_local, likely_port, write_hostfile
 from ernie_m.supervision.environment import pdsh_argument, ssh_arguments, write_environment_file
 from ernie_m.supervision.orphans import end_orphans, members_of_group
 
@@ -100,7 +99,7 @@ class Launcher:
         first = next(iter(hosts))
         address = self.master_addr if self.master_addr and first == self.first_host else first
         # a port in use at a far host shows only there: the next start takes another one
-        port = free_port() if is_local(first) else 20_000 + secrets.randbelow(10_000)
+        port = free_port() if is_local(first) else likely_port()
         if not needs_ssh(hosts):
             address = "127.0.0.1"
         meeting = ["--master_addr", address, "--master_port", str(port)]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ernie_m import hostfile
 from ernie_m.console import InputError
-from ernie_m.hostfile import hosts_of_ranks, is_local, read_hostfile, write_hostfile
+from ernie_m.hostfile import free_port, hosts_of_ranks, is_local, read_hostfile, write_hostfile
 
 HOSTFILES = Path(__file__).resolve().parents[2] / "hostfiles"
 
@@ -58,3 +59,21 @@ def test_what_is_written_reads_back_and_ranks_are_numbered_in_its_order(tmp_path
 def test_this_machine_is_known_by_its_names() -> None:
     assert all(is_local(name) for name in ("localhost", "127.0.0.1", socket.gethostname()))
     assert not is_local("worker-1")
+
+
+def test_a_free_port_is_free_and_none_that_connections_take() -> None:
+    ports = {free_port() for _ in range(20)}
+    assert len(ports) > 1
+    assert 20_000 <= min(ports) <= max(ports) < 32_768  # Linux's first ephemeral port
+    with socket.socket() as taken:
+        taken.bind(("", min(ports)))
+
+
+def test_a_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listening:
+        listening.bind(("", free_port()))
+        listening.listen()
+        taken = listening.getsockname()[1]
+        drawn = iter([taken - 20_000, 7_777, 7_778, 7_779])
+        monkeypatch.setattr(hostfile.secrets, "randbelow", lambda _: next(drawn))
+        assert free_port() != taken
