@@ -8,7 +8,7 @@ which has none, loses nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -22,6 +22,7 @@ from ernie_m.batch import Generation, LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
 from ernie_m.gelu_linear import GeluLinear
+from ernie_m.layer_norm import choose_layer_norm, layer_norm
 from ernie_m.loss import MAX_LOGITS, metric_sums, predicted_nll, weighted_loss
 from ernie_m.special_tokens import (
     FIRST_PIECE_ID,
@@ -32,6 +33,9 @@ from ernie_m.special_tokens import (
     mask_id,
 )
 from ernie_m.tied_gradient import TiedGradient, embedding_rows
+
+Norm = Callable[..., nn.Module]
+"""(width, eps=...) -> a layer norm."""
 
 
 @section
@@ -91,13 +95,13 @@ class ModelConfig(Section):
 class Embeddings(nn.Module):
     """Token + position (+ language at masks), layer norm, dropout: ids [B, S] -> hidden [B, S, D]."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, norm: Norm = nn.LayerNorm) -> None:
         super().__init__()
         self.config = config
         self.word = nn.Embedding(config.vocab, config.hidden_size, padding_idx=PAD_ID)
         self.position = nn.Embedding(config.max_positions, config.hidden_size, padding_idx=PAD_ID)
         self.language = nn.Embedding(1 + (config.num_languages or 0), config.hidden_size, padding_idx=NO_LANGUAGE)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
         self, input_ids_BS: Tensor, position_ids_BS: Tensor, language_BS: Tensor, tied: TiedGradient | None = None
@@ -113,15 +117,15 @@ class Embeddings(nn.Module):
 class Layer(nn.Module):
     """One post-LN transformer layer: hidden [B, S, D] -> hidden [B, S, D], or [N, D] of the positions that are wanted."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, norm: Norm = nn.LayerNorm) -> None:
         super().__init__()
         self.config = config
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.attention_out = nn.Linear(config.hidden_size, config.hidden_size)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention_norm = norm(config.hidden_size, eps=config.layer_norm_eps)
         self.ffn_in = nn.Linear(config.hidden_size, config.ffn_size)
         self.ffn_out = GeluLinear(config.ffn_size, config.hidden_size)
-        self.ffn_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.ffn_norm = norm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_BSD: Tensor, mask: Any, wanted_N: Tensor | None = None) -> Tensor:
         B, S, D = hidden_BSD.shape
@@ -145,10 +149,10 @@ class MaskedLanguageHead(nn.Module):
     The head registers the embedding's Parameter as its own: ZeRO-3 then gathers it when the head runs.
     """
 
-    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter) -> None:
+    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm = nn.LayerNorm) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder_weight = word_embedding
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab))
 
@@ -177,9 +181,11 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.attention_choice = choose_attention(config.attention, torch.device(device))
-        self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
-        self.head = MaskedLanguageHead(config, cast(nn.Parameter, self.embeddings.word.weight))
+        self.layer_norm_choice = choose_layer_norm(torch.device(device))
+        norm = layer_norm(self.layer_norm_choice.value)
+        self.embeddings = Embeddings(config, norm)
+        self.layers = nn.ModuleList(Layer(config, norm) for _ in range(config.num_layers))
+        self.head = MaskedLanguageHead(config, cast(nn.Parameter, self.embeddings.word.weight), norm)
 
     def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`: normal(0, initializer_range), biases 0, norms 1, language embeddings 0."""

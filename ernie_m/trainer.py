@@ -266,7 +266,7 @@ class Trainer:
             f"ZeRO {engine.zero_stage}, {self.config.batch.rows_per_step} x {self.config.data.sequence_length} positions a "
             f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metric_names)} streams"
         )
-        for choice in (engine.precision, engine.module.attention_choice, saving):
+        for choice in (engine.precision, engine.module.attention_choice, engine.module.layer_norm_choice, saving):
             print(choice)
         warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
         if warmup_steps >= num_steps:
