@@ -175,7 +175,7 @@ class Benchmark:
         catalog, _ = self.repeated(self.mb)
         alone = min(self.built(tokenizer, catalog, "--workers", "1", cores={0}) for _ in range(2))
         with ThreadPoolExecutor(2) as pool:
-            jobs = [pool.submit(self.built, tokenizer, catalog, cores={core}, to=f"out{core}") for core in (0, 1)]
+            jobs = [pool.submit(self.built, tokenizer, catalog, "--workers", "1", cores={c}, to=f"out{c}") for c in (0, 1)]
         both = max(job.result() for job in jobs)
         print(f"two commands side by side do {2 * alone / both:.2f} of one's work: the machine's own limit for two ranks")
 

@@ -29,23 +29,28 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
-from dataclasses import asdict, fields
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from training_speed_runs import RUNS, Result, Setup
+from apart import answer, apart
+from training_speed_peer import peer
+from training_speed_runs import Result, Setup, btmlm, loader, matmul_peak, ours, profile
 
 from ernie_m.corpus import CorpusFolder
 from ernie_m.planning.speed import needed_flops
 
 H200_TOKENS = 180_000  # a second: large, length 512, bf16, half of the measured matmul peak
 PARTS = ("full", "pairs", "bf16", "btmlm", "loader")
+RUNS: dict[str, Callable[..., Result]] = {run.__name__: run for run in (ours, peer, btmlm, profile, loader, matmul_peak)}
 GIB = 1 << 30
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--inside"]:
+        return answer(sys.argv[2], RUNS, Setup)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--threads", type=int, default=2, help="cores that every process is kept to")
@@ -60,13 +65,9 @@ def main() -> None:
     parser.add_argument("--peer_pairs", type=int, default=32, help="pairs that the peer pads together; it accumulates")
     parser.add_argument("--loader_rows", type=int, default=2000)
     parser.add_argument("--only", default=",".join(PARTS))
-    parser.add_argument("--inside", nargs="+", help=argparse.SUPPRESS)  # a run of RUNS, in its own process
     arguments = parser.parse_args()
     arguments.data = str(Path(arguments.data).resolve())
-    setup = Setup(**{field.name: getattr(arguments, field.name) for field in fields(Setup)})
-    if arguments.inside:
-        print(json.dumps(RUNS[arguments.inside[0]](setup, *arguments.inside[1:])))
-        return
+    setup = Setup(**{f.name: getattr(arguments, f.name) for f in fields(Setup) if hasattr(arguments, f.name)})
     parts = [part for part in arguments.only.split(",") if part != "peak"]
     if unknown := set(parts) - {*PARTS, "profile"}:
         parser.error(f"--only: unknown {', '.join(sorted(unknown))}; expected some of peak, {', '.join(PARTS)}, profile")
@@ -127,7 +128,7 @@ class Benchmark:
         self.target("useful tokens/s on full rows, ours / peer", rate(mine) / rate(theirs), least=2.0)
         self.target("peak memory, ours / peer", mine["peak_memory"] / theirs["peak_memory"], most=0.6)
         self.target("share of the time waiting for the loader, full rows", waiting(mine), most=0.01)
-        self.fp32_rate = self.flops(mine)
+        self.fp32_rate = useful_flops(self.setup, mine)
         print(f"useful FLOP/s: ours {self.fp32_rate / 1e9:,.0f} GFLOP/s")
 
     def pairs(self) -> None:
@@ -142,7 +143,7 @@ class Benchmark:
                 runs[precision].append(self.measured("ours", "MMLM", precision))
         joint = {precision: joined(results) for precision, results in runs.items()}
         for precision, result in joint.items():
-            share = self.flops(result) / self.peaks[precision]
+            share = useful_flops(self.setup, result) / self.peaks[precision]
             print(f"{line(f'ours, {precision}', result)}; {share:.0%} of the {precision} peak")
         if "avx512_bf16" in cpu_line("flags"):
             self.target("bf16 / fp32, ours", rate(joint["bf16"]) / rate(joint["fp32"]), least=1.5)
@@ -150,7 +151,7 @@ class Benchmark:
             print("no AVX512-BF16 in this processor: no target")
 
     def btmlm(self) -> None:
-        result = self.measured("btmlm")
+        result = self.measured("btmlm", "fp32")
         both, alone = (statistics.median(result[name]) for name in ("BTMLM", "MMLM"))
         print(f"BTMLM step {both:.2f} s ({spread(result['BTMLM'])}), the same rows without stage 1 {alone:.2f} s")
         self.target("BTMLM step / MMLM step on the same rows", both / alone, most=1.35)
@@ -187,24 +188,16 @@ class Benchmark:
             print(line(name, joined(results)), flush=True)
         return joined(mine), joined(theirs)
 
-    def flops(self, result: Result) -> float:
-        """Useful FLOP/s, median of steps."""
-        model, length = self.setup.model(CorpusFolder(self.setup.data)), self.setup.length
-        steps = zip(result["tokens"], result["predicted"], result["seconds"], strict=True)
-        return statistics.median(needed_flops(model, length, n, k) / seconds for n, k, seconds in steps)
-
     def measured(self, name: str, *details: str) -> Any:
-        """One of RUNS in a new process on our cores."""
-        sizes = [word for key, value in asdict(self.setup).items() for word in (f"--{key}", str(value))]
-        command = [sys.executable, __file__, *sizes, "--inside", name, *details]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "HF_HUB_OFFLINE": "1"}
-        result = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
+        """One of RUNS in a new process on our cores, and on no GPU."""
+        environment = {"OMP_NUM_THREADS": str(self.threads), "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+        result = apart(
+            __file__,
+            self.setup,
+            name,
+            *details,
             preexec_fn=lambda: os.sched_setaffinity(0, self.cores),
-            env={**environment, "TOKENIZERS_PARALLELISM": "false"},
-            check=False,
+            env={**os.environ, **environment, "TOKENIZERS_PARALLELISM": "false"},
         )
         if result.returncode:
             killed = " (killed: out of memory? fewer --rows)" if result.returncode == -9 else ""
@@ -214,7 +207,7 @@ class Benchmark:
 
 def joined(results: list[Result]) -> Result:
     """Steps of several processes as one run; the largest memory."""
-    keys = results[0].keys() - {"peak_memory"}
+    keys = [key for key, value in results[0].items() if isinstance(value, list)]
     steps = {key: [value for result in results for value in result[key]] for key in keys}
     return {**steps, "peak_memory": max(result["peak_memory"] for result in results)}
 
@@ -222,6 +215,13 @@ def joined(results: list[Result]) -> Result:
 def rate(result: Result) -> float:
     """Useful tokens a second, median of steps."""
     return statistics.median(n / seconds for n, seconds in zip(result["tokens"], result["seconds"], strict=True))
+
+
+def useful_flops(setup: Setup, result: Result) -> float:
+    """Useful FLOP/s of our steps, median."""
+    model = setup.model(CorpusFolder(setup.data))
+    steps = zip(result["tokens"], result["predicted"], result["seconds"], strict=True)
+    return statistics.median(needed_flops(model, setup.length, n, k) / seconds for n, k, seconds in steps)
 
 
 def waiting(result: Result) -> float:

@@ -1,15 +1,16 @@
-"""What benchmarks/training_speed.py measures, each in a process of its own: our training step, the peer's, the loader.
+"""What training_speed.py and gpu_speed.py measure, each in a process of its own: our training step, the loader, the machine.
 
 A run returns lists with an item for each measured step: "tokens" (useful ones: no padding), "positions" (with it),
-"predicted", "seconds", "waiting" (for the loader, inside of seconds), and "peak_memory" of the process, in bytes.
+"predicted", "seconds", "waiting" (for the loader, inside of seconds; beside a GPU that still works, a bound), and
+"peak_memory", bytes: of the process, or of a GPU's allocator. "warm_up" are the seconds of the steps before.
 """
 
 from __future__ import annotations
 
 import itertools
-import tempfile
+import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,14 @@ from ernie_m import row_source
 from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.model import ModelConfig
+from ernie_m.model import Encoder, ModelConfig
 from ernie_m.objectives import OBJECTIVES
-from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_POSITION_ID, PAD_ID
+from ernie_m.special_tokens import FIRST_POSITION_ID, PAD_ID
 
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
-LEARNING_RATE, IGNORED = 1e-5, -100
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+LEARNING_RATE = 1e-5
 FULL = 0.97  # share of real tokens from which rows count as full
 WARM_UP_STEPS = 2  # Adam's moments are made in the first; the loader has not run ahead yet
 Result = dict[str, Any]
@@ -45,8 +48,12 @@ class Setup:
     steps: int
     dropout: float
     zero_stage: int
-    peer_pairs: int
-    loader_rows: int
+    peer_pairs: int = 32
+    loader_rows: int = 2000
+    attention: str = "auto"
+    checkpointing: bool = False
+    compiled: bool = False
+    """Layers under torch.compile, all but the last, whose number of positions differs from step to step."""
 
     def model(self, folder: CorpusFolder) -> ModelConfig:
         return ModelConfig(
@@ -58,6 +65,8 @@ class Setup:
             num_languages=len(folder.language_ids),
             max_positions=self.length + FIRST_POSITION_ID,
             dropout=self.dropout,
+            attention=self.attention,  # type: ignore[arg-type]
+            activation_checkpointing=self.checkpointing,
         )
 
     def pretraining_data(self, objective: str, ranks: int = 1) -> PretrainingData:
@@ -66,8 +75,27 @@ class Setup:
         return PretrainingData(CorpusFolder(self.data), DataConfig(sequence_length=self.length), schedule, seed=0)
 
 
+def mark() -> Any:
+    """This moment: by the host's clock or, on a GPU, by the device's, when it comes to here in its queue."""
+    if DEVICE.type == "cpu":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(marks: Sequence[tuple[Any, Any]]) -> list[float]:
+    """Seconds from the first to the second moment of each pair; waits for a GPU."""
+    if DEVICE.type == "cpu":
+        return [last - first for first, last in marks]
+    torch.cuda.synchronize()
+    return [first.elapsed_time(last) / 1000 for first, last in marks]
+
+
 def peak_memory() -> int:
-    """Largest resident size of this process so far, bytes (ru_maxrss would inherit the parent's)."""
+    """Largest number of bytes so far: of a GPU's allocator, else this process's (ru_maxrss would inherit the parent's)."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.max_memory_allocated()
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
@@ -97,14 +125,16 @@ class OurTraining:
 
     def __init__(self, setup: Setup, data: PretrainingData, precision: str) -> None:
         from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
-        from ernie_m.model import Encoder
 
         self.ranks, self.num_metrics = start_ranks(), len(data.metric_names)
         config = EngineConfig(zero_stage=setup.zero_stage, precision=precision)  # type: ignore[arg-type]
         batch = BatchConfig(rows_per_step=setup.rows, micro_batch_rows=setup.rows)
-        model = Encoder(setup.model(data.folder)).initialise(0)
+        model = _encoder(setup.model(data.folder))
         self.engine = Engine(model, self.ranks, DS_CONFIGS, config, OptimizerConfig(), batch)
         self.engine.module.train()
+        if setup.compiled:
+            for layer in list(self.engine.module.layers)[:-1]:
+                layer.compile(dynamic=False)
 
     def step(self, batch: PackedBatch) -> None:
         from ernie_m.loss import objective_scales
@@ -117,21 +147,34 @@ class OurTraining:
         self.engine.update(LEARNING_RATE)
 
 
+def _encoder(shape: ModelConfig) -> Encoder:
+    """Random weights. On a GPU drawn there: drawing a large model's on the host takes longer than measuring it."""
+    if DEVICE.type == "cpu":
+        return Encoder(shape).initialise(0)
+    with torch.device(DEVICE):
+        model = Encoder(shape, DEVICE)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=shape.initializer_range)
+    return model
+
+
 def timed_steps(
     prepared: Iterator[Any], step: Callable[[Any], None], count: Callable[[Any], Result], setup: Setup
 ) -> Result:
     """Run all steps; what `count` and the clock say of those behind the warm-up."""
-    result: dict[str, Any] = {"seconds": [], "waiting": []}
-    for number in range(WARM_UP_STEPS + setup.steps):
-        started = time.perf_counter()
+    counts, waiting, marks = [], [], []
+    for _ in range(WARM_UP_STEPS + setup.steps):
+        begin, started = mark(), time.perf_counter()
         item = next(prepared)
-        arrived = time.perf_counter()
+        waiting.append(time.perf_counter() - started)
         step(item)
-        ended = time.perf_counter()
-        if number >= WARM_UP_STEPS:
-            for key, value in {**count(item), "seconds": ended - started, "waiting": arrived - started}.items():
-                result.setdefault(key, []).append(value)
-    return {**result, "peak_memory": peak_memory()}
+        marks.append((begin, mark()))
+        counts.append(count(item))
+    seconds, measured = seconds_between(marks), slice(WARM_UP_STEPS, None)
+    lists = {key: [counted[key] for counted in counts[measured]] for key in counts[0]}
+    lists |= {"seconds": seconds[measured], "waiting": waiting[measured], "warm_up": seconds[:WARM_UP_STEPS]}
+    return {**lists, "peak_memory": peak_memory()}
 
 
 def ours(setup: Setup, objective: str, precision: str) -> Result:
@@ -144,22 +187,23 @@ def ours(setup: Setup, objective: str, precision: str) -> Result:
     def count(batch: PackedBatch) -> Result:
         return {"tokens": useful(batch), "positions": batch.document_BS.size, "predicted": len(batch.predicted_N)}
 
-    return timed_steps(iter(batches), training.step, count, setup)
+    module, result = training.engine.module, timed_steps(iter(batches), training.step, count, setup)
+    choices = f"{module.attention_choice}; {module.layer_norm_choice}"
+    return {**result, "attention": module.attention_choice.value, "choices": choices}
 
 
-def btmlm(setup: Setup) -> Result:
+def btmlm(setup: Setup, precision: str) -> Result:
     """Seconds of steps with both stages, and of the second stage alone (an MMLM step on the same rows), in turn."""
     data = setup.pretraining_data("BTMLM")
-    training = OurTraining(setup, data, "fp32")
-    result: dict[str, Any] = {"BTMLM": [], "MMLM": []}
+    training = OurTraining(setup, data, precision)
+    marks: dict[str, list[tuple[Any, Any]]] = {"BTMLM": [], "MMLM": []}
     for number in range(WARM_UP_STEPS + setup.steps):
         (batch,) = data.step(number, 0, 1, setup.rows)
         for name, part in (("BTMLM", batch), ("MMLM", replace(batch, generation=None))):
-            started = time.perf_counter()
+            begin = mark()
             training.step(part)
-            if number >= WARM_UP_STEPS:
-                result[name].append(time.perf_counter() - started)
-    return result
+            marks[name].append((begin, mark()))
+    return {name: seconds_between(pairs)[WARM_UP_STEPS:] for name, pairs in marks.items()}
 
 
 def profile(setup: Setup, objective: str, precision: str) -> Result:
@@ -174,90 +218,6 @@ def profile(setup: Setup, objective: str, precision: str) -> Result:
     tables = [recorded.key_averages(group_by_input_shape=shapes) for shapes in (False, True)]
     texts = [table.table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=40) for table in tables]
     return {"table": "\n".join(texts)}
-
-
-# -- the peer ------------------------------------------------------------------------------------------------------
-
-
-def peer(setup: Setup, objective: str) -> Result:
-    """XLMRobertaForMaskedLM on the same text: MMLM's rows as they are, TLM's pairs by its own collator."""
-    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
-
-    data = setup.pretraining_data(objective)
-    shape = setup.model(data.folder)
-    torch.manual_seed(0)
-    model = XLMRobertaForMaskedLM(
-        XLMRobertaConfig(
-            vocab_size=shape.vocab,
-            hidden_size=shape.hidden_size,
-            num_hidden_layers=shape.num_layers,
-            num_attention_heads=shape.num_heads,
-            intermediate_size=shape.ffn_size,
-            max_position_embeddings=shape.max_positions,
-            type_vocab_size=1,
-            hidden_dropout_prob=shape.dropout,
-            attention_probs_dropout_prob=0.0,
-            pad_token_id=PAD_ID,
-            layer_norm_eps=shape.layer_norm_eps,
-            attn_implementation="sdpa",
-        )
-    ).train()
-    decayed, free = ([p for p in model.parameters() if (p.dim() >= 2) == flag] for flag in (True, False))
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": free, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), eps=1e-6)
-
-    def step(batches: list[Result]) -> None:
-        for batch in batches:
-            (model(**batch).loss / len(batches)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def count(batches: list[Result]) -> Result:
-        tokens = sum(int((batch["input_ids"] != PAD_ID).sum()) for batch in batches)
-        return {"tokens": tokens, "positions": sum(batch["input_ids"].numel() for batch in batches)}
-
-    collate = whole_rows(setup, data) if objective == "MMLM" else padded_pairs(setup, data)
-    return timed_steps(map(collate, full_steps(setup, data)), step, count, setup)
-
-
-def whole_rows(setup: Setup, data: PretrainingData) -> Callable[[int], list[Result]]:
-    """Our rows as the peer would have concatenated text: no attention mask, which is its fastest way."""
-
-    def collate(step: int) -> list[Result]:
-        (batch,) = data.step(step, 0, 1, setup.rows)
-        labels = np.full(batch.input_ids_BS.size, IGNORED, np.int64)
-        labels[batch.predicted_N] = batch.labels_N
-        shaped = torch.from_numpy(labels).view(batch.input_ids_BS.shape)
-        return [{"input_ids": torch.from_numpy(batch.input_ids_BS).long(), "labels": shaped}]
-
-    return collate
-
-
-def padded_pairs(setup: Setup, data: PretrainingData) -> Callable[[int], list[Result]]:
-    """The pairs of our rows, `peer_pairs` at a time, padded and masked by transformers' collator."""
-    from transformers import DataCollatorForLanguageModeling, XLMRobertaTokenizer
-
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "sentencepiece.bpe.model").symlink_to(data.folder.tokenizer_path.resolve())
-        tokenizer = XLMRobertaTokenizer.from_pretrained(folder)
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-
-    def feature(pair: tuple[np.ndarray, ...]) -> Result:
-        source, target = (sentence.tolist() for sentence in pair)
-        special = [1, *[0] * len(source), 1, 1, *[0] * len(target), 1]
-        return {
-            "input_ids": [BOS_ID, *source, EOS_ID, EOS_ID, *target, EOS_ID],
-            "attention_mask": [1] * len(special),
-            "special_tokens_mask": special,
-        }
-
-    def collate(step: int) -> list[Result]:
-        rows = range(step * setup.rows, (step + 1) * setup.rows)
-        features = [feature(pair) for row in rows for pair in data.sentences("TLM", row)]
-        return [dict(collator(features[i : i + setup.peer_pairs])) for i in range(0, len(features), setup.peer_pairs)]
-
-    return collate
 
 
 # -- loader and machine --------------------------------------------------------------------------------------------
@@ -281,6 +241,8 @@ def loader(setup: Setup, objective: str) -> Result:
         tokens, positions = sum(map(useful, batches)), sum(batch.document_BS.size for batch in batches)
         result |= {name: tokens / seconds, "fill": tokens / positions}
     if objective == "TLM":
+        from training_speed_peer import padded_pairs
+
         data = setup.pretraining_data(objective)
         collate = padded_pairs(setup, data)
         collate(0)
@@ -293,16 +255,17 @@ def loader(setup: Setup, objective: str) -> Result:
 
 
 def matmul_peak(setup: Setup, precision: str) -> Result:
-    """Best FLOP/s of a square product, over sizes and tries."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    best = 0.0
-    for size in (2048, 4096):
-        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-        for _ in range(5):
-            started = time.perf_counter()
+    """Best FLOP/s of a square product, over sizes and tries, and the median of the size that it was reached with."""
+    sizes, tries = ((2048, 4096), 5) if DEVICE.type == "cpu" else ((8192, 16384), 30)
+    found = []
+    for size in sizes:
+        a, b = (torch.randn(size, size, device=DEVICE).to(DTYPES[precision]) for _ in range(2))
+        marks = []
+        for _ in range(tries):
+            begin = mark()
             torch.mm(a, b.t())
-            best = max(best, 2 * size**3 / (time.perf_counter() - started))
-    return {"flops": best}
-
-
-RUNS: dict[str, Callable[..., Result]] = {run.__name__: run for run in (ours, peer, btmlm, profile, loader, matmul_peak)}
+            marks.append((begin, mark()))
+        rates = [2 * size**3 / seconds for seconds in seconds_between(marks)]
+        found.append((max(rates), statistics.median(rates)))
+    best, usual = max(found)
+    return {"flops": best, "median": usual}

@@ -95,7 +95,7 @@ def ranks() -> Iterator[Ranks]:
     os.environ.update(before)
 
 
-@pytest.mark.parametrize(("precision", "stage"), list(itertools.product(("bf16", "fp16"), (1, 2))))
+@pytest.mark.parametrize(("precision", "stage"), [("bf16", 0), *itertools.product(("bf16", "fp16"), (1, 2, 3))])
 def test_a_step_in_half_precision_ends_finite_and_learns(
     precision: Precision, stage: int, ranks: Ranks, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
@@ -121,5 +121,29 @@ def test_a_step_in_half_precision_ends_finite_and_learns(
         engine.update(1e-3)
     assert all(torch.isfinite(torch.tensor(losses)))
     assert losses[-1] < 0.5 * losses[0]
-    assert all(bool(parameter.isfinite().all()) for parameter in engine.module.parameters())
+    assert all(bool(fragment.weight.isfinite().all()) for fragment in engine.fragments())
     assert (engine.loss_scale is not None) == (precision == "fp16")
+
+
+def test_generation_under_zero_3_is_that_of_the_whole_model(
+    ranks: Ranks, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    """Its weights are gathered module by module; the pseudo tokens are the same to the last one."""
+    from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
+
+    shape = {"num_layers": 4, "hidden_size": 128, "max_positions": S + 2}
+    batch = batch_of(BTMLM, documents_of(BTMLM), S).map(lambda tensor: tensor.cuda())
+    whole = encoder_of(torch.bfloat16, **shape).cuda()
+    expected = fill_placeholders(whole, batch).input_ids_BS
+    engine = Engine(
+        encoder_of(torch.bfloat16, **shape),
+        ranks,
+        DS_CONFIGS,
+        EngineConfig(zero_stage=3, precision="bf16"),
+        OptimizerConfig(),
+        BatchConfig(rows_per_step=2, micro_batch_rows=2),
+    )
+    found = fill_placeholders(engine.module, batch).input_ids_BS
+    assert torch.equal(found, expected)
+    assert batch.generation is not None
+    assert len(found.flatten()[batch.generation.slots_K.long()].unique()) > 3
