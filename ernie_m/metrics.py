@@ -27,6 +27,7 @@ SAMPLES_FILE = "samples.jsonl"
 SPIKES_FILE = "spikes.jsonl"
 CURVES_FILE = "curves.png"
 TIME_SHARE = "time_share/"
+GAIN = "cross_lingual_gain"
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -136,20 +137,11 @@ def draw_curves(folder: Path) -> Path:
     from matplotlib import pyplot
 
     lines = read_metrics(folder)
-    objectives = sorted({key for line in lines for key in line if key.startswith("loss/") and key.count("/") == 1})
-    gains = [(line["step"], line["cross_lingual_gain"]) for line in lines if line.get("cross_lingual_gain") is not None]
-    figure, axes = pyplot.subplots(1, 2 if gains else 1, figsize=(12 if gains else 7, 4.5), squeeze=False)
-    for key in objectives:
-        points = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
-        _plot_smoothed(axes[0][0], points, key.removeprefix("loss/"), width=max(1, len(lines) // 50))
-    axes[0][0].set(xlabel="step", ylabel="nats per predicted token", title="Loss")
-    axes[0][0].legend()
-    axes[0][0].grid(alpha=0.3)
-    if gains:
-        axes[0][1].plot(*zip(*gains, strict=True), marker="o", markersize=3)
-        axes[0][1].axhline(0, color="grey", linewidth=0.8)
-        axes[0][1].set(xlabel="step", ylabel="nats", title="Cross-lingual gain on held-out pairs")
-        axes[0][1].grid(alpha=0.3)
+    has_gains = any(line.get(GAIN) is not None for line in lines)
+    figure, axes = pyplot.subplots(1, 2 if has_gains else 1, figsize=(12 if has_gains else 7, 4.5), squeeze=False)
+    plot_losses(axes[0][0], lines)
+    if has_gains:
+        plot_gain(axes[0][1], lines)
     figure.tight_layout()
     path = folder / CURVES_FILE
     with written_atomically(path) as aside:
@@ -158,7 +150,29 @@ def draw_curves(folder: Path) -> Path:
     return path
 
 
-def _plot_smoothed(axis: Any, points: Sequence[tuple[int, float]], label: str, width: int) -> None:
+def plot_losses(axis: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Loss of each objective over the steps of a run's metrics."""
+    for key in sorted({key for line in lines for key in line if key.startswith("loss/") and key.count("/") == 1}):
+        plot_smoothed(axis, points_of(lines, key), key.removeprefix("loss/"), width=max(1, len(lines) // 50))
+    axis.set(xlabel="step", ylabel="nats per predicted token", title="Loss")
+    axis.legend()
+    axis.grid(alpha=0.3)
+
+
+def plot_gain(axis: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Cross-lingual gain over the steps at which it was measured."""
+    axis.plot(*zip(*points_of(lines, GAIN), strict=True), marker="o", markersize=3)
+    axis.axhline(0, color="grey", linewidth=0.8)
+    axis.set(xlabel="step", ylabel="nats", title="Cross-lingual gain on held-out pairs")
+    axis.grid(alpha=0.3)
+
+
+def points_of(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """(step, value) of each line that has the key."""
+    return [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def plot_smoothed(axis: Any, points: Sequence[tuple[int, float]], label: str, width: int) -> None:
     """The points, faint, and over them their mean over the last `width`."""
     steps, values = [p[0] for p in points], [p[1] for p in points]
     sums = np.concatenate([[0.0], np.cumsum(values)])

@@ -13,7 +13,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ernie_m.console import InputError
 from ernie_m.files import sha256_of
-from ernie_m.special_tokens import FAIRSEQ_OFFSET, UNK_ID, mask_id, vocab_size_of
+from ernie_m.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, mask_id, vocab_size_of
 
 TOKENIZER_FILE = "sentencepiece.bpe.model"  # the name XLM-R and `transformers` use, whatever the algorithm
 TEXTS_AT_A_TIME = 4096  # bounds the Python lists between SentencePiece and numpy
@@ -76,6 +76,11 @@ class Vocabulary:
         """Text of model ids; special tokens are left out."""
         pieces = [int(i) - FAIRSEQ_OFFSET for i in ids if UNK_ID < int(i) < self.mask_id]
         return str(self._processor.decode(pieces))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The piece of each model id as it stands in the model, U+2581 for a space; special tokens by their names."""
+        names = {**dict(enumerate((BOS, PAD, EOS, UNK))), self.mask_id: MASK}
+        return [names.get(i) or str(self._processor.id_to_piece(i - FAIRSEQ_OFFSET)) for i in map(int, ids)]
 
 
 def joined(parts: Sequence[EncodedTexts]) -> EncodedTexts:

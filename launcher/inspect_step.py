@@ -10,18 +10,12 @@ document. Works on any machine that has the run's folder and its data, also whil
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
-
-if TYPE_CHECKING:
-    from ernie_m.dataloader import PretrainingData
-
-CONFIG_FILE = "config.yaml"  # ernie_m.run_folder's, which takes seconds to import
 
 
 def inspect_step(
@@ -44,6 +38,7 @@ def inspect_step(
         output: also write the rows to this JSON file
     """
     from ernie_m.files import write_json
+    from ernie_m.run_data import open_data
     from ernie_m.skip_steps import SkipSteps
     from ernie_m.vocabulary import Vocabulary
 
@@ -66,26 +61,6 @@ def inspect_step(
                 print(f"    {language}: {vocabulary.decode(ids.tolist())}")
     if output:
         write_json(Path(output), {"run": run, "step": step, "rows": rows})
-
-
-def open_data(run: Path, data: Path | None) -> PretrainingData:
-    """The data order of a run, from its saved configuration; raises InputError unless the data is the run's own."""
-    from ernie_m.config import build, read_yaml
-    from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
-    from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
-    from ernie_m.files import sha256_of
-
-    path = run / CONFIG_FILE
-    if not path.is_file() or "data_identity" not in (saved := read_yaml(path)):
-        raise InputError(f"{run}: not a run folder ({CONFIG_FILE} of ours is missing); expected the --run of a pre-training")
-    folder = data or Path(saved["data_identity"]["folder"])
-    if not (folder / MANIFEST_FILE).is_file():
-        raise InputError(f"{folder}: no {MANIFEST_FILE} there; name the run's data folder with --data")
-    if sha256_of(folder / MANIFEST_FILE) != saved["data_identity"]["manifest_sha256"]:
-        raise InputError(f"{folder / MANIFEST_FILE}: not the data this run was started on; name its folder with --data")
-    stages = tuple(build(StageConfig, stage, str(path), f"stages[{i}].") for i, stage in enumerate(saved["stages"]))
-    config = build(DataConfig, saved["data"], str(path), "data.")
-    return PretrainingData(CorpusFolder(folder), config, Schedule(stages, saved["batch"]["rows_per_step"]), saved["seed"])
 
 
 if __name__ == "__main__":

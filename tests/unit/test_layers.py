@@ -27,7 +27,7 @@ LAYERS = (
     },
     {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
-    {"objectives", "packing", "attention", "block_mask", "loss", "gelu_linear"},
+    {"objectives", "packing", "attention", "block_mask", "loss", "tied_gradient", "gelu_linear", "layer_norm"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {
         "ranks",
@@ -44,6 +44,7 @@ LAYERS = (
     | {"tracking", "heartbeat", "watchdog"},
     {
         "run_folder",
+        "run_data",
         "recipe",
         "journal",
         "utilization",
@@ -53,6 +54,7 @@ LAYERS = (
         "hosts",
         "interop",
         "ablation",
+        "show",
         "downstream",
     }
     | {"planning"},
@@ -126,7 +128,7 @@ def test_what_needs_no_torch_imports_none(module: str) -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        "dataloader",  # what looks at a folder of a million shards stays small and quick
+        "dataloader, ernie_m.run_data",  # what looks at a folder of a million shards stays small and quick
         "hosts.probe, ernie_m.hosts.link, ernie_m.hosts.session",  # a doctor is called where torch may be broken
         "checkpoint, ernie_m.supervision.supervisor, ernie_m.watchdog",  # beside the training, for days
     ],

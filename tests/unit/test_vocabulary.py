@@ -44,6 +44,14 @@ def test_ids_are_the_pieces_shifted_as_fairseq_did(model: Path) -> None:
         assert vocabulary.decode([0, *ids.tolist(), 2, vocabulary.mask_id]) == text
 
 
+def test_pieces_are_the_models_own_and_specials_have_names(model: Path) -> None:
+    vocabulary = Vocabulary(model)
+    raw = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    ids = vocabulary.encode(TEXTS[1])
+    assert vocabulary.pieces(ids) == raw.encode(TEXTS[1], out_type=str)
+    assert vocabulary.pieces([0, 1, 2, 3, vocabulary.mask_id]) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
 def test_unknown_characters_are_UNK(model: Path) -> None:
     ids = Vocabulary(model).encode("the ☃ house")
     assert (ids == UNK_ID).sum() == 1

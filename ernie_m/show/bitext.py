@@ -1,0 +1,157 @@
+"""Bitext in a folder, in whatever form it lies there, as groups of line-aligned sentences.
+
+tatoeba.fra-eng.{fra,eng}    LASER's pairs               fr-en.{fr,en}    pairs
+news.{en,fr,sw}              one text in many languages  {eng_Latn,fra_Latn}.devtest    the same as FLORES has it
+
+Two languages that share no file meet over English: sentences with the same English beside them are translations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from ernie_m.ablation.measures import LANGUAGE_CODES
+from ernie_m.console import InputError
+from ernie_m.evaluation import read_aligned
+
+PIVOT = "en"
+CODES = LANGUAGE_CODES | {"eng": "en", "zho": "zh", "arb": "ar"}
+PAIR = re.compile(r"(?:.*\.)?([a-z]{2,3})-([a-z]{2,3})\.([a-z]{2,3})")
+MANY_BY_LANGUAGE = re.compile(r"(?P<text>.+)\.(?P<code>[a-z]{2,3})")
+MANY_BY_SPLIT = re.compile(r"(?P<code>[a-z]{3})_[A-Z][a-z]{3}\.(?P<text>\w+)")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Line-aligned sentences: as many of each language, those of one line translations of each other."""
+
+    name: str
+    sentences: Mapping[str, Sequence[str]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.sentences.values())))
+
+
+@dataclass(frozen=True)
+class Bitext:
+    """All groups of a folder in languages that were asked for; `left_out` says what was not taken, and why."""
+
+    groups: tuple[Group, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def languages(self) -> list[str]:
+        """All languages, English first."""
+        return sorted({language for group in self.groups for language in group.sentences}, key=lambda x: (x != PIVOT, x))
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Sentences that two languages share: number and line of the group on either side, and whether English joined them."""
+
+    places: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
+    over_english: bool
+
+
+def read_bitext(folder: Path, languages: Collection[str], limit: int) -> Bitext:
+    """The first `limit` lines of every group of `folder`, without those that are blank on some side.
+
+    Raises InputError for a folder that is missing or has nothing in at least two of `languages`, and for files that are
+    not aligned.
+    """
+    if not folder.is_dir():
+        raise InputError(f"--bitext {folder}: no such folder")
+    found: dict[str, dict[str, Path]] = {}
+    nameless = []
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        named = _named(path, languages)
+        if named is None:
+            nameless.append(path.name)
+        else:
+            found.setdefault(named[0], {})[named[1]] = path
+    known = {name: {k: v for k, v in paths.items() if k in languages} for name, paths in found.items()}
+    unknown = sorted({language for paths in found.values() for language in paths if language not in languages})
+    left_out = []
+    if nameless:
+        left_out.append(f"whose names tell no language: {', '.join(nameless)}")
+    if unknown:
+        left_out.append(f"in languages that the run does not have: {', '.join(unknown)}")
+    alone = [next(iter(paths.values())).name for paths in found.values() if len(paths) == 1]
+    if alone:
+        left_out.append(f"without another side: {', '.join(alone)}")
+    groups = [_read(name, paths, limit) for name, paths in sorted(known.items()) if len(paths) > 1]
+    if not groups:
+        raise InputError(
+            f"--bitext {folder}: no aligned files in two languages of the run ({', '.join(sorted(languages))}); expected "
+            "tatoeba.fra-eng.fra beside .eng, fr-en.fr beside fr-en.en, or text.en beside text.fr"
+        )
+    return Bitext(tuple(groups), tuple(left_out))
+
+
+def _named(path: Path, languages: Collection[str]) -> tuple[str, str] | None:
+    """Group and language that a file's name tells."""
+    pair = PAIR.fullmatch(path.name)
+    if pair and pair[3] in (pair[1], pair[2]):
+        return path.stem, CODES.get(pair[3], pair[3])
+    many = MANY_BY_SPLIT.fullmatch(path.name) or MANY_BY_LANGUAGE.fullmatch(path.name)
+    if many and many["code"] in {*CODES, *CODES.values(), *languages}:
+        return many["text"], CODES.get(many["code"], many["code"])
+    return None
+
+
+def _read(name: str, paths: Mapping[str, Path], limit: int) -> Group:
+    """One group; the first file, English where it is there, is what the others must align with."""
+    first, *others = sorted(paths, key=lambda language: (language != PIVOT, language))
+    sides = {}
+    for other in others:
+        sides[first], sides[other] = (side[:limit] for side in read_aligned(paths[first], paths[other]))
+    kept = [line for line, texts in enumerate(zip(*sides.values(), strict=True)) if all(text.strip() for text in texts)]
+    if not kept:
+        raise InputError(f"{paths[first]}: no line has text in all of {', '.join(sides)}")
+    return Group(name, {language: [side[line] for line in kept] for language, side in sides.items()})
+
+
+def shared_sentences(bitext: Bitext) -> dict[tuple[str, str], Shared]:
+    """What each pair of languages (in the order of `bitext.languages`) shares, pairs without anything left out.
+
+    The largest group that has both, or else the sentences whose English stands in both languages' groups, each once.
+    """
+    lines_of = {language: _by_english(bitext, language) for language in bitext.languages}
+    shared = {}
+    for a, b in combinations(bitext.languages, 2):
+        direct = [n for n, group in enumerate(bitext.groups) if {a, b} <= set(group.sentences)]
+        if direct:
+            largest = max(direct, key=lambda n: (len(bitext.groups[n]), -n))
+            places = tuple(((largest, line), (largest, line)) for line in range(len(bitext.groups[largest])))
+            shared[a, b] = Shared(places, over_english=False)
+        elif both := [text for text in lines_of[a] if text in lines_of[b]]:
+            shared[a, b] = Shared(tuple((lines_of[a][text], lines_of[b][text]) for text in both), over_english=True)
+    return shared
+
+
+def _by_english(bitext: Bitext, language: str) -> dict[str, tuple[int, int]]:
+    """English sentence -> group and line of its first translation into `language`."""
+    found: dict[str, tuple[int, int]] = {}
+    for number, group in enumerate(bitext.groups):
+        if language in group.sentences and PIVOT in group.sentences:
+            for line, text in enumerate(group.sentences[PIVOT]):
+                found.setdefault(text, (number, line))
+    return found
+
+
+def translations(bitext: Bitext) -> list[dict[str, tuple[int, int]]]:
+    """Every sentence with its translations, language -> (group, line): those in most languages first, then as they stand.
+
+    Sentences with the same English are one; groups without English stand for themselves.
+    """
+    meanings: dict[str | tuple[int, int], dict[str, tuple[int, int]]] = {}
+    for number, group in enumerate(bitext.groups):
+        for line in range(len(group)):
+            key = group.sentences[PIVOT][line] if PIVOT in group.sentences else (number, line)
+            for language in group.sentences:
+                meanings.setdefault(key, {}).setdefault(language, (number, line))
+    return sorted(meanings.values(), key=lambda places: -len(places))

@@ -1,0 +1,106 @@
+"""A run opened for looking: one checkpoint's weights, those that it started with, its data order and vocabulary."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ernie_m.ablation.subject import Subject
+from ernie_m.checkpoint import Checkpoint, committed_folders, folder_name, newest_in_run, verify
+from ernie_m.config import build, read_yaml
+from ernie_m.console import InputError
+from ernie_m.dataloader import DATA_ORDER, PretrainingData
+from ernie_m.interop.source import Target
+from ernie_m.interop.start import start_from
+from ernie_m.model import Encoder
+from ernie_m.ranks import Voters
+from ernie_m.recipe import TrainingConfig
+from ernie_m.run_data import CONFIG_FILE, open_data
+from ernie_m.run_folder import START_FILE, load_weights
+from ernie_m.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """What the page is made of. Models are on the CPU, in fp32 and without dropout."""
+
+    path: Path
+    configuration: Mapping[str, Any]
+    config: TrainingConfig
+    checkpoint: Checkpoint
+    data: PretrainingData
+    vocabulary: Vocabulary
+
+    @property
+    def language_ids(self) -> dict[str, int]:
+        return self.data.folder.language_ids
+
+    @property
+    def data_order_problem(self) -> str | None:
+        """Why this release does not know the run's rows; None when it does."""
+        order = self.configuration["data_identity"].get("data_order", 1)
+        if order == DATA_ORDER:
+            return None
+        return f"the run has data order {order}, this release {DATA_ORDER}: its rows would not be those that were trained"
+
+    def after(self) -> Subject:
+        """The checkpoint's weights."""
+        model = Encoder(self.config.model).eval()
+        model.load_state_dict(load_weights(dict(self.configuration), self.checkpoint))
+        return self._subject(model, self.checkpoint.step)
+
+    def before(self) -> Subject:
+        """The weights of step 0: drawn from the run's seed and, where `init_from` has others, replaced by those.
+
+        Raises InputError when what the run started from is no longer there, or is not what it was.
+        """
+        model, start, folder = (
+            Encoder(self.config.model).initialise(self.config.seed).eval(),
+            self.config.init_from,
+            self.data.folder,
+        )
+        if start:
+            way_out = "name a Hugging Face folder of these weights with --before, or leave them out with --before none"
+            target = Target.of(self.config.model, folder.folder, folder.manifest)
+            try:
+                started = start_from(start, target, model, Voters(0, 1))
+            except InputError as error:
+                raise InputError(f"{error}; {way_out}") from None
+            recorded = self.path / START_FILE
+            if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8"))["sha256"] != started.sha256:
+                raise InputError(f"init_from: {start}: other bytes than the run started from ({recorded}); {way_out}")
+        return self._subject(model, 0)
+
+    def _subject(self, model: Encoder, step: int) -> Subject:
+        return Subject(model, step, self.config.data, self.vocabulary, self.language_ids)
+
+
+def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None) -> OpenedRun:
+    """Open the run folder `run` at `checkpoint` (step_00001000, or 1000; default: the newest whole one).
+
+    Raises InputError when it is none, has no such checkpoint yet, or when its data is not at hand.
+    """
+    opened = open_data(run, data)
+    configuration = read_yaml(run / CONFIG_FILE)
+    content = {key: value for key, value in configuration.items() if key != "data_identity"}
+    config = build(TrainingConfig, content, str(run / CONFIG_FILE))
+    config = replace(config, model=replace(config.model, attention="sdpa"))  # here, whatever the run's cards were
+    vocabulary = Vocabulary(opened.folder.tokenizer_path)
+    return OpenedRun(run, configuration, config, _checkpoint(run, checkpoint), opened, vocabulary)
+
+
+def _checkpoint(run: Path, name: str | None) -> Checkpoint:
+    if name is None:
+        return newest_in_run(run)
+    there = {folder.name: folder for folder in committed_folders(run / "checkpoints")}
+    folder = there.get(name) or there.get(folder_name(int(name)) if name.isdecimal() else "")
+    if folder is None:
+        names = f"expected one of {', '.join(sorted(there))}" if there else "the run has none yet"
+        raise InputError(f"--checkpoint {name}: no such checkpoint in {run / 'checkpoints'}; {names}")
+    try:
+        return verify(folder)
+    except InputError as error:
+        raise InputError(f"checkpoint {folder}: {error}; name another with --checkpoint") from None

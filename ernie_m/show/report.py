@@ -1,0 +1,200 @@
+"""The page: each section's content, or the words that say why it is left out, put into report.html.jinja."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ernie_m.ablation.subject import Subject, write_hugging_face
+from ernie_m.console import InputError
+from ernie_m.model import Encoder
+from ernie_m.objectives import OBJECTIVES
+from ernie_m.show import attention_pictures, overview, pseudo_tokens, retrieval, sentence_map
+from ernie_m.show.bitext import Bitext, shared_sentences
+from ernie_m.show.opened import OpenedRun
+from ernie_m.show.overview import Table
+from ernie_m.skip_steps import SkipSteps
+
+NAMED = 12  # pairs of languages without a number
+NO_BITEXT = "no bitext was given (--bitext FOLDER)"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What to show of a run. `before`: a Hugging Face folder, 'start' for the run's weights of step 0, or 'none'."""
+
+    bitext: Bitext | None
+    before: str
+    step: int
+    layer: int = 0
+
+
+def page(run: OpenedRun, look: Look, scratch: Path) -> str:
+    """The whole page as HTML; `scratch` is a folder for exported weights, to be removed by the caller.
+
+    Raises InputError for a layer that the model has not, and for weights of the start that are not at hand.
+    """
+    lines = overview.metrics_up_to(run)
+    languages = {number: name for name, number in run.language_ids.items()}
+    after = run.after()
+    content = {
+        "title": f"{run.path.resolve().name} after {run.checkpoint.step:,} steps",
+        "overview": {
+            "facts": overview.facts(run, lines),
+            "stages": overview.stages(run),
+            "streams": overview.streams(run),
+            "scores": overview.scores(lines),
+            "recipe": overview.recipe(run),
+            "curves": overview.curves(lines) if lines else None,
+        },
+        **_of_rows(run, look, after.model, languages),
+        **_of_sentences(run, look, after, scratch),
+    }
+    loader = PackageLoader("ernie_m.show", ".")
+    template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return template.get_template("report.html.jinja").render(content)
+
+
+# -- rows of training ------------------------------------------------------------------------------------------------
+
+
+def _of_rows(run: OpenedRun, look: Look, model: Encoder, languages: Mapping[int, str]) -> dict[str, Any]:
+    """Sections 'rules' and 'written'."""
+    if run.data_order_problem:
+        return dict.fromkeys(("rules", "written"), run.data_order_problem)
+    ends = list(itertools.accumulate(stage.steps for stage in run.config.stages))
+    last = attention_pictures.last_rows(run.data, look.step, ends, SkipSteps.read(run.path))
+    rules = []
+    for name, (step, rows) in last.items():
+        address = next((row for row in rows if run.data.row(row).num_tokens), rows[0])
+        row_id = next(r["id"] for r in run.data.describe_step(step) if (r["objective"], r["draw"]) == (name, address.draw))
+        for view in attention_pictures.views(run.data, address, model):
+            positions = attention_pictures.legible_part(view)
+            about = f"step {step:,}, row {row_id}: {_packed_words(view)}; written out: {_part_words(view, positions)}"
+            picture = attention_pictures.picture(view, positions, run.vocabulary, languages)
+            rules.append({"title": view.title, "about": about, "picture": picture})
+    pseudo = next((name for name in last if OBJECTIVES[name].is_pseudo_parallel), None)
+    if pseudo is None:
+        is_later = any(OBJECTIVES[name].is_pseudo_parallel for name in run.data.schedule.objectives)
+        written: Any = (
+            f"up to step {look.step:,} the run has not trained on BTMLM" if is_later else "the recipe has no BTMLM"
+        )
+    else:
+        step, rows = last[pseudo]
+        written = {
+            "about": f"Sentences of BTMLM's rows of step {step:,}, and what {_writer_words(run, step)} puts behind them "
+            "in another language, all tokens at once, from the sentence as it is. Special tokens are never written; "
+            "probabilities are among all other pieces.",
+            "examples": pseudo_tokens.written(run.data, rows, model, run.vocabulary, languages),
+        }
+    return {"rules": rules, "written": written}
+
+
+def _packed_words(view: attention_pictures.View) -> str:
+    document_S = view.column("document")
+    padding = int((document_S < 0).sum())
+    return f"{document_S.max() + 1} documents, {padding} positions of padding"
+
+
+def _part_words(view: attention_pictures.View, positions: np.ndarray) -> str:
+    document_S = view.column("document")
+    shown = np.unique(document_S[positions])
+    whole = len(positions) == np.isin(document_S, shown).sum()
+    names = " and ".join(str(number + 1) for number in shown)
+    which = f"document{'s' if len(shown) > 1 else ''} {names}"
+    return f"{which}, whole" if whole else f"the first positions of each group of {which}"
+
+
+def _writer_words(run: OpenedRun, step: int) -> str:
+    if step == run.checkpoint.step:
+        return "the checkpoint, which is the model of that step,"
+    return f"the checkpoint (not the model of that step: this one has made {run.checkpoint.step:,} steps)"
+
+
+# -- sentences of a bitext -------------------------------------------------------------------------------------------
+
+
+def _of_sentences(run: OpenedRun, look: Look, after: Subject, scratch: Path) -> dict[str, Any]:
+    """Sections 'retrieval' and 'map'."""
+    if look.bitext is None:
+        return dict.fromkeys(("retrieval", "map"), NO_BITEXT)
+    folders = {"after": scratch / "after"}
+    if look.before not in ("none", "start"):
+        folders["before"] = Path(look.before)
+    elif look.before == "start":
+        folders["before"] = scratch / "before"
+        start = run.before()
+    try:
+        write_hugging_face(after, folders["after"])
+        if look.before == "start":
+            write_hugging_face(start, folders["before"])
+    except InputError as error:  # a BPE tokenizer, a language at every token
+        return dict.fromkeys(("retrieval", "map"), str(error))
+    encoded = {when: retrieval.pooled(folder, look.bitext, look.layer, when) for when, folder in folders.items()}
+    names = {"before": "before: " + ("step 0" if look.before == "start" else Path(look.before).name)}
+    names["after"] = f"after: step {run.checkpoint.step:,}"
+    ordered = {names[when]: encoded[when] for when in ("before", "after") if when in encoded}
+    return {
+        "retrieval": _retrieval(look.bitext, ordered, encoded),
+        "map": _map(look.bitext, ordered),
+    }
+
+
+def _retrieval(
+    bitext: Bitext, ordered: Mapping[str, retrieval.Pooled], encoded: Mapping[str, retrieval.Pooled]
+) -> dict[str, Any]:
+    languages, shared = bitext.languages, shared_sentences(bitext)
+    num_shared = retrieval.counts(languages, shared)
+    maps = {title: retrieval.cells(of, languages, shared) for title, of in ordered.items()}
+    pairs = list(itertools.combinations(range(len(languages)), 2))
+    few = [(i, j) for i, j in pairs if num_shared[i, j] < retrieval.LEAST_SHARED]
+    joined = sum(s.over_english for s in shared.values())
+    best = {title: (int(np.argmax(of.mean_sweep())), max(of.mean_sweep())) for title, of in ordered.items()}
+    return {
+        "layers": _layer_words(ordered),
+        "over_english": f"{joined} pairs of languages share no file and meet over equal English sentences."
+        if joined
+        else "",
+        "least": retrieval.LEAST_SHARED,
+        "empty": [f"{languages[i]}-{languages[j]} ({num_shared[i, j]})" for i, j in few[:NAMED]]
+        + [f"and {len(few) - NAMED} more"] * (len(few) > NAMED),
+        "heat_maps": retrieval.heat_maps(maps, languages, num_shared),
+        "sweeps": retrieval.sweeps(encoded["after"], encoded.get("before")),
+        "best": "Best layer on these very sentences (not a score to report): "
+        + "; ".join(f"{title}: layer {layer}, {100 * share:.1f} %" for title, (layer, share) in best.items()),
+        "left_out": bitext.left_out,
+    }
+
+
+def _layer_words(ordered: Mapping[str, retrieval.Pooled]) -> str:
+    layers = {title: f"layer {of.layer} of {of.num_layers}" for title, of in ordered.items()}
+    if len(set(layers.values())) == 1:
+        return next(iter(layers.values()))
+    return ", ".join(f"{layer} ({title})" for title, layer in layers.items())
+
+
+def _map(bitext: Bitext, ordered: Mapping[str, retrieval.Pooled]) -> Any:
+    points = sentence_map.chosen_points(bitext)
+    if len(points) < sentence_map.LEAST_POINTS:
+        return f"the bitext has only {len(points)} sentences, a map needs {sentence_map.LEAST_POINTS}"
+    print(f"map of {len(points)} sentences", flush=True)
+    states = {title: sentence_map.states_of(points, of) for title, of in ordered.items()}
+    planes = {title: sentence_map.projected(of) for title, of in states.items()}
+    near = {title: sentence_map.neighbours(points, of) for title, of in states.items()}
+    return {
+        "about": f"{len(points):,} sentences, {len(set(points.meanings)):,} meanings in {len(set(points.languages))} "
+        "languages, the same in each map, as t-SNE lays out their states (the layer above, cosine, a fixed seed). Places "
+        "compare within a map only.",
+        "maps": sentence_map.maps(planes, points),
+        "neighbours": Table(
+            ("", "nearest other sentence is a translation", "is of the same language"),
+            [[title, f"{100 * a:.1f} %", f"{100 * b:.1f} %"] for title, (a, b) in near.items()],
+        ),
+        "examples": sentence_map.example_texts(points, bitext),
+    }

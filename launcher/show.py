@@ -1,0 +1,84 @@
+"""Look at a run: one static HTML page with its curves, retrieval between languages, a map of sentences, and its rows.
+
+    python launcher/show.py --run RUN --output report.html
+    python launcher/show.py --run RUN --bitext tatoeba/ --output report.html
+
+The page holds all that it shows (nothing is fetched): loss curves and scores; a heat map of retrieval, language by language;
+the same sentences in all languages before and after training; who reads whom in packed rows of each objective; and what
+BTMLM writes behind a sentence. The same run, checkpoint and bitext give the same bytes. A CPU is enough; the run may go on.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+try:
+    from ernie_m.command_line import run as run_command
+    from ernie_m.console import InputError
+except ModuleNotFoundError as error:
+    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+
+
+def show(
+    *,
+    run: str,
+    output: str = "report.html",
+    bitext: str | None = None,
+    checkpoint: str | None = None,
+    before: str = "start",
+    step: int | None = None,
+    layer: int = 0,
+    sentences: int = 1000,
+    data: str | None = None,
+) -> None:
+    """Write a page that shows a run.
+
+    Args:
+        run: run folder of launcher/pretrain.py
+        output: HTML file to write
+        bitext: folder with sentences to retrieve: tatoeba.fra-eng.fra beside .eng, fr-en.fr beside .en, or one text in many
+            languages (text.en, text.fr, text.sw; fra_Latn.devtest); without it retrieval and map are left out
+        checkpoint: which one, e.g. step_00001000; default: the newest
+        before: what to compare with: start, the run's own weights of step 0; a Hugging Face folder; or none
+        step: rows of which step to draw, from 0; default: the last that the checkpoint was trained on
+        layer: pool the states behind this layer, from 1; 0 takes the middle one
+        sentences: lines of each bitext file to use at most
+        data: the run's data folder, if it lies elsewhere now
+    """
+    import importlib.util
+
+    target, scratch = Path(output), Path(output).resolve().parent
+    if target.is_dir() or not scratch.is_dir():
+        raise InputError(f"--output {output}: expected an HTML file to write, in a folder that exists")
+    if not isinstance(sentences, int) or sentences < 1:
+        raise InputError(f"--sentences {sentences}: expected a positive number")
+    needed = ("jinja2", "sklearn") if bitext else ("jinja2",)
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"{missing[0]} is not installed; a page needs the packages of: pip install -e '.[show]'")
+
+    from ernie_m.files import written_atomically
+    from ernie_m.show.bitext import read_bitext
+    from ernie_m.show.opened import open_run
+    from ernie_m.show.report import Look, page
+
+    if before not in ("start", "none") and not (Path(before) / "config.json").is_file():
+        raise InputError(f"--before {before}: expected start, none, or a Hugging Face folder, e.g. of launcher/export.py")
+    opened = open_run(Path(run), Path(data) if data else None, checkpoint)
+    step = max(0, opened.checkpoint.step - 1) if step is None else step
+    if not isinstance(step, int) or not 0 <= step < opened.data.schedule.num_steps:
+        raise InputError(f"--step {step}: expected 0 .. {opened.data.schedule.num_steps - 1}, the steps of {run}")
+    num_layers = opened.config.model.num_layers
+    if not isinstance(layer, int) or not 0 <= layer <= num_layers:
+        raise InputError(f"--layer {layer}: expected 1 .. {num_layers}, or 0 for the middle one")
+    pairs = read_bitext(Path(bitext), opened.language_ids, sentences) if bitext else None
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=scratch) as folder:
+        content = page(opened, Look(pairs, before, step, layer), Path(folder))
+    with written_atomically(target) as aside:
+        aside.write_text(content, encoding="utf-8")
+    print(f"written: {target} ({len(content.encode()) / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    run_command(show, "launcher/show.py")
