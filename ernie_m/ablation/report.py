@@ -116,8 +116,9 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> None:
                 continue
             for line in lines:
                 axis.plot(*zip(*line, strict=True), color=f"C{number}", alpha=0.25, linewidth=0.8)
-            mean = [(points[0][0], statistics.fmean(y for _, y in points)) for points in zip(*lines, strict=True)]
-            axis.plot(*zip(*mean, strict=True), color=f"C{number}", marker="o", markersize=3, label=variant.title)
+            axis.plot(
+                *zip(*mean_line(lines), strict=True), color=f"C{number}", marker="o", markersize=3, label=variant.title
+            )
         axis.set(
             xlabel="layer (0: embeddings)" if panel == "retrieval" else "step",
             ylabel="Tatoeba accuracy@1, %" if panel == "retrieval" else curves[panel],
@@ -128,6 +129,12 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     _save(figure, path)
+
+
+def mean_line(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean over lines at the steps that all of them have: a run that was stopped has one of its own, its last save."""
+    by_step = [dict(line) for line in lines]
+    return [(x, statistics.fmean(line[x] for line in by_step)) for x, _ in lines[0] if all(x in line for line in by_step)]
 
 
 def _line(result: Mapping[str, Any], panel: str) -> list[tuple[float, float]]:
@@ -144,8 +151,7 @@ def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Seque
         smooth = [smoothed_perplexity(run) for run in runs[variant.name]]
         for line in smooth:
             axis.plot(*zip(*line, strict=True), color=f"C{number}", alpha=0.25, linewidth=0.8)
-        mean = [(points[0][0], statistics.fmean(y for _, y in points)) for points in zip(*smooth, strict=True)]
-        axis.plot(*zip(*mean, strict=True), color=f"C{number}", label=variant.title)
+        axis.plot(*zip(*mean_line(smooth), strict=True), color=f"C{number}", label=variant.title)
     axis.set(xlabel="step", ylabel="perplexity of BTMLM's masks, training", yscale="log")
     axis.grid(alpha=0.3)
     axis.legend()

@@ -273,3 +273,9 @@ def test_benchmarks_are_named_with_their_folders(tmp_path: Path) -> None:
     assert fine_tunings(None, "") == ()
     with pytest.raises(InputError, match="--finetune xnli=nowhere: expected TASK=FOLDER"):
         fine_tunings("xnli=nowhere", "")
+
+
+def test_a_mean_over_seeds_is_taken_at_the_steps_that_all_have() -> None:
+    """A run that was stopped in between saved there, too."""
+    lines = [[(500.0, 1.0), (1000.0, 2.0)], [(500.0, 3.0), (730.0, 9.0), (1000.0, 4.0)]]
+    assert report.mean_line(lines) == report.mean_line(lines[::-1]) == [(500.0, 2.0), (1000.0, 3.0)]
