@@ -225,7 +225,8 @@ class Benchmark:
         """Seconds of a build, from the start of the command to its end."""
         out = self.work / to
         shutil.rmtree(out, ignore_errors=True)
-        before, started = stolen(), time.perf_counter()
+        used = cores or os.sched_getaffinity(0)
+        before, started = stolen(used), time.perf_counter()
         digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()[:12]
         arguments = ["--catalog", catalog, "--tokenizer", tokenizer, "--out", out, "--tokenizer_sha256", digest, *options]
         run_cli("build", *arguments, launcher=launcher, cores=cores)
@@ -233,7 +234,7 @@ class Benchmark:
             run_cli("verify", "--data", out, cores=cores)
         seconds = time.perf_counter() - started
         label = " ".join([*(launcher or [])[-2:], *options])
-        lost = f"{stolen() - before:.1f} s of this machine's cores lost to other machines"
+        lost = f"{stolen(used) - before:.1f} s of {len(used)} core{'s' * (len(used) > 1)} lost to other machines"
         print(f"built{' and verified' * verify} {catalog.parent.name} ({label}) in {seconds:.1f} s; {lost}", flush=True)
         return seconds
 
@@ -360,9 +361,10 @@ def on_cores(cores: set[int] | None) -> Callable[[], None] | None:
     return None if cores is None else lambda: os.sched_setaffinity(0, cores)
 
 
-def stolen() -> float:
-    """Seconds that a hypervisor has kept this machine's busy cores waiting, all cores together (0 on bare metal)."""
-    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+def stolen(cores: set[int]) -> float:
+    """Seconds for which a hypervisor has kept work of these cores waiting, all together (0 on bare metal)."""
+    counts = [line.split() for line in Path("/proc/stat").read_text().splitlines() if line.startswith("cpu")]
+    return sum(int(count[8]) for count in counts if count[0][3:] in map(str, cores)) / os.sysconf("SC_CLK_TCK")
 
 
 def processor() -> str:
