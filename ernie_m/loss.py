@@ -71,7 +71,7 @@ class _PredictedNll(torch.autograd.Function):
             product_NV = _product(hidden, weight_VD) if kept_NV is None else kept_NV
             gradient_NV, of_bias = _to_gradient(product_NV, bias_V.float(), labels, log_sum, gradient)
             hidden_gradients.append(gradient_NV @ weight_VD)
-            of_weight = gradient_NV.t() @ hidden
+            of_weight = gradient_NV.t() @ hidden if ctx.tied is None else ctx.tied.product(gradient_NV.t(), hidden)
             if len(parts[0]) > 1:  # summed in fp32, whatever the precision
                 of_weight = of_weight.float()
             weight_gradient = of_weight if weight_gradient is None else weight_gradient.add_(of_weight)

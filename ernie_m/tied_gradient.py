@@ -2,7 +2,8 @@
 
 autograd adds the two up in a third tensor. At 250,002 words that is 0.7 GiB, the rows of a few thousand tokens in it, at the
 moment when a step holds most. Here the head's backward leaves its gradient in a `TiedGradient`, and the embedding's, which
-always runs last, adds its rows in place and hands the whole to autograd.
+always runs last, adds its rows in place and hands the whole to autograd. The room for it is taken before the forward's
+activations are: theirs would else be cut out of the hole that the last step's gradient left, and the next one need a new.
 """
 
 from __future__ import annotations
@@ -16,9 +17,18 @@ from torch.autograd.function import once_differentiable
 
 
 class TiedGradient:
-    """Where one forward and backward keeps the head's gradient [V, D] until the embedding's backward."""
+    """Where one forward and backward keeps the head's gradient [V, D] until the embedding's backward.
 
+    `room`: memory for it, from the embedding's forward to the head's backward.
+    """
+
+    room: Tensor | None = None
     gradient: Tensor | None = None
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        """a @ b, in the room."""
+        room, self.room = self.room, None
+        return a @ b if room is None else torch.mm(a, b, out=room)
 
 
 def embedding_rows(ids: Tensor, weight_VD: Tensor, padding_id: int, tied: TiedGradient | None) -> Tensor:
@@ -36,6 +46,7 @@ class _EmbeddingRows(torch.autograd.Function):
     def forward(ctx: Any, ids: Tensor, weight_VD: Tensor, padding_id: int, tied: TiedGradient) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.num_words, ctx.padding_id, ctx.tied = len(weight_VD), padding_id, tied
+        tied.room = torch.empty_like(weight_VD)
         return F.embedding(ids, weight_VD, padding_id)
 
     @staticmethod

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
+from transformers import AutoModel, AutoTokenizer, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
 
 from data_prep import embedded
 from data_prep.tokenizer_training import train_tokenizer
@@ -57,6 +59,39 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     XLMRobertaForMaskedLM(config).save_pretrained(folder)
     return folder
+
+
+EXACT = ("learning_rate=1e-3", "layer_decay=0.5", "batch_size=16", "epochs=1", "max_length=40", "adam_epsilon=0.01")
+"""With a large epsilon Adam's updates depend on the gradient's scale, as they do with clipping."""
+
+
+def without_dropout(encoder: Path, to: Path) -> Path:
+    """A copy whose training depends on nothing but its examples."""
+    folder = Path(shutil.copytree(encoder, to))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def plain_accuracies(folder: Path, data: Path, language: str) -> np.ndarray:
+    """[2 ways, layers + 1] in percent: a sentence at a time without padding, float64 means, cosines and arg-max."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    sides = []
+    for name in (language, "eng"):
+        vectors = []
+        for line in (data / f"tatoeba.{language}-eng.{name}").read_text(encoding="utf-8").rstrip("\n").split("\n"):
+            with torch.no_grad():
+                inputs = tokenizer(line, return_tensors="pt", truncation=True, max_length=128)
+                states = model(**inputs, output_hidden_states=True).hidden_states
+            vectors.append([layer[0].double().numpy().mean(axis=0) for layer in states])
+        layers = np.array(vectors).transpose(1, 0, 2)
+        sides.append(layers / np.linalg.norm(layers, axis=2, keepdims=True))
+    found = []
+    for queries, keys in (sides, sides[::-1]):
+        cosine = np.einsum("lnd,lkd->lnk", queries, keys)
+        found.append((cosine.argmax(axis=2) == np.arange(cosine.shape[1])).mean(axis=1) * 100)
+    return np.array(found)
 
 
 def write_pairs(path: Path, language: str, count: int, seed: int) -> None:

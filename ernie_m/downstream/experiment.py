@@ -172,7 +172,11 @@ def _finish(
     task = experiment.task
     trivial = statistics.fmean(task.trivial_score(examples) for examples in data.validation.values())
     summary = report.summarise(results, task.metrics, trivial, sum(map(len, data.validation.values())))
-    row = paper.row_of(task.name, experiment.setting, size)
+    tested = {task.data_set(path) for path in data.files["test"]}
+    if experiment.files.from_dev:
+        tested = {f"parts of {name}" for name in tested}
+    place = (task.name, experiment.setting, size, tested)
+    row, absence = paper.row_of(*place), paper.absence(*place)
     cut = "; train, validation and test cut out of dev files" if experiment.files.from_dev else ""
     protocol = (
         f"{task.protocol}; best checkpoint by validation on {', '.join(data.validation)}; "
@@ -190,7 +194,7 @@ def _finish(
     title = f"{task.name}, {experiment.setting}: {experiment.encoder.name}"
     report.draw(summary, results, row, title, experiment.to / PICTURE_FILE)
     print(f"\n{report.as_table(summary, results, row)}\n")
-    for line in (*report.remarks(summary, results, row), f"protocol: {protocol}"):
+    for line in (*report.remarks(summary, results, row), *filter(None, [absence]), f"protocol: {protocol}"):
         print(line)
     print(f"written: {experiment.to / RESULTS_FILE}, {experiment.to / PICTURE_FILE}", flush=True)
     return content

@@ -103,7 +103,8 @@ def named(text: str, patterns: Sequence[str], option: str) -> list[SourceFile]:
 def _files(task: Task[Any], options: FileOptions, part: Part, language: str | None) -> list[SourceFile]:
     patterns = task.patterns[part]
     if part in options.named:
-        return named(options.named[part], patterns, f"--{part}_files")
+        known = [*patterns, *(pattern for of_part in task.patterns.values() for pattern in of_part)]
+        return named(options.named[part], known, f"--{part}_files")  # a dev file may be tested on
     if not options.folder.is_dir():
         raise InputError(f"--data {options.folder}: no such folder")
     if found := find(options.folder, patterns, language):

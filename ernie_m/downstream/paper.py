@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ernie_m.downstream.encoders import Size
@@ -45,6 +45,24 @@ ROWS: dict[tuple[str, str, Size], PaperRow] = {
 }
 
 
-def row_of(task: str, setting: str, size: Size) -> PaperRow | None:
-    """The paper's row of a task, for a model of its base or large size."""
-    return ROWS.get((task, setting, size))
+DATA_SETS = {"xnli": "XNLI", "pawsx": "PAWS-X", "ner": "CoNLL", "mlqa": "MLQA", "tatoeba": "Tatoeba"}
+"""Task -> the data set that its rows are of."""
+
+
+def row_of(task: str, setting: str, size: Size, tested: Collection[str]) -> PaperRow | None:
+    """The paper's row of a task, for a model of its base or large size; None beside scores on any other data set.
+
+    `tested`: the data sets that were tested on (`Task.data_set`).
+    """
+    return ROWS.get((task, setting, size)) if set(tested) == {DATA_SETS.get(task)} else None
+
+
+def absence(task: str, setting: str, size: Size, tested: Collection[str]) -> str | None:
+    """Why the paper's column is empty, in a line; None when there is a row."""
+    if row_of(task, setting, size, tested):
+        return None
+    others = sorted(set(tested) - {DATA_SETS.get(task)})
+    if others:
+        shown = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
+        return f"the paper has no row for {shown}; its rows are of {DATA_SETS.get(task, 'other tasks')}"
+    return f"the paper has no row for {DATA_SETS[task]}, {setting}, of its {size} model"

@@ -7,6 +7,7 @@ result table (`de`, or `de-en` where context and question differ).
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 
 from ernie_m.config import Section, section
+from ernie_m.downstream import paper
 from ernie_m.downstream.encoders import Size as Size
 from ernie_m.downstream.encoders import load_model
 
@@ -156,6 +158,11 @@ class Task(ABC, Generic[Example]):
         """The encoder of `folder` under this task's head, drawn from torch's random state; a `torch.nn.Module` with
         `config`, `base_model_prefix` and `save_pretrained`."""
         return load_model(self.auto_class, folder, setup.labels)
+
+    def data_set(self, path: Path) -> str:
+        """Name of the data set that a tested file belongs to; the paper's row stands beside scores on its own alone."""
+        name = paper.DATA_SETS.get(self.name, self.name)
+        return f"{name}'s dev files" if "dev" in re.split("[^a-z]+", path.stem) else name
 
     def split_key(self, example: Example, index: int) -> str:
         """Examples with the same key stay together when a dev file is split (`--from_dev`); `index` is that in its file.

@@ -59,7 +59,7 @@ def run(encoder: Path, data: Path, to: Path, layer: int = 0, untrained: bool = T
         torch.manual_seed(0)
         models[UNTRAINED] = AutoModel.from_config(config)
     sweep = {name: measure(model, tokenizer, pairs, name) for name, model in models.items()}
-    row = paper.row_of("tatoeba", "zero-shot", encoders.size_of(config))
+    row = paper.row_of("tatoeba", "zero-shot", encoders.size_of(config), {paper.DATA_SETS["tatoeba"]})
     content = summary(sweep, chosen, {language: len(sides[0]) for language, sides in pairs.items()})
     content |= {"encoder": str(encoder), "paper": dict(row.averages) if row else None}
     to.mkdir(parents=True, exist_ok=True)

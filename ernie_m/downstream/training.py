@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ernie_m.console import InputError, Progress
@@ -63,11 +65,13 @@ class TaskTrainer(Trainer):
             eval_dataset=next(iter(self.validation_features.values())),
             data_collator=task.collator(setup),  # type: ignore[arg-type]
             processing_class=setup.tokenizer,
+            compute_loss_func=loss_of_update if setup.labels else None,
             callbacks=[Reporter(note)] if ranks()[0] == 0 else [],
         )
         self.remove_callback(PrinterCallback)
         # Heads take **kwargs but give the mean of what they are given. Told otherwise, the Trainer multiplies their loss by
-        # the number of ranks and of accumulated micro-batches, and clipping then sees a gradient that is too large.
+        # the number of ranks and of accumulated micro-batches, and clipping then sees a gradient that is too large. Tasks
+        # with classes have `loss_of_update`; the others have as many answers in each micro-batch.
         self.model_accepts_loss_kwargs = False
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -128,6 +132,16 @@ class TaskTrainer(Trainer):
             (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle of what result and settings say
             shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
+
+
+def loss_of_update(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
+    """This micro-batch's part of the mean cross-entropy over the `num_items_in_batch` labels of an update, on all ranks.
+
+    Sentences have unequal numbers of words, so a mean of micro-batches' means would weigh a word by its company. Labels of
+    -100, which torch leaves out, are no words.
+    """
+    logits_LC = outputs["logits"].flatten(0, -2).float()
+    return F.cross_entropy(logits_LC, labels.flatten(), reduction="sum") / num_items_in_batch
 
 
 def parameter_groups(model: Any, hyperparameters: Hyperparameters, with_weight_decay: set[str]) -> list[dict[str, Any]]:

@@ -99,6 +99,24 @@ ERNIE_M = Layout(
     head={},
 )
 LAYOUTS = {layout.model_type: layout for layout in (XLM_ROBERTA, ERNIE_M)}
+# Present names; ernie_m.interop.fairseq turns older ones into these. It has no token types.
+FAIRSEQ = Layout(
+    model_type="xlm-roberta of fairseq",
+    prefix="encoder.sentence_encoder",
+    encoder={
+        "embeddings.word": "embed_tokens",
+        "embeddings.position": "embed_positions",
+        "embeddings.norm": "layernorm_embedding",
+        "layers.{i}.attention_out": "layers.{i}.self_attn.out_proj",
+        "layers.{i}.attention_norm": "layers.{i}.self_attn_layer_norm",
+        "layers.{i}.ffn_in": "layers.{i}.fc1",
+        "layers.{i}.ffn_out": "layers.{i}.fc2",
+        "layers.{i}.ffn_norm": "layers.{i}.final_layer_norm",
+    },
+    qkv=("layers.{i}.self_attn.q_proj", "layers.{i}.self_attn.k_proj", "layers.{i}.self_attn.v_proj"),
+    head={ours: f"encoder.{theirs}" for ours, theirs in XLM_ROBERTA.head.items()},
+    output_matrix="encoder.lm_head.weight",
+)
 
 CONFIG_KEYS = {
     "num_layers": "num_hidden_layers",

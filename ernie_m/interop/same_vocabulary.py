@@ -1,8 +1,8 @@
 """Do weights and data mean the same by an id? Known by the tokenizer's bytes, else piece by piece.
 
 Weights under other ids still load, and train from something worse than random weights; nothing later can tell. So every file
-beside the weights that says what an id means is compared: sentencepiece.bpe.model, ERNIE-M's vocab.txt, or, where neither is
-there, tokenizer.json.
+beside the weights that says what an id means is compared: sentencepiece.bpe.model, ERNIE-M's vocab.txt, fairseq's dict.txt,
+or, where none is there, tokenizer.json.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ernie_m.console import InputError
-from ernie_m.interop.weight_files import TOKENIZER_JSON, VOCABULARY_TEXT
+from ernie_m.interop.weight_files import DICTIONARY_TEXT, TOKENIZER_JSON, VOCABULARY_TEXT
 from ernie_m.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID
 from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
 
 TOLERATED = 1e-3
 """Share of ids that may differ: somebody put symbols of their own in place of rare pieces. Another tokenizer shares few."""
+
+
+OVERWRITES = " #fairseq:overwrite"
 
 
 def check_vocabulary(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> str:
@@ -27,6 +30,7 @@ def check_vocabulary(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> st
     """
     found = []
     model, text, fast = (folder / name for name in (TOKENIZER_FILE, VOCABULARY_TEXT, TOKENIZER_JSON))
+    dictionary = folder / DICTIONARY_TEXT
     if model.is_file():
         vocabulary = Vocabulary(model)
         if vocabulary.fingerprint == tokenizer_sha256:
@@ -34,8 +38,9 @@ def check_vocabulary(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> st
         else:
             found.append(_compared(model, _pieces(vocabulary), tokenizer))
     if text.is_file():
-        lines = text.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
-        found.append(_compared(text, lines[FIRST_PIECE_ID:-1], tokenizer))
+        found.append(_compared(text, _lines(text)[FIRST_PIECE_ID:-1], tokenizer))
+    if dictionary.is_file():
+        found.append(_compared(dictionary, _pieces_of_dictionary(dictionary), tokenizer))
     if fast.is_file() and not found:
         found.append(_compared(fast, _pieces_of_json(fast), tokenizer))
     return "; ".join(found) or "no tokenizer lies beside the weights: whether their ids are the data's is not known"
@@ -44,6 +49,25 @@ def check_vocabulary(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> st
 def _pieces(vocabulary: Vocabulary) -> list[str]:
     """The pieces of ids FIRST_PIECE_ID to the last before <mask>."""
     return [piece.piece for piece in vocabulary.model_proto().pieces[FIRST_PIECE_ID - FAIRSEQ_OFFSET :]]
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines end at the line feed alone: pieces hold U+2028 and others of its kind."""
+    try:
+        return path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8; fetch it again") from None
+
+
+def _pieces_of_dictionary(path: Path) -> list[str]:
+    """fairseq's `piece count` a line; it puts <s> <pad> </s> <unk> before them and <mask> behind, as XLM-R's ids are."""
+    pieces = []
+    for number, line in enumerate(_lines(path), start=1):
+        piece, _, count = line.removesuffix(OVERWRITES).rpartition(" ")
+        if not piece or not count.isdecimal():
+            raise InputError(f"{path}, line {number}: {line!r}; expected a piece, a space and a count")
+        pieces.append(piece)
+    return pieces
 
 
 def _pieces_of_json(path: Path) -> list[str]:

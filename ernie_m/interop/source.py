@@ -1,4 +1,5 @@
-"""What a run can start from: XLM-R, ERNIE-M, an export of ours (which is one of these two), or another run of ours.
+"""What a run can start from: XLM-R (as Hugging Face or fairseq has it), ERNIE-M, an export of ours (which is one of
+these), or another run of ours.
 
 `open_source` looks at configurations and names of tensors alone, which takes a moment; `Source.fill` reads the tensors.
 """
@@ -19,7 +20,8 @@ from ernie_m.config import read_yaml
 from ernie_m.console import InputError
 from ernie_m.files import sha256_of
 from ernie_m.fragments import WEIGHT, FragmentReader
-from ernie_m.interop.layout import CONFIG_KEYS, LAYOUTS, Layout
+from ernie_m.interop.fairseq import FINAL_NORM, MODEL_FILE, FairseqFile
+from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LAYOUTS, Layout
 from ernie_m.interop.same_vocabulary import check_vocabulary
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
 from ernie_m.manifest import Manifest
@@ -64,6 +66,13 @@ class Tensors(Protocol):
 
     def num_bytes(self) -> int:
         """What there is to hash."""
+
+
+class NamedTensors(Tensors, Protocol):
+    """Tensors under another class's names."""
+
+    folder: Path
+    shapes: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -113,9 +122,17 @@ class Source:
 
 
 def open_source(init_from: str, target: Target) -> Source:
-    """What lies under a folder's name or hub id; raises InputError when it is unknown, broken or does not fit `target`."""
+    """What lies under a folder's name or hub id, or in fairseq's model.pt.
+
+    Raises InputError when it is unknown, broken or does not fit `target`.
+    """
     try:
+        file = Path(init_from).expanduser()
+        if file.is_file() and file.suffix == Path(MODEL_FILE).suffix:
+            return _of_fairseq(file, target)
         path = folder_of(init_from)
+        if (path / MODEL_FILE).is_file() and not (path / CONFIG_FILE).is_file():
+            return _of_fairseq(path / MODEL_FILE, target)
         is_run = (path / RUN_CONFIG_FILE).is_file() or (path / MANIFEST_FILE).is_file()
         return _of_run(path, target) if is_run else _of_hugging_face(path, target)
     except InputError as error:
@@ -133,8 +150,21 @@ def _of_hugging_face(path: Path, target: Target) -> Source:
             raise InputError(f"{path / CONFIG_FILE}: {key} {content[key]!r}; this encoder has {expected!r}")
     vocabulary = check_vocabulary(path, target.tokenizer, target.tokenizer_sha256)
     _check_shape(path, {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}, target.config)
-    files = WeightFiles(path)
-    names, token_type = _names(layout, files, target.config)
+    return _source(path, layout, vocabulary, WeightFiles(path), target.config)
+
+
+def _of_fairseq(path: Path, target: Target) -> Source:
+    """XLM-R's model.pt; its vocabulary lies beside it."""
+    file = FairseqFile(path)
+    if FINAL_NORM in file.shapes:
+        raise InputError(f"{path}: {REFUSED['xlm-roberta-xl']}")
+    vocabulary = check_vocabulary(file.folder, target.tokenizer, target.tokenizer_sha256)
+    _check_shape(path, file.model_shape(), target.config)
+    return _source(path, FAIRSEQ, vocabulary, file, target.config)
+
+
+def _source(path: Path, layout: Layout, vocabulary: str, files: NamedTensors, config: ModelConfig) -> Source:
+    names, token_type = _names(layout, files, config)
     used = {name for theirs in names.values() for name in theirs} | {token_type, layout.output_matrix}
     unused = tuple(sorted(set(files.shapes) - used))
     return Source(path, layout.model_type, vocabulary, files, names, unused, token_type)
@@ -165,7 +195,7 @@ def _same(theirs: Any, ours: float) -> bool:
     return isinstance(theirs, int | float) and math.isclose(theirs, ours, rel_tol=1e-9)
 
 
-def _names(layout: Layout, files: WeightFiles, config: ModelConfig) -> tuple[dict[str, tuple[str, ...]], str | None]:
+def _names(layout: Layout, files: NamedTensors, config: ModelConfig) -> tuple[dict[str, tuple[str, ...]], str | None]:
     """Our parameters -> their tensors, all there and of the right shape; and the name of the token type's."""
     encoder, token_type = layout.encoder_names(config.num_layers), layout.token_type
     if any(name.startswith(f"{layout.prefix}.") for name in files.shapes):
@@ -191,7 +221,7 @@ def _names(layout: Layout, files: WeightFiles, config: ModelConfig) -> tuple[dic
     return names, token_type
 
 
-def _check_output_matrix(layout: Layout, files: WeightFiles, names: Mapping[str, tuple[str, ...]]) -> None:
+def _check_output_matrix(layout: Layout, files: NamedTensors, names: Mapping[str, tuple[str, ...]]) -> None:
     """The head's output matrix is the word embedding; a checkpoint that stores it as well must agree."""
     if layout.output_matrix in files.shapes:
         assert layout.output_matrix is not None

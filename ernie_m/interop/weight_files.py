@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ CONFIG_FILE = "config.json"
 SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
 WEIGHT_NAMES = (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, PYTORCH, PYTORCH + INDEX_SUFFIX)
-TOKENIZER_JSON, VOCABULARY_TEXT = "tokenizer.json", "vocab.txt"
+TOKENIZER_JSON, VOCABULARY_TEXT, DICTIONARY_TEXT = "tokenizer.json", "vocab.txt", "dict.txt"
+
+_FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
 
 
 def folder_of(name: str) -> Path:
@@ -38,7 +41,7 @@ def folder_of(name: str) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise InputError(f"{name}: a file; expected a Hugging Face folder, a hub id or a run folder")
+        raise InputError(f"{name}: a file; expected a Hugging Face folder, a hub id, a run folder or fairseq's model.pt")
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise InputError(f"{name}: no such folder; expected a Hugging Face folder, a hub id or a run folder")
     try:
@@ -146,24 +149,35 @@ class WeightFiles:
                 self.shapes[name] = tuple(file.get_slice(name).get_shape())
                 self._readers[name] = lambda name=name: file.get_tensor(name)  # type: ignore[misc]
             return
-        for name, tensor in _load_pickled(path).items():
+        for name, tensor in load_pickled(path).items():
             if isinstance(tensor, Tensor):
                 self.shapes[name] = tuple(tensor.shape)
                 self._readers[name] = lambda tensor=tensor: tensor  # type: ignore[misc]
 
 
-def _load_pickled(path: Path) -> dict[str, Any]:
+def load_pickled(path: Path, also: Sequence[type] = ()) -> dict[str, Any]:
+    """Content of a file of torch.save that holds tensors and plain containers, and objects of the classes `also`.
+
+    Raises InputError for a file that is broken or wants anything else to be made.
+    """
     content = None
     for mapped in (True, False):  # files of torch before 1.6, XLM-R's own among them, cannot be mapped
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            with torch.serialization.safe_globals(list(also)):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
             break
         except Exception as error:  # torch raises a dozen kinds, by what is broken
-            reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+            reason = _reason(error)
     if not isinstance(content, dict):
         reason = reason if content is None else f"a {type(content).__name__}"
         raise InputError(f"{path}: not a file of tensors by name ({reason}); fetch it again, or take the safetensors")
     return content
+
+
+def _reason(error: Exception) -> str:
+    if wanted := _FORBIDDEN.search(str(error)):
+        return f"it holds a {wanted[1]}, which is not unpickled"
+    return str(error).strip().splitlines()[0] if str(error) else type(error).__name__
 
 
 def _weight_map(path: Path) -> dict[str, str]:

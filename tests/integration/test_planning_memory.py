@@ -99,7 +99,7 @@ def test_predicted_peak_is_what_the_engine_allocates(
 def test_the_cases_differ_enough_to_mean_something(measured: dict[str, dict[str, Any]]) -> None:
     """Sharding and checkpointing save more than the tolerance would hide, and so each alone by the prediction."""
     whole, small = (measured[name] for name in CASES)
-    assert whole["peak"] > 1.25 * small["peak"]
+    assert whole["peak"] > 1.2 * small["peak"]
     (_, _, plain), (_, _, checkpointed) = CASES.values()
     both = [predicted_peak(case_of(2, shape, Path()), 1, whole["predicted"]) for shape in (plain, checkpointed)]
     assert both[0] > (1 + TOLERANCE) * both[1] > (1 + TOLERANCE) ** 2 * small["peak"]

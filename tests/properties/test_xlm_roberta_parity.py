@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import sentencepiece
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, XLMRobertaForMaskedLM
 
@@ -15,6 +14,7 @@ from ernie_m.interop.export import export, to_hugging_face
 from ernie_m.model import Encoder, ModelConfig
 from ernie_m.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mask_id
 from ernie_m.vocabulary import Vocabulary
+from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHAPE = {"num_layers": 3, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "max_positions": 66, "dropout": 0.0}
 CONFIG = ModelConfig(**SHAPE, vocab_size=101, num_languages=4)
+NUM_PIECES = 110
 TEXTS = [
     "The small house is green, isn't it?",
     "Der große Hund läuft über die Brücke: 1234 €!",
@@ -114,28 +115,9 @@ def test_the_language_embedding_reaches_masks_alone_so_real_text_needs_none(enco
     assert differs.any()
 
 
-def train(path: Path, model_type: str) -> Path:
-    with open(path, "wb") as file:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(TEXTS * 40),
-            model_writer=file,
-            vocab_size=220,
-            hard_vocab_limit=False,
-            model_type=model_type,
-            character_coverage=1.0,
-            normalization_rule_name="nmt_nfkc",
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            minloglevel=3,
-        )
-    return path
-
-
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Vocabulary:
-    return Vocabulary(train(tmp_path_factory.mktemp("vocabulary") / "spm.model", "unigram"))
+    return Vocabulary(train_tokenizer(tmp_path_factory.mktemp("vocabulary") / "spm.model", NUM_PIECES, TEXTS))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +127,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Encoder, V
 
 
 def export_with(model_type: str, folder: Path) -> tuple[Path, Encoder, Vocabulary]:
-    vocabulary = Vocabulary(train(folder / "spm.model", model_type))
+    vocabulary = Vocabulary(train_tokenizer(folder / "spm.model", NUM_PIECES, TEXTS, model_type))
     torch.manual_seed(3)
     model = Encoder(ModelConfig(**SHAPE, vocab_size=vocabulary.size, num_languages=4)).eval()
     with torch.no_grad():

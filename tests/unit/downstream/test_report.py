@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 
 from ernie_m.downstream import paper, report
+from ernie_m.downstream.mlqa import Mlqa
+from ernie_m.downstream.ner import Ner
+from ernie_m.downstream.pawsx import PawsX
+from ernie_m.downstream.task import Task
+from ernie_m.downstream.xnli import Xnli
 
 SCORES = {"en": (80.0, 82.0, 50.0), "de": (70.0, 75.0, 40.0), "fr": (72.0, 71.0, 30.0)}
 VALIDATION = (79.0, 81.0, 34.0)
@@ -86,7 +91,7 @@ def test_one_seed_has_no_spread_and_one_language_no_gap() -> None:
 
 
 def test_the_papers_row_is_over_the_same_languages_or_says_so() -> None:
-    row = paper.row_of("xnli", "transfer", "base")
+    row = paper.row_of("xnli", "transfer", "base", {"XNLI"})
     assert row is not None
     assert row.over(list(row.languages)) == pytest.approx(row.averages["accuracy"], abs=0.06), "its own mean"
     summary = report.summarise(RESULTS, ("accuracy", "em"), 33.3, 2490)
@@ -97,13 +102,40 @@ def test_the_papers_row_is_over_the_same_languages_or_says_so() -> None:
     assert paper_of["mean"] == f"{(85.5 + 79.2 + 80.1) / 3:.1f}"
     assert paper_of["en - others"] == f"{85.5 - (79.2 + 80.1) / 2:.1f}"
     assert report.remarks(summary, [], row)[-1:] != ["the paper's mean is over all languages of its table"]
-    large = paper.row_of("xnli", "transfer", "large")
+    large = paper.row_of("xnli", "transfer", "large", {"XNLI"})
     assert report.as_table(summary, RESULTS, large).splitlines()[5].split()[-3] == "82.0"
     assert report.remarks(summary, [], large)[-1] == "the paper's mean is over all languages of its table"
 
 
+@pytest.mark.parametrize(
+    ("task", "setting", "files", "average", "reason"),
+    [
+        (Ner(), "en", ["eng.testb", "deu.testb", "esp.testb", "ned.testb"], 79.56, None),
+        (Ner(), "en", ["test-en.tsv", "test-zh.tsv"], None, "no row for WikiANN; its rows are of CoNLL"),
+        (Ner(), "all", ["en/test", "zh/test"], None, "no row for WikiANN; its rows are of CoNLL"),
+        (Ner(), "en", ["eng.testb", "test-fr.tsv"], None, "no row for WikiANN; its rows are of CoNLL"),
+        (Ner(), "en", ["eng.testa"], None, "no row for eng.testa; its rows are of CoNLL"),
+        (Ner(), "en", ["fin.testb"], None, "no row for fin.testb; its rows are of CoNLL"),
+        (Mlqa(), "transfer", ["test/test-context-de-question-de.json"], 68.7, None),
+        (Mlqa(), "transfer", ["dev-context-de-question-de.json"], None, "no row for MLQA's dev files; its rows are of MLQA"),
+        (Mlqa(), "transfer", ["xquad.de.json"], None, "no row for XQuAD; its rows are of MLQA"),
+        (Mlqa(), "transfer", ["dev-v1.1.json"], None, "no row for dev-v1.1.json; its rows are of MLQA"),
+        (Xnli(), "transfer", ["xnli.test.tsv"], 77.3, None),
+        (Xnli(), "transfer", ["test-en.tsv", "xnli.dev.tsv"], None, "no row for XNLI's dev files; its rows are of XNLI"),
+        (PawsX(), "transfer", ["test-en.tsv"], None, "no row for PAWS-X, transfer, of its base model"),
+    ],
+)
+def test_the_papers_row_stands_beside_its_own_data_set_alone(
+    task: Task[Any], setting: str, files: list[str], average: float | None, reason: str | None
+) -> None:
+    tested = {task.data_set(Path(name)) for name in files}
+    row, absence = (of(task.name, setting, "base", tested) for of in (paper.row_of, paper.absence))
+    assert (row.averages[task.metrics[0]] if row else None) == average
+    assert absence == (reason and f"the paper has {reason}")
+
+
 def test_the_picture_is_drawn_whole(tmp_path: Path) -> None:
     summary = report.summarise(RESULTS, ("accuracy", "em"), 33.3, 2490)
-    report.draw(summary, RESULTS, paper.row_of("xnli", "transfer", "base"), "t", tmp_path / "scores.png")
+    report.draw(summary, RESULTS, paper.row_of("xnli", "transfer", "base", {"XNLI"}), "t", tmp_path / "scores.png")
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["scores.png"]

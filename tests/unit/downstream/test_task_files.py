@@ -49,6 +49,12 @@ def test_named_files_take_their_language_from_the_option_or_the_name(tmp_path: P
     assert [file.language for file in files] == ["en", "de", "fr", None]
 
 
+def test_files_of_another_part_keep_the_language_that_their_name_says(tmp_path: Path) -> None:
+    folder_of(tmp_path, "train-en.tsv", "dev-en.tsv", "dev-de.tsv", content=ROWS)
+    data = load(Xnli(), "transfer", FileOptions(tmp_path, {"test": f"{tmp_path}/dev-de.tsv,{tmp_path}/dev-en.tsv"}))
+    assert set(data.test) == {"de", "en"}
+
+
 def test_transfer_trains_and_chooses_on_english_alone_and_tests_on_all(tmp_path: Path) -> None:
     names = [f"{part}-{language}.tsv" for part in ("train", "dev", "test") for language in ("en", "de")]
     folder = folder_of(tmp_path, *names)

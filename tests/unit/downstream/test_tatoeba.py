@@ -7,31 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModel, AutoTokenizer
 
 from ernie_m.console import InputError
 from ernie_m.downstream import tatoeba
-
-
-def plain_accuracies(folder: Path, data: Path, language: str) -> np.ndarray:
-    """[2 ways, layers + 1] in percent: a sentence at a time without padding, float64 means, cosines and arg-max."""
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    sides = []
-    for name in (language, "eng"):
-        vectors = []
-        for line in (data / f"tatoeba.{language}-eng.{name}").read_text(encoding="utf-8").rstrip("\n").split("\n"):
-            with torch.no_grad():
-                inputs = tokenizer(line, return_tensors="pt", truncation=True, max_length=128)
-                states = model(**inputs, output_hidden_states=True).hidden_states
-            vectors.append([layer[0].double().numpy().mean(axis=0) for layer in states])
-        layers = np.array(vectors).transpose(1, 0, 2)
-        sides.append(layers / np.linalg.norm(layers, axis=2, keepdims=True))
-    found = []
-    for queries, keys in (sides, sides[::-1]):
-        cosine = np.einsum("lnd,lkd->lnk", queries, keys)
-        found.append((cosine.argmax(axis=2) == np.arange(cosine.shape[1])).mean(axis=1) * 100)
-    return np.array(found)
+from tests.downstream_fixtures import plain_accuracies
 
 
 def test_the_sweep_is_that_of_a_plain_numpy_script(
