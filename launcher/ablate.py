@@ -93,8 +93,8 @@ def _pseudo_share(plan: Plan, recipe: str | None, steps: int | None, overrides: 
     runs = {v.name: [plan.to / "runs" / name for name in plan.job_names(v)] for v in compared}
     picture = plan.to / "pseudo_share.png"
     report.draw_pseudo_perplexity(compared, runs, picture)
-    remark = f"perplexity of BTMLM's masks over steps: {picture.name} (the paper's Figure 6)"
-    report.write("Share of pseudo tokens (the paper's Figure 6)", compared, results, [remark], plan.to)
+    remarks = [report.pseudo_perplexity(compared, runs), f"over steps: {picture.name} (the paper's Figure 6)"]
+    report.write("Share of pseudo tokens (the paper's Figure 6)", compared, results, remarks, plan.to)
 
 
 def _scratch(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:

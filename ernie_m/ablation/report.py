@@ -77,8 +77,10 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write(title: str, variants: Sequence[Variant], results: Results, remarks: Sequence[str], to: Path) -> None:
-    """Print the table; write results.json, results.md and comparison.png into `to`."""
+    """Print the table; write results.json, results.md and, where there is something to draw, comparison.png into `to`."""
     head, rows = head_and_rows(variants, results)
+    if not rows[0][2:]:
+        remarks = [*remarks, "no measures to show: --tatoeba, --held_out and --finetune name what to measure by"]
     parts = [(title, head, rows)]
     if next(iter(results.values()))[0]["retrieval"]:
         parts.append(("Tatoeba accuracy@1 by language, %", *by_language(variants, results)))
@@ -92,18 +94,23 @@ def write(title: str, variants: Sequence[Variant], results: Results, remarks: Se
         aside.write_text("\n\n".join([*sections, *told]) + "\n", encoding="utf-8")
     described = {v.name: {"title": v.title, "recipe": v.recipe, "trained": v.is_trained, "paper": v.paper} for v in variants}
     write_json(to / "results.json", {"variants": described, "results": results, "remarks": told})
-    draw(variants, results, to / "comparison.png")
-    print(f"written: {to / 'results.md'}, {to / 'results.json'}, {to / 'comparison.png'}")
+    is_drawn = draw(variants, results, to / "comparison.png")
+    print(
+        "written: " + ", ".join(str(to / name) for name in ("results.md", "results.json", "comparison.png")[: 2 + is_drawn])
+    )
 
 
-def draw(variants: Sequence[Variant], results: Results, path: Path) -> None:
-    """Gain and TLM perplexity over steps, retrieval by layer; a line a variant: mean over seeds, each seed faint."""
+def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
+    """Gain and TLM perplexity over steps, retrieval by layer; a line a variant: mean over seeds, each seed faint.
+
+    False where none of these was measured.
+    """
     pyplot = _pyplot()
     some = next(iter(results.values()))[0]
     curves = {"gain": "cross-lingual gain, nats", "perplexity/TLM": "perplexity of TLM's masks, held-out pairs"}
     panels = [*(curves if some["curve"] else ()), *(("retrieval",) if some["retrieval"] else ())]
     if not panels:
-        return
+        return False
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         for number, variant in enumerate(variants):
@@ -129,6 +136,7 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     _save(figure, path)
+    return True
 
 
 def mean_line(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
@@ -156,6 +164,13 @@ def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Seque
     axis.grid(alpha=0.3)
     axis.legend()
     _save(figure, path)
+
+
+def pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[Path]]) -> str:
+    """The same lines' ends in words: BTMLM's perplexity over the last tenth of the steps that have it."""
+    ends = {v.name: [smoothed_perplexity(run, num_points=10)[-1][1] for run in runs[v.name]] for v in variants}
+    each = ", ".join(f"{v.title} {mean_and_spread(ends[v.name], 1)}" for v in variants)
+    return f"perplexity of BTMLM's masks, training, last tenth of its steps: {each}"
 
 
 def smoothed_perplexity(run: Path, objective: str = "BTMLM", num_points: int = 50) -> list[tuple[int, float]]:

@@ -252,6 +252,16 @@ def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, ca
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_was_not_measured_is_said_and_not_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compared = variants.objectives(RECIPES, None, None, [])[:1]
+    nothing = {"step": 10, "retrieval": {}, "curve": [], "pairs": {}, "fine_tuned": {}}
+    report.write("A title", compared, {compared[0].name: [nothing]}, [], tmp_path)
+    out = capsys.readouterr().out
+    assert "no measures to show: --tatoeba, --held_out and --finetune name what to measure by" in out
+    assert f"written: {tmp_path / 'results.md'}, {tmp_path / 'results.json'}\n" in out
+    assert not (tmp_path / "comparison.png").exists()
+
+
 def test_one_seed_has_no_spread() -> None:
     assert report.mean_and_spread([12.34], 1) == "12.3"
     assert report.mean_and_spread([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"
@@ -262,8 +272,10 @@ def test_the_curve_of_figure_6_is_the_exp_of_mean_losses_of_the_steps_that_have_
     lines += [{"step": n, "loss/MMLM": 9.0, "loss/BTMLM": float(n % 2)} for n in range(5, 9)]
     (tmp_path / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert report.smoothed_perplexity(tmp_path, num_points=2) == [(6, math.exp(0.5)), (8, math.exp(0.5))]
-    report.draw_pseudo_perplexity(variants.pseudo_shares(RECIPES, "exp5", None, None, [])[:1], {"pseudo_05": [tmp_path]},
-                                  tmp_path / "figure.png")  # fmt: skip
+    compared, runs = variants.pseudo_shares(RECIPES, "exp5", None, None, [])[:1], {"pseudo_05": [tmp_path, tmp_path]}
+    report.draw_pseudo_perplexity(compared, runs, tmp_path / "figure.png")
+    ends = f"{math.exp(0.0):.1f} ± 0.0"  # the last of four steps is its tenth
+    assert report.pseudo_perplexity(compared, runs).endswith(f"last tenth of its steps: 5 % pseudo tokens {ends}")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
