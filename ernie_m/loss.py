@@ -20,7 +20,11 @@ from ernie_m.tied_gradient import TiedGradient
 
 MAX_LOGITS = 1 << 28
 """Logits kept from forward to backward (fp32: 1 GiB). Where there are more, all are made again, so many at a time."""
-SLICE_ON_CPU, SLICE_ON_GPU = 1 << 20, 1 << 26  # logits that pass through the softmax at a time: what a cache holds
+
+
+def logits_at_a_time(device: torch.device) -> int:
+    """Logits to pass over at a time: on CPU what a cache holds, on a GPU what keeps it busy."""
+    return 1 << 20 if device.type == "cpu" else 1 << 26
 
 
 def predicted_nll(
@@ -106,8 +110,7 @@ def _to_gradient(
 
 
 def _slices(logits_NV: Tensor) -> tuple[Tensor, ...]:
-    at_a_time = SLICE_ON_GPU if logits_NV.is_cuda else SLICE_ON_CPU
-    return logits_NV.split(max(1, at_a_time // logits_NV.shape[1]))
+    return logits_NV.split(max(1, logits_at_a_time(logits_NV.device) // logits_NV.shape[1]))
 
 
 def objective_scales(weights_O: Tensor, predicted_O: Tensor, world_size: int, accumulation_steps: int) -> Tensor:

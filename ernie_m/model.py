@@ -23,7 +23,7 @@ from ernie_m.config import Section, section
 from ernie_m.console import InputError
 from ernie_m.gelu_linear import GeluLinear
 from ernie_m.layer_norm import choose_layer_norm, layer_norm
-from ernie_m.loss import MAX_LOGITS, metric_sums, predicted_nll, weighted_loss
+from ernie_m.loss import logits_at_a_time, metric_sums, predicted_nll, weighted_loss
 from ernie_m.special_tokens import (
     FIRST_PIECE_ID,
     FIRST_POSITION_ID,
@@ -161,13 +161,20 @@ class MaskedLanguageHead(nn.Module):
         hidden_ND = self.norm(F.gelu(self.dense(hidden_ND)))
         if labels_N is not None:
             return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, labels_N, tied)
-        chunk = max(1, MAX_LOGITS // len(self.decoder_weight))
-        parts = [self._likeliest(part) for part in hidden_ND.split(chunk)]
-        return torch.cat(parts).to(torch.int32)
+        return self._likeliest(hidden_ND).to(torch.int32)
 
     def _likeliest(self, hidden_ND: Tensor) -> Tensor:
-        logits_NV = F.linear(hidden_ND, self.decoder_weight, self.decoder_bias)
-        return logits_NV[:, FIRST_PIECE_ID : logits_NV.shape[1] - 1].argmax(dim=-1) + FIRST_PIECE_ID
+        """The maximum over slices of the vocabulary: the matrix is read once, and no slice's logits leave the cache."""
+        end = len(self.decoder_weight) - 1  # <mask> is the last word
+        width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
+        best_N = hidden_ND.new_full(hidden_ND.shape[:1], -torch.inf)
+        piece_N = torch.full_like(best_N, FIRST_PIECE_ID, dtype=torch.long)
+        for start in range(FIRST_PIECE_ID, end, width):
+            words = slice(start, min(start + width, end))
+            value_N, index_N = F.linear(hidden_ND, self.decoder_weight[words], self.decoder_bias[words]).max(dim=-1)
+            piece_N = torch.where(value_N > best_N, index_N + start, piece_N)
+            best_N = torch.maximum(best_N, value_N)
+        return piece_N
 
     def logits(self, hidden: Tensor) -> Tensor:
         """All logits [..., V]: for tests, export checks and small inputs."""

@@ -31,6 +31,8 @@ MOMENTS = ("update", "generation", "head", "last layer", "embedding")
 """When a rank may hold most."""
 MAX_LOGITS = 1 << 28
 """Logits of a chunk of the head: ernie_m.loss.MAX_LOGITS (a test keeps them equal)."""
+MAX_GENERATED = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Logits that generation makes at a time: ernie_m.loss.logits_at_a_time (a test keeps them equal)."""
 LIVE_PARAMETERS = 10**9
 """ZeRO-3 keeps up to so many gathered weights (stage3_max_live_parameters and stage3_max_reuse_distance)."""
 BUCKET_ELEMENTS = 500_000_000
@@ -145,7 +147,8 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
     if batch.generating_rows:
         tokens = batch.generating_rows * batch.sequence_length
         hidden = tokens * (w * (8 * D + model.ffn_size) + (w + 1) * batch.sequence_length * sdpa)
-        generated = w * min(batch.placeholders, _chunk(model)) * model.vocab
+        at_a_time = MAX_GENERATED["cuda" if sharding.on_gpu else "cpu"]
+        generated = w * min(batch.placeholders * model.vocab, at_a_time)
         yield "generation", early | {"gradients": left, "activations": hidden, "logits": generated}
     in_head = early | {"gradients": left, "activations": saved}
     yield "head", in_head | {"logits": logits, "temporary": summed + cast + word_embedding}

@@ -49,7 +49,7 @@ def test_chunked_nll_is_plain_cross_entropy(
     num_positions: int, vocab_size: int, max_logits: int, num_chunks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "MAX_LOGITS", max_logits)
-    monkeypatch.setattr(loss, "SLICE_ON_CPU", 3_000)
+    monkeypatch.setattr(loss, "logits_at_a_time", lambda device: 3_000)
     sizes = sizes_of_logits(monkeypatch)
     hidden, weight, bias, labels = inputs(num_positions, vocab_size, 16, torch.float32)
     nll = predicted_nll(hidden, weight, bias, labels)

@@ -121,14 +121,18 @@ def test_the_head_alone_agrees_with_the_logits(encoder_of: EncoderOf, documents_
     torch.testing.assert_close(nll, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_generation_in_chunks_is_generation_at_once(
+def test_generation_by_slices_of_the_vocabulary_is_generation_at_once(
     encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, batch = encoder_of(), batch_of(BTMLM, documents_of(BTMLM))
     with torch.no_grad():
         at_once = model(batch)
-        monkeypatch.setattr("ernie_m.model.MAX_LOGITS", 202)
-        assert torch.equal(model(batch), at_once)
+        for logits in (1, 7 * len(at_once), 50 * len(at_once)):  # one word at a time, 14 slices of 7, 2 of 50
+            monkeypatch.setattr("ernie_m.model.logits_at_a_time", lambda device, most=logits: most)
+            assert torch.equal(model(batch), at_once)
+        for parameter in (model.head.decoder_weight, model.head.decoder_bias):
+            parameter.zero_()
+        assert (model(batch) == 4).all(), "the first piece of equals"
     assert at_once.dtype == torch.int32
     assert len(at_once) > 4
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ernie_m import loss
 from ernie_m.config import build, merge_overrides, read_recipe
@@ -96,6 +97,7 @@ def test_a_layer_saves_what_Korthikanti_counts_without_dropout_masks_and_gelu() 
 
 def test_logits_are_those_of_the_loss_and_never_more_than_a_chunk() -> None:
     assert memory.MAX_LOGITS == loss.MAX_LOGITS
+    assert {kind: loss.logits_at_a_time(torch.device(kind)) for kind in ("cpu", "cuda")} == memory.MAX_GENERATED
     small, summed, cast = memory.logit_bytes(LARGE, 100, 2)
     assert small == pytest.approx(2 * 100 * LARGE.vocab, rel=0.05)
     assert summed == cast == 0
