@@ -20,6 +20,7 @@ from typing import Any
 
 from ernie_m.console import InputError
 from ernie_m.files import sha256_of
+from ernie_m.run_files import CHECKPOINTS_FOLDER
 
 MANIFEST_FILE = "manifest.json"
 LATEST_FILE = "latest"
@@ -104,7 +105,7 @@ def verify(folder: Path, rank: int = 0, world_size: int = 1, on_progress: Callab
 
 def newest_in_run(run: Path) -> Checkpoint:
     """The newest whole checkpoint of a run folder, for tools outside training; raises InputError when there is none."""
-    folders = committed_folders(run / "checkpoints")
+    folders = committed_folders(run / CHECKPOINTS_FOLDER)
     for folder in folders:
         try:
             return verify(folder)

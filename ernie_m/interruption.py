@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Literal
 
 from ernie_m.console import InputError, SurvivingOutput
+from ernie_m.run_files import STOP_FILE
 
-STOP_FILE = "stop_requested"
 LOOK_EVERY = 1.0  # seconds between looks at the shared folder
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")

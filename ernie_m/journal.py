@@ -15,8 +15,9 @@ from ernie_m.checkpoint_store import Saved
 from ernie_m.dataloader import PretrainingData
 from ernie_m.divergence import SpikeDetector
 from ernie_m.evaluation import Gain
-from ernie_m.metrics import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE, ConsoleLine, LineLog, mean_losses, read_metrics
+from ernie_m.metrics import ConsoleLine, LineLog, mean_losses, read_metrics
 from ernie_m.recipe import TrainingConfig
+from ernie_m.run_files import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE
 from ernie_m.tracking import Tracker
 
 

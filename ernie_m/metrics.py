@@ -21,11 +21,8 @@ import numpy as np
 
 from ernie_m.console import duration
 from ernie_m.files import written_atomically
+from ernie_m.run_files import CURVES_FILE, METRICS_FILE
 
-METRICS_FILE = "metrics.jsonl"
-SAMPLES_FILE = "samples.jsonl"
-SPIKES_FILE = "spikes.jsonl"
-CURVES_FILE = "curves.png"
 TIME_SHARE = "time_share/"
 GAIN = "cross_lingual_gain"
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -9,8 +9,7 @@ from ernie_m.console import InputError
 from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
 from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
 from ernie_m.files import sha256_of
-
-CONFIG_FILE = "config.yaml"  # ernie_m.run_folder's, which takes seconds to import
+from ernie_m.run_files import CONFIG_FILE
 
 
 def open_data(run: Path, data: Path | None) -> PretrainingData:

@@ -1,15 +1,4 @@
-"""A run's folder: its saved configuration, and whether the present call may go on in it.
-
-RUN/config.yaml       the resolved configuration, and which data and tokenizer it was started on
-RUN/metrics.jsonl     a line a step             RUN/curves.png   the same to look at
-RUN/checkpoints/      step_00001000/ ..., latest
-RUN/.lock             held by the running job (flock: the kernel lets go of it, however the job ends)
-RUN/spikes.jsonl      losses out of line, with their rows         RUN/samples.jsonl   rows of every step, if asked for
-RUN/skipped_steps.json    steps left out, on all later starts too
-RUN/started_from.json     which weights the run was started from (init_from), and what of the model they lack
-RUN/last_stop.json    why the last job ended, when it ended in order     RUN/incidents.jsonl   ranks that died or hung
-RUN/COMPLETE          written last: its presence, not an exit code, says that training is done
-"""
+"""A run's folder (ernie_m.run_files lists it): its saved configuration, and whether the present call may go on in it."""
 
 from __future__ import annotations
 
@@ -30,20 +19,18 @@ from ernie_m.config import build, differing_keys, read_yaml
 from ernie_m.console import InputError
 from ernie_m.files import exclusive, sha256_of, write_json, written_atomically
 from ernie_m.fragments import FragmentReader
-from ernie_m.interruption import STOP_FILE
-from ernie_m.metrics import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE
 from ernie_m.model import Encoder, ModelConfig
-from ernie_m.skip_steps import SKIPPED_STEPS_FILE
+from ernie_m.run_files import (
+    BEFORE_TRAINING,
+    CHECKPOINTS_FOLDER,
+    COMPLETE_FILE,
+    CONFIG_FILE,
+    LAST_STOP_FILE,
+    LOCK_FILE,
+    OF_TRAINING,
+)
 from ernie_m.vocabulary import TOKENIZER_FILE
 
-CONFIG_FILE = "config.yaml"
-COMPLETE_FILE = "COMPLETE"
-LAST_STOP_FILE = "last_stop.json"
-LOCK_FILE = ".lock"
-START_FILE = "started_from.json"
-WRITTEN = (COMPLETE_FILE, LAST_STOP_FILE, METRICS_FILE, SAMPLES_FILE, SPIKES_FILE, SKIPPED_STEPS_FILE, STOP_FILE, START_FILE)
-OURS = (CONFIG_FILE, *WRITTEN, "curves.png", "checkpoints", "incidents.jsonl", "tensorboard", "wandb", "wandb.json")
-BEFORE = (LOCK_FILE, "restarts.jsonl", STOP_FILE)  # what may lie there before the first start
 MAY_CHANGE = ("output", "guards")  # sections that do not change what is learnt
 FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, and knows its precision itself
     ("data_identity", "folder"),
@@ -61,7 +48,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS_FOLDER
 
     @property
     def is_complete(self) -> bool:
@@ -72,7 +59,9 @@ class RunFolder:
         saved_path = self.path / CONFIG_FILE
         saved = read_yaml(saved_path) if saved_path.is_file() else {}
         if "data_identity" not in saved:
-            if self.path.exists() and (not self.path.is_dir() or any(p.name not in BEFORE for p in self.path.iterdir())):
+            if self.path.exists() and (
+                not self.path.is_dir() or any(p.name not in BEFORE_TRAINING for p in self.path.iterdir())
+            ):
                 raise InputError(
                     f"{self.path}: not empty and not a run folder (no {CONFIG_FILE} of ours); choose another --run"
                 )
@@ -102,7 +91,7 @@ class RunFolder:
     def start(self, configuration: dict[str, Any], from_scratch: bool) -> None:
         """Make the folder ready (rank 0 alone): emptied of an earlier run if asked, with the configuration in it."""
         if from_scratch:
-            for name in OURS:
+            for name in OF_TRAINING:
                 path = self.path / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         (self.path / LAST_STOP_FILE).unlink(missing_ok=True)

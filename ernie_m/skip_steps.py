@@ -18,8 +18,7 @@ from pathlib import Path
 
 from ernie_m.console import InputError
 from ernie_m.files import write_json
-
-SKIPPED_STEPS_FILE = "skipped_steps.json"
+from ernie_m.run_files import SKIPPED_STEPS_FILE
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from typing import Any
 
 from ernie_m.console import InputError
 from ernie_m.files import write_json
+from ernie_m.run_files import TENSORBOARD_FOLDER, WANDB_FILE
 
-WANDB_FILE = "wandb.json"
-TENSORBOARD_FOLDER = "tensorboard"
 KINDS = ("tensorboard", "wandb")
 
 

@@ -36,7 +36,8 @@ from ernie_m.model import Encoder
 from ernie_m.probe import check_probe, probe_loss, read_probe
 from ernie_m.ranks import Ranks
 from ernie_m.recipe import TrainingConfig
-from ernie_m.run_folder import START_FILE, RunFolder, identity_of
+from ernie_m.run_files import START_FILE
+from ernie_m.run_folder import RunFolder, identity_of
 from ernie_m.skip_steps import SkipSteps, first_new
 from ernie_m.training_loop import Stopped, Surroundings, TrainingLoop
 from ernie_m.watchdog import Watchdog

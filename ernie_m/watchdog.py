@@ -19,8 +19,8 @@ from typing import Any
 
 from ernie_m.console import EXIT_PEER_LOST, InputError
 from ernie_m.heartbeat import GRACE_BEATS, Board, Incident, Judge, Wire
+from ernie_m.run_files import INCIDENTS_FILE
 
-INCIDENTS = "incidents.jsonl"
 LAST_WORDS_SECONDS = 10.0
 """The incident's record, the line and `before_exit` together may take this long."""
 EXPLAINED_SECONDS = 30.0
@@ -58,7 +58,7 @@ class Watchdog:
         self.before_exit = before_exit
         self._job, self._timeout, self._hang = job, timeout_seconds, hang_timeout_seconds
         self._beat = min(2.0, timeout_seconds / 10)
-        self._incidents = run_folder / INCIDENTS
+        self._incidents = run_folder / INCIDENTS_FILE
         self._incident_bytes = self._incidents.stat().st_size if self._incidents.exists() else 0
         self._mark, self._allowed = (0, 0, "the start"), hang_timeout_seconds  # (marks, shared marks, what)
         self._marks_seen, self._still, self._beats = 0, 0.0, 0

@@ -23,8 +23,7 @@ from types import FrameType
 
 from ernie_m.console import EXIT_STOPPED, InputError, Progress
 from ernie_m.files import write_json
-from ernie_m.interruption import STOP_FILE
-from ernie_m.metrics import METRICS_FILE
+from ernie_m.run_files import METRICS_FILE, STOP_FILE
 
 LOOK_EVERY = 0.2  # seconds
 TELL_EVERY = 30.0  # seconds between lines where there is no terminal

@@ -13,6 +13,7 @@ from ernie_m.checkpoint import committed_folders
 from ernie_m.console import InputError
 from ernie_m.hosts.checks import Problem
 from ernie_m.manifest import MANIFEST_FILE, Manifest
+from ernie_m.run_files import CHECKPOINTS_FOLDER
 from ernie_m.supervision.environment import exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
@@ -43,7 +44,7 @@ def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | N
     model, output = config.model, config.output
     if "vocab_size" in shards:
         model = replace(model, vocab_size=shards["vocab_size"], num_languages=shards["languages"])
-    there = len(committed_folders(run / "checkpoints")) if run else 0
+    there = len(committed_folders(run / CHECKPOINTS_FOLDER)) if run else 0
     for_good = sum(stage.steps for stage in config.stages) // output.keep_every if output.keep_every else 0
     checkpoints = max(1, output.keep_last + for_good + 1 - there)
     return parameter_count(model) * (CHECKPOINT_BYTES * checkpoints + WEIGHT_BYTES)
@@ -66,7 +67,7 @@ def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str,
 
 def start_problems(config: TrainingConfig, data: Path | None, run: Path | None) -> list[Problem]:
     """What `init_from` names must be there and fit; not asked of a run that has a checkpoint to go on from."""
-    if config.init_from is None or (run and committed_folders(run / "checkpoints")):
+    if config.init_from is None or (run and committed_folders(run / CHECKPOINTS_FOLDER)):
         return []
     from ernie_m.interop.source import Target
     from ernie_m.interop.start import check_start

@@ -26,7 +26,8 @@ from ernie_m.interop.same_vocabulary import check_vocabulary
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
 from ernie_m.manifest import Manifest
 from ernie_m.model import Encoder, ModelConfig
-from ernie_m.run_folder import CONFIG_FILE as RUN_CONFIG_FILE
+from ernie_m.run_files import CHECKPOINTS_FOLDER
+from ernie_m.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.run_folder import model_config
 from ernie_m.special_tokens import PAD_ID
 
@@ -261,9 +262,9 @@ def _of_run(path: Path, target: Target) -> Source:
     configuration = read_yaml(run / RUN_CONFIG_FILE)
     if "data_identity" not in configuration:
         raise InputError(f"{run / RUN_CONFIG_FILE}: not a run's; expected a Hugging Face folder, a hub id or a run folder")
-    folders = committed_folders(run / "checkpoints") if run == path else [path]
+    folders = committed_folders(run / CHECKPOINTS_FOLDER) if run == path else [path]
     if not folders:
-        raise InputError(f"{run}: no checkpoint under {run / 'checkpoints'}")
+        raise InputError(f"{run}: no checkpoint under {run / CHECKPOINTS_FOLDER}")
     identity, found = configuration["data_identity"], model_config(configuration)
     if identity["tokenizer_sha256"] != target.tokenizer_sha256:
         raise InputError(f"{run}: was trained with another tokenizer than the data's; build the data with its tokenizer")

@@ -18,8 +18,9 @@ from ernie_m.interop.start import start_from
 from ernie_m.model import Encoder
 from ernie_m.ranks import Voters
 from ernie_m.recipe import TrainingConfig
-from ernie_m.run_data import CONFIG_FILE, open_data
-from ernie_m.run_folder import START_FILE, load_weights
+from ernie_m.run_data import open_data
+from ernie_m.run_files import CHECKPOINTS_FOLDER, CONFIG_FILE, START_FILE
+from ernie_m.run_folder import load_weights
 from ernie_m.vocabulary import Vocabulary
 
 
@@ -95,7 +96,7 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
 def _checkpoint(run: Path, name: str | None) -> Checkpoint:
     if name is None:
         return newest_in_run(run)
-    there = {folder.name: folder for folder in committed_folders(run / "checkpoints")}
+    there = {folder.name: folder for folder in committed_folders(run / CHECKPOINTS_FOLDER)}
     folder = there.get(name) or there.get(folder_name(int(name)) if name.isdecimal() else "")
     if folder is None:
         names = f"expected one of {', '.join(sorted(there))}" if there else "the run has none yet"

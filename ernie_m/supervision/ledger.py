@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.console import duration
+from ernie_m.run_files import LEDGER_FILE
 from ernie_m.supervision.policy import Outcome
 from ernie_m.supervision.run_state import is_started
-
-LEDGER_FILE = "restarts.jsonl"
 
 
 class Ledger:

@@ -16,13 +16,14 @@ from typing import Any
 import yaml
 
 from ernie_m.checkpoint import MANIFEST_FILE, committed_folders
-
-CONFIG_FILE = "config.yaml"
-COMPLETE_FILE = "COMPLETE"
-LAST_STOP_FILE = "last_stop.json"
-INCIDENTS_FILE = "incidents.jsonl"
-METRICS_FILE = "metrics.jsonl"
-STOP_REQUEST_FILE = "stop_requested"
+from ernie_m.run_files import (
+    CHECKPOINTS_FOLDER,
+    COMPLETE_FILE,
+    CONFIG_FILE,
+    INCIDENTS_FILE,
+    LAST_STOP_FILE,
+    METRICS_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def read_state(run: Path) -> RunState:
     committed = 0
     with contextlib.suppress(OSError):
         os.listdir(run)  # on NFS makes us see files that other hosts have just made
-        whole = (f for f in committed_folders(run / "checkpoints") if (f / MANIFEST_FILE).is_file())
+        whole = (f for f in committed_folders(run / CHECKPOINTS_FOLDER) if (f / MANIFEST_FILE).is_file())
         steps = (folder.name.removeprefix("step_") for folder in whole)
         committed = next((int(step) for step in steps if step.isdecimal()), 0)
     return RunState(

@@ -19,6 +19,7 @@ from types import FrameType
 
 from ernie_m.console import EXIT_STOPPED, InputError
 from ernie_m.hostfile import is_local
+from ernie_m.run_files import LAST_STOP_FILE, STOP_FILE
 from ernie_m.supervision.environment import withheld
 from ernie_m.supervision.job import Job, Launcher, end_remote_orphans, needs_ssh, reachable
 from ernie_m.supervision.ledger import Ledger, Summary
@@ -33,15 +34,7 @@ from ernie_m.supervision.policy import (
     blamed_hosts,
     fitting,
 )
-from ernie_m.supervision.run_state import (
-    LAST_STOP_FILE,
-    STOP_REQUEST_FILE,
-    RunState,
-    batch_of,
-    is_started,
-    read_state,
-    seconds_in_steps,
-)
+from ernie_m.supervision.run_state import RunState, batch_of, is_started, read_state, seconds_in_steps
 
 POLL_SECONDS = 0.5
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -66,7 +59,7 @@ class Supervisor:
         self.launcher, self.policy, self.roll = launcher, policy, roll
         self.patience, self.readmit = patience, readmit
         self.ledger = Ledger(self.run_folder)
-        self.stop_request = self.run_folder / STOP_REQUEST_FILE
+        self.stop_request = self.run_folder / STOP_FILE
         self._signals: list[str] = []
         self._stop_deadline = float("inf")
         self._steps_lost = 0

@@ -19,9 +19,9 @@ from ernie_m.batch import Example, LossRequest
 from ernie_m.config import differing_keys, read_recipe
 from ernie_m.console import InputError
 from ernie_m.dataloader import to_device
-from ernie_m.metrics import METRICS_FILE
 from ernie_m.objectives import OBJECTIVES, CorruptionConfig
 from ernie_m.packing import PackedRow, pack
+from ernie_m.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from conftest import EncoderOf

@@ -14,8 +14,7 @@ import pytest
 
 from ernie_m.ablation.jobs import Job, Jobs, Part, steps_done
 from ernie_m.console import EXIT_STOPPED, InputError
-from ernie_m.interruption import STOP_FILE
-from ernie_m.metrics import METRICS_FILE
+from ernie_m.run_files import METRICS_FILE, STOP_FILE
 
 
 def note(tmp_path: Path, word: str, what: str = "note", code: int = 0) -> Part:

@@ -12,7 +12,8 @@ import pytest
 
 from ernie_m.console import InputError
 from ernie_m.divergence import LEAST_STEPS, GuardConfig, SkippedUpdates, Spike, SpikeDetector, non_finite_message
-from ernie_m.metrics import METRICS_FILE, LineLog, read_metrics
+from ernie_m.metrics import LineLog, read_metrics
+from ernie_m.run_files import METRICS_FILE
 
 SPIKES = {(700, "CAMLM"): 1.5, (900, "MMLM"): 2.0, (901, "MMLM"): 2.0, (15, "MMLM"): 5.0}
 

@@ -14,7 +14,8 @@ import pytest
 
 from ernie_m import interruption
 from ernie_m.console import InputError
-from ernie_m.interruption import SIGNALS, STOP_FILE, Interruption, StopRequest, seconds_of
+from ernie_m.interruption import SIGNALS, Interruption, StopRequest, seconds_of
+from ernie_m.run_files import STOP_FILE
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ LAYERS = (
         "host_memory",
         "interruption",
         "skip_steps",
+        "run_files",
     },
     {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},

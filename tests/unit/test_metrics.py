@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.metrics import METRICS_FILE, ConsoleLine, LineLog, draw_curves, mean_losses, read_lines, read_metrics
+from ernie_m.metrics import ConsoleLine, LineLog, draw_curves, mean_losses, read_lines, read_metrics
+from ernie_m.run_files import METRICS_FILE
 
 
 def lines_of(*steps: int) -> list[dict[str, float]]:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from ernie_m.console import InputError
-from ernie_m.tracking import KINDS, WANDB_FILE, Tracker, WandbTracker
+from ernie_m.run_files import WANDB_FILE
+from ernie_m.tracking import KINDS, Tracker, WandbTracker
 
 
 def lines_of(steps: range, factor: float = 1.0) -> list[dict[str, Any]]:
