@@ -32,7 +32,7 @@ from ernie_m.special_tokens import (
     XLM_R_VOCAB_SIZE,
     mask_id,
 )
-from ernie_m.tied_gradient import TiedGradient, embedding_rows
+from ernie_m.tied_gradient import TiedGradient, embedding_rows, tied_gradient
 
 Norm = Callable[..., nn.Module]
 """(width, eps=...) -> a layer norm."""
@@ -215,7 +215,7 @@ class Encoder(nn.Module):
             assert batch.generation is not None
             first = stage_1(batch, batch.generation)
             return self.head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
-        tied = None if batch.input_ids_BS.is_cuda or not torch.is_grad_enabled() else TiedGradient()
+        tied = tied_gradient(batch.input_ids_BS)
         nll_N = self.head(self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied), batch.labels_N, tied)
         loss = weighted_loss(nll_N, batch.objective_N, request.scales_O)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)

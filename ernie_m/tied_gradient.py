@@ -31,11 +31,13 @@ class TiedGradient:
         return a @ b if room is None else torch.mm(a, b, out=room)
 
 
-def embedding_rows(ids: Tensor, weight_VD: Tensor, padding_id: int, tied: TiedGradient | None) -> Tensor:
-    """F.embedding, [*ids, D]; with `tied`, backward gives the weight the head's gradient and these rows' together.
+def tied_gradient(ids: Tensor) -> TiedGradient | None:
+    """One for a forward of `ids` with gradient; None on GPUs, where an addition of rows that repeat is not deterministic."""
+    return None if ids.is_cuda or not torch.is_grad_enabled() else TiedGradient()
 
-    Rows are added one after another, on CPU; on GPUs such an addition is not deterministic.
-    """
+
+def embedding_rows(ids: Tensor, weight_VD: Tensor, padding_id: int, tied: TiedGradient | None) -> Tensor:
+    """F.embedding, [*ids, D]; with `tied`, backward gives the weight the head's gradient and these rows' together."""
     if tied is None:
         return F.embedding(ids, weight_VD, padding_id)
     return _EmbeddingRows.apply(ids, weight_VD, padding_id, tied)  # type: ignore[no-untyped-call]

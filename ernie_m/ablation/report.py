@@ -94,10 +94,10 @@ def write(title: str, variants: Sequence[Variant], results: Results, remarks: Se
         aside.write_text("\n\n".join([*sections, *told]) + "\n", encoding="utf-8")
     described = {v.name: {"title": v.title, "recipe": v.recipe, "trained": v.is_trained, "paper": v.paper} for v in variants}
     write_json(to / "results.json", {"variants": described, "results": results, "remarks": told})
-    is_drawn = draw(variants, results, to / "comparison.png")
-    print(
-        "written: " + ", ".join(str(to / name) for name in ("results.md", "results.json", "comparison.png")[: 2 + is_drawn])
-    )
+    names = ["results.md", "results.json"]
+    if draw(variants, results, to / "comparison.png"):
+        names.append("comparison.png")
+    print("written: " + ", ".join(str(to / name) for name in names))
 
 
 def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:

@@ -198,7 +198,7 @@ def training_arguments(
     by_steps = hyperparameters.evaluate_every > 0
     every = {"eval_steps": hyperparameters.evaluate_every, "save_steps": hyperparameters.evaluate_every} if by_steps else {}
     without_gpu = not torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
         per_device_train_batch_size=micro,
@@ -227,3 +227,6 @@ def training_arguments(
         ddp_backend="gloo" if without_gpu and ranks()[1] > 1 else None,
         **every,
     )
+    # All GPUs that a single process sees would be taken by DataParallel, each with a micro-batch of its own.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments

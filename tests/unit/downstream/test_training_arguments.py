@@ -1,0 +1,29 @@
+"""Hyperparameters in the Trainer's words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from ernie_m.downstream.training import Machinery, training_arguments
+from ernie_m.downstream.xnli import Xnli
+
+
+@pytest.mark.parametrize("visible", [0, 1, 8])
+def test_a_single_process_keeps_the_batch_whatever_number_of_gpus_it_sees(
+    visible: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = TrainingArguments.__post_init__
+
+    def with_gpus(self: TrainingArguments) -> None:
+        made(self)
+        self._n_gpu = visible
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", with_gpus)
+    task = Xnli()
+    hyperparameters = task.defaults("transfer", "base")
+    arguments = training_arguments(task, hyperparameters, tmp_path, 0, Machinery("fp32"))
+    assert arguments.n_gpu <= 1
+    assert arguments.train_batch_size * arguments.gradient_accumulation_steps == hyperparameters.batch_size
