@@ -119,7 +119,7 @@ def test_learning_variants_have_equal_steps_and_positions() -> None:
         "MMLM + TLM + CAMLM + BTMLM",
     ]
     for variant in trained:
-        assert variant.num_steps == 7500
+        assert variant.num_steps == 2500
         assert all(line.startswith("stages:") for line in differing_keys(trained[0].recipe, variant.recipe))
 
 
