@@ -1,7 +1,8 @@
 """Attention backends. Each takes the one attention rule in the form it needs; all give the same numbers.
 
-sdpa   torch's scaled_dot_product_attention with the dense boolean mask: CPU and every GPU
-flex   FlexAttention with the rule as its `mask_mod`, skipping empty blocks: CUDA, sm80 and later
+sdpa    torch's scaled_dot_product_attention with the dense boolean mask: CPU and every GPU
+pieces  the same, on pieces of rows between documents: CPU
+flex    FlexAttention with the rule as its `mask_mod`, skipping empty blocks: CUDA, sm80 and later
 """
 
 from __future__ import annotations
@@ -18,30 +19,41 @@ from ernie_m.attention_rule import attention_rule, dense_mask
 from ernie_m.batch import PackedBatch
 from ernie_m.block_mask import block_mask
 from ernie_m.console import Choice, InputError
+from ernie_m.row_pieces import RowPieces, attend_in_pieces, row_pieces
 
 
 def choose_attention(requested: str, device: torch.device) -> Choice:
     """The backend to use on `device`, with the reason; raises InputError when the requested one cannot run there."""
-    if requested == "sdpa":
-        return Choice("attention", "sdpa", "asked for")
+    obstacles = {
+        "flex": _obstacle_to_flex(device),
+        "pieces": "" if device.type == "cpu" else f"{device.type} device; cutting rows would wait for it",
+        "sdpa": "",
+    }
+    if requested == "auto":
+        chosen = next(name for name, obstacle in obstacles.items() if not obstacle)
+        return Choice("attention", chosen, obstacles["flex"] or "CUDA, sm80 or later")
+    if obstacles[requested]:
+        raise InputError(f"model.attention={requested}: not possible here ({obstacles[requested]}); use auto or sdpa")
+    return Choice("attention", requested, "asked for")
+
+
+def _obstacle_to_flex(device: torch.device) -> str:
     if device.type != "cuda":
-        obstacle = f"{device.type} device; flex trains on CUDA only"
-    else:
-        major, minor = torch.cuda.get_device_capability(device)
-        name = torch.cuda.get_device_name(device)
-        obstacle = "" if major >= 8 else f"{name} is sm{major}{minor}; flex needs sm80"
-    if requested == "flex" and obstacle:
-        raise InputError(f"model.attention=flex: not possible here ({obstacle}); use auto or sdpa")
-    if obstacle:
-        return Choice("attention", "sdpa", obstacle)
-    return Choice("attention", "flex", "asked for" if requested == "flex" else "CUDA, sm80 or later")
+        return f"{device.type} device; flex trains on CUDA only"
+    major, minor = torch.cuda.get_device_capability(device)
+    return "" if major >= 8 else f"{torch.cuda.get_device_name(device)} is sm{major}{minor}; flex needs sm80"
 
 
 def build_mask(backend: str, batch: PackedBatch) -> Any:
-    """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex."""
+    """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex, RowPieces for pieces.
+
+    Where there is nothing to cut, pieces are sdpa.
+    """
     rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
     if backend == "flex":
         return block_mask(rule, batch)
+    if backend == "pieces" and (pieces := row_pieces(rule, batch)) is not None:
+        return pieces
     num_rows, sequence_length = batch.document_BS.shape
     device = batch.document_BS.device
     return dense_mask(rule, torch.arange(num_rows, device=device), torch.arange(sequence_length, device=device))
@@ -53,6 +65,8 @@ def attend(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Any, 
         assert dropout == 0.0, "flex has no attention dropout; ModelConfig refuses the combination"
         kernel = _compiled_flex() if query_BHSE.is_cuda else flex_attention
         return kernel(query_BHSE, key_BHSE, value_BHSE, block_mask=mask)
+    if isinstance(mask, RowPieces):
+        return attend_in_pieces(query_BHSE, key_BHSE, value_BHSE, mask, dropout)
     return F.scaled_dot_product_attention(query_BHSE, key_BHSE, value_BHSE, attn_mask=mask, dropout_p=dropout)
 
 

@@ -62,8 +62,8 @@ class ModelConfig(Section):
     """Dropout of hidden states; 0 when starting from XLM-R (InfoXLM)."""
     attention_dropout: float = 0.0
     """Dropout of attention weights; leaves the fast attention path."""
-    attention: Literal["auto", "sdpa", "flex"] = "auto"
-    """Attention backend."""
+    attention: Literal["auto", "sdpa", "pieces", "flex"] = "auto"
+    """Attention backend; auto takes flex on GPUs from sm80 on, sdpa on older ones, pieces on CPU."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
     layer_norm_eps: float = 1e-5

@@ -88,9 +88,10 @@ def test_attention_dropout_changes_training_alone(
         assert not torch.equal(model.hidden_states(batch), model.hidden_states(batch))
 
 
-def test_on_the_CPU_sdpa_is_chosen_and_flex_refused() -> None:
+def test_on_the_CPU_pieces_are_chosen_and_flex_refused() -> None:
     cpu = torch.device("cpu")
-    assert str(choose_attention("auto", cpu)) == "attention: sdpa (cpu device; flex trains on CUDA only)"
+    assert str(choose_attention("auto", cpu)) == "attention: pieces (cpu device; flex trains on CUDA only)"
+    assert str(choose_attention("pieces", cpu)) == "attention: pieces (asked for)"
     assert str(choose_attention("sdpa", cpu)) == "attention: sdpa (asked for)"
     with pytest.raises(InputError, match=r"model.attention=flex: not possible here \(cpu device.*use auto or sdpa"):
         choose_attention("flex", cpu)
@@ -110,6 +111,8 @@ def test_the_GPU_decides_and_the_reason_names_it(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     choice = choose_attention("auto", torch.device("cuda", 0))
+    with pytest.raises(InputError, match=r"model.attention=pieces: not possible here \(cuda device; .* use auto or sdpa"):
+        choose_attention("pieces", torch.device("cuda", 0))
     assert (choice.value, choice.reason) == (value, reason)
     if value == "sdpa":
         with pytest.raises(InputError, match="sm70; flex needs sm80"):
