@@ -7,6 +7,7 @@ it. Where to cut is read from the batch by the host: free on CPU; on a GPU it wo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from ernie_m.batch import PackedBatch
 
 LEAST = 96
 """Positions of a piece that is worth a call (docs/log.md)."""
+MOST = 0.5
+"""Share of the rows' pairs up to which pieces are taken."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,22 @@ class RowPieces:
 
 
 def row_pieces(rule: MaskRule, batch: PackedBatch) -> RowPieces | None:
-    """The rows of a micro-batch in pieces; None where every row is a piece of its own, which is better taken at once."""
+    """The rows of a micro-batch in pieces; None where they would save too little to be worth their calls."""
     num_rows, sequence_length = batch.document_BS.shape
-    lengths, masks = [], []
-    for row, document_S in enumerate(batch.document_BS):
-        start, borders = 0, (document_S.diff().nonzero()[:, 0] + 1).tolist()
-        for border in [*borders, sequence_length]:
-            if border - start >= LEAST or border == sequence_length:
-                masks.append(dense_mask(rule, torch.tensor([row]), torch.arange(start, border)))
-                lengths.append(border - start)
-                start = border
-    return RowPieces(lengths, masks) if len(lengths) > num_rows else None
+    spans = [(row, start, stop) for row in range(num_rows) for start, stop in _cut(batch.document_BS[row])]
+    lengths = [stop - start for _, start, stop in spans]
+    if sum(length**2 for length in lengths) > MOST * num_rows * sequence_length**2:
+        return None
+    return RowPieces(lengths, [dense_mask(rule, torch.tensor([row]), torch.arange(*span)) for row, *span in spans])
+
+
+def _cut(document_S: Tensor) -> Iterator[tuple[int, int]]:
+    """[start, stop) of a row's pieces."""
+    start, sequence_length = 0, len(document_S)
+    for border in [*(document_S.diff().nonzero()[:, 0] + 1).tolist(), sequence_length]:
+        if border - start >= LEAST or border == sequence_length:
+            yield start, border
+            start = border
 
 
 def attend_in_pieces(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, pieces: RowPieces, dropout: float) -> Tensor:

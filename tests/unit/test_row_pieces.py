@@ -32,6 +32,7 @@ def batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> PackedBatch:
     monkeypatch.setattr(row_pieces, "LEAST", request.param)
+    monkeypatch.setattr(row_pieces, "MOST", 1.0)
     return batch_of(objective, documents_of(objective, LENGTHS), S)
 
 
@@ -82,10 +83,13 @@ def test_pieces_attend_as_the_dense_mask_does_forward_and_gradient(batch: Packed
         assert results[0][1].abs().max() > 0.1
 
 
-def test_rows_of_one_document_are_not_cut(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
-    batch = batch_of(MMLM, documents_of(MMLM), 64)
-    whole = replace(batch, document_BS=torch.zeros_like(batch.document_BS))
-    assert torch.equal(build_mask("pieces", whole), build_mask("sdpa", whole))
+def test_rows_are_left_whole_where_pieces_save_less_than_half(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    batch = batch_of(MMLM, documents_of(MMLM), S)
+    by_half = torch.arange(S).div(S // 2, rounding_mode="floor").expand_as(batch.document_BS).int()
+    later = torch.where(torch.arange(S) < S // 2 + 1, 0, 1).expand_as(batch.document_BS).int()
+    halves, unequal = (replace(batch, document_BS=document_BS) for document_BS in (by_half, later))
+    assert pieces_of(halves).lengths == [S // 2] * 2 * len(batch.document_BS)
+    assert torch.equal(build_mask("pieces", unequal), build_mask("sdpa", unequal))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
