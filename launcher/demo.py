@@ -17,9 +17,11 @@ import time
 from pathlib import Path
 
 try:
+    from ernie_m.checkpoint import LATEST_FILE
     from ernie_m.command_line import run as run_command
     from ernie_m.console import duration, fail
     from ernie_m.hostfile import free_port
+    from ernie_m.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -54,7 +56,7 @@ def demo(*, to: str = "demo", ranks: int = 0, recipe: str = "demo", vocab_size: 
     call([*prepare, "verify", "--data", data])
     launch = [Path(sys.executable).parent / "deepspeed", "--num_gpus", ranks, "--master_port", free_port()]
     call([*launch, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run])
-    if not (run / "COMPLETE").is_file():
+    if not (run / COMPLETE_FILE).is_file():
         fail(f"{run}: training did not finish; the same command goes on from its last checkpoint", 1)
     if not exported.is_dir():
         call([*python, "launcher/export.py", "--run", run, "--to", exported])
@@ -91,8 +93,9 @@ def summarise(folder: Path, run: Path, exported: Path, seconds: float) -> None:
     print(_line("mean", totals))
     gain = json.loads((folder / "gain.json").read_text(encoding="utf-8"))
     print(f"\ncross-lingual gain  {gain['gain']:+.3f} nats on {gain['num_predicted']:,} masks of held-out pairs")
-    checkpoint = run / "checkpoints" / (run / "checkpoints" / "latest").read_text(encoding="utf-8").strip()
-    made = {"shards": folder / "data", "checkpoint": checkpoint, "Hugging Face": exported, "loss curves": run / "curves.png"}
+    checkpoints = run / CHECKPOINTS_FOLDER
+    checkpoint = checkpoints / (checkpoints / LATEST_FILE).read_text(encoding="utf-8").strip()
+    made = {"shards": folder / "data", "checkpoint": checkpoint, "Hugging Face": exported, "loss curves": run / CURVES_FILE}
     for what, path in made.items():
         print(f"{what:<14}{path}")
     print(f"\ndone in {duration(seconds)}")
