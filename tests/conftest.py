@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ CORPUS_VOCAB_SIZE = 30_000
 DocumentsOf = Callable[..., list[list[Document]]]
 BatchOf = Callable[..., PackedBatch]
 EncoderOf = Callable[..., Encoder]
+StagesOf = Callable[[PackedBatch], list[PackedBatch]]
 
 
 def _documents(
@@ -86,6 +88,18 @@ def documents_of() -> DocumentsOf:
 def batch_of() -> BatchOf:
     """(objective, rows of documents, sequence_length=64) -> one packed micro-batch of tensors."""
     return _batch
+
+
+def _stages(batch: PackedBatch) -> list[PackedBatch]:
+    if batch.generation is None:
+        return [batch]
+    return [batch, replace(batch, reads_BS=batch.generation.reads_RS)]
+
+
+@pytest.fixture
+def stages_of() -> StagesOf:
+    """(batch) -> the batch and, with placeholders in each of its rows, the batch as BTMLM's stage 1 reads it."""
+    return _stages
 
 
 @pytest.fixture

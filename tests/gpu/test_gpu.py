@@ -18,7 +18,7 @@ from ernie_m.objectives import BTMLM, CAMLM, OBJECTIVES, Objective
 from ernie_m.pseudo_parallel import fill_placeholders
 
 if TYPE_CHECKING:
-    from conftest import BatchOf, DocumentsOf, EncoderOf
+    from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf
 
     from ernie_m.engine import Precision
     from ernie_m.ranks import Ranks
@@ -41,15 +41,12 @@ def needs_flex() -> None:
 @pytest.mark.usefixtures("needs_flex")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_flex_is_sdpa_forward_and_gradient(
-    objective: Objective, dtype: torch.dtype, documents_of: DocumentsOf, batch_of: BatchOf
+    objective: Objective, dtype: torch.dtype, documents_of: DocumentsOf, batch_of: BatchOf, stages_of: StagesOf
 ) -> None:
     batch = batch_of(objective, documents_of(objective), S).map(lambda tensor: tensor.cuda())
-    stages = [batch]
-    if batch.generation is not None:
-        stages.append(replace(batch, reads_BS=batch.generation.reads_RS))
     tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-3  # flex multiplies fp32 in TF32
     real = (batch.document_BS >= 0)[:, None, :, None]
-    for stage in stages:
+    for stage in stages_of(batch):
         rng = torch.Generator("cuda").manual_seed(0)
         inputs = [torch.randn(2, 4, S, 64, generator=rng, device="cuda").to(dtype) for _ in range(3)]
         weight = torch.randn(2, 4, S, 64, generator=rng, device="cuda").to(dtype)

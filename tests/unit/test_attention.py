@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,20 +11,13 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from ernie_m.attention import attend, build_mask, choose_attention
 from ernie_m.attention_rule import attention_rule, closure, dense_mask, group_bits
-from ernie_m.batch import PackedBatch
 from ernie_m.console import InputError
 from ernie_m.objectives import BTMLM, CAMLM, Objective
 
 if TYPE_CHECKING:
-    from conftest import BatchOf, DocumentsOf, EncoderOf
+    from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf
 
 S = 128
-
-
-def stages_of(batch: PackedBatch) -> list[PackedBatch]:
-    if batch.generation is None:
-        return [batch]
-    return [batch, replace(batch, reads_BS=batch.generation.reads_RS)]
 
 
 def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -34,7 +26,9 @@ def plain_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_is_sdpa_is_plain_attention(objective: Objective, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+def test_flex_is_sdpa_is_plain_attention(
+    objective: Objective, documents_of: DocumentsOf, batch_of: BatchOf, stages_of: StagesOf
+) -> None:
     batch = batch_of(objective, documents_of(objective), S)
     rng = torch.Generator().manual_seed(0)
     for stage in stages_of(batch):

@@ -19,7 +19,7 @@ from ernie_m.block_mask import judged_blocks
 from ernie_m.objectives import CLM, MMLM, TLM, Objective
 
 if TYPE_CHECKING:
-    from conftest import BatchOf, DocumentsOf
+    from conftest import BatchOf, DocumentsOf, StagesOf
 
 LENGTHS = (((280, 80),), ((150, 3), (90, 40), (5, 5)), ((4, 3), (7, 9)))  # one long document, some, almost only padding
 
@@ -39,11 +39,8 @@ def packed(
     return batch_of(objective, documents_of(objective, LENGTHS), request.param)
 
 
-def test_blocks_that_somebody_reads_are_kept_and_full_ones_are_full(packed: PackedBatch) -> None:
-    stages = [packed]
-    if packed.generation is not None:
-        stages.append(replace(packed, reads_BS=packed.generation.reads_RS))
-    for stage in stages:
+def test_blocks_that_somebody_reads_are_kept_and_full_ones_are_full(packed: PackedBatch, stages_of: StagesOf) -> None:
+    for stage in stages_of(packed):
         partial, full = judged_blocks(stage)
         some, everything = of_the_dense_mask(stage)
         assert not (partial & full).any()

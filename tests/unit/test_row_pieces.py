@@ -17,7 +17,7 @@ from ernie_m.pseudo_parallel import fill_placeholders
 from ernie_m.row_pieces import RowPieces
 
 if TYPE_CHECKING:
-    from conftest import BatchOf, DocumentsOf, EncoderOf
+    from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf
 
 S = 256
 LENGTHS = (((90, 20),), ((50, 3), (30, 40), (5, 5)), ((4, 3), (7, 9), (2, 2), (30, 30)), ((20, 20),) * 3)
@@ -42,13 +42,7 @@ def pieces_of(batch: PackedBatch) -> RowPieces:
     return pieces
 
 
-def stages_of(batch: PackedBatch) -> list[PackedBatch]:
-    if batch.generation is None:
-        return [batch]
-    return [batch, replace(batch, reads_BS=batch.generation.reads_RS)]
-
-
-def test_pieces_hold_all_that_the_dense_mask_holds(batch: PackedBatch) -> None:
+def test_pieces_hold_all_that_the_dense_mask_holds(batch: PackedBatch, stages_of: StagesOf) -> None:
     for stage in stages_of(batch):
         pieces, dense = pieces_of(stage), build_mask("sdpa", stage)
         assert sum(pieces.lengths) == stage.document_BS.numel()
@@ -67,7 +61,7 @@ def test_pieces_are_as_short_as_borders_allow_and_not_shorter(batch: PackedBatch
         assert all(documents[position - 1] == documents[position] for position in inner), "cut later than it might be"
 
 
-def test_pieces_attend_as_the_dense_mask_does_forward_and_gradient(batch: PackedBatch) -> None:
+def test_pieces_attend_as_the_dense_mask_does_forward_and_gradient(batch: PackedBatch, stages_of: StagesOf) -> None:
     rng = torch.Generator().manual_seed(0)
     for stage in stages_of(batch):
         shape = (len(stage.document_BS), S, 3, 2, 16)
@@ -101,7 +95,9 @@ def test_a_models_loss_and_gradient_are_the_same_in_pieces(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(row_pieces, "LEAST", 10)
+    monkeypatch.setattr(row_pieces, "MOST", 1.0)
     batch = batch_of(BTMLM, documents_of(BTMLM, LENGTHS), S)
+    assert len(pieces_of(batch).lengths) > len(batch.document_BS)
     results = []
     for backend in ("sdpa", "pieces"):
         model = encoder_of(attention=backend, max_positions=S + 2, activation_checkpointing=checkpointing).double()
