@@ -21,6 +21,7 @@ from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import Choice, InputError
 from ernie_m.fragments import Fragment, FragmentReader, create_moments, num_updates, owned_fragments
+from ernie_m.gradient_exchange import GradientSums, choose_exchange
 from ernie_m.host_memory import keep_freed_memory
 from ernie_m.hostfile import free_port
 from ernie_m.model import Encoder
@@ -169,10 +170,16 @@ class Engine:
             "eps": optimizer.epsilon,
             "weight_decay": optimizer.weight_decay,
         }
+        ds_config = _filled(_read_ds_config(path), values)
+        spread = (config.zero_stage, self.accumulation_steps, ranks.world_size)
+        self.exchange = choose_exchange(self.precision.value, *spread, ds_config)
+        sums_are_ours = self.exchange.fill(ds_config, self.precision.value, config.zero_stage)
+        model = model.to(ranks.device)
+        self._sums = GradientSums(model) if sums_are_ours else None
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model.to(ranks.device),
+            model=model,
             model_parameters=_parameter_groups(model, optimizer.weight_decay),
-            config=_filled(_read_ds_config(path), values),
+            config=ds_config,
         )
         if config.zero_stage == 0 and ranks.world_size == 1:  # nobody to reduce with: saves copying all gradients twice
             self._engine.enable_backward_allreduce = False
@@ -187,6 +194,8 @@ class Engine:
     def forward_backward(self, batch: PackedBatch, request: LossRequest) -> Tensor:
         """Accumulate the gradient of one micro-batch; returns its summed nll, fp64 [M]."""
         loss, nll_M = self._engine(batch, request)
+        if self._sums:
+            self._sums.begin(is_last=self._engine.is_gradient_accumulation_boundary())
         self._engine.backward(loss)
         return nll_M
 

@@ -92,6 +92,13 @@ def _product(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
     return hidden_ND @ weight_VD.t()
 
 
+def fp32_linear(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
+    """hidden W^T + b as fp32 [N, V], whatever the precision of its factors; without gradient."""
+    if hidden_ND.is_cuda and hidden_ND.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype"):  # from torch 2.8 on
+        return torch.mm(hidden_ND, weight_VD.t(), out_dtype=torch.float32) + bias_V
+    return F.linear(hidden_ND.float(), weight_VD.float(), bias_V.float())
+
+
 def _to_gradient(
     product_NV: Tensor, bias_V: Tensor, labels_N: Tensor, log_sum_N: Tensor, gradient_N: Tensor
 ) -> tuple[Tensor, Tensor]:

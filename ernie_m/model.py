@@ -23,7 +23,7 @@ from ernie_m.config import Section, section
 from ernie_m.console import InputError
 from ernie_m.gelu_linear import GeluLinear
 from ernie_m.layer_norm import choose_layer_norm, layer_norm
-from ernie_m.loss import logits_at_a_time, metric_sums, predicted_nll, weighted_loss
+from ernie_m.loss import fp32_linear, logits_at_a_time, metric_sums, predicted_nll, weighted_loss
 from ernie_m.special_tokens import (
     FIRST_PIECE_ID,
     FIRST_POSITION_ID,
@@ -164,14 +164,17 @@ class MaskedLanguageHead(nn.Module):
         return self._likeliest(hidden_ND).to(torch.int32)
 
     def _likeliest(self, hidden_ND: Tensor) -> Tensor:
-        """The maximum over slices of the vocabulary: the matrix is read once, and no slice's logits leave the cache."""
+        """The maximum over slices of the vocabulary: the matrix is read once, and no slice's logits leave the cache.
+
+        In fp32: bf16's eight bits leave dozens of words alike, of which the first in the vocabulary would be written.
+        """
         end = len(self.decoder_weight) - 1  # <mask> is the last word
         width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
-        best_N = hidden_ND.new_full(hidden_ND.shape[:1], -torch.inf)
+        best_N = hidden_ND.new_full(hidden_ND.shape[:1], -torch.inf, dtype=torch.float32)
         piece_N = torch.full_like(best_N, FIRST_PIECE_ID, dtype=torch.long)
         for start in range(FIRST_PIECE_ID, end, width):
             words = slice(start, min(start + width, end))
-            value_N, index_N = F.linear(hidden_ND, self.decoder_weight[words], self.decoder_bias[words]).max(dim=-1)
+            value_N, index_N = fp32_linear(hidden_ND, self.decoder_weight[words], self.decoder_bias[words]).max(dim=-1)
             piece_N = torch.where(value_N > best_N, index_N + start, piece_N)
             best_N = torch.maximum(best_N, value_N)
         return piece_N

@@ -267,7 +267,9 @@ class Trainer:
             f"ZeRO {engine.zero_stage}, {self.config.batch.rows_per_step} x {self.config.data.sequence_length} positions a "
             f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metric_names)} streams"
         )
-        for choice in (engine.precision, engine.module.attention_choice, engine.module.layer_norm_choice, saving):
+        exchange, module = engine.exchange, engine.module
+        sent = (exchange.sums, exchange.reduction, exchange.overlap)
+        for choice in (engine.precision, module.attention_choice, module.layer_norm_choice, *sent, saving):
             print(choice)
         warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
         if warmup_steps >= num_steps:

@@ -148,7 +148,7 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
         tokens = batch.generating_rows * batch.sequence_length
         hidden = tokens * (w * (8 * D + model.ffn_size) + (w + 1) * batch.sequence_length * sdpa)
         at_a_time = MAX_GENERATED["cuda" if sharding.on_gpu else "cpu"]
-        generated = w * min(batch.placeholders * model.vocab, at_a_time)
+        generated = 4 * min(batch.placeholders * model.vocab, at_a_time)  # fp32 in any precision
         yield "generation", early | {"gradients": left, "activations": hidden, "logits": generated}
     in_head = early | {"gradients": left, "activations": saved}
     yield "head", in_head | {"logits": logits, "temporary": summed + cast + word_embedding}

@@ -65,21 +65,21 @@ def environment(num_threads: int = 1) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
+def start_local_ranks(num_ranks: int, *arguments: str | Path) -> subprocess.Popen[str]:
+    """Start a script (or --module NAME) on local ranks by the real deepspeed launcher, in a process group of its own."""
+    launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", str(num_ranks)]
+    return subprocess.Popen(
+        [*launcher, "--master_port", str(free_port()), *map(str, arguments)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
 @pytest.fixture
 def start_ranks() -> Callable[..., subprocess.Popen[str]]:
-    """Start a script on local ranks through the real deepspeed launcher, in a process group of its own."""
-
-    def start(num_ranks: int, *arguments: str | Path) -> subprocess.Popen[str]:
-        launcher = [str(Path(sys.executable).parent / "deepspeed"), "--num_gpus", str(num_ranks)]
-        command = [*launcher, "--master_port", str(free_port()), *map(str, arguments)]
-        return subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    return start
+    """start_local_ranks."""
+    return start_local_ranks

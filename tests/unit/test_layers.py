@@ -28,7 +28,8 @@ LAYERS = (
     },
     {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
-    {"objectives", "packing", "attention", "block_mask", "loss", "tied_gradient", "gelu_linear", "layer_norm", "row_pieces"},
+    {"objectives", "packing", "attention", "block_mask", "loss", "tied_gradient", "gelu_linear", "layer_norm", "row_pieces"}
+    | {"gradient_exchange"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {
         "ranks",

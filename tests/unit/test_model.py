@@ -12,6 +12,7 @@ from ernie_m.batch import LossRequest
 from ernie_m.console import InputError
 from ernie_m.model import Encoder, ModelConfig, longest_document
 from ernie_m.objectives import BTMLM, CAMLM, MMLM, OBJECTIVES
+from ernie_m.special_tokens import FIRST_PIECE_ID
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
@@ -170,3 +171,18 @@ def test_the_shape_takes_what_the_data_says() -> None:
 def test_shapes_that_make_no_sense_are_refused(key: str, value: float) -> None:
     with pytest.raises(InputError, match=f"^{key}|num_heads"):
         ModelConfig(**{key: value})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_generation_tells_words_apart_that_are_alike_in_half_precision(dtype: torch.dtype, encoder_of: EncoderOf) -> None:
+    """Of a vocabulary of close words the one that is likeliest in fp64 is written, not the first of those that tie."""
+    head = encoder_of(dtype, vocab_size=2001).head
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        head.decoder_weight.copy_(1 + 0.002 * torch.randn(head.decoder_weight.shape, generator=rng))
+        head.decoder_bias.zero_()
+        hidden_ND = (1 + torch.rand(64, head.decoder_weight.shape[1], generator=rng)).to(dtype)
+        piece_N = head._likeliest(hidden_ND)
+        logits_NV = (hidden_ND.double() @ head.decoder_weight.double().t())[:, FIRST_PIECE_ID:-1]
+    chosen_N = logits_NV.gather(1, piece_N[:, None] - FIRST_PIECE_ID)[:, 0]
+    torch.testing.assert_close(chosen_N, logits_NV.amax(-1), rtol=1e-6, atol=0)

@@ -127,7 +127,7 @@ def test_generation_counts_for_BTMLM_alone() -> None:
     generating = replace(batch, generating_rows=4, placeholders=186)
     found = dict(moments(LARGE, Sharding(64, 1, 2), generating))
     assert list(found) == list(MOMENTS)
-    assert found["generation"]["logits"] == 2 * 186 * LARGE.vocab
+    assert found["generation"]["logits"] == 4 * 186 * LARGE.vocab, "fp32"
 
 
 def test_what_a_stage_sends() -> None:
