@@ -26,6 +26,7 @@ from ernie_m.batch import PackedBatch
 from ernie_m.checkpoint import committed_folders
 from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import to_device
+from ernie_m.gradient_exchange import BUCKET_ELEMENTS
 from ernie_m.metrics import read_metrics
 from ernie_m.planning.memory import MicroBatch, Sharding, peak, total
 from ernie_m.planning.plan import bucket_elements
@@ -64,7 +65,7 @@ def timed(work: Callable[[], Any], tries: int) -> Result:
 
 def planned(setup: Setup, result: Result) -> float:
     """Bytes that the planner expects at the peak of a step of training_speed_runs.ours in bf16."""
-    bucket = bucket_elements(DS_CONFIGS)[setup.zero_stage, "bf16"]
+    bucket = bucket_elements(DS_CONFIGS).get((setup.zero_stage, "bf16"), BUCKET_ELEMENTS)
     sharding = Sharding(1, setup.zero_stage, DTYPES["bf16"].itemsize, bucket, ON_GPU)
     batch = MicroBatch(setup.rows, setup.length, max(result["predicted"]), accumulates=False)
     model = setup.model(CorpusFolder(setup.data))

@@ -220,8 +220,8 @@ def rate(result: Result) -> float:
 def useful_flops(setup: Setup, result: Result) -> float:
     """Useful FLOP/s of our steps, median."""
     model = setup.model(CorpusFolder(setup.data))
-    steps = zip(result["tokens"], result["predicted"], result["seconds"], strict=True)
-    return statistics.median(needed_flops(model, setup.length, n, k) / seconds for n, k, seconds in steps)
+    steps = zip(*(result[key] for key in ("tokens", "pairs", "predicted", "seconds")), strict=True)
+    return statistics.median(needed_flops(model, n, pairs, k) / seconds for n, pairs, k, seconds in steps)
 
 
 def waiting(result: Result) -> float:

@@ -1,8 +1,9 @@
 """What training_speed.py and gpu_speed.py measure, each in a process of its own: our training step, the loader, the machine.
 
 A run returns lists with an item for each measured step: "tokens" (useful ones: no padding), "positions" (with it),
-"predicted", "seconds", "waiting" (for the loader, inside of seconds; beside a GPU that still works, a bound), and
-"peak_memory", bytes: of the process, or of a GPU's allocator. "warm_up" are the seconds of the steps before.
+"pairs" (that attention reads), "predicted", "seconds", "waiting" (for the loader, inside of seconds; beside a GPU that
+still works, a bound), and "peak_memory", bytes: of the process, or of a GPU's allocator. "warm_up" are the seconds of the
+steps before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
 from ernie_m.model import Encoder, ModelConfig
 from ernie_m.objectives import OBJECTIVES
+from ernie_m.read_pairs import pairs_read
 from ernie_m.special_tokens import FIRST_POSITION_ID, PAD_ID
 
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
@@ -185,7 +187,8 @@ def ours(setup: Setup, objective: str, precision: str) -> Result:
     batches = Prefetcher(lambda number: data.step(steps[number], 0, 1, setup.rows)[0], 0, len(steps))
 
     def count(batch: PackedBatch) -> Result:
-        return {"tokens": useful(batch), "positions": batch.document_BS.size, "predicted": len(batch.predicted_N)}
+        sizes = {"tokens": useful(batch), "positions": batch.document_BS.size, "pairs": pairs_read(batch)}
+        return sizes | {"predicted": len(batch.predicted_N)}
 
     module, result = training.engine.module, timed_steps(iter(batches), training.step, count, setup)
     choices = f"{module.attention_choice}; {module.layer_norm_choice}"

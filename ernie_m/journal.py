@@ -29,6 +29,7 @@ class StepRecord:
     nll_M: Tensor
     predicted_M: np.ndarray
     num_tokens: int
+    num_pairs: int
     learning_rate: float
 
 

@@ -34,6 +34,7 @@ from ernie_m.packing import PackedRow
 from ernie_m.probe import make_probe, probe_loss
 from ernie_m.pseudo_parallel import fill_placeholders
 from ernie_m.ranks import Ranks
+from ernie_m.read_pairs import pairs_read
 from ernie_m.recipe import TrainingConfig
 from ernie_m.sampling import key_of
 from ernie_m.skip_steps import SkipSteps
@@ -161,8 +162,9 @@ class TrainingLoop:
         num_metrics = len(self.data.metric_names)
         counts = np.sum([np.bincount(b.metric_N, minlength=num_metrics) for b in micro_batches], axis=0)
         num_tokens = sum(int((b.document_BS >= 0).sum()) for b in micro_batches)
-        summed = self._agree(f"step {step}", np.concatenate([counts, [num_tokens]]).astype(np.float64))
-        predicted_M, total_tokens = summed[:-1], int(summed[-1])
+        num_pairs = sum(map(pairs_read, micro_batches))
+        summed = self._agree(f"step {step}", np.concatenate([counts, [num_tokens, num_pairs]]).astype(np.float64))
+        predicted_M, (total_tokens, total_pairs) = summed[:-2], map(int, summed[-2:])
         predicted_O = np.bincount(self.objective_M, weights=predicted_M, minlength=len(OBJECTIVES))
         scales_O = objective_scales(
             self.weights_O,
@@ -181,7 +183,7 @@ class TrainingLoop:
             nll_M += self.engine.forward_backward(self._filled(to_device(batch, self.ranks.device)), request)
             updated = self.engine.update(learning_rate)
         self._guard(step, updated)
-        return StepRecord(step, nll_M, predicted_M, total_tokens, learning_rate)
+        return StepRecord(step, nll_M, predicted_M, total_tokens, total_pairs, learning_rate)
 
     def _filled(self, batch: PackedBatch) -> PackedBatch:
         """The batch with BTMLM's pseudo tokens in its placeholders, if it has any."""
@@ -210,7 +212,8 @@ class TrainingLoop:
             bad = int((~np.isfinite(nll_TM)).any(axis=1).nonzero()[0][0])
             raise InputError(non_finite_message(self.pending[bad].step, "the loss"))
         tokens = [record.num_tokens for record in self.pending]
-        numbers = self.meter.numbers(tokens, sum(float(record.predicted_M.sum()) for record in self.pending))
+        predicted = sum(float(record.predicted_M.sum()) for record in self.pending)
+        numbers = self.meter.numbers(tokens, sum(record.num_pairs for record in self.pending), predicted)
         if self.journal is not None:
             extra = {"gradient_norm": self.engine.gradient_norm, "loss_scale": self.engine.loss_scale}
             self.journal.steps(self.pending, nll_TM, numbers, extra)

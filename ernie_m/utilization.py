@@ -113,15 +113,16 @@ class Yardstick:
     rows_per_step: int
     peak: float
 
-    def numbers(self, seconds: np.ndarray, tokens: Sequence[int], predicted: float) -> dict[str, float]:
-        """The numbers of a line about steps with so many useful `tokens` each and `predicted` tokens in all.
+    def numbers(self, seconds: np.ndarray, tokens: Sequence[int], pairs: float, predicted: float) -> dict[str, float]:
+        """The numbers of a line about steps with so many useful `tokens` each; `pairs` read and `predicted` tokens in all.
 
         `seconds` [ranks, NUM_SECONDS] are every rank's, as its clock read them.
 
         tokens_per_second  useful tokens (all but padding) of all ranks, a second of rank 0's time outside of saving and
                            evaluation
-        mfu                FLOPs of useful tokens in the same time, as a share of the peak: 6 N + 12 L D S a token and the
-                           head's a predicted one. Generation is overhead, as recomputed activations are: it adds none.
+        mfu                FLOPs of useful tokens in the same time, as a share of the peak: 6 N a token, 12 L D a pair that
+                           the attention rule lets one read (documents, not whole rows), the head's a predicted one.
+                           Generation is overhead, as recomputed activations are: it adds none.
         padding_share      of the steps' positions
         time_share/...     an activity's share of all the time, mean of the ranks
         slowest_loading    the share of the rank that waited longest for its rows: all others wait for it
@@ -130,7 +131,7 @@ class Yardstick:
         outside = sum(seconds[0, 1 + ACTIVITIES.index(name)] for name in OUTSIDE_STEPS)
         in_steps = max(float(seconds[0, 0] - outside), 1e-9)
         shares = seconds[:, 1:] / np.maximum(seconds[:, :1], 1e-9)
-        flops = needed_flops(self.model, self.sequence_length, useful, predicted)
+        flops = needed_flops(self.model, useful, pairs, predicted)
         return {
             "tokens_per_second": useful / in_steps,
             "mfu": flops / (in_steps * self.peak),
@@ -156,11 +157,11 @@ class Meter:
         total = float(ranks.host_sum(np.array([peak]))[0])
         return cls(Yardstick(model, config.data.sequence_length, config.batch.rows_per_step, total), ranks)
 
-    def numbers(self, tokens: Sequence[int], predicted: float) -> dict[str, float]:
+    def numbers(self, tokens: Sequence[int], pairs: float, predicted: float) -> dict[str, float]:
         """Those of the steps since the last call, all ranks' (Yardstick.numbers); a collective."""
         seconds = np.zeros((self._ranks.world_size, NUM_SECONDS))
         seconds[self._ranks.rank] = self.clock.read()
-        return self._yardstick.numbers(self._ranks.host_sum(seconds), tokens, predicted)
+        return self._yardstick.numbers(self._ranks.host_sum(seconds), tokens, pairs, predicted)
 
 
 def matmul_peak(device: torch.device, precision: str, tflops: float | None) -> tuple[float, Choice]:

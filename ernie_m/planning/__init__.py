@@ -1,9 +1,11 @@
 """Before a job is booked: the memory it takes on each GPU, the micro-batch that fits, the time a step will take.
 
 memory   bytes of a rank by part and moment of a step, from the recipe's shape alone
-speed    FLOPs, traffic and time of a step: a roofline with stated efficiencies
+speed    devices; FLOPs and traffic of a step
+step     seconds of a step: a roofline for each kind of work of a micro-batch, with stated efficiencies
+reading  keys that a token reads, counted on data
 plan     every ZeRO stage and precision, the largest micro-batch that fits, the one to take
 report   a table, the recipe as it stands, and a line of advice with its reasons
 
-Everything is arithmetic: no torch, no GPU, no data.
+Everything is arithmetic: no torch, no GPU, and no data but for `reading`.
 """

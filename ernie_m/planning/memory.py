@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ernie_m.gradient_exchange import BUCKET_ELEMENTS
 from ernie_m.hosts.job import parameter_count
 
 if TYPE_CHECKING:  # planning needs no torch, which these import
@@ -35,19 +36,34 @@ MAX_GENERATED = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Logits that generation makes at a time: ernie_m.loss.logits_at_a_time (a test keeps them equal)."""
 LIVE_PARAMETERS = 10**9
 """ZeRO-3 keeps up to so many gathered weights (stage3_max_live_parameters and stage3_max_reuse_distance)."""
-BUCKET_ELEMENTS = 500_000_000
-"""DeepSpeed's default reduce_bucket_size; with contiguous_gradients all of it is allocated in every backward."""
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """How the training state is spread: ranks, ZeRO stage, bytes w of a number, elements of DeepSpeed's bucket."""
+    """How the training state is spread: ranks, ZeRO stage, bytes w of a number, elements of DeepSpeed's bucket.
+
+    `sum_width`: bytes of a number of the sum of micro-batches' gradients (0: w); `overlaps`: gradients are sent beside the
+    backward, out of two buckets; `reduces_wider`: as fp32, beside the bucket.
+    """
 
     num_ranks: int
     zero_stage: int
     width: int
     bucket_elements: int = BUCKET_ELEMENTS
     on_gpu: bool = True
+    sum_width: int = 0
+    overlaps: bool = False
+    reduces_wider: bool = False
+
+    @property
+    def sums(self) -> int:
+        return self.sum_width or self.width
+
+    @property
+    def bucket_bytes(self) -> float:
+        """Of every backward: with contiguous_gradients all of a bucket is allocated."""
+        once = self.width * (1 + self.overlaps) + 4 * self.reduces_wider
+        return float(once * self.bucket_elements) if self.zero_stage else 0.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ def standing(num_parameters: int, sharding: Sharding) -> Memory:
     return {
         "weights": float(w * (share if stage == 3 else P)),
         "optimizer": float((12 if stage or w < 4 else 8) * share),
-        "buckets": float(w * sharding.bucket_elements) if stage else 0.0,
+        "buckets": sharding.bucket_bytes,
     }
 
 
@@ -138,8 +154,8 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
     if stage == 3 and W > 1:
         fixed["weights"] += w * min(P, LIVE_PARAMETERS)  # gathered for the forward, kept for the backward
     # Stages 0 and 1 leave the gradient of all weights from one micro-batch to the next, 2 and 3 this rank's share of it.
-    left = w * (P if stage < 2 else P / W) if batch.accumulates else 0.0
-    made = w * P if stage < 2 else left + w * P / W
+    left = sharding.sums * (P if stage < 2 else P / W) if batch.accumulates else 0.0
+    made = max(w * P, left) if stage < 2 else left + w * P / W
     saved, recomputed = activation_bytes(model, batch, w, sdpa, sharding.on_gpu)
     # The bucket comes with a step's first gradient, behind the head of its first micro-batch; ZeRO-3's stays for good.
     early = fixed if batch.accumulates or stage == 3 else fixed | {"buckets": 0.0}
@@ -156,7 +172,8 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
     whole = T * w * (model.ffn_size + 3 * D)
     last = {"gradients": left, "activations": saved + recomputed, "temporary": word_embedding + whole}
     yield "last layer", fixed | last
-    doubled = (2 if batch.accumulates and stage < 2 else 1) if sharding.on_gpu else batch.accumulates and stage < 2
+    adds_up = batch.accumulates and stage < 2 and sharding.sums == w  # autograd; GradientSums takes gradients away at once
+    doubled = (2 if adds_up else 1) if sharding.on_gpu else adds_up or sharding.sums > w
     yield "embedding", fixed | {"gradients": made, "activations": 3.0 * T * w * D, "temporary": doubled * word_embedding}
 
 
@@ -168,8 +185,8 @@ def _update(model: ModelConfig, sharding: Sharding) -> Memory:
     share = P / sharding.num_ranks
     # Gradients of other ranks' weights are views of the bucket in stage 1; ZeRO-3 keeps its bucket for good.
     bucket_stays = stage == 3 or (stage == 1 and sharding.num_ranks > 1)
-    bucket = w * sharding.bucket_elements if bucket_stays else 0
-    return {"gradients": w * share, "buckets": bucket, "temporary": 4 * share}
+    bucket = sharding.bucket_bytes if bucket_stays else 0
+    return {"gradients": (w if stage == 1 else sharding.sums) * share, "buckets": bucket, "temporary": 4 * share}
 
 
 def _chunk(model: ModelConfig) -> int:

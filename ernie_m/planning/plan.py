@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ernie_m.console import InputError
-from ernie_m.hosts.job import parameter_count
+from ernie_m.gradient_exchange import choose_exchange
 from ernie_m.objectives import OBJECTIVES
-from ernie_m.planning import memory, speed
+from ernie_m.planning import memory, speed, step
 
 if TYPE_CHECKING:
     from ernie_m.dataloader import StageConfig
@@ -49,12 +49,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe on hosts (name -> ranks) with a device for each rank; `buckets`: (stage, precision) -> bucket elements."""
+    """A recipe on hosts (name -> ranks) with a device for each rank; `buckets`: (stage, precision) -> bucket elements.
+
+    `keys`: objective -> keys that a token reads, counted on rows of data; empty: whole rows.
+    """
 
     config: TrainingConfig
     hosts: Mapping[str, int]
     device: speed.Device
     buckets: Mapping[tuple[int, str], int]
+    keys: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def num_ranks(self) -> int:
@@ -77,15 +81,16 @@ class Job:
 
 
 def bucket_elements(ds_configs: Path) -> dict[tuple[int, str], int]:
-    """(ZeRO stage, precision) -> reduce_bucket_size of the file of ds_configs/ that they name, else DeepSpeed's default."""
+    """(ZeRO stage, precision) -> reduce_bucket_size of the file of ds_configs/ that they name, where it says one."""
     found = {}
     for stage in range(4):
         for precision in PRECISION_BYTES:
             path = ds_configs / f"zero{stage}_{precision}.json"
             if path.is_file():
                 content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-                size = content.get("zero_optimization", {}).get("reduce_bucket_size", memory.BUCKET_ELEMENTS)
-                found[stage, precision] = int(float(size))
+                size = content.get("zero_optimization", {}).get("reduce_bucket_size")
+                if size is not None:
+                    found[stage, precision] = int(float(size))
     return found
 
 
@@ -118,12 +123,22 @@ def plan_for(job: Job, precision: str, stage: int, checkpointing: bool, micro_ba
     config, device, width = job.config, job.device, PRECISION_BYTES[precision]
     model = replace(config.model, activation_checkpointing=checkpointing)
     accumulation = config.batch.rows_per_step // (micro_batch * job.num_ranks)
-    bucket = job.buckets.get((stage, precision), memory.BUCKET_ELEMENTS)
-    sharding = memory.Sharding(job.num_ranks, stage, width, bucket, device.on_gpu)
+    spread = _spread(job, precision, stage, accumulation)
+    exchange = spread.exchange
+    sharding = memory.Sharding(
+        job.num_ranks,
+        stage,
+        width,
+        exchange.bucket_elements,
+        device.on_gpu,
+        sum_width=spread.sum_width,
+        overlaps=exchange.overlaps,
+        reduces_wider=spread.reduced_width > width,
+    )
     sdpa = model.attention == "sdpa" or not device.has_flex
     peaks = [_peak(config, model, sharding, phase, micro_batch, accumulation, sdpa) for phase in config.stages]
     moment, parts = max(peaks, key=lambda peak: memory.total(peak[1]))
-    times = [_seconds(job, model, phase, precision, stage, accumulation) for phase in config.stages]
+    times = [step.step_seconds(model, _work(job, phase, accumulation), spread) for phase in config.stages]
     return Plan(
         precision,
         stage,
@@ -152,13 +167,18 @@ def _peak(
     return memory.peak(model, sharding, replace(batch, accumulates=accumulation > 1), sdpa)
 
 
-def _seconds(
-    job: Job, model: Any, phase: StageConfig, precision: str, stage: int, accumulation: int
-) -> tuple[float, float, float]:
-    """Seconds of a step of one of the recipe's stages: computing, optimizer, communication."""
-    config, device, width = job.config, job.device, PRECISION_BYTES[precision]
+def _spread(job: Job, precision: str, stage: int, accumulation: int) -> step.Spread:
+    written = job.buckets.get((stage, precision))
+    section = {} if written is None else {"reduce_bucket_size": written}
+    exchange = choose_exchange(precision, stage, accumulation, job.num_ranks, {"zero_optimization": section})
+    return step.Spread(job.device, job.num_ranks, len(job.hosts), stage, precision, PRECISION_BYTES[precision], exchange)
+
+
+def _work(job: Job, phase: StageConfig, accumulation: int) -> speed.Work:
+    """A rank's share of a step of one of the recipe's stages."""
+    config = job.config
     generating = sum(share for name, share in phase.rows.items() if OBJECTIVES[name].is_pseudo_parallel)
-    work = speed.Work(
+    return speed.Work(
         config.batch.rows_per_step * config.data.sequence_length / job.num_ranks,
         config.data.sequence_length,
         speed.predicted_share(phase.rows, config.data.corruption),
@@ -166,11 +186,19 @@ def _seconds(
         config.data.corruption.pseudo_token_share,
         accumulation,
     )
-    num_parameters = parameter_count(model)
-    computing = speed.hardware_flops(model, work) / (device.peaks[precision] * device.efficiency)
-    optimizer = speed.optimizer_seconds(num_parameters, job.num_ranks, stage, width, accumulation, device)
-    volume = speed.sent_bytes(num_parameters, job.num_ranks, stage, width, accumulation)
-    return computing, optimizer, speed.communication_seconds(volume, device, job.num_ranks, len(job.hosts))
+
+
+def keys_read(job: Job, phase: StageConfig) -> float:
+    """Keys that a token reads, over the mix of a stage: counted on data where the job has it, else whole rows."""
+    whole = float(job.config.data.sequence_length)
+    return sum(share * job.keys.get(name, whole) for name, share in phase.rows.items()) / sum(phase.rows.values())
+
+
+def needed_flops(job: Job, phase: StageConfig) -> float:
+    """Those of a full step of a stage, of all ranks: what MFU is told by (ernie_m.utilization)."""
+    work = _work(job, phase, 1)
+    tokens = work.tokens * job.num_ranks
+    return speed.needed_flops(job.config.model, tokens, tokens * keys_read(job, phase), tokens * work.predicted_share)
 
 
 def best(all_plans: Iterable[Plan], precision: str) -> Plan | None:

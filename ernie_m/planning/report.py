@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ernie_m.console import InputError
 from ernie_m.hosts.job import parameter_count
 from ernie_m.planning import memory, speed
-from ernie_m.planning.plan import Job, Plan, best, plan_for
+from ernie_m.planning.plan import Job, Plan, best, keys_read, needed_flops, plan_for
 
 HEADINGS = ("precision", "ZeRO", "ckpt", "rows", "acc", "peak in", *memory.PARTS, "total", "fits", "s/step", "days")
 
@@ -34,12 +34,20 @@ def assumptions(job: Job) -> list[str]:
     )
     hosts = f"{len(job.hosts)} host{'s' * (len(job.hosts) > 1)}"
     steps = sum(stage.steps for stage in config.stages)
+    first = config.stages[0]
+    needed, keys = needed_flops(job, first), keys_read(job, first)
+    positions = config.batch.rows_per_step * data.sequence_length
+    attending = positions * (speed.trunk_flops(model, keys) - speed.trunk_flops(model, 0))
+    counted = "pairs that documents read, counted on --data" if job.keys else "whole rows, a bound; --data counts reads"
     return [
         f"job     {job.num_ranks} ranks on {hosts}; {config.batch.rows_per_step} rows x {data.sequence_length} a step, "
         f"{steps:,} steps; {parameter_count(model) / 1e6:,.0f} M parameters",
         f"device  {device.name}: {device.memory / speed.GIB:.1f} GiB, of which {device.usable / speed.GIB:.1f} usable; "
-        f"{precision} {peak:,.3g} TFLOP/s at {100 * device.efficiency:.0f} % ({device.source}); attention {attention}",
-        f"links   {link} at {100 * speed.REACHED:.0f} %, nothing overlapped",
+        f"{precision} {peak:,.3g} TFLOP/s, of which products reach {100 * device.efficiency:.0f} % and attention "
+        f"({attention}) {100 * device.attention:.0f} % ({device.source}); no GPU has measured it yet",
+        f"links   {link} at {100 * speed.REACHED:.0f} %; beside the backward where a step is one micro-batch of ZeRO 1 or 2",
+        f"FLOPs   {needed / 1e15:,.2f} P a step of the first stage are needed ({100 * attending / needed:.0f} % attention), "
+        f"{keys:,.0f} keys a token of {data.sequence_length}: {counted}",
         "memory  GiB a rank at the moment of a step that holds most; rows: micro-batch, acc: micro-batches a step",
     ]
 
@@ -56,8 +64,14 @@ def as_it_stands(job: Job) -> str:
     verdict = "fits" if own.fits else "does NOT fit"
     return (
         f"recipe: as it stands ({own.keys()}) it takes {memory.total(own.memory) / speed.GIB:.1f} GiB and {verdict}; "
-        f"{_seconds(own.step_seconds)} s a step, {own.days:.1f} days"
+        f"{_seconds(own.step_seconds)} s a step, {own.days:.1f} days, MFU {100 * mfu(job, own):.0f} %"
     )
+
+
+def mfu(job: Job, plan: Plan) -> float:
+    """Needed FLOPs of the recipe's first stage in the predicted time, as a share of all ranks' peak."""
+    peak = job.num_ranks * job.device.peaks[plan.precision]
+    return needed_flops(job, job.config.stages[0]) / (plan.step_seconds[0] * peak)
 
 
 def advice(job: Job, all_plans: Sequence[Plan]) -> str:
@@ -73,8 +87,9 @@ def advice(job: Job, all_plans: Sequence[Plan]) -> str:
     whole = sum(plan.shares)
     reasons = [
         f"{memory.total(plan.memory) / speed.GIB:.1f} of {usable:.1f} GiB",
-        f"{_seconds(plan.step_seconds)} s a step ({100 * computing / whole:.0f} % products, {100 * optimizer / whole:.0f} % "
-        f"optimizer, {100 * communication / whole:.0f} % communication), {plan.days:.1f} days",
+        f"{_seconds(plan.step_seconds)} s a step, MFU {100 * mfu(job, plan):.0f} % ({100 * computing / whole:.0f} % "
+        f"computing, {100 * optimizer / whole:.0f} % optimizer, {100 * communication / whole:.0f} % communication), "
+        f"{plan.days:.1f} days",
     ]
     reasons += _other_ways(plan, [p for p in all_plans if p.precision == job.precision])
     return f"advice: {plan.keys()}: {'; '.join(reasons)}"

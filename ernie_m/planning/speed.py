@@ -1,11 +1,6 @@
-"""How long a step takes: matrix products, the optimizer's traffic and communication, one after another (no overlap).
+"""What there is to do in a step, and devices to do it with: FLOPs, bytes that the optimizer and ZeRO move.
 
-    step = hardware FLOPs of a rank / (peak x efficiency)
-         + bytes that gradients and Adam move / (memory bandwidth x 0.8)
-         + bytes that ZeRO sends / bandwidth of the link x 0.8
-
-Peaks are the vendors' data sheets, dense, without sparsity. Efficiencies are what others reached with encoders of this
-size, all small operations included: they are anchors, not promises of this code.
+ernie_m.planning.step turns a micro-batch's work into seconds. Peaks are the vendors' data sheets, dense, without sparsity.
 """
 
 from __future__ import annotations
@@ -32,6 +27,7 @@ class Device:
     """One rank's device. `memory`: bytes that it shows; `peaks`: precision -> FLOP/s; `link`, `network`: bytes/s.
 
     `link` is what a rank sends to others of its host, `network` what a host sends to others, all its ranks together.
+    `efficiency` and `attention`: shares of the peak that products of matrices and attention's reach on many rows.
     """
 
     name: str
@@ -41,6 +37,7 @@ class Device:
     link: float
     network: float
     efficiency: float
+    attention: float
     source: str
     half: str = "bf16"
     has_flex: bool = True
@@ -65,15 +62,15 @@ def _gpu(
 DEVICES = {
     device.name: device
     for device in (
-        _gpu("V100-32GB", 31.7, {"fp16": 125, "fp32": 15.7}, 0.9, 150, 100, 0.42,
-             "DeepSpeed's fastest BERT-large, length 512: 53 of 125 TFLOP/s", "fp16", False),
-        _gpu("A100-80GB", 79.1, {"bf16": 312, "fp16": 312, "fp32": 19.5}, 2.0, 300, 800, 0.44,
-             "Megatron-LM (arXiv 2104.04473), 1.7 B parameters: 137 of 312 TFLOP/s"),
-        _gpu("H100", 79.1, {"bf16": 989, "fp16": 989, "fp32": 67}, 3.35, 450, 3200, 0.40,
-             "a 760 M GPT at length 512, bf16: MFU 40 %"),
-        _gpu("H200", 139.8, {"bf16": 989, "fp16": 989, "fp32": 67}, 4.8, 450, 3200, 0.40,
+        _gpu("V100-32GB", 31.7, {"fp16": 125, "fp32": 15.7}, 0.9, 150, 100, 0.72, 0.172,
+             "55 TFLOP/s in all; DeepSpeed's fastest BERT-large, length 512, reached 53", "fp16", False),
+        _gpu("A100-80GB", 79.1, {"bf16": 312, "fp16": 312, "fp32": 19.5}, 2.0, 300, 800, 0.77, 0.306,
+             "157 TFLOP/s in all; Megatron-LM (arXiv 2104.04473) reached 137 with 1.7 B parameters"),
+        _gpu("H100", 79.1, {"bf16": 989, "fp16": 989, "fp32": 67}, 3.35, 450, 3200, 0.66, 0.172,
+             "35 % of the peak in all; a 760 M GPT at length 512 reached 40 %"),
+        _gpu("H200", 139.8, {"bf16": 989, "fp16": 989, "fp32": 67}, 4.8, 450, 3200, 0.66, 0.172,
              "as an H100; an 8192^3 product measured 770-800 of 989 TFLOP/s"),
-        Device("cpu", 16 * GIB, {"fp32": 0.175e12, "bf16": 0.7e12}, 20e9, 5e9, 1.25e9, 0.7,
+        Device("cpu", 16 * GIB, {"fp32": 0.175e12, "bf16": 0.7e12}, 20e9, 5e9, 1.25e9, 0.7, 0.35,
                "two cores with AVX-512, measured peak; one layer reaches 90 % of it", "fp32", False),
     )
 }  # fmt: skip
@@ -101,10 +98,14 @@ def peak_of_board(board: str, precision: str) -> float | None:
     return DEVICES[name].peaks.get(precision) if (name := next(names, None)) else None
 
 
-def trunk_flops(model: ModelConfig, sequence_length: int) -> float:
-    """FLOPs of a token, forward and backward, through all layers: 6 N + 12 L D S, N their matrices' weights."""
-    D, L = model.hidden_size, model.num_layers
-    return 6.0 * L * (4 * D * D + 2 * D * model.ffn_size) + 12.0 * L * D * sequence_length
+def matrix_weights(model: ModelConfig) -> float:
+    """N: weights of the layers' matrices."""
+    return float(model.num_layers * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_size))
+
+
+def trunk_flops(model: ModelConfig, keys: float) -> float:
+    """FLOPs of a token that reads so many keys, forward and backward, through all layers: 6 N + 12 L D keys."""
+    return 6.0 * matrix_weights(model) + 12.0 * model.num_layers * model.hidden_size * keys
 
 
 def head_flops(model: ModelConfig) -> float:
@@ -112,9 +113,11 @@ def head_flops(model: ModelConfig) -> float:
     return 6.0 * (model.vocab * model.hidden_size + model.hidden_size**2)
 
 
-def needed_flops(model: ModelConfig, sequence_length: int, tokens: float, predicted: float) -> float:
-    """FLOPs that useful tokens in rows of `sequence_length` need, forward and backward: no padding, nothing twice."""
-    return tokens * trunk_flops(model, sequence_length) + predicted * head_flops(model)
+def needed_flops(model: ModelConfig, tokens: float, pairs: float, predicted: float) -> float:
+    """FLOPs that useful tokens need, forward and backward: no padding, nothing twice, of attention the pairs that are read
+    (ernie_m.read_pairs), not whole rows."""
+    attention = pairs * 12.0 * model.num_layers * model.hidden_size
+    return tokens * trunk_flops(model, 0) + attention + predicted * head_flops(model)
 
 
 def predicted_share(rows: Mapping[str, float], corruption: CorruptionConfig) -> float:
@@ -149,10 +152,11 @@ class Work:
 
 
 def hardware_flops(model: ModelConfig, work: Work) -> float:
-    """Those that it does: also what checkpointing and chunked logits compute again, and BTMLM's generation (a forward); not
-    what the last layer leaves out behind its attention, where predicted positions (or placeholders) alone go on.
+    """Those of dense rows: also what checkpointing and chunked logits compute again, and BTMLM's generation (a forward); not
+    what the last layer leaves out behind its attention, where predicted positions (or placeholders) alone go on. Attention
+    counts over whole rows, whatever its backend skips.
     """
-    trunk, head, left_out = trunk_flops(model, work.sequence_length), head_flops(model), _behind_attention(model)
+    trunk, head, left_out = trunk_flops(model, work.sequence_length), head_flops(model), behind_attention(model)
     trained = trunk - (1 - work.predicted_share) * left_out
     generated = work.generating_share * (trunk - (1 - work.pseudo_token_share) * left_out + work.pseudo_token_share * head)
     recomputed = trained if model.activation_checkpointing else 0.0
@@ -161,19 +165,25 @@ def hardware_flops(model: ModelConfig, work: Work) -> float:
     return work.tokens * (trained + work.predicted_share * head + (recomputed + generated) / 3)
 
 
-def _behind_attention(model: ModelConfig) -> float:
+def behind_attention(model: ModelConfig) -> float:
     """FLOPs of a token, forward and backward, in one layer's output projection and feed-forward."""
     return 6.0 * model.hidden_size * (model.hidden_size + 2 * model.ffn_size)
 
 
-def sent_bytes(num_parameters: int, num_ranks: int, zero_stage: int, width: int, micro_batches: int) -> float:
+def sent_bytes(
+    num_parameters: int, num_ranks: int, zero_stage: int, width: int, micro_batches: int, reduced_width: int | None = None
+) -> float:
     """Bytes that each rank sends in a step (rings: all-reduce 2 (W-1)/W of the data, gather and scatter half of it).
 
     0  all-reduce of the gradient, once          1  the same (DeepSpeed's buckets), then gather the weights
     2  as 1, but reduced in every micro-batch    3  scatter the gradient, gather the weights twice, in every micro-batch
+
+    Weights travel with `width` bytes a number, gradients with `reduced_width` (the same where it is not given).
     """
-    once = width * num_parameters * (num_ranks - 1) / num_ranks
-    return once * {0: 2, 1: 3, 2: 2 * micro_batches + 1, 3: 3 * micro_batches}[zero_stage]
+    w, r, m = width, reduced_width or width, micro_batches
+    return {0: 2 * r, 1: 2 * r + w, 2: 2 * r * m + w, 3: (r + 2 * w) * m}[zero_stage] * (
+        num_parameters * (num_ranks - 1) / num_ranks
+    )
 
 
 def communication_seconds(volume: float, device: Device, num_ranks: int, num_hosts: int) -> float:
@@ -184,9 +194,10 @@ def communication_seconds(volume: float, device: Device, num_ranks: int, num_hos
 
 
 def optimizer_seconds(
-    num_parameters: int, num_ranks: int, zero_stage: int, width: int, micro_batches: int, device: Device
+    num_parameters: int, num_ranks: int, zero_stage: int, width: int, sum_width: int, micro_batches: int, device: Device
 ) -> float:
-    """Time of memory traffic: each micro-batch reads and writes gradients (3 w a weight), Adam its share (2 x 28 bytes)."""
+    """Time of memory traffic: each micro-batch reads a gradient (w bytes a weight) and reads and writes their sum, Adam
+    moves its share of the state (2 x 28 bytes)."""
     share = num_parameters / num_ranks if zero_stage else num_parameters
-    moved = 3 * width * num_parameters * micro_batches + 56 * share
+    moved = (width + 2 * sum_width) * num_parameters * micro_batches + 56 * share
     return moved / (REACHED * device.bandwidth)

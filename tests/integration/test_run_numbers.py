@@ -6,9 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from ernie_m.attention_rule import attention_rule, dense_mask
 from ernie_m.checkpoint import folder_name
 from ernie_m.config import build, merge_overrides, read_recipe
 from ernie_m.corpus import CorpusFolder
@@ -44,15 +46,18 @@ def step_lines(run: Path) -> dict[int, dict[str, Any]]:
     return {line["step"]: line for line in read_metrics(run) if "tokens" in line}
 
 
-def counted(recipe: Path, data: Path) -> dict[int, tuple[int, int]]:
-    """(useful tokens, predicted tokens) of each global step, from the data alone."""
+def counted(recipe: Path, data: Path) -> dict[int, tuple[int, int, int]]:
+    """(useful tokens, predicted tokens, pairs of the dense mask) of each global step, from the data alone."""
     config = build(TrainingConfig, merge_overrides(read_recipe(recipe), []), str(recipe))
     rows = config.batch.rows_per_step
     source = PretrainingData(CorpusFolder(data), config.data, Schedule(config.stages, rows), config.seed)
     counts = {}
     for step in range(NUM_STEPS):
         (batch,) = source.step(step, 0, 1, rows)
-        counts[step + 1] = int((batch.document_BS >= 0).sum()), len(batch.predicted_N)
+        is_real = batch.document_BS >= 0
+        rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
+        pairs = dense_mask(rule, np.arange(rows), np.arange(is_real.shape[1]))[:, 0] & is_real[:, :, None]
+        counts[step + 1] = int(is_real.sum()), len(batch.predicted_N), int(pairs.sum())
     return counts
 
 
@@ -63,17 +68,17 @@ def windows() -> list[range]:
 
 def test_the_numbers_of_two_ranks_are_those_of_data_and_model(job: Job) -> None:
     lines, counts = step_lines(job.run), counted(job.recipe, job.data)
-    assert {step: line["tokens"] for step, line in lines.items()} == {step: tokens for step, (tokens, _) in counts.items()}
+    assert {step: line["tokens"] for step, line in lines.items()} == {step: tokens for step, (tokens, *_) in counts.items()}
     assert [step for step, line in lines.items() if "mfu" in line] == LINES
-    assert 0 < sum(tokens for tokens, _ in counts.values()) < NUM_STEPS * 8 * 128, "there is padding to be counted"
+    assert 0 < sum(tokens for tokens, *_ in counts.values()) < NUM_STEPS * 8 * 128, "there is padding to be counted"
     shape = TINY_RECIPE["model"]
     L, D, F = shape["num_layers"], shape["hidden_size"], shape["ffn_size"]
     V, S = CorpusFolder(job.data).manifest.vocab_size, TINY_RECIPE["data"]["sequence_length"]
     for steps in windows():
         line = lines[steps[-1]]
-        tokens, predicted = (sum(counts[step][i] for step in steps) for i in (0, 1))
+        tokens, predicted, pairs = (sum(counts[step][i] for step in steps) for i in (0, 1, 2))
         assert line["padding_share"] == pytest.approx(1 - tokens / (len(steps) * 8 * S), rel=1e-12)
-        flops = tokens * (6 * L * (4 * D * D + 2 * D * F) + 12 * L * D * S) + predicted * 6 * (V * D + D * D)
+        flops = tokens * 6 * L * (4 * D * D + 2 * D * F) + pairs * 12 * L * D + predicted * 6 * (V * D + D * D)
         seconds = tokens / line["tokens_per_second"]
         assert line["mfu"] == pytest.approx(flops / seconds / (2 * PEAK * 1e12), rel=1e-9)
         assert {lines[step]["tokens_per_second"] for step in steps} == {line["tokens_per_second"]}

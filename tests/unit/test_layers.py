@@ -29,7 +29,7 @@ LAYERS = (
     {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling"}
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
     {"objectives", "packing", "attention", "block_mask", "loss", "tied_gradient", "gelu_linear", "layer_norm", "row_pieces"}
-    | {"gradient_exchange"},
+    | {"gradient_exchange", "read_pairs"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {
         "ranks",
@@ -62,7 +62,7 @@ LAYERS = (
     | {"planning"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source", "read_pairs"}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,0 +1,25 @@
+"""How many keys a token reads, counted on rows of prepared data: attention FLOPs are then those that are needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ernie_m.batch import PAD_DOCUMENT
+from ernie_m.corpus import CorpusFolder
+from ernie_m.dataloader import PretrainingData, Schedule, StageConfig
+from ernie_m.read_pairs import pairs_read
+from ernie_m.recipe import TrainingConfig
+
+COUNTED_ROWS = 256
+"""Of each objective: streams are drawn as in training, so short and long ones weigh as they do there."""
+
+
+def counted_keys(config: TrainingConfig, folder: Path) -> dict[str, float]:
+    """Objective -> mean keys that a real token of its rows reads; InputError where the data lacks what the recipe needs."""
+    found = {}
+    for name in sorted({name for stage in config.stages for name in stage.rows}):
+        schedule = Schedule((StageConfig(steps=1, rows={name: 1}),), COUNTED_ROWS)
+        data = PretrainingData(CorpusFolder(folder), config.data, schedule, config.seed)
+        (batch,) = data.step(0, 0, 1, COUNTED_ROWS)
+        found[name] = pairs_read(batch) / int((batch.document_BS != PAD_DOCUMENT).sum())
+    return found
