@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # with a thread each: more would wait for each other. In the order of folders, which has the long files first.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-faults test-cluster test-real lint environment clean
+.PHONY: demo test test-faults test-cluster test-real gpu wheels lint environment clean
 
 demo: environment
 	$(BIN)/python launcher/demo.py --to demo
@@ -30,6 +30,23 @@ test-cluster: environment
 # eval/xnli/dev-en.tsv and so on.
 test-real: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/real -m real -rs -n 2
+
+# The day a GPU is there: all that only a GPU can say, on one page in benchmarks/results/, in at most 25 minutes, without a network.
+# SIZE=small runs every part on the CPU. Takes the machine's own torch, and from wheels/ what else it needs, where that is filled.
+SIZE ?= full
+gpu: $(if $(wildcard wheels/requirements.txt),$(VENV)/.offline,environment)
+	PYTHONPATH=. $(BIN)/python benchmarks/gpu_day.py --size $(SIZE)
+
+# What `make gpu` needs but torch, for a machine without a network; FOR is its Python, e.g. make wheels FOR=3.12.
+FOR ?=
+wheels: environment
+	$(BIN)/python benchmarks/wheels.py --to wheels $(if $(FOR),--python $(FOR))
+
+$(VENV)/.offline: wheels/requirements.txt
+	$(PYTHON) -c "import torch" || { echo "error: $(PYTHON) has no torch; name the machine's own: make gpu PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links wheels -r wheels/requirements.txt
+	touch $@
 
 lint: environment
 	$(BIN)/ruff check .

@@ -219,7 +219,8 @@ def profile(setup: Setup, objective: str, precision: str) -> Result:
     with torch.profiler.profile(record_shapes=True) as recorded:
         training.step(batches[-1])
     tables = [recorded.key_averages(group_by_input_shape=shapes) for shapes in (False, True)]
-    texts = [table.table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=40) for table in tables]
+    order = "self_device_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
+    texts = [table.table(sort_by=order, row_limit=18, max_name_column_width=40) for table in tables]
     return {"table": "\n".join(texts)}
 
 
