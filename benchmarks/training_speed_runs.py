@@ -34,6 +34,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEARNING_RATE = 1e-5
 FULL = 0.97  # share of real tokens from which rows count as full
+ENOUGH_SECONDS = 5.0  # for products of one size
 WARM_UP_STEPS = 2  # Adam's moments are made in the first; the loader has not run ahead yet
 Result = dict[str, Any]
 
@@ -261,8 +262,10 @@ def loader(setup: Setup, objective: str) -> Result:
 def matmul_peak(setup: Setup, precision: str) -> Result:
     """Best FLOP/s of a square product, over sizes and tries, and the median of the size that it was reached with."""
     sizes, tries = ((2048, 4096), 5) if DEVICE.type == "cpu" else ((8192, 16384), 30)
-    found = []
+    found, begun = [], time.monotonic()
     for size in sizes:
+        if found and time.monotonic() - begun > ENOUGH_SECONDS:  # a slow CPU comes to its peak with smaller ones
+            break
         a, b = (torch.randn(size, size, device=DEVICE).to(DTYPES[precision]) for _ in range(2))
         marks = []
         for _ in range(tries):
