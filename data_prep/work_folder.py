@@ -1,6 +1,7 @@
 """The folder a build writes into, and what it leaves there for its next start.
 
     .lock                          held by the running build (flock: the kernel lets go of it, however the build ends)
+    .data_prep.json                says that the folder is a build's, and of which corpora (ownership.py)
     shards/<corpus>/...            finished shards
     work/.plan.json                what is being built; a later start has to ask for the same
     work/<corpus>/00012.json       chunk 12 is done: its shards, counts and rejected lines
@@ -8,7 +9,7 @@
     ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
     report.json report.txt, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
 
-A folder that is neither new, empty nor a build's is somebody's and stays as it is.
+A folder that is neither new, empty nor marked as a build's is somebody's and stays as it is.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from data_prep import ownership
+from data_prep.ownership import (
+    END_FILE,
+    LOCK_FILE,
+    MARK_FILE,
+    PLAN_FILE,
+    PROVISIONAL_FOLDER,
+    RANKS_FOLDER,
+    READABLE_REPORT_FILE,
+    REPORT_FILE,
+    STOP_FILE,
+    WORK_FOLDER,
+)
 from ernie_m.console import InputError
-from ernie_m.corpus import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN, Manifest
+from ernie_m.corpus import MANIFEST_FILE
 from ernie_m.files import exclusive, write_json, written_atomically
 from ernie_m.shard_table import SHARDS_FOLDER
-from ernie_m.vocabulary import TOKENIZER_FILE
 
-LOCK_FILE, WORK_FOLDER, RANKS_FOLDER, PLAN_FILE, END_FILE = ".lock", "work", "ranks", ".plan.json", "end.json"
-REPORT_FILE, READABLE_REPORT_FILE = "report.json", "report.txt"
-PROVISIONAL_FOLDER = ".provisional"  # no corpus can be called so
-STOP_FILE = ".stop"
-_TOP_FILES = (TOKENIZER_FILE, MANIFEST_FILE, SHARD_TABLE_FILE, REPORT_FILE, READABLE_REPORT_FILE)
-OUR_FOLDERS = re.compile(rf"{SHARDS_FOLDER}(/[^/]+)?|{RANKS_FOLDER}|{WORK_FOLDER}(/.*)?")
-OUR_FILES = re.compile(
-    rf"{SHARDS_FOLDER}/[^/]+/\.?({TRAIN}|{HELD_OUT})-\d+\.arrow(\.\d+\.tmp)?"
-    rf"|\.?({'|'.join(map(re.escape, _TOP_FILES))})(\.\d+\.tmp)?|\.lock"
-    rf"|{RANKS_FOLDER}/\.?rank-\d+\.json(\.\d+\.tmp)?|{WORK_FOLDER}/.*(json|npy|arrow|tmp|\.stop)"
-)
+__all__ = ["RANKS_FOLDER", "READABLE_REPORT_FILE", "REPORT_FILE", "WORK_FOLDER"]
 
 
 @contextlib.contextmanager
@@ -50,33 +51,23 @@ def locked(out: Path) -> Iterator[None]:
         raise InputError(f"{out}: not a folder; choose another --out")
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    if not is_new and not (out / LOCK_FILE).exists():
-        refuse_foreign(out)  # before anything is written into it
+    ownership.refuse_unmarked(out)  # before anything is written into it, the lock included
     with exclusive(out / LOCK_FILE, "another build is at work here"):
         try:
             yield
         finally:
             if is_new and [path.name for path in out.iterdir()] == [LOCK_FILE]:  # refused before anything was written
-                shutil.rmtree(out)
-
-
-def refuse_foreign(out: Path) -> None:
-    """Raise InputError when the folder holds a file that no build of ours wrote."""
-    for path in sorted(out.rglob("*")):
-        name = path.relative_to(out).as_posix()
-        ours = OUR_FOLDERS if path.is_dir() else OUR_FILES
-        if not ours.fullmatch(name) or path.is_symlink():
-            raise InputError(f"{out}: not empty and {name} is not of a build of ours; choose another --out")
+                (out / LOCK_FILE).unlink()
+                out.rmdir()
 
 
 def refuse_finished(out: Path, overwrite: bool) -> None:
     """Raise InputError for somebody else's files, and for a finished build unless `overwrite`."""
-    refuse_foreign(out)
+    ownership.refuse_foreign(out)
     if (out / MANIFEST_FILE).exists():
-        shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)  # of a build that was killed while it tidied up
+        finish(out)  # of a build that was killed while it tidied up
         if not overwrite:
             raise InputError(f"{out}: already holds built data ({MANIFEST_FILE}); choose another --out or add --overwrite")
-        Manifest.read(out)
 
 
 def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
@@ -84,25 +75,25 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
 
     Raises InputError for an unfinished build of another plan, unless `overwrite`.
     """
-    path = out / WORK_FOLDER / PLAN_FILE
+    path, corpora = out / WORK_FOLDER / PLAN_FILE, [corpus["name"] for corpus in plan["corpora"]]
     if path.exists() and not overwrite:
         if difference := _difference(_read(path), plan):
             raise InputError(
                 f"{out}: holds an unfinished build of another plan: {difference}; give the same input and options to go on, "
                 "add --overwrite to start over, or choose another --out"
             )
+        ownership.mark(out, corpora)
         for folder in (out, *out.glob(f"{SHARDS_FOLDER}/*"), *out.glob(f"{WORK_FOLDER}/**/")):
-            for left in folder.glob(".*.tmp"):
+            for left in folder.glob(".*.tmp"):  # by refuse_foreign all of them are ours
                 left.unlink(missing_ok=True)
         (out / WORK_FOLDER / STOP_FILE).unlink(missing_ok=True)
-        shutil.rmtree(out / RANKS_FOLDER, ignore_errors=True)  # they tell of this start
+        ownership.remove(out, RANKS_FOLDER)  # they tell of this start
         return True
-    (out / MANIFEST_FILE).unlink(missing_ok=True)  # first, so that it never promises what is gone
-    for left in out.iterdir():
-        if left.is_dir():
-            shutil.rmtree(left)
-        elif left.name != LOCK_FILE:
-            left.unlink()
+    ownership.mark(out, ownership.marked_corpora(out) or ())  # before what stands for it in 0.1 goes
+    for promise in (out / MANIFEST_FILE, path):  # first, so that they never promise what is gone
+        promise.unlink(missing_ok=True)
+    ownership.remove(out, keep=(LOCK_FILE, MARK_FILE))
+    ownership.mark(out, corpora)
     path.parent.mkdir()
     write_json(path, plan)
     return False
@@ -110,7 +101,7 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
 
 def finish(out: Path) -> None:
     """Remove what only an unfinished build needs."""
-    shutil.rmtree(out / WORK_FOLDER)
+    ownership.remove(out, WORK_FOLDER)
 
 
 def marker_path(out: Path, corpus: str, index: int, is_final: bool = False) -> Path:
@@ -150,8 +141,8 @@ def mark_end(out: Path, corpus: str, content: dict[str, Any]) -> None:
 
 def drop_corpus(out: Path, corpus: str) -> None:
     """Remove the shards of a corpus that cannot be used."""
-    for folder in (out, provisional(out)):
-        shutil.rmtree(folder / SHARDS_FOLDER / corpus, ignore_errors=True)
+    for folder in ("", f"{WORK_FOLDER}/{PROVISIONAL_FOLDER}/"):
+        ownership.remove(out, f"{folder}{SHARDS_FOLDER}/{corpus}")
 
 
 def provisional(out: Path) -> Path:
