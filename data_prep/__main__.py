@@ -25,7 +25,9 @@ class Commands:
     The catalog names the corpora: data_prep/example_catalog.yaml shows every format; docs/data_format.md explains it.
     """
 
-    def embed(self, *, out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_out: int = 500) -> None:
+    def embed(
+        self, *, out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_out: int = 500, overwrite: bool = False
+    ) -> None:
         """Generate the embedded corpus: true sentences from CLDR, parallel in 12 languages, in the formats users have.
 
         Needs Babel (pip install babel). The same seed gives the same bytes; there is no limit to the size.
@@ -36,10 +38,11 @@ class Commands:
             lines: monolingual lines a language.
             pairs: translation pairs of each language with English.
             held_out: held-out pairs of each language with English.
+            overwrite: replace files of other content that are already there.
         """
         from data_prep.embedded import embed
 
-        embed(out, seed, lines, pairs, held_out)
+        embed(out, seed, lines, pairs, held_out, _flag("overwrite", overwrite))
 
     def fetch(
         self,
@@ -157,6 +160,7 @@ class Commands:
         parallel_share: float | None = None,
         json: str | None = None,
         plot: str | None = None,
+        overwrite: bool = False,
     ) -> None:
         """Show rows, tokens and share of each language and pair, how often training draws it, and how often it repeats it.
 
@@ -177,6 +181,7 @@ class Commands:
             parallel_share: part of the rows that are pairs (TLM, CAMLM); default 2/3, equal batches of MMLM, TLM and CAMLM.
             json: file to write the numbers to.
             plot: PNG file to draw shares, p and repeats into.
+            overwrite: replace files that are already there.
         """
         from data_prep.stats import Plan, stats
 
@@ -188,8 +193,8 @@ class Commands:
                 _require_int("sequence_length", sequence_length, 16),
                 None if parallel_share is None else _number("parallel_share", parallel_share, 0, 1),
             )
-        files = [None if name is None else Path(name) for name in (json, plot)]
-        print(stats(Path(data), _number("alpha", alpha, 0, 1), plan, *files))
+        numbers, picture = (None if name is None else Path(name) for name in (json, plot))
+        print(stats(Path(data), _number("alpha", alpha, 0, 1), plan, numbers, picture, _flag("overwrite", overwrite)))
 
     def train_tokenizer(
         self,
@@ -202,6 +207,7 @@ class Commands:
         max_sentences: int = 1_000_000,
         seed: int = 0,
         character_coverage: float = 0.9995,
+        overwrite: bool = False,
     ) -> None:
         """Train a SentencePiece model with XLM-R's layout on a smoothed sample of the catalog's text.
 
@@ -217,6 +223,7 @@ class Commands:
             max_sentences: sentences to train on, of all languages together.
             seed: of the random choice of sentences.
             character_coverage: share of the text's characters that get a piece; the rest becomes <unk>.
+            overwrite: replace a file that is already there.
         """
         from data_prep.tokenizer_training import train_tokenizer
 
@@ -229,6 +236,7 @@ class Commands:
             _require_int("max_sentences", max_sentences, 1),
             _require_int("seed", seed, 0),
             _number("character_coverage", character_coverage, 0.9, 1),
+            _flag("overwrite", overwrite),
         )
         print(f"{out}: a vocabulary of {vocabulary.size:,}, SHA-256 {vocabulary.fingerprint}")
 

@@ -18,7 +18,7 @@ from data_prep.readers import input_bytes, named
 from ernie_m.command_line import run
 from ernie_m.console import InputError, Progress
 from ernie_m.corpus import TRAIN
-from ernie_m.files import written_atomically
+from ernie_m.files import refuse_existing, written_atomically
 
 
 def side_files(corpus: Corpus, to: Path) -> list[Path]:
@@ -26,16 +26,19 @@ def side_files(corpus: Corpus, to: Path) -> list[Path]:
     return [to / f"{corpus.name}.{language}.txt" for language in corpus.languages]
 
 
-def sides(*, catalog: str, to: str) -> None:
+def sides(*, catalog: str, to: str, overwrite: bool = False) -> None:
     """Write each side of the catalog's pairs as text of its language.
 
     Args:
         catalog: YAML file with the corpora; those of one language are passed over
         to: folder for the files; made if it does not exist
+        overwrite: replace files that are already there
     """
     corpora = [corpus for corpus in read_catalog(Path(catalog)) if len(corpus.languages) == 2]
     if not corpora:
         raise InputError(f"{catalog}: no corpus of pairs; expected at least one, e.g. of format moses")
+    files = [path for corpus in corpora for path in side_files(corpus, Path(to))]
+    refuse_existing("--to", *files, overwrite=overwrite)
     Path(to).mkdir(parents=True, exist_ok=True)
     progress = Progress("sides", sum(map(input_bytes, corpora)), "bytes")
     for corpus in corpora:

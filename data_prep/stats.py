@@ -27,7 +27,7 @@ from typing import Any
 
 from ernie_m.console import InputError
 from ernie_m.corpus import HELD_OUT, TRAIN, CorpusFolder, Stream
-from ernie_m.files import write_json
+from ernie_m.files import refuse_existing, write_json
 from ernie_m.sampling import Mixture, smoothed
 from ernie_m.table import table
 
@@ -90,11 +90,20 @@ class FolderStats:
         return {**asdict(self), "many_repeats": MANY_REPEATS}
 
 
-def stats(data: Path, alpha: float, plan: Plan | None = None, json: Path | None = None, plot: Path | None = None) -> str:
+def stats(
+    data: Path,
+    alpha: float,
+    plan: Plan | None = None,
+    json: Path | None = None,
+    plot: Path | None = None,
+    overwrite: bool = False,
+) -> str:
     """The report as text; also written to `json` and drawn to `plot` where given. Raises InputError."""
     for option, path in (("--json", json), ("--plot", plot)):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
+        if path is not None:
+            refuse_existing(option, path, overwrite=overwrite)
     found = folder_stats(data, alpha, plan)
     if json is not None:
         write_json(json, found.to_json())

@@ -30,7 +30,7 @@ from data_prep.catalog import Corpus, read_catalog
 from data_prep.clean import usable
 from data_prep.readers import first_chunk, input_bytes, named
 from ernie_m.console import InputError, Progress, duration
-from ernie_m.files import written_atomically
+from ernie_m.files import refuse_existing, written_atomically
 from ernie_m.sampling import apportion, smoothed
 from ernie_m.special_tokens import vocab_size_of
 from ernie_m.vocabulary import Vocabulary
@@ -53,8 +53,12 @@ def train_tokenizer(
     max_sentences: int = MAX_SENTENCES,
     seed: int = 0,
     character_coverage: float = CHARACTER_COVERAGE,
+    overwrite: bool = False,
 ) -> Vocabulary:
-    """Train, write `out` atomically and return it; raises InputError when the text cannot give such a vocabulary."""
+    """Train, write `out` atomically and return it; raises InputError when the text cannot give such a vocabulary.
+
+    A file that is there already is replaced only with `overwrite`.
+    """
     if model_type not in MODEL_TYPES:
         raise InputError(f"--model_type {model_type}: expected one of {', '.join(MODEL_TYPES)}")
     if vocab_size <= vocab_size_of(3):
@@ -63,7 +67,7 @@ def train_tokenizer(
         raise InputError(f"--alpha {alpha}: expected a number from 0 to 1")
     if not 0.9 <= character_coverage <= 1:
         raise InputError(f"--character_coverage {character_coverage}: expected a number from 0.9 to 1")
-    _refuse_unwritable(out)
+    _refuse_unwritable(out, overwrite)
     corpora = read_catalog(catalog)
     for corpus in corpora:  # a wrong path is known at once
         first_chunk(corpus)
@@ -79,12 +83,13 @@ def train_tokenizer(
     return Vocabulary(out)
 
 
-def _refuse_unwritable(out: Path) -> None:
+def _refuse_unwritable(out: Path, overwrite: bool) -> None:
     """Known now, not after hours of training."""
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
     if out.is_dir():
         raise InputError(f"--out {out}: a folder; expected the name of a file to write, e.g. {out / 'spm.model'}")
+    refuse_existing("--out", out, overwrite=overwrite)
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"--out {out}: the folder {out.parent} is not writable; give another one")
 

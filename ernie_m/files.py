@@ -51,6 +51,13 @@ def written_atomically(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
+    """Raise InputError when one of the files that `option` names is there already: only `--overwrite` replaces it."""
+    taken = [] if overwrite else [path for path in paths if os.path.lexists(path)]
+    if taken:
+        raise InputError(f"{option} {taken[0]}: exists and stays as it is; give another name, or add --overwrite")
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
     """Hold the lock file `path` within the block; the kernel lets go of it however the process ends.

@@ -21,7 +21,9 @@ from data_prep.embedded.phrases import LANGUAGES
 __all__ = ["LANGUAGES", "LAYOUTS", "embed", "sentence", "write_embedded_corpus"]
 
 
-def embed(out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_out: int = 500) -> None:
+def embed(
+    out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_out: int = 500, overwrite: bool = False
+) -> None:
     """Write the embedded corpus: real file formats, twelve languages, nothing to download.
 
     The sentences are lists of dates, quantities, currencies, language and place names, formatted by Unicode CLDR: the same
@@ -40,8 +42,10 @@ def embed(out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_ou
         lines: monolingual sentences a language.
         pairs: sentence pairs a language with English.
         held_out: held-out pairs a language with English.
+        overwrite: replace files of other content; without it they are refused, and those of the same content stay.
     """
-    write_embedded_corpus(Path(out), seed=seed, lines_per_language=lines, pairs_per_language=pairs, held_out_pairs=held_out)
+    sizes = {"lines_per_language": lines, "pairs_per_language": pairs, "held_out_pairs": held_out}
+    write_embedded_corpus(Path(out), seed=seed, overwrite=overwrite, **sizes)
     num_pairs = len(LAYOUTS)
     print(
         f"{out}: {lines:,} sentences in each of {len(LANGUAGES)} languages, {pairs:,} pairs and {held_out:,} held-out pairs "

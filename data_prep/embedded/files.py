@@ -24,7 +24,7 @@ from xml.sax.saxutils import escape
 from data_prep.embedded.facts import Draws, fact
 from data_prep.embedded.phrases import LANGUAGES, phrasebook
 from ernie_m.console import InputError, Progress
-from ernie_m.files import written_atomically
+from ernie_m.files import refuse_existing, written_atomically
 
 LAYOUTS = {
     "ar": "tmx.zip",
@@ -64,9 +64,18 @@ def first_index(purpose: str, language: str) -> int:
 
 
 def write_embedded_corpus(
-    out: Path, *, seed: int = 0, lines_per_language: int, pairs_per_language: int, held_out_pairs: int = 500
+    out: Path,
+    *,
+    seed: int = 0,
+    lines_per_language: int,
+    pairs_per_language: int,
+    held_out_pairs: int = 500,
+    overwrite: bool = False,
 ) -> None:
-    """Write the whole corpus below `out`: cc100/, parallel/, heldout/ and catalog.yaml."""
+    """Write the whole corpus below `out`: cc100/, parallel/, heldout/ and catalog.yaml.
+
+    Files that are there already with the same bytes stay; any other is refused (InputError) unless `overwrite`.
+    """
     for name, number in (("lines", lines_per_language), ("pairs", pairs_per_language), ("held_out", held_out_pairs)):
         if not isinstance(number, int) or not 0 < number < _RANGE // 2:
             raise InputError(f"{name} is {number!r}: expected a whole number between 1 and {_RANGE // 2 - 1:,}")
@@ -80,19 +89,19 @@ def write_embedded_corpus(
         lines = [sentence(seed, first_index("monolingual", language) + i, language) for i in range(lines_per_language)]
         known[language].update(lines)
         path = out / "cc100" / f"{language}.txt.xz"
-        _write(path, lzma.compress(_documents(lines, seed, language).encode(), preset=3))
+        _write(path, lzma.compress(_documents(lines, seed, language).encode(), preset=3), overwrite)
         entries.append(_entry(f"cc100-{language}", "cc100", path.relative_to(out), f"language: {language}"))
         progress.advance(1, path.name)
     for language in LAYOUTS:
         pairs = [_pair(seed, first_index("parallel", language) + i, language) for i in range(pairs_per_language)]
-        entries.append(_write_pairs(out, seed, language, pairs, known))
+        entries.append(_write_pairs(out, seed, language, pairs, known, overwrite))
         progress.advance(1, language)
     for language in LAYOUTS:
         pairs = list(itertools.islice(held_out(seed, language, known), held_out_pairs))
         for side, code in enumerate((language, "en")):
-            _write(out / "heldout" / f"{language}-en.{code}", _lines(pair[side] for pair in pairs))
+            _write(out / "heldout" / f"{language}-en.{code}", _lines(pair[side] for pair in pairs), overwrite)
         progress.advance(1, f"heldout {language}")
-    _write(out / "catalog.yaml", ("corpora:\n" + "".join(entries)).encode())
+    _write(out / "catalog.yaml", ("corpora:\n" + "".join(entries)).encode(), overwrite)
     progress.close()
 
 
@@ -139,7 +148,7 @@ def _documents(lines: list[str], seed: int, language: str) -> str:
     return "\n".join(documents)
 
 
-def _write_pairs(out: Path, seed: int, language: str, pairs: list[Pair], known: dict[str, set[str]]) -> str:
+def _write_pairs(out: Path, seed: int, language: str, pairs: list[Pair], known: dict[str, set[str]], overwrite: bool) -> str:
     """Write one language's pairs with English in its layout; note the texts in `known`; return the catalog entry."""
     layout = LAYOUTS[language]
     codes = sorted((language, "en"))
@@ -166,7 +175,7 @@ def _write_pairs(out: Path, seed: int, language: str, pairs: list[Pair], known: 
     else:
         assert layout == "tsv", layout
         file_name, content = f"{name}.tsv.gz", _gzip("".join(f"{a}\t{b}\n" for _, (a, b) in rows).encode())
-    _write(out / "parallel" / file_name, content)
+    _write(out / "parallel" / file_name, content, overwrite)
     more = [f"languages: [{', '.join(codes)}]", f"held_out: {HELD_OUT_SHARE}"] + (
         [f"threshold: {THRESHOLD}"] if layout == "wikimatrix" else []
     )
@@ -230,6 +239,9 @@ def _tar(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, overwrite: bool) -> None:
+    if path.is_file() and path.read_bytes() == content:
+        return
+    refuse_existing("--out", path, overwrite=overwrite)
     with written_atomically(path) as aside:
         aside.write_bytes(content)

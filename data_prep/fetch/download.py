@@ -44,12 +44,13 @@ def download(url: str, path: Path, *, sha256: str = "", hint: str = "", patience
     """Bring `url` to `path`; False when it was there already.
 
     Raises InputError (NotFoundError: with `hint`), GaveUpError, or OSError when the disk is full; what came until then
-    is kept, and the next call goes on with it.
+    is kept, and the next call goes on with it. A `.part` that no fetch of ours began is somebody's: InputError.
     """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(_part_of(path)) as file:
             if not path.exists():  # another fetch may have finished it before we had the lock
+                _refuse_foreign(path, os.fstat(file.fileno()).st_size)
                 job = _Job(url, path, file, hint, patience or Patience())
                 job.bring()
                 os.fsync(file.fileno())
@@ -69,6 +70,23 @@ def _part_of(path: Path) -> Path:
 
 def _memory_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.part.json")
+
+
+def _remembered(path: Path) -> Version | None:
+    """What is known of the partial file of `path`; None when nothing is, or nothing of ours."""
+    try:
+        return Version(**json.loads(_memory_of(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _refuse_foreign(path: Path, have: int) -> None:
+    """A fetch writes what it knows before the first byte, whole: bytes without it came from another program."""
+    if _remembered(path) is None and (have or os.path.lexists(_memory_of(path))):
+        raise InputError(
+            f"{_part_of(path)}: not of a fetch of ours ({_memory_of(path).name} does not tell of which file it is); rename "
+            "or remove both, and give the same command again"
+        )
 
 
 @contextlib.contextmanager
@@ -112,7 +130,7 @@ class _Job:
 
     def connect(self) -> None:
         """One connection; returns when the partial file is whole, raises DroppedError when it is not yet."""
-        expected = self._remembered()
+        expected = _remembered(self.path) or Version()
         if self.have() and expected.length == self.have():
             return  # whole; the last command was ended before the renaming, or had another checksum in mind
         if not expected.validator or self.have() > (expected.length or self.have()):
@@ -176,12 +194,6 @@ class _Job:
                 f"{self.path}: {needed:,} bytes are still to come and its disk has {free:,} free; "
                 "free some space or take another --to"
             )
-
-    def _remembered(self) -> Version:
-        try:
-            return Version(**json.loads(_memory_of(self.path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):  # none, or not ours: then the bytes are of no known version
-            return Version()
 
 
 def _version_of(response: http.client.HTTPResponse) -> Version:

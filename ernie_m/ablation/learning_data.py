@@ -62,12 +62,14 @@ def data_job(source: Path, to: Path) -> Job:
     pairs, everything, sides, tokenizer = (to / name for name in ("pairs.yaml", "catalog.yaml", "sides", "spm.model"))
     write_catalogs(source, sides, pairs, everything)
     prepare = ("-m", "data_prep")
-    sampled = ("--vocab_size", VOCAB_SIZE, "--max_sentences", TOKENIZER_SENTENCES)
+    sampled = ("--vocab_size", VOCAB_SIZE, "--max_sentences", TOKENIZER_SENTENCES, "--overwrite")
     train = python(*prepare, "train-tokenizer", "--catalog", everything, "--out", tokenizer, *sampled)
     build = python(*prepare, "build", "--catalog", everything, "--tokenizer", tokenizer, "--out", to / "data")
     parts = [
         Part(
-            "sides of the pairs", python("-m", "data_prep.sides", "--catalog", pairs, "--to", sides), to / "done/sides.json"
+            "sides of the pairs",
+            python("-m", "data_prep.sides", "--catalog", pairs, "--to", sides, "--overwrite"),
+            to / "done/sides.json",
         ),
         Part("tokenizer", train, to / "done/tokenizer.json"),
         Part("shards", build, to / "done/shards.json"),

@@ -29,6 +29,7 @@ from data_prep.embedded import LANGUAGES, LAYOUTS, embed, sentence, write_embedd
 from data_prep.embedded.facts import AMOUNTS, CURRENCIES, LANGUAGE_NAMES, TERRITORIES, UNITS, Clause, Draws, Fact, fact
 from data_prep.embedded.files import NOISE_SHARE, THRESHOLD, first_index, held_out, scored_pairs
 from data_prep.embedded.phrases import Phrasebook, han_numeral, phrasebook
+from data_prep.sides import sides
 from ernie_m.console import InputError
 
 LINES, PAIRS, HELD_OUT = 40, 30, 10
@@ -291,3 +292,26 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(builtins, "__import__", without_babel)
     with pytest.raises(InputError, match="pip install babel"):
         Phrasebook("fr")
+
+
+@pytest.mark.parametrize("name", ["catalog.yaml", "cc100/th.txt.xz", "heldout/el-en.el", "parallel/parallel.tgz"])
+def test_files_of_other_content_stay_unless_told(name: str, corpus: Path, tmp_path: Path) -> None:
+    sizes = {"lines_per_language": LINES, "pairs_per_language": PAIRS, "held_out_pairs": HELD_OUT}
+    write_embedded_corpus(tmp_path, seed=3, **sizes)
+    write_embedded_corpus(tmp_path, seed=3, **sizes)  # the same bytes: nothing is lost
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name}: exists and stays as it is"):
+        write_embedded_corpus(tmp_path, seed=3, **sizes)
+    assert (tmp_path / name).read_text() == "mine"
+    write_embedded_corpus(tmp_path, seed=3, overwrite=True, **sizes)
+    assert digests(tmp_path) == digests(corpus)
+
+
+def test_sides_replace_no_file_unless_told(corpus: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "CLDR.en-tr.tr.txt"
+    taken.write_text("mine")
+    with pytest.raises(InputError, match=r"--to .*CLDR\.en-tr\.tr\.txt: exists and stays as it is"):
+        sides(catalog=str(corpus / "catalog.yaml"), to=str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [taken.name]
+    sides(catalog=str(corpus / "catalog.yaml"), to=str(tmp_path), overwrite=True)
+    assert taken.read_text() != "mine"

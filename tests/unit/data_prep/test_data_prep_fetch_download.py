@@ -245,10 +245,25 @@ def test_a_second_fetch_of_the_same_file_is_refused_while_the_first_runs(shop: S
     assert beside(path) == ["a.xz"]
 
 
-def test_a_partial_file_of_unknown_origin_is_not_built_upon(shop: Shop, path: Path) -> None:
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.xz.part": b"of curl, wget or a browser"},
+        {"a.xz.part": b"x" * 1000, "a.xz.part.json": b"{ torn"},
+        {"a.xz.part.json": b'["notes"]'},
+    ],
+)
+def test_partial_files_of_other_programs_are_neither_built_upon_nor_replaced(
+    shop: Shop, path: Path, files: dict[str, bytes]
+) -> None:
     path.parent.mkdir()
-    (path.parent / "a.xz.part").write_bytes(b"x" * 1000)
-    (path.parent / "a.xz.part.json").write_text("{ torn")
+    for name, content in files.items():
+        (path.parent / name).write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.xz\.part: not of a fetch of ours .* rename or remove"):
+        get(shop, path)
+    assert {name: (path.parent / name).read_bytes() for name in files} == files
+    for name in files:
+        (path.parent / name).unlink()
     get(shop, path)
     assert path.read_bytes() == CONTENT
 

@@ -175,4 +175,9 @@ def test_a_wrong_output_path_is_named_before_any_work(tmp_path: Path) -> None:
     for option in ("json", "plot"):
         with pytest.raises(InputError, match=f"--{option} .*gone/x: the folder .*gone does not exist"):
             stats(tmp_path / "no data", 0.3, **{option: tmp_path / "gone" / "x"})
+        (tmp_path / "notes").write_text("mine")
+        with pytest.raises(InputError, match=f"--{option} .*notes: exists and stays as it is"):
+            stats(tmp_path / "no data", 0.3, **{option: tmp_path / "notes"})
+        with pytest.raises(InputError, match="no such folder"):  # the next thing that is wrong
+            stats(tmp_path / "no data", 0.3, overwrite=True, **{option: tmp_path / "notes"})
     assert MANY_REPEATS == 4

@@ -87,7 +87,7 @@ def test_a_vocabulary_too_large_names_the_largest_that_works(text_catalog: Path,
     most = int(str(error.value).rpartition(" ")[2])
     assert train_tokenizer(text_catalog, out, most).size == most
     with pytest.raises(InputError, match="too large"):
-        train_tokenizer(text_catalog, out, most + 1)
+        train_tokenizer(text_catalog, out, most + 1, overwrite=True)
 
 
 def test_a_vocabulary_too_small_names_the_least(text_catalog: Path, tmp_path: Path) -> None:
@@ -122,6 +122,18 @@ def test_an_output_that_cannot_be_written_is_known_at_once(text_catalog: Path, t
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=r"--out .*folder: a folder; expected the name of a file"):
         train_tokenizer(text_catalog, tmp_path / "folder", 80)
+
+
+def test_a_file_that_is_there_is_replaced_only_when_told(text_catalog: Path, tmp_path: Path) -> None:
+    out, link = tmp_path / "notes.txt", tmp_path / "link"
+    out.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    for path in (out, link):
+        with pytest.raises(InputError, match=rf"--out .*{path.name}: exists and stays as it is; .*--overwrite"):
+            train_tokenizer(text_catalog, path, 90)
+    assert out.read_text() == "mine"
+    train_tokenizer(text_catalog, out, 90, overwrite=True)
+    assert out.read_bytes() != b"mine"
 
 
 @pytest.mark.parametrize(
