@@ -87,6 +87,7 @@ class Commands:
         overwrite: bool = False,
         estimate: bool = False,
         skip_space_check: bool = False,
+        allow_unknown: bool = False,
         tokenizer_sha256: str | None = None,
     ) -> None:
         """Read, clean and tokenize every corpus of a catalog into Arrow shards and a manifest.
@@ -108,6 +109,8 @@ class Commands:
             overwrite: replace a finished build, or an unfinished one of another plan, in `out`.
             estimate: say what the build would take (disk, time), from a sample of each corpus, and write nothing.
             skip_space_check: start although the shards seem not to fit on the disk.
+            allow_unknown: take text of which more than a fifth of the pieces are unknown to the tokenizer; else it cannot
+                be used.
             tokenizer_sha256: beginning of the SHA-256 that the tokenizer must have.
         """
         from data_prep import build as building
@@ -121,6 +124,7 @@ class Commands:
             overwrite=_flag("overwrite", overwrite),
             on_error=on_error,
             skip_space_check=_flag("skip_space_check", skip_space_check),
+            allow_unknown=_flag("allow_unknown", allow_unknown),
             tokenizer_sha256=tokenizer_sha256,
         )
         ranks = start_ranks(None if workers is None else _require_int("workers", workers, 1))

@@ -29,7 +29,7 @@ import ernie_m
 from data_prep import readers, work_folder
 from data_prep.catalog import Corpus, read_catalog
 from data_prep.convert import encoder_of
-from data_prep.estimate import Estimate, estimate, refuse_too_little_space, shown, size
+from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refuse_unknown, shown, size
 from data_prep.known_tokenizers import recognised
 from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
 from data_prep.rank_stats import peak_memory
@@ -51,6 +51,7 @@ class Options:
     overwrite: bool = False
     on_error: str = STOP
     skip_space_check: bool = False
+    allow_unknown: bool = False
     tokenizer_sha256: str | None = None
 
 
@@ -106,7 +107,7 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
         work_folder.mark_end(out, name, {"error": message})
     print(f"{known}\n{encoder.choice}")
     print(f"ranks: {ranks.num_ranks}; corpora: {len(corpora)}; bytes of text a chunk: {options.chunk_bytes:,}")
-    return Job(corpora, tokenizer, out, options.chunk_bytes, options.on_error == QUARANTINE)
+    return Job(corpora, tokenizer, out, options.chunk_bytes, options.on_error == QUARANTINE, options.allow_unknown)
 
 
 def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:
@@ -116,6 +117,8 @@ def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> 
     for corpus in corpora:
         try:
             estimates.append(estimate(corpus, tokenizer))
+            if not options.allow_unknown:
+                refuse_unknown(corpus, estimates[-1].pieces)
         except InputError as error:
             if options.on_error == STOP:
                 raise

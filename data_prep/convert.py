@@ -27,6 +27,7 @@ from data_prep.records import Chunk, Lines
 from data_prep.shard_writer import Rows, selected
 from ernie_m.corpus import HELD_OUT, TRAIN, ShardEntry, shard_file
 from ernie_m.host_memory import return_large_blocks
+from ernie_m.unknown_pieces import Pieces, count
 from ernie_m.vocabulary import EncodedTexts, Vocabulary
 from ernie_m.word_cache import WordCache
 
@@ -73,6 +74,8 @@ class Tally:
     rejected: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     """Reason -> the first (line in the chunk, text)."""
+    pieces: dict[str, Pieces] = field(default_factory=dict)
+    """Language -> pieces of the rows, before repeated ones are removed."""
 
     def reject(self, number: int, reason: str, texts: tuple[str, ...]) -> None:
         """Count a line that is not kept."""
@@ -145,7 +148,11 @@ class Conversion:
     ) -> None:
         if not chosen.any():
             return
-        self.rows[split].add([selected(column, chosen) for column in encoded], starts)
+        columns = [selected(column, chosen) for column in encoded]
+        self.rows[split].add(columns, starts)
+        for side, column in zip(self.order, columns, strict=True):
+            found, language = count(column.values, self.encoder.vocabulary.unknown_ids), self.corpus.languages[side]
+            self.tally.pieces[language] = self.tally.pieces.get(language, Pieces()) + found
         if keys is not None:
             self.keys[split].append(keys[chosen])
 
@@ -190,5 +197,6 @@ def marker_of(content: dict[str, Any]) -> tuple[Tally, Alignment, list[ShardEntr
     shards = [ShardEntry(**{**shard, "tokens": tuple(shard["tokens"])}) for shard in content["shards"]]
     examples = {reason: [(number, text) for number, text in found] for reason, found in content["examples"].items()}
     numbers = {key: content[key] for key in ("lines", "lines_read", "text_bytes")}
-    tally = Tally(**numbers, rejected=content["rejected"], examples=examples)
+    pieces = {language: Pieces(**found) for language, found in content.get("pieces", {}).items()}  # 0.1 counted none
+    tally = Tally(**numbers, rejected=content["rejected"], examples=examples, pieces=pieces)
     return tally, Alignment(**content["alignment"]), shards

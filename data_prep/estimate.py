@@ -16,6 +16,8 @@ from data_prep.clean import clean
 from data_prep.convert import encoder_of
 from ernie_m.console import InputError, duration
 from ernie_m.table import table
+from ernie_m.unknown_pieces import Pieces
+from ernie_m.unknown_pieces import count as count_pieces
 
 BYTES_PER_TOKEN = 4
 BYTES_PER_ROW = 4.2  # a list offset a column, and a bit
@@ -34,6 +36,8 @@ class Estimate:
     tokens: int
     seconds: float
     """On one core."""
+    pieces: dict[str, Pieces]
+    """Language -> those of the sampled lines."""
 
     @property
     def disk_bytes(self) -> int:
@@ -52,19 +56,39 @@ def estimate(corpus: Corpus, tokenizer: Path) -> Estimate:
 
     vocabulary, started = encoder_of(tokenizer).vocabulary, time.monotonic()
     rows, tokens, encoding = 0, 0, 0.0
+    pieces, unknown = [Pieces()] * len(corpus.languages), vocabulary.unknown_ids
     chunk = readers.first_chunk(corpus, count=count)
     for lines in readers.parse(corpus, chunk):
         kept, texts, _ = clean(lines, corpus)
         rows += len(kept)
         encoded, before = kept[::ENCODED_ONE_IN].tolist(), time.monotonic()
-        num_tokens = sum(len(vocabulary.encode_batch([side[i] for i in encoded]).values) for side in texts)
-        tokens += num_tokens * len(kept) // max(1, len(encoded))
+        sides = [count_pieces(vocabulary.encode_batch([side[i] for i in encoded]).values, unknown) for side in texts]
+        pieces = [before + now for before, now in zip(pieces, sides, strict=True)]
+        tokens += sum(side.total for side in sides) * len(kept) // max(1, len(encoded))
         encoding += time.monotonic() - before
     total = readers.input_bytes(corpus)
     factor = max(1.0, total / max(counted, 1))
     text, rows, tokens = (int(n * factor) for n in (readers.text_bytes(chunk), rows, tokens))
     seconds = time.monotonic() - started + (ENCODED_ONE_IN - 1) * encoding  # at most: known words will be found faster
-    return Estimate(corpus, total, text, rows, tokens, seconds * factor)
+    return Estimate(corpus, total, text, rows, tokens, seconds * factor, dict(zip(corpus.languages, pieces, strict=True)))
+
+
+def described(corpus: Corpus, language: str) -> str:
+    """A side of a corpus, for a message."""
+    path = corpus.files[corpus.languages.index(language) if len(corpus.files) > 1 else 0]
+    return f"{language} in corpus {corpus.name} ({path})"
+
+
+def alarms_of(corpus: Corpus, pieces: dict[str, Pieces]) -> list[str]:
+    """A line for each language of the corpus that the tokenizer knows badly."""
+    found = (of_language.alarm(described(corpus, language)) for language, of_language in sorted(pieces.items()))
+    return [alarm for alarm in found if alarm is not None]
+
+
+def refuse_unknown(corpus: Corpus, pieces: dict[str, Pieces]) -> None:
+    """Raise InputError for a corpus with a language that the tokenizer does not know."""
+    for language, of_language in sorted(pieces.items()):
+        of_language.refuse_unknown(described(corpus, language))
 
 
 def shown(estimates: list[Estimate], out: Path, num_ranks: int) -> str:
@@ -81,12 +105,14 @@ def shown(estimates: list[Estimate], out: Path, num_ranks: int) -> str:
         ]
         for e in estimates
     ]
+    alarms = [alarm for e in estimates for alarm in alarms_of(e.corpus, e.pieces)]
     disk, seconds = sum(e.disk_bytes for e in estimates), sum(e.seconds for e in estimates)
     head = ["corpus", "files", "text", "rows", "tokens", "shards", f"time on {num_ranks}"]
     return (
         f"{table(head, rows)}\n\nabout {size(disk)} of shards ({size(free_bytes(out))} free at {out}), "
         f"at most {duration(seconds / num_ranks)} on {num_ranks} rank{'s' * (num_ranks > 1)}; "
         f"guessed from the first {size(readers.SAMPLE_BYTES)} of text of each corpus"
+        + "".join(f"\nalarm: {alarm}" for alarm in alarms)
     )
 
 

@@ -36,6 +36,8 @@ class Job:
     chunk_bytes: int
     quarantines: bool
     """Whether a corpus that cannot be used is left out; else it stops the build."""
+    allows_unknown: bool = False
+    """Whether a language is taken that the tokenizer does not know."""
 
 
 Failure = InputError | OSError | None

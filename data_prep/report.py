@@ -6,7 +6,7 @@ Both files depend on the input alone: the same corpora give the same report on a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from data_prep import work_folder
 from data_prep.alignment import Alignment
 from data_prep.catalog import Corpus
 from data_prep.convert import EXAMPLES, Tally, marker_of
+from data_prep.estimate import alarms_of, refuse_unknown
 from data_prep.phases import Job, num_chunks
 from ernie_m.console import InputError
 from ernie_m.corpus import TRAIN, CorpusEntry, ShardEntry
 from ernie_m.files import write_json, written_atomically
 from ernie_m.table import table
+from ernie_m.unknown_pieces import Pieces
 
 USUAL_SCORE = "translations have 0.4 and more"
 
@@ -33,6 +35,7 @@ class Result:
     tally: Tally = field(default_factory=Tally)
     alignment: Alignment = field(default_factory=Alignment)
     warnings: list[str] = field(default_factory=list)
+    alarms: list[str] = field(default_factory=list)
     num_rows: int = 0
     num_tokens: int = 0
     num_bytes: int = 0
@@ -48,21 +51,32 @@ def _result(job: Job, corpus: Corpus) -> Result:
     result = Result(corpus, None, end.get("error"))
     if result.error is None:
         shards = _merged(job, corpus, result)
-        if not shards:
-            reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(result.tally.rejected.items()))
-            result.error = (
-                f"corpus {corpus.name}: {corpus.files[0]}: no usable line ({reasons or 'the file holds none'}); "
-                f"expected text in the format {corpus.format}; correct the catalog or take the corpus out of it"
-            )
+        try:
+            _refuse_unusable(job, result, shards)
+        except InputError as error:
             if not job.quarantines:
-                raise InputError(result.error)
+                raise
+            result.error = str(error)
         else:
+            result.alarms = alarms_of(corpus, result.tally.pieces)
             rejected, languages = dict(sorted(result.tally.rejected.items())), tuple(sorted(corpus.languages))
             entry = CorpusEntry(corpus.name, corpus.format, languages, result.tally.lines_read, rejected, shards)
             result.entry = entry
     if result.error is not None:
         work_folder.drop_corpus(job.out, corpus.name)
     return result
+
+
+def _refuse_unusable(job: Job, result: Result, shards: list[ShardEntry]) -> None:
+    corpus, tally = result.corpus, result.tally
+    if not shards:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(tally.rejected.items()))
+        raise InputError(
+            f"corpus {corpus.name}: {corpus.files[0]}: no usable line ({reasons or 'the file holds none'}); "
+            f"expected text in the format {corpus.format}; correct the catalog or take the corpus out of it"
+        )
+    if not job.allows_unknown:
+        refuse_unknown(corpus, tally.pieces)
 
 
 def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
@@ -82,6 +96,8 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
         result.alignment += alignment
         total.lines, total.text_bytes = total.lines + tally.lines, total.text_bytes + tally.text_bytes
         total.lines_read += tally.lines_read
+        for language, pieces in tally.pieces.items():
+            total.pieces[language] = total.pieces.get(language, Pieces()) + pieces
         for reason, number in tally.rejected.items():
             total.rejected[reason] = total.rejected.get(reason, 0) + number
     if result.alignment.is_suspicious and not result.warnings:  # chunks of few pairs have no score of their own
@@ -94,14 +110,15 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
 
 def summary(results: list[Result]) -> str:
     """The table at the end of a build, and below it what needs a look."""
-    head = ["corpus", "format", "languages", "rows", "tokens", "rejected", "alignment", "disk bytes a text byte"]
+    head = ["corpus", "format", "languages", "rows", "tokens", "rejected", "unknown", "alignment", "disk bytes a text byte"]
     rows = []
     for result in results:
         corpus = result.corpus
         numbers = [f"{n:,}" for n in (result.num_rows, result.num_tokens, sum(result.tally.rejected.values()))]
         score = "-" if result.alignment.score is None else f"{result.alignment.score:.2f}"
         disk = f"{result.num_bytes / max(result.tally.text_bytes, 1):.2f}"
-        state = [*numbers, score, disk] if result.entry else ["left out", "-", "-", "-", "-"]
+        unknown = " ".join(pieces.shown for _, pieces in sorted(result.tally.pieces.items())) or "-"
+        state = [*numbers, unknown, score, disk] if result.entry else ["left out", *"-----"]
         rows.append([corpus.name, corpus.format, " ".join(sorted(corpus.languages)), *state])
     return "\n".join([table(head, rows), *_notes(results)])
 
@@ -110,6 +127,8 @@ def _notes(results: list[Result]) -> Iterator[str]:
     for result in results:
         if result.error:
             yield f"left out: {result.error}"
+        for alarm in result.alarms:
+            yield f"alarm: {alarm}"
         for warning in result.warnings:
             yield f"warning: corpus {result.corpus.name}: {warning}"
         for reason, number in sorted(result.tally.rejected.items()):
@@ -151,5 +170,7 @@ def _as_json(result: Result) -> dict[str, Any]:
             for reason, number in sorted(tally.rejected.items())
         },
         "alignment": {"score": result.alignment.score, "sampled_pairs": result.alignment.pairs},
+        "pieces": {language: asdict(pieces) for language, pieces in sorted(tally.pieces.items())},
+        "alarms": result.alarms,
         "warnings": result.warnings,
     }

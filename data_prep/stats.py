@@ -21,15 +21,19 @@ law). Streams above MANY_REPEATS are marked.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from json import loads
 from pathlib import Path
 from typing import Any
 
+from data_prep.ownership import REPORT_FILE
 from ernie_m.console import InputError
 from ernie_m.corpus import HELD_OUT, TRAIN, CorpusFolder, Stream
 from ernie_m.files import refuse_existing, write_json
 from ernie_m.sampling import Mixture, smoothed
 from ernie_m.table import table
+from ernie_m.unknown_pieces import Pieces
 
 MANY_REPEATS = 4.0
 ROW_FILL = 0.985  # of a row's positions; ernie_m.row_source aims at it
@@ -37,6 +41,7 @@ SPECIAL_PER_ROW = 2  # <s> and </s> around a row of running text
 SPECIAL_PER_PAIR = 4  # <s> x </s> </s> y </s>
 EQUAL_BATCHES = 2 / 3  # parallel share of MMLM, TLM and CAMLM in equal parts
 LANGUAGE, PAIR = "language", "pair"
+Counted = dict[tuple[str, ...], dict[str, Pieces]]
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,20 @@ class StreamStats:
     held_out_rows: int
     tokens_drawn: float | None = None
     repeats: float | None = None
+    pieces: dict[str, Pieces] = field(default_factory=dict)
+    """Language -> its pieces and those that the tokenizer does not know; empty where the build did not count them."""
 
     @property
     def is_worn(self) -> bool:
         """Whether training repeats it more often than is nearly as good as fresh text."""
         return self.repeats is not None and self.repeats > MANY_REPEATS
+
+    @property
+    def alarms(self) -> list[str]:
+        """A line for each language that the tokenizer knows badly."""
+        where = f" in the pairs {self.name}" if len(self.pieces) > 1 else ""
+        found = (pieces.alarm(language + where) for language, pieces in self.pieces.items())
+        return [alarm for alarm in found if alarm is not None]
 
 
 @dataclass(frozen=True)
@@ -120,13 +134,28 @@ def folder_stats(data: Path, alpha: float, plan: Plan | None = None) -> FolderSt
     languages, pairs = folder.monolingual(TRAIN), folder.parallel(TRAIN)
     if plan is not None:
         plan = _with_share(plan, bool(languages), bool(pairs), data)
+    counted = _counted_pieces(data)
     return FolderStats(
         str(data),
         alpha,
         plan,
-        _streams(languages, folder.monolingual(HELD_OUT), alpha, plan),
-        _streams(pairs, folder.parallel(HELD_OUT), alpha, plan),
+        _streams(languages, folder.monolingual(HELD_OUT), alpha, plan, counted),
+        _streams(pairs, folder.parallel(HELD_OUT), alpha, plan, counted),
     )
+
+
+def _counted_pieces(data: Path) -> Counted:
+    """What report.json, written beside the manifest, says of the pieces of each stream; nothing where there is none.
+
+    The manifest has no room for it: its readers take the keys they know and no other.
+    """
+    counted: Counted = {}
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        for corpus in loads((data / REPORT_FILE).read_text(encoding="utf-8"))["corpora"]:
+            stream = counted.setdefault(tuple(corpus["languages"]), {})
+            for language, pieces in corpus.get("pieces", {}).items() if corpus["left_out"] is None else ():
+                stream[language] = stream.get(language, Pieces()) + Pieces(**pieces)
+    return counted
 
 
 def _with_share(plan: Plan, has_text: bool, has_pairs: bool, data: Path) -> Plan:
@@ -139,7 +168,9 @@ def _with_share(plan: Plan, has_text: bool, has_pairs: bool, data: Path) -> Plan
     return Plan(plan.steps, plan.rows_per_step, plan.sequence_length, share)
 
 
-def _streams(train: list[Stream], held_out: list[Stream], alpha: float, plan: Plan | None) -> tuple[StreamStats, ...]:
+def _streams(
+    train: list[Stream], held_out: list[Stream], alpha: float, plan: Plan | None, counted: Counted
+) -> tuple[StreamStats, ...]:
     train = [stream for stream in train if stream.num_tokens > 0]  # training leaves empty ones out
     total = sum(stream.num_tokens for stream in train)
     rows_held_out = {stream.languages: stream.num_rows for stream in held_out}
@@ -158,6 +189,7 @@ def _streams(train: list[Stream], held_out: list[Stream], alpha: float, plan: Pl
             held_out_rows=rows_held_out.get(stream.languages, 0),
             tokens_drawn=tokens,
             repeats=None if tokens is None else tokens / stream.num_tokens,
+            pieces=dict(sorted(counted.get(stream.languages, {}).items())),
         )
         for stream, p, tokens in zip(train, chances, drawn, strict=True)
     )
@@ -197,6 +229,7 @@ def report(found: FolderStats) -> str:
             f"{most.repeats:,.0f} times): up to 4 epochs are nearly as good as fresh text (Muennighoff et al. 2023). "
             "More text, a larger alpha or fewer steps help."
         )
+    parts += [f"alarm: {alarm}" for _, streams in found.kinds for stream in streams for alarm in stream.alarms]
     return "\n\n".join(parts)
 
 
@@ -209,11 +242,12 @@ def _plan_line(plan: Plan) -> str:
 
 
 def _stream_table(kind: str, streams: Sequence[StreamStats], found: FolderStats) -> str:
-    head = [kind, "rows", "tokens", "mean length", "share", f"p (alpha {found.alpha:g})", "held out"]
+    head = [kind, "rows", "tokens", "mean length", "share", f"p (alpha {found.alpha:g})", "held out", "unknown"]
     rows = []
     for s in streams:
         counts = [f"{s.rows:,}", f"{s.tokens:,}", f"{s.mean_length:.1f}", f"{100 * s.share:.2f} %", f"{100 * s.p:.2f} %"]
-        rows.append([s.name, *counts, f"{s.held_out_rows:,}"])
+        unknown = " ".join(pieces.shown for pieces in s.pieces.values()) or "-"
+        rows.append([s.name, *counts, f"{s.held_out_rows:,}", unknown])
         if s.tokens_drawn is not None and s.repeats is not None:
             warning = f"more than {MANY_REPEATS:g}" if s.is_worn else ""
             rows[-1] += [f"{s.tokens_drawn:,.0f}", f"{s.repeats:,.2f}", warning]

@@ -48,6 +48,10 @@ class Vocabulary:
         self.mask_id = mask_id(self.size)
         model = self.model_proto()
         self.is_unigram = model.trainer_spec.model_type == model.trainer_spec.UNIGRAM
+        num_bytes = 256 if model.trainer_spec.byte_fallback else 0
+        byte_pieces = [self._processor.piece_to_id(f"<0x{byte:02X}>") + FAIRSEQ_OFFSET for byte in range(num_bytes)]
+        self.unknown_ids = np.array([UNK_ID, *byte_pieces], np.int32)
+        """Model ids that stand for what the vocabulary does not have: <unk>, and single bytes where the model has them."""
 
     def model_proto(self) -> Any:
         """The model's own description of itself (a ModelProto), parsed afresh: it is large and seldom needed."""

@@ -23,6 +23,7 @@ from ernie_m.downstream import encoders, files, paper, report
 from ernie_m.downstream.seed import num_updates, run_seed
 from ernie_m.downstream.task import Hyperparameters, Setup, Task
 from ernie_m.downstream.training import Machinery, batching, ranks
+from ernie_m.downstream.unknown import tell_unknown
 from ernie_m.engine import Precision, choose_precision, prepare_start
 from ernie_m.files import sha256_of, write_json
 
@@ -80,6 +81,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
         settings = _settings(experiment, hyperparameters, machinery, data)
         _keep_settings(experiment.to / SETTINGS_FILE, settings)
         _describe(experiment, size, data, setup, updates)
+        tell_unknown(task, data, setup)
     results = [
         run_seed(
             task,

@@ -19,6 +19,7 @@ from ernie_m.console import InputError
 from ernie_m.downstream import encoders, paper
 from ernie_m.downstream.bitext import Bitext, sides_of
 from ernie_m.downstream.files import find
+from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
 from ernie_m.files import write_json, written_atomically
 from ernie_m.table import table
@@ -54,6 +55,7 @@ def run(encoder: Path, data: Path, to: Path, layer: int = 0, untrained: bool = T
     pairs = {str(file.language): read_aligned(file.path, sides_of(file.path)[1]) for file in files}
     tokenizer = encoders.load_tokenizer(encoder)
     tokenizer.model_max_length = encoders.longest_input(config, tokenizer)
+    tell_unknown_texts({f"test {language}": sides[0] for language, sides in pairs.items()}, tokenizer)
     models = {TRAINED: encoders.load_model(AutoModel, encoder, ())}
     if untrained:
         torch.manual_seed(0)
