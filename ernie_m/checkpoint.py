@@ -114,5 +114,23 @@ def newest_in_run(run: Path) -> Checkpoint:
     raise InputError(f"{run}: no whole checkpoint under {run / 'checkpoints'}; expected the run folder of a pre-training")
 
 
+def checkpoint_of(run: Path, name: str | None) -> Checkpoint:
+    """The checkpoint of a run folder by name or step (step_00001000, or 1000), verified; None: the newest whole one.
+
+    Raises InputError when there is none of that name, or when it is not whole.
+    """
+    if name is None:
+        return newest_in_run(run)
+    there = {folder.name: folder for folder in committed_folders(run / CHECKPOINTS_FOLDER)}
+    folder = there.get(name) or there.get(folder_name(int(name)) if name.isdecimal() else "")
+    if folder is None:
+        names = f"expected one of {', '.join(sorted(there))}" if there else "the run has none yet"
+        raise InputError(f"--checkpoint {name}: no such checkpoint in {run / CHECKPOINTS_FOLDER}; {names}")
+    try:
+        return verify(folder)
+    except InputError as error:
+        raise InputError(f"checkpoint {folder}: {error}; name another with --checkpoint") from None
+
+
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

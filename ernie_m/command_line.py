@@ -10,6 +10,7 @@ import atexit
 import difflib
 import gc
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,17 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f", did you mean `{found[0]}`?" if found else ""
 
 
+def at_home(path: str, option: str) -> str:
+    """A path with its leading ~ replaced, which the shell leaves alone in --run=~/x, in quotes and on other hosts.
+
+    Raises InputError for the home of nobody: it would become a folder called ~name.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise InputError(f"{option} {path}: there is no home folder of {expanded.partition('/')[0]}; give the whole path")
+    return expanded
+
+
 def checked_arguments(component: Callable[..., Any], name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments for fire; raises InputError for those that `component` would not take."""
     if "--help" in arguments or "-h" in arguments or (inspect.isclass(component) and not arguments):
@@ -54,6 +66,7 @@ def checked_arguments(component: Callable[..., Any], name: str, arguments: Seque
     missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
     if missing:
         raise InputError(f"{name}: --{missing[0]} is missing; --help explains the options")
+    given = {key: at_home(value, f"--{key}") for key, value in given.items()}
     is_text = {key: str(option.annotation).startswith("str") for key, option in options.items()}
     flags = [f"--{key}={value!r}" if is_text[key] else f"--{key}={value}" for key, value in given.items()]
     return [*command, *(repr(text) for text in rest), *flags]

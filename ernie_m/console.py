@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
 
+from ernie_m.launchers import rank_of
+
 EXIT_STOPPED = 75
 """Saved and stopped on request (a signal, --exit_after): the same command goes on (EX_TEMPFAIL of sysexits.h)."""
 EXIT_PEER_LOST = 76
@@ -78,14 +80,21 @@ def run_cleanly(main: Callable[[], object]) -> None:
     try:
         main()
     except InputError as error:
-        rank = os.environ.get("RANK", "0")
-        if rank == "0" or error.only_here:
-            fail(f"{error}" if rank == "0" else f"rank {rank}: {error}")
+        rank = rank_of(os.environ)
+        if rank == 0 or error.only_here:
+            fail(f"rank {rank}: {error}" if rank else f"{error}")
         raise SystemExit(2) from None
     except OSError as error:
-        fail(f"{error.filename or 'input/output'}: {error.strerror or error}", 3)
+        fail(f"{error.filename or 'input/output'}: {reason_of(error)}", 3)
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file system said no; it calls a symbolic link that leads nowhere a file that exists."""
+    if isinstance(error, FileExistsError) and error.filename and os.path.islink(error.filename):
+        return f"a symbolic link to {os.readlink(error.filename)}, which is not there; make that folder, or mount its disk"
+    return f"{error.strerror or error}"
 
 
 def duration(seconds: float) -> str:

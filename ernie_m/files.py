@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ernie_m.console import InputError
+
+_ASIDE = re.compile(r"\..+\.\d+\.tmp")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What flock says where there are no locks: Lustre ENOSYS, NFS ENOLCK."""
 
 
 def sha256_of(path: Path, piece_bytes: int = 1 << 22, on_progress: Callable[[], None] = lambda: None) -> str:
@@ -58,6 +64,34 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
         raise InputError(f"{option} {taken[0]}: exists and stays as it is; give another name, or add --overwrite")
 
 
+def is_left_over(path: Path) -> bool:
+    """Whether `written_atomically` made it; where nobody is writing, a kill left it behind."""
+    return _ASIDE.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what kills left of files that were being written to `folder`; for who alone writes there."""
+    with contextlib.suppress(OSError):
+        for path in filter(is_left_over, [*folder.iterdir()]):
+            path.unlink(missing_ok=True)
+
+
+def lock(descriptor: int, path: Path, wait: bool = False) -> None:
+    """Lock an open file or folder for this process, by flock; the kernel lets go of it when it is closed.
+
+    Raises BlockingIOError when somebody holds it (unless `wait`), InputError where `path`'s file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise InputError(
+            f"{path}: its file system has no locks (flock: {error.strerror}), so two jobs could write there at once; mount "
+            "Lustre with -o flock, NFS without nolock and with lockd on both sides, or take a folder elsewhere"
+        ) from None
+
+
 @contextlib.contextmanager
 def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
     """Hold the lock file `path` within the block; the kernel lets go of it however the process ends.
@@ -67,7 +101,7 @@ def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
     """
     with open(path, "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), path)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().partition(";")[0].strip() or "unknown"

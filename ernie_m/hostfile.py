@@ -12,6 +12,7 @@ from pathlib import Path
 from ernie_m.console import InputError
 
 _LINE = re.compile(r"(?P<host>\S+)\s+slots=(?P<slots>\d+)")
+_NAME = re.compile(r"[A-Za-z0-9._:%@+-]+")
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -35,12 +36,23 @@ def read_hostfile(path: Path) -> dict[str, int]:
             raise InputError(
                 f"hostfile {path}, line {number}: {content!r}; expected `name slots=N`, e.g. `worker-1 slots=8`"
             )
+        if not _NAME.fullmatch(found["host"]):
+            raise InputError(f"hostfile {path}, line {number}: {_odd_name(found['host'])}")
         if found["host"] in hosts:
             raise InputError(f"hostfile {path}, line {number}: {found['host']} is listed twice; give each host one line")
         hosts[found["host"]] = int(found["slots"])
     if not hosts:
         raise InputError(f"hostfile {path}: names no host; expected lines like `worker-1 slots=8`")
     return hosts
+
+
+def _odd_name(host: str) -> str:
+    """What is wrong with a name, which deepspeed would take as it stands and give to ssh."""
+    if host.startswith("\ufeff"):
+        return "begins with a byte order mark, which deepspeed takes for part of the name; save it as UTF-8 without one"
+    if "[" in host:
+        return f"{host}: deepspeed expands no ranges; one line a host, names as of `scontrol show hostnames '{host}'`"
+    return f"{host!r}: not the name of a host; expected letters, digits, dots and hyphens, one host a line"
 
 
 def write_hostfile(path: Path, hosts: Mapping[str, int]) -> None:

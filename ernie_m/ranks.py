@@ -12,13 +12,22 @@ from __future__ import annotations
 
 import datetime
 import os
+import socket
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import TCPStore
 
+from ernie_m.console import Choice, InputError
+from ernie_m.gpu_build import problem_of_build
+from ernie_m.network import interface_of, is_loopback, meeting_address, own_address_towards
+from ernie_m.rank_facts import RankFacts
+
+MEETING_TIMEOUT = datetime.timedelta(minutes=30)
+INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "NCCL": "NCCL_SOCKET_IFNAME"}
 VOTE_TIMEOUT = datetime.timedelta(minutes=20)
 
 
@@ -47,19 +56,94 @@ def _from_first(value: Any, group: Any) -> Any:
     return values[0]
 
 
+def choose_interface(facts: RankFacts) -> Choice:
+    """Have gloo and NCCL use the network interface that leads to where the ranks meet; before any process group.
+
+    gloo alone takes the address of the host's own name, which is 127.0.1.1 on Debian: no other host reaches that. What the
+    user has set is left as it is. A collective where the ranks may be on several hosts.
+    """
+    subject = "network interface"
+    if facts.world_size == 1:
+        return Choice(subject, "none", "one rank")
+    address, towards = _own_address(facts)
+    interface = interface_of(address)
+    if not interface:
+        return Choice(subject, "gloo's and NCCL's own choice", f"none has {address}, from which {towards} is reached")
+    several = not is_loopback(address)
+    unset = [name for name, variable in INTERFACE_VARIABLES.items() if not os.environ.get(variable)]
+    chosen = [name for name in unset if several or name == "gloo"]
+    asked = [f"{variable}={os.environ[variable]}" for n, variable in INTERFACE_VARIABLES.items() if n not in unset]
+    os.environ.update({INTERFACE_VARIABLES[name]: interface for name in chosen})
+    if not chosen:
+        return Choice(subject, os.environ[INTERFACE_VARIABLES["gloo"]], f"asked for by {' and '.join(asked)}")
+    given = f"; {' and '.join(asked)} as asked for" if asked else ""
+    return Choice(subject, interface, f"{address} leads to {towards}, for {' and '.join(chosen)}{given}")
+
+
+def _own_address(facts: RankFacts) -> tuple[str, str]:
+    """This host's address for its peers, and what it leads to: the place to meet or, where that is here, another host."""
+    meeting = meeting_address()
+    try:
+        address = own_address_towards(meeting)
+    except OSError as error:
+        raise InputError(f"MASTER_ADDR {meeting}: no way leads there from {socket.gethostname()} ({error})", True) from None
+    if facts.local_world_size == facts.world_size:
+        return address, meeting
+    store = TCPStore(
+        meeting,
+        int(os.environ["MASTER_PORT"]),
+        is_master=facts.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        timeout=MEETING_TIMEOUT,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    _STORES.append(store)
+    key = f"ernie_m/address/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{{}}"
+    store.set(key.format(facts.rank), "" if is_loopback(address) else address)
+    if is_loopback(address):  # the name of the place to meet is this host's own
+        for rank in range(facts.world_size):
+            if other := store.get(key.format(rank)).decode():
+                return own_address_towards(other), other
+    return address, meeting
+
+
+_STORES: list[TCPStore] = []
+"""Kept open: rank 0's serves the process group as well, which takes the same port."""
+
+
 class Ranks:
     """Made once, after the default process group (ernie_m.engine.start_ranks)."""
 
-    def __init__(self) -> None:
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
+    def __init__(self, facts: RankFacts | None = None, interface: Choice | None = None) -> None:
+        """`facts` are the launcher's (default: this process's alone), `interface` is for people."""
+        facts = facts or RankFacts()
+        self.rank, self.world_size, self.interface = dist.get_rank(), dist.get_world_size(), interface
+        is_gpu = torch.cuda.is_available()
+        self.device = torch.device("cuda", facts.local_rank) if is_gpu else torch.device("cpu")
         alone = self.world_size == 1
         self._host_group = None if alone else dist.new_group(backend="gloo")
         votes = None if alone else dist.new_group(backend="gloo", timeout=VOTE_TIMEOUT)
         self.voters = Voters(self.rank, self.world_size, votes)
+        self._refuse_together(problem_of_device(self.device))
+        if is_gpu:
+            torch.cuda.set_device(self.device)
+        self.launcher = facts.launcher.name if facts.launcher else "none"
+        self.local_world_size = facts.local_world_size or self._count_here()
+
+    def _refuse_together(self, problem: str | None) -> None:
+        """Raise InputError on every rank when one has a problem; a collective."""
+        problems = [problem]
+        if self.world_size > 1:
+            problems = [None] * self.world_size
+            dist.all_gather_object(problems, problem, group=self._host_group)
+        if found := [problem for problem in problems if problem]:
+            raise InputError(found[0])
+
+    def _count_here(self) -> int:
+        """How many ranks are on this host, where the launcher does not say; a collective."""
+        hosts: list[str] = [""] * self.world_size
+        dist.all_gather_object(hosts, socket.gethostname(), group=self._host_group)
+        return hosts.count(socket.gethostname())
 
     @property
     def is_first(self) -> bool:
@@ -94,3 +178,23 @@ class Ranks:
         """Leave the process group in order."""
         self.barrier()
         dist.destroy_process_group()
+
+
+def problem_of_device(device: torch.device) -> str | None:
+    """Why this torch cannot work on that device of this machine, with what to install; None where it can."""
+    if device.type != "cuda":
+        return None
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        left = f"{torch.cuda.device_count()} GPUs, none is left for its rank {device.index}"
+        return f"{socket.gethostname()}: {left}; start fewer ranks there"
+    built = torch.cuda.get_arch_list()
+    problem = problem_of_build(torch.cuda.get_device_capability(device), built, torch.__version__)
+    return f"{socket.gethostname()}, {torch.cuda.get_device_name(device)}: {'; '.join(problem)}" if problem else None
+
+
+def this_device() -> torch.device:
+    """The GPU of this process, else the CPU; raises InputError, with what to install, for a GPU that torch cannot use."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if problem := problem_of_device(device):
+        raise InputError(problem)
+    return device

@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from ernie_m.checkpoint import Checkpoint, newest_in_run
+from ernie_m.checkpoint import Checkpoint, checkpoint_of
 from ernie_m.config import build, differing_keys, read_yaml
 from ernie_m.console import InputError
-from ernie_m.files import exclusive, sha256_of, write_json, written_atomically
+from ernie_m.files import exclusive, is_left_over, remove_left_overs, sha256_of, write_json, written_atomically
 from ernie_m.fragments import FragmentReader
 from ernie_m.model import Encoder, ModelConfig
 from ernie_m.run_files import (
@@ -56,11 +56,17 @@ class RunFolder:
 
     def check(self, configuration: dict[str, Any], from_scratch: bool = False) -> None:
         """Raise InputError when the folder is somebody else's or, unless from scratch, has another configuration."""
+        for link in (self.path, self.checkpoints):
+            if link.is_symlink() and not link.exists():
+                raise InputError(
+                    f"{link}: a symbolic link to {link.readlink()}, which is not there; make that folder, or mount its disk"
+                )
         saved_path = self.path / CONFIG_FILE
         saved = read_yaml(saved_path) if saved_path.is_file() else {}
         if "data_identity" not in saved:
             if self.path.exists() and (
-                not self.path.is_dir() or any(p.name not in BEFORE_TRAINING for p in self.path.iterdir())
+                not self.path.is_dir()
+                or any(p.name not in BEFORE_TRAINING and not is_left_over(p) for p in self.path.iterdir())
             ):
                 raise InputError(
                     f"{self.path}: not empty and not a run folder (no {CONFIG_FILE} of ours); choose another --run"
@@ -94,6 +100,8 @@ class RunFolder:
             for name in OF_TRAINING:
                 path = self.path / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for folder in (self.path, self.checkpoints):
+            remove_left_overs(folder)
         (self.path / LAST_STOP_FILE).unlink(missing_ok=True)
         with written_atomically(self.path / CONFIG_FILE) as aside:
             aside.write_text(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -106,13 +114,15 @@ class RunFolder:
         """What `complete` stored."""
         return dict(json.loads((self.path / COMPLETE_FILE).read_text(encoding="utf-8")))
 
-    def read(self) -> tuple[dict[str, Any], Checkpoint]:
-        """Saved configuration and newest whole checkpoint, for tools; raises InputError when this is no run folder."""
+    def read(self, checkpoint: str | None = None) -> tuple[dict[str, Any], Checkpoint]:
+        """Saved configuration and a checkpoint, for tools; raises InputError when this is no run folder, or has no such one.
+
+        `checkpoint`: its name or step; None takes the newest whole one."""
         if not (self.path / CONFIG_FILE).is_file():
             raise InputError(
                 f"{self.path}: not a run folder ({CONFIG_FILE} is missing); expected the --run of a pre-training"
             )
-        return read_yaml(self.path / CONFIG_FILE), newest_in_run(self.path)
+        return read_yaml(self.path / CONFIG_FILE), checkpoint_of(self.path, checkpoint)
 
 
 def _binding(configuration: dict[str, Any]) -> dict[str, Any]:

@@ -181,8 +181,7 @@ class Trainer:
             first_step = checkpoint.step if checkpoint else 0
             engine = self._engine(ranks, checkpoint)
             size = self._state_bytes(engine)
-            ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            saving = choose_saving(output.save_in_background, size, ranks_here)
+            saving = choose_saving(output.save_in_background, size, ranks.local_world_size)
             saves_in_background = ranks.all_agree(saving.value != "synchronous")
             if saves_in_background:
                 store.prepare(size, on_gpu=ranks.device.type == "cuda")

@@ -84,6 +84,7 @@ class TrainingLoop:
         self.saved_at = time.monotonic()
         self.last_saved = -1
         self.save_is_due = False
+        self.has_moved = False  # a start makes a step at least: else one of short --exit_after would be the last's again
 
     def run(self, first_step: int, evaluate_first: bool) -> None:
         """Steps first_step .. num_steps - 1, with logging, evaluation and checkpoints; raises Stopped when asked to."""
@@ -97,6 +98,7 @@ class TrainingLoop:
             for step, micro_batches in enumerate(self.meter.clock.waiting(batches), start=first_step):
                 if micro_batches is not None:
                     self.pending.append(self._step(step, micro_batches))
+                self.has_moved = True
                 done, last = step + 1, step + 1 == self.num_steps
                 due = last or done % output.save_every == 0 or self.save_is_due
                 if done % output.log_every == 0 or due:
@@ -140,7 +142,7 @@ class TrainingLoop:
         self.around.watchdog.progress(what)
         request = self.around.interruption.request()
         flags = np.zeros(3)
-        if request is not None:
+        if request is not None and (self.has_moved or request.kind != "time"):
             flags[STOP_KINDS.index(request.kind)] = 1
         minutes = self.config.output.save_every_minutes
         if self.ranks.is_first and minutes and time.monotonic() - self.saved_at >= 60 * minutes:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ernie_m.console import EXIT_PEER_LOST, InputError
 from ernie_m.heartbeat import GRACE_BEATS, Board, Incident, Judge, Wire
+from ernie_m.network import meeting_address
 from ernie_m.run_files import INCIDENTS_FILE
 
 LAST_WORDS_SECONDS = 10.0
@@ -86,7 +87,7 @@ class Watchdog:
         """
         port = settings.pop("port", 0)
         if rank == 0:
-            address = os.environ.get("MASTER_ADDR") or socket.gethostname()
+            address = meeting_address()
             watchdog = cls(rank, world_size, address, port, run_folder, job=uuid.uuid4().hex, **settings)
             share((address, watchdog.port, watchdog._job))
             return watchdog

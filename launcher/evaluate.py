@@ -47,13 +47,14 @@ class Commands:
 
         from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
         from ernie_m.files import write_json
+        from ernie_m.ranks import this_device
 
         if not (Path(model) / "config.json").is_file():
             raise InputError(f"{model}: no config.json there; expected a Hugging Face folder, e.g. of launcher/export.py")
         logging.set_verbosity_error()  # else a page on the pooler, which nothing here uses
         logging.disable_progress_bar()
         sides = read_aligned(Path(source), Path(target))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = this_device()
         tokenizer = AutoTokenizer.from_pretrained(model)
         encoders = {"trained": AutoModel.from_pretrained(model)}
         if untrained:
@@ -76,7 +77,15 @@ class Commands:
         if output:
             write_json(Path(output), {"pairs": len(sides[0]), "source": source, "target": target, **results})
 
-    def gain(self, *, run: str, data: str | None = None, pairs: int = 1000, output: str | None = None) -> None:
+    def gain(
+        self,
+        *,
+        run: str,
+        data: str | None = None,
+        pairs: int = 1000,
+        output: str | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
         """Cross-lingual gain on held-out pairs: how much a true translation helps CAMLM against somebody else's, in nats.
 
         Args:
@@ -84,8 +93,8 @@ class Commands:
             data: data folder with held-out pairs; default: the one the run was started on
             pairs: how many held-out pairs to use at most
             output: also write the figures to this JSON file
+            checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
         """
-        import torch
 
         from ernie_m.config import build
         from ernie_m.corpus import CorpusFolder
@@ -93,9 +102,10 @@ class Commands:
         from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
         from ernie_m.files import write_json
         from ernie_m.model import Encoder
+        from ernie_m.ranks import this_device
         from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
-        configuration, checkpoint = RunFolder(Path(run)).read()
+        configuration, checkpoint = RunFolder(Path(run)).read(checkpoint)
         folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
         data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
         rows = gain_rows(
@@ -105,7 +115,7 @@ class Commands:
             data_config.sequence_length,
             seed=0,
         )
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = this_device()
         model = Encoder(replace(model_config(configuration), attention="auto"), device)
         model.load_state_dict(load_weights(configuration, checkpoint))
         result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)

@@ -1,4 +1,4 @@
-"""Export a run's newest checkpoint for Hugging Face.
+"""Export a checkpoint of a run, by default its newest, for Hugging Face.
 
     python launcher/export.py --run RUN --to FOLDER
     python launcher/export.py --run RUN --to FOLDER --format ernie_m
@@ -20,7 +20,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 
-def export(run: str, to: str, data: str | None = None, format: str = "xlm-roberta") -> None:
+def export(run: str, to: str, data: str | None = None, format: str = "xlm-roberta", checkpoint: str | None = None) -> None:
     """Write the weights of a pre-training run as a Hugging Face folder.
 
     Args:
@@ -29,6 +29,7 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
         data: data folder, for its tokenizer; default: the one the run was started on
         format: xlm-roberta, a class that all releases of transformers have, or ernie_m, that of the released weights,
             which lacks a head for masked language modelling
+        checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
     """
     from ernie_m.command_line import nearest
     from ernie_m.interop.export import FORMATS
@@ -41,7 +42,7 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
     target = Path(to)
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target}: not empty; give a new folder with --to")
-    configuration, checkpoint = RunFolder(Path(run)).read()
+    configuration, checkpoint = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

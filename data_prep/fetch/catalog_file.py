@@ -7,7 +7,6 @@ several fetches may share it, and the new text gets its name only once `read_cat
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import yaml
 from data_prep.catalog import read_catalog
 from data_prep.fetch.sources import Entry
 from ernie_m.console import InputError
-from ernie_m.files import written_atomically
+from ernie_m.files import lock, written_atomically
 
 HEAD = "# The corpora that `python -m data_prep fetch` brought here; edit it as you like, fetch only adds to it.\ncorpora:\n"
 INDENTS = ("  ", "", "    ")
@@ -60,7 +59,7 @@ def add(catalog: Path, entries: Sequence[Entry]) -> list[str]:
 def _locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits: others hold it for a moment only
+        lock(descriptor, folder, wait=True)  # waits: others hold it for a moment only
         yield
     finally:
         os.close(descriptor)

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import io
 import json
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from data_prep.fetch.connection import DroppedError, Patience, RangeRefusedError, opened, persist, read_piece
 from ernie_m.console import InputError, Progress
-from ernie_m.files import fsync_path, sha256_of, write_json
+from ernie_m.files import fsync_path, lock, sha256_of, write_json
 
 PIECE_BYTES = 1 << 18
 PARTIAL_CONTENT = 206
@@ -93,7 +92,7 @@ def _refuse_foreign(path: Path, have: int) -> None:
 def _locked(part: Path) -> Iterator[io.FileIO]:
     with open(part, "ab", buffering=0) as file:  # unbuffered: its size is what we have, also after a full disk
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file.fileno(), part)
         except BlockingIOError:
             raise InputError(f"{part}: another fetch is writing it; wait for that one, or end it and try again") from None
         yield file

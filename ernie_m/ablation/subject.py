@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ernie_m.ablation.measures import measured_by_retrieval, measured_on_pairs, read_held_out
 from ernie_m.checkpoint import committed_folders, verify
 from ernie_m.config import build
@@ -21,7 +19,7 @@ from ernie_m.interop.export import export
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
 from ernie_m.model import Encoder
-from ernie_m.ranks import Voters
+from ernie_m.ranks import Voters, this_device
 from ernie_m.recipe import TrainingConfig
 from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 from ernie_m.vocabulary import Vocabulary
@@ -92,7 +90,7 @@ def measured(subjects: Iterator[Subject], hugging_face: Path, by: Yardstick) -> 
 
     {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "curve": [{"step", ...}]}
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     curve, last = [], None
     for subject in subjects:
         last = subject

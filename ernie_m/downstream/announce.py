@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterable
 
 from ernie_m.console import Choice
+from ernie_m.launchers import rank_of
 
 
 def announce(choices: Iterable[Choice]) -> None:
     """Print a line for each, on the first rank alone."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank_of(os.environ) == 0:
         for choice in choices:
             print(choice, flush=True)

@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ernie_m.config import build, differing_keys, merge_overrides, to_mapping
 from ernie_m.console import Choice, InputError
 from ernie_m.downstream import encoders, files, paper, report
@@ -26,6 +24,7 @@ from ernie_m.downstream.training import Machinery, batching, ranks
 from ernie_m.downstream.unknown import tell_unknown
 from ernie_m.engine import Precision, choose_precision, prepare_start
 from ernie_m.files import sha256_of, write_json
+from ernie_m.ranks import this_device
 
 SETTINGS_FILE, RESULTS_FILE, PICTURE_FILE = "settings.json", "results.json", "scores.png"
 NOT_SETTINGS = ("micro_batch",)  # hyperparameters that change no score
@@ -120,7 +119,7 @@ def chosen_precision(asked: str) -> str:
     """fp32, bf16 or fp16 by what is asked and what the device can; raises InputError for anything else."""
     if asked not in typing.get_args(Precision):
         raise InputError(f"--precision {asked}: expected {', '.join(typing.get_args(Precision))}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     choice = choose_precision(typing.cast(Precision, asked), device)
     if ranks()[0] == 0:
         print(choice, flush=True)

@@ -22,6 +22,7 @@ from ernie_m.downstream.files import find
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
 from ernie_m.files import write_json, written_atomically
+from ernie_m.ranks import this_device
 from ernie_m.table import table
 
 XX_TO_EN, EN_TO_XX = 0, 1
@@ -76,7 +77,7 @@ def measure(
     model: Any, tokenizer: Any, pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], note: str
 ) -> dict[str, Accuracies]:
     """Accuracies of every layer on each language's (sentences, English translations)."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     measured = {}
     for number, (language, sides) in enumerate(pairs.items(), start=1):
         where = f"{language} ({note}, {number} of {len(pairs)})"

@@ -18,6 +18,7 @@ from ernie_m.console import InputError, Progress
 from ernie_m.downstream.encoders import learning_rate_shares
 from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Logits, Scored, Setup, Task
+from ernie_m.rank_facts import rank_facts
 
 LARGEST_MICRO_BATCH = 32
 
@@ -35,8 +36,12 @@ class Machinery:
 
 
 def ranks() -> tuple[int, int]:
-    """(rank, number of ranks) as a launcher has set them."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """(rank, number of ranks) as a launcher has set them; raises InputError for one that the Trainer does not know."""
+    facts = rank_facts(os.environ)
+    if facts.launcher is not None and facts.launcher.brings != "address" and facts.world_size > 1:
+        way_out = f"start one task a host, and in it torchrun --nproc_per_node {facts.world_size} launcher/finetune.py ..."
+        raise InputError(f"{facts.launcher.name} started {facts.world_size} ranks, which would train alone each; {way_out}")
+    return facts.rank, facts.world_size
 
 
 def batching(hyperparameters: Hyperparameters, world_size: int) -> tuple[int, int]:

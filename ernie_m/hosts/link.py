@@ -7,19 +7,18 @@ that holds the doctor's secret: the port is open to the network for as long as t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import socket
-import struct
 import threading
 import time
 from typing import Any
+
+from ernie_m.network import interface_of
 
 PATIENCE = 30.0
 """Seconds without a byte until a connection counts as dead."""
 OPENING_PATIENCE = 10.0
 PIECE_BYTES = 1 << 18
-SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 class Listener:
@@ -73,17 +72,6 @@ def stream(host: str, port: int, secret: str, seconds: float) -> dict[str, Any]:
         connection.shutdown(socket.SHUT_WR)
         num_bytes = json.loads(_line(connection))["bytes"]
         return {"gbit_per_second": 8e-9 * num_bytes / (time.monotonic() - started)}
-
-
-def interface_of(address: str) -> str:
-    """The network interface whose IPv4 address this is, e.g. 'eth0'; '' if none says so (IPv6, further addresses)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        for _, name in socket.if_nameindex():
-            with contextlib.suppress(OSError):
-                found = fcntl.ioctl(any_socket, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                if socket.inet_ntoa(found[20:24]) == address:
-                    return name
-    return ""
 
 
 def _opened(host: str, port: int, secret: str) -> socket.socket:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.ablation.subject import Subject
-from ernie_m.checkpoint import Checkpoint, committed_folders, folder_name, newest_in_run, verify
+from ernie_m.checkpoint import Checkpoint, checkpoint_of
 from ernie_m.config import build, read_yaml
 from ernie_m.console import InputError
 from ernie_m.dataloader import DATA_ORDER, PretrainingData
@@ -19,7 +19,7 @@ from ernie_m.model import Encoder
 from ernie_m.ranks import Voters
 from ernie_m.recipe import TrainingConfig
 from ernie_m.run_data import open_data
-from ernie_m.run_files import CHECKPOINTS_FOLDER, CONFIG_FILE, START_FILE
+from ernie_m.run_files import CONFIG_FILE, START_FILE
 from ernie_m.run_folder import load_weights
 from ernie_m.vocabulary import Vocabulary
 
@@ -90,18 +90,4 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
     config = build(TrainingConfig, content, str(run / CONFIG_FILE))
     config = replace(config, model=replace(config.model, attention="sdpa"))  # here, whatever the run's cards were
     vocabulary = Vocabulary(opened.folder.tokenizer_path)
-    return OpenedRun(run, configuration, config, _checkpoint(run, checkpoint), opened, vocabulary)
-
-
-def _checkpoint(run: Path, name: str | None) -> Checkpoint:
-    if name is None:
-        return newest_in_run(run)
-    there = {folder.name: folder for folder in committed_folders(run / CHECKPOINTS_FOLDER)}
-    folder = there.get(name) or there.get(folder_name(int(name)) if name.isdecimal() else "")
-    if folder is None:
-        names = f"expected one of {', '.join(sorted(there))}" if there else "the run has none yet"
-        raise InputError(f"--checkpoint {name}: no such checkpoint in {run / 'checkpoints'}; {names}")
-    try:
-        return verify(folder)
-    except InputError as error:
-        raise InputError(f"checkpoint {folder}: {error}; name another with --checkpoint") from None
+    return OpenedRun(run, configuration, config, checkpoint_of(run, checkpoint), opened, vocabulary)

@@ -16,6 +16,7 @@ from transformers import AutoModel
 
 from ernie_m.downstream.encoders import layer_of, load_model, load_tokenizer, longest_input, read_config
 from ernie_m.evaluation import accuracy_at_1, mean_pooled
+from ernie_m.ranks import this_device
 from ernie_m.show.bitext import PIVOT, Bitext, Shared
 from ernie_m.show.figures import as_image
 
@@ -51,7 +52,7 @@ def pooled(folder: Path, bitext: Bitext, layer: int, note: str) -> Pooled:
     chosen = layer_of(config, layer)
     tokenizer.model_max_length = longest_input(config, tokenizer)
     encoder = load_model(AutoModel, folder, ())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = this_device()
     states: dict[tuple[int, str], Tensor] = {}
     sweep: dict[str, list[tuple[float, float]]] = {}
     total, done = sum(len(group.sentences) for group in bitext.groups), 0

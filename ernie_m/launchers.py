@@ -1,0 +1,80 @@
+"""The variables by which launchers tell a process its rank: the one list of them.
+
+An inner launcher stands before the outer one that may have started it: deepspeed and torchrun before MPI, and all before
+srun, whose variables say nothing of the ranks that another launcher made of its task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """The variables of a launcher; of several names for one number the first that is set counts.
+
+    `sign` is set by this launcher alone, where others use the same names. `brings` says what it tells its processes of a
+    place to meet: "address" MASTER_ADDR and MASTER_PORT, "mpi" MPI itself, which can be asked, "nothing" nothing.
+    """
+
+    name: str
+    rank: str
+    world_size: tuple[str, ...]
+    local_rank: tuple[str, ...]
+    local_world_size: tuple[str, ...]
+    brings: str
+    sign: str = ""
+
+
+LAUNCHERS = (
+    Launcher("torchrun", "RANK", ("WORLD_SIZE",), ("LOCAL_RANK",), ("LOCAL_WORLD_SIZE",), "address", "TORCHELASTIC_RUN_ID"),
+    Launcher("deepspeed", "RANK", ("WORLD_SIZE",), ("LOCAL_RANK",), ("LOCAL_SIZE",), "address", "LOCAL_SIZE"),
+    Launcher("RANK and WORLD_SIZE", "RANK", ("WORLD_SIZE",), ("LOCAL_RANK",), ("LOCAL_WORLD_SIZE",), "address"),
+    Launcher(
+        "Open MPI",
+        "OMPI_COMM_WORLD_RANK",
+        ("OMPI_COMM_WORLD_SIZE",),
+        ("OMPI_COMM_WORLD_LOCAL_RANK",),
+        ("OMPI_COMM_WORLD_LOCAL_SIZE",),
+        "mpi",
+    ),
+    Launcher(
+        "MVAPICH",
+        "MV2_COMM_WORLD_RANK",
+        ("MV2_COMM_WORLD_SIZE",),
+        ("MV2_COMM_WORLD_LOCAL_RANK",),
+        ("MV2_COMM_WORLD_LOCAL_SIZE",),
+        "mpi",
+    ),
+    Launcher(  # MPICH and Intel MPI
+        "Hydra",
+        "PMI_RANK",
+        ("PMI_SIZE",),
+        ("MPI_LOCALRANKID", "SLURM_LOCALID"),
+        ("MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"),
+        "mpi",
+    ),
+    Launcher(
+        "srun",
+        "SLURM_PROCID",
+        ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "SLURM_NPROCS"),
+        ("SLURM_LOCALID",),
+        ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"),
+        "nothing",
+    ),
+)
+SRUN = LAUNCHERS[-1]
+
+
+def launcher_of(environment: Mapping[str, str]) -> Launcher | None:
+    """The first launcher of the list whose rank is there; None for a process alone."""
+    there = (launcher for launcher in LAUNCHERS if launcher.rank in environment)
+    return next((launcher for launcher in there if not launcher.sign or launcher.sign in environment), None)
+
+
+def rank_of(environment: Mapping[str, str]) -> int:
+    """The rank alone, for who tells people: 0 where it is not to be known. Raises nothing."""
+    launcher = launcher_of(environment)
+    said = environment[launcher.rank] if launcher else "0"
+    return int(said) if said.isdecimal() else 0

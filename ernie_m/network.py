@@ -1,0 +1,68 @@
+"""Which of this machine's network interfaces leads where, and what its own name stands for."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import ipaddress
+import os
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+SIOCGIFCONF = 0x8912  # Linux: the IPv4 addresses of all interfaces, an interface's further ones included
+IFREQ_BYTES = 40
+MAX_ADDRESSES = 1024
+ANY_PORT = 9
+
+
+def own_address_towards(host: str) -> str:
+    """The address from which this machine would speak to `host`; nothing is sent. Raises OSError where none leads there."""
+    family, _, _, _, where = socket.getaddrinfo(host, ANY_PORT, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect(where)
+        return str(probe.getsockname()[0])
+
+
+def interface_of(address: str) -> str:
+    """The network interface with this address, e.g. 'eth0'; '' if there is none."""
+    wanted = ipaddress.ip_address(address.partition("%")[0])
+    with suppress(OSError):
+        return _of_ipv4(wanted.packed) if wanted.version == 4 else _of_ipv6(wanted.packed)
+    return ""
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches that address: 127.0.0.1, Debian's 127.0.1.1 for a host's own name, ::1."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def own_name() -> dict[str, object]:
+    """This host's name, and the addresses that it has here ([]: it is not known)."""
+    name, addresses = socket.gethostname(), []
+    with suppress(OSError):
+        addresses = sorted({str(found[4][0]) for found in socket.getaddrinfo(name, ANY_PORT, type=socket.SOCK_DGRAM)})
+    return {"name": name, "addresses": addresses, "loopback": [a for a in addresses if is_loopback(a)]}
+
+
+def _of_ipv4(packed: bytes) -> str:
+    found = array.array("B", bytes(MAX_ADDRESSES * IFREQ_BYTES))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        request = struct.pack("iL", len(found), found.buffer_info()[0])
+        num_bytes = struct.unpack("iL", fcntl.ioctl(any_socket, SIOCGIFCONF, request))[0]
+    for start in range(0, num_bytes, IFREQ_BYTES):
+        entry = found[start : start + IFREQ_BYTES].tobytes()
+        if entry[20:24] == packed:
+            return entry[:16].partition(b"\0")[0].decode().partition(":")[0]  # an alias, eth0:1, is no interface
+    return ""
+
+
+def _of_ipv6(packed: bytes) -> str:
+    lines = Path("/proc/net/if_inet6").read_text(encoding="ascii").split("\n")
+    return next((line.split()[-1] for line in lines if line.startswith(packed.hex())), "")
+
+
+def meeting_address() -> str:
+    """Where the ranks of this job meet, as their launcher said."""
+    return os.environ.get("MASTER_ADDR") or socket.gethostname()
