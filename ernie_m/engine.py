@@ -7,7 +7,6 @@ filled from the recipe; the schedule is ours; ops are not compiled at start; its
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -24,16 +23,14 @@ from ernie_m.console import Choice, InputError
 from ernie_m.fragments import Fragment, FragmentReader, create_moments, num_updates, owned_fragments
 from ernie_m.gradient_exchange import GradientSums, choose_exchange
 from ernie_m.host_memory import keep_freed_memory
-from ernie_m.hostfile import free_port
+from ernie_m.meeting import choose_interface, set_meeting
 from ernie_m.model import Encoder
-from ernie_m.rank_facts import RankFacts, check_meeting, rank_facts
-from ernie_m.ranks import Ranks, choose_interface
+from ernie_m.rank_facts import rank_facts
+from ernie_m.ranks import Ranks
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed on import, which else warns at length
 import deepspeed
-
-TORCH_DISTRIBUTED_DEFAULT_PORT = 29500
 
 SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
@@ -142,33 +139,10 @@ def start_ranks() -> Ranks:
     """
     prepare_start()
     facts = rank_facts(os.environ)
-    check_meeting(facts, os.environ)
-    if facts.launcher is not None and facts.launcher.brings == "mpi" and facts.world_size > 1:
-        _ask_mpi(facts)
-    if facts.world_size == 1:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(free_port()))
-    os.environ.update(facts.environment())
+    set_meeting(facts)
     interface = choose_interface(facts)
     deepspeed.init_distributed(verbose=False)
     return Ranks(facts, interface)
-
-
-def _ask_mpi(facts: RankFacts) -> None:
-    """Set MASTER_ADDR and MASTER_PORT, which MPI's launchers do not, by asking MPI; what is set stays."""
-    if os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT"):
-        return
-    launcher = facts.launcher.name if facts.launcher else ""
-    if importlib.util.find_spec("mpi4py") is None:
-        raise InputError(f"started by {launcher}, but mpi4py is missing: pip install mpi4py, or start with torchrun")
-    port = int(os.environ.get("MASTER_PORT") or TORCH_DISTRIBUTED_DEFAULT_PORT)
-    deepspeed.comm.mpi_discovery(distributed_port=port, verbose=False)
-    found = int(os.environ["WORLD_SIZE"])
-    if found != facts.world_size:
-        raise InputError(
-            f"{launcher} started {facts.world_size} ranks, but the MPI of mpi4py sees {found}: it is built for another MPI; "
-            "install mpi4py for this one (pip install --no-binary mpi4py mpi4py), or start with torchrun"
-        )
 
 
 class Engine:

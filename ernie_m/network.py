@@ -29,7 +29,9 @@ def interface_of(address: str) -> str:
     """The network interface with this address, e.g. 'eth0'; '' if there is none."""
     wanted = ipaddress.ip_address(address.partition("%")[0])
     with suppress(OSError):
-        return _of_ipv4(wanted.packed) if wanted.version == 4 else _of_ipv6(wanted.packed)
+        if wanted.version == 6:
+            return _of_ipv6(wanted.packed)
+        return next((name for name, packed in _ipv4_interfaces() if packed == wanted.packed), "")
     return ""
 
 
@@ -46,16 +48,21 @@ def own_name() -> dict[str, object]:
     return {"name": name, "addresses": addresses, "loopback": [a for a in addresses if is_loopback(a)]}
 
 
-def _of_ipv4(packed: bytes) -> str:
+def own_addresses() -> list[str]:
+    """This machine's IPv4 addresses that others may reach, in the system's order."""
+    addresses = [socket.inet_ntoa(packed) for _, packed in _ipv4_interfaces()]
+    return [address for address in addresses if not is_loopback(address)]
+
+
+def _ipv4_interfaces() -> list[tuple[str, bytes]]:
+    """(interface, address) of all."""
     found = array.array("B", bytes(MAX_ADDRESSES * IFREQ_BYTES))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         request = struct.pack("iL", len(found), found.buffer_info()[0])
         num_bytes = struct.unpack("iL", fcntl.ioctl(any_socket, SIOCGIFCONF, request))[0]
-    for start in range(0, num_bytes, IFREQ_BYTES):
-        entry = found[start : start + IFREQ_BYTES].tobytes()
-        if entry[20:24] == packed:
-            return entry[:16].partition(b"\0")[0].decode().partition(":")[0]  # an alias, eth0:1, is no interface
-    return ""
+    entries = [found[start : start + IFREQ_BYTES].tobytes() for start in range(0, num_bytes, IFREQ_BYTES)]
+    names = [entry[:16].partition(b"\0")[0].decode() for entry in entries]
+    return [(name.partition(":")[0], entry[20:24]) for name, entry in zip(names, entries, strict=True)]  # eth0:1 is eth0
 
 
 def _of_ipv6(packed: bytes) -> str:

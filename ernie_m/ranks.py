@@ -11,7 +11,6 @@ Three groups, so that nothing waits for what it has nothing to do with:
 from __future__ import annotations
 
 import datetime
-import os
 import socket
 from typing import Any
 
@@ -19,15 +18,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import TCPStore
 
 from ernie_m.console import Choice, InputError
 from ernie_m.gpu_build import problem_of_build
-from ernie_m.network import interface_of, is_loopback, meeting_address, own_address_towards
 from ernie_m.rank_facts import RankFacts
 
-MEETING_TIMEOUT = datetime.timedelta(minutes=30)
-INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "NCCL": "NCCL_SOCKET_IFNAME"}
 VOTE_TIMEOUT = datetime.timedelta(minutes=20)
 
 
@@ -54,61 +49,6 @@ def _from_first(value: Any, group: Any) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0, group=group)
     return values[0]
-
-
-def choose_interface(facts: RankFacts) -> Choice:
-    """Have gloo and NCCL use the network interface that leads to where the ranks meet; before any process group.
-
-    gloo alone takes the address of the host's own name, which is 127.0.1.1 on Debian: no other host reaches that. What the
-    user has set is left as it is. A collective where the ranks may be on several hosts.
-    """
-    subject = "network interface"
-    if facts.world_size == 1:
-        return Choice(subject, "none", "one rank")
-    address, towards = _own_address(facts)
-    interface = interface_of(address)
-    if not interface:
-        return Choice(subject, "gloo's and NCCL's own choice", f"none has {address}, from which {towards} is reached")
-    several = not is_loopback(address)
-    unset = [name for name, variable in INTERFACE_VARIABLES.items() if not os.environ.get(variable)]
-    chosen = [name for name in unset if several or name == "gloo"]
-    asked = [f"{variable}={os.environ[variable]}" for n, variable in INTERFACE_VARIABLES.items() if n not in unset]
-    os.environ.update({INTERFACE_VARIABLES[name]: interface for name in chosen})
-    if not chosen:
-        return Choice(subject, os.environ[INTERFACE_VARIABLES["gloo"]], f"asked for by {' and '.join(asked)}")
-    given = f"; {' and '.join(asked)} as asked for" if asked else ""
-    return Choice(subject, interface, f"{address} leads to {towards}, for {' and '.join(chosen)}{given}")
-
-
-def _own_address(facts: RankFacts) -> tuple[str, str]:
-    """This host's address for its peers, and what it leads to: the place to meet or, where that is here, another host."""
-    meeting = meeting_address()
-    try:
-        address = own_address_towards(meeting)
-    except OSError as error:
-        raise InputError(f"MASTER_ADDR {meeting}: no way leads there from {socket.gethostname()} ({error})", True) from None
-    if facts.local_world_size == facts.world_size:
-        return address, meeting
-    store = TCPStore(
-        meeting,
-        int(os.environ["MASTER_PORT"]),
-        is_master=facts.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
-        timeout=MEETING_TIMEOUT,
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
-    _STORES.append(store)
-    key = f"ernie_m/address/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{{}}"
-    store.set(key.format(facts.rank), "" if is_loopback(address) else address)
-    if is_loopback(address):  # the name of the place to meet is this host's own
-        for rank in range(facts.world_size):
-            if other := store.get(key.format(rank)).decode():
-                return own_address_towards(other), other
-    return address, meeting
-
-
-_STORES: list[TCPStore] = []
-"""Kept open: rank 0's serves the process group as well, which takes the same port."""
 
 
 class Ranks:

@@ -64,10 +64,7 @@ class RunFolder:
         saved_path = self.path / CONFIG_FILE
         saved = read_yaml(saved_path) if saved_path.is_file() else {}
         if "data_identity" not in saved:
-            if self.path.exists() and (
-                not self.path.is_dir()
-                or any(p.name not in BEFORE_TRAINING and not is_left_over(p) for p in self.path.iterdir())
-            ):
+            if self.path.exists() and not (self.path.is_dir() and all(map(_is_before_training, self.path.iterdir()))):
                 raise InputError(
                     f"{self.path}: not empty and not a run folder (no {CONFIG_FILE} of ours); choose another --run"
                 )
@@ -123,6 +120,10 @@ class RunFolder:
                 f"{self.path}: not a run folder ({CONFIG_FILE} is missing); expected the --run of a pre-training"
             )
         return read_yaml(self.path / CONFIG_FILE), checkpoint_of(self.path, checkpoint)
+
+
+def _is_before_training(path: Path) -> bool:
+    return path.name in BEFORE_TRAINING or is_left_over(path)
 
 
 def _binding(configuration: dict[str, Any]) -> dict[str, Any]:

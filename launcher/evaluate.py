@@ -105,7 +105,7 @@ class Commands:
         from ernie_m.ranks import this_device
         from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
-        configuration, checkpoint = RunFolder(Path(run)).read(checkpoint)
+        configuration, chosen = RunFolder(Path(run)).read(checkpoint)
         folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
         data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
         rows = gain_rows(
@@ -117,14 +117,14 @@ class Commands:
         )
         device = this_device()
         model = Encoder(replace(model_config(configuration), attention="auto"), device)
-        model.load_state_dict(load_weights(configuration, checkpoint))
+        model.load_state_dict(load_weights(configuration, chosen))
         result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)
         print(
-            f"cross-lingual gain at step {checkpoint.step}: {result.gain:+.4f} nats "
+            f"cross-lingual gain at step {chosen.step}: {result.gain:+.4f} nats "
             f"(shuffled {result.nll_shuffled:.4f}, true {result.nll_true:.4f}, {result.num_predicted} masks)"
         )
         if output:
-            write_json(Path(output), {"step": checkpoint.step, **vars(result)})
+            write_json(Path(output), {"step": chosen.step, **vars(result)})
 
 
 if __name__ == "__main__":

@@ -42,20 +42,20 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
     target = Path(to)
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target}: not empty; give a new folder with --to")
-    configuration, checkpoint = RunFolder(Path(run)).read(checkpoint)
+    configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        write_folder(load_weights(configuration, checkpoint), model_config(configuration), tokenizer, aside, format)
-        card = model_card(Path(run), configuration, checkpoint, tokenizer.parent, format)
+        write_folder(load_weights(configuration, chosen), model_config(configuration), tokenizer, aside, format)
+        card = model_card(Path(run), configuration, chosen, tokenizer.parent, format)
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
         if target.is_dir():
             target.rmdir()
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    print(f"exported step {checkpoint.step} of {run} to {target} ({format})")
+    print(f"exported step {chosen.step} of {run} to {target} ({format})")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ LAYERS = (
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {
         "ranks",
+        "meeting",
         "engine",
         "fragments",
         "checkpoint",
