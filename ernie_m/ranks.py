@@ -57,7 +57,8 @@ class Ranks:
     def __init__(self, facts: RankFacts | None = None, interface: Choice | None = None) -> None:
         """`facts` are the launcher's (default: this process's alone), `interface` is for people."""
         facts = facts or RankFacts()
-        self.rank, self.world_size, self.interface = dist.get_rank(), dist.get_world_size(), interface
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.interface = interface or Choice("network interface", "none", "not chosen")
         is_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", facts.local_rank) if is_gpu else torch.device("cpu")
         alone = self.world_size == 1

@@ -59,8 +59,10 @@ class Trainer:
         trackers: Sequence[str] = (),
         exit_after: float | None = None,
         skip_steps: str | None = None,
+        demanded_ranks: int | None = None,
     ) -> None:
         """`trackers`: of ernie_m.tracking; `exit_after`: seconds from now; `skip_steps`: e.g. "1200:1300"."""
+        self.demanded_ranks = demanded_ranks
         self.interruption = Interruption(exit_after)
         self.config, self.ds_configs = config, ds_configs
         self.folder = CorpusFolder(data)
@@ -94,6 +96,7 @@ class Trainer:
         """
         self.interruption.listen()
         ranks = start_ranks()
+        self._check_ranks(ranks)
         self.config.batch.accumulation_steps(ranks.world_size)  # before anything is written
         if self.run_folder.is_complete and not self.from_scratch:
             if ranks.is_first:
@@ -143,6 +146,13 @@ class Trainer:
             watchdog.stop()
         return ranks.close()
 
+    def _check_ranks(self, ranks: Ranks) -> None:
+        if self.demanded_ranks not in (None, ranks.world_size):
+            raise InputError(
+                f"--ranks {self.demanded_ranks}: these are {ranks.world_size}, started by {ranks.launcher}; is the hostfile "
+                "there? deepspeed takes this machine alone when it is not"
+            )
+
     def _hold_folder(self, ranks: Ranks, held: contextlib.ExitStack) -> Callable[[], bool]:
         """Rank 0 locks the run folder for all and makes it ready; raises InputError on every rank when it cannot."""
         is_owner: Callable[[], bool] = lambda: True  # noqa: E731
@@ -186,7 +196,7 @@ class Trainer:
             if saves_in_background:
                 store.prepare(size, on_gpu=ranks.device.type == "cuda")
             journal = self._journal(first_step) if ranks.is_first else None
-            self._announce(engine, saving, first_step, skipped)
+            self._announce(engine, saving, checkpoint, skipped)
             around = Surroundings(ranks, store, watchdog, self.interruption, journal, skipped, saves_in_background)
             loop = TrainingLoop(self.config, self.data, engine, around)
             measured = ranks.from_first(journal.measured_steps if journal else None)
@@ -257,18 +267,22 @@ class Trainer:
                 print(*started.lines(), sep="\n", flush=True)
                 write_json(self.run_folder.path / START_FILE, vars(started))
 
-    def _announce(self, engine: Engine, saving: Choice, first_step: int, skipped: SkipSteps) -> None:
+    def _announce(self, engine: Engine, saving: Choice, checkpoint: Checkpoint | None, skipped: SkipSteps) -> None:
         if not engine.ranks.is_first:
             return
+        first_step, num_ranks = checkpoint.step if checkpoint else 0, engine.ranks.world_size
+        if checkpoint and num_ranks < checkpoint.world_size:
+            was = f"{num_ranks} ranks, the job before had {checkpoint.world_size}"
+            print(f"alarm: {was}; if that is not meant, stop this one and look at --hostfile (--ranks demands a number)")
         num_parameters = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in engine.module.parameters())
         print(
             f"{num_parameters / 1e6:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "
             f"ZeRO {engine.zero_stage}, {self.config.batch.rows_per_step} x {self.config.data.sequence_length} positions a "
             f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metric_names)} streams"
         )
-        exchange, module = engine.exchange, engine.module
-        sent = (exchange.sums, exchange.reduction, exchange.overlap)
-        for choice in (engine.precision, module.attention_choice, module.layer_norm_choice, *sent, saving):
+        exchange, model = engine.exchange, engine.module
+        chosen = (engine.ranks.interface, engine.precision, model.attention_choice, model.layer_norm_choice)
+        for choice in (*chosen, exchange.sums, exchange.reduction, exchange.overlap, saving):
             print(choice)
         warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
         if warmup_steps >= num_steps:

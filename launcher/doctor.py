@@ -40,6 +40,8 @@ def doctor(
 ) -> None:
     """Check what a job needs, on every host; problems are listed with their remedies, and the exit code is 2.
 
+    With none of --recipe, --data, --run and --shared the job is the one that pretrain.py takes: large, data/, runs/large.
+
     Args:
         overrides: keys of the recipe as key.path=value, as for pretrain.py
         hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`; without it this machine alone
@@ -59,9 +61,14 @@ def doctor(
     from ernie_m.hosts import job
     from ernie_m.hosts.checks import judge
     from ernie_m.hosts.examination import Examination, examine
+    from ernie_m.job_defaults import job_names
     from ernie_m.supervision.environment import ssh_arguments
     from ernie_m.supervision.job import needs_ssh
 
+    if not (recipe or data or run or shared):
+        job_named = job_names(recipe, data, run)
+        print(*job_named.choices, sep="\n")
+        recipe, data, run = job_named.recipe, job_named.data, job_named.run
     here = dict(os.environ)  # importing deepspeed, which a recipe does, changes it
     hosts = read_hostfile(Path(hostfile)) if hostfile else {"localhost": 1}
     config, folder = _recipe(recipe, overrides), shared or run
@@ -93,6 +100,8 @@ def doctor(
     if examination.through_ssh and (names := job.not_exported(here, bool(first.get("facts", {}).get("gpus")))):
         print(f"note: {', '.join(names)}: set here, but deepspeed does not pass them on; launcher/supervise.py does, or")
         print("      write them into .deepspeed_env as NAME=value\n")
+    for note in report.notes:
+        print(f"note: {note}\n")
     for number, problem in enumerate(problems, start=1):
         print(f"{number}. {problem}")
     if problems:

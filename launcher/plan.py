@@ -16,7 +16,7 @@ from pathlib import Path
 
 try:
     from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
+    from ernie_m.console import Choice, InputError
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def plan(
     *overrides: str,
-    recipe: str,
-    hostfile: str,
+    recipe: str | None = None,
+    hostfile: str | None = None,
     gpu: str | None = None,
     network: float | None = None,
     efficiency: float | None = None,
@@ -36,8 +36,8 @@ def plan(
 
     Args:
         overrides: keys of the recipe as key.path=value, as for pretrain.py
-        recipe: a name in launcher/recipes/ or a path to a YAML file
-        hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`
+        recipe: a name in launcher/recipes/ or a path to a YAML file; default: large
+        hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`; default: hostfiles/v100x64
         gpu: V100-32GB, A100-80GB, H100, H200 or cpu; by default the one that the hostfile's name begins with, else V100-32GB
         network: Gbit/s that a host sends to others, all its network cards together; by default the device's usual
         efficiency: share of the device's peak that matrix products reach, e.g. 0.7; by default the one stated
@@ -47,12 +47,19 @@ def plan(
 
     from ernie_m.config import build, merge_overrides, read_recipe
     from ernie_m.hostfile import read_hostfile
+    from ernie_m.job_defaults import HOSTFILE, job_names
     from ernie_m.planning.plan import Job, bucket_elements, plans
     from ernie_m.planning.reading import counted_keys
     from ernie_m.planning.report import report
     from ernie_m.planning.speed import DEVICES, device_named
     from ernie_m.recipe import TrainingConfig
 
+    job_named = job_names(recipe, None, None)
+    for choice in (choice for choice in job_named.choices if choice.subject == "recipe"):
+        print(choice)
+    if hostfile is None:
+        hostfile = str(ROOT / HOSTFILE)
+        print(Choice("hostfile", HOSTFILE, "--hostfile is not given"))
     hosts = read_hostfile(Path(hostfile))
     stem = Path(hostfile).name.lower()
     device = device_named(
@@ -67,7 +74,7 @@ def plan(
         device = replace(device, network=network * 1e9 / 8)
     if efficiency is not None:
         device = replace(device, efficiency=efficiency, source="as given")
-    path = recipe_path(recipe)
+    path = recipe_path(job_named.recipe)
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
     keys = counted_keys(config, Path(data)) if data else {}
     job = Job(config, hosts, device, bucket_elements(ROOT / "ds_configs"), keys)

@@ -1,7 +1,7 @@
 """Pre-train an encoder.
 
     deepspeed --num_gpus 8 launcher/pretrain.py --recipe base --data DATA --run RUN
-    deepspeed --hostfile hostfiles/v100x64 launcher/pretrain.py --recipe large --data DATA --run RUN
+    deepspeed --hostfile hostfiles/v100x64 launcher/pretrain.py          recipe large, data/, runs/large
     python launcher/pretrain.py --recipe demo --data DATA --run RUN optimizer.peak_learning_rate=1e-3 seed=7
 
 The same command, given again, goes on from the newest whole checkpoint of RUN, on any number of ranks that the batch
@@ -11,13 +11,19 @@ launcher/supervise.py restarts by itself.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.launchers import rank_of
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+
+if TYPE_CHECKING:
+    from ernie_m.job_defaults import JobNames
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -25,9 +31,10 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 
 def pretrain(
     *overrides: str,
-    recipe: str,
-    data: str,
-    run: str,
+    recipe: str | None = None,
+    data: str | None = None,
+    run: str | None = None,
+    ranks: int | None = None,
     from_scratch: bool = False,
     exit_after: str | None = None,
     skip_steps: str | None = None,
@@ -39,9 +46,13 @@ def pretrain(
 
     Args:
         overrides: any key of the recipe as key.path=value, e.g. batch.micro_batch_rows=8 output.save_every=500
-        recipe: a name in launcher/recipes/ (demo, small, base, large, exp1 .. exp5) or a path to a YAML file
-        data: folder made by `python -m data_prep build`
-        run: folder of this run: configuration, metrics, curves and checkpoints; made if it does not exist
+        recipe: a name in launcher/recipes/ (demo, small, base, large; exp1 .. exp5, the paper's ablations; learning,
+            learning_mmlm, learning_tlm, learning_camlm, learning_btmlm, those of docs/results.md) or a path to a YAML
+            file; default: large
+        data: folder made by `python -m data_prep build`; default: data/
+        run: folder of this run: configuration, metrics, curves and checkpoints; made if it does not exist; default: runs/
+            and the recipe's name
+        ranks: refuse to train on any other number of ranks, e.g. 64: a mistyped --hostfile leaves those of one machine
         from_scratch: delete what RUN holds of an earlier run and start at step 0
         exit_after: save and stop after this time, e.g. 55m or 1h30m; exit code 75, the same command goes on
         skip_steps: steps to leave out, e.g. 1200:1300 (1200 to 1299, counted from 0); remembered in RUN, and the run goes
@@ -55,11 +66,28 @@ def pretrain(
     from ernie_m.recipe import TrainingConfig
     from ernie_m.trainer import Trainer
 
-    path = recipe_path(recipe)
+    job = named_job(recipe, data, run)
+    path = recipe_path(job.recipe)
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
     trackers = [name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted]
     seconds = seconds_of(exit_after, "--exit_after") if exit_after else None
-    Trainer(config, Path(data), Path(run), ROOT / "ds_configs", from_scratch, trackers, seconds, skip_steps).run()
+    folders = Path(job.data), Path(job.run), ROOT / "ds_configs"
+    Trainer(config, *folders, from_scratch, trackers, seconds, skip_steps, ranks).run()
+
+
+def named_job(recipe: str | None, data: str | None, run: str | None) -> JobNames:
+    """The job with what was left out filled in, and that said; raises InputError with all that is missing at once."""
+    from ernie_m.job_defaults import check_there, job_names
+
+    job, problem = job_names(recipe, data, run), None
+    if rank_of(os.environ) == 0:
+        print(*job.choices, sep="\n", end="\n" if job.choices else "", flush=True)
+    try:
+        recipe_path(job.recipe)
+    except InputError as error:
+        problem = str(error)
+    check_there(job, problem)
+    return job
 
 
 def recipe_path(recipe: str) -> Path:

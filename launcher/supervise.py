@@ -4,6 +4,7 @@
     python launcher/supervise.py --num_ranks 8 -- launcher/pretrain.py --recipe base --data DATA --run RUN
 
 Behind `--` stands what you would give to `deepspeed`, which is started for you with the right hosts, address and port.
+Nothing there is launcher/pretrain.py with its defaults: recipe large, data data/, run runs/large.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ def supervise(
     for name, value in counts.items():
         if value is not None and (not isinstance(value, int) or value < 1):
             raise InputError(f"--{name}: {value!r}; expected a positive whole number")
-    command = JobCommand(tuple(_split(sys.orig_argv)[1]))
+    command = JobCommand.of(_split(sys.orig_argv)[1])
+    for choice in command.choices:
+        print(f"supervise: {choice}", file=sys.stderr)
     hosts = read_hostfile(Path(hostfile)) if hostfile else {}
     first_host = next(iter(hosts), "")
     exports = tuple(name for name in export.split(",") if name)

@@ -8,17 +8,16 @@ Nothing is asked here: everything follows from Results.
 from __future__ import annotations
 
 import statistics
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ernie_m.hosts.examination import Results
+from ernie_m.hosts.findings import Finding, Problem, fact, usual
+from ernie_m.hosts.gpu_checks import check_gpus
 
 MAX_SKEW_SECONDS = 1.0
 """Ages of heartbeats and times of saving are compared between hosts."""
-MAX_USED_MIB = 1024
-"""GPU memory in use by nobody in particular: an idle driver takes up to some hundred MiB."""
 MIN_OPEN_FILES = 1024
 MIN_SHM_BYTES = 1 << 30
 """NCCL's ranks on one host talk through /dev/shm; containers give 64 MB unless asked for more."""
@@ -28,37 +27,12 @@ UNLIMITED = -1
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A cell of the table; `problems` are (what is wrong, what to do) pairs."""
-
-    text: str
-    problems: tuple[tuple[str, str], ...] = ()
-
-    @staticmethod
-    def wrong(message: str, remedy: str, text: str = "") -> Finding:
-        """A finding of one problem."""
-        return Finding(text, ((message, remedy),))
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong on these hosts (none: with the job as a whole)."""
-
-    hosts: tuple[str, ...]
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        where = f"{', '.join(self.hosts)}: " if self.hosts else ""
-        return f"{where}{self.message}; {self.remedy}"
-
-
-@dataclass(frozen=True)
 class Report:
     """`cells[host][column]`: text and whether it is a problem; and the problems, equal ones of several hosts joined."""
 
     cells: dict[str, dict[str, tuple[str, bool]]]
     problems: list[Problem]
+    notes: list[Problem]
 
     def table(self) -> str:
         """One row a host, one column a check that was made anywhere; cells with a problem begin with an x."""
@@ -75,13 +49,17 @@ def judge(results: Results, disk_bytes: int = 0) -> Report:
     """Make all checks; `disk_bytes`: what the run's checkpoints will take (0: unknown)."""
     cells: dict[str, dict[str, tuple[str, bool]]] = {host: {} for host in results}
     met: dict[tuple[str, str], list[str]] = {}
+    noted: dict[tuple[str, str], list[str]] = {}
     for name, check in CHECKS.items():
         for host in results:
             if finding := check(host, results, disk_bytes):
                 cells[host][name] = (finding.text, bool(finding.problems))
                 for problem in finding.problems:
                     met.setdefault(problem, []).append(host)
-    return Report(cells, [Problem(tuple(hosts), message, remedy) for (message, remedy), hosts in met.items()])
+                for note in finding.notes:
+                    noted.setdefault(note, []).append(host)
+    problems, notes = ([Problem(tuple(hosts), *said) for said, hosts in found.items()] for found in (met, noted))
+    return Report(cells, problems, notes)
 
 
 def check_ssh(host: str, results: Results, disk_bytes: int) -> Finding | None:
@@ -129,62 +107,32 @@ def check_software(host: str, results: Results, disk_bytes: int) -> Finding | No
     if mine["torch"] is not None and "error" in torch:
         problems.append((f"torch does not import: {torch['error']}", "install it anew there"))
     for name, version in mine.items():
-        usual = _usual(_software(result).get(name) for result in results.values())
-        if version not in (None, usual):
-            problems.append((f"{name} {version}, the others have {usual}", "install the same version everywhere"))
+        common = usual(_software(result).get(name) for result in results.values())
+        if version not in (None, common):
+            problems.append((f"{name} {version}, the others have {common}", "install the same version everywhere"))
     return Finding(f"torch {mine['torch'] or '-'}", tuple(problems))
 
 
 def check_source(host: str, results: Results, disk_bytes: int) -> Finding | None:
     """Is the installed ernie_m the same everywhere?"""
-    if not (mine := _fact(results[host], "source")):
+    if not (mine := fact(results[host], "source")):
         return None
-    if mine == _usual(_fact(result, "source") for result in results.values()):
+    if mine == usual(fact(result, "source") for result in results.values()):
         return Finding(mine[:8])
     return Finding.wrong("its ernie_m is another than the others'", "bring this folder to the same commit there", mine[:8])
 
 
 def check_data(host: str, results: Results, disk_bytes: int) -> Finding | None:
     """Is the data folder there, the same everywhere, and (the first host looks) are its shards as long as they should be?"""
-    if not (mine := _fact(results[host], "data")):
+    if not (mine := fact(results[host], "data")):
         return None
     if error := mine.get("error") or results[host].get("shards", {}).get("error"):
         return Finding.wrong(f"data: {error}", "the data folder must lie under the same path everywhere; rebuild or copy it")
-    others = [_fact(result, "data") or {} for result in results.values()]
+    others = [fact(result, "data") or {} for result in results.values()]
     text = mine["manifest"][:8]
-    if any(mine[key] != _usual(other.get(key) for other in others) for key in ("manifest", "tokenizer")):
+    if any(mine[key] != usual(other.get(key) for other in others) for key in ("manifest", "tokenizer")):
         return Finding.wrong(f"data: manifest {text} is another than the others'", "copy the data folder afresh", text)
     return Finding(text)
-
-
-def check_gpus(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """As many GPUs as slots, of one kind, seen by torch, with nobody on them. A job without any GPU is a CPU job."""
-    facts = results[host].get("facts")
-    if not facts:
-        return None
-    gpus, slots, devices = facts["gpus"], results[host]["slots"], facts["torch"].get("devices", 0)
-    if errors := [gpu["error"] for gpu in gpus if "error" in gpu]:
-        return Finding.wrong(errors[0], "mend the driver, or take the host out of the hostfile", "driver")
-    count = len(gpus) or devices
-    if not any(
-        _fact(result, "gpus") or result.get("facts", {}).get("torch", {}).get("devices") for result in results.values()
-    ):
-        return Finding("none")
-    kinds = ", ".join(f"{number} x {name}" for name, number in Counter(gpu["name"] for gpu in gpus).items())
-    problems = []
-    if count < slots:
-        problems.append((f"{count} GPUs, the hostfile says slots={slots}", "correct the hostfile"))
-    if devices < len(gpus) and "error" not in facts["torch"]:
-        said = f" ({facts['torch']['said']})" if facts["torch"].get("said") else ""
-        problems.append((f"torch sees {devices} of its {len(gpus)} GPUs{said}", "install a torch that suits the driver"))
-    usual = _usual(gpu["name"] for result in results.values() for gpu in _fact(result, "gpus") or [] if "name" in gpu)
-    if odd := sorted({gpu["name"] for gpu in gpus} - {usual}):
-        problems.append((f"has {', '.join(odd)}, most GPUs are {usual}", "the slowest decides: leave it out if you can"))
-    used = [(number, gpu["used_mib"]) for number, gpu in enumerate(gpus[:slots]) if gpu["used_mib"] > MAX_USED_MIB]
-    if used:
-        shown = ", ".join(f"GPU {number} {mib / 1024:.1f} GiB" for number, mib in used)
-        problems.append((f"memory in use already: {shown}", "see `nvidia-smi` there who is on it"))
-    return Finding(kinds or f"{count}", tuple(problems))
 
 
 def check_shared(host: str, results: Results, disk_bytes: int) -> Finding | None:
@@ -193,6 +141,8 @@ def check_shared(host: str, results: Results, disk_bytes: int) -> Finding | None
         return None
     if "error" in answer:
         return Finding.wrong(f"shared folder: {answer['error']}", "mount one file system under that path on every host")
+    if answer.get("lock"):
+        return Finding.wrong(f"run folder: {answer['lock']}", "or two jobs could write to one run", "no lock")
     free = answer["free_bytes"]
     text = f"{free / 1e9:,.0f} GB free"
     if free >= disk_bytes:
@@ -250,6 +200,21 @@ def check_route(host: str, results: Results, disk_bytes: int) -> Finding | None:
     return Finding(text, tuple(problems))
 
 
+def check_name(host: str, results: Results, disk_bytes: int) -> Finding | None:
+    """What does its own name stand for there? Debian's 127.0.1.1 is where nobody else comes; training goes by routes."""
+    if not (name := fact(results[host], "own_name")) or len(results) == 1:
+        return None
+    addresses = ", ".join(name["addresses"]) or "nothing"
+    if name["addresses"] and not name["loopback"]:
+        return Finding(addresses)
+    said = f"its own name {name['name']} stands for {addresses} there, where no other host comes"
+    own = (results[host].get("route") or {}).get("address", "its address")
+    way = (
+        f"training binds to the interface that leads to the others; for other programs `{own} {name['name']}` in /etc/hosts"
+    )
+    return Finding(addresses, notes=((said, way),))
+
+
 def check_ring(host: str, results: Results, disk_bytes: int) -> Finding | None:
     """Is its link to the next host about as quick as the others?"""
     if not (answer := results[host].get("ring")):
@@ -276,12 +241,9 @@ CHECKS: Mapping[str, Callable[[str, Results, int], Finding | None]] = {
     "cores": check_cores,
     "limits": check_limits,
     "route": check_route,
+    "own name": check_name,
     "ring": check_ring,
 }
-
-
-def _fact(result: Mapping[str, Any], key: str) -> Any:
-    return result.get("facts", {}).get(key)
 
 
 def _software(result: Mapping[str, Any]) -> dict[str, str | None]:
@@ -291,9 +253,3 @@ def _software(result: Mapping[str, Any]) -> dict[str, str | None]:
     known = {"CUDA of torch": facts["torch"].get("cuda"), "NCCL": facts["torch"].get("nccl")}
     known["driver"] = next((gpu["driver"] for gpu in facts["gpus"] if "driver" in gpu), None)
     return {**facts["software"], **{name: version for name, version in known.items() if version is not None}}
-
-
-def _usual(values: Iterable[Any]) -> Any:
-    """The value most have, the first of several; None if there is none."""
-    counted = Counter(value for value in values if value is not None)
-    return counted.most_common(1)[0][0] if counted else None

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ernie_m.console import Progress
+from ernie_m.console import InputError, Progress
+from ernie_m.files import lock
 from ernie_m.hosts.probe import appears
 from ernie_m.hosts.session import PROBE, HostError, HostSession, remote_probe
 
@@ -143,7 +144,11 @@ async def _share(folder: Path, live: list[HostSession], results: Results) -> Non
     """Every host reads what is written here, and here is read what every host wrote; nothing stays behind."""
     token = secrets.token_hex(8)
     try:
-        with _lent_folder(folder, token) as lent:
+        with contextlib.ExitStack() as lending:
+            lent = lending.enter_context(_lent_folder(folder, token))
+            held_here = lending.enter_context((lent / "lock").open("wb"))
+            with contextlib.suppress(InputError):  # the hosts meet it too, and say so
+                lock(held_here.fileno(), folder)
             write_here = lent / "here"
             write_here.write_text(token, encoding="utf-8")
 

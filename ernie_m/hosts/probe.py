@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ernie_m.console import InputError, Progress
-from ernie_m.files import sha256_of, written_atomically
+from ernie_m.files import lock, sha256_of, written_atomically
 from ernie_m.hosts.link import Listener, connect, stream
+from ernie_m.network import own_name
 
 PACKAGES = ("torch", "deepspeed", "transformers", "sentencepiece", "pyarrow", "numpy")
 FILE_PATIENCE = 5.0
 """Seconds until another host's file must be seen: network file systems remember for a while that it was not there."""
 
-GPU_FIELDS = ("name", "memory.total", "memory.used", "driver_version")
+GPU_FIELDS = ("name", "memory.total", "memory.used", "driver_version", "compute_cap")
 Answer = dict[str, Any]
 
 
@@ -42,6 +43,7 @@ def facts(data: str | None = None) -> Answer:
         "name": platform.node(),
         "interpreter": sys.executable,
         "addresses": _addresses(),
+        "own_name": own_name(),
         "software": {"Python": platform.python_version(), **{package: _version(package) for package in PACKAGES}},
         "torch": _torch(),
         "source": source_hash(Path(__file__).parents[1]),
@@ -79,12 +81,28 @@ def shard_sizes(data: str, tell: Callable[[int, int], None] = lambda done, total
 def share(folder: str, name: str, token: str) -> Answer:
     """Read what `folder`/here holds, leave this host's own file as a checkpoint is left (fsync, rename); free bytes."""
     path = Path(folder)
+    lock_problem = problem_of_lock(path / "lock")
     if not appears(path / "here", token):
         there = "is another folder there: what is written here is not seen" if path.parent.is_dir() else "is not there"
         raise InputError(f"{path.parent} {there}")
     with written_atomically(path / name) as aside:
         aside.write_text(f"{token} {name}", encoding="utf-8")
-    return {"free_bytes": shutil.disk_usage(path).free}
+    return {"free_bytes": shutil.disk_usage(path).free, "lock": lock_problem}
+
+
+def problem_of_lock(path: Path) -> str | None:
+    """Whoever asks holds a lock on this file: None where it is seen here, else what is wrong."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        try:
+            lock(file.fileno(), path.parent.parent)
+        except BlockingIOError:
+            return None
+        except InputError as error:
+            return str(error)
+        return (
+            "a lock that another host holds is not seen here; mount Lustre with -o flock, not localflock, NFS without nolock"
+        )
+    return None
 
 
 def appears(path: Path, expected: str) -> bool:
@@ -128,9 +146,9 @@ def gpus() -> list[Answer]:
 
 
 def read_gpus(text: str) -> list[Answer]:
-    """nvidia-smi's lines, e.g. 'NVIDIA H200, 143771, 0, 570.86.15'; a number it does not know ('[N/A]') is 0."""
+    """nvidia-smi's lines, e.g. 'NVIDIA H200, 143771, 0, 570.86.15, 9.0'; a number it does not know ('[N/A]') is 0."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
-    keys = ("name", "total_mib", "used_mib", "driver")
+    keys = ("name", "total_mib", "used_mib", "driver", "capability")
     return [
         {
             key: (int(cell) if cell.isdigit() else 0) if key.endswith("mib") else cell
@@ -166,11 +184,18 @@ def _torch() -> Answer:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        built_for = torch.cuda.get_arch_list() if devices else []
         nccl = ".".join(map(str, torch.cuda.nccl.version())) if devices else None
         cuda = torch.version.cuda
     except Exception as error:  # whatever an installation in pieces raises
         return {"error": f"{type(error).__name__}: {error}"}
-    return {"cuda": cuda, "nccl": nccl, "devices": devices, "said": " ".join(str(warning.message) for warning in said)}
+    return {
+        "cuda": cuda,
+        "nccl": nccl,
+        "devices": devices,
+        "built_for": built_for,
+        "said": " ".join(str(warning.message) for warning in said),
+    }
 
 
 def _data(folder: Path) -> Answer:

@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_m.console import InputError
+from ernie_m.command_line import at_home
+from ernie_m.console import Choice, InputError
 from ernie_m.hostfile import free_port, is_local, likely_port, write_hostfile
+from ernie_m.job_defaults import job_names
 from ernie_m.supervision.environment import pdsh_argument, ssh_arguments, write_environment_file
 from ernie_m.supervision.orphans import end_orphans, members_of_group
 
@@ -23,6 +25,7 @@ OWN_OPTIONS = (
     *("--hostfile", "-H", "--num_gpus", "--num_accelerators", "--num_nodes", "--master_port", "--master_addr"),
     *("--include", "-i", "--exclude", "-e", "--no_ssh", "--node_rank", "--module"),
 )
+TRAINING = "launcher/pretrain.py"
 NO_HOSTFILE = os.devnull  # else deepspeed would take /job/hostfile where there is one
 SSH_SECONDS = 5
 TERMINATION_SECONDS = 30.0  # between SIGTERM and SIGKILL
@@ -33,6 +36,26 @@ class JobCommand:
     """What stands behind `--`: the script that all ranks run, and its arguments, --run among them."""
 
     words: tuple[str, ...]
+    choices: tuple[Choice, ...] = ()
+    """What nobody asked for, to be said."""
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> JobCommand:
+        """The command behind `--`, whole: training where it names no script, with the --run that training would take.
+
+        The run's ~ is replaced: this process looks into that folder, too.
+        """
+        script = list(words[:1]) or [TRAINING]
+        rest = list(words[1:])
+        said = [] if words else [Choice("command", TRAINING, "there is none behind --")]
+        if Path(script[0]).name != Path(TRAINING).name:
+            return cls((*script, *rest))
+        job = job_names(*(_value_of(name, rest) or None for name in ("--recipe", "--data", "--run")))
+        if not _value_of("--run", rest):
+            rest = ["--run", job.run, *rest]
+        elif (run := at_home(job.run, "--run")) != job.run:
+            rest = _with_value("--run", run, rest)
+        return cls((*script, *rest), (*said, *job.choices))
 
     def __post_init__(self) -> None:
         if not self.words:
@@ -178,6 +201,15 @@ def _value_of(option: str, words: Sequence[str]) -> str:
         if name == option:
             given = value if has_value else "".join(words[number + 1 : number + 2])
     return given
+
+
+def _with_value(option: str, value: str, words: Sequence[str]) -> list[str]:
+    """The words with another value of that option, wherever and however it is given."""
+    changed = [f"{option}={value}" if word.startswith(f"{option}=") else word for word in words]
+    for number, word in enumerate(changed[:-1]):
+        if word == option:
+            changed[number + 1] = value
+    return changed
 
 
 def _on_each(hosts: Sequence[str], ssh_options: Sequence[str], remote_command: str) -> dict[str, int]:

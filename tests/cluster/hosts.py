@@ -34,7 +34,7 @@ for kind in mnt net pid uts; do
 done
 hostname {name}
 mount -t tmpfs tmpfs /run && mkdir /run/sshd
-mount --bind {folder}/hosts /etc/hosts
+mount --bind {folder}/{name}.hosts /etc/hosts
 mount --bind {folder}/ssh_config /etc/ssh/ssh_config
 if [ -d ~/.ssh ]; then mount -t tmpfs tmpfs ~/.ssh; fi
 ip link set lo up
@@ -116,7 +116,10 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self.home.mkdir(parents=True)
         addresses = {name: f"10.77.0.{number}" for number, name in enumerate((LOGIN, *self.names), start=1)}
-        (self.folder / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{a} {n}\n" for n, a in addresses.items()))
+        for host in addresses:  # as Debian's installer writes it: a host's own name leads nobody else to it
+            seen = addresses | {host: "127.0.1.1"}
+            lines = "".join(f"{address} {name}\n" for name, address in seen.items())
+            (self.folder / f"{host}.hosts").write_text(f"127.0.0.1 localhost\n{lines}")
         (self.folder / "ssh_config").write_text(SSH_CONFIG.format(folder=self.folder))
         self._make_key("user")
         try:

@@ -30,7 +30,17 @@ LAYERS = (
         "skip_steps",
         "run_files",
     },
-    {"attention_rule", "corruption", "vocabulary", "corpus", "manifest", "shard_table", "sampling", "unknown_pieces"}
+    {
+        "attention_rule",
+        "job_defaults",
+        "corruption",
+        "vocabulary",
+        "corpus",
+        "manifest",
+        "shard_table",
+        "sampling",
+        "unknown_pieces",
+    }
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
     {"objectives", "packing", "attention", "block_mask", "loss", "tied_gradient", "gelu_linear", "layer_norm", "row_pieces"}
     | {"gradient_exchange", "read_pairs"},
