@@ -4,6 +4,6 @@ probe         runs on every host and answers questions about it; needs no torch 
 link          TCP between two hosts
 session       a probe at the other end of ssh
 examination   asks all hosts everything, at once
-checks        judges the answers: a table and problems with remedies (pure)
+checks        judges the answers: a table and problems with remedies (pure; with findings and gpu_checks)
 job           what concerns the job as a whole: batch, disk, exported environment
 """

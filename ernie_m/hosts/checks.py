@@ -209,9 +209,7 @@ def check_name(host: str, results: Results, disk_bytes: int) -> Finding | None:
         return Finding(addresses)
     said = f"its own name {name['name']} stands for {addresses} there, where no other host comes"
     own = (results[host].get("route") or {}).get("address", "its address")
-    way = (
-        f"training binds to the interface that leads to the others; for other programs `{own} {name['name']}` in /etc/hosts"
-    )
+    way = f"training binds to the interface towards the others; for other programs `{own} {name['name']}` in /etc/hosts"
     return Finding(addresses, notes=((said, way),))
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_m.checkpoint import committed_folders
 from ernie_m.console import InputError
-from ernie_m.hosts.checks import Problem
+from ernie_m.hosts.findings import Problem
 from ernie_m.manifest import MANIFEST_FILE, Manifest
 from ernie_m.run_files import CHECKPOINTS_FOLDER
 from ernie_m.supervision.environment import exported

@@ -81,13 +81,12 @@ def shard_sizes(data: str, tell: Callable[[int, int], None] = lambda done, total
 def share(folder: str, name: str, token: str) -> Answer:
     """Read what `folder`/here holds, leave this host's own file as a checkpoint is left (fsync, rename); free bytes."""
     path = Path(folder)
-    lock_problem = problem_of_lock(path / "lock")
     if not appears(path / "here", token):
         there = "is another folder there: what is written here is not seen" if path.parent.is_dir() else "is not there"
         raise InputError(f"{path.parent} {there}")
     with written_atomically(path / name) as aside:
         aside.write_text(f"{token} {name}", encoding="utf-8")
-    return {"free_bytes": shutil.disk_usage(path).free, "lock": lock_problem}
+    return {"free_bytes": shutil.disk_usage(path).free, "lock": problem_of_lock(path / "lock")}
 
 
 def problem_of_lock(path: Path) -> str | None:
@@ -133,9 +132,12 @@ def source_hash(package: Path) -> str:
 
 def gpus() -> list[Answer]:
     """The NVIDIA GPUs with MiB of memory, all and in use; none where there is no driver. An odd one says `error`."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        for fields in (GPU_FIELDS, GPU_FIELDS[:-1]):  # drivers before 510 do not tell the compute capability
+            command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+            found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            if "not a valid field" not in found.stdout + found.stderr:
+                break
     except FileNotFoundError:
         return []
     except subprocess.TimeoutExpired:
@@ -152,7 +154,7 @@ def read_gpus(text: str) -> list[Answer]:
     return [
         {
             key: (int(cell) if cell.isdigit() else 0) if key.endswith("mib") else cell
-            for key, cell in zip(keys, row, strict=True)
+            for key, cell in zip(keys, row, strict=False)
         }
         for row in rows
     ]
@@ -184,7 +186,9 @@ def _torch() -> Answer:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        built_for = torch.cuda.get_arch_list() if devices else []
+        built_for = (
+            (torch._C._cuda_getArchFlags() or "").split() if torch.version.cuda else []
+        )  # also without a driver that fits
         nccl = ".".join(map(str, torch.cuda.nccl.version())) if devices else None
         cuda = torch.version.cuda
     except Exception as error:  # whatever an installation in pieces raises

@@ -157,12 +157,12 @@ class Cluster:
         )
 
     def start(
-        self, name: str, *command: str | Path, log: Path, environment: Mapping[str, str] | None = None
+        self, name: str, *command: str | Path, log: Path, environment: Mapping[str, str] | None = None, folder: Path = ROOT
     ) -> subprocess.Popen[bytes]:
-        """Start a command on a host, its output going to the file `log`; end it with `send_signal` of this class."""
+        """Start a command in `folder` on a host, its output going to the file `log`; `send_signal` of this class ends it."""
         with log.open("ab") as file:
             return subprocess.Popen(
-                self._inside(name, environment or {}, command),
+                self._inside(name, environment or {}, command, folder),
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
@@ -245,10 +245,12 @@ class Cluster:
     def _switch(self, *arguments: str) -> None:
         subprocess.run([*self.hosts[LOGIN].enter("--net"), "ip", *arguments], env=self._environment(), check=True)
 
-    def _inside(self, name: str, environment: Mapping[str, str], command: Sequence[str | Path]) -> list[str]:
+    def _inside(
+        self, name: str, environment: Mapping[str, str], command: Sequence[str | Path], folder: Path = ROOT
+    ) -> list[str]:
         # `env -C`: a working directory taken along from outside would lie in the mounts of outside
         settings = [f"{key}={value}" for key, value in {"HOME": str(self.home), **environment}.items()]
-        inside = ["setpriv", "--pdeathsig", "KILL", "env", "-C", str(ROOT), *settings, *map(str, command)]
+        inside = ["setpriv", "--pdeathsig", "KILL", "env", "-C", str(folder), *settings, *map(str, command)]
         return [*self.hosts[name].enter("--net", "--uts", "--mount", "--pid"), *inside]
 
     def _environment(self) -> dict[str, str]:

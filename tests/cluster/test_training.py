@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from ernie_m.metrics import read_metrics
-from tests.cluster.hosts import LOGIN, Cluster, eventually
+from tests.cluster.hosts import LOGIN, ROOT, Cluster, eventually
 from tests.integration.conftest import tiny_recipe
 from tests.integration.test_training import losses, single
 
@@ -103,7 +104,28 @@ def test_two_hosts_train_to_the_end_with_the_losses_of_one(
     assert job.wait(timeout=240) == 0, log.read_text()
     assert (run / "COMPLETE").is_file(), log.read_text()
     assert "2 ranks on cpu" in log.read_text()
+    # Their names stand for 127.0.1.1 there, where gloo would listen if nobody chose for it.
+    assert cluster.run("host-1", "getent", "hosts", "host-1").stdout.split()[0] == "127.0.1.1"
+    assert "network interface: eth0 (10.77.0.2 leads to " in log.read_text()
     assert_same_run(run, undisturbed)
+
+
+def test_the_command_alone_is_a_job(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+    """`deepspeed --hostfile hostfiles/v100x64 launcher/pretrain.py`, word for word, in a checkout of which only the numbers
+    are other: recipes/large.yaml is a small model, and the hostfile names two hosts with a slot each."""
+    checkout, log = tmp_path / "checkout", tmp_path / "deepspeed.log"
+    shutil.copytree(ROOT / "launcher", checkout / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "launcher" / "recipes" / "large.yaml").write_text(yaml.safe_dump(tiny_recipe(3, 3)))
+    (checkout / "ds_configs").symlink_to(ROOT / "ds_configs")
+    (checkout / "data").symlink_to(data)
+    (checkout / "hostfiles").mkdir()
+    shutil.copy(cluster.hostfile(), checkout / "hostfiles" / "v100x64")
+    command = ("deepspeed", "--hostfile", "hostfiles/v100x64", "launcher/pretrain.py")
+    job = cluster.start(LOGIN, *command, log=log, folder=checkout, environment={"PYTHONPATH": str(ROOT)})
+    assert job.wait(timeout=240) == 0, log.read_text()
+    assert (checkout / "runs" / "large" / "COMPLETE").is_file(), log.read_text()
+    for line in ("recipe: large (", "data: data/ (", "run: runs/large (", "2 ranks on cpu"):
+        assert log.read_text().count(line) == 1, line
 
 
 @pytest.mark.parametrize("lost", ["host-2", "host-1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import fcntl
 import io
 import json
 import socket
@@ -24,7 +25,7 @@ from ernie_m.model import Encoder, ModelConfig
 from ernie_m.recipe import TrainingConfig
 
 HOSTS = ("worker-1", "worker-2", "worker-3", "worker-4")
-GPU = {"name": "NVIDIA H200", "total_mib": 143771, "used_mib": 4, "driver": "570.86.15"}
+GPU = {"name": "NVIDIA H200", "total_mib": 143771, "used_mib": 4, "driver": "570.86.15", "capability": "9.0"}
 GB = 10**9
 
 
@@ -41,6 +42,7 @@ def sound(answers: dict[str, Any]) -> Results:
     for number, host in enumerate(HOSTS):
         facts = copy.deepcopy(answers)
         facts["gpus"] = [dict(GPU), dict(GPU)]
+        facts["torch"] |= {"built_for": ["sm_75", "sm_80", "sm_90", "compute_120"]}
         facts["torch"] |= {"devices": 2, "cuda": "13.0", "nccl": "2.27.3"}
         facts |= {"nofile": 1 << 20, "shm_bytes": 64 << 30, "cores": 16, "memlock": -1}
         facts["data"] = {"manifest": "a" * 64, "tokenizer": "b" * 64}
@@ -168,8 +170,47 @@ def test_infiniband_wants_locked_memory(sound: Results) -> None:
 
 
 def test_nvidia_smi_is_read_as_it_writes() -> None:
-    text = "NVIDIA H200, 143771, 4, 570.86.15\nNVIDIA GH200 480GB, [N/A], [N/A], 570.86.15\n"
+    text = "NVIDIA H200, 143771, 4, 570.86.15, 9.0\nNVIDIA GH200 480GB, [N/A], [N/A], 570.86.15, 9.0\n"
     assert probe.read_gpus(text) == [GPU, {**GPU, "name": "NVIDIA GH200 480GB", "total_mib": 0, "used_mib": 0}]
+
+
+def test_a_gpu_that_torch_has_no_kernels_for_is_named_with_the_build_to_install(sound: Results) -> None:
+    """A V100, and the torch that `pip install torch` brings: green until now."""
+    for host in HOSTS:
+        sound[host]["facts"]["gpus"] = [GPU | {"name": "Tesla V100-SXM2-32GB", "capability": "7.0"}] * 2
+        sound[host]["facts"]["torch"]["built_for"] = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
+    problem, report = only_problem(sound)
+    assert problem.startswith("worker-1, worker-2, worker-3, worker-4: Tesla V100-SXM2-32GB: torch ")
+    assert "not for compute capability 7.0" in problem
+    assert "https://download.pytorch.org/whl/cu126" in problem
+    assert report.cells["worker-1"]["GPUs"][1]
+    for host in HOSTS:
+        sound[host]["facts"]["torch"]["built_for"] = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
+    assert judge(sound).problems == []
+
+
+def test_a_name_that_leads_nobody_to_its_host_is_noted_and_keeps_no_job_from_starting(sound: Results) -> None:
+    sound["worker-2"]["facts"]["own_name"] = {"name": "worker-2", "addresses": ["127.0.1.1"], "loopback": ["127.0.1.1"]}
+    for host in HOSTS[:1] + HOSTS[2:]:
+        sound[host]["facts"]["own_name"] = {"name": host, "addresses": ["10.0.0.9"], "loopback": []}
+    report = judge(sound)
+    (note,) = map(str, report.notes)
+    assert report.problems == []
+    assert note.startswith("worker-2: its own name worker-2 stands for 127.0.1.1 there")
+    assert "`10.0.0.2 worker-2` in /etc/hosts" in note
+    assert report.cells["worker-1"]["own name"] == ("10.0.0.9", False)
+
+
+def test_a_folder_where_another_hosts_lock_is_not_seen_is_a_problem(sound: Results, tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert probe.problem_of_lock(tmp_path / "lock") is None
+    said = probe.problem_of_lock(tmp_path / "lock")  # held by nobody, as on a mount whose locks stay on their host
+    assert said is not None
+    sound["worker-3"]["share"]["lock"] = said
+    problem, _ = only_problem(sound)
+    assert problem.startswith("worker-3: run folder: a lock that another host holds is not seen here")
+    assert "-o flock" in problem
 
 
 def test_the_probe_starts_without_any_package() -> None:

@@ -1,0 +1,79 @@
+"""What each launcher says of ranks, as its own processes see it; the real ones: tests/integration/test_launchers.py."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ernie_m.console import InputError
+from ernie_m.launchers import rank_of
+from ernie_m.rank_facts import check_meeting, rank_facts
+
+TORCH = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+HYDRA = {"PMI_RANK": "9", "PMI_SIZE": "16", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "8"}
+SRUN = {"SLURM_PROCID": "9", "SLURM_NTASKS": "16", "SLURM_LOCALID": "1", "SLURM_TASKS_PER_NODE": "8(x2)"}
+PROXY = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "SLURM_TASKS_PER_NODE": "1(x2)"}
+OMPI = {f"OMPI_COMM_WORLD_{k}": v for k, v in {"RANK": "9", "SIZE": "16", "LOCAL_RANK": "1", "LOCAL_SIZE": "8"}.items()}
+MVAPICH = {f"MV2_COMM_WORLD_{k}": v for k, v in {"RANK": "9", "SIZE": "16", "LOCAL_RANK": "1", "LOCAL_SIZE": "8"}.items()}
+
+
+@pytest.mark.parametrize(
+    ("environment", "launcher"),
+    [
+        (TORCH | {"LOCAL_SIZE": "8", "CROSS_RANK": "1"}, "deepspeed"),
+        (TORCH | {"LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "none"}, "torchrun"),
+        (TORCH | {"LOCAL_WORLD_SIZE": "8", "TORCHELASTIC_RUN_ID": "none"} | PROXY, "torchrun"),  # one task a host
+        (TORCH | {"LOCAL_SIZE": "8"} | OMPI | PROXY, "deepspeed"),
+        (OMPI, "Open MPI"),
+        (OMPI | PROXY, "Open MPI"),  # mpirun inside Slurm: srun's numbers are those of its daemons
+        (HYDRA | PROXY, "Hydra"),
+        (MVAPICH, "MVAPICH"),
+        (SRUN, "srun"),
+        (SRUN | {"SLURM_STEP_NUM_TASKS": "16", "SLURM_NTASKS": "64"}, "srun"),  # a step of a larger job
+    ],
+)
+def test_every_launcher_is_understood(environment: dict[str, str], launcher: str) -> None:
+    facts = rank_facts(environment)
+    assert (facts.rank, facts.world_size, facts.local_rank, facts.local_world_size) == (9, 16, 1, 8)
+    assert facts.launcher is not None
+    assert facts.launcher.name == launcher
+    assert rank_of(environment) == 9
+
+
+def test_a_process_without_a_launcher_is_alone() -> None:
+    facts = rank_facts({"WORLD_SIZE": "8", "SLURM_NTASKS": "4"})  # of an allocation, outside of srun
+    assert (facts.rank, facts.world_size, facts.local_rank, facts.local_world_size) == (0, 1, 0, 1)
+    assert facts.launcher is None
+
+
+@pytest.mark.parametrize("said", [{}, {"SLURM_TASKS_PER_NODE": "8,7"}])
+def test_ranks_of_a_host_that_no_launcher_counts_are_left_to_be_counted(said: dict[str, str]) -> None:
+    assert rank_facts(TORCH).local_world_size is None
+    assert rank_facts({k: v for k, v in SRUN.items() if k != "SLURM_TASKS_PER_NODE"} | said).local_world_size is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK is set, but not LOCAL_RANK"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK=2 of 2 ranks: expected 0 .. 1"),
+        ({"RANK": "first", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK='first': expected a whole number"),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "PMI_RANK is set, but not MPI_LOCALRANKID or SLURM_LOCALID"),
+    ],
+)
+def test_a_launcher_that_says_half_is_refused(environment: dict[str, str], expected: str) -> None:
+    with pytest.raises(InputError, match=re.escape(expected)):
+        rank_facts(environment)
+
+
+def test_tasks_of_srun_without_a_place_to_meet_are_refused_with_a_command_that_has_one() -> None:
+    with pytest.raises(InputError, match=r"MASTER_ADDR=.*scontrol show hostnames.* MASTER_PORT=20042 srun -n 16 python "):
+        check_meeting(rank_facts(SRUN), SRUN | {"SLURM_JOB_ID": "42", "SLURM_NNODES": "2"})
+    with pytest.raises(InputError, match=r"MASTER_ADDR=127\.0\.0\.1 MASTER_PORT="):
+        check_meeting(rank_facts(SRUN), SRUN | {"SLURM_NNODES": "1"})
+    check_meeting(rank_facts(SRUN), SRUN | {"MASTER_ADDR": "a", "MASTER_PORT": "1"})
+    check_meeting(rank_facts(OMPI), OMPI)  # MPI itself can be asked
+    one = SRUN | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
+    check_meeting(rank_facts(one), one)
