@@ -108,8 +108,16 @@ class RunFolder:
         write_json(self.path / COMPLETE_FILE, content)
 
     def completed(self) -> dict[str, Any]:
-        """What `complete` stored."""
-        return dict(json.loads((self.path / COMPLETE_FILE).read_text(encoding="utf-8")))
+        """What `complete` stored; raises InputError for a file that says nothing of the kind."""
+        path = self.path / COMPLETE_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return {"steps": int(content["steps"]), **content}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: not written by a finished training ({type(error).__name__}: {error}); remove it, and the same "
+                "command goes on from the newest checkpoint"
+            ) from None
 
     def read(self, checkpoint: str | None = None) -> tuple[dict[str, Any], Checkpoint]:
         """Saved configuration and a checkpoint, for tools; raises InputError when this is no run folder, or has no such one.

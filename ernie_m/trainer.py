@@ -99,8 +99,8 @@ class Trainer:
         self._check_ranks(ranks)
         self.config.batch.accumulation_steps(ranks.world_size)  # before anything is written
         if self.run_folder.is_complete and not self.from_scratch:
+            done = self.run_folder.completed()["steps"]
             if ranks.is_first:
-                done = self.run_folder.completed()["steps"]
                 print(f"{self.run_folder.path}: finished at step {done}, nothing to do (--from_scratch starts over)")
             return ranks.close()
         with contextlib.ExitStack() as held:

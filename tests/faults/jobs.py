@@ -71,8 +71,9 @@ class Job:
         """Steps that metrics.jsonl knows."""
         return max((line["step"] for line in read_metrics(self.run)), default=0)
 
-    def until(self, condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    def until(self, condition: Callable[[], object], what: str, seconds: float | None = None) -> None:
         """Wait until `condition`; fails when the job ends before or the time is over."""
+        seconds = seconds or PATIENCE
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"the job ended before {what}:\n{self.text}"

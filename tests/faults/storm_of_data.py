@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 
-from ernie_m.corpus import CorpusFolder
 from tests.faults.storm import AT, Outcome, Storm, prep
 from tests.faults.storm_faults import at_work, fault, first_shard, flip
 
 
-@fault("id flipped in a shard", "one id of a shard becomes 2**30, size and date kept; a start from scratch")
+@fault("id flipped in a shard", "ids of all shards become 2**30, their sizes kept; a new run")
 def _(storm: Storm) -> Outcome:
     data = storm.own_data()
     for shard in (data / "shards").rglob("train-*.arrow"):  # so that a run of few steps meets it
-        content = np.frombuffer(bytearray(shard.read_bytes()), np.int32).copy()
-        entry = next(e for s in _streams(data) for e in s.entries if data / e.file == shard)
-        places = np.flatnonzero((content > 3) & (content < 3998))
-        assert entry.rows
-        content[places[len(places) // 4 :: 40]] = 2**30
-        shard.write_bytes(content.tobytes())
+        content = bytearray(shard.read_bytes())
+        words = np.frombuffer(memoryview(content)[: len(content) // 4 * 4], np.int32)
+        ids = np.flatnonzero((words > 3) & (words < 3998))
+        words[ids[len(ids) // 4 :: 40]] = 2**30
+        shard.write_bytes(content)
     return storm.refused(storm.start(storm.folder / "new", data=data), ".arrow", "verify")
-
-
-def _streams(data: Path) -> list:  # type: ignore[type-arg]
-    folder = CorpusFolder(data)
-    return [*folder.monolingual("train"), *folder.parallel("train")]
 
 
 @fault("shard truncated at work", "all shards cut to half under the running job")

@@ -213,3 +213,12 @@ def test_the_tokenizer_must_be_the_one_of_the_run(tmp_path: Path) -> None:
         tokenizer_of(configuration, tmp_path)
     right = changed("data_identity", folder="/nowhere", tokenizer_sha256=sha256_of(path))
     assert tokenizer_of(right, tmp_path) == path
+
+
+@pytest.mark.parametrize("content", ["", "done", "[]", "{}", '{"steps": null}', '{"steps": "all"}'])
+def test_a_complete_file_that_no_training_wrote_is_named(content: str, started: RunFolder) -> None:
+    started.complete({"steps": 5, "version": "1"})
+    assert started.completed() == {"steps": 5, "version": "1"}
+    (started.path / "COMPLETE").write_text(content)
+    with pytest.raises(InputError, match=r"COMPLETE: not written by a finished training .*remove it"):
+        started.completed()
