@@ -1,14 +1,11 @@
-"""DeepSpeed, and nothing else of it anywhere: the ZeRO engine.
+"""A step of training: forward, backward and update of a model under DeepSpeed ZeRO (ernie_m.deepspeed_adapter).
 
-What DeepSpeed would do behind our back is pinned here: batch, learning rate and clipping are "auto" in ds_configs/ and
-filled from the recipe; the schedule is ours; ops are not compiled at start; its checkpoints are not used at all
-(ernie_m.fragments).
+Batch, learning rate and clipping are "auto" in ds_configs/ and filled from the recipe here; the schedule is ours.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 from pathlib import Path
@@ -20,19 +17,14 @@ from torch import Tensor
 from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import Choice, InputError
-from ernie_m.fragments import Fragment, FragmentReader, create_moments, num_updates, owned_fragments
+from ernie_m.deepspeed_adapter import DeepSpeed, join_ranks, num_elements, prepare
+from ernie_m.fragments import Fragment, FragmentReader, create_moments, fragments_of, num_updates
 from ernie_m.gradient_exchange import GradientSums, choose_exchange
 from ernie_m.host_memory import keep_freed_memory
 from ernie_m.meeting import choose_interface, set_meeting
 from ernie_m.model import Encoder
 from ernie_m.rank_facts import rank_facts
 from ernie_m.ranks import Ranks
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed on import, which else warns at length
-import deepspeed
-
-SCALER_KEYS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -126,22 +118,16 @@ def choose_precision(requested: Precision, device: torch.device) -> Choice:
     return Choice("precision", "fp16", f"{name} has no bf16")
 
 
-def prepare_start() -> None:
-    """Before any process group of DeepSpeed's: few lines of its log, and nothing compiled."""
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else compiled for half a minute on first use
-
-
 def start_ranks() -> Ranks:
     """Join the other ranks, started by a launcher of ernie_m.rank_facts, or alone as plain `python`.
 
     Raises InputError where several were started and nothing says where they meet.
     """
-    prepare_start()
+    prepare()
     facts = rank_facts(os.environ)
     set_meeting(facts)
     interface = choose_interface(facts)
-    deepspeed.init_distributed(verbose=False)
+    join_ranks()
     return Ranks(facts, interface)
 
 
@@ -161,14 +147,14 @@ class Engine:
         self.accumulation_steps = batch.accumulation_steps(ranks.world_size)
         self.precision = choose_precision(config.precision, ranks.device)
         self.zero_stage = config.zero_stage
-        self._is_plain = config.zero_stage == 0 and self.precision.value == "fp32"  # torch's AdamW, no wrapper
+        is_plain = config.zero_stage == 0 and self.precision.value == "fp32"  # then we clip ourselves
         self._plain_norm: float | None = None
         path = ds_configs / f"zero{config.zero_stage}_{self.precision.value}.json"
         values = {
             "train_batch_size": batch.rows_per_step,
             "train_micro_batch_size_per_gpu": batch.micro_batch_rows,
             "gradient_accumulation_steps": self.accumulation_steps,
-            "gradient_clipping": 0.0 if self._is_plain else optimizer.gradient_clipping,
+            "gradient_clipping": 0.0 if is_plain else optimizer.gradient_clipping,
             "lr": optimizer.peak_learning_rate,
             "betas": [optimizer.beta1, optimizer.beta2],
             "eps": optimizer.epsilon,
@@ -180,13 +166,11 @@ class Engine:
         sums_are_ours = self.exchange.fill(ds_config, self.precision.value, config.zero_stage)
         model = model.to(ranks.device)
         self._sums = GradientSums(model) if sums_are_ours else None
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=model,
-            model_parameters=_parameter_groups(model, optimizer.weight_decay),
-            config=ds_config,
-        )
-        if config.zero_stage == 0 and ranks.world_size == 1:  # nobody to reduce with: saves copying all gradients twice
-            self._engine.enable_backward_allreduce = False
+        groups = _parameter_groups(model, optimizer.weight_decay)
+        self._deepspeed = DeepSpeed(model, groups, ds_config, path)
+        self._engine = self._deepspeed.engine
+        if config.zero_stage == 0 and ranks.world_size == 1:
+            self._deepspeed.reduce_nothing()
         if ranks.device.type == "cpu":
             keep_freed_memory()  # from here on a step is like the others; what initialising took would leave holes
 
@@ -208,16 +192,16 @@ class Engine:
 
         Returns False, on all ranks alike, when the gradient was not finite and nothing was updated.
         """
-        for group in self._optimizer.param_groups:
+        for group in self._deepspeed.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._is_plain:
+        if self._deepspeed.is_plain:
             if self._engine.is_gradient_accumulation_boundary() and not self._clip():
                 return False
             self._engine.step()
             return True
-        self._optimizer.overflow = False
+        self._deepspeed.forget_overflow()
         self._engine.step()
-        return not self._optimizer.overflow
+        return not self._deepspeed.overflow
 
     def _clip(self) -> bool:
         """Stage 0 in fp32, where DeepSpeed looks at no gradient and clips with two passes over all of them: one, and a
@@ -234,46 +218,43 @@ class Engine:
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Every parameter's gradient, gathered over ranks (fp32), between the last backward and `update`: for tests."""
-        return {
-            name: deepspeed.utils.safe_get_full_grad(parameter).float().cpu().clone()
-            for name, parameter in self.module.named_parameters()
-        }
+        return {name: self._deepspeed.full_gradient(parameter) for name, parameter in self.module.named_parameters()}
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of the whole model."""
+        return sum(num_elements(parameter) for parameter in self.module.parameters())
 
     @property
     def loss_scale(self) -> float | None:
         """fp16: the present dynamic loss scale; None in other precisions."""
-        return float(self._optimizer.cur_scale) if self.precision.value == "fp16" else None
+        return self._deepspeed.loss_scale
 
     @property
     def gradient_norm(self) -> float | None:
         """Global norm of the last update's gradients before clipping; None before the first."""
-        norm = self._plain_norm if self._is_plain else self._engine.get_global_grad_norm()
+        norm = self._plain_norm if self._deepspeed.is_plain else self._engine.get_global_grad_norm()
         return float(norm) if norm else None
 
     def fragments(self) -> list[Fragment]:
         """Views of this rank's part of the training state: master weights and Adam moments, fp32."""
-        return owned_fragments(self.module, self._optimizer, self.ranks.rank, self.ranks.world_size)
+        return self._fragments(self.ranks.rank, self.ranks.world_size)
+
+    def _fragments(self, rank: int, world_size: int) -> list[Fragment]:
+        return fragments_of(self._deepspeed.parts(self.module, rank, world_size), self._deepspeed.adam)
 
     def counters(self) -> dict[str, Any]:
         """The rest of the training state, the same on all ranks: Adam's count of updates, the loss scaler."""
-        scaler = {key: getattr(self._scaler, key) for key in SCALER_KEYS if hasattr(self._scaler, key)}
-        return {"updates": num_updates(self._optimizer), "loss_scaler": scaler if self.precision.value == "fp16" else {}}
+        updates = num_updates(self._deepspeed.adam, self._deepspeed.masters)
+        return {"updates": updates, "loss_scaler": self._deepspeed.loss_scaler()}
 
     def restore(self, reader: FragmentReader, counters: dict[str, Any]) -> None:
         """Take up a saved training state; the model was filled with its weights before this engine was made."""
         if reader.has_moments:
-            create_moments(self._optimizer, counters["updates"])
+            create_moments(self._deepspeed.adam, counters["updates"], self._deepspeed.masters)
         replicated = self.zero_stage == 0  # then a rank answers for a share when saving, but works with all of it
-        whole_or_share = (0, 1) if replicated else (self.ranks.rank, self.ranks.world_size)
-        reader.fill(owned_fragments(self.module, self._optimizer, *whole_or_share))
-        if self.precision.value == "fp16":
-            for key, value in counters["loss_scaler"].items():
-                setattr(self._scaler, key, value)
-
-    @property
-    def _scaler(self) -> Any:
-        """Where DeepSpeed keeps the dynamic loss scale."""
-        return getattr(self._optimizer, "loss_scaler", getattr(self._optimizer, "loss_scale_config", None))
+        reader.fill(self._fragments(*((0, 1) if replicated else (self.ranks.rank, self.ranks.world_size))))
+        self._deepspeed.restore_loss_scaler(counters["loss_scaler"])
 
 
 def _parameter_groups(model: Encoder, weight_decay: float) -> list[dict[str, Any]]:

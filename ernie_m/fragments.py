@@ -5,7 +5,7 @@ as safetensors named `<parameter>@<first element>:<kind>`; whoever reads takes t
 have them. So a checkpoint of any number of ranks and any stage loads on any other, without conversion, nothing is
 unpickled, and an export reads the same files.
 
-1. `owned_fragments` finds this rank's pieces in DeepSpeed's optimizers: views, not copies.
+1. `fragments_of` makes views, not copies, of this rank's pieces, which ernie_m.deepspeed_adapter finds.
 2. `write_tensors` writes safetensors piece by piece, hashing as it goes.
 3. `FragmentReader` answers for any range of any parameter out of a folder of such files.
 """
@@ -52,85 +52,79 @@ class Fragment:
             yield f"{self.name}@{self.start}:{kind}", tensor
 
 
-def owned_fragments(model: nn.Module, optimizer: Any, rank: int, world_size: int) -> list[Fragment]:
-    """The fragments this rank answers for, together with the other ranks each element exactly once.
+@dataclass(frozen=True)
+class Part:
+    """Elements [start, stop) of the flattened parameter `name`: in the flat fp32 `master`, which Adam has a state for, from
+    its element `first` on."""
 
-    `optimizer` is what deepspeed.initialize returned: torch's own (stage 0 in fp32), an optimizer of half precision
-    (stage 0), or one of ZeRO 1, 2 or 3.
-    """
-    fragments = []
-    masters = _replicated_masters(optimizer)
-    state = getattr(optimizer, "optimizer", optimizer).state
+    name: str
+    start: int
+    stop: int
+    master: Tensor
+    first: int
+
+
+def replicated_parts(
+    model: nn.Module, rank: int, world_size: int, masters: Mapping[int, Tensor] | None = None
+) -> Iterator[Part]:
+    """Where everybody has all of each parameter: the share that this rank answers for, all ranks together for each element
+    once. `masters` by id of the parameter; without, each is its own."""
     for name, parameter in model.named_parameters():
-        if masters is not None:  # replicated: everybody has all of it and answers for a share
-            master = masters.get(id(parameter), parameter)
-            numel = master.numel()
-            start, stop = numel * rank // world_size, numel * (rank + 1) // world_size
-            flat, moments, first = master.data.view(-1), _moments(state, master), start
-        elif hasattr(parameter, "ds_id"):  # ZeRO 3: equal parts of every parameter, the last ones padded
-            index, first, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            master = optimizer.fp32_partitioned_groups_flat[index]
-            numel = int(parameter.ds_numel)  # type: ignore[attr-defined]
-            start, stop = min(rank * size, numel), min((rank + 1) * size, numel)
-            flat, moments = master.data, _moments(state, master)
-        else:  # ZeRO 1 and 2: a part of the concatenation of all parameters of a group
-            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-            if mapping is None:
-                continue
-            master = optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-            start, first = mapping.lp_fragment_address.start, mapping.hp_fragment_address.start
-            stop = start + mapping.lp_fragment_address.numel
-            flat, moments = master.data, _moments(state, master)
-        if start < stop:
-            views = {kind: tensor.view(-1)[first : first + stop - start] for kind, tensor in moments.items()}
-            fragments.append(Fragment(name, start, flat[first : first + stop - start], views))
+        master = parameter if masters is None else masters[id(parameter)]
+        start, stop = (master.numel() * r // world_size for r in (rank, rank + 1))
+        yield Part(name, start, stop, master, start)
+
+
+def fragments_of(parts: Iterable[Part], adam: torch.optim.Optimizer) -> list[Fragment]:
+    """Views of parts that are not empty, and of their moments in torch's optimizer."""
+    fragments = []
+    for part in parts:
+        size = part.stop - part.start
+        if size > 0:
+            flat = {WEIGHT: part.master.data} | _moments(adam, part.master)
+            views = {kind: tensor.view(-1)[part.first : part.first + size] for kind, tensor in flat.items()}
+            fragments.append(Fragment(part.name, part.start, views.pop(WEIGHT), views))
     return fragments
 
 
-def create_moments(optimizer: Any, num_updates: int) -> None:
-    """Give a fresh torch Adam the state it would have after `num_updates` updates, moments zero: to be filled."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    groups_count = any("step" in group for group in inner.param_groups)  # as in DeepSpeed's FusedAdam
-    for group in inner.param_groups:
+def create_moments(adam: torch.optim.Optimizer, num_updates: int, masters: list[Tensor] | None = None) -> None:
+    """Give a fresh Adam the state it would have after `num_updates` updates, moments zero: to be filled.
+
+    `masters` are the tensors that it updates; without, those of its groups.
+    """
+    groups_count = any("step" in group for group in adam.param_groups)  # as in DeepSpeed's FusedAdam
+    for group in adam.param_groups:
         if groups_count:
             group["step"] = num_updates
-    for master in _masters(optimizer):
-        state = inner.state[master]
+    for master in masters or _of_groups(adam):
+        state = adam.state[master]
         if "step" in state or not groups_count:
             state["step"] = torch.tensor(float(num_updates))
         for kind in MOMENTS:
             state.setdefault(kind, torch.zeros_like(master.data))
 
 
-def num_updates(optimizer: Any) -> int:
+def num_updates(adam: torch.optim.Optimizer, masters: list[Tensor] | None = None) -> int:
     """Updates that Adam has counted: its bias correction depends on it."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    counted = [group["step"] for group in inner.param_groups if "step" in group]
-    counted += [inner.state[master]["step"] for master in _masters(optimizer) if "step" in inner.state.get(master, {})]
+    counted = [group["step"] for group in adam.param_groups if "step" in group]
+    states = [adam.state.get(master, {}) for master in masters or _of_groups(adam)]
+    counted += [state["step"] for state in states if "step" in state]
     return int(counted[0]) if counted else 0
 
 
-def _masters(optimizer: Any) -> list[Tensor]:
-    """The fp32 tensors that Adam has a state for. ZeRO 3 empties the groups of torch's optimizer between its steps."""
-    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        return list(optimizer.fp32_partitioned_groups_flat)
-    inner = getattr(optimizer, "optimizer", optimizer)
-    return [master for group in inner.param_groups for master in group["params"]]
+def _of_groups(adam: torch.optim.Optimizer) -> list[Tensor]:
+    return [master for group in adam.param_groups for master in group["params"]]
 
 
-def _moments(state: Mapping[Any, Any], master: Tensor) -> dict[str, Tensor]:
-    of_master = state.get(master, {})
-    return {kind: of_master[kind] for kind in MOMENTS if kind in of_master}
-
-
-def _replicated_masters(optimizer: Any) -> dict[int, Tensor] | None:
-    """id of each parameter -> its fp32 master, where no ZeRO stage shards them; empty when it is its own master."""
-    if isinstance(optimizer, torch.optim.Optimizer):
-        return {}
-    if not hasattr(optimizer, "fp32_groups"):
-        return None
-    pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-    return {id(p): master for half, full in pairs for p, master in zip(half, full, strict=True)}
+def _moments(adam: torch.optim.Optimizer, master: Tensor) -> dict[str, Tensor]:
+    """Both moments, or none before the first update; raises InputError for an optimizer that keeps others."""
+    state = adam.state.get(master, {})
+    missing = [kind for kind in MOMENTS if kind not in state]
+    if state and missing:
+        raise InputError(
+            f"the optimizer {type(adam).__name__} keeps no {missing[0]}; expected one of Adam's kind in ds_configs/"
+        )
+    return {kind: state[kind] for kind in MOMENTS if state}
 
 
 def write_tensors(

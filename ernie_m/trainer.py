@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -274,9 +273,9 @@ class Trainer:
         if checkpoint and num_ranks < checkpoint.world_size:
             was = f"{num_ranks} ranks, the job before had {checkpoint.world_size}"
             print(f"alarm: {was}; if that is not meant, stop this one and look at --hostfile (--ranks demands a number)")
-        num_parameters = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in engine.module.parameters())
+        millions = engine.num_parameters / 1e6
         print(
-            f"{num_parameters / 1e6:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "
+            f"{millions:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "
             f"ZeRO {engine.zero_stage}, {self.config.batch.rows_per_step} x {self.config.data.sequence_length} positions a "
             f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metric_names)} streams"
         )

@@ -17,12 +17,13 @@ from typing import Any
 
 from ernie_m.config import build, differing_keys, merge_overrides, to_mapping
 from ernie_m.console import Choice, InputError
+from ernie_m.deepspeed_adapter import prepare
 from ernie_m.downstream import encoders, files, paper, report
 from ernie_m.downstream.seed import num_updates, run_seed
 from ernie_m.downstream.task import Hyperparameters, Setup, Task
 from ernie_m.downstream.training import Machinery, batching, ranks
 from ernie_m.downstream.unknown import tell_unknown
-from ernie_m.engine import Precision, choose_precision, prepare_start
+from ernie_m.engine import Precision, choose_precision
 from ernie_m.files import sha256_of, write_json
 from ernie_m.ranks import this_device
 
@@ -57,7 +58,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     """
     if importlib.util.find_spec("accelerate") is None:  # transformers' Trainer does without until it starts
         raise InputError("fine-tuning needs accelerate, which is not installed; pip install 'ernie-m[finetune]'")
-    prepare_start()  # the Trainer imports DeepSpeed where it is installed, used or not
+    prepare()  # the Trainer imports DeepSpeed where it is installed, used or not
     task, rank = experiment.task, ranks()[0]
     if experiment.setting not in task.settings:
         raise InputError(f"--setting {experiment.setting}: expected one of {', '.join(task.settings)}")

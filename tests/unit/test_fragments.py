@@ -21,10 +21,12 @@ from ernie_m.console import InputError
 from ernie_m.files import sha256_of
 from ernie_m.fragments import (
     PIECE_BYTES,
+    Fragment,
     FragmentReader,
     create_moments,
+    fragments_of,
     num_updates,
-    owned_fragments,
+    replicated_parts,
     write_tensors,
 )
 
@@ -39,6 +41,10 @@ def trained(num_steps: int, seed: int = 0) -> tuple[nn.Module, torch.optim.AdamW
     for step in range(num_steps):
         one_step(model, optimizer, step)
     return model, optimizer
+
+
+def owned_fragments(model: nn.Module, optimizer: torch.optim.Optimizer, rank: int, world_size: int) -> list[Fragment]:
+    return fragments_of(replicated_parts(model, rank, world_size), optimizer)
 
 
 def one_step(model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
