@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ernie_m.command_line import run
 from ernie_m.console import InputError
+from ernie_m.ranges import Range
 
 
 class Commands:
@@ -26,7 +27,14 @@ class Commands:
     """
 
     def embed(
-        self, *, out: str, seed: int = 0, lines: int = 5000, pairs: int = 5000, held_out: int = 500, overwrite: bool = False
+        self,
+        *,
+        out: str,
+        seed: Annotated[int, Range(least=0, most=2**31 - 1, zero="a seed like others")] = 0,
+        lines: Annotated[int, Range(least=1, most=10**8)] = 5000,
+        pairs: Annotated[int, Range(least=1, most=10**8)] = 5000,
+        held_out: Annotated[int, Range(least=0, most=10**8, zero="none")] = 500,
+        overwrite: bool = False,
     ) -> None:
         """Generate the embedded corpus: true sentences from CLDR, parallel in 12 languages, in the formats users have.
 
@@ -81,8 +89,8 @@ class Commands:
         catalog: str,
         tokenizer: str,
         out: str,
-        workers: int | None = None,
-        shard_mb: int = 16,
+        workers: Annotated[int, Range(least=1, most=4096)] | None = None,
+        shard_mb: Annotated[int, Range(least=1, most=256)] = 16,
         on_error: str = "stop",
         overwrite: bool = False,
         estimate: bool = False,
@@ -120,18 +128,20 @@ class Commands:
         if on_error not in (STOP, QUARANTINE):
             raise InputError(f"--on_error {on_error}: expected {STOP} or {QUARANTINE}")
         options = building.Options(
-            chunk_bytes=_require_int("shard_mb", shard_mb, 1, 256) << 20,
+            chunk_bytes=shard_mb << 20,
             overwrite=_flag("overwrite", overwrite),
             on_error=on_error,
             skip_space_check=_flag("skip_space_check", skip_space_check),
             allow_unknown=_flag("allow_unknown", allow_unknown),
             tokenizer_sha256=tokenizer_sha256,
         )
-        ranks = start_ranks(None if workers is None else _require_int("workers", workers, 1))
+        ranks = start_ranks(workers)
         work = building.show_estimate if _flag("estimate", estimate) else building.build
         work(Path(catalog), Path(tokenizer), Path(out), options, ranks)
 
-    def verify(self, *, data: str, tokenizer: str | None = None, workers: int | None = None) -> None:
+    def verify(
+        self, *, data: str, tokenizer: str | None = None, workers: Annotated[int, Range(least=1, most=4096)] | None = None
+    ) -> None:
         """Check a built folder: hashes of all files, tokenizer, schema, row and token counts, ids within the vocabulary.
 
         Prints one line per failure and exits with 2 when there is any.
@@ -144,7 +154,7 @@ class Commands:
         from data_prep.ranks import start_ranks
         from data_prep.verify import verify
 
-        ranks = start_ranks(None if workers is None else _require_int("workers", workers, 1))
+        ranks = start_ranks(workers)
         failures = verify(Path(data), None if tokenizer is None else Path(tokenizer), ranks)
         for failure in failures:
             print("error: " + " ".join(failure.split()), file=sys.stderr)
@@ -157,11 +167,11 @@ class Commands:
         self,
         *,
         data: str,
-        alpha: float = 0.3,
-        steps: int | None = None,
-        rows_per_step: int = 2048,
-        sequence_length: int = 512,
-        parallel_share: float | None = None,
+        alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3,
+        steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
+        rows_per_step: Annotated[int, Range(least=1, most=2**18)] = 2048,
+        sequence_length: Annotated[int, Range(least=16, most=2**16)] = 512,
+        parallel_share: Annotated[float, Range(least=0, most=1, zero="no pairs")] | None = None,
         json: str | None = None,
         plot: str | None = None,
         overwrite: bool = False,
@@ -192,25 +202,25 @@ class Commands:
         plan = None
         if steps is not None:
             plan = Plan(
-                _require_int("steps", steps, 1),
-                _require_int("rows_per_step", rows_per_step, 1),
-                _require_int("sequence_length", sequence_length, 16),
-                None if parallel_share is None else _number("parallel_share", parallel_share, 0, 1),
+                steps,
+                rows_per_step,
+                sequence_length,
+                parallel_share,
             )
         numbers, picture = (None if name is None else Path(name) for name in (json, plot))
-        print(stats(Path(data), _number("alpha", alpha, 0, 1), plan, numbers, picture, _flag("overwrite", overwrite)))
+        print(stats(Path(data), alpha, plan, numbers, picture, _flag("overwrite", overwrite)))
 
     def train_tokenizer(
         self,
         *,
         catalog: str,
         out: str,
-        vocab_size: int,
+        vocab_size: Annotated[int, Range(least=1, most=2**24)],
         model_type: str = "unigram",
-        alpha: float = 0.3,
-        max_sentences: int = 1_000_000,
-        seed: int = 0,
-        character_coverage: float = 0.9995,
+        alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3,
+        max_sentences: Annotated[int, Range(least=1, most=10**9)] = 1_000_000,
+        seed: Annotated[int, Range(least=0, most=2**31 - 1, zero="a seed like others")] = 0,
+        character_coverage: Annotated[float, Range(least=0.9, most=1)] = 0.9995,
         overwrite: bool = False,
     ) -> None:
         """Train a SentencePiece model with XLM-R's layout on a smoothed sample of the catalog's text.
@@ -234,28 +244,15 @@ class Commands:
         vocabulary = train_tokenizer(
             Path(catalog),
             Path(out),
-            _require_int("vocab_size", vocab_size, 1),
+            vocab_size,
             model_type,
-            _number("alpha", alpha, 0, 1),
-            _require_int("max_sentences", max_sentences, 1),
-            _require_int("seed", seed, 0),
-            _number("character_coverage", character_coverage, 0.9, 1),
+            alpha,
+            max_sentences,
+            seed,
+            character_coverage,
             _flag("overwrite", overwrite),
         )
         print(f"{out}: a vocabulary of {vocabulary.size:,}, SHA-256 {vocabulary.fingerprint}")
-
-
-def _require_int(name: str, value: Any, least: int, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
-        upper = "" if most is None else f" to {most}"
-        raise InputError(f"--{name} {value}: expected a whole number from {least}{upper}")
-    return value
-
-
-def _number(name: str, value: Any, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise InputError(f"--{name} {value}: expected a number from {least} to {most}")
-    return float(value)
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -19,6 +19,7 @@ from ernie_m.console import InputError
 DEFAULT_HELD_OUT = 0.005
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
 DEFAULT_MAX_CHARACTERS = 20_000
+MOST_CHARACTERS = 10**9  # offsets in Arrow's texts are 32 bits
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
@@ -111,7 +112,7 @@ def _content(path: Path) -> Any:
         raise InputError(f"catalog {path}: no such file; see data_prep/example_catalog.yaml")
     try:
         return yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
 
 
@@ -190,8 +191,8 @@ def _number(entry: dict[str, Any], key: str, default: float, bounds: tuple[float
 
 def _whole(entry: dict[str, Any], key: str, default: int, where: str) -> int:
     value = entry.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected a whole number from 1")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CHARACTERS:
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected a whole number from 1 to {MOST_CHARACTERS}")
     return value
 
 

@@ -1,7 +1,8 @@
 """Command lines with python-fire, checked before anything runs.
 
 Fire alone runs the whole command and only then rejects an unknown option, and it reads texts such as 1e3 as numbers;
-here a wrong command, an unknown, repeated or missing option is one line at once, with the nearest match.
+here a wrong command, an unknown, repeated or missing option is one line at once, with the nearest match, and so is a
+number out of the range that it is declared with: Annotated[int, Range(...)].
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import gc
 import inspect
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import fire
 
 from ernie_m.console import InputError, run_cleanly
+from ernie_m.ranges import number_of
 
 Options = Mapping[str, inspect.Parameter]
 
@@ -66,10 +69,17 @@ def checked_arguments(component: Callable[..., Any], name: str, arguments: Seque
     missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
     if missing:
         raise InputError(f"{name}: --{missing[0]} is missing; --help explains the options")
-    given = {key: at_home(value, f"--{key}") for key, value in given.items()}
+    given, types = {key: at_home(value, f"--{key}") for key, value in given.items()}, types_of(component)
+    given = {key: number_of(value, types.get(key), f"--{key}") for key, value in given.items()}
     is_text = {key: str(option.annotation).startswith("str") for key, option in options.items()}
     flags = [f"--{key}={value!r}" if is_text[key] else f"--{key}={value}" for key, value in given.items()]
     return [*command, *(repr(text) for text in rest), *flags]
+
+
+def types_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Option -> type with its range, of a command."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {key: hint for key, hint in hints.items() if key in inspect.signature(function).parameters}
 
 
 def _given_options(

@@ -1,12 +1,14 @@
 """Strict configuration: defaults in dataclasses beside their owners, then a YAML recipe, then `key.path=value`.
 
-A section is a frozen dataclass with a docstring under each field; `check` holds what its values must satisfy. Unknown
-keys and wrong types are errors that name the file, the key and the nearest match: nothing is dropped silently.
+A section is a frozen dataclass with a docstring under each field. Each number is declared with its range (ernie_m.ranges);
+`check` holds what values must satisfy beside that, e.g. together. Unknown keys and wrong types are errors that name the
+file, the key and the nearest match: nothing is dropped silently.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +19,7 @@ from typing import Any, TypeVar, dataclass_transform
 import yaml
 
 from ernie_m.console import InputError
+from ernie_m.ranges import described, faults
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Section")
@@ -29,18 +32,28 @@ def section(cls: type[T]) -> type[T]:
 
 
 class Section:
-    """Base of all sections; `check` runs on construction."""
+    """Base of all sections; numbers must be in their ranges, and `check` runs on construction."""
 
     def __post_init__(self) -> None:
+        for name, hint in hints_of(type(self)).items():  # type: ignore[arg-type]
+            for fault in faults(getattr(self, name), hint, name):
+                raise InputError(fault)
         self.check()
 
     def check(self) -> None:
-        """Raise InputError through `require` for values that make no sense."""
+        """Raise InputError through `require` for values that make no sense though each is in its range."""
 
     def require(self, holds: bool, key: str, expected: str) -> None:
         """Raise InputError naming `key`, its value and what was expected, unless `holds`."""
         if not holds:
             raise InputError(f"{key}: {getattr(self, key)!r}; expected {expected}")
+
+
+@functools.cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """Field -> type with its range, of a section."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -51,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text; expected a YAML file") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError for 2026-13-45, which looks like a date
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
@@ -87,7 +100,7 @@ def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[s
                 raise InputError(f"argument {override!r}: {parent} holds no keys")
         try:
             node[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise InputError(f"argument {override!r}: {value!r} is not valid YAML; quote it if it is text") from None
     return merged
 
@@ -100,16 +113,15 @@ def build(cls: type[S], content: Mapping[str, Any], source: str, prefix: str = "
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
             hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(known)}"
             raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
-    hints = typing.get_type_hints(cls)
+    missing = [name for name, f in known.items() if name not in content and f.default is f.default_factory]
+    if missing:
+        raise InputError(f"{source}: missing key {prefix}{missing[0]}")
+    hints = hints_of(cls)  # type: ignore[arg-type]
     values = {key: _convert(value, hints[key], source, f"{prefix}{key}") for key, value in content.items()}
     try:
         return cls(**values)
-    except TypeError:
-        missing = [name for name, f in known.items() if name not in values and f.default is f.default_factory]
-        raise InputError(f"{source}: missing key {prefix}{missing[0] if missing else '?'}") from None
     except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith(source) else f"{source}: {prefix}{text}") from None
+        raise InputError(f"{source}: {prefix}{error}") from None
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -144,11 +156,10 @@ def _deep_copy(value: Any) -> Any:
 
 
 def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
+    if value is None and typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint):
+        return None
+    hint, allowed = described(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _convert(value, next(a for a in arguments if a is not type(None)), source, key)
     if origin is typing.Literal:
         if value in arguments:
             return value
@@ -163,6 +174,7 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     converted = converters[hint](value) if hint in converters else None
     if converted is None:
         expected = hint.__name__ if hint in converters else ("a mapping of keys" if origin is not tuple else "a list")
+        expected = allowed.expected(hint is int) if allowed is not None else expected
         raise InputError(f"{source}: {key}: {value!r}; expected {expected}")
     return converted
 
@@ -170,7 +182,7 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
 def _as_float(value: Any) -> float | None:
     try:  # YAML 1.1 reads 1e-4 as a string
         return None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

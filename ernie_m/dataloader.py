@@ -16,7 +16,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from ernie_m.console import InputError
 from ernie_m.corpus import CorpusFolder, Stream
 from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.packing import PackedRow, pack
+from ernie_m.ranges import Range
 from ernie_m.row_source import RowSettings, RowSource
 from ernie_m.sampling import Draw, Mixture, apportion, smoothed
 
@@ -44,32 +45,27 @@ DATA_ORDER = 2
 class StageConfig(Section):
     """A stretch of training with a fixed mix of objectives."""
 
-    steps: int
+    steps: Annotated[int, Range(least=1, most=10**9)]
     """Length of the stage, in steps."""
-    rows: dict[str, float]
+    rows: dict[str, Annotated[float, Range(above=0, most=1e6)]]
     """Shares of a step's rows, e.g. {MMLM: 1, TLM: 1, CAMLM: 1}: equal batches."""
 
     def check(self) -> None:
-        self.require(self.steps > 0, "steps", "a positive number of steps")
         unknown = [name for name in self.rows if name not in OBJECTIVES]
         self.require(not unknown, "rows", f"objectives out of {', '.join(OBJECTIVES)}")
-        self.require(bool(self.rows) and all(share > 0 for share in self.rows.values()), "rows", "a positive share each")
+        self.require(bool(self.rows), "rows", "a positive share each")
 
 
 @section
 class DataConfig(Section):
     """What a row is and how languages are mixed."""
 
-    sequence_length: int = 512
+    sequence_length: Annotated[int, Range(least=16, most=2**16)] = 512
     """Positions of a row, S."""
-    alpha: float = 0.3
+    alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3
     """Language sampling exponent on token counts: XLM-R 0.3, XLM 0.7, 1 keeps the corpus's proportions."""
     corruption: CorruptionConfig = CorruptionConfig()
     """What is masked and generated."""
-
-    def check(self) -> None:
-        self.require(self.sequence_length >= 16, "sequence_length", "16 or more")
-        self.require(0 <= self.alpha <= 1, "alpha", "a number from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,11 @@ class DeepSpeed:
     def _look_at_all(self) -> None:
         """Raise InputError, now, when something is missing that a later step or save would take."""
         self.parts(self.engine.module, 0, 1)
+        self.num_parameters(self.engine.module)
         self.loss_scaler()
         assert self.masters
+        assert self.adam.param_groups
+        assert self.param_groups
         if not self.is_plain:
             taken(self.optimizer, "overflow")
 
@@ -91,9 +94,14 @@ class DeepSpeed:
         return self.optimizer if self.is_plain else taken(self.optimizer, "optimizer")
 
     @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Where the learning rate is set."""
+        return list(self.optimizer.param_groups if self.is_plain else taken(self.optimizer, "param_groups"))
+
+    @property
     def masters(self) -> list[Tensor]:
         """The flat fp32 tensors that Adam has a state for. ZeRO 3 empties the groups of torch's optimizer between steps."""
-        if _kind(self.optimizer) == "DeepSpeedZeroOptimizer_Stage3":
+        if self._parts is _zero_3:
             return list(taken(self.optimizer, "fp32_partitioned_groups_flat"))
         return [master for group in self.adam.param_groups for master in group["params"]]
 
@@ -135,6 +143,11 @@ class DeepSpeed:
         for key, value in saved.items():
             replace(self._scaler, key, value)
 
+    def num_parameters(self, model: nn.Module) -> int:
+        """Elements of the whole model: ZeRO 3 leaves parameters empty between uses."""
+        empty = self._parts is _zero_3
+        return sum(int(taken(p, "ds_numel")) if empty else p.numel() for p in model.parameters())
+
     def reduce_nothing(self) -> None:
         """Stage 0 on one rank: no copies of all gradients for peers that are not there."""
         replace(self.engine, "enable_backward_allreduce", False)
@@ -142,11 +155,6 @@ class DeepSpeed:
     def full_gradient(self, parameter: nn.Parameter) -> Tensor:
         """A parameter's gradient, gathered over ranks, fp32 on the CPU."""
         return deepspeed.utils.safe_get_full_grad(parameter).float().cpu().clone()
-
-
-def num_elements(parameter: nn.Parameter) -> int:
-    """Elements of the whole parameter: ZeRO 3 leaves it empty between uses."""
-    return int(taken(parameter, "ds_numel")) if hasattr(parameter, "ds_id") else parameter.numel()
 
 
 def _scales_losses(config: Mapping[str, Any]) -> bool:
@@ -200,12 +208,8 @@ PARTS: dict[str, Parts] = {
 """By class: DeepSpeed makes them by stage and precision."""
 
 
-def _kind(optimizer: Any) -> str | None:
-    return next((cls.__name__ for cls in type(optimizer).__mro__ if cls.__name__ in PARTS), None)
-
-
 def _parts_of(optimizer: Any) -> Parts:
-    kind = _kind(optimizer)
+    kind = next((cls.__name__ for cls in type(optimizer).__mro__ if cls.__name__ in PARTS), None)
     if kind is None:
         raise InputError(
             f"deepspeed {deepspeed.__version__}: the optimizer that it made of ds_configs/ is a {type(optimizer).__name__}, "

@@ -17,12 +17,13 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
+from ernie_m.ranges import Range
 
 LEAST_STEPS = 20  # no verdict before: the level of fewer says little
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
@@ -33,17 +34,12 @@ LEAST_DEVIATION = 0.01  # nats: a loss that hardly varies does not make a spike 
 class GuardConfig(Section):
     """When a run is stopped, or its operator alarmed, over its losses; may change when a run is resumed."""
 
-    spike_window: int = 100
+    spike_window: Annotated[int, Range(least=LEAST_STEPS, most=10**6)] = 100
     """Steps whose losses make the level against which a spike is told; verdicts start after 20."""
-    spike_threshold: float = 8.0
+    spike_threshold: Annotated[float, Range(least=0, most=1e6, zero="no detection")] = 8.0
     """A loss this many deviations (1.4826 x MAD) above the median is a spike and logged with its rows; 0 = off."""
-    max_skipped_updates: int = 50
+    max_skipped_updates: Annotated[int, Range(least=1, most=10**6)] = 50
     """fp16: so many overflows in a row stop the run."""
-
-    def check(self) -> None:
-        self.require(self.spike_window >= LEAST_STEPS, "spike_window", f"{LEAST_STEPS} or more")
-        self.require(self.spike_threshold >= 0, "spike_threshold", "a positive number, or 0 for no detection")
-        self.require(self.max_skipped_updates > 0, "max_skipped_updates", "a positive number")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -17,12 +17,13 @@ from torch import Tensor
 from ernie_m.batch import LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import Choice, InputError
-from ernie_m.deepspeed_adapter import DeepSpeed, join_ranks, num_elements, prepare
+from ernie_m.deepspeed_adapter import DeepSpeed, join_ranks, prepare
 from ernie_m.fragments import Fragment, FragmentReader, create_moments, fragments_of, num_updates
 from ernie_m.gradient_exchange import GradientSums, choose_exchange
 from ernie_m.host_memory import keep_freed_memory
 from ernie_m.meeting import choose_interface, set_meeting
 from ernie_m.model import Encoder
+from ernie_m.ranges import Range
 from ernie_m.rank_facts import rank_facts
 from ernie_m.ranks import Ranks
 
@@ -33,13 +34,12 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 class EngineConfig(Section):
     """How the work is sharded and in which precision it is done; together they name a file of ds_configs/."""
 
-    zero_stage: int = 1
+    zero_stage: Annotated[int, Range(least=0, most=3, zero="nothing is sharded")] = 1
     """ZeRO stage: 0 none, 1 optimizer, 2 + gradients (reduces every micro-step), 3 + weights."""
     precision: Precision = "auto"
     """fp32, bf16, fp16 (dynamic loss scaling), or auto by device."""
 
     def check(self) -> None:
-        self.require(self.zero_stage in (0, 1, 2, 3), "zero_stage", "0, 1, 2 or 3")
         unscaled = self.precision == "fp16" and self.zero_stage == 0
         self.require(not unscaled, "precision", "zero_stage 1, 2 or 3 with fp16 (DeepSpeed's stage 0 skips the loss scale)")
 
@@ -48,24 +48,20 @@ class EngineConfig(Section):
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and linear decay to zero."""
 
-    peak_learning_rate: float = 2e-4
+    peak_learning_rate: Annotated[float, Range(above=0, most=10)] = 2e-4
     """Highest learning rate: the paper's base 2e-4, large 1e-4."""
-    warmup_steps: int = 10_000
+    warmup_steps: Annotated[int, Range(least=0, most=10**9, zero="no warm-up")] = 10_000
     """Steps of linear warm-up (paper: 10,000)."""
-    beta1: float = 0.9
+    beta1: Annotated[float, Range(least=0, below=1, zero="no momentum")] = 0.9
     """Adam's decay of the first moment."""
-    beta2: float = 0.98
+    beta2: Annotated[float, Range(least=0, below=1, zero="the present gradient alone")] = 0.98
     """Adam's decay of the second moment (InfoXLM)."""
-    epsilon: float = 1e-6
+    epsilon: Annotated[float, Range(above=0, most=1)] = 1e-6
     """Adam's epsilon (InfoXLM)."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Range(least=0, most=10, zero="none")] = 0.01
     """Decoupled weight decay; biases and norms are free of it."""
-    gradient_clipping: float = 1.0
+    gradient_clipping: Annotated[float, Range(least=0, most=1e6, zero="none")] = 1.0
     """Largest global gradient norm; 0 switches clipping off."""
-
-    def check(self) -> None:
-        self.require(self.peak_learning_rate > 0, "peak_learning_rate", "a positive number")
-        self.require(self.warmup_steps >= 0, "warmup_steps", "0 or more")
 
     def learning_rate(self, step: int, num_steps: int) -> float:
         """Rate of step `step` (from 0): rises linearly over the warm-up, then falls linearly to 0 at `num_steps`."""
@@ -78,9 +74,9 @@ class OptimizerConfig(Section):
 class BatchConfig(Section):
     """How the rows of a step are spread."""
 
-    rows_per_step: int = 2048
+    rows_per_step: Annotated[int, Range(least=1, most=2**18)] = 2048
     """Rows of a global step, over all ranks and accumulation steps (paper: 2048)."""
-    micro_batch_rows: int = 4
+    micro_batch_rows: Annotated[int, Range(least=1, most=2**16)] = 4
     """Rows that one rank processes at a time; may change when a run is resumed."""
 
     def accumulation_steps(self, world_size: int) -> int:
@@ -192,7 +188,7 @@ class Engine:
 
         Returns False, on all ranks alike, when the gradient was not finite and nothing was updated.
         """
-        for group in self._deepspeed.optimizer.param_groups:
+        for group in self._deepspeed.param_groups:
             group["lr"] = learning_rate
         if self._deepspeed.is_plain:
             if self._engine.is_gradient_accumulation_boundary() and not self._clip():
@@ -223,7 +219,7 @@ class Engine:
     @property
     def num_parameters(self) -> int:
         """Elements of the whole model."""
-        return sum(num_elements(parameter) for parameter in self.module.parameters())
+        return self._deepspeed.num_parameters(self.module)
 
     @property
     def loss_scale(self) -> float | None:

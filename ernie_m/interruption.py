@@ -21,7 +21,7 @@ from ernie_m.run_files import STOP_FILE
 
 LOOK_EVERY = 1.0  # seconds between looks at the shared folder
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,7 @@ def _is_abandoned(descriptor: int) -> bool:
 
 def seconds_of(text: str, option: str) -> float:
     """'1h30m', '55m', '90s' or '90' (seconds) -> seconds; raises InputError for anything else."""
-    if text.isdecimal() and int(text) > 0:
-        return float(text)
-    found = _DURATION.fullmatch(text)
+    found = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
     parts = [int(part or 0) for part in found.groups()] if found else []
     if not any(parts):
         raise InputError(f"{option}: {text!r}; expected a time such as 55m, 1h30m or 90s")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ from ernie_m.console import InputError
 from ernie_m.gelu_linear import GeluLinear
 from ernie_m.layer_norm import choose_layer_norm, layer_norm
 from ernie_m.loss import fp32_linear, logits_at_a_time, metric_sums, predicted_nll, weighted_loss
+from ernie_m.ranges import Range
 from ernie_m.special_tokens import (
     FIRST_PIECE_ID,
     FIRST_POSITION_ID,
@@ -42,41 +43,37 @@ Norm = Callable[..., nn.Module]
 class ModelConfig(Section):
     """Shape of the encoder; defaults are XLM-R base."""
 
-    num_layers: int = 12
+    num_layers: Annotated[int, Range(least=1, most=1000)] = 12
     """Transformer layers: base 12, large 24."""
-    hidden_size: int = 768
+    hidden_size: Annotated[int, Range(least=1, most=2**16)] = 768
     """Width D of the hidden states: base 768, large 1024."""
-    num_heads: int = 12
+    num_heads: Annotated[int, Range(least=1, most=2**16)] = 12
     """Attention heads; must divide hidden_size."""
-    ffn_size: int = 3072
+    ffn_size: Annotated[int, Range(least=1, most=2**20)] = 3072
     """Width of the feed-forward layer, 4 D in the paper."""
-    vocab_size: int | None = None
+    vocab_size: Annotated[int, Range(least=1, most=2**24)] | None = None
     """Vocabulary with special tokens; null takes the data's (XLM-R's tokenizer gives 250,002)."""
-    num_languages: int | None = None
+    num_languages: Annotated[int, Range(least=1, most=2**15)] | None = None
     """Languages with an embedding; null takes the data's."""
-    max_positions: int = 514
+    max_positions: Annotated[int, Range(least=18, most=2**20)] = 514
     """Size of the position table; ids start at 2, so 514 allow 512 tokens."""
     language_embedding: Literal["masked", "all", "none"] = "masked"
     """Which tokens carry their language: <mask> alone, all (XLM) or none."""
-    dropout: float = 0.1
+    dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.1
     """Dropout of hidden states; 0 when starting from XLM-R (InfoXLM)."""
-    attention_dropout: float = 0.0
+    attention_dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.0
     """Dropout of attention weights; leaves the fast attention path."""
     attention: Literal["auto", "sdpa", "pieces", "flex"] = "auto"
     """Attention backend; auto takes flex on GPUs from sm80 on, sdpa on older ones, pieces on CPU."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of layer norms."""
-    initializer_range: float = 0.02
+    initializer_range: Annotated[float, Range(above=0, most=1000)] = 0.02
     """Standard deviation of the initial weights; narrow models want more than BERT's 0.02 (docs/log.md)."""
 
     def check(self) -> None:
-        for key in ("num_layers", "hidden_size", "num_heads", "ffn_size"):
-            self.require(getattr(self, key) > 0, key, "a positive number")
         self.require(self.hidden_size % self.num_heads == 0, "num_heads", f"a divisor of hidden_size={self.hidden_size}")
-        self.require(0 <= self.dropout < 1, "dropout", "a share from 0 to below 1")
-        self.require(0 <= self.attention_dropout < 1, "attention_dropout", "a share from 0 to below 1")
         flex_drops = self.attention == "flex" and self.attention_dropout > 0
         self.require(not flex_drops, "attention_dropout", "0 with attention=flex, which has none")
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ernie_m.attention_rule import ReadsTable, check_no_leak, group_bits
 from ernie_m.batch import NO_HORIZON, Document, Documents, Example, Examples, ranges
 from ernie_m.config import Section, section
 from ernie_m.corruption import choose_masked, expected_masked, num_masked, replace_80_10_10
+from ernie_m.ranges import Range
 from ernie_m.sampling import mix, numbers_of
 from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_POSITION_ID, NO_LANGUAGE, mask_id
 
@@ -36,14 +37,10 @@ PSEUDO_GROUP = 1  # pseudo-parallel documents: group 0 is the sentence, group 1 
 class CorruptionConfig(Section):
     """How much is predicted and generated."""
 
-    mask_rate: float = 0.15
+    mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15
     """Share of the tokens that are predicted (not published for ERNIE-M; BERT's and XLM-R's)."""
-    pseudo_token_share: float = 0.10
+    pseudo_token_share: Annotated[float, Range(least=0.05, most=0.20)] = 0.10
     """BTMLM: pseudo tokens per token of the sentence; the paper compares 0.05, 0.10, 0.15 and 0.20."""
-
-    def check(self) -> None:
-        self.require(0 < self.mask_rate < 1, "mask_rate", "a share between 0 and 1, e.g. 0.15")
-        self.require(0.05 <= self.pseudo_token_share <= 0.20, "pseudo_token_share", "a share from 0.05 to 0.20")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Annotated
 
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
@@ -11,45 +12,37 @@ from ernie_m.divergence import GuardConfig
 from ernie_m.engine import BatchConfig, EngineConfig, OptimizerConfig
 from ernie_m.model import ModelConfig, longest_document
 from ernie_m.objectives import OBJECTIVES
+from ernie_m.ranges import Range
 
 
 @section
 class OutputConfig(Section):
     """What is shown and kept; may change when a run is resumed."""
 
-    log_every: int = 10
+    log_every: Annotated[int, Range(least=1, most=10**9)] = 10
     """Steps between console lines; metrics.jsonl has every step."""
     log_samples: bool = False
     """Write which rows each step was made of to samples.jsonl."""
-    peak_tflops: float | None = None
+    peak_tflops: Annotated[float, Range(above=0, most=1e6)] | None = None
     """Matmul peak of a rank's device that MFU is told by, TFLOP/s; null: its data sheet's, else measured at the start."""
-    save_every: int = 1000
+    save_every: Annotated[int, Range(least=1, most=10**9)] = 1000
     """Steps between checkpoints."""
-    save_every_minutes: float = 20.0
+    save_every_minutes: Annotated[float, Range(least=0, most=1e6, zero="never")] = 20.0
     """Minutes after which a checkpoint is due even so; 0 never."""
     save_in_background: bool = True
     """Copy the state to host memory and write behind the training, where the memory allows it."""
-    keep_last: int = 2
+    keep_last: Annotated[int, Range(least=1, most=10**6)] = 2
     """Checkpoints kept."""
-    keep_every: int = 0
+    keep_every: Annotated[int, Range(least=0, most=10**9, zero="none")] = 0
     """Steps of which the first checkpoint is kept for good, e.g. 10000; 0 none."""
-    dead_after_seconds: float = 60.0
+    dead_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 60.0
     """A rank without a sign of life for so long ends the job."""
-    hung_after_seconds: float = 100.0
+    hung_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 100.0
     """A rank that lives but makes no progress for so long, while the others wait for it, ends the job."""
-    evaluate_every: int = 1000
+    evaluate_every: Annotated[int, Range(least=0, most=10**9, zero="never")] = 1000
     """Steps between measurements of the cross-lingual gain on held-out pairs; 0 never."""
-    held_out_pairs: int = 512
+    held_out_pairs: Annotated[int, Range(least=0, most=10**6, zero="nothing is measured")] = 512
     """Held-out pairs used for it."""
-
-    def check(self) -> None:
-        for key in ("log_every", "save_every", "keep_last"):
-            self.require(getattr(self, key) > 0, key, "a positive number")
-        self.require(self.peak_tflops is None or self.peak_tflops > 0, "peak_tflops", "a positive number, or null")
-        for key in ("evaluate_every", "keep_every", "save_every_minutes"):
-            self.require(getattr(self, key) >= 0, key, "0 or more")
-        for key in ("dead_after_seconds", "hung_after_seconds"):
-            self.require(getattr(self, key) >= 1, key, "1 second or more")
 
 
 @section
@@ -58,11 +51,13 @@ class TrainingConfig(Section):
 
     stages: tuple[StageConfig, ...]
     """Stretches of training, in order, each with its mix of objectives."""
-    seed: int = 0
+    seed: Annotated[int, Range(least=0, most=2**63 - 1, zero="a seed like others")] = 0
     """Everything random follows from it."""
     init_from: str | None = None
     """Weights to start from: a Hugging Face folder or hub id (XLM-R, ERNIE-M, an export), or a run; null draws them."""
-    objective_weights: dict[str, float] = field(default_factory=dict)
+    objective_weights: dict[str, Annotated[float, Range(least=0, most=1e6, zero="nothing is learnt from it")]] = field(
+        default_factory=dict
+    )
     """Factor of each objective's mean loss; 1 where not named."""
     model: ModelConfig = ModelConfig()
     """Shape of the encoder."""

@@ -14,11 +14,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -60,13 +61,13 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
         data: str,
         to: str,
         recipe: str | None = None,
-        steps: int | None = None,
-        seeds: int = 1,
-        jobs: int = 1,
+        steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
+        seeds: Annotated[int, Range(least=1, most=1000)] = 1,
+        jobs: Annotated[int, Range(least=1, most=1000)] = 1,
         deepspeed: str = "",
         tatoeba: str | None = None,
         held_out: str | None = None,
-        pairs: int = 200,
+        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
         finetune: str | None = None,
         finetune_options: str = "",
     ) -> None:
@@ -136,10 +137,10 @@ class Commands:
         *overrides: str,
         source: str,
         to: str,
-        steps: int | None = None,
-        seeds: int = 3,
-        jobs: int = 2,
-        pairs: int = 200,
+        steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
+        seeds: Annotated[int, Range(least=1, most=1000)] = 3,
+        jobs: Annotated[int, Range(least=1, most=1000)] = 2,
+        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
     ) -> None:
         """MMLM; + TLM; + CAMLM; + BTMLM: a small model from scratch at equal steps and positions (docs/results.md).
 
@@ -173,10 +174,10 @@ class Commands:
         run: str | None = None,
         recipe: str | None = None,
         data: str | None = None,
-        seed: int = 0,
+        seed: Annotated[int, Range(least=0, most=2**63 - 1, zero="a seed like others")] = 0,
         tatoeba: str | None = None,
         held_out: str | None = None,
-        pairs: int = 200,
+        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
     ) -> None:
         """What the other commands measure each run by: give a finished RUN, or a recipe and its data for untrained weights.
 
@@ -229,9 +230,6 @@ def _plan(
 ) -> Plan:
     from ernie_m.ablation.comparison import Plan, fine_tunings
 
-    for name, value in (("seeds", seeds), ("jobs", jobs), ("pairs", pairs)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"--{name} {value}: expected a positive whole number")
     for name, folder in (("tatoeba", tatoeba), ("held_out", held_out)):
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"--{name} {folder}: no such folder")

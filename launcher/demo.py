@@ -15,12 +15,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Annotated
 
 try:
     from ernie_m.checkpoint import LATEST_FILE
     from ernie_m.command_line import run as run_command
     from ernie_m.console import duration, fail
     from ernie_m.hostfile import free_port
+    from ernie_m.ranges import Range
     from ernie_m.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
@@ -29,7 +31,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("fr", "ru", "el", "ar", "hi", "zh", "ko", "th")  # held-out files that retrieval is measured on, with English
 
 
-def demo(*, to: str = "demo", ranks: int = 0, recipe: str = "demo", vocab_size: int = 3000) -> None:
+def demo(
+    *,
+    to: str = "demo",
+    ranks: Annotated[int, Range(least=0, most=1024, zero="as many as it finds fit")] = 0,
+    recipe: str = "demo",
+    vocab_size: Annotated[int, Range(least=1, most=2**24)] = 3000,
+) -> None:
     """Run the whole line on a generated corpus, in minutes on two CPU cores, and print what came of it.
 
     Args:

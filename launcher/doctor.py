@@ -12,11 +12,12 @@ import os
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -34,8 +35,8 @@ def doctor(
     bandwidth: bool = False,
     json: str | None = None,
     master_addr: str | None = None,
-    master_port: int = 29500,
-    ssh_port: int | None = None,
+    master_port: Annotated[int, Range(least=1, most=65_535)] = 29500,
+    ssh_port: Annotated[int, Range(least=1, most=65_535)] | None = None,
     ssh_options: str | None = None,
 ) -> None:
     """Check what a job needs, on every host; problems are listed with their remedies, and the exit code is 2.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -82,7 +84,7 @@ class Commands:
         *,
         run: str,
         data: str | None = None,
-        pairs: int = 1000,
+        pairs: Annotated[int, Range(least=2, most=10**7)] = 1000,
         output: str | None = None,
         checkpoint: str | None = None,
     ) -> None:

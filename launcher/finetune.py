@@ -15,11 +15,12 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -74,7 +75,7 @@ def fine_tuning(name: str) -> Callable[..., None]:
         test_files: str | None = None,
         from_dev: bool = False,
         precision: str = "auto",
-        zero_stage: int | None = None,
+        zero_stage: Annotated[int, Range(least=1, most=2)] | None = None,
         keep_models: bool = True,
     ) -> None:
         named = {"train": train_files, "validation": validation_files, "test": test_files}
@@ -101,13 +102,13 @@ class Commands:
         data: str,
         to: str,
         setting: str = "zero-shot",
-        layer: int = 0,
+        layer: Annotated[int, Range(least=0, most=1000, zero="the middle one")] = 0,
         untrained: bool = True,
         seeds: str = "5",
         train_files: str | None = None,
         validation_files: str | None = None,
         precision: str = "auto",
-        zero_stage: int | None = None,
+        zero_stage: Annotated[int, Range(least=1, most=2)] | None = None,
         keep_models: bool = True,
     ) -> None:
         """Tatoeba: accuracy of finding a sentence's translation, by every layer; or after hardest-negative fine-tuning.
@@ -139,16 +140,24 @@ class Commands:
         run(Path(model), Path(data), Path(to), layer, untrained)
 
 
+MOST_SEEDS = 1000
+
+
 def seeds_of(text: str) -> tuple[int, ...]:
     """'5' -> 1 .. 5; '3,7' and '3,' -> those; raises InputError for anything else."""
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         numbers = []
-    if "," not in text and numbers and numbers[0] > 0:
+    if "," not in text and numbers and 0 < numbers[0] <= MOST_SEEDS:
         numbers = list(range(1, numbers[0] + 1))
-    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise InputError(f"--seeds {text}: expected a number of seeds, or different ones with commas between, e.g. 3,7")
+    elif "," not in text:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0 or max(numbers) >= 2**32:
+        raise InputError(
+            f"--seeds {text}: expected a number of seeds up to {MOST_SEEDS}, or different ones below 2**32 with commas "
+            "between, e.g. 3,7"
+        )
     return tuple(numbers)
 
 
@@ -183,8 +192,6 @@ def _run(
     keep_models: bool,
 ) -> None:
     chosen_seeds = seeds_of(seeds)
-    if zero_stage not in (None, 1, 2):
-        raise InputError(f"--zero_stage {zero_stage}: expected 1 or 2 (3 would shard an encoder's weights too: no need)")
     from ernie_m.downstream.experiment import Experiment, chosen_precision, run
     from ernie_m.downstream.files import FileOptions
 

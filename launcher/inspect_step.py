@@ -10,10 +10,12 @@ document. Works on any machine that has the run's folder and its data, also whil
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -21,7 +23,7 @@ except ModuleNotFoundError as error:
 def inspect_step(
     *,
     run: str,
-    step: int,
+    step: Annotated[int, Range(least=0, most=10**9, zero="the first")],
     objective: str | None = None,
     decode: bool = False,
     data: str | None = None,
@@ -43,7 +45,7 @@ def inspect_step(
     from ernie_m.vocabulary import Vocabulary
 
     opened = open_data(Path(run), Path(data) if data else None)
-    if not isinstance(step, int) or not 0 <= step < opened.schedule.num_steps:
+    if step >= opened.schedule.num_steps:
         raise InputError(f"--step {step}: expected 0 .. {opened.schedule.num_steps - 1}, the steps of {run}")
     if objective not in (None, *opened.schedule.objectives):
         raise InputError(f"--objective {objective}: expected one of {', '.join(opened.schedule.objectives)}")

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 try:
     from ernie_m.command_line import run as run_command
-    from ernie_m.console import Choice, InputError
+    from ernie_m.console import Choice
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -28,8 +30,8 @@ def plan(
     recipe: str | None = None,
     hostfile: str | None = None,
     gpu: str | None = None,
-    network: float | None = None,
-    efficiency: float | None = None,
+    network: Annotated[float, Range(above=0, most=1e6)] | None = None,
+    efficiency: Annotated[float, Range(above=0, most=1)] | None = None,
     data: str | None = None,
 ) -> None:
     """Plan a job: memory, micro-batch, step time and days for each precision and ZeRO stage, and advice.
@@ -65,11 +67,6 @@ def plan(
     device = device_named(
         gpu or next((name for name in DEVICES if stem.startswith(name.split("-")[0].lower())), "V100-32GB")
     )
-    for option, value in (("network", network), ("efficiency", efficiency)):
-        if value is not None and not (value > 0 and (option == "network" or value <= 1)):
-            raise InputError(
-                f"--{option} {value}: expected " + ("Gbit/s above 0" if option == "network" else "a share up to 1")
-            )
     if network is not None:
         device = replace(device, network=network * 1e9 / 8)
     if efficiency is not None:

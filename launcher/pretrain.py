@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
     from ernie_m.launchers import rank_of
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -34,13 +35,13 @@ def pretrain(
     recipe: str | None = None,
     data: str | None = None,
     run: str | None = None,
-    ranks: int | None = None,
+    ranks: Annotated[int, Range(least=1, most=10**6)] | None = None,
     from_scratch: bool = False,
     exit_after: str | None = None,
     skip_steps: str | None = None,
     tensorboard: bool = False,
     wandb: bool = False,
-    local_rank: int = -1,
+    local_rank: Annotated[int, Range(least=-1, most=10**6, zero="the first of a host")] = -1,
 ) -> None:
     """Pre-train by a recipe; resumes by itself.
 

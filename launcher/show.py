@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Annotated
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -27,9 +29,9 @@ def show(
     bitext: str | None = None,
     checkpoint: str | None = None,
     before: str = "start",
-    step: int | None = None,
-    layer: int = 0,
-    sentences: int = 1000,
+    step: Annotated[int, Range(least=0, most=10**9, zero="the first")] | None = None,
+    layer: Annotated[int, Range(least=0, most=1000, zero="the middle one")] = 0,
+    sentences: Annotated[int, Range(least=1, most=10**6)] = 1000,
     data: str | None = None,
 ) -> None:
     """Write a page that shows a run.
@@ -51,8 +53,6 @@ def show(
     target, scratch = Path(output), Path(output).resolve().parent
     if target.is_dir() or not scratch.is_dir():
         raise InputError(f"--output {output}: expected an HTML file to write, in a folder that exists")
-    if not isinstance(sentences, int) or sentences < 1:
-        raise InputError(f"--sentences {sentences}: expected a positive number")
     needed = ("jinja2", "sklearn") if bitext else ("jinja2",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -67,10 +67,10 @@ def show(
         raise InputError(f"--before {before}: expected start, none, or a Hugging Face folder, e.g. of launcher/export.py")
     opened = open_run(Path(run), Path(data) if data else None, checkpoint)
     step = max(0, opened.checkpoint.step - 1) if step is None else step
-    if not isinstance(step, int) or not 0 <= step < opened.data.schedule.num_steps:
+    if step >= opened.data.schedule.num_steps:
         raise InputError(f"--step {step}: expected 0 .. {opened.data.schedule.num_steps - 1}, the steps of {run}")
     num_layers = opened.config.model.num_layers
-    if not isinstance(layer, int) or not 0 <= layer <= num_layers:
+    if layer > num_layers:
         raise InputError(f"--layer {layer}: expected 1 .. {num_layers}, or 0 for the middle one")
     pairs = read_bitext(Path(bitext), opened.language_ids, sentences) if bitext else None
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=scratch) as folder:

@@ -12,10 +12,12 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from typing import Annotated
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -23,14 +25,14 @@ except ModuleNotFoundError as error:
 def supervise(
     *,
     hostfile: str | None = None,
-    num_ranks: int | None = None,
-    max_restarts: int = 100,
-    no_progress_limit: int = 3,
-    host_failures: int = 2,
-    forgive_steps: int = 1000,
+    num_ranks: Annotated[int, Range(least=1, most=10**6)] | None = None,
+    max_restarts: Annotated[int, Range(least=0, most=10**9, zero="never restarts")] = 100,
+    no_progress_limit: Annotated[int, Range(least=1, most=10**9)] = 3,
+    host_failures: Annotated[int, Range(least=1, most=10**9)] = 2,
+    forgive_steps: Annotated[int, Range(least=0, most=10**9, zero="at once")] = 1000,
     readmit: bool = False,
-    linger: float = 60,
-    grace: float = 120,
+    linger: Annotated[float, Range(least=0, most=1e6, zero="no time")] = 60,
+    grace: Annotated[float, Range(least=0, most=1e6, zero="no time")] = 120,
     master_addr: str = "",
     deepspeed_options: str = "",
     export: str = "",
@@ -75,10 +77,6 @@ def supervise(
 
     if hostfile and num_ranks is not None:
         raise InputError("--hostfile and --num_ranks: give one; a hostfile says the ranks by its slots")
-    counts = {"num_ranks": num_ranks, "no_progress_limit": no_progress_limit, "host_failures": host_failures}
-    for name, value in counts.items():
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise InputError(f"--{name}: {value!r}; expected a positive whole number")
     command = JobCommand.of(_split(sys.orig_argv)[1])
     for choice in command.choices:
         print(f"supervise: {choice}", file=sys.stderr)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ernie_m.console import InputError
 from ernie_m.downstream.encoders import Size, layer_of, load_model, place_of
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.evaluation import mean_over_tokens, nearest, read_aligned
+from ernie_m.ranges import Range
 
 
 class SentencePair(NamedTuple):
@@ -36,18 +37,12 @@ class SentencePair(NamedTuple):
 class BitextHyperparameters(Hyperparameters):
     """What hardest-negative fine-tuning adds."""
 
-    layer: int = 0
+    layer: Annotated[int, Range(least=0, most=1000, zero="the middle one")] = 0
     """Layer whose states are pooled, 1 .. number of layers; 0: the middle one (7 of 12, 13 of 24)."""
-    scale: float = 20.0
+    scale: Annotated[float, Range(above=0, most=1e6)] = 20.0
     """Factor of the cosine's distance from `offset`."""
-    offset: float = 0.5
+    offset: Annotated[float, Range(above=-1, below=1, zero="orthogonal states")] = 0.5
     """Cosine at which a pair counts as a translation with probability one half."""
-
-    def check(self) -> None:
-        super().check()
-        self.require(self.layer >= 0, "layer", "0 (the middle one) or a layer's number")
-        self.require(self.scale > 0, "scale", "a positive number")
-        self.require(-1 < self.offset < 1, "offset", "a cosine between -1 and 1")
 
 
 class Bitext(Task[SentencePair]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
@@ -22,6 +22,7 @@ from ernie_m.downstream.mlqa_score import MLQA, RULES, answer_score, normaliser
 from ernie_m.downstream.spans import AnswerCount, SpanLimits, best_texts, span_features
 from ernie_m.downstream.squad import Question, read_squad
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
+from ernie_m.ranges import Range
 
 SQUAD_FILES = ("train-v1.1.json", "dev-v1.1.json")
 """SQuAD's own names, which say no language: English."""
@@ -33,21 +34,19 @@ LARGEST_FRAME = 4  # special tokens around question and context: <s> A </s></s> 
 class MlqaHyperparameters(Hyperparameters):
     """Those of every task, and how contexts are read and answers chosen."""
 
-    doc_stride: int = 128
+    doc_stride: Annotated[int, Range(least=1, most=2**16)] = 128
     """Tokens from the start of one window of a long context to that of the next."""
-    max_query_length: int = 64
+    max_query_length: Annotated[int, Range(least=1, most=2**16)] = 64
     """Tokens a question is cut to."""
-    max_answer_length: int = 100
+    max_answer_length: Annotated[int, Range(least=1, most=2**16)] = 100
     """Tokens of the longest answer that may be given."""
-    n_best: int = 20
+    n_best: Annotated[int, Range(least=1, most=1000)] = 20
     """Likeliest starts and likeliest ends of a window that are paired."""
     answer_rules: str = MLQA
     """Normalisation of answers: mlqa, by language; or squad, English for all, as XQuAD is commonly scored."""
 
     def check(self) -> None:
         super().check()
-        for key in ("doc_stride", "max_query_length", "max_answer_length", "n_best"):
-            self.require(getattr(self, key) > 0, key, "a positive number")
         room = self.max_length - LARGEST_FRAME
         self.require(self.max_query_length < room, "max_query_length", f"less than max_length - {LARGEST_FRAME} = {room}")
         self.require(self.answer_rules in RULES, "answer_rules", " or ".join(RULES))

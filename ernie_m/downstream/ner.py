@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
@@ -26,6 +26,7 @@ from ernie_m.downstream.conll import OUTSIDE, Sentence, read_columns
 from ernie_m.downstream.encoders import Size
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.downstream.windows import window_of_each, word_windows
+from ernie_m.ranges import Range
 
 CONLL_LANGUAGES = {"eng": "en", "deu": "de", "esp": "es", "ned": "nl"}
 """Names of CoNLL's files (eng.train, esp.testa ...) -> language."""
@@ -38,12 +39,8 @@ SENTENCES_AT_ONCE = 1000
 class NerHyperparameters(Hyperparameters):
     """Those of every task, and how long sentences are cut."""
 
-    overlap: int = 128
+    overlap: Annotated[int, Range(least=0, most=2**16, zero="none")] = 128
     """Pieces that neighbouring windows of a long sentence share, at most half a window."""
-
-    def check(self) -> None:
-        super().check()
-        self.require(self.overlap >= 0, "overlap", "0 or more pieces")
 
 
 class Ner(Task[Sentence]):

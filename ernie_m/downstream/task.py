@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ernie_m.config import Section, section
 from ernie_m.downstream import paper
 from ernie_m.downstream.encoders import Size as Size
 from ernie_m.downstream.encoders import load_model
+from ernie_m.ranges import Range
 
 Part = Literal["train", "validation", "test"]
 Example = TypeVar("Example")
@@ -30,41 +31,28 @@ Logits = np.ndarray | tuple[np.ndarray, ...]
 class Hyperparameters(Section):
     """How one seed is trained. A task that needs more extends it; each key can be given as key=value."""
 
-    learning_rate: float
+    learning_rate: Annotated[float, Range(above=0, most=10)]
     """Highest learning rate, that of the head; lower layers have less by `layer_decay`."""
-    batch_size: int
+    batch_size: Annotated[int, Range(least=1, most=2**16)]
     """Examples an update, over all ranks."""
-    epochs: int
+    epochs: Annotated[int, Range(least=1, most=10**5)]
     """Passes over the training examples."""
-    max_length: int
+    max_length: Annotated[int, Range(least=8, most=2**16)]
     """Tokens a feature is cut to at most, special ones included."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
     """Layer i of L learns with decay^(L-i) of the rate, embeddings with decay^(L+1), heads with all of it."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(least=0, most=10, zero="none")] = 0.0
     """Decoupled weight decay of matrices; biases and layer norms have none."""
-    warmup_share: float = 0.1
+    warmup_share: Annotated[float, Range(least=0, below=1, zero="none")] = 0.1
     """Share of the updates in which the rate rises linearly; after it, it falls linearly to zero."""
-    adam_epsilon: float = 1e-6
+    adam_epsilon: Annotated[float, Range(above=0, most=1)] = 1e-6
     """Added to the root of Adam's second moment."""
-    clip: float = 1.0
+    clip: Annotated[float, Range(above=0, most=1e6)] = 1.0
     """Largest norm of the gradient."""
-    micro_batch: int = 0
+    micro_batch: Annotated[int, Range(least=0, most=2**16, zero="by itself")] = 0
     """Examples a rank puts through the model at a time; 0: as many as the batch gives it, up to 32."""
-    evaluate_every: int = 0
+    evaluate_every: Annotated[int, Range(least=0, most=10**9, zero="an epoch")] = 0
     """Updates between two looks at the validation score; 0: an epoch."""
-
-    def check(self) -> None:
-        self.require(self.learning_rate > 0, "learning_rate", "a positive number")
-        self.require(self.batch_size > 0, "batch_size", "a positive number")
-        self.require(self.epochs > 0, "epochs", "a positive number")
-        self.require(self.max_length >= 8, "max_length", "at least 8 tokens")
-        self.require(0 < self.layer_decay <= 1, "layer_decay", "a number in (0, 1]")
-        self.require(self.weight_decay >= 0, "weight_decay", "0 or more")
-        self.require(0 <= self.warmup_share < 1, "warmup_share", "a share of the updates, 0 to below 1")
-        self.require(self.adam_epsilon > 0, "adam_epsilon", "a positive number")
-        self.require(self.clip > 0, "clip", "a positive number")
-        self.require(self.micro_batch >= 0, "micro_batch", "0 (by itself) or a number of examples")
-        self.require(self.evaluate_every >= 0, "evaluate_every", "0 (an epoch) or a number of updates")
 
 
 @dataclass(frozen=True)

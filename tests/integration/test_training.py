@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ernie_m.divergence import GuardConfig
 from ernie_m.metrics import read_metrics
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment
 
@@ -121,15 +123,21 @@ def test_losses_do_not_depend_on_the_number_of_ranks(data: Path, recipe: Path, s
         assert other[step] == pytest.approx(one[step], abs=1e-5)
 
 
-@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "bf16"), (1, "bf16"), (3, "bf16"), (1, "fp16"), (3, "fp16")])
-def test_half_precision_trains(zero_stage: int, precision: str, recipe: Path, data: Path, tmp_path: Path) -> None:
-    script = tmp_path / "pretrain.py"  # DeepSpeed refuses fp16 on CPU unless told that it is supported
+def fp16_on_cpu(folder: Path) -> Path:
+    """launcher/pretrain.py where DeepSpeed, which refuses fp16 on CPU, is told that it is supported."""
+    script = folder / "pretrain.py"
     script.write_text(
         "import sys; from deepspeed.accelerator import get_accelerator\n"
         "type(get_accelerator()).is_fp16_supported = lambda self: True\n"
         f"sys.path.insert(0, {str(ROOT / 'launcher')!r}); sys.argv[0] = 'pretrain.py'\n"
         "import pretrain; pretrain.run_command(pretrain.pretrain, 'pretrain')\n"
     )
+    return script
+
+
+@pytest.mark.parametrize(("zero_stage", "precision"), [(0, "bf16"), (1, "bf16"), (3, "bf16"), (1, "fp16"), (3, "fp16")])
+def test_half_precision_trains(zero_stage: int, precision: str, recipe: Path, data: Path, tmp_path: Path) -> None:
+    script = fp16_on_cpu(tmp_path)
     more = [
         f"engine.zero_stage={zero_stage}",
         f"engine.precision={precision}",
@@ -142,6 +150,36 @@ def test_half_precision_trains(zero_stage: int, precision: str, recipe: Path, da
     assert steps[8]["loss/MMLM"] < steps[1]["loss/MMLM"]
     if precision == "fp16":
         assert any(line.get("loss_scale", 0) > 1 for line in read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_fp16_that_overflows_at_every_scale_stops_all_ranks_with_our_advice_at_default_settings(
+    zero_stage: int, recipe: Path, data: Path, start_ranks: Any, tmp_path: Path
+) -> None:
+    """DeepSpeed alone would end in a traceback at its smallest scale, long before max_skipped_updates."""
+    most = GuardConfig().max_skipped_updates
+    small = "{num_layers: 1, hidden_size: 16, num_heads: 2, ffn_size: 16, initializer_range: 1000.0}"
+    process = start_ranks(
+        2,
+        fp16_on_cpu(tmp_path),
+        *("--recipe", recipe, "--data", data, "--run", tmp_path / "run"),
+        *(f"model={small}", "data.sequence_length=64", "batch={rows_per_step: 2, micro_batch_rows: 1}"),
+        *(f"stages=[{{steps: {most + 5}, rows: {{MMLM: 1}}}}]", f"engine={{zero_stage: {zero_stage}, precision: fp16}}"),
+    )
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, text
+    (line,) = [line for line in text.splitlines() if line.startswith("error:")]
+    assert f"step {most - 1}: the fp16 gradients overflowed {most} times in a row (loss scale now 1)" in line
+    assert "engine.precision=bf16" in line
+    assert "Traceback" not in text
+    assert json.loads((tmp_path / "run" / "last_stop.json").read_text())["kind"] == "refused"
+
+
+def test_what_deepspeed_refuses_is_one_line_with_the_file_that_asks_for_it(recipe: Path, data: Path, tmp_path: Path) -> None:
+    refused = single(recipe, data, tmp_path / "run", "engine={zero_stage: 1, precision: fp16}")
+    assert refused.returncode == 2
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
+    assert re.search(r"zero1_fp16\.json: deepspeed [\d.]+ refuses this: .*fp16", line)
 
 
 def test_a_finished_run_is_left_alone_and_another_configuration_refused(undisturbed: Path, recipe: Path, data: Path) -> None:

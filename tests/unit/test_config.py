@@ -107,7 +107,9 @@ def test_overrides_change_one_key_each_and_read_values_as_YAML() -> None:
     )
 
 
-@pytest.mark.parametrize("override", ["inner.rate", "=1", "needed.deeper=1", "", "shares={a: 1", "inner.name=a: b: c"])
+@pytest.mark.parametrize(
+    "override", ["inner.rate", "=1", "needed.deeper=1", "", "shares={a: 1", "inner.name=a: b: c", "needed=2026-13-45"]
+)
 def test_overrides_that_are_none_are_refused(override: str) -> None:
     with pytest.raises(InputError, match="argument"):
         merge_overrides({"needed": 1}, [override])
@@ -138,6 +140,7 @@ def test_recipes_that_extend_in_a_circle_are_refused(tmp_path: Path) -> None:
         (b"- 1\n", "expected a YAML mapping of keys, found list"),
         (b"", "expected a YAML mapping of keys, found NoneType"),
         (b"\xff\xfe", "not UTF-8 text"),
+        (b"a: 2026-13-45", "not valid YAML"),
     ],
 )
 def test_broken_YAML_is_one_clear_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -180,7 +183,7 @@ def test_every_recipe_builds_and_comes_back_from_its_saved_form(recipe: Path) ->
             "model.attention_dropout: 0.1; expected 0 with attention=flex",
         ),
         (["optimizer.peak_learningrate=1"], "did you mean optimizer.peak_learning_rate?"),
-        (["optimizer.peak_learning_rate=nan"], "optimizer.peak_learning_rate: nan; expected a positive number"),
+        (["optimizer.peak_learning_rate=nan"], "optimizer.peak_learning_rate: nan; expected a number above 0, up to 10"),
     ],
 )
 def test_mistakes_in_a_real_recipe_are_named(overrides: list[str], message: str) -> None:

@@ -143,7 +143,7 @@ def test_every_ds_config_leaves_batch_rate_and_clip_to_the_recipe(path: Path) ->
 
 
 def test_stage_and_precision_that_cannot_work_are_refused() -> None:
-    with pytest.raises(InputError, match="zero_stage: 4; expected 0, 1, 2 or 3"):
+    with pytest.raises(InputError, match="zero_stage: 4; expected a whole number from 0 to 3"):
         EngineConfig(zero_stage=4)
     with pytest.raises(InputError, match="loss scale"):
         EngineConfig(zero_stage=0, precision="fp16")

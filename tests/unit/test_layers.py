@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = (
     {
         "config",
+        "ranges",
         "console",
         "command_line",
         "table",
