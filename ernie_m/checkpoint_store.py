@@ -17,12 +17,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,7 +42,7 @@ from ernie_m.checkpoint import (
     write_manifest,
 )
 from ernie_m.console import InputError
-from ernie_m.files import fsync_path, write_json, written_atomically
+from ernie_m.files import fsync_path, remove, write_json, written_atomically
 from ernie_m.fragments import write_tensors
 from ernie_m.host_copy import HostCopy
 
@@ -112,7 +112,7 @@ class CheckpointStore:
         self._host_copy = HostCopy()
         if voters.rank == 0:
             for left_over in folder.glob(f"step_????????{ASIDE}"):
-                shutil.rmtree(left_over, ignore_errors=True)
+                self._attempt(partial(remove, left_over))
 
     # -- saving --------------------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class CheckpointStore:
                     if problem and not first:
                         print(f"rank {self.voters.rank}: {problem}", file=sys.stderr, flush=True)
                     if first:
-                        shutil.rmtree(aside, ignore_errors=True)
+                        self._attempt(partial(remove, aside))
                     return f"checkpoint not saved, the older ones stay: {problem or 'another rank failed to write its part'}"
             self._retire(final)
         except RuntimeError as error:  # a rank is gone: nobody can vote any more
@@ -233,7 +233,7 @@ class CheckpointStore:
         write_manifest(aside / MANIFEST_FILE, {**content, "state": {**state, "identity": self.identity}}, write_json)
         if not self._is_owner():
             raise InputError("another job has taken over this run folder; this one must not write into it")
-        shutil.rmtree(final, ignore_errors=True)
+        remove(final)
         os.rename(aside, final)
         fsync_path(self.folder)
         with contextlib.suppress(OSError), written_atomically(self.folder / LATEST_FILE) as path:
@@ -241,17 +241,18 @@ class CheckpointStore:
 
     def _retire(self, newest: Path) -> None:
         """Delete what need not be kept, when the newest one reads back as it was meant."""
-        superfluous = self.retention.superfluous(committed_folders(self.folder)) if self.voters.rank == 0 else []
-        abandoned = [*self.folder.glob(f"{ABANDONED}*")] if self.voters.rank == 0 else []
-        if self.voters.all_agree(not superfluous and not abandoned):
+        useless: list[Path] = []
+        if self.voters.rank == 0:
+            useless += [*self.retention.superfluous(committed_folders(self.folder)), *self.folder.glob(f"{ABANDONED}*")]
+        if self.voters.all_agree(not useless):
             return
         problem = self._problem_of(newest)
         if not self.voters.all_agree(problem is None):
             print(f"alarm: {newest}: {problem or 'differs on another rank'}; older ones stay", file=sys.stderr, flush=True)
             return
-        for folder in (*superfluous, *abandoned):
-            with contextlib.suppress(OSError):
-                shutil.rmtree(folder)
+        for folder in useless:
+            if not_deleted := self._attempt(partial(remove, folder)):
+                print(f"alarm: a checkpoint that is not kept cannot be deleted: {not_deleted}", file=sys.stderr, flush=True)
 
     # -- loading -------------------------------------------------------------------------------------------------
 
@@ -280,7 +281,7 @@ class CheckpointStore:
         if self.voters.rank == 0:
             for folder in committed_folders(self.folder):
                 if step_of(folder) > step:
-                    shutil.rmtree(folder.with_name(ABANDONED + folder.name), ignore_errors=True)
+                    remove(folder.with_name(ABANDONED + folder.name))
                     folder.rename(folder.with_name(ABANDONED + folder.name))
 
     def _problem_of(self, folder: Path) -> str | None:
@@ -297,5 +298,5 @@ def _begin(folder: Path | None, veto: str | None) -> None:
     if veto:
         raise OSError(veto)
     if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Files under their final name are whole: written aside, fsynced, renamed; and hashed in pieces."""
+"""Files under their final name are whole: written aside, fsynced, renamed; and hashed in pieces. Deleting follows links."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +119,46 @@ def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
                 return False
 
         yield is_owner
+
+
+def look_before_removing(path: Path) -> None:
+    """Touch nothing; raise OSError when `remove` could not delete all of `path`, InputError for a link to nowhere."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path}: a link to {os.readlink(path)}, which is not there; bring its disk back, or delete the link if nothing "
+            "behind it is needed"
+        )
+    for folder, _, _ in os.walk(path, onerror=_raise) if path.is_dir() else ():
+        require_writable(Path(folder))
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError unless entries of the folder can be made and deleted."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "not writable for this user, or mounted read-only", str(folder))
+
+
+def remove(path: Path, keep_link: bool = False) -> None:
+    """Delete a file or a folder; what is not there is no error.
+
+    A folder that is a link or a mount point holds its content on another disk: the content goes, and so does a link, unless
+    it is to be kept for what comes next. Raises OSError when something cannot be deleted.
+    """
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif not path.is_symlink() and not os.path.ismount(path):
+        shutil.rmtree(path)
+    else:
+        for child in path.iterdir():  # a link in there is deleted, not followed
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+        if path.is_symlink() and not keep_link:
+            with contextlib.suppress(OSError):
+                path.resolve().rmdir()
+            path.unlink()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def write_json(path: Path, content: Any) -> None:

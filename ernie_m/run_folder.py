@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,17 @@ from torch import Tensor
 from ernie_m.checkpoint import Checkpoint, checkpoint_of
 from ernie_m.config import build, differing_keys, read_yaml
 from ernie_m.console import InputError
-from ernie_m.files import exclusive, is_left_over, remove_left_overs, sha256_of, write_json, written_atomically
+from ernie_m.files import (
+    exclusive,
+    is_left_over,
+    look_before_removing,
+    remove,
+    remove_left_overs,
+    require_writable,
+    sha256_of,
+    write_json,
+    written_atomically,
+)
 from ernie_m.fragments import FragmentReader
 from ernie_m.model import Encoder, ModelConfig
 from ernie_m.run_files import (
@@ -94,14 +103,25 @@ class RunFolder:
     def start(self, configuration: dict[str, Any], from_scratch: bool) -> None:
         """Make the folder ready (rank 0 alone): emptied of an earlier run if asked, with the configuration in it."""
         if from_scratch:
-            for name in OF_TRAINING:
-                path = self.path / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            self._empty()
         for folder in (self.path, self.checkpoints):
             remove_left_overs(folder)
         (self.path / LAST_STOP_FILE).unlink(missing_ok=True)
         with written_atomically(self.path / CONFIG_FILE) as aside:
             aside.write_text(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    def _empty(self) -> None:
+        """Delete what an earlier run left, after a look at all of it: a disk not there or not writable stops it first.
+
+        A kill in between leaves a run folder: what says that training is done goes first, and the settings stay until those
+        of the new run replace them. `checkpoints` may be a link to a bigger disk, and stays one.
+        """
+        left = [self.path / name for name in OF_TRAINING if name != CONFIG_FILE]
+        require_writable(self.path)
+        for path in left:
+            look_before_removing(path)
+        for path in sorted(left, key=lambda path: path.name != COMPLETE_FILE):
+            remove(path, keep_link=True)
 
     def complete(self, content: dict[str, Any]) -> None:
         """Mark the run as done."""
@@ -131,7 +151,9 @@ class RunFolder:
 
 
 def _is_before_training(path: Path) -> bool:
-    return path.name in BEFORE_TRAINING or is_left_over(path)
+    """Whether a folder that holds this may become a run: also an empty `checkpoints`, e.g. a link to a bigger disk."""
+    is_place = path.name == CHECKPOINTS_FOLDER and path.is_dir() and not any(path.iterdir())
+    return is_place or path.name in BEFORE_TRAINING or is_left_over(path)
 
 
 def _binding(configuration: dict[str, Any]) -> dict[str, Any]:

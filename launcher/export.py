@@ -10,12 +10,12 @@ SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 try:
     from ernie_m.command_line import run as run_command
     from ernie_m.console import InputError
+    from ernie_m.files import remove
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -54,7 +54,7 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
             target.rmdir()
         aside.rename(target)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
     print(f"exported step {chosen.step} of {run} to {target} ({format})")
 
 

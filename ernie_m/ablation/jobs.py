@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from ernie_m.console import EXIT_STOPPED, InputError, Progress
-from ernie_m.files import write_json
+from ernie_m.files import remove, write_json
 from ernie_m.run_files import METRICS_FILE, STOP_FILE
 
 LOOK_EVERY = 0.2  # seconds
@@ -58,7 +57,7 @@ class Part:
         if self.marker is not None:
             self.marker.unlink(missing_ok=True)
         if self.replaces is not None:
-            shutil.rmtree(self.replaces, ignore_errors=True)
+            remove(self.replaces)
 
     def succeeded(self) -> bool:
         """Note that the command ended with exit code 0; False when it is not done even so."""

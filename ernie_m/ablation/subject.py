@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ernie_m.config import build
 from ernie_m.console import InputError
 from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import DataConfig
+from ernie_m.files import remove
 from ernie_m.interop.export import export
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
@@ -79,10 +79,10 @@ def write_hugging_face(subject: Subject, to: Path) -> None:
     try:
         aside.mkdir(parents=True)
         export(subject.model.state_dict(), subject.model.config, subject.vocabulary.path, aside)
-        shutil.rmtree(to, ignore_errors=True)
+        remove(to)
         aside.rename(to)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
 
 
 def measured(subjects: Iterator[Subject], hugging_face: Path, by: Yardstick) -> dict[str, Any]:

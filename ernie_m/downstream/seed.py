@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ from transformers import set_seed
 from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Scored, Setup, Task
 from ernie_m.downstream.training import Machinery, TaskTrainer, ranks, training_arguments
-from ernie_m.files import write_json, written_atomically
+from ernie_m.files import remove, write_json, written_atomically
 
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"
@@ -76,7 +75,7 @@ def run_seed(
         _write_predictions(folder / "predictions", test)
         write_json(done, result)
         for path in folder.glob("checkpoint-*"):
-            shutil.rmtree(path)
+            remove(path)
     return result
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from ernie_m.console import InputError, Progress
 from ernie_m.downstream.encoders import learning_rate_shares
 from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Logits, Scored, Setup, Task
+from ernie_m.files import remove
 from ernie_m.rank_facts import rank_facts
 
 LARGEST_MICRO_BATCH = 32
@@ -123,7 +123,7 @@ class TaskTrainer(Trainer):
         """Model and tokenizer, under their final name when all is written; collective."""
         aside = folder.with_name(f".{folder.name}.tmp")
         if ranks()[0] == 0:
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
         model: Any = self.model
         if not isinstance(model, PreTrainedModel):  # a wrapper, whose encoder is to be saved alone
             weights = self.accelerator.get_state_dict(self.model_wrapped)
@@ -135,7 +135,7 @@ class TaskTrainer(Trainer):
             self.save_model(str(aside))
         if ranks()[0] == 0:
             (aside / "training_args.bin").unlink(missing_ok=True)  # a pickle of what result and settings say
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
             aside.rename(folder)
 
 

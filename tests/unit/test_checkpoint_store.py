@@ -188,6 +188,18 @@ def test_what_is_kept_follows_the_rule_at_every_moment(folder: Path, keep_last: 
         assert steps_in(folder) == sorted(firsts | set(done[-keep_last:]))
 
 
+def test_a_checkpoint_that_was_moved_to_another_disk_is_retired_there(folder: Path, tmp_path: Path) -> None:
+    store = CheckpointStore(folder, Alone(), Retention(1))
+    saved(store, 1)
+    (old,) = folder.glob("step_*")
+    moved = old.rename(tmp_path / "moved")
+    old.symlink_to(moved)
+    assert saved(store, 2).problem is None
+    assert steps_in(folder) == [2]
+    assert not old.is_symlink()
+    assert not moved.exists(), "else the other disk fills without a word"
+
+
 def test_nothing_is_deleted_while_the_new_one_does_not_read_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved(CheckpointStore(folder, Alone(), Retention(2)), 1, 2)
     damage = {VOTES_TO_COMMIT + 1: lambda: flip(folder / "step_00000003" / "rank_00000.safetensors")}

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ernie_m import run_folder
 from ernie_m.checkpoint import read_manifest
 from ernie_m.checkpoint_store import CheckpointStore
 from ernie_m.config import read_yaml
 from ernie_m.console import InputError
-from ernie_m.files import sha256_of
+from ernie_m.files import remove, sha256_of
 from ernie_m.model import Encoder
+from ernie_m.run_files import OF_TRAINING
 from ernie_m.run_folder import RunFolder, identity_of, load_weights, model_config, tokenizer_of
 
 CONFIGURATION = {
@@ -123,6 +130,112 @@ def test_from_scratch_deletes_our_files_and_no_others(started: RunFolder) -> Non
     assert sorted(p.name for p in started.path.iterdir()) == [".lock", "config.yaml", "notes.txt", "restarts.jsonl"]
     assert read_yaml(started.path / "config.yaml")["seed"] == 9
     assert not started.is_complete
+
+
+def with_checkpoints_behind_a_link(run: RunFolder, disk: Path) -> Path:
+    """A trained run whose checkpoints lie on a bigger disk; the folder there."""
+    far = disk / "far"
+    (far / "step_00000005").mkdir(parents=True)
+    (far / "step_00000005" / "rank_00000.safetensors").write_text("x")
+    (far / "latest").write_text("step_00000005")
+    run.checkpoints.symlink_to(far)
+    (run.path / "metrics.jsonl").write_text("x")
+    run.complete({"steps": 5})
+    return far
+
+
+def test_from_scratch_empties_checkpoints_behind_a_link_and_keeps_the_link(started: RunFolder, tmp_path: Path) -> None:
+    far = with_checkpoints_behind_a_link(started, tmp_path)
+    (far / "elsewhere").symlink_to(tmp_path / "not ours")
+    (tmp_path / "not ours").mkdir()
+    (tmp_path / "not ours" / "kept").write_text("x")
+    started.start(changed(None, seed=9), from_scratch=True)
+    assert sorted(p.name for p in started.path.iterdir()) == [".lock", "checkpoints", "config.yaml"]
+    assert started.checkpoints.readlink() == far
+    assert list(far.iterdir()) == []
+    assert (tmp_path / "not ours" / "kept").is_file(), "links in there are not followed"
+    started.check(changed(None, seed=9))
+
+
+def test_a_run_may_begin_with_a_link_to_an_empty_folder_for_its_checkpoints(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    (tmp_path / "far").mkdir()
+    run.path.mkdir()
+    run.checkpoints.symlink_to(tmp_path / "far")
+    run.check(CONFIGURATION)
+    (tmp_path / "far" / "somebody's").write_text("x")
+    with pytest.raises(InputError, match="not empty and not a run folder"):
+        run.check(CONFIGURATION)
+
+
+def content_of(folder: Path) -> dict[str, str]:
+    return {str(p): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_from_scratch_touches_nothing_when_the_disk_behind_the_link_is_gone(started: RunFolder, tmp_path: Path) -> None:
+    far = with_checkpoints_behind_a_link(started, tmp_path)
+    far.rename(tmp_path / "unmounted")
+    before = content_of(tmp_path)
+    with pytest.raises(InputError, match=r"checkpoints: a link to .*far, which is not there; bring its disk back"):
+        started.start(changed(None, seed=9), from_scratch=True)
+    assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["run", "far", "far/step_00000005"])
+def test_from_scratch_touches_nothing_when_a_part_is_read_only(started: RunFolder, tmp_path: Path, place: str) -> None:
+    with_checkpoints_behind_a_link(started, tmp_path)
+    before, folder = content_of(tmp_path), tmp_path / place
+    with read_only(folder), pytest.raises(OSError, match="not writable") as caught:
+        started.start(changed(None, seed=9), from_scratch=True)
+    assert caught.value.filename == str(
+        folder if place == "run" else started.checkpoints / folder.relative_to(tmp_path / "far")
+    )
+    assert content_of(tmp_path) == before
+    started.start(changed(None, seed=9), from_scratch=True)
+    assert not started.is_complete
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """By its mode, or for root, whom no mode stops, by a mount."""
+    mount = [["mount", "--bind", str(folder), str(folder)], ["mount", "-o", "remount,bind,ro", str(folder)]]
+    if os.geteuid() == 0:
+        if any(subprocess.run(command, capture_output=True, check=False).returncode for command in mount):
+            pytest.skip("root is stopped by no mode, and mounting is not allowed here")
+        yield
+        subprocess.run(["umount", str(folder)], check=True)
+        return
+    folder.chmod(0o555)
+    yield
+    folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("kill_at", range(1, len(OF_TRAINING)))
+def test_from_scratch_killed_anywhere_leaves_a_run_folder(started: RunFolder, tmp_path: Path, kill_at: int) -> None:
+    with_checkpoints_behind_a_link(started, tmp_path)
+    child = os.fork()
+    if child == 0:
+        removed = []
+
+        def remove_or_die(path: Path, keep_link: bool = False) -> None:
+            removed.append(path)
+            if len(removed) > kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            remove(path, keep_link)
+
+        run_folder.remove = remove_or_die  # type: ignore[attr-defined]
+        started.start(changed(None, seed=9), from_scratch=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    again = RunFolder(started.path)
+    assert not again.is_complete, "it never promises what is gone"
+    if kill_at < len(OF_TRAINING) - 1:
+        again.check(CONFIGURATION)
+        with pytest.raises(InputError, match=r"seed: 0 -> 9.*--from_scratch"):
+            again.check(changed(None, seed=9))
+    again.check(changed(None, seed=9), from_scratch=True)
+    again.start(changed(None, seed=9), from_scratch=True)
+    assert sorted(p.name for p in started.path.iterdir()) == [".lock", "checkpoints", "config.yaml"]
 
 
 def test_what_a_lock_and_a_supervisor_leave_is_no_reason_to_refuse_a_first_start(tmp_path: Path) -> None:
