@@ -231,7 +231,10 @@ def test_micro_batches_train_the_same_model_as_whole_ones(
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["xnli", "--model", ".", "--data", ".", "--to", "x", "--zero_stage", "3"], "--zero_stage 3: expected 1 or 2"),
+        (
+            ["xnli", "--model", ".", "--data", ".", "--to", "x", "--zero_stage", "3"],
+            "--zero_stage 3: expected a whole number from 1 to 2",
+        ),
         (["xnli", "--model", ".", "--data", ".", "--to", "x", "--seeds", "3,3"], "--seeds 3,3: expected a number of seeds"),
         (["xnly", "--model", "."], "unknown command xnly, did you mean `xnli`?"),
     ],

@@ -77,7 +77,7 @@ def test_what_cannot_be_shown_is_one_clear_line(run: Path, data: Path, tmp_path:
     (tmp_path / MANIFEST_FILE).write_text("{}")
     for arguments, message in (
         (("--run", run, "--step", 8), "--step 8: expected 0 .. 7"),
-        (("--run", run, "--step", "last"), "--step last: expected 0 .. 7"),
+        (("--run", run, "--step", "last"), "--step last: expected a whole number from 0"),
         (("--run", run, "--step", 0, "--objective", "CLM"), "--objective CLM: expected one of MMLM, TLM, CAMLM, BTMLM"),
         (("--run", data, "--step", 0), "not a run folder"),
         (("--run", run, "--step", 0, "--data", tmp_path), "not the data this run was started on"),

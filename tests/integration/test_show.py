@@ -308,7 +308,6 @@ def test_bad_input_is_one_clear_line(run: Path, data: Path, launcher: Callable[.
         ({"bitext": str(empty)}, "no aligned files in two languages of the run"),
         ({"step": ALL}, f"--step {ALL}: expected 0 .. {ALL - 1}"),
         ({"layer": 3}, "--layer 3: expected 1 .. 2, or 0 for the middle one"),
-        ({"sentences": 0}, "--sentences 0: expected a positive number"),
         ({"before": str(empty)}, "--before .*empty: expected start, none, or a Hugging Face folder"),
         ({"output": str(tmp_path / "no" / "page.html")}, "--output .*page.html: expected an HTML file to write"),
     ):

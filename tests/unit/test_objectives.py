@@ -181,5 +181,5 @@ def test_objective_numbers_are_those_of_the_table() -> None:
     ("key", "value"), [("mask_rate", 0.0), ("mask_rate", 1.0), ("pseudo_token_share", 0.04), ("pseudo_token_share", 0.3)]
 )
 def test_corruption_refuses_rates_that_make_no_sense(key: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"{key}: {value}; expected a share"):
+    with pytest.raises(InputError, match=f"{key}: {value}; expected a number (above|from) 0"):
         CorruptionConfig(**{key: value})

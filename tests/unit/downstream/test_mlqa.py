@@ -108,7 +108,7 @@ def test_languages_that_the_rules_do_not_know_are_refused_before_training(tiny_e
     [
         ({"answer_rules": "mine"}, r"answer_rules: 'mine'; expected mlqa or squad"),
         ({"max_query_length": 60}, r"max_query_length: 60; expected less than max_length - 4 = 60"),
-        ({"doc_stride": 0}, r"doc_stride: 0; expected a positive number"),
+        ({"doc_stride": 0}, r"doc_stride: 0; expected a whole number from 1 to 65,536"),
     ],
 )
 def test_values_that_make_no_sense_are_one_line(chosen: dict[str, Any], message: str) -> None:
