@@ -195,7 +195,10 @@ def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], devi
             chosen = order[start : start + 64]
             texts = [sentences[i] for i in chosen]
             inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
-            states = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
+            layers = model(**inputs, output_hidden_states=True).hidden_states
+            if not layers or {layer.shape[:2] for layer in layers} != {inputs["attention_mask"].shape}:
+                raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which pooling needs")
+            states = torch.stack(layers)
             means = mean_over_tokens(states, inputs["attention_mask"]).float().cpu()
             for column, i in enumerate(chosen):
                 pooled[i] = means[:, column]

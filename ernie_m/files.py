@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +165,17 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
     with written_atomically(path) as aside:
         aside.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
+    """Raise InputError when the JSON file `output` is there and does not say to be of the same as `of`: figures of something
+    else, and other people's files, are not written over."""
+    if output is None or not os.path.lexists(output):
+        return
+    try:
+        found = json.loads(Path(output).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or any(found.get(key) != value for key, value in of.items()):
+        what = ", ".join(f"{key} {value}" for key, value in of.items())
+        raise InputError(f"--output {output}: there already, and not of {what}; give another file, or remove it")

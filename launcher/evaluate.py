@@ -1,6 +1,6 @@
 """Measure an encoder.
 
-python launcher/evaluate.py retrieval --model HF_FOLDER --source FILE --target FILE [--layer K|all]
+python launcher/evaluate.py retrieval --model HF_FOLDER_OR_HUB_ID --source FILE --target FILE [--layer K|all]
 python launcher/evaluate.py gain --run RUN [--data DATA]
 """
 
@@ -30,45 +30,45 @@ class Commands:
         layer: int | str = "all",
         untrained: bool = True,
         output: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         """Accuracy@1 of finding each sentence's translation by cosine of mean-pooled hidden states, both ways.
 
         An untrained model of the same shape is measured beside it: shared digits, names and punctuation alone beat chance.
 
         Args:
-            model: any Hugging Face encoder folder (launcher/export.py makes one)
+            model: folder or hub id of any Hugging Face encoder (launcher/export.py makes one)
             source: a sentence a line
             target: their translations, line by line
             layer: 0 (embeddings) .. number of layers, or all
             untrained: also measure the same shape with random weights
             output: also write the figures to this JSON file
+            trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
-        import torch
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoModel
 
         from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
-        from ernie_m.files import write_json
+        from ernie_m.files import check_same_measures, write_json
+        from ernie_m.interop.encoder import open_encoder
         from ernie_m.ranks import this_device
 
-        if not (Path(model) / "config.json").is_file():
-            raise InputError(f"{model}: no config.json there; expected a Hugging Face folder, e.g. of launcher/export.py")
-        logging.set_verbosity_error()  # else a page on the pooler, which nothing here uses
-        logging.disable_progress_bar()
+        of = {"measure": "retrieval", "model": model, "source": source, "target": target}
+        check_same_measures(output, of)
         sides = read_aligned(Path(source), Path(target))
         device = this_device()
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        encoders = {"trained": AutoModel.from_pretrained(model)}
+        opened = open_encoder(model, trust_remote_code)
+        for choice in opened.choices:
+            print(choice)
+        encoders = {"trained": opened.model(AutoModel)}
         if untrained:
-            torch.manual_seed(0)
-            encoders["untrained"] = AutoModel.from_config(AutoConfig.from_pretrained(model))
+            encoders["untrained"] = opened.untrained()
         num_layers = encoders["trained"].config.num_hidden_layers
         if layer != "all" and not (isinstance(layer, int) and 0 <= layer <= num_layers):
             raise InputError(f"--layer {layer}: expected 0 .. {num_layers} or all")
         layers = range(num_layers + 1) if layer == "all" else [int(layer)]
         results: dict[str, dict[str, list[float]]] = {}
         for name, encoder in encoders.items():
-            pooled = [mean_pooled(encoder, tokenizer, side, device, name) for side in sides]
+            pooled = [mean_pooled(encoder, opened.tokenizer, side, device, name) for side in sides]
             results[name] = {str(k): list(accuracy_at_1(pooled[0][k], pooled[1][k])) for k in layers}
         print(f"retrieval accuracy@1 over {len(sides[0])} pairs, mean-pooled, cosine (chance {100 / len(sides[0]):.1f} %)")
         header = "".join(f"  {name + ' ->':>12}  {name + ' <-':>12}" for name in results)
@@ -77,7 +77,7 @@ class Commands:
             cells = "".join(f"  {100 * value:>11.1f}%" for name in results for value in results[name][str(k)])
             print(f"{k:>5}{cells}")
         if output:
-            write_json(Path(output), {"pairs": len(sides[0]), "source": source, "target": target, **results})
+            write_json(Path(output), {"pairs": len(sides[0]), **of, **results})
 
     def gain(
         self,
@@ -102,11 +102,13 @@ class Commands:
         from ernie_m.corpus import CorpusFolder
         from ernie_m.dataloader import DataConfig
         from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
-        from ernie_m.files import write_json
+        from ernie_m.files import check_same_measures, write_json
         from ernie_m.model import Encoder
         from ernie_m.ranks import this_device
         from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
+        of = {"measure": "gain", "run": run}
+        check_same_measures(output, of)
         configuration, chosen = RunFolder(Path(run)).read(checkpoint)
         folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
         data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
@@ -126,7 +128,7 @@ class Commands:
             f"(shuffled {result.nll_shuffled:.4f}, true {result.nll_true:.4f}, {result.num_predicted} masks)"
         )
         if output:
-            write_json(Path(output), {"step": chosen.step, **vars(result)})
+            write_json(Path(output), {**of, "step": chosen.step, **vars(result)})
 
 
 if __name__ == "__main__":

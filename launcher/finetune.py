@@ -37,7 +37,7 @@ OPTIONS = """
         Args:
             overrides: hyperparameters instead of the paper's, as key=value: learning_rate, batch_size, epochs, max_length,
                 layer_decay, weight_decay, warmup_share, adam_epsilon, clip, micro_batch, evaluate_every, and the task's own
-            model: folder of any Hugging Face encoder (launcher/export.py makes one; XLM-R, mBERT ...)
+            model: folder or hub id of any Hugging Face encoder (launcher/export.py makes one; XLM-R, mBERT ...)
             data: folder with the benchmark's files under their published names or XTREME's
             to: folder for seeds, scores and pictures; the same one again goes on
             setting: {settings}; the first is the default
@@ -50,6 +50,7 @@ OPTIONS = """
             precision: auto, fp32, bf16 or fp16
             zero_stage: shard with DeepSpeed's ZeRO 1 or 2; otherwise each rank holds everything
             keep_models: keep the best model of each seed in TO/seed_K/model
+            trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
 FINE_TUNING = {
     "xnli": ("XNLI: accuracy in 15 languages, trained on English or on translations.", "transfer, translate-train-all"),
@@ -77,9 +78,11 @@ def fine_tuning(name: str) -> Callable[..., None]:
         precision: str = "auto",
         zero_stage: Annotated[int, Range(least=1, most=2)] | None = None,
         keep_models: bool = True,
+        trust_remote_code: bool = False,
     ) -> None:
         named = {"train": train_files, "validation": validation_files, "test": test_files}
-        _run(name, overrides, model, data, to, setting, seeds, named, from_dev, precision, zero_stage, keep_models)
+        how = (precision, zero_stage, keep_models, trust_remote_code)
+        _run(name, overrides, model, data, to, setting, seeds, named, from_dev, *how)
 
     summary, settings = FINE_TUNING[name]
     command.__name__ = name
@@ -110,12 +113,13 @@ class Commands:
         precision: str = "auto",
         zero_stage: Annotated[int, Range(least=1, most=2)] | None = None,
         keep_models: bool = True,
+        trust_remote_code: bool = False,
     ) -> None:
         """Tatoeba: accuracy of finding a sentence's translation, by every layer; or after hardest-negative fine-tuning.
 
         Args:
             overrides: for hardest-negative: learning_rate, batch_size, epochs, scale, offset ... as key=value
-            model: folder of any Hugging Face encoder
+            model: folder or hub id of any Hugging Face encoder
             data: folder with tatoeba.LLL-eng.LLL and tatoeba.LLL-eng.eng; for hardest-negative bitext too
             to: folder for scores and pictures
             setting: zero-shot or hardest-negative
@@ -127,17 +131,19 @@ class Commands:
             precision: auto, fp32, bf16 or fp16
             zero_stage: shard with DeepSpeed's ZeRO 1 or 2
             keep_models: keep the best model of each seed in TO/seed_K/model
+            trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
         if setting != "zero-shot":
             named = {"train": train_files, "validation": validation_files}
             overrides = (*overrides, f"layer={layer}")
-            _run("tatoeba", overrides, model, data, to, setting, seeds, named, False, precision, zero_stage, keep_models)
+            how = (precision, zero_stage, keep_models, trust_remote_code)
+            _run("tatoeba", overrides, model, data, to, setting, seeds, named, False, *how)
             return
         from ernie_m.downstream.tatoeba import run
 
         if overrides or train_files or validation_files:
             raise InputError("tatoeba: hyperparameters and bitext are for --setting hardest-negative, not for zero-shot")
-        run(Path(model), Path(data), Path(to), layer, untrained)
+        run(model, Path(data), Path(to), layer, untrained, trust_remote_code)
 
 
 MOST_SEEDS = 1000
@@ -190,6 +196,7 @@ def _run(
     precision: str,
     zero_stage: int | None,
     keep_models: bool,
+    trust_remote_code: bool,
 ) -> None:
     chosen_seeds = seeds_of(seeds)
     from ernie_m.downstream.experiment import Experiment, chosen_precision, run
@@ -199,7 +206,7 @@ def _run(
     experiment = Experiment(
         task=task,
         setting=setting or next(iter(task.settings)),
-        encoder=Path(model),
+        encoder=model,
         files=FileOptions(Path(data), {part: files for part, files in named.items() if files}, from_dev),  # type: ignore[misc]
         to=Path(to).resolve(),
         seeds=chosen_seeds,
@@ -207,6 +214,7 @@ def _run(
         precision=chosen,
         deepspeed=None if zero_stage is None else deepspeed_config(zero_stage, chosen),
         keep_models=keep_models,
+        trust_remote_code=trust_remote_code,
     )
     run(experiment)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 try:
     from ernie_m.command_line import run as run_command
@@ -33,6 +33,7 @@ def show(
     layer: Annotated[int, Range(least=0, most=1000, zero="the middle one")] = 0,
     sentences: Annotated[int, Range(least=1, most=10**6)] = 1000,
     data: str | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Write a page that shows a run.
 
@@ -42,11 +43,12 @@ def show(
         bitext: folder with sentences to retrieve: tatoeba.fra-eng.fra beside .eng, fr-en.fr beside .en, or one text in many
             languages (text.en, text.fr, text.sw; fra_Latn.devtest); without it retrieval and map are left out
         checkpoint: which one, e.g. step_00001000; default: the newest
-        before: what to compare with: start, the run's own weights of step 0; a Hugging Face folder; or none
+        before: what to compare with: start, the run's own weights of step 0; a Hugging Face folder or hub id; or none
         step: rows of which step to draw, from 0; default: the last that the checkpoint was trained on
         layer: pool the states behind this layer, from 1; 0 takes the middle one
         sentences: lines of each bitext file to use at most
         data: the run's data folder, if it lies elsewhere now
+        trust_remote_code: run the Python code that the folder of --before brings; without it such a folder is refused
     """
     import importlib.util
 
@@ -61,10 +63,9 @@ def show(
     from ernie_m.files import written_atomically
     from ernie_m.show.bitext import read_bitext
     from ernie_m.show.opened import open_run
-    from ernie_m.show.report import Look, page
+    from ernie_m.show.report import Look, check_same_run, page
 
-    if before not in ("start", "none") and not (Path(before) / "config.json").is_file():
-        raise InputError(f"--before {before}: expected start, none, or a Hugging Face folder, e.g. of launcher/export.py")
+    check_same_run(target, Path(run))
     opened = open_run(Path(run), Path(data) if data else None, checkpoint)
     step = max(0, opened.checkpoint.step - 1) if step is None else step
     if step >= opened.data.schedule.num_steps:
@@ -73,11 +74,24 @@ def show(
     if layer > num_layers:
         raise InputError(f"--layer {layer}: expected 1 .. {num_layers}, or 0 for the middle one")
     pairs = read_bitext(Path(bitext), opened.language_ids, sentences) if bitext else None
+    compared = _before(before, trust_remote_code)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=scratch) as folder:
-        content = page(opened, Look(pairs, before, step, layer), Path(folder))
+        content = page(opened, Look(pairs, compared, step, layer), Path(folder))
     with written_atomically(target) as aside:
         aside.write_text(content, encoding="utf-8")
     print(f"written: {target} ({len(content.encode()) / 1e6:.1f} MB)")
+
+
+def _before(name: str, trust_remote_code: bool) -> Any:
+    """`start`, `none` or an encoder."""
+    if name in ("start", "none"):
+        return name
+    from ernie_m.interop.encoder import open_encoder
+
+    try:
+        return open_encoder(name, trust_remote_code)
+    except InputError as error:
+        raise InputError(f"--before {name}: expected start, none, or a Hugging Face folder or hub id: {error}") from None
 
 
 if __name__ == "__main__":

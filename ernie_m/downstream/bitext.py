@@ -20,9 +20,10 @@ from transformers import AutoModel
 
 from ernie_m.config import section
 from ernie_m.console import InputError
-from ernie_m.downstream.encoders import Size, layer_of, load_model, place_of
+from ernie_m.downstream.encoders import Size, layer_of, place_of
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.evaluation import mean_over_tokens, nearest, read_aligned
+from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.ranges import Range
 
 
@@ -68,6 +69,10 @@ class Bitext(Task[SentencePair]):
         own, partner = sides_of(path)
         return {language or own: [SentencePair(*pair) for pair in zip(*read_aligned(path, partner), strict=True)]}
 
+    def read_with(self, path: Path) -> Sequence[Path]:
+        """Both sides."""
+        return [path, sides_of(path)[1]]
+
     def labels(self, train: Sequence[SentencePair]) -> tuple[str, ...]:
         """There are none."""
         return ()
@@ -89,9 +94,9 @@ class Bitext(Task[SentencePair]):
 
         return collate
 
-    def model(self, folder: Path, setup: Setup) -> PairEncoder:
+    def model(self, encoder: OpenEncoder, setup: Setup) -> PairEncoder:
         """The encoder; raises InputError for a layer it has not."""
-        return PairEncoder(load_model(AutoModel, folder, ()), setup.hyperparameters)
+        return PairEncoder(encoder.model(AutoModel), setup.hyperparameters)
 
     def score(
         self,

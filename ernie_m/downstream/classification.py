@@ -52,7 +52,7 @@ class PairClassification(Task[Pair]):
     classes: ClassVar[tuple[str, ...]]
 
     def labels(self, train: Sequence[Pair]) -> tuple[str, ...]:
-        """The benchmark's classes; a folder that was trained on them keeps its own order (`encoders.load_model`)."""
+        """The benchmark's classes; a folder that was trained on them keeps its own order (`OpenEncoder.head`)."""
         return self.classes
 
     def features(self, examples: Sequence[Pair], setup: Setup, with_answers: bool) -> PairFeatures:

@@ -1,13 +1,12 @@
 """All seeds of one task on one encoder: check, train, put together. The same call, given again, goes on.
 
-In the folder: `settings.json` (what the scores depend on; other settings are refused there), `seed_K/` with `result.json`,
-`predictions/LANGUAGE.jsonl` and `model/`, then `results.json` and `scores.png`.
+In the folder: `settings.json` (what the scores depend on; `settings.claim` refuses others there), `seed_K/` with
+`result.json`, `predictions/LANGUAGE.jsonl` and `model/`, then `results.json` and `scores.png`.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
 import typing
 from collections.abc import Mapping, Sequence
@@ -15,19 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ernie_m.config import build, differing_keys, merge_overrides, to_mapping
+from ernie_m.config import build, merge_overrides, to_mapping
 from ernie_m.console import Choice, InputError
 from ernie_m.deepspeed_adapter import prepare
-from ernie_m.downstream import encoders, files, paper, report
+from ernie_m.downstream import encoders, files, paper, report, settings
+from ernie_m.downstream.announce import announce
 from ernie_m.downstream.seed import num_updates, run_seed
+from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.task import Hyperparameters, Setup, Task
 from ernie_m.downstream.training import Machinery, batching, ranks
 from ernie_m.downstream.unknown import tell_unknown
 from ernie_m.engine import Precision, choose_precision
-from ernie_m.files import sha256_of, write_json
+from ernie_m.files import write_json
+from ernie_m.interop.encoder import OpenEncoder, open_encoder
 from ernie_m.ranks import this_device
 
-SETTINGS_FILE, RESULTS_FILE, PICTURE_FILE = "settings.json", "results.json", "scores.png"
 NOT_SETTINGS = ("micro_batch",)  # hyperparameters that change no score
 
 
@@ -37,8 +38,8 @@ class Experiment:
 
     task: Task[Any]
     setting: str
-    encoder: Path
-    """Folder of any Hugging Face encoder."""
+    encoder: Path | str
+    """Folder or hub id of any Hugging Face encoder."""
     files: files.FileOptions
     to: Path
     """Folder for everything that comes of it."""
@@ -49,6 +50,8 @@ class Experiment:
     deepspeed: dict[str, Any] | None = None
     """DeepSpeed configuration of transformers' integration."""
     keep_models: bool = True
+    trust_remote_code: bool = False
+    """Whether Python code that the encoder's folder brings may run."""
 
 
 def run(experiment: Experiment) -> dict[str, Any]:
@@ -62,12 +65,12 @@ def run(experiment: Experiment) -> dict[str, Any]:
     task, rank = experiment.task, ranks()[0]
     if experiment.setting not in task.settings:
         raise InputError(f"--setting {experiment.setting}: expected one of {', '.join(task.settings)}")
-    config = encoders.read_config(experiment.encoder)
-    size = encoders.size_of(config)
+    encoder = open_encoder(experiment.encoder, experiment.trust_remote_code)
+    size = encoders.size_of(encoder.config)
     hyperparameters = hyperparameters_of(task, experiment.setting, size, experiment.overrides)
     batching(hyperparameters, ranks()[1])
     data = files.load(task, experiment.setting, experiment.files)
-    setup = _setup(experiment, config, data, hyperparameters)
+    setup = _setup(experiment, encoder, data, hyperparameters)
     for examples in (data.validation, data.test):
         task.check(examples, setup)
     machinery = Machinery(experiment.precision, experiment.deepspeed, experiment.keep_models)
@@ -77,9 +80,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
             f"evaluate_every: {hyperparameters.evaluate_every}; expected at most {updates}, the updates of a seed"
         )
     if rank == 0:
-        experiment.to.mkdir(parents=True, exist_ok=True)
-        settings = _settings(experiment, hyperparameters, machinery, data)
-        _keep_settings(experiment.to / SETTINGS_FILE, settings)
+        settings.claim(experiment.to, _settings(experiment, encoder, hyperparameters, machinery, data))
         _describe(experiment, size, data, setup, updates)
         tell_unknown(task, data, setup)
     results = [
@@ -87,7 +88,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
             task,
             data,
             setup,
-            experiment.encoder,
+            encoder,
             experiment.to / f"seed_{seed}",
             seed,
             machinery,
@@ -95,7 +96,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
         )
         for number, seed in enumerate(experiment.seeds, start=1)
     ]
-    return _finish(experiment, size, data, results) if rank == 0 else {}
+    return _finish(experiment, encoder, size, data, results) if rank == 0 else {}
 
 
 def hyperparameters_of(task: Task[Any], setting: str, size: encoders.Size, overrides: Sequence[str]) -> Hyperparameters:
@@ -104,16 +105,15 @@ def hyperparameters_of(task: Task[Any], setting: str, size: encoders.Size, overr
     return build(type(defaults), merge_overrides(to_mapping(defaults), overrides), "hyperparameters")
 
 
-def _setup(experiment: Experiment, config: Any, data: files.TaskData, hyperparameters: Hyperparameters) -> Setup:
-    tokenizer = encoders.load_tokenizer(experiment.encoder)
-    longest = encoders.longest_input(config, tokenizer)
+def _setup(experiment: Experiment, encoder: OpenEncoder, data: files.TaskData, hyperparameters: Hyperparameters) -> Setup:
+    task, longest = experiment.task, encoder.tokenizer.model_max_length
+    head = encoder.head(task.auto_class, task.labels(data.train))
+    announce([*encoder.choices, *filter(None, [head.choice])])
     if longest < hyperparameters.max_length:
-        if ranks()[0] == 0:
-            reason = f"the encoder has room for no more; asked for {hyperparameters.max_length}"
-            print(Choice("max_length", str(longest), reason), flush=True)
+        reason = f"the encoder has room for no more; asked for {hyperparameters.max_length}"
+        announce([Choice("max_length", str(longest), reason)])
         hyperparameters = replace(hyperparameters, max_length=longest)
-    labels = encoders.class_order(config, experiment.task.labels(data.train))
-    return Setup(tokenizer, hyperparameters, labels, experiment.setting)
+    return Setup(encoder.tokenizer, hyperparameters, head.classes, experiment.setting)
 
 
 def chosen_precision(asked: str) -> str:
@@ -128,10 +128,14 @@ def chosen_precision(asked: str) -> str:
 
 
 def _settings(
-    experiment: Experiment, hyperparameters: Hyperparameters, machinery: Machinery, data: files.TaskData
+    experiment: Experiment,
+    encoder: OpenEncoder,
+    hyperparameters: Hyperparameters,
+    machinery: Machinery,
+    data: files.TaskData,
 ) -> dict[str, Any]:
-    """All that the scores of a seed depend on; files by content, since they may move."""
-    weights = sorted([*experiment.encoder.glob("*.safetensors"), *experiment.encoder.glob("*.bin")])
+    """All that the scores of a seed depend on."""
+    folder, read_with = experiment.files.folder, experiment.task.read_with
     shaping = {key: value for key, value in to_mapping(hyperparameters).items() if key not in NOT_SETTINGS}
     return {
         "task": experiment.task.name,
@@ -140,23 +144,9 @@ def _settings(
         "precision": machinery.precision,
         "zero_stage": (experiment.deepspeed or {}).get("zero_optimization", {}).get("stage"),
         "from_dev": experiment.files.from_dev,
-        "encoder": {path.name: sha256_of(path) for path in (experiment.encoder / "config.json", *weights)},
-        "data": {part: {path.name: sha256_of(path) for path in paths} for part, paths in data.files.items()},
+        "encoder": settings.of_encoder(encoder),
+        "data": {part: settings.of_data(sources, folder, read_with) for part, sources in data.files.items()},
     }
-
-
-def _keep_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    if path.is_file():
-        try:
-            differing = differing_keys(json.loads(path.read_text(encoding="utf-8")), settings)
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-            raise InputError(f"{path}: not the JSON that was written there; give another folder with --to") from None
-        if differing:
-            raise InputError(
-                f"{path.parent} holds seeds of other settings ({'; '.join(differing[:3])}); expected the same, or give "
-                "another folder with --to"
-            )
-    write_json(path, settings)
 
 
 def _describe(experiment: Experiment, size: str, data: files.TaskData, setup: Setup, updates: int) -> None:
@@ -168,17 +158,29 @@ def _describe(experiment: Experiment, size: str, data: files.TaskData, setup: Se
     print(f"{len(experiment.seeds)} seeds of {updates:,} updates", flush=True)
 
 
+def _difference(task: Task[Any], data: files.TaskData, from_dev: bool) -> str | None:
+    """How what was tested on differs from what the paper tested on; None where it is that."""
+    if from_dev:
+        return "parts of dev files"
+    chosen_by = [language for language, examples in data.test.items() if examples == data.validation.get(language)]
+    if chosen_by:
+        return f"in {chosen_by[0]} what the best checkpoint was chosen by"
+    counts = {language: len(examples) for language, examples in data.test.items()}
+    return paper.difference(task.name, counts) or task.difference(data.test, [file.path for file in data.files["test"]])
+
+
 def _finish(
-    experiment: Experiment, size: encoders.Size, data: files.TaskData, results: Sequence[Mapping[str, Any]]
+    experiment: Experiment,
+    encoder: OpenEncoder,
+    size: encoders.Size,
+    data: files.TaskData,
+    results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     task = experiment.task
     trivial = statistics.fmean(task.trivial_score(examples) for examples in data.validation.values())
     summary = report.summarise(results, task.metrics, trivial, sum(map(len, data.validation.values())))
-    tested = {task.data_set(path) for path in data.files["test"]}
-    if experiment.files.from_dev:
-        tested = {f"parts of {name}" for name in tested}
-    place = (task.name, experiment.setting, size, tested)
-    row, absence = paper.row_of(*place), paper.absence(*place)
+    difference = _difference(task, data, experiment.files.from_dev)
+    row, absence = paper.row_of(task.name, experiment.setting, size, difference)
     cut = "; train, validation and test cut out of dev files" if experiment.files.from_dev else ""
     protocol = (
         f"{task.protocol}; best checkpoint by validation on {', '.join(data.validation)}; "
@@ -189,11 +191,12 @@ def _finish(
         "setting": experiment.setting,
         "encoder": str(experiment.encoder),
         "protocol": protocol,
+        "not_the_papers_data": difference,
         **report.as_json(summary, row),
         "seeds": list(results),
     }
     write_json(experiment.to / RESULTS_FILE, content)
-    title = f"{task.name}, {experiment.setting}: {experiment.encoder.name}"
+    title = f"{task.name}, {experiment.setting}: {encoder.title}"
     report.draw(summary, results, row, title, experiment.to / PICTURE_FILE)
     print(f"\n{report.as_table(summary, results, row)}\n")
     for line in (*report.remarks(summary, results, row), *filter(None, [absence]), f"protocol: {protocol}"):

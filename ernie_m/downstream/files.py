@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ernie_m.console import InputError, Progress
+from ernie_m.console import Choice, InputError, Progress
+from ernie_m.downstream.announce import announce
 from ernie_m.downstream.task import Part, Task
 
 LANGUAGE = r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{2,4})?"
@@ -47,7 +48,7 @@ class TaskData:
     test: dict[str, list[Any]]
     num_train: dict[str, int]
     """Training examples by language."""
-    files: dict[Part, list[Path]]
+    files: dict[Part, list[SourceFile]]
     """The files they were read from."""
 
 
@@ -69,7 +70,7 @@ def load(task: Task[Any], setting: str, options: FileOptions) -> TaskData:
         validation=parts["validation"],
         test=dict(sorted(parts["test"].items())),
         num_train={language: len(examples) for language, examples in parts["train"].items()},
-        files={part: [file.path for file in files[part]] for part in PARTS},
+        files={part: list(files[part]) for part in PARTS},
     )
 
 
@@ -118,14 +119,27 @@ def _files(task: Task[Any], options: FileOptions, part: Part, language: str | No
 
 
 def _read(task: Task[Any], files: Sequence[SourceFile], part: str) -> dict[str, list[Any]]:
-    """Examples by language, those of several files in the files' order."""
+    """Examples by language. Several files of one language are put together to train on, which is told; a score is of one.
+
+    Raises InputError for two that are to be scored, or chosen by, as one language.
+    """
     examples: dict[str, list[Any]] = {}
+    came_from: dict[str, list[Path]] = {}
     progress = Progress(f"reading {part} files", len(files), "files")
     for file in files:
         for language, found in task.read(file.path, file.language).items():
+            came_from.setdefault(language, []).append(file.path)
             examples.setdefault(language, []).extend(found)
         progress.advance(1)
     progress.close()
+    for language, paths in came_from.items():
+        if len(paths) > 1 and part != "train":
+            raise InputError(
+                f"{paths[0]} and {paths[1]}: two {part} sets in {language}, whose scores would be mixed; expected one a "
+                f"language: name it with --{'validation' if part == 'dev' else part}_files {language}=PATH"
+            )
+        if len(paths) > 1:
+            announce([Choice(f"training files in {language}", f"{len(paths)} together", ", ".join(map(str, paths[:3])))])
     empty = [language for language, found in examples.items() if not found]
     if empty or not examples:
         raise InputError(f"{files[0].path}: no {part} examples{' in ' + empty[0] if empty else ''}; expected at least one")

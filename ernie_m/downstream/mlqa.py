@@ -101,12 +101,6 @@ class Mlqa(Task[Question]):
         """Questions of one file, all in one language or pair of languages."""
         return {language_known(language or ("en" if path.name in SQUAD_FILES else None), path): read_squad(path)}
 
-    def data_set(self, path: Path) -> str:
-        """MLQA's and XQuAD's files by their published names, others by their own."""
-        if path.name.startswith(("dev-context-", "test-context-")):
-            return super().data_set(path)
-        return "XQuAD" if path.name.startswith("xquad.") else path.name
-
     def labels(self, train: Sequence[Question]) -> tuple[str, ...]:
         """None: an answer is a place."""
         return ()

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -19,7 +18,6 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from ernie_m.config import section
 from ernie_m.console import InputError
-from ernie_m.downstream import paper
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.classification import language_known
 from ernie_m.downstream.conll import OUTSIDE, Sentence, read_columns
@@ -30,7 +28,6 @@ from ernie_m.ranges import Range
 
 CONLL_LANGUAGES = {"eng": "en", "deu": "de", "esp": "es", "ned": "nl"}
 """Names of CoNLL's files (eng.train, esp.testa ...) -> language."""
-WIKIANN_FILE = re.compile(r"(train|dev|test)-[\w-]+\.tsv|train|dev|test")
 NOT_SCORED = -100
 SENTENCES_AT_ONCE = 1000
 
@@ -80,12 +77,6 @@ class Ner(Task[Sentence]):
         name = path.name.partition(".")[0]
         language = language_known(language or found.prefix or CONLL_LANGUAGES.get(name), path)
         return {CONLL_LANGUAGES.get(language, language): found.sentences}
-
-    def data_set(self, path: Path) -> str:
-        """CoNLL's and WikiANN's files by their published names, others by their own."""
-        if path.stem in CONLL_LANGUAGES and path.suffix == ".testb":
-            return paper.DATA_SETS[self.name]
-        return "WikiANN" if WIKIANN_FILE.fullmatch(path.name) else path.name
 
     def labels(self, train: Sequence[Sentence]) -> tuple[str, ...]:
         """Outside, and B- and I- of the entity types that are trained on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ernie_m.downstream.encoders import Size
@@ -44,25 +44,40 @@ ROWS: dict[tuple[str, str, Size], PaperRow] = {
     ("tatoeba", "hardest-negative", "large"): PaperRow({"accuracy": 93.3}),
 }
 
-
 DATA_SETS = {"xnli": "XNLI", "pawsx": "PAWS-X", "ner": "CoNLL", "mlqa": "MLQA", "tatoeba": "Tatoeba"}
 """Task -> the data set that its rows are of."""
+_TATOEBA = "afr ara ben bul cmn deu ell est eus fin fra heb hin hun ind ita jav jpn kat kaz kor mal mar nld pes por rus spa"
+_SMALL_TATOEBA = {"jav": 205, "kat": 746, "kaz": 575, "mal": 687, "swh": 390, "tam": 307, "tel": 234, "tha": 548}
+TEST_SIZES: dict[str, dict[str, int]] = {
+    "xnli": dict.fromkeys(_XNLI_LANGUAGES, 5010),
+    "pawsx": dict.fromkeys(["de", "en", "es", "fr", "ja", "ko", "zh"], 2000),
+    "ner": {"en": 3453, "de": 3005, "es": 1517, "nl": 5195},
+    "mlqa": {"en": 11590, "ar": 5335, "de": 4517, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137},
+    "tatoeba": dict.fromkeys([*_TATOEBA.split(), "tgl", "tur", "urd", "vie"], 1000) | _SMALL_TATOEBA,
+}
+"""Task -> language -> examples of the official test set: pairs; sentences, -DOCSTART- not counted; questions."""
 
 
-def row_of(task: str, setting: str, size: Size, tested: Collection[str]) -> PaperRow | None:
-    """The paper's row of a task, for a model of its base or large size; None beside scores on any other data set.
+def difference(task: str, tested: Mapping[str, int]) -> str | None:
+    """How what was tested on (language -> number of examples) differs from the paper's test set; None where it does not.
 
-    `tested`: the data sets that were tested on (`Task.data_set`).
+    Names of files decide nothing: they say what somebody called them.
     """
-    return ROWS.get((task, setting, size)) if set(tested) == {DATA_SETS.get(task)} else None
+    sizes, name = TEST_SIZES[task], DATA_SETS[task]
+    for language, count in tested.items():
+        if language not in sizes:
+            return f"{language}, which is not among {name}'s"
+        if count != sizes[language]:
+            return f"{count:,} examples in {language}, of which {name}'s test set has {sizes[language]:,}"
+    return None
 
 
-def absence(task: str, setting: str, size: Size, tested: Collection[str]) -> str | None:
-    """Why the paper's column is empty, in a line; None when there is a row."""
-    if row_of(task, setting, size, tested):
-        return None
-    others = sorted(set(tested) - {DATA_SETS.get(task)})
-    if others:
-        shown = ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
-        return f"the paper has no row for {shown}; its rows are of {DATA_SETS.get(task, 'other tasks')}"
-    return f"the paper has no row for {DATA_SETS[task]}, {setting}, of its {size} model"
+def row_of(task: str, setting: str, size: Size, difference: str | None) -> tuple[PaperRow | None, str | None]:
+    """The paper's row for a model of its base or large size, or a line that says why there is none.
+
+    `difference`: how the data differ from the paper's; its row stands beside no others.
+    """
+    if difference:
+        return None, f"no row of the paper: tested on {difference}; its rows are of {DATA_SETS[task]}'s test set"
+    row = ROWS.get((task, setting, size))
+    return row, None if row else f"the paper has no row for {DATA_SETS[task]}, {setting}, of its {size} model"

@@ -20,10 +20,12 @@ from typing import Any
 
 from transformers import set_seed
 
+from ernie_m.console import InputError
 from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Scored, Setup, Task
 from ernie_m.downstream.training import Machinery, TaskTrainer, ranks, training_arguments
 from ernie_m.files import remove, write_json, written_atomically
+from ernie_m.interop.encoder import OpenEncoder
 
 RESULT_FILE = "result.json"
 MODEL_FOLDER = "model"
@@ -33,7 +35,7 @@ def run_seed(
     task: Task[Any],
     data: TaskData,
     setup: Setup,
-    encoder: Path,
+    encoder: OpenEncoder,
     folder: Path,
     seed: int,
     machinery: Machinery,
@@ -46,7 +48,7 @@ def run_seed(
     """
     done = folder / RESULT_FILE
     if done.is_file():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
+        return _read(done)
     rank, _ = ranks()
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +79,13 @@ def run_seed(
         for path in folder.glob("checkpoint-*"):
             remove(path)
     return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError):
+        raise InputError(f"{path}: not the JSON that was written there; remove it, and this seed is trained again") from None
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:

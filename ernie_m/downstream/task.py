@@ -7,7 +7,6 @@ result table (`de`, or `de-en` where context and question differ).
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 
 from ernie_m.config import Section, section
-from ernie_m.downstream import paper
 from ernie_m.downstream.encoders import Size as Size
-from ernie_m.downstream.encoders import load_model
+from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.ranges import Range
 
 Part = Literal["train", "validation", "test"]
@@ -60,7 +58,7 @@ class Setup:
     """What features and scores depend on, beside the examples."""
 
     tokenizer: Any
-    """Fast tokenizer of the encoder's folder."""
+    """The encoder's own (`OpenEncoder.tokenizer`)."""
     hyperparameters: Any
     """The task's (sub)class of Hyperparameters; `max_length` already fits the encoder's positions."""
     labels: tuple[str, ...]
@@ -142,15 +140,18 @@ class Task(ABC, Generic[Example]):
     def trivial_score(self, examples: Sequence[Example]) -> float:
         """What an answer that looks at nothing gets on the first metric, in percent, e.g. the largest class's share."""
 
-    def model(self, folder: Path, setup: Setup) -> Any:
-        """The encoder of `folder` under this task's head, drawn from torch's random state; a `torch.nn.Module` with
+    def model(self, encoder: OpenEncoder, setup: Setup) -> Any:
+        """The encoder under this task's head, drawn from torch's random state; a `torch.nn.Module` with
         `config`, `base_model_prefix` and `save_pretrained`."""
-        return load_model(self.auto_class, folder, setup.labels)
+        return encoder.model(self.auto_class, setup.labels)
 
-    def data_set(self, path: Path) -> str:
-        """Name of the data set that a tested file belongs to; the paper's row stands beside scores on its own alone."""
-        name = paper.DATA_SETS.get(self.name, self.name)
-        return f"{name}'s dev files" if "dev" in re.split("[^a-z]+", path.stem) else name
+    def difference(self, test: Mapping[str, Sequence[Example]], paths: Sequence[Path]) -> str | None:
+        """How tested examples, as many a language as in the paper's test set, are seen not to be those; None where not."""
+        return None
+
+    def read_with(self, path: Path) -> Sequence[Path]:
+        """The files that `read` opens for one, itself first."""
+        return [path]
 
     def split_key(self, example: Example, index: int) -> str:
         """Examples with the same key stay together when a dev file is split (`--from_dev`); `index` is that in its file.

@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from transformers import AutoModel
 
 from ernie_m.console import InputError
-from ernie_m.downstream import encoders, paper
+from ernie_m.downstream import encoders, paper, settings
+from ernie_m.downstream.announce import announce
 from ernie_m.downstream.bitext import Bitext, sides_of
 from ernie_m.downstream.files import find
+from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
 from ernie_m.files import write_json, written_atomically
+from ernie_m.interop.encoder import open_encoder
 from ernie_m.ranks import this_device
 from ernie_m.table import table
 
@@ -40,36 +42,41 @@ Sweep = Mapping[str, Mapping[str, Accuracies]]
 """trained | untrained -> language -> accuracies."""
 
 
-def run(encoder: Path, data: Path, to: Path, layer: int = 0, untrained: bool = True) -> dict[str, Any]:
+def run(
+    encoder: Path | str, data: Path, to: Path, layer: int = 0, untrained: bool = True, trust_remote_code: bool = False
+) -> dict[str, Any]:
     """Measure every `tatoeba.LLL-eng.LLL` of `data`, print the tables, write results.json and scores.png to `to`.
 
     `layer` counts as in `hidden_states`; 0 is the middle one. Returns results.json's content. Raises InputError for a folder
-    without such files, and for files or an encoder that are not as expected.
+    without such files, for files or an encoder that are not as expected, and for a `to` that holds other scores.
     """
-    config = encoders.read_config(encoder)
-    chosen = encoders.layer_of(config, layer)
+    opened, task = open_encoder(encoder, trust_remote_code), Bitext()
+    chosen = encoders.layer_of(opened.config, layer)
     if not data.is_dir():
         raise InputError(f"--data {data}: no such folder")
     files = find(data, Bitext.patterns["test"])
     if not files:
         raise InputError(f"{data}: no retrieval files; expected {Bitext.patterns['test'][0]} and their .eng beside them")
     pairs = {str(file.language): read_aligned(file.path, sides_of(file.path)[1]) for file in files}
-    tokenizer = encoders.load_tokenizer(encoder)
-    tokenizer.model_max_length = encoders.longest_input(config, tokenizer)
-    tell_unknown_texts({f"test {language}": sides[0] for language, sides in pairs.items()}, tokenizer)
-    models = {TRAINED: encoders.load_model(AutoModel, encoder, ())}
+    models = {TRAINED: opened.model(AutoModel)}
+    what = {"task": task.name, "setting": "zero-shot", "layer": chosen, "untrained": untrained}
+    hashed = {"encoder": settings.of_encoder(opened), "data": settings.of_data(files, data, task.read_with)}
+    settings.claim(to, what | hashed)
+    announce(opened.choices)
+    tell_unknown_texts({f"test {language}": sides[0] for language, sides in pairs.items()}, opened.tokenizer)
     if untrained:
-        torch.manual_seed(0)
-        models[UNTRAINED] = AutoModel.from_config(config)
-    sweep = {name: measure(model, tokenizer, pairs, name) for name, model in models.items()}
-    row = paper.row_of("tatoeba", "zero-shot", encoders.size_of(config), {paper.DATA_SETS["tatoeba"]})
-    content = summary(sweep, chosen, {language: len(sides[0]) for language, sides in pairs.items()})
-    content |= {"encoder": str(encoder), "paper": dict(row.averages) if row else None}
-    to.mkdir(parents=True, exist_ok=True)
-    write_json(to / "results.json", content)
-    draw(sweep, chosen, encoder.name, to / "scores.png")
+        models[UNTRAINED] = opened.untrained()
+    sweep = {name: measure(model, opened.tokenizer, pairs, name) for name, model in models.items()}
+    counts = {language: len(sides[0]) for language, sides in pairs.items()}
+    difference = paper.difference(task.name, counts)
+    row, absence = paper.row_of(task.name, "zero-shot", encoders.size_of(opened.config), difference)
+    content = summary(sweep, chosen, counts)
+    content |= {"encoder": str(encoder), "paper": dict(row.averages) if row else None, "not_the_papers_data": difference}
+    write_json(to / RESULTS_FILE, content)
+    draw(sweep, chosen, opened.title, to / PICTURE_FILE)
     _print(sweep, chosen, content, row.averages["accuracy"] if row else None)
-    print(f"written: {to / 'results.json'}, {to / 'scores.png'}", flush=True)
+    print(absence or "the paper's mean is over all its 36 languages")
+    print(f"written: {to / RESULTS_FILE}, {to / PICTURE_FILE}", flush=True)
     return content
 
 
@@ -131,7 +138,7 @@ def _print(sweep: Sweep, chosen: int, content: Mapping[str, Any], paper_average:
     best = content["best_layer_on_test"]
     print(f"best layer {best['layer']}: {best['average']:.1f} (chosen on the test set; not a score to report)")
     if paper_average is not None:
-        print(f"the paper's large model: {paper_average:.1f}, mean over its 36 languages")
+        print(f"the paper's large model: {paper_average:.1f}")
     print(f"protocol: {content['protocol']}")
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,6 +19,7 @@ from ernie_m.downstream.encoders import learning_rate_shares
 from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Logits, Scored, Setup, Task
 from ernie_m.files import remove
+from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.rank_facts import rank_facts
 
 LARGEST_MICRO_BATCH = 32
@@ -59,7 +61,7 @@ class TaskTrainer(Trainer):
     """transformers' Trainer with layer-wise learning rates, scoring by the task."""
 
     def __init__(
-        self, task: Task[Any], data: TaskData, setup: Setup, encoder: Path, arguments: TrainingArguments, note: str
+        self, task: Task[Any], data: TaskData, setup: Setup, encoder: OpenEncoder, arguments: TrainingArguments, note: str
     ) -> None:
         self.task, self.data, self.setup = task, data, setup
         self.validation_features = {k: task.features(e, setup, False) for k, e in data.validation.items()}
@@ -92,6 +94,22 @@ class TaskTrainer(Trainer):
             )
         return self.optimizer
 
+    def compute_loss(self, model: Any, *arguments: Any, **keywords: Any) -> Any:
+        """The Trainer's; raises InputError, before any weight has changed by it, for one that is not finite."""
+        found = super().compute_loss(model, *arguments, **keywords)
+        loss = found[0] if isinstance(found, tuple) else found
+        if model.training and not bool(torch.isfinite(loss).all()):
+            raise self._not_finite("the loss", f"is {float(loss.detach().float().mean())}")
+        return found
+
+    def _not_finite(self, what: str, how: str) -> InputError:
+        rate, instead = self.setup.hyperparameters.learning_rate, ", or --precision fp32" if self.args.fp16 else ""
+        return InputError(
+            f"{self.args.output_dir}: seed {self.args.seed}, step {self.state.global_step + 1}: {what} {how}; stopped, its "
+            f"checkpoints are kept. Try a learning_rate below {rate:g}{instead}, in another folder",
+            only_here=True,
+        )
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Score every validation language; `eval_<metric>` is the mean over them."""
         scored = self.scores(self.data.validation, self.validation_features, "validation")
@@ -110,6 +128,8 @@ class TaskTrainer(Trainer):
         progress = Progress(f"scoring {what}", sum(map(len, examples.values())), "examples") if ranks()[0] == 0 else None
         for language, of_language in examples.items():
             logits: Logits = self.predict(features[language]).predictions  # type: ignore[arg-type]
+            if any(np.isnan(part).any() for part in (logits if isinstance(logits, tuple) else (logits,))):
+                raise self._not_finite(f"the model's answer to {what} in {language}", "is not a number")
             scored[language] = self.task.score(of_language, features[language], logits, self.setup, language)
             assert set(scored[language].metrics) == set(self.task.metrics)
             assert len(scored[language].predictions) == len(of_language)

@@ -5,7 +5,7 @@ Each of our parameters is one of theirs, or, the fused query-key-value matrix, t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 KINDS = ("weight", "bias")
@@ -46,6 +46,14 @@ class Layout:
     def with_prefix(self, names: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         """The same with `prefix` in front of theirs."""
         return {ours: tuple(f"{self.prefix}.{name}" for name in theirs) for ours, theirs in names.items()}
+
+    def renamed(self, other: Layout, num_layers: int, stored: Collection[str]) -> dict[str, str]:
+        """The encoder's names as `stored` has them, with prefix or without -> those of another class, with its prefix."""
+        names = self.encoder_names(num_layers)
+        if any(name.startswith(f"{self.prefix}.") for name in stored):
+            names = self.with_prefix(names)
+        theirs = other.with_prefix(other.encoder_names(num_layers))
+        return {name: to for ours in names for name, to in zip(names[ours], theirs[ours], strict=True)}
 
 
 XLM_ROBERTA = Layout(

@@ -143,15 +143,20 @@ def open_source(init_from: str, target: Target) -> Source:
 def _of_hugging_face(path: Path, target: Target) -> Source:
     content = read_config(path)
     layout = _layout(path, content)
+    check_configuration(path, layout, content)
+    vocabulary = check_vocabulary(path, target.tokenizer, target.tokenizer_sha256)
+    _check_shape(path, {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}, target.config)
+    return _source(path, layout, vocabulary, WeightFiles(path), target.config)
+
+
+def check_configuration(path: Path, layout: Layout, content: Mapping[str, Any]) -> None:
+    """Raise InputError for a config.json of that class that lacks a key, or computes otherwise than this encoder."""
     missing = [key for key in CONFIG_KEYS.values() if key not in content]
     if missing:
         raise InputError(f"{path / CONFIG_FILE}: no {missing[0]}; expected the configuration of an {layout.model_type}")
     for key, expected in REQUIRED.items():
         if content.get(key, expected) != expected:
             raise InputError(f"{path / CONFIG_FILE}: {key} {content[key]!r}; this encoder has {expected!r}")
-    vocabulary = check_vocabulary(path, target.tokenizer, target.tokenizer_sha256)
-    _check_shape(path, {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}, target.config)
-    return _source(path, layout, vocabulary, WeightFiles(path), target.config)
 
 
 def _of_fairseq(path: Path, target: Target) -> Source:

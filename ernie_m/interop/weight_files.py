@@ -28,6 +28,11 @@ SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"
 INDEX_SUFFIX = ".index.json"
 WEIGHT_NAMES = (SAFETENSORS, SAFETENSORS + INDEX_SUFFIX, PYTORCH, PYTORCH + INDEX_SUFFIX)
 TOKENIZER_JSON, VOCABULARY_TEXT, DICTIONARY_TEXT = "tokenizer.json", "vocab.txt", "dict.txt"
+TOKENIZER_FILES = (
+    *(TOKENIZER_FILE, TOKENIZER_JSON, VOCABULARY_TEXT, "spm.model", "spiece.model", "vocab.json", "merges.txt"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""All that a tokenizer of transformers may be made of."""
 
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
 
@@ -77,7 +82,7 @@ def _snapshot(name: str, from_cache: bool) -> Path | None:
         return None
     if chosen.name.endswith(INDEX_SUFFIX) and None in [fetched(file) for file in set(_weight_map(chosen).values())]:
         return None
-    for file in (TOKENIZER_FILE, TOKENIZER_JSON, VOCABULARY_TEXT):
+    for file in TOKENIZER_FILES:
         fetched(file)
     return config.parent
 
@@ -86,14 +91,19 @@ def _no_weights(name: str) -> Path:
     raise InputError(f"{name}: the hub has no {CONFIG_FILE} with one of {', '.join(WEIGHT_NAMES)} of it")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json; raises InputError when it is missing or broken."""
-    path = folder / CONFIG_FILE
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Those of the folder's files that its tokenizer is made of."""
+    return [path for path in (folder / name for name in TOKENIZER_FILES) if path.is_file()]
+
+
+def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
+    """config.json, or another file of its kind; raises InputError when it is missing or broken."""
+    path = folder / name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder}: no {CONFIG_FILE}; expected a Hugging Face folder or a run folder of ours") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{folder}: no {name}; expected a Hugging Face folder or a run folder of ours") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping of keys, found {type(content).__name__}; fetch it again")

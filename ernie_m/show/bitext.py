@@ -72,7 +72,11 @@ def read_bitext(folder: Path, languages: Collection[str], limit: int) -> Bitext:
         if named is None:
             nameless.append(path.name)
         else:
-            found.setdefault(named[0], {})[named[1]] = path
+            same = found.setdefault(named[0], {}).setdefault(named[1], path)
+            if same != path:
+                raise InputError(
+                    f"--bitext {folder}: {same.name} and {path.name} are both {named[1]}; keep one of them there"
+                )
     known = {name: {k: v for k, v in paths.items() if k in languages} for name, paths in found.items()}
     unknown = sorted({language for paths in found.values() for language in paths if language not in languages})
     left_out = []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ernie_m.ablation.subject import Subject, write_hugging_face
 from ernie_m.console import InputError
+from ernie_m.interop.encoder import OpenEncoder, open_encoder
 from ernie_m.model import Encoder
 from ernie_m.objectives import OBJECTIVES
 from ernie_m.show import attention_pictures, overview, pseudo_tokens, retrieval, sentence_map
@@ -22,15 +25,17 @@ from ernie_m.show.overview import Table
 from ernie_m.skip_steps import SkipSteps
 
 NAMED = 12  # pairs of languages without a number
+MARK = "run-of-ernie-m"
+"""Name of the page's mark, which holds the run's name."""
 NO_BITEXT = "no bitext was given (--bitext FOLDER)"
 
 
 @dataclass(frozen=True)
 class Look:
-    """What to show of a run. `before`: a Hugging Face folder, 'start' for the run's weights of step 0, or 'none'."""
+    """What to show of a run. `before`: an encoder, 'start' for the run's weights of step 0, or 'none'."""
 
     bitext: Bitext | None
-    before: str
+    before: OpenEncoder | str
     step: int
     layer: int = 0
 
@@ -44,6 +49,8 @@ def page(run: OpenedRun, look: Look, scratch: Path) -> str:
     languages = {number: name for name, number in run.language_ids.items()}
     after = run.after()
     content = {
+        "mark": MARK,
+        "run": run.path.resolve().name,
         "title": f"{run.path.resolve().name} after {run.checkpoint.step:,} steps",
         "overview": {
             "facts": overview.facts(run, lines),
@@ -59,6 +66,16 @@ def page(run: OpenedRun, look: Look, scratch: Path) -> str:
     loader = PackageLoader("ernie_m.show", ".")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return template.get_template("report.html.jinja").render(content)
+
+
+def check_same_run(page: Path, run: Path) -> None:
+    """Raise InputError when the file `page` is there and is no page of that run: nothing else is written over."""
+    if page.exists():
+        start = page.read_bytes()[:4096].decode("utf-8", errors="replace")
+        found = re.search(rf'<meta name="{MARK}" content="([^"]*)">', start)
+        if found is None or html.unescape(found[1]) != run.resolve().name:
+            what = f"the page of another run, {html.unescape(found[1])}" if found else "not a page of this command"
+            raise InputError(f"--output {page}: there already, and {what}; give another file, or remove it")
 
 
 # -- rows of training ------------------------------------------------------------------------------------------------
@@ -124,20 +141,19 @@ def _of_sentences(run: OpenedRun, look: Look, after: Subject, scratch: Path) -> 
     """Sections 'retrieval' and 'map'."""
     if look.bitext is None:
         return dict.fromkeys(("retrieval", "map"), NO_BITEXT)
-    folders = {"after": scratch / "after"}
-    if look.before not in ("none", "start"):
-        folders["before"] = Path(look.before)
-    elif look.before == "start":
-        folders["before"] = scratch / "before"
-        start = run.before()
+    subjects = {"after": after}
+    if look.before == "start":
+        subjects["before"] = run.before()
     try:
-        write_hugging_face(after, folders["after"])
-        if look.before == "start":
-            write_hugging_face(start, folders["before"])
+        for when, subject in subjects.items():
+            write_hugging_face(subject, scratch / when)
     except InputError as error:  # a BPE tokenizer, a language at every token
         return dict.fromkeys(("retrieval", "map"), str(error))
-    encoded = {when: retrieval.pooled(folder, look.bitext, look.layer, when) for when, folder in folders.items()}
-    names = {"before": "before: " + ("step 0" if look.before == "start" else Path(look.before).name)}
+    opened = {when: open_encoder(scratch / when) for when in subjects}
+    if isinstance(look.before, OpenEncoder):
+        opened["before"] = look.before
+    encoded = {when: retrieval.pooled(encoder, look.bitext, look.layer, when) for when, encoder in opened.items()}
+    names = {"before": f"before: {look.before.title if isinstance(look.before, OpenEncoder) else 'step 0'}"}
     names["after"] = f"after: step {run.checkpoint.step:,}"
     ordered = {names[when]: encoded[when] for when in ("before", "after") if when in encoded}
     return {

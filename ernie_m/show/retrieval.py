@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from transformers import AutoModel
 
-from ernie_m.downstream.encoders import layer_of, load_model, load_tokenizer, longest_input, read_config
+from ernie_m.downstream.encoders import layer_of
 from ernie_m.evaluation import accuracy_at_1, mean_pooled
+from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.ranks import this_device
 from ernie_m.show.bitext import PIVOT, Bitext, Shared
 from ernie_m.show.figures import as_image
@@ -43,15 +43,10 @@ class Pooled:
         return torch.stack([self.states[group, language][line] for group, line in places])
 
 
-def pooled(folder: Path, bitext: Bitext, layer: int, note: str) -> Pooled:
-    """Encode a bitext with the Hugging Face encoder in `folder`; `layer` as in `hidden_states`, 0 the middle one.
-
-    Raises InputError for a folder that is no encoder and for a layer that it has not.
-    """
-    config, tokenizer = read_config(folder), load_tokenizer(folder)
-    chosen = layer_of(config, layer)
-    tokenizer.model_max_length = longest_input(config, tokenizer)
-    encoder = load_model(AutoModel, folder, ())
+def pooled(opened: OpenEncoder, bitext: Bitext, layer: int, note: str) -> Pooled:
+    """Encode a bitext; `layer` as in `hidden_states`, 0 the middle one. Raises InputError for a layer that is not there."""
+    chosen = layer_of(opened.config, layer)
+    encoder = opened.model(AutoModel)
     device = this_device()
     states: dict[tuple[int, str], Tensor] = {}
     sweep: dict[str, list[tuple[float, float]]] = {}
@@ -62,14 +57,14 @@ def pooled(folder: Path, bitext: Bitext, layer: int, note: str) -> Pooled:
         for language in (pivot, *others):
             done += 1
             where = f"{group.name}, {language} ({note}, {done} of {total})"
-            of_language = mean_pooled(encoder, tokenizer, group.sentences[language], device, where)
+            of_language = mean_pooled(encoder, opened.tokenizer, group.sentences[language], device, where)
             states[number, language] = of_language[chosen].clone()  # not a view: the other layers are let go
             if of_pivot is None:
                 of_pivot = of_language
                 continue
             name = language if pivot == PIVOT and language not in sweep else f"{language}-{pivot} ({group.name})"
             sweep[name] = [accuracy_at_1(own, other) for own, other in zip(of_language, of_pivot, strict=True)]
-    return Pooled(chosen, int(config.num_hidden_layers), states, dict(sorted(sweep.items())))
+    return Pooled(chosen, int(opened.config.num_hidden_layers), states, dict(sorted(sweep.items())))
 
 
 def cells(of: Pooled, languages: Sequence[str], shared: Mapping[tuple[str, str], Shared]) -> np.ndarray:

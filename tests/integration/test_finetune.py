@@ -56,7 +56,7 @@ def test_what_can_be_learnt_is_learnt_and_carries_over(undisturbed: Path, pairs:
     content = json.loads((undisturbed / "results.json").read_text(encoding="utf-8"))
     assert content["collapsed"] == []
     assert content["average"]["accuracy"]["mean"] > 85
-    assert content["paper"]["averages"] == {"accuracy": 77.3}
+    assert content["paper"] is None, "36 pairs a language are not XNLI's test set"
     assert content["setting"] == "transfer"
     assert [seed["seed"] for seed in content["seeds"]] == [1, 2]
     labels = [line.split("\t")[2] for line in (pairs / "test-fr.tsv").read_text(encoding="utf-8").splitlines()]

@@ -15,6 +15,7 @@ from ernie_m.console import InputError
 from ernie_m.downstream.bitext import Bitext, SentencePair, hardest_negative_loss, negatives, sides_of
 from ernie_m.downstream.task import Setup
 from ernie_m.evaluation import mean_over_tokens
+from ernie_m.interop.encoder import open_encoder
 
 
 def test_the_loss_is_the_cross_entropy_of_each_pair_and_its_hardest_negative() -> None:
@@ -60,7 +61,7 @@ def test_only_what_lies_below_the_pooled_layer_learns_and_the_encoder_alone_is_s
     hyperparameters = type(hyperparameters)(**{**vars(hyperparameters), "layer": 1, "max_length": 20})
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     setup = Setup(tokenizer, hyperparameters, (), "hardest-negative")
-    model = Bitext().model(tiny_encoder, setup).train()
+    model = Bitext().model(open_encoder(tiny_encoder), setup).train()
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(name.startswith(("encoder.embeddings.", "encoder.encoder.layer.0.")) for name in learning)
     assert len(learning) == 5 + 16

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ernie_m.ablation.measures import LANGUAGE_CODES
 from ernie_m.downstream import paper, report
-from ernie_m.downstream.mlqa import Mlqa
-from ernie_m.downstream.ner import Ner
-from ernie_m.downstream.pawsx import PawsX
-from ernie_m.downstream.task import Task
-from ernie_m.downstream.xnli import Xnli
 
 SCORES = {"en": (80.0, 82.0, 50.0), "de": (70.0, 75.0, 40.0), "fr": (72.0, 71.0, 30.0)}
 VALIDATION = (79.0, 81.0, 34.0)
@@ -91,8 +87,7 @@ def test_one_seed_has_no_spread_and_one_language_no_gap() -> None:
 
 
 def test_the_papers_row_is_over_the_same_languages_or_says_so() -> None:
-    row = paper.row_of("xnli", "transfer", "base", {"XNLI"})
-    assert row is not None
+    row = paper.ROWS["xnli", "transfer", "base"]
     assert row.over(list(row.languages)) == pytest.approx(row.averages["accuracy"], abs=0.06), "its own mean"
     summary = report.summarise(RESULTS, ("accuracy", "em"), 33.3, 2490)
     lines = report.as_table(summary, RESULTS, row).splitlines()
@@ -102,40 +97,55 @@ def test_the_papers_row_is_over_the_same_languages_or_says_so() -> None:
     assert paper_of["mean"] == f"{(85.5 + 79.2 + 80.1) / 3:.1f}"
     assert paper_of["en - others"] == f"{85.5 - (79.2 + 80.1) / 2:.1f}"
     assert report.remarks(summary, [], row)[-1:] != ["the paper's mean is over all languages of its table"]
-    large = paper.row_of("xnli", "transfer", "large", {"XNLI"})
+    large = paper.ROWS["xnli", "transfer", "large"]
     assert report.as_table(summary, RESULTS, large).splitlines()[5].split()[-3] == "82.0"
     assert report.remarks(summary, [], large)[-1] == "the paper's mean is over all languages of its table"
 
 
 @pytest.mark.parametrize(
-    ("task", "setting", "files", "average", "reason"),
+    ("task", "tested", "reason"),
     [
-        (Ner(), "en", ["eng.testb", "deu.testb", "esp.testb", "ned.testb"], 79.56, None),
-        (Ner(), "en", ["test-en.tsv", "test-zh.tsv"], None, "no row for WikiANN; its rows are of CoNLL"),
-        (Ner(), "all", ["en/test", "zh/test"], None, "no row for WikiANN; its rows are of CoNLL"),
-        (Ner(), "en", ["eng.testb", "test-fr.tsv"], None, "no row for WikiANN; its rows are of CoNLL"),
-        (Ner(), "en", ["eng.testa"], None, "no row for eng.testa; its rows are of CoNLL"),
-        (Ner(), "en", ["fin.testb"], None, "no row for fin.testb; its rows are of CoNLL"),
-        (Mlqa(), "transfer", ["test/test-context-de-question-de.json"], 68.7, None),
-        (Mlqa(), "transfer", ["dev-context-de-question-de.json"], None, "no row for MLQA's dev files; its rows are of MLQA"),
-        (Mlqa(), "transfer", ["xquad.de.json"], None, "no row for XQuAD; its rows are of MLQA"),
-        (Mlqa(), "transfer", ["dev-v1.1.json"], None, "no row for dev-v1.1.json; its rows are of MLQA"),
-        (Xnli(), "transfer", ["xnli.test.tsv"], 77.3, None),
-        (Xnli(), "transfer", ["test-en.tsv", "xnli.dev.tsv"], None, "no row for XNLI's dev files; its rows are of XNLI"),
-        (PawsX(), "transfer", ["test-en.tsv"], None, "no row for PAWS-X, transfer, of its base model"),
+        ("xnli", {"en": 5010, "ur": 5010}, None),
+        ("xnli", {"en": 5010, "ur": 2490}, "2,490 examples in ur, of which XNLI's test set has 5,010"),
+        ("xnli", {"en": 36}, "36 examples in en, of which XNLI's test set has 5,010"),
+        ("xnli", {"ja": 5010}, "ja, which is not among XNLI's"),
+        ("ner", {"en": 3453, "de": 3005, "es": 1517, "nl": 5195}, None),
+        ("ner", {"en": 10_000, "zh": 10_000}, "10,000 examples in en, of which CoNLL's test set has 3,453"),
+        ("ner", {"fi": 3453}, "fi, which is not among CoNLL's"),
+        ("mlqa", {"de": 4517}, None),
+        ("mlqa", {"de": 1190}, "1,190 examples in de, of which MLQA's test set has 4,517"),
+        ("mlqa", {"de-en": 4517}, "de-en, which is not among MLQA's"),
+        ("tatoeba", {"fra": 1000, "swh": 390}, None),
+        ("tatoeba", {"fra": 1000, "bre": 1000}, "bre, which is not among Tatoeba's"),
     ],
 )
-def test_the_papers_row_stands_beside_its_own_data_set_alone(
-    task: Task[Any], setting: str, files: list[str], average: float | None, reason: str | None
-) -> None:
-    tested = {task.data_set(Path(name)) for name in files}
-    row, absence = (of(task.name, setting, "base", tested) for of in (paper.row_of, paper.absence))
-    assert (row.averages[task.metrics[0]] if row else None) == average
-    assert absence == (reason and f"the paper has {reason}")
+def test_the_papers_row_stands_beside_its_own_test_set_alone(task: str, tested: dict[str, int], reason: str | None) -> None:
+    assert paper.difference(task, tested) == reason
+    setting = next(key[1] for key in paper.ROWS if key[0] == task)
+    row, absence = paper.row_of(task, setting, "large", reason)
+    assert (row is None) == (reason is not None)
+    assert (absence is None) == (reason is None)
+    assert (
+        reason is None
+        or absence == f"no row of the paper: tested on {reason}; its rows are of {paper.DATA_SETS[task]}'s test set"
+    )
+
+
+def test_a_row_that_the_paper_lacks_is_told() -> None:
+    assert paper.row_of("pawsx", "transfer", "base", None) == (
+        None,
+        "the paper has no row for PAWS-X, transfer, of its base model",
+    )
+
+
+def test_languages_of_test_sets_are_those_of_the_papers_rows() -> None:
+    assert len(paper.TEST_SIZES["tatoeba"]) == len(LANGUAGE_CODES) == 36
+    assert set(paper.TEST_SIZES["tatoeba"]) == set(LANGUAGE_CODES)
+    assert set(paper.TEST_SIZES["xnli"]) == set(paper.ROWS["xnli", "transfer", "base"].languages)
 
 
 def test_the_picture_is_drawn_whole(tmp_path: Path) -> None:
     summary = report.summarise(RESULTS, ("accuracy", "em"), 33.3, 2490)
-    report.draw(summary, RESULTS, paper.row_of("xnli", "transfer", "base", {"XNLI"}), "t", tmp_path / "scores.png")
+    report.draw(summary, RESULTS, paper.ROWS["xnli", "transfer", "base"], "t", tmp_path / "scores.png")
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["scores.png"]

@@ -1,0 +1,201 @@
+"""Any Hugging Face encoder, opened: the one place where that happens, for fine-tuning, measuring, comparing and pages.
+
+1. Named as for `init_from`: a folder or a hub id. What is no encoder of text is refused with what it is, and so is a folder
+   that brings Python code of its own, unless that is asked for.
+2. Weights are computed with in fp32, whatever they are stored in, and read by ernie_m.interop.weight_files, which unpickles
+   tensors alone.
+3. Its tokenizer pads and cuts on the right: features know positions from the left, and so do tables of positions.
+4. ERNIE-M's class is not in transformers 5: such a folder becomes XLM-R's class, which computes the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel
+
+from ernie_m.console import Choice, InputError
+from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
+from ernie_m.interop.opening import (
+    check_foreign_code,
+    check_kind,
+    configuration_of,
+    longest_input,
+    one_line,
+    quietly,
+    skeleton_of,
+    tokenizer_of,
+)
+from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config, tokenizer_files
+
+RUN_CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What stands on an encoder: its classes in the order of the logits, and whether the folder's own goes on."""
+
+    classes: tuple[str, ...]
+    is_kept: bool
+    choice: Choice | None
+    """What became of the folder's own; None where it has none."""
+
+
+@dataclass(frozen=True)
+class OpenEncoder:
+    """An encoder that fits: what it is called, where it lies, how it is shaped, and its tokenizer."""
+
+    name: str
+    folder: Path
+    config: Any
+    tokenizer: Any
+    """A fast one that pads and cuts on the right; `model_max_length` is what the table of positions has room for."""
+    trust_remote_code: bool
+    choices: tuple[Choice, ...]
+    """What was found otherwise than it is used, with the reason."""
+
+    @property
+    def title(self) -> str:
+        return Path(self.name).name
+
+    def files(self) -> list[Path]:
+        """All that its scores depend on: configuration, weights, tokenizer."""
+        return [self.folder / CONFIG_FILE, *WeightFiles(self.folder).files, *tokenizer_files(self.folder)]
+
+    def head(self, auto_class: Any, classes: tuple[str, ...]) -> Head:
+        """Whether the folder's head is one of these classes: the same names, in any case and order; nothing is loaded."""
+        stored = WeightFiles(self.folder).shapes
+        names = _head_names(self._skeleton(auto_class))
+        if not any(name in stored for name in names):
+            return Head(classes, is_kept=False, choice=None)
+        if not classes:
+            return Head(classes, True, Choice("head", "the folder's goes on", "it has no classes, nor has the task's"))
+        own = _class_names(self.config)
+        ours = {name.casefold(): name for name in classes}
+        folded = [name.casefold() for name in own]
+        if sorted(folded) == sorted(ours) and all(name in stored for name in names):
+            kept = tuple(ours[name] for name in folded)
+            return Head(kept, True, Choice("head", "the folder's goes on", f"its classes are the task's: {', '.join(own)}"))
+        wanted = f"the folder's is of {_shown(own)}, the task's classes are {_shown(classes)}"
+        return Head(classes, False, Choice("head", "starts new", wanted))
+
+    def model(self, auto_class: Any, classes: tuple[str, ...] = ()) -> PreTrainedModel:
+        """The encoder in fp32 under the head that `auto_class` gives it, the classes' names in its configuration.
+
+        A head is new, drawn from torch's random state, unless the folder has one of the same classes (`head`). Raises
+        InputError for weights that are missing, of another shape or not finite.
+        """
+        head = self.head(auto_class, classes)
+        skeleton = self._skeleton(auto_class, head.classes)
+        tensors = self._tensors()
+        if not head.is_kept:
+            dropped = _head_names(skeleton)
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
+        with one_line(f"{self.name}: its weights cannot be loaded"), quietly():
+            loaded: Any = type(skeleton).from_pretrained(
+                None,
+                config=skeleton.config,
+                state_dict=tensors,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        model: PreTrainedModel = loaded[0]
+        self._check(model, loaded[1])
+        return model
+
+    def untrained(self) -> PreTrainedModel:
+        """The same shape with weights drawn from seed 0: what names, digits and punctuation alone find."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            config = copy.deepcopy(self.config)
+            model: PreTrainedModel = AutoModel.from_config(
+                config, dtype=torch.float32, trust_remote_code=self.trust_remote_code
+            )
+            return model
+
+    def _skeleton(self, auto_class: Any, classes: tuple[str, ...] = ()) -> PreTrainedModel:
+        """The model's modules without weights."""
+        config = copy.deepcopy(self.config)
+        if classes:
+            config.id2label = dict(enumerate(classes))
+            config.label2id = {name: number for number, name in enumerate(classes)}
+        return skeleton_of(auto_class, config, self.name, self.trust_remote_code)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All tensors of the files, by the names of the class that is made of them."""
+        files = WeightFiles(self.folder)
+        if read_config(self.folder).get("model_type") != ERNIE_M.model_type:
+            return {name: files.read(name) for name in files.shapes}
+        names = ERNIE_M.renamed(XLM_ROBERTA, self.config.num_hidden_layers, files.shapes)
+        missing = sorted(set(names) - set(files.shapes))
+        if missing:
+            raise InputError(f"{self.name}: {len(missing)} weights of the encoder are missing, first {missing[0]}")
+        kind = f"{XLM_ROBERTA.prefix}.{XLM_ROBERTA.token_type}"  # ERNIE-M has no token types
+        tensors = {names.get(name, name): files.read(name) for name in files.shapes}
+        return tensors | {kind: torch.zeros(1, self.config.hidden_size)}
+
+    def _check(self, model: PreTrainedModel, found: Any) -> None:
+        if found["mismatched_keys"]:
+            name, stored, expected = min(found["mismatched_keys"])
+            raise InputError(
+                f"{self.name}: {name} has the shape {tuple(stored)}, by config.json {tuple(expected)}; take a whole folder"
+            )
+        prefix = f"{model.base_model_prefix}."
+        is_bare = not any(name.startswith(prefix) for name, _ in model.named_parameters())
+        lost = [key for key in found["missing_keys"] if (is_bare or key.startswith(prefix)) and "pooler." not in key]
+        if lost:
+            raise InputError(
+                f"{self.name}: {len(lost)} weights of the encoder are missing, first {min(lost)}; expected a whole encoder"
+            )
+        for name, parameter in model.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise InputError(f"{self.name}: {name} holds numbers that are not finite; take another checkpoint")
+
+
+def open_encoder(name: str | Path, trust_remote_code: bool = False) -> OpenEncoder:
+    """The encoder of a folder or of a hub id.
+
+    Raises InputError for what is not there, is no encoder of text that transformers knows, would run code of its own, or has
+    a tokenizer that is broken, slow or another's.
+    """
+    folder = folder_of(str(name))
+    if not (folder / CONFIG_FILE).is_file():
+        is_run = (folder / RUN_CONFIG).is_file()
+        way_out = "a run of ours: export it with launcher/export.py" if is_run else "e.g. of launcher/export.py"
+        raise InputError(f"{name}: no config.json there; expected a Hugging Face folder, {way_out}")
+    content = read_config(folder)
+    check_foreign_code(str(name), folder, content, trust_remote_code)
+    config, choices = configuration_of(str(name), folder, content, trust_remote_code)
+    check_kind(f"{name}/{CONFIG_FILE}", config, is_known="auto_map" not in content)
+    tokenizer, of_tokenizer = tokenizer_of(str(name), folder, trust_remote_code)
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= config.vocab_size:
+        raise InputError(
+            f"{name}: its tokenizer has ids up to {highest:,}, its word table {config.vocab_size:,} rows; expected the "
+            "tokenizer of these weights"
+        )
+    skeleton = skeleton_of(AutoModel, copy.deepcopy(config), str(name), trust_remote_code)
+    tokenizer.model_max_length = longest_input(skeleton, tokenizer)
+    return OpenEncoder(str(name), folder, config, tokenizer, trust_remote_code, (*choices, *of_tokenizer))
+
+
+def _head_names(model: PreTrainedModel) -> set[str]:
+    """Names of what stands on the encoder, none for a bare one."""
+    if model.base_model is model:
+        return set()
+    return {name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}.")}
+
+
+def _class_names(config: Any) -> tuple[str, ...]:
+    names = getattr(config, "id2label", None) or {}
+    return tuple(str(names[number]) for number in sorted(names))
+
+
+def _shown(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -1,0 +1,136 @@
+"""What a Hugging Face folder must be for `ernie_m.interop.encoder` to open it, each part refused in one line otherwise:
+no code of its own, an encoder of text, a fast tokenizer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, XLMRobertaConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging
+
+from ernie_m.console import Choice, InputError
+from ernie_m.interop.layout import ERNIE_M
+from ernie_m.interop.source import check_configuration
+from ernie_m.interop.weight_files import CONFIG_FILE, read_config
+
+SIDES = ("padding_side", "truncation_side")
+TOKENIZER_CONFIG = "tokenizer_config.json"
+ADAPTER = "adapter_config.json"
+OF_ITS_CLASS = ("model_type", "type_vocab_size", "architectures", "dtype", "transformers_version")
+
+
+def longest_input(model: nn.Module, tokenizer: Any) -> int:
+    """Tokens a text may have, special ones included: by the tables of positions and by the tokenizer.
+
+    A table with a row for padding, as RoBERTa's, gives its first rows up to that away; without a table (relative positions)
+    the configuration and the tokenizer decide.
+    """
+    limits = [int(tokenizer.model_max_length)]
+    said = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(said, int) and said > 0:
+        limits.append(said)
+    for name, module in model.named_modules():
+        table = getattr(module, "weight", None)
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(table, Tensor) and "entity" not in name:
+            padding = getattr(module, "padding_idx", None)
+            limits.append(table.shape[0] - (0 if padding is None else padding + 1))
+    return min(limits)
+
+
+def check_foreign_code(name: str, folder: Path, content: dict[str, Any], trust_remote_code: bool) -> None:
+    """A folder with code is not opened by accident; one that sends elsewhere, or holds packed weights, not at all."""
+    path = folder / TOKENIZER_CONFIG
+    described = {CONFIG_FILE: content} | ({TOKENIZER_CONFIG: read_config(folder, path.name)} if path.is_file() else {})
+    for file, of_file in described.items():
+        if "auto_map" in of_file and not trust_remote_code:
+            raise InputError(
+                f"{name}: brings Python code of its own (auto_map in {file}), which is not run; read it, and give "
+                "--trust_remote_code if it is to be"
+            )
+    if (folder / ADAPTER).is_file():
+        raise InputError(f"{name}: an adapter ({ADAPTER}), not an encoder; merge it into its encoder first")
+    if "quantization_config" in content:
+        raise InputError(f"{name}: quantised weights (quantization_config); expected whole ones")
+
+
+def configuration_of(name: str, folder: Path, content: dict[str, Any], trust_remote_code: bool) -> tuple[Any, list[Choice]]:
+    if content.get("model_type") == ERNIE_M.model_type:
+        check_configuration(folder, ERNIE_M, content)
+        known = {key: content[key] for key in XLMRobertaConfig().to_dict() if key in content and key not in OF_ITS_CLASS}
+        with one_line(f"{name}/{CONFIG_FILE}: not an encoder that transformers knows"):
+            config = XLMRobertaConfig(**known, type_vocab_size=1, dtype=torch.float32)
+        reason = "ERNIE-M's is not in transformers 5; the two compute the same"
+        return config, [Choice("class of the encoder", "XLM-R's", reason)]
+    with one_line(f"{name}/{CONFIG_FILE}: not an encoder that transformers knows"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    config.dtype = torch.float32
+    return config, []
+
+
+def check_kind(where: str, config: Any, is_known: bool) -> None:
+    """Raise InputError for all that is no encoder of text, with what it is. `is_known`: its class is transformers'."""
+    kind = str(config.model_type)
+    if getattr(config, "is_encoder_decoder", False):
+        what = "an encoder with a decoder behind it"
+    elif getattr(config, "is_decoder", False) or (
+        kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    ):
+        what = "a decoder, whose tokens read only what stands before them"
+    elif (is_known and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES) or not all(
+        isinstance(getattr(config, key, None), int) for key in ("num_hidden_layers", "hidden_size", "vocab_size")
+    ):
+        what = "no encoder of text"
+    else:
+        return
+    raise InputError(f"{where}: model type {kind}, {what}; expected an encoder such as xlm-roberta")
+
+
+def tokenizer_of(name: str, folder: Path, trust_remote_code: bool) -> tuple[Any, list[Choice]]:
+    with one_line(f"{name}: its tokenizer cannot be loaded"), quietly():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if not tokenizer.is_fast:
+        raise InputError(f"{name}: a slow tokenizer ({type(tokenizer).__name__}); expected one with tokenizer.json")
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"{name}: its tokenizer has no padding token; expected an encoder's, which has one")
+    left = [side for side in SIDES if getattr(tokenizer, side) != "right"]
+    for side in left:
+        setattr(tokenizer, side, "right")
+    reason = "the folder says left; words and answers are looked up at places counted from the left"
+    return tokenizer, [Choice(f"tokenizer's {side.replace('_', ' ')}", "right", reason) for side in left]
+
+
+def skeleton_of(auto_class: Any, config: Any, name: str, trust_remote_code: bool) -> PreTrainedModel:
+    """Modules on no device; torch's random state is left alone."""
+    with one_line(f"{name}: no {auto_class.__name__} of it"), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    return model
+
+
+@contextlib.contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """transformers raises a dozen kinds of errors, by what is broken in a folder."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise InputError(f"{what} ({reason})") from None
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without the page on a head or pooler that is new on purpose."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
