@@ -106,7 +106,10 @@ def _scratch(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple
     compared = variants.scratch(RECIPES, recipe or "small", steps, overrides, vocab_size)
     results = comparison.run(compared, plan)
     each = ", ".join(f"{v.name} {variants.flops(v.config, vocab_size):.3g}" for v in compared)
-    remarks = [f"FLOPs by ernie_m.planning.speed: {each}", "the paper: +4.4 XNLI, +6.6 CoNLL over XLM-R small"]
+    remarks = [
+        f"FLOPs by ernie_m.planning.speed: {each}",
+        "the paper, on its own data: +4.4 XNLI, +6.6 CoNLL over XLM-R small",
+    ]
     report.write("From scratch at equal compute (the paper's Table 8)", compared, results, remarks, plan.to)
 
 
@@ -162,6 +165,7 @@ class Commands:
         tatoeba, held_out = (str(Path(source) / "eval" / name) for name in ("tatoeba", "heldout"))
         plan = _plan(f"{to}/data", to, seeds, jobs, "", tatoeba, held_out, pairs, None, "")
         compared = variants.learning(RECIPES, steps, overrides)
+        comparison.claim(compared, plan)
         comparison.do([data_job(Path(source).resolve(), plan.to)], plan)
         results = comparison.run(compared, plan)
         report.write("Learning across languages", compared, results, [], plan.to)
@@ -196,11 +200,12 @@ class Commands:
 
         from ernie_m.ablation import subject
         from ernie_m.config import build, read_recipe
-        from ernie_m.files import write_json
+        from ernie_m.files import check_same_measures, write_json
         from ernie_m.recipe import TrainingConfig
 
         if (run is None) == (recipe is None) or (recipe is not None and data is None):
             raise InputError("measure: give either --run, or --recipe with --data")
+        check_same_measures(output, {"measure": "ablation"})
         by = subject.Yardstick(_path(held_out), _path(tatoeba), pairs)
         folder = _path(data)
         if run is not None:
@@ -212,7 +217,7 @@ class Commands:
             drawn = subject.untrained(config, folder)
             subject.write_hugging_face(drawn, Path(hugging_face))
             result = subject.measured(iter([drawn]), Path(hugging_face), by)
-        write_json(Path(output), result)
+        write_json(Path(output), {"measure": "ablation", **result})
         print(f"written: {output}")
 
 

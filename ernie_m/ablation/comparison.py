@@ -21,11 +21,15 @@ from typing import Any
 import yaml
 
 from ernie_m.ablation.jobs import Job, Jobs, Part
-from ernie_m.ablation.variants import Variant
+from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
+from ernie_m.config import differing_keys, read_recipe
 from ernie_m.console import InputError
 from ernie_m.files import written_atomically
 from ernie_m.hostfile import free_port
 from ernie_m.trainer import Trainer
+
+FOLDERS = ("recipes", "runs", "hugging_face", "logs", "done", "measures")
+RESULTS = ("fine_tuned", "results.json", "results.md", "comparison.png", "pseudo_share.png")
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,33 @@ def run(variants: Sequence[Variant], plan: Plan) -> dict[str, list[dict[str, Any
 
     Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
     """
-    for name in ("recipes", "runs", "hugging_face", "logs", "done", "measures"):
-        (plan.to / name).mkdir(parents=True, exist_ok=True)
-    for variant in variants:
-        with written_atomically(_recipe_file(plan, variant)) as aside:
-            aside.write_text(yaml.safe_dump(variant.recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    claim(variants, plan)
     jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in variants]
     do(jobs, plan)
     return {variant.name: [_collected(plan, name) for name in plan.job_names(variant)] for variant in variants}
+
+
+def claim(variants: Sequence[Variant], plan: Plan) -> None:
+    """Make TO the folder of this comparison, whose recipes there are its mark.
+
+    Raises InputError when it is that of another one, or holds files under our names that we did not write.
+    """
+    wanted = {_recipe_file(plan, variant): variant.recipe for variant in variants}
+    found = sorted((plan.to / FOLDERS[0]).glob("*.yaml"))
+    there = [name for name in (*FOLDERS, *RESULTS) if (plan.to / name).exists()]
+    if there and not found:
+        raise InputError(f"{plan.to} holds {there[0]}, and no recipes of a comparison; give another folder with --to")
+    for path in found:
+        if path not in wanted:
+            raise InputError(f"{plan.to} is of another comparison, with {path.name}; give another folder with --to")
+        if differing := differing_keys(read_recipe(path), wanted[path]):
+            told = "; ".join(differing[:3])
+            raise InputError(f"{path}: another recipe than now ({told}); give another folder with --to, or the same recipe")
+    for name in FOLDERS:
+        (plan.to / name).mkdir(parents=True, exist_ok=True)
+    for path, recipe in wanted.items():
+        with written_atomically(path) as aside:
+            aside.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def do(jobs: Sequence[Job], plan: Plan) -> None:
@@ -103,11 +126,13 @@ def _job(variant: Variant, seed: int, plan: Plan) -> Job:
         parts = [_training(variant, seed, plan, run, recipe)]
         export = python("launcher/export.py", "--run", run, "--to", folder)
         parts.append(Part("export", export, plan.to / "done" / f"{name}.export.json", replaces=folder))
+        replaces = None
         measure += ["--run", run]
     else:
         parts = []
+        replaces = folder  # which measuring writes
         measure += [*recipe, "--seed", seed]
-    parts.append(Part("measuring", python(*measure), plan.to / "done" / f"{name}.measure.json"))
+    parts.append(Part("measuring", python(*measure), plan.to / "done" / f"{name}.measure.json", replaces=replaces))
     for tuning in plan.fine_tuning:
         to = plan.to / "fine_tuned" / name / tuning.task
         command = python("launcher/finetune.py", tuning.task, "--model", folder, "--data", tuning.data, "--to", to)
@@ -136,17 +161,23 @@ def _training(variant: Variant, seed: int, plan: Plan, run: Path, recipe: Sequen
 
 def _collected(plan: Plan, name: str) -> dict[str, Any]:
     result = dict(json.loads((plan.to / "measures" / f"{name}.json").read_text(encoding="utf-8")))
-    result["fine_tuned"] = {
-        tuning.task: _first_average(plan.to / "fine_tuned" / name / tuning.task / "results.json")
+    tuned = {
+        tuning.task: json.loads((plan.to / "fine_tuned" / name / tuning.task / "results.json").read_text(encoding="utf-8"))
         for tuning in plan.fine_tuning
     }
+    result["fine_tuned"] = {task: _first_average(content) for task, content in tuned.items()}
+    result["as_in_the_paper"] = [
+        task
+        for task, content in tuned.items()
+        if content["setting"] == PAPER_SETTINGS.get(task) and content["not_the_papers_data"] is None
+    ]
     return result
 
 
-def _first_average(path: Path) -> float:
+def _first_average(content: Mapping[str, Any]) -> float:
     """Mean over languages and seeds of a benchmark's first metric, in percent."""
-    averages = json.loads(path.read_text(encoding="utf-8"))["average"]
-    return float(next(iter(averages.values()))["mean"])
+    first = next(iter(content["average"].values()))
+    return float(first["mean"] if isinstance(first, dict) else first)
 
 
 def fine_tunings(text: str | None, options: str) -> tuple[FineTuning, ...]:

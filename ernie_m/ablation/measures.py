@@ -121,6 +121,8 @@ def measured_by_retrieval(encoder: nn.Module, tokenizer: Any, folder: Path, lang
         language = LANGUAGE_CODES.get(code, code)
         if source.suffix != f".{code}" or language not in languages:
             continue
+        if language in result:
+            raise InputError(f"{source}: a second set in {language}, whose scores would be mixed; keep one of them there")
         sides = read_aligned(source, source.with_suffix(".eng"))
         source_LND, target_LND = (mean_pooled(encoder, tokenizer, side, device, language) for side in sides)
         layers = enumerate(zip(source_LND, target_LND, strict=True))

@@ -42,8 +42,9 @@ def head_and_rows(variants: Sequence[Variant], results: Results) -> tuple[list[s
             columns.append({n: mean_and_spread(v, digits) for n, v in _values(results, key).items()})
     for task in some["fine_tuned"]:
         head += [f"{task}, %", f"{task}, paper"]
+        is_alike = all(task in result["as_in_the_paper"] for of_seeds in results.values() for result in of_seeds)
         columns.append({name: mean_and_spread(values, 2) for name, values in results_of(results, task).items()})
-        columns.append({v.name: f"{v.paper[task]:.1f}" if task in v.paper else "-" for v in variants})
+        columns.append({v.name: f"{v.paper[task]:.1f}" if is_alike and task in v.paper else "-" for v in variants})
     rows = [[v.name, v.title, *(column[v.name] for column in columns)] for v in variants]
     return head, rows
 

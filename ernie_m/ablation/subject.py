@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoModel
+
 from ernie_m.ablation.measures import measured_by_retrieval, measured_on_pairs, read_held_out
 from ernie_m.checkpoint import committed_folders, verify
 from ernie_m.config import build
@@ -15,6 +17,7 @@ from ernie_m.console import InputError
 from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import DataConfig
 from ernie_m.files import remove
+from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.export import export
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
@@ -74,12 +77,13 @@ def untrained(config: TrainingConfig, data: Path) -> Subject:
 
 
 def write_hugging_face(subject: Subject, to: Path) -> None:
-    """Export a subject's weights; `to` is whole or not there."""
+    """Export a subject's weights; `to` is whole or not there. Raises InputError when it holds anything."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise InputError(f"{to}: not empty; give a new folder with --hugging_face")
     aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
         export(subject.model.state_dict(), subject.model.config, subject.vocabulary.path, aside)
-        remove(to)
         aside.rename(to)
     finally:
         remove(aside)
@@ -105,12 +109,9 @@ def measured(subjects: Iterator[Subject], hugging_face: Path, by: Yardstick) -> 
     if curve:
         result["pairs"] = {key: value for key, value in curve[-1].items() if key != "step"}
     if by.tatoeba is not None:
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils import logging
-
-        logging.set_verbosity_error()  # else a page on the pooler, which nothing here uses
-        logging.disable_progress_bar()
-        encoder = AutoModel.from_pretrained(hugging_face).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(hugging_face)
-        result["retrieval"] = measured_by_retrieval(encoder, tokenizer, by.tatoeba, list(last.language_ids))
+        opened = open_encoder(hugging_face)
+        encoder: Any = opened.model(AutoModel)
+        result["retrieval"] = measured_by_retrieval(
+            encoder.to(device), opened.tokenizer, by.tatoeba, list(last.language_ids)
+        )
     return result

@@ -27,6 +27,8 @@ TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives
     "exp4": {"xnli": 76.6, "ner": 79.6},
     "exp5": {"xnli": 76.9, "ner": 79.6},
 }
+PAPER_SETTINGS = {"xnli": "transfer", "ner": "en"}
+"""Task -> the setting of launcher/finetune.py that these are scores of."""
 UNTRAINED = "exp0"
 PSEUDO_SHARES = (0.05, 0.10, 0.15, 0.20)
 LEARNING = ("learning_mmlm", "learning_tlm", "learning_camlm", "learning_btmlm")

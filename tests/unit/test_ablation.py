@@ -227,7 +227,8 @@ def result_of(gain: float, layers: dict[str, list[float]], xnli: float) -> dict[
     retrieval = {"de": layers, "fr": {k: [v / 2 for v in both] for k, both in layers.items()}}
     curve = [{"step": step, "gain": gain * step / 10, "perplexity/TLM": 50.0 / step} for step in (5, 10)]
     pairs = {"gain": gain, "perplexity/MMLM": 20.0, "perplexity/TLM": 10.0, "perplexity/CAMLM": 30.0}
-    return {"step": 10, "retrieval": retrieval, "curve": curve, "pairs": pairs, "fine_tuned": {"xnli": xnli}}
+    tuned = {"fine_tuned": {"xnli": xnli}, "as_in_the_paper": ["xnli"]}
+    return {"step": 10, "retrieval": retrieval, "curve": curve, "pairs": pairs, **tuned}
 
 
 def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,6 +246,9 @@ def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, ca
     assert row["Tatoeba, best layer, %"] == "45.0 ± 0.0"
     assert row["last layer, %"] == "28.1 ± 23.9"
     assert (row["xnli, %"], row["xnli, paper"]) == ("71.00 ± 1.41", "75.8")
+    other = {v.name: [*seeds, seeds[0] | {"as_in_the_paper": []}] for v in compared}
+    head, rows = report.head_and_rows(compared, other)
+    assert rows[1][head.index("xnli, paper")] == "-", "one seed was scored on other data than the paper's"
     report.write("A title", compared, results, ["a remark"], tmp_path)
     assert "mean ± sample standard deviation over 2 seeds" in capsys.readouterr().out
     assert "| exp1 | MMLM | 45.0 ± 0.0 |" in (tmp_path / "results.md").read_text()
