@@ -66,9 +66,13 @@ def closure(table: ReadsTable) -> dict[str, set[str]]:
 def check_no_leak(name: str, table: ReadsTable, must_not_reach: Iterable[tuple[str, str]]) -> None:
     """Raise ValueError if a group's content arrives, over any number of layers, where it must not.
 
-    `must_not_reach` holds (reader, forbidden) pairs, e.g. ("MX", "X"): a mask of X must not learn of X.
+    `must_not_reach` holds (reader, forbidden) pairs, e.g. ("MX", "X"): a mask of X must not learn of X. Horizons are not
+    looked at: what they hide may be read here.
     """
     reached = closure(table)
     for reader, forbidden in must_not_reach:
         if forbidden in reached[reader]:
-            raise ValueError(f"{name}: {forbidden} reaches {reader} through {dict(table)}; a mask would see its answer")
+            raise ValueError(
+                f"{name}: {forbidden} reaches {reader} through {dict(table)}; a mask would see its answer. "
+                f"Let neither {reader} nor any group whose content reaches it read {forbidden}"
+            )

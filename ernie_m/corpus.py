@@ -27,6 +27,7 @@ from ernie_m.console import InputError, Progress
 from ernie_m.files import sha256_of
 from ernie_m.manifest import FORMAT_VERSION, MANIFEST_FILE, CorpusEntry, Manifest
 from ernie_m.shard_table import HELD_OUT, SHARD_TABLE_FILE, SPLITS, TRAIN, ShardEntry, ShardList, shard_file
+from ernie_m.special_tokens import UNK_ID, mask_id
 
 __all__ = [
     "FORMAT_VERSION",
@@ -50,7 +51,8 @@ __all__ = [
 
 MONOLINGUAL_SCHEMA = pa.schema([("tokens", pa.list_(pa.int32())), ("starts_document", pa.bool_())])
 PARALLEL_SCHEMA = pa.schema([("source", pa.list_(pa.int32())), ("target", pa.list_(pa.int32()))])
-TOKEN_COLUMNS = {1: ("tokens",), 2: ("source", "target")}  # by number of languages
+SCHEMAS = {1: MONOLINGUAL_SCHEMA, 2: PARALLEL_SCHEMA}  # by number of languages
+TOKEN_COLUMNS = {1: ("tokens",), 2: ("source", "target")}
 
 
 SHARDS_KEPT_OPEN = 512
@@ -67,7 +69,7 @@ class Shard:
     """
 
     def __init__(self, folder: Path, entry: ShardEntry, num_columns: int) -> None:
-        self.path, self.entry, self.num_columns = folder / entry.file, entry, num_columns
+        self.folder, self.path, self.entry, self.num_columns = folder, folder / entry.file, entry, num_columns
 
     @cached_property
     def _batch(self) -> pa.RecordBatch:
@@ -76,11 +78,18 @@ class Shard:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
             if reader.num_record_batches != 1:
                 raise InputError(f"{self.path}: {reader.num_record_batches} record batches, expected 1; rebuild the data")
+            if not reader.schema.equals(SCHEMAS[self.num_columns]):
+                raise self.altered("its columns are not those of a shard")
             batch = reader.get_batch(0)
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{self.path}: not a readable Arrow file ({error}); rebuild the data") from None
         if batch.num_rows != self.entry.rows:
             raise InputError(f"{self.path}: {batch.num_rows} rows, the manifest says {self.entry.rows}; rebuild the data")
+        for name, tokens in zip(TOKEN_COLUMNS[self.num_columns], self.entry.tokens, strict=True):
+            column = batch.column(name)
+            borders = len(column.offsets), column.offsets[0].as_py(), column.offsets[-1].as_py(), len(column.values)
+            if borders != (self.entry.rows + 1, 0, tokens, tokens):
+                raise self.altered(f"column {name} does not hold {self.entry.rows} rows of {tokens} tokens together")
         return batch
 
     @cached_property
@@ -100,6 +109,46 @@ class Shard:
         """Monolingual shards: bool [rows], whether the line is the first of its document."""
         return self._batch.column("starts_document").to_numpy(zero_copy_only=False)
 
+    def borders(self, first: int, last: int) -> np.ndarray:
+        """Where lines [first, last) begin and the last one ends, of each column: int32 [lines + 1, columns].
+
+        Raises InputError when the file was cut since it was mapped, or its offsets cannot be those of lines.
+        """
+        self.check_mapped()
+        borders = np.stack([offsets[first : last + 1] for offsets in self.offsets], axis=1)
+        bounds_C = borders[:1].min(axis=0, initial=0), np.array(self.entry.tokens) - borders[-1:].max(axis=0, initial=0)
+        if first > last or min(map(np.min, (*bounds_C, np.diff(borders, axis=0).min(axis=0, initial=0)))) < 0:
+            raise self.altered(f"the lengths of rows {first} to {last} are not those of text")
+        return borders
+
+    def check_mapped(self) -> None:
+        """Raise InputError if the file was cut since it was mapped.
+
+        To be called before reading: where the file ends before its map, the kernel ends the process without a word.
+        """
+        if "_batch" in vars(self):
+            check_size(str(self.path), self.entry)
+
+    def check_ids(self, vocab_size: int, starts_EC: np.ndarray, stops_EC: np.ndarray) -> None:
+        """Raise InputError naming the first row in which one of these spans of tokens holds an id that no text has."""
+        for column, name in enumerate(TOKEN_COLUMNS[self.num_columns]):
+            for start, stop in zip(starts_EC[:, column].tolist(), stops_EC[:, column].tolist(), strict=True):
+                ids = self.values[column][start:stop]
+                wrong = np.flatnonzero((ids < UNK_ID) | (ids >= mask_id(vocab_size)))
+                if len(wrong):
+                    row = int(np.searchsorted(self.offsets[column], start + wrong[0], "right")) - 1
+                    raise self.altered(
+                        f"row {row} of column {name} holds the id {ids[wrong[0]]}, expected {UNK_ID} to "
+                        f"{mask_id(vocab_size) - 1} in a vocabulary of {vocab_size}"
+                    )
+
+    def altered(self, what: str) -> InputError:
+        """The error of a file that is not what was built."""
+        return InputError(
+            f"{self.path}: {what}; the file was altered since it was built: rebuild the data "
+            f"(`python -m data_prep verify --data {self.folder}` names all such files)"
+        )
+
     def verify(self) -> None:
         """Raise InputError unless the file has the manifest's size and hash."""
         check_size(str(self.path), self.entry)
@@ -113,6 +162,8 @@ def check_size(path: str, entry: ShardEntry) -> None:
         size = os.stat(path).st_size
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: missing, though the manifest names it; rebuild the data") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected a readable file; look at its disk") from None
     if size != entry.bytes:
         raise InputError(f"{path}: {size} bytes, the manifest says {entry.bytes}; rebuild the data")
 

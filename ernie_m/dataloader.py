@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DATA_ORDER = 2
+DATA_ORDER = 3
 """Raised when (seed, step) comes to mean other rows or other draws: a run goes on under its own data order alone.
 
-1: a generator for each row. 2: the same rows; masks, directions and target languages from a key for each example."""
+1: a generator for each row. 2: the same rows; masks, directions and target languages from a key for each example.
+3: no row is empty; pairs go on in another row where one ends; windows hold equal positions instead of equal tokens."""
 
 
 @section
@@ -179,8 +180,11 @@ class PretrainingData:
         for name, own in itertools.groupby(addresses, key=lambda address: address.objective):
             drawn = [self._drawn(address) for address in own]
             examples = [source.examples(draw.visit) for source, draw in drawn]
-            settings, last = self._settings, 0
-            documents = OBJECTIVES[name].lay_out_all(Examples.joined(examples), settings.corruption, settings.vocab_size)
+            settings, last, joined = self._settings, 0, Examples.joined(examples)
+            if not settings.holds(joined.tokens_T):
+                for source, draw in drawn:
+                    source.locate(draw.visit).check_ids(settings.vocab_size)
+            documents = OBJECTIVES[name].lay_out_all(joined, settings.corruption, settings.vocab_size)
             for part, (_, draw) in zip(examples, drawn, strict=True):
                 first, last = last, last + len(part.keys_E)
                 metric = self._first_metric[name] + draw.stream
@@ -228,7 +232,9 @@ class PretrainingData:
     def sentences(self, objective: str, draw_number: int) -> list[tuple[np.ndarray, ...]]:
         """Token ids of each document of a row, a sentence a language of its stream: nothing masked or added."""
         source, draw = self._drawn(RowAddress(objective, draw_number))
-        return source.locate(draw.visit).sentences()
+        location = source.locate(draw.visit)
+        location.check_ids(self._settings.vocab_size)
+        return location.sentences()
 
     def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch]:
         """This rank's micro-batches of global step `step`, numpy arrays."""

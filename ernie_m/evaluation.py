@@ -8,6 +8,7 @@ nll(shuffled translation) - nll(true one), in nats per masked token. It moves lo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,9 +51,11 @@ def held_out_pairs(folder: CorpusFolder, limit: int) -> list[Example]:
         for shard in stream.shards:
             if len(of_stream) == limit:
                 break  # the others need not be opened
-            for row in range(min(shard.entry.rows, limit - len(of_stream))):
-                columns = zip(shard.values, shard.offsets, strict=True)
-                of_stream.append(Example(tuple(v[o[row] : o[row + 1]] for v, o in columns), languages))
+            borders_EC = shard.borders(0, min(shard.entry.rows, limit - len(of_stream)))
+            shard.check_ids(folder.manifest.vocab_size, borders_EC[:1], borders_EC[-1:])
+            for starts, stops in itertools.pairwise(borders_EC.tolist()):
+                columns = zip(shard.values, starts, stops, strict=True)
+                of_stream.append(Example(tuple(values[a:b] for values, a, b in columns), languages))
         pairs.append(of_stream)
     in_turn = [of_stream[i] for i in range(max(map(len, pairs), default=0)) for of_stream in pairs if i < len(of_stream)]
     return in_turn[:limit]

@@ -6,8 +6,8 @@ How an example becomes a document (subscript = position id; docs/objectives.md d
 2. The corruption picks the predicted tokens: "replace" puts masks in their place (80/10/10), "insert" leaves them and
    appends one <mask> for each, sharing its original's position and language, "next_token" predicts every next token.
 3. Pseudo-parallel objectives append placeholders in a target language at the next positions; stage 1 fills them.
-4. The reads table says which group reads which; `check_no_leak` proves that no mask learns of its own answer, over any
-   number of layers, when the table is built.
+4. The reads table says which group reads which. What must not reach whom follows from the corruption, and an entry in
+   which a mask would learn of its own answer, over any number of layers, is refused when it is built.
 
 A new objective is one entry here, its drawn reads table and one oracle test.
 """
@@ -15,7 +15,8 @@ A new objective is one entry here, its drawn reads table and one oracle test.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from ernie_m.sampling import mix, numbers_of
 from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_POSITION_ID, NO_LANGUAGE, mask_id
 
 REPLACE, INSERT, NEXT_TOKEN = "replace", "insert", "next_token"
-PSEUDO_GROUP = 1  # pseudo-parallel documents: group 0 is the sentence, group 1 its placeholders
+CORRUPTIONS = (REPLACE, INSERT, NEXT_TOKEN)
 
 
 @section
@@ -45,7 +46,12 @@ class CorruptionConfig(Section):
 
 @dataclass(frozen=True)
 class Objective:
-    """One row of the table. `groups` in bit order; `reads` and `generation_reads` map each to the groups it reads."""
+    """One row of the table.
+
+    `groups` in bit order: each sentence; then, of an "insert", the masks of each sentence, or the placeholders. `reads` and
+    `generation_reads` map each to the groups it reads. `must_not_reach` and `generation_must_not_reach` promise more than
+    follows from the corruption: (reader, forbidden) pairs. Raises ValueError for an entry that is none, or that leaks.
+    """
 
     name: str
     num_sentences: int
@@ -59,16 +65,54 @@ class Objective:
     _arrays: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        check_no_leak(self.name, self.reads, self.must_not_reach)
+        for fault in self._faults():
+            raise ValueError(f"{self.name}: {fault}")
+        sentences, added = self.groups[: self.num_sentences], self.groups[self.num_sentences :]
+        # Inserted masks stand beside their sentence, uncorrupted. Masks that replace tokens leave no answer to be read, and
+        # next tokens lie behind the horizon of every token, whatever it reads.
+        follows = tuple(zip(added, sentences, strict=True)) if self.corruption == INSERT else ()
+        check_no_leak(self.name, self.reads, (*follows, *self.must_not_reach))
         self._arrays["reads"] = _bit_array(self.groups, self.reads)
-        masks = range(self.num_sentences, 2 * self.num_sentences) if self.corruption == INSERT else ()
-        placeholders = [PSEUDO_GROUP] * self.is_pseudo_parallel
-        self._arrays["groups"] = np.array([*range(self.num_sentences), *masks, *placeholders], np.int32)
+        self._arrays["groups"] = np.arange(len(self.groups), dtype=np.int32)
         if self.generation_reads is not None:
-            if self.corruption == INSERT:
-                raise ValueError(f"{self.name}: placeholders need masks that replace tokens, not inserted ones")
-            check_no_leak(f"{self.name} stage 1", self.generation_reads, self.generation_must_not_reach)
+            # Stage 1 sees the sentence as it is; what stands for words not yet written must not change it.
+            follows = tuple(itertools.product(sentences, added))
+            promised = (*follows, *self.generation_must_not_reach)
+            check_no_leak(f"{self.name} stage 1", self.generation_reads, promised)
             self._arrays["generation"] = _bit_array(self.groups, self.generation_reads)
+
+    def _faults(self) -> Iterator[str]:
+        """Why this is no entry that `lay_out_all` can lay out, and what would be one."""
+        sentences, added = self.groups[: self.num_sentences], self.groups[self.num_sentences :]
+        if self.corruption not in CORRUPTIONS:
+            yield f"corruption {self.corruption!r}; expected one of {', '.join(CORRUPTIONS)}"
+        if self.num_sentences not in (1, 2):
+            yield f"num_sentences {self.num_sentences}; expected 1, a line of text, or 2, a pair"
+        if self.merges_lines and self.num_sentences > 1:
+            yield "merges_lines joins the lines of a text, and pairs are none; leave it out"
+        if self.is_pseudo_parallel and (self.corruption, self.num_sentences) != (REPLACE, 1):
+            yield (
+                f'placeholders with corruption "{self.corruption}" and num_sentences {self.num_sentences}; they need masks '
+                f'that replace tokens, not inserted ones, of one sentence: "{REPLACE}" and 1'
+            )
+        if self.generation_must_not_reach and not self.is_pseudo_parallel:
+            yield "generation_must_not_reach without generation_reads; give both or none"
+        num_added = self.num_sentences * (self.corruption == INSERT) + self.is_pseudo_parallel
+        if len(added) != num_added or len({*self.groups}) < len(self.groups):
+            yield (
+                f"groups {', '.join(self.groups)}; expected {self.num_sentences} of sentences, then {num_added} of their "
+                "masks in the same order, or of placeholders, and all names different"
+            )
+        for what, table in (("reads", self.reads), ("generation_reads", self.generation_reads or self.reads)):
+            read = {*" ".join(table.values()).split()}
+            if {*table} != {*self.groups} or not read <= {*self.groups}:
+                yield f"{what} {dict(table)}; expected a line for each of {', '.join(self.groups)}, and no other names"
+        promised = {*itertools.chain(*self.must_not_reach, *self.generation_must_not_reach)}
+        if not promised <= {*self.groups}:
+            yield f"promises about {', '.join(sorted(promised - {*self.groups}))}; the groups are {', '.join(self.groups)}"
+        predicted = added if self.corruption == INSERT else sentences
+        if not {*sentences} & {*" ".join(self.reads.get(group, "") for group in predicted).split()}:
+            yield f"{', '.join(predicted)}: predicted, and none reads a sentence; let one of them read {sentences[0]}"
 
     @property
     def is_pseudo_parallel(self) -> bool:
@@ -111,17 +155,31 @@ class Objective:
         last = [of_placeholders_E[:, None]] if self.is_pseudo_parallel else []
         return np.concatenate([of_sentences_EC] * repeats + last, axis=1)
 
+    def positions_per_token(self, corruption: CorruptionConfig) -> float:
+        """About how many positions one more token of a sentence takes, with what is appended for it."""
+        appended = (
+            corruption.mask_rate * (self.corruption == INSERT) + corruption.pseudo_token_share * self.is_pseudo_parallel
+        )
+        return 1 + appended
+
+    @staticmethod
+    def cut(num_tokens: Sequence[int], share: int) -> tuple[int, ...]:
+        """The beginning of each sentence, in proportion, about `share` tokens in all; rounded up: no sentence vanishes."""
+        total = sum(num_tokens)
+        return tuple(-(-n * share // total) for n in num_tokens)
+
     def fitted(self, corruption: CorruptionConfig, num_tokens: Sequence[int], capacity: int) -> tuple[int, ...] | None:
         """The longest cut of these sentence lengths, in proportion, that fits; None when less than 1 token each does."""
-        total = sum(num_tokens)
-
-        def cut(share: int) -> tuple[int, ...]:
-            return tuple(-(-n * share // total) for n in num_tokens)  # rounded up: no sentence vanishes
-
-        if int(self.length(corruption, *num_tokens)) <= capacity:
-            return tuple(num_tokens) if min(num_tokens) > 0 else None
-        fits = bisect.bisect_right(range(total), capacity, key=lambda share: int(self.length(corruption, *cut(share))))
-        return cut(fits - 1) if fits > 1 and min(num_tokens) > 0 else None
+        if min(num_tokens) < 1:
+            return None
+        if sum(num_tokens) <= capacity and int(self.length(corruption, *num_tokens)) <= capacity:
+            return tuple(num_tokens)
+        about = int(capacity / self.positions_per_token(corruption))  # specials and rounding take up to 6 a sentence
+        shares = range(max(1, min(sum(num_tokens), about - 6 * self.num_sentences)), min(sum(num_tokens), about + 1))
+        fits = bisect.bisect_right(
+            shares, capacity, key=lambda share: int(self.length(corruption, *self.cut(num_tokens, share)))
+        )
+        return self.cut(num_tokens, shares[fits - 1]) if fits else None
 
     def lay_out(
         self, example: Example, corruption: CorruptionConfig, vocab_size: int, key: int, target_language: int = NO_LANGUAGE
@@ -205,7 +263,6 @@ CAMLM = Objective(
     INSERT,
     groups=("X", "Y", "MX", "MY"),
     reads={"X": "X", "Y": "Y", "MX": "Y MX", "MY": "X MY"},
-    must_not_reach=(("MX", "X"), ("MY", "Y"), ("X", "Y"), ("Y", "X")),
 )
 
 BTMLM = Objective(
@@ -215,7 +272,6 @@ BTMLM = Objective(
     groups=("X", "P"),
     reads={"X": "X P", "P": "X P"},
     generation_reads={"X": "X", "P": "X P"},
-    generation_must_not_reach=(("X", "P"),),
 )
 
 CLM = Objective("CLM", 1, NEXT_TOKEN, groups=("X",), reads={"X": "X"}, merges_lines=True)

@@ -7,6 +7,7 @@ this ZeRO stage, on this machine, is the model that was trained. Neither dropout
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ernie_m.batch import LossRequest, PackedBatch
+from ernie_m.batch import Document, LossRequest, PackedBatch
 from ernie_m.console import InputError
 from ernie_m.dataloader import PretrainingData, to_device
 from ernie_m.model import without_training
@@ -29,14 +30,20 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; another card
 def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
     """A short row as tensors: the shortest documents of the first or the last row of a global step, at least one.
 
-    It is as long as they are, in units of POSITIONS, since training waits for it. Placeholders are left as masks.
+    It is as long as they are, in units of POSITIONS, since training waits for it. Placeholders are left as masks. Where
+    neither of these rows predicts anything, the step's other rows are looked at; raises InputError when none does.
     """
     addresses = data.schedule.rows_of_step(step)
-    rows = [data.row(address) for address in (addresses[0], addresses[-1])]
-    shortest = [sorted((d for d in row.documents if len(d.predicted)), key=len) for row in rows]
-    documents, row = min(
-        ((found, row) for found, row in zip(shortest, rows, strict=True) if found), key=lambda x: len(x[0][0])
-    )
+    outer, inner = [addresses[0], addresses[-1]], addresses[1:-1]
+    found = list(filter(_documents, map(data.row, outer))) or list(islice(filter(_documents, map(data.row, inner)), 1))
+    if not found:
+        raise InputError(
+            f"{data.folder.folder}: no row of step {step} holds a token to predict, so that nothing is trained there and no "
+            f"checkpoint could be proved; expected text in each of its {len(addresses)} rows. Look at them with "
+            f"launcher/inspect_step.py --step {step}, then rebuild the data or leave the step out (--skip_steps)"
+        )
+    row = min(found, key=lambda row: len(_documents(row)[0]))
+    documents = _documents(row)
     ends = np.cumsum([len(document) for document in documents])
     num_documents = max(1, int((ends <= POSITIONS).sum()))
     length = -(-int(ends[num_documents - 1]) // POSITIONS) * POSITIONS
@@ -44,6 +51,11 @@ def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
     arrays = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
     arrays |= {name: array[:MOST_PREDICTED] for name, array in arrays.items() if name.endswith("_N")}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def _documents(row: PackedRow) -> list[Document]:
+    """Those in which something is predicted, the shortest first."""
+    return sorted((document for document in row.documents if len(document.predicted)), key=len)
 
 
 def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device) -> float:

@@ -1,14 +1,15 @@
 """Rows of one stream for one objective: row number v of the stream is a pure function of (seed, v), found in O(1).
 
-1. Each shard is cut into windows of whole examples by token offset (two binary searches in the mapped offsets), so that
-   one window fills a fixed number of rows; how many rows a shard gives follows from the manifest alone.
-2. A window's pairs (or lines) are placed into its rows, best fit decreasing; running text flows through the rows and is
-   cut at their ends instead. Plans are cached, never stored.
-3. Every epoch visits every row once, in a keyed order of its own. All draws of an example come from a key of its own, which
+1. How many rows a shard gives follows from the manifest alone: from the positions that its text will take, with what is
+   added where a pair is cut at a row's end.
+2. Each shard is cut into windows of whole examples that take equal numbers of positions (two binary searches in the mapped
+   offsets), so that one window fills a fixed number of rows. A line longer than a row is cut at a window's border too.
+3. A window's text is laid into its rows (ernie_m.window_plan), so that none is empty. Plans are cached, never stored.
+4. Every epoch visits every row once, in a keyed order of its own. All draws of an example come from a key of its own, which
    follows from (seed, objective, stream, visit) and its number in the row: direction of a pair, target language, masks.
 
-Every example is used once an epoch; the rare one that no row of its window had room for is cut to the largest gap, and so
-is the end of a window's running text (under 0.02 % of the tokens at rows of 128 and more).
+All text is used once an epoch, but for what finds no room at the end of a window that holds more than was to be expected
+(under 0.1 % of the tokens of real text).
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ import numpy as np
 from ernie_m.batch import Documents, Examples
 from ernie_m.corpus import Shard, Stream
 from ernie_m.objectives import CorruptionConfig, Objective
-from ernie_m.packing import NO_ROW, place
 from ernie_m.sampling import Permutation, key_of, mix
-from ernie_m.special_tokens import NO_LANGUAGE
+from ernie_m.special_tokens import NO_LANGUAGE, UNK_ID, mask_id
+from ernie_m.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing
 
 WINDOW_POSITIONS = 16_384  # positions planned together: large enough to pack tightly, small enough to plan on the fly
+LEAST_ROWS = 32  # of a window: its borders lie where a line ends, up to a row before or behind their place
 TARGET_FILL = 0.985  # a window's examples take this share of its rows, so that nearly always all find room
 PLANS_CACHED = 32  # of a stream of few windows; a plan takes 10-20 kB
 FEW_WINDOWS = 4 * PLANS_CACHED  # rows are visited in permuted order: a stream of more seldom meets a cached window again
-NUM_SPECIAL = 2  # <s> and </s> around a piece of text
-MIN_PIECE = 8  # tokens: running text is not cut into shorter pieces
+CUT_FROM, HALF_CUT = 0.3, 0.65  # see _measure
 NO_TOKENS = np.zeros(0, np.int32)
 
 
@@ -45,6 +46,10 @@ class RowLocation:
     shard: Shard
     starts_EC: np.ndarray
     stops_EC: np.ndarray
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raise InputError, naming file and row, when an id of the text is none of this vocabulary's."""
+        self.shard.check_ids(vocab_size, self.starts_EC, self.stops_EC)
 
     def lines(self) -> list[tuple[int, int]]:
         """First and last line (a shard's row, from 0) that each example takes text of."""
@@ -58,17 +63,27 @@ class RowLocation:
 
     def sentences(self) -> list[tuple[np.ndarray, ...]]:
         """Token ids of each example, int32, a sentence a column: nothing masked, a pair in the stream's direction."""
+        self.shard.check_mapped()
         columns = zip(self.shard.values, self.starts_EC.T.tolist(), self.stops_EC.T.tolist(), strict=True)
         sentences = [[values[a:b] for a, b in zip(starts, stops, strict=True)] for values, starts, stops in columns]
         return list(zip(*sentences, strict=True))
 
 
-class WindowPlan(NamedTuple):
-    """The text of a window's rows, as in RowLocation: of row r, examples [first_R1[r], first_R1[r + 1])."""
+class Border(NamedTuple):
+    """Where a window begins: its first whole line, and the first token of its text in each column, maybe before that."""
 
-    starts_EC: np.ndarray
-    stops_EC: np.ndarray
-    first_R1: np.ndarray
+    line: int
+    token_C: np.ndarray
+
+
+class Measure(NamedTuple):
+    """Positions of shards' text [shards]: in all, and those that a line takes beside its tokens, in tokens.
+
+    Of running text it is the documents that take them, as many for each line, as far as the manifest knows.
+    """
+
+    positions: np.ndarray
+    weight: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,11 @@ class RowSettings:
     vocab_size: int
     corruption: CorruptionConfig
     seed: int
+
+    def holds(self, tokens_T: np.ndarray) -> bool:
+        """Whether the vocabulary holds all these tokens of text."""
+        within = int(tokens_T.min(initial=UNK_ID)), int(tokens_T.max(initial=UNK_ID))
+        return within[0] >= UNK_ID and within[1] < mask_id(self.vocab_size)
 
 
 class RowSource:
@@ -95,7 +115,8 @@ class RowSource:
         self.objective, self.stream, self.settings = objective, stream, settings
         self.languages = tuple(language_ids[language] for language in stream.languages)
         self.target_languages = np.array(target_languages, np.int64)
-        self._rows_per_window = max(1, WINDOW_POSITIONS // settings.sequence_length)
+        self._rows_per_window = max(LEAST_ROWS, WINDOW_POSITIONS // settings.sequence_length)
+        self._fitting = Fitting(objective, settings.corruption, settings.sequence_length)
         self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)
         self._draws_key = key_of(*self._key, "draws")
@@ -142,87 +163,86 @@ class RowSource:
 
     def _location(self, index: int) -> RowLocation:
         number = int(np.searchsorted(self._first_rows, index, side="right")) - 1
-        window, row = divmod(index - int(self._first_rows[number]), self._rows_per_window)
+        row, last = index - int(self._first_rows[number]), self._num_windows(number) - 1
+        window = min(row // self._rows_per_window, last)  # the last one takes the rest: a short one could lie inside a line
         plan = self._plan(number, window)
+        row -= window * self._rows_per_window
         examples = slice(*plan.first_R1[row : row + 2].tolist())
         return RowLocation(self.stream.shards[number], plan.starts_EC[examples], plan.stops_EC[examples])
 
+    def _num_rows(self, number: int) -> int:
+        return int(self._first_rows[number + 1] - self._first_rows[number])
+
+    def _num_windows(self, number: int) -> int:
+        return max(1, self._num_rows(number) // self._rows_per_window)
+
     def _rows_of_shards(self) -> np.ndarray:
-        """How many rows each shard gives, int64 [shards]: from the positions its examples take, by the manifest's totals."""
-        entries, longest = self.stream.entries, self.settings.sequence_length - NUM_SPECIAL
-        lines, tokens = entries.rows, entries.tokens
-        merged = self.objective.merges_lines
-        pieces = entries.documents + tokens.sum(axis=1) / longest if merged else lines.astype(np.float64)
-        positions, filled = np.zeros(len(lines)), lines > 0
-        pieces, tokens = pieces[filled], tokens[filled]
-        positions[filled] = pieces * self.objective.expected_length(self.settings.corruption, *(tokens / pieces[:, None]).T)
+        """How many rows each shard gives, int64 [shards]: from the positions its text takes, by the manifest's totals."""
+        entries = self.stream.entries
+        positions = self._measure(entries.rows, entries.tokens, entries.documents).positions
         return np.ceil(positions / (self.settings.sequence_length * TARGET_FILL)).astype(np.int64)
 
+    def _measure(self, lines: np.ndarray, tokens: np.ndarray, documents: np.ndarray) -> Measure:
+        """What shards of these totals take in rows; `tokens` [shards, languages].
+
+        An example is cut at few rows' ends while its mean length is a small part of a row's, at nearly all when it is many
+        times as long; in between as measured on real pairs, within 0.1 of the ends: half a per cent at rows of 128.
+        """
+        objective, corruption, length = self.objective, self.settings.corruption, self.settings.sequence_length
+        positions, weight, filled = np.zeros(len(lines)), np.zeros(len(lines)), lines > 0
+        tokens, text = tokens[filled], tokens[filled].sum(axis=1)
+        whole = (documents if objective.merges_lines else lines)[filled].astype(np.float64)
+        per_token = objective.positions_per_token(corruption)
+        in_a_row = (length - NUM_SPECIAL * objective.num_sentences) / per_token  # tokens
+        if objective.merges_lines:
+            cut = np.ones(len(text))  # at every row's end
+        else:
+            of_each = objective.expected_length(corruption, *(tokens / whole[:, None]).T)
+            above = np.maximum(0, of_each / length - CUT_FROM)
+            cut = above / (above + HALF_CUT)
+        pieces = whole + cut * text / in_a_row
+        of_piece = objective.expected_length(corruption, *(tokens / pieces[:, None]).T)
+        beside_tokens = of_piece - per_token * text / pieces
+        positions[filled] = pieces * of_piece
+        weight[filled] = beside_tokens / (per_token + beside_tokens * cut / in_a_row) * (whole / lines[filled])
+        return Measure(positions, weight)
+
     def _plan_window(self, number: int, window: int) -> WindowPlan:
-        shard, num_rows = self.stream.shards[number], int(self._first_rows[number + 1] - self._first_rows[number])
-        first, last = window * self._rows_per_window, min((window + 1) * self._rows_per_window, num_rows)
-        lines = [_line_at(shard, row / num_rows) for row in (first, last)]
-        planned = self._flowing if self.objective.merges_lines else self._fitting
-        return planned(shard, lines[0], lines[1], last - first)
-
-    def _fitting(self, shard: Shard, first: int, last: int, num_rows: int) -> WindowPlan:
-        """Lines or pairs placed whole; one longer than a row, or without room in any, is cut to fit."""
-        capacity = self.settings.sequence_length
-        borders = np.stack([offsets[first : last + 1] for offsets in shard.offsets], axis=1)
-        starts_EC, num_tokens_EC = borders[:-1], np.diff(borders, axis=0)
-        lengths_E = self._lengths(num_tokens_EC)
-        for line in np.flatnonzero(lengths_E > capacity).tolist():
-            self._cut(num_tokens_EC, lengths_E, line, capacity)
-        rows_E = place(lengths_E, capacity, num_rows)
-        rows_E[num_tokens_EC.min(axis=1) == 0] = NO_ROW  # a pair with an empty side teaches nothing and is left out
-        left_over = np.flatnonzero(rows_E == NO_ROW)
-        for line in left_over[np.argsort(-lengths_E[left_over], kind="stable")].tolist():
-            room = capacity - np.bincount(rows_E + 1, lengths_E, num_rows + 1)[1:]
-            if self._cut(num_tokens_EC, lengths_E, line, int(room.max())):
-                rows_E[line] = room.argmax()
-        by_row = np.argsort(rows_E, kind="stable")
-        first_R1 = np.searchsorted(rows_E[by_row], np.arange(num_rows + 1))
-        starts_EC, num_tokens_EC = starts_EC[by_row], num_tokens_EC[by_row]
-        return WindowPlan(starts_EC, starts_EC + num_tokens_EC, first_R1)
-
-    def _lengths(self, num_tokens_EC: np.ndarray) -> np.ndarray:
-        return np.asarray(self.objective.length(self.settings.corruption, *num_tokens_EC.T), np.int64)
-
-    def _cut(self, num_tokens_EC: np.ndarray, lengths_E: np.ndarray, line: int, room: int) -> bool:
-        """Cut this line in place to fit `room` positions; False, and nothing is changed, when not even a token each fits."""
-        kept = self.objective.fitted(self.settings.corruption, num_tokens_EC[line].tolist(), room)
-        if kept is not None:
-            num_tokens_EC[line] = kept
-            lengths_E[line] = self._lengths(num_tokens_EC[line : line + 1])[0]
-        return kept is not None
-
-    def _flowing(self, shard: Shard, first: int, last: int, num_rows: int) -> WindowPlan:
-        """Lines of a document joined to running text, which fills row after row."""
-        capacity, borders = self.settings.sequence_length, shard.offsets[0][first : last + 1]
-        is_first = np.array(shard.starts_document[first:last], bool)
+        shard, num_rows, is_last = (
+            self.stream.shards[number],
+            self._num_rows(number),
+            window + 1 == self._num_windows(number),
+        )
+        first = window * self._rows_per_window
+        last = num_rows if is_last else first + self._rows_per_window
+        begin, end = (self._border(shard, row / num_rows) for row in (first, last))
+        borders_EC = np.minimum(shard.borders(begin.line, end.line), end.token_C)
+        if is_cut := bool((begin.token_C < borders_EC[0]).any()):
+            borders_EC = np.concatenate([begin.token_C[None], borders_EC])
+        if not self.objective.merges_lines:
+            return self._fitting.plan(borders_EC[:-1], np.diff(borders_EC, axis=0), last - first)
+        starts_E, stop = borders_EC[:-1, 0], int(borders_EC[-1, 0])
+        is_first = np.concatenate([[True] * is_cut, shard.starts_document[begin.line : end.line]]).astype(bool)
         is_first[:1] = True
-        begins = np.unique(borders[:-1][is_first])
-        begins = begins[begins < borders[-1]]  # documents that hold tokens
-        needed = np.cumsum(np.diff(begins, append=borders[-1]) + NUM_SPECIAL)
-        before, starts = [0, *needed.tolist()], begins.tolist()  # of each document: positions of all before it, first token
-        rows: list[int] = []  # the first token of each
-        document, read = 0, 0  # the next row begins behind the first `read` tokens of this document
-        while document < len(starts) and len(rows) < num_rows:
-            rows.append(starts[document] + read)
-            behind = bisect.bisect_right(before, before[document] + read + capacity) - 1  # the first that does not fit whole
-            if behind == document:
-                read += capacity - NUM_SPECIAL
-                continue
-            room = before[document] + read + capacity - before[behind]
-            document, read = behind, room - NUM_SPECIAL if room >= NUM_SPECIAL + MIN_PIECE else 0
-        end = starts[document] + read if document < len(starts) else int(borders[-1])
-        pieces = np.union1d(begins, rows).astype(np.int32)
-        pieces = pieces[pieces < end]
-        first_R1 = np.searchsorted(pieces, [*rows, *[end] * (num_rows + 1 - len(rows))])
-        return WindowPlan(pieces[:, None], np.append(pieces[1:], end)[: len(pieces), None], first_R1)
+        begins = np.unique(starts_E[is_first])
+        return flowing(begins[begins < stop], stop, self.settings.sequence_length, last - first)
 
+    def _border(self, shard: Shard, fraction: float) -> Border:
+        """Where this fraction of the positions of a shard's text lies: at the next line, or in one longer than a row."""
+        entry, offsets = shard.entry, shard.offsets
+        totals = np.array([entry.rows]), np.array([entry.tokens]), np.array([entry.documents])
+        weight = float(self._measure(*totals).weight[0])
+        shard.check_mapped()
 
-def _line_at(shard: Shard, fraction: float) -> int:
-    """First line that starts at or behind this fraction of the shard's tokens (all its sentences together)."""
-    target = round(fraction * sum(shard.entry.tokens))
-    return bisect.bisect_left(range(shard.entry.rows), target, key=lambda row: sum(int(o[row]) for o in shard.offsets))
+        def before(line: int) -> float:
+            """Positions of all lines before this one, in tokens."""
+            return sum(int(o[line]) for o in offsets) + line * weight
+
+        target = fraction * before(entry.rows)
+        line = entry.rows if fraction == 1 else bisect.bisect_left(range(entry.rows), target, key=before)
+        begin_C, end_C = (np.array([int(o[max(0, n)]) for o in offsets]) for n in (line - 1, line))
+        tokens_C = end_C - begin_C
+        if fraction in (0, 1) or tokens_C.sum() <= self.settings.sequence_length:
+            return Border(line, end_C)
+        share = min(int(tokens_C.sum()), max(0, round(target - before(line - 1))))
+        return Border(line, begin_C + np.array(self.objective.cut(tokens_C.tolist(), share)))

@@ -7,6 +7,7 @@ are written out once more. What both share is the objective's own table entry an
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from dataclasses import fields
 from typing import Any
@@ -19,9 +20,10 @@ from ernie_m.corpus import CorpusFolder, Shard
 from ernie_m.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
 from ernie_m.objectives import INSERT, NEXT_TOKEN, OBJECTIVES, REPLACE, CorruptionConfig, Objective
 from ernie_m.packing import PackedRow, pack
-from ernie_m.row_source import MIN_PIECE, WINDOW_POSITIONS, RowSettings, RowSource
+from ernie_m.row_source import WINDOW_POSITIONS, RowSettings, RowSource
 from ernie_m.sampling import key_of, mix, numbers_of
 from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, FIRST_POSITION_ID, NO_LANGUAGE, PAD_ID, mask_id
+from ernie_m.window_plan import MIN_PIECE
 
 S, WORD = 128, 2**64
 Columns = dict[str, list[int]]
@@ -173,18 +175,44 @@ def test_random_numbers_are_splitmix64() -> None:
 # -- plans of windows ----------------------------------------------------------------------------------------------
 
 
-def first_line(shard: Shard, row: int, num_rows: int) -> int:
-    """The first line that starts at or behind this share of the shard's tokens."""
-    target = round(row / num_rows * sum(shard.entry.tokens))
-    return next((i for i in range(shard.entry.rows) if sum(int(o[i]) for o in shard.offsets) >= target), shard.entry.rows)
+Span = tuple[int, int]
 
 
-def slow_flowing(shard: Shard, lines: range, capacity: int, num_rows: int) -> list[list[Any]]:
+def slow_text(source: RowSource, shard: Shard, rows: tuple[int, int], num_rows: int) -> list[tuple[list[Span], bool]]:
+    """The lines of a window's rows, each with whether it starts a document: by positions, long lines cut at its borders."""
+    entry = shard.entry
+    totals = np.array([entry.rows]), np.array([entry.tokens]), np.array([entry.documents])
+    weight = float(source._measure(*totals).weight[0])
+    is_text = source.objective.merges_lines
+
+    def before(line: int) -> float:
+        return sum(int(offsets[line]) for offsets in shard.offsets) + line * weight
+
+    def border(row: int) -> list[int]:
+        target = row / num_rows * before(entry.rows)
+        line = entry.rows if row == num_rows else next(i for i in range(entry.rows + 1) if before(i) >= target)
+        begins, ends = ([int(o[max(0, i)]) for o in shard.offsets] for i in (line - 1, line))
+        tokens = [stop - start for start, stop in zip(begins, ends, strict=True)]
+        if row in (0, num_rows) or sum(tokens) <= source.settings.sequence_length:
+            return ends
+        share = min(sum(tokens), max(0, round(target - before(line - 1))))
+        return [start + math.ceil(n * share / sum(tokens)) for start, n in zip(begins, tokens, strict=True)]
+
+    first, last = map(border, rows)
+    text = []
+    for line in range(entry.rows):
+        columns = zip(shard.offsets, first, last, strict=True)
+        spans = [(max(int(o[line]), least), min(int(o[line + 1]), most)) for o, least, most in columns]
+        if min(stop - start for start, stop in spans) > 0:
+            text.append((spans, is_text and bool(shard.starts_document[line])))
+    return text
+
+
+def slow_flowing(text: list[tuple[list[Span], bool]], capacity: int, num_rows: int) -> list[list[Any]]:
     """Document after document: pieces of text as long as the room of their row."""
     documents: list[list[int]] = []
-    for line in lines:
-        start, stop = shard.offsets[0][line : line + 2].tolist()
-        if line == lines.start or shard.starts_document[line]:
+    for ((start, stop),), is_first in text:
+        if is_first or not documents:
             documents.append([start, stop])
         documents[-1][1] = stop
     planned: list[list[Any]] = [[]]
@@ -203,61 +231,127 @@ def slow_flowing(shard: Shard, lines: range, capacity: int, num_rows: int) -> li
     return planned + [[]] * (num_rows - len(planned))
 
 
-def slow_fitting(objective: Objective, shard: Shard, lines: range, capacity: int, num_rows: int) -> list[list[Any]]:
-    """Longest first, each where it fits tightest; then what is left, cut to the widest gap."""
-    corruption = CorruptionConfig()
-    spans = {line: [tuple(o[line : line + 2].tolist()) for o in shard.offsets] for line in lines}
+class SlowFitting:
+    """Longest first, each where it fits tightest; what is left is poured with the content of the emptiest rows."""
 
-    def length(line: int) -> int:
-        return int(objective.length(corruption, *(stop - start for start, stop in spans[line])))
+    def __init__(self, objective: Objective, text: list[tuple[list[Span], bool]], capacity: int, num_rows: int) -> None:
+        self.objective, self.capacity, self.num_rows = objective, capacity, num_rows
+        self.least = max(1, min(MIN_PIECE, capacity // 16))
+        self.examples = [tuple(spans) for spans, _ in text]
 
-    def cut(line: int, room: int) -> bool:
-        kept = objective.fitted(corruption, [stop - start for start, stop in spans[line]], room)
-        if kept is not None:
-            spans[line] = [(start, start + n) for (start, _), n in zip(spans[line], kept, strict=True)]
-        return kept is not None
+    def length(self, spans: tuple[Span, ...]) -> int:
+        return int(self.objective.length(CorruptionConfig(), *(stop - start for start, stop in spans)))
 
-    for line in lines:
-        assert length(line) <= capacity or cut(line, capacity)
-    rows: list[list[int]] = [[] for _ in range(num_rows)]
-    left_over = []
-    for line in sorted(lines, key=lambda line: (-length(line), line)):
-        room = [capacity - sum(map(length, row)) for row in rows]
-        fitting = [(room[i], i) for i in range(num_rows) if room[i] >= length(line)]
-        (rows[min(fitting)[1]] if fitting else left_over).append(line)
-    for line in left_over:
-        room = [capacity - sum(map(length, row)) for row in rows]
-        if cut(line, max(room)):
-            rows[room.index(max(room))].append(line)
-    return [[tuple(spans[line]) for line in sorted(row)] for row in rows]
+    def planned(self) -> list[list[tuple[Span, ...]]]:
+        rows: list[list[tuple[Span, ...]]] = [[] for _ in range(self.num_rows)]
+        left = []
+        for example in sorted(self.examples, key=lambda e: (-self.length(e), e)):
+            rooms = [self.capacity - sum(map(self.length, row)) for row in rows]
+            fitting = [(room, i) for i, room in enumerate(rooms) if room >= self.length(example)]
+            (rows[min(fitting)[1]] if fitting else left).append(example)
+        if left:
+            rooms = [self.capacity - sum(map(self.length, row)) for row in rows]
+            emptiest = sorted(range(self.num_rows), key=lambda i: (-rooms[i], i))
+            needed, best, chosen = sum(map(self.length, left)), math.inf, []
+            while best > 0 and len(chosen) < self.num_rows:
+                enough = [k for k in range(1, self.num_rows + 1) if sum(rooms[i] for i in emptiest[:k]) >= needed]
+                chosen = emptiest[: min(enough, default=self.num_rows)]
+                poured, lost = self.poured([e for i in chosen for e in rows[i]] + left, len(chosen))
+                if lost > best:
+                    break
+                if lost < best:
+                    best, found = lost, list(zip(chosen, poured, strict=True))
+                needed = sum(rooms[i] for i in chosen) + lost
+            for i, row in found:
+                rows[i] = row
+        return [sorted(row) for row in rows]
+
+    def poured(self, examples: list[tuple[Span, ...]], num_rows: int) -> tuple[list[list[tuple[Span, ...]]], int]:
+        rows: list[list[tuple[Span, ...]]] = []
+        pool = list(examples)
+        for _ in range(num_rows):
+            rows.append([])
+            while (room := self.capacity - sum(map(self.length, rows[-1]))) > 0 and pool:
+                longest = max(pool, key=self.order)
+                fitting = max((e for e in pool if self.length(e) <= room), key=self.order, default=None)
+                cut = None
+                is_tight = fitting is not None and 64 * (room - self.length(fitting)) <= self.capacity
+                if fitting is not longest and not is_tight:
+                    cut = self.cut(longest, room)
+                if cut is not None:
+                    pool.remove(longest)
+                    pool += [cut[1]] if min(stop - start for start, stop in cut[1]) > 0 else []
+                elif fitting is not None:
+                    pool.remove(fitting)
+                else:
+                    break
+                rows[-1].append(cut[0] if cut is not None else fitting)
+        return rows, sum(map(self.length, pool))
+
+    def order(self, example: tuple[Span, ...]) -> tuple[Any, ...]:
+        whole = next(i for i, e in enumerate(self.examples) if e[0][0] <= example[0][0] < e[0][1])
+        begins = tuple(own[0] - its[0] for own, its in zip(example, self.examples[whole], strict=True))
+        return self.length(example), whole, begins
+
+    def cut(self, example: tuple[Span, ...], room: int) -> tuple[tuple[Span, ...], tuple[Span, ...]] | None:
+        sizes = [stop - start for start, stop in example]
+        total, parts = sum(sizes), []
+        for share in range(total, 0, -1):
+            part = [math.ceil(n * share / total) for n in sizes]
+            ends = [start + n for (start, _), n in zip(example, part, strict=True)]
+            own = tuple((start, end) for (start, _), end in zip(example, ends, strict=True))
+            if self.length(own) <= room:
+                parts.append((own, tuple((end, stop) for (_, stop), end in zip(example, ends, strict=True)), sum(part)))
+                if total - sum(part) >= self.least or share <= total - self.least:
+                    break
+        if not parts or parts[-1][2] < self.least:
+            return None
+        return parts[-1][:2]
 
 
-@pytest.mark.parametrize("sequence_length", [16, 96, 512])
+def slow_spread(rows: list[list[Any]]) -> list[list[Any]]:
+    """A row without text takes every other piece of the row that has most, or half of the longest piece."""
+    for empty in (i for i, row in enumerate(rows) if not row):
+        most = max(range(len(rows)), key=lambda i: (len(rows[i]), -i))
+        if len(rows[most]) > 1:
+            rows[empty], rows[most] = rows[most][::2], rows[most][1::2]
+            continue
+        by_size = [(min(b - a for a, b in piece), -piece[0][0], i) for i, row in enumerate(rows) for piece in row]
+        _, _, longest = max(by_size)
+        (piece,) = rows[longest]
+        middle = [a + (b - a) // 2 for a, b in piece]
+        rows[longest] = [tuple((a, m) for (a, _), m in zip(piece, middle, strict=True))]
+        rows[empty] = [tuple((m, b) for (_, b), m in zip(piece, middle, strict=True))]
+    return rows
+
+
+@pytest.mark.parametrize("sequence_length", [16, 32, 96, 512])
 def test_rows_of_a_window_hold_what_the_oracle_plans(
     corpus_folder: CorpusFolder, objective: Objective, sequence_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ernie_m.row_source.WINDOW_POSITIONS", 2048)
+    monkeypatch.setattr("ernie_m.row_source.LEAST_ROWS", 4)
     assert WINDOW_POSITIONS != 2048, "smaller ones are planned here: the oracle is slow, and most windows end inside a shard"
     stream = (corpus_folder.parallel() if objective.num_sentences == 2 else corpus_folder.monolingual())[0]
     settings = RowSettings(sequence_length, 30_000, CorruptionConfig(), 0)
     source = RowSource(objective, stream, corpus_folder.language_ids, settings, (1,))
     per_window, seen, index = 2048 // sequence_length, 0, 0
     for shard, num_rows in zip(stream.shards, source._rows_of_shards().tolist(), strict=True):
-        for first in range(0, num_rows, per_window):
-            last = min(first + per_window, num_rows)
-            if first % (3 * per_window) == 0:
-                lines = range(first_line(shard, first, num_rows), first_line(shard, last, num_rows))
-                planned = (
-                    slow_flowing(shard, lines, sequence_length, last - first)
-                    if objective.merges_lines
-                    else slow_fitting(objective, shard, lines, sequence_length, last - first)
-                )
-                for row, expected in enumerate(planned, start=index + first):
-                    found = source._location(row)
-                    assert found.shard.entry == shard.entry
-                    spans = zip(found.starts_EC.tolist(), found.stops_EC.tolist(), strict=True)
-                    assert [tuple(zip(*span, strict=True)) for span in spans] == expected
-                    seen += len(expected)
+        num_windows = max(1, num_rows // per_window)
+        for window in {*range(0, num_windows, 4), num_windows - 1}:
+            first, last = window * per_window, num_rows if window + 1 == num_windows else (window + 1) * per_window
+            text = slow_text(source, shard, (first, last), num_rows)
+            planned = (
+                slow_flowing(text, sequence_length, last - first)
+                if objective.merges_lines
+                else SlowFitting(objective, text, sequence_length, last - first).planned()
+            )
+            for row, expected in enumerate(slow_spread([list(row) for row in planned]), start=index + first):
+                found = source._location(row)
+                assert found.shard.entry == shard.entry
+                spans = zip(found.starts_EC.tolist(), found.stops_EC.tolist(), strict=True)
+                assert [tuple(zip(*span, strict=True)) for span in spans] == sorted(expected)
+                seen += len(expected)
         index += num_rows
     assert seen > 50
 

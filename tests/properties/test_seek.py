@@ -28,14 +28,16 @@ S, ROWS_PER_STEP = 512, 40
 class Column:
     """A column of a shard whose content is arithmetic, so that a huge one costs nothing; counts what is read of it."""
 
-    def __init__(self, what: str, counts: Counter[str], size: int, factor: int, divisor: int, modulus: int = 2**40) -> None:
-        self.what, self.counts, self.size = what, counts, size
+    def __init__(
+        self, what: str, counts: Counter[str], size: int, factor: int, divisor: int, modulus: int = 2**40, least: int = 0
+    ) -> None:
+        self.what, self.counts, self.size, self.least = what, counts, size, least
         self.factor, self.divisor, self.modulus = factor, divisor, modulus
 
     def __getitem__(self, index: int | slice) -> np.ndarray:
         numbers = np.arange(*index.indices(self.size)) if isinstance(index, slice) else np.array(index)
         self.counts[self.what] += numbers.size
-        return numbers * self.factor // self.divisor % self.modulus
+        return numbers * self.factor // self.divisor % self.modulus + self.least
 
 
 class HugeFolder(CorpusFolder):
@@ -50,7 +52,7 @@ class HugeFolder(CorpusFolder):
         self.counts["shards"] += 1
         entry, vocab_size = shard.entry, self.manifest.vocab_size
         offsets = [Column("lines", self.counts, entry.rows + 1, tokens, entry.rows) for tokens in entry.tokens]
-        values = [Column("tokens", self.counts, tokens, place * 7919 + 13, 1, vocab_size - 10) for tokens in entry.tokens]
+        values = [Column("tokens", self.counts, tokens, place * 7919 + 13, 1, vocab_size - 10, 4) for tokens in entry.tokens]
         starts = Column("lines", self.counts, entry.rows, 1, 1, 30)
         vars(shard).update(offsets=tuple(offsets), values=tuple(values), starts_document=starts)
         return shard

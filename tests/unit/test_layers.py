@@ -44,7 +44,7 @@ LAYERS = (
     }
     | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
     {"objectives", "packing", "attention", "block_mask", "loss", "tied_gradient", "gelu_linear", "layer_norm", "row_pieces"}
-    | {"gradient_exchange", "read_pairs"},
+    | {"gradient_exchange", "read_pairs", "window_plan"},
     {"row_source", "dataloader", "model", "pseudo_parallel"},
     {
         "ranks",
@@ -79,7 +79,7 @@ LAYERS = (
     | {"planning"},
 )
 LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source", "read_pairs"}
+TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source", "read_pairs", "window_plan"}
 
 
 def imports_of(path: Path) -> set[str]:

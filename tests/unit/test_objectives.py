@@ -158,10 +158,11 @@ def test_the_layout_follows_from_the_generator_alone(objective: Objective) -> No
 
 
 def test_a_new_objective_is_one_entry() -> None:
-    """Rule 14 of the house: X is predicted from Y alone, with nothing but a table entry."""
-    one_way = Objective("ONE_WAY", 2, "insert", ("X", "Y", "MX", "MY"), {**CAMLM.reads, "MY": "Y MY"}, (("MX", "X"),))
-    _, document = laid_out(one_way, [5, 5])
-    assert (document.reads[document.group == 3] == 0b1010).all()
+    """Rule 14 of the house: masks that do not know of each other, with nothing but a table entry."""
+    alone = Objective("ALONE", 2, "insert", ("X", "Y", "MX", "MY"), {**CAMLM.reads, "MX": "Y", "MY": "X"})
+    _, document = laid_out(alone, [5, 5])
+    assert (document.reads[document.group == 2] == 0b0010).all()
+    assert (document.reads[document.group == 3] == 0b0001).all()
 
 
 def test_numbers_of_masks_do_not_depend_on_the_draw(objective: Objective) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from ernie_m.corpus import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
 from ernie_m.objectives import CAMLM, INSERT, TLM, CorruptionConfig, Objective
-from ernie_m.row_source import NUM_SPECIAL, TARGET_FILL, RowLocation, RowSettings, RowSource, WindowPlan
+from ernie_m.row_source import CUT_FROM, HALF_CUT, TARGET_FILL, RowLocation, RowSettings, RowSource
+from ernie_m.window_plan import NUM_SPECIAL, WindowPlan
 
 LANGUAGE_IDS = {"de": 1, "en": 2}
 
@@ -24,17 +25,28 @@ def slow_num_rows(objective: Objective, entry: ShardEntry, settings: RowSettings
     def masked(mean: float, rate: float) -> float:
         return max(1.0, mean * rate + 0.5 * math.exp(-(mean * rate)))
 
-    pieces = float(entry.rows)
-    if objective.merges_lines:
-        pieces = entry.documents + sum(entry.tokens) / (settings.sequence_length - NUM_SPECIAL)
-    means = [tokens / pieces for tokens in entry.tokens]
-    length: float = means[0] + (means[1] if len(means) == 2 else 0) + 2 * len(means)
+    def length_of(pieces: float) -> float:
+        means = [tokens / pieces for tokens in entry.tokens]
+        length: float = means[0] + (means[1] if len(means) == 2 else 0) + 2 * len(means)
+        if objective.corruption == INSERT:
+            of_each = [masked(mean, settings.corruption.mask_rate) for mean in means]
+            length += of_each[0] + of_each[1]
+        if objective.is_pseudo_parallel:
+            length += masked(means[0], settings.corruption.pseudo_token_share)
+        return length
+
+    per_token = 1.0
     if objective.corruption == INSERT:
-        of_each = [masked(mean, settings.corruption.mask_rate) for mean in means]
-        length += of_each[0] + of_each[1]
+        per_token = 1 + settings.corruption.mask_rate
     if objective.is_pseudo_parallel:
-        length += masked(means[0], settings.corruption.pseudo_token_share)
-    return math.ceil(pieces * length / (settings.sequence_length * TARGET_FILL))
+        per_token = 1 + settings.corruption.pseudo_token_share
+    whole, in_a_row = float(entry.rows), (settings.sequence_length - NUM_SPECIAL * len(entry.tokens)) / per_token
+    above = max(0.0, length_of(whole) / settings.sequence_length - CUT_FROM)
+    cut = above / (above + HALF_CUT)
+    if objective.merges_lines:
+        whole, cut = float(entry.documents), 1.0
+    pieces = whole + cut * sum(entry.tokens) / in_a_row
+    return math.ceil(pieces * length_of(pieces) / (settings.sequence_length * TARGET_FILL))
 
 
 def random_stream(num_languages: int, num_shards: int, seed: int) -> Stream:
@@ -79,11 +91,12 @@ def test_rows_beyond_32_bits_are_counted(objective: Objective) -> None:
     assert source._plan.cache_info().maxsize == 1, "hundreds of such streams must not fill the memory with plans"
     assert source.rows_per_epoch == 5000 * of_each > 2**32
     seen: list[tuple[int, int]] = []
-    plan = WindowPlan(np.arange(1024)[:, None], np.arange(1024)[:, None], np.arange(1025))
+    plan = WindowPlan(np.arange(2048)[:, None], np.arange(2048)[:, None], np.arange(2049))
     source._plan = lambda number, window: seen.append((number, window)) or plan  # type: ignore
     found = [source._location(index) for index in (4321 * of_each + 7 * 1024 + 5, 4322 * of_each - 1, 4322 * of_each)]
-    assert [location.starts_EC.item() for location in found] == [5, (of_each - 1) % 1024, 0]
-    assert seen == [(4321, 7), (4321, (of_each - 1) // 1024), (4322, 0)]
+    assert [location.starts_EC.item() for location in found] == [5, 1024 + (of_each - 1) % 1024, 0]
+    last = (of_each - 1) // 1024 - 1
+    assert seen == [(4321, 7), (4321, last), (4322, 0)], "the last window takes what would be a window of a few rows"
 
 
 def test_a_pair_with_an_empty_side_is_found_by_its_other_side() -> None:
