@@ -76,13 +76,14 @@ class Shard:
         check_size(str(self.path), self.entry)
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            if reader.num_record_batches != 1:
-                raise InputError(f"{self.path}: {reader.num_record_batches} record batches, expected 1; rebuild the data")
-            if not reader.schema.equals(SCHEMAS[self.num_columns]):
-                raise self.altered("its columns are not those of a shard")
-            batch = reader.get_batch(0)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{self.path}: not a readable Arrow file ({error}); rebuild the data") from None
+            schema, num_batches = reader.schema, reader.num_record_batches
+            batch = reader.get_batch(0) if num_batches == 1 else None
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise InputError(f"{self.path}: not a readable Arrow file ({_line(error)}); rebuild the data") from None
+        if batch is None:
+            raise InputError(f"{self.path}: {num_batches} record batches, expected 1; rebuild the data")
+        if not schema.equals(SCHEMAS[self.num_columns]):
+            raise self.altered("its columns are not those of a shard")
         if batch.num_rows != self.entry.rows:
             raise InputError(f"{self.path}: {batch.num_rows} rows, the manifest says {self.entry.rows}; rebuild the data")
         for name, tokens in zip(TOKEN_COLUMNS[self.num_columns], self.entry.tokens, strict=True):
@@ -154,6 +155,10 @@ class Shard:
         check_size(str(self.path), self.entry)
         if sha256_of(self.path) != self.entry.sha256:
             raise InputError(f"{self.path}: SHA-256 differs from the manifest's; rebuild the data")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def check_size(path: str, entry: ShardEntry) -> None:

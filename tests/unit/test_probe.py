@@ -14,6 +14,7 @@ from ernie_m.corpus import CorpusFolder
 from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
 from ernie_m.fragments import write_tensors
 from ernie_m.objectives import OBJECTIVES
+from ernie_m.packing import PackedRow
 from ernie_m.probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
 
 if TYPE_CHECKING:
@@ -44,6 +45,32 @@ def test_a_probe_is_a_short_row_of_the_step_and_follows_from_it_alone(data: Pret
     again, other = make_probe(data, 4), make_probe(data, 5)
     assert all(torch.equal(probe[key], again[key]) for key in probe)
     assert not torch.equal(probe["input_ids_BS"], other["input_ids_BS"])
+
+
+def without_text(data: PretrainingData, empty: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let these rows of a step hold no text."""
+    original, nothing = data.row, PackedRow([], 0, 0)
+    names = [address.objective for address in data.schedule.rows_of_step(4)]
+    monkeypatch.setattr(
+        data, "row", lambda address: nothing if names.index(address.objective) in empty else original(address)
+    )
+
+
+@pytest.mark.parametrize("empty", [{0}, {4}, {0, 4}, {0, 1, 2, 4}])
+def test_a_probe_is_found_wherever_the_step_predicts_anything(
+    data: PretrainingData, empty: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_text(data, empty, monkeypatch)
+    probe = make_probe(data, 4)
+    assert len(probe["labels_N"]) > 0
+    assert set(probe["objective_N"].tolist()).isdisjoint(empty)
+
+
+def test_a_step_that_predicts_nothing_is_said_to(data: PretrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_text(data, {0, 1, 2, 3, 4}, monkeypatch)
+    with pytest.raises(InputError, match=r"no row of step 4 holds a token to predict.*inspect_step.py --step 4") as caught:
+        make_probe(data, 4)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_stored_probe_gives_the_same_loss_bit_for_bit(
