@@ -5,6 +5,8 @@ VENV ?= .venv
 PYTHON ?= python3
 # Another build of torch, e.g. the newest with CUDA: make demo TORCH=torch
 TORCH ?= torch==2.13.0
+# A file of pip constraints, e.g. the oldest releases that setup.py allows: make test CONSTRAINTS=tests/oldest.txt VENV=.venv-oldest
+CONSTRAINTS ?=
 BIN := $(VENV)/bin
 # Tests wait for ranks that start and stop more than they compute: three files at a time keep two cores busy,
 # with a thread each: more would wait for each other. In the order of folders, which has the long files first.
@@ -59,7 +61,7 @@ $(VENV)/.installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) -e ".[dev]"
 	touch $@
 
 clean:

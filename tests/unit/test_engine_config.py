@@ -152,7 +152,7 @@ def test_stage_and_precision_that_cannot_work_are_refused() -> None:
 def test_broken_ds_configs_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no such file; engine\.zero_stage and engine\.precision must name"):
         read_ds_config(tmp_path / "zero9_fp32.json")
-    (tmp_path / "broken.json").write_text('{"a": 1,\n}')
+    (tmp_path / "broken.json").write_text('{"a": 1,\n "b" 2}')
     with pytest.raises(InputError, match=r"broken\.json, line 2: not valid JSON"):
         read_ds_config(tmp_path / "broken.json")
     assert json.loads((DS_CONFIGS / "zero1_bf16.json").read_text())
