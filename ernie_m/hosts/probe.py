@@ -186,9 +186,7 @@ def _torch() -> Answer:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        built_for = (
-            (torch._C._cuda_getArchFlags() or "").split() if torch.version.cuda else []
-        )  # also without a driver that fits
+        flags = torch._C._cuda_getArchFlags() if torch.version.cuda else None  # told even where no driver fits
         nccl = ".".join(map(str, torch.cuda.nccl.version())) if devices else None
         cuda = torch.version.cuda
     except Exception as error:  # whatever an installation in pieces raises
@@ -197,7 +195,7 @@ def _torch() -> Answer:
         "cuda": cuda,
         "nccl": nccl,
         "devices": devices,
-        "built_for": built_for,
+        "built_for": (flags or "").split(),
         "said": " ".join(str(warning.message) for warning in said),
     }
 

@@ -233,8 +233,10 @@ def test_a_doctor_that_is_ended_leaves_nothing_in_the_way_of_a_run(cluster: Clus
     assert list(parent.iterdir()) == []
 
 
-def test_every_host_is_tried_not_the_first_alone(cluster: Cluster, doctor: Doctor) -> None:
-    run = doctor("--ssh_options", cluster.ssh_options, hosts=(SOUND, DOWN, UNKNOWN, "no-such-host.invalid"))
+def test_every_host_is_tried_not_the_first_alone(cluster: Cluster, doctor: Doctor, tmp_path: Path) -> None:
+    run = doctor(
+        "--shared", tmp_path, "--ssh_options", cluster.ssh_options, hosts=(SOUND, DOWN, UNKNOWN, "no-such-host.invalid")
+    )
     problems = _problems(run)
     assert run.returncode == 2
     assert len(problems) == 3, run.stdout
@@ -247,10 +249,11 @@ def test_every_host_is_tried_not_the_first_alone(cluster: Cluster, doctor: Docto
     assert " x" not in _row(run, SOUND)
 
 
-def test_a_port_in_use_on_the_first_host_is_a_problem(cluster: Cluster, doctor: Doctor) -> None:
+def test_a_port_in_use_on_the_first_host_is_a_problem(cluster: Cluster, doctor: Doctor, tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as other_job:
         port = str(other_job.getsockname()[1])
-        run = doctor("--master_port", port, hosts=(SOUND, ODD), PDSH_SSH_ARGS_APPEND=cluster.ssh_options)  # as pdsh reads it
+        given = {"PDSH_SSH_ARGS_APPEND": cluster.ssh_options}  # as pdsh reads it
+        run = doctor("--master_port", port, "--shared", tmp_path, hosts=(SOUND, ODD), **given)
     (problem,) = _problems(run)
     assert f"{SOUND}: port {port} is in use" in problem
 
@@ -302,3 +305,41 @@ def test_the_batch_must_divide_over_the_slots(doctor: Doctor, tmp_path: Path) ->
     run = doctor("--hostfile", hostfile, "--recipe", "demo", "batch.rows_per_step=64", "batch.micro_batch_rows=8")
     assert any("the nearest that is: 72" in problem for problem in _problems(run)), run.stdout + run.stderr
     assert run.returncode == 2
+
+
+NO_LOCKS = """
+import fcntl
+def flock(file, operation):
+    raise OSError(38, "Function not implemented")  # what Lustre says that was mounted without -o flock
+fcntl.flock = flock
+"""
+
+
+def test_a_folder_without_locks_is_named_with_the_mount_option(doctor: Doctor, data: Path, tmp_path: Path) -> None:
+    """The doctor and every probe meet the same file system: fcntl.flock as it is there, from before their first line."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(NO_LOCKS)
+    path = f"{tmp_path / 'site'}:{ROOT}"
+    run = doctor("--data", data, "--run", tmp_path / "run", PYTHONPATH=path)
+    (problem,) = _problems(run)
+    assert "its file system has no locks (flock: Function not implemented)" in problem
+    assert "-o flock" in problem
+    assert run.returncode == 2
+
+
+def test_a_v100_under_a_torch_without_its_kernels_is_told_which_to_install(
+    doctor: Doctor, data: Path, tmp_path: Path
+) -> None:
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text("#!/bin/sh\necho 'Tesla V100-SXM2-32GB, 32768, 4, 570.86.15, 7.0'\n")
+    smi.chmod(0o755)
+    run = doctor("--data", data, PATH=f"{smi.parent}:{os.environ['PATH']}")
+    assert any("compute capability 7.0" in problem and "whl/cu126" in problem for problem in _problems(run)), run.stdout
+
+
+def test_with_nothing_named_the_job_is_that_of_the_bare_command(doctor: Doctor) -> None:
+    run = doctor()
+    assert "recipe: large (" in run.stdout
+    assert "run: runs/large (" in run.stdout
+    assert any("data/manifest.json" in problem for problem in _problems(run)), run.stdout

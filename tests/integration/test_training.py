@@ -278,6 +278,7 @@ BAD_INPUT = {
     "too few rows": (["batch.rows_per_step=2", "batch.micro_batch_rows=1"], "needs a row of each"),
     "another vocabulary": (["model.vocab_size=250002"], "model.vocab_size"),
     "too long rows": (["data.sequence_length=1024"], "allows 512"),
+    "another number of ranks": (["--ranks", "64"], "--ranks 64: these are 1"),
     "wrong type": (["optimizer.warmup_steps=many"], "expected int"),
 }
 

@@ -206,3 +206,16 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_and_nothing_is_touched(
     assert "with this batch: 2 ranks or 4 ranks" in job.text()
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     assert json.loads((undisturbed / "COMPLETE").read_text())["steps"] == NUM_STEPS
+
+
+def test_each_start_makes_a_step_however_short_its_time_and_fewer_ranks_are_told(
+    forked: ForkedRanks, data: Path, tmp_path: Path
+) -> None:
+    """--exit_after that is over before the first step would else stop every start at the step where the last one did."""
+    recipe, run = written(tmp_path / "tiny.yaml", **SHORT), tmp_path / "run"
+    for num_ranks, done in ((2, 1), (1, 2)):
+        job = job_of(recipe, data, run, num_ranks, 1, exit_after=0.01)
+        forked.finish(job)
+        assert step_of(committed_folders(run / "checkpoints")[0]) == done, job.text()
+        assert f"stopped at step {done} (--exit_after" in job.text()
+    assert "alarm: 1 ranks, the job before had 2" in job.text()

@@ -52,3 +52,11 @@ def test_help_runs_nothing() -> None:
     assert checked_arguments(train, "train", ["--help", "--recipe", "r"])[-1] == "--help"
     assert checked_arguments(Tools, "tools", []) == ["--help"]
     assert checked_arguments(Tools, "tools", ["measure", "--help"]) == ["measure", "--help"]
+
+
+def test_a_home_folder_is_found_where_the_shell_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert checked_arguments(train, "train", ["--recipe=~/r.yaml"]) == ["--recipe='/home/somebody/r.yaml'"]
+    assert checked_arguments(train, "train", ["--recipe", "a~b"]) == ["--recipe='a~b'"]
+    with pytest.raises(InputError, match=r"--recipe ~nobody-here/r: there is no home folder of ~nobody-here"):
+        checked_arguments(train, "train", ["--recipe=~nobody-here/r"])

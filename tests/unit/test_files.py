@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from ernie_m.console import InputError
-from ernie_m.files import exclusive, sha256_of, write_json, written_atomically
+from ernie_m.files import exclusive, is_left_over, remove_left_overs, sha256_of, write_json, written_atomically
 
 
 def write_half(path: Path) -> None:
@@ -140,3 +142,35 @@ def test_the_lock_is_let_go_when_the_block_fails(tmp_path: Path) -> None:
         raise RuntimeError("inside")
     with exclusive(tmp_path / "lock", "busy") as is_owner:
         assert is_owner()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_the_mount_option(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lustre and NFS as they answer: no such file system can be mounted here."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    expected = r"lock: its file system has no locks \(flock: .*\).* Lustre with -o flock, NFS without nolock"
+    with pytest.raises(InputError, match=expected), exclusive(tmp_path / "lock", "busy"):
+        raise AssertionError
+
+
+def test_what_kills_left_of_files_being_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    writer = (
+        "import os, sys; from pathlib import Path; from ernie_m.files import written_atomically\n"
+        "with written_atomically(Path(sys.argv[1])) as aside:\n"
+        "    aside.write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", writer, str(tmp_path / "latest")], check=False)
+    (left,) = tmp_path.iterdir()
+    assert is_left_over(left)
+    others = {".hidden", "a.1.tmp", ".notes.tmp", ".x.12.tmp.bak"}
+    for name in others:
+        (tmp_path / name).touch()
+    remove_left_overs(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == others
+    remove_left_overs(tmp_path / "nowhere")

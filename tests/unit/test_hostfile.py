@@ -31,6 +31,10 @@ def test_comments_and_blank_lines_are_skipped(tmp_path: Path) -> None:
         ("a slots=0\n", "line 1"),
         ("a slots=2\na slots=2\n", "line 2: a is listed twice"),
         ("\n# nothing\n", "names no host"),
+        ("\ufeffa slots=2\n", "line 1: begins with a byte order mark"),
+        ("a slots=1\nworker-[1-8] slots=8\n", "line 2: worker-[1-8]: deepspeed expands no ranges; one line a host"),
+        ("a\u200b slots=2\n", "line 1: 'a\\u200b': not the name of a host"),
+        ("a,b slots=2\n", "line 1: 'a,b': not the name of a host"),
     ],
 )
 def test_what_is_no_hostfile_is_one_clear_line(text: str, expected: str, tmp_path: Path) -> None:
@@ -77,3 +81,11 @@ def test_a_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn = iter([taken - 20_000, 7_777, 7_778, 7_779])
         monkeypatch.setattr(hostfile.secrets, "randbelow", lambda _: next(drawn))
         assert free_port() != taken
+
+
+def test_what_is_refused_deepspeed_would_take_as_it_stands(tmp_path: Path) -> None:
+    """Its own parser expands nothing: ssh would be given these names."""
+    from deepspeed.launcher.runner import fetch_hostfile
+
+    (tmp_path / "hosts").write_text("\ufeffa slots=2\nworker-[1-8] slots=8\n", encoding="utf-8")
+    assert list(fetch_hostfile(str(tmp_path / "hosts"))) == ["\ufeffa", "worker-[1-8]"]

@@ -21,7 +21,7 @@ from ernie_m.config import read_yaml
 from ernie_m.console import InputError
 from ernie_m.files import remove, sha256_of
 from ernie_m.model import Encoder
-from ernie_m.run_files import OF_TRAINING
+from ernie_m.run_files import CONFIG_FILE, OF_TRAINING
 from ernie_m.run_folder import RunFolder, identity_of, load_weights, model_config, tokenizer_of
 
 CONFIGURATION = {
@@ -335,3 +335,27 @@ def test_a_complete_file_that_no_training_wrote_is_named(content: str, started: 
     (started.path / "COMPLETE").write_text(content)
     with pytest.raises(InputError, match=r"COMPLETE: not written by a finished training .*remove it"):
         started.completed()
+
+
+@pytest.mark.parametrize("name", [".", "checkpoints"])
+def test_a_link_that_leads_nowhere_is_refused_before_anything_is_made(name: str, tmp_path: Path) -> None:
+    """A disk that is not mounted: mkdir would say that the folder exists, or the first save would fail hours later."""
+    run = tmp_path / "run"
+    link = run if name == "." else run / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "big disk" / "run")
+    with pytest.raises(InputError, match=r"a symbolic link to .*big disk/run, which is not there"):
+        RunFolder(run).check(CONFIGURATION)
+    assert link.is_symlink()
+
+
+def test_a_run_killed_before_its_first_file_was_whole_may_be_started(tmp_path: Path) -> None:
+    left = tmp_path / f".{CONFIG_FILE}.123.tmp"
+    left.touch()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".latest.99.tmp").touch()
+    (tmp_path / "checkpoints").rename(tmp_path.parent / f"{tmp_path.name}-checkpoints")
+    RunFolder(tmp_path).check(CONFIGURATION)
+    (tmp_path.parent / f"{tmp_path.name}-checkpoints").rename(tmp_path / "checkpoints")
+    RunFolder(tmp_path).start(CONFIGURATION, from_scratch=False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", CONFIG_FILE]
