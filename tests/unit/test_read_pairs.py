@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import torch
 
 from ernie_m.attention import build_mask
 from ernie_m.batch import PackedBatch
@@ -30,3 +33,20 @@ def test_pairs_counted_by_hand(documents_of: DocumentsOf, batch_of: BatchOf) -> 
     for objective, pairs in ((MMLM, 9 * 9 + 6 * 6), (CLM, 9 * 10 // 2 + 6 * 7 // 2)):
         batch = batch_of(objective, documents_of(objective, rows=(((7, 1), (4, 1)),)))
         assert pairs_read(as_numpy(batch)) == pairs
+
+
+def test_pairs_of_any_groups_reads_and_horizons_are_those_of_the_dense_mask(
+    documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    """Also of rules that no objective has: groups that do not read themselves, horizons before and behind their document."""
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        batch = batch_of(MMLM, documents_of(MMLM))
+        drawn = {
+            "group_BS": torch.randint(0, 4, batch.group_BS.shape, generator=rng, dtype=torch.int32),
+            "reads_BS": torch.randint(0, 16, batch.group_BS.shape, generator=rng, dtype=torch.int32),
+            "horizon_BS": torch.randint(0, 80, batch.group_BS.shape, generator=rng, dtype=torch.int32),
+        }
+        batch = replace(batch, **drawn)
+        dense = build_mask("sdpa", batch)[:, 0] & (batch.document_BS >= 0)[:, :, None]
+        assert pairs_read(as_numpy(batch)) == int(dense.sum()) > 0
