@@ -23,8 +23,6 @@ from ernie_m.checkpoint import committed_folders
 from ernie_m.metrics import read_metrics
 from ernie_m.utilization import measured_peak
 
-BIG_VOCABULARY = 250_002
-"""XLM-R's: the head is as large as in earnest, though the corpus has but the first few thousand pieces."""
 LOSS_CONTINUES = 0.05
 """A resumed run's mean loss over steps may differ so much, relatively, from the undisturbed one's."""
 
@@ -35,11 +33,16 @@ class PartFailed(Exception):  # noqa: N818 - no error of the program
 
 @dataclass(frozen=True)
 class Size:
-    """How large everything is; each part may take `patience` times what it may on a card."""
+    """How large everything is; each part may take `patience` times what it may on a card.
+
+    `vocabulary`: of the benchmarks' data. At XLM-R's size the head is as large as in earnest, though the corpus has but the
+    first few thousand pieces.
+    """
 
     patience: float
     lines: int
     pairs: int
+    vocabulary: int
     speed: tuple[str, ...]
     """Options of gpu_speed.py."""
     steps: int
@@ -48,9 +51,9 @@ class Size:
     bytes_copied: int
 
 
-FULL = Size(1, 5000, 5000, (), 500, 16, 8, 1 << 31)
+FULL = Size(1, 5000, 5000, 250_002, (), 500, 16, 8, 1 << 31)
 SMALL_SPEED = ("--device", "cpu", "--layers", "2", "--hidden", "64", "--length", "64", "--rows", "4", "--steps", "2")
-SMALL = Size(4, 60, 60, SMALL_SPEED, 10, 9, 1, 1 << 24)
+SMALL = Size(4, 60, 60, 8_000, SMALL_SPEED, 10, 9, 1, 1 << 24)
 """Enough to see every part run on a CPU; 9 micro-batches a step, which bf16 sums in fp32."""
 
 
@@ -107,7 +110,7 @@ def tail(log: Path, lines: int = 25) -> str:
 
 
 def prepare(folder: Path, size: Size, seconds: float, log: Path, variables: Mapping[str, str]) -> tuple[Path, Path]:
-    """(data as it is, the same under a vocabulary of XLM-R's size), from the embedded corpus: no network."""
+    """(data as it is, the same under a larger vocabulary), from the embedded corpus: no network."""
     deadline = time.monotonic() + seconds
     raw, tokenizer, data, large = (folder / name for name in ("raw", "spm.model", "data", "data_large"))
     tool = [sys.executable, "-m", "data_prep"]
@@ -119,7 +122,7 @@ def prepare(folder: Path, size: Size, seconds: float, log: Path, variables: Mapp
     ):
         call([*tool, *command], deadline - time.monotonic(), log, variables)
     manifest = json.loads((large / "manifest.json").read_text(encoding="utf-8"))
-    (large / "manifest.json").write_text(json.dumps(manifest | {"vocab_size": BIG_VOCABULARY}), encoding="utf-8")
+    (large / "manifest.json").write_text(json.dumps(manifest | {"vocab_size": size.vocabulary}), encoding="utf-8")
     return data, large
 
 
