@@ -232,7 +232,7 @@ class CheckpointStore:
         content = {"step": step, "world_size": self.voters.world_size, "files": files}
         write_manifest(aside / MANIFEST_FILE, {**content, "state": {**state, "identity": self.identity}}, write_json)
         if not self._is_owner():
-            raise InputError("another job has taken over this run folder; this one must not write into it")
+            raise InputError(f"{self.folder.parent}: gone, or another job has taken over this run folder; not written to")
         remove(final)
         os.rename(aside, final)
         fsync_path(self.folder)

@@ -123,7 +123,15 @@ def start_ranks() -> Ranks:
     facts = rank_facts(os.environ)
     set_meeting(facts)
     interface = choose_interface(facts)
-    join_ranks()
+    try:
+        join_ranks()
+    except torch.distributed.DistNetworkError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise InputError(
+            f"the ranks cannot meet at {place} ({str(error).splitlines()[0]}); if another program listens there, give "
+            "deepspeed another port with --master_port",
+            only_here=True,
+        ) from None
     return Ranks(facts, interface)
 
 
