@@ -140,7 +140,7 @@ class Storm:
     def clean_up(self) -> None:
         """Take the mounts and copies away."""
         for where in reversed(self.mounts):
-            subprocess.run(["umount", "--lazy", str(where)], check=False)
+            subprocess.run(["umount", "--lazy", str(where)], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -78,6 +78,13 @@ def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
         RunFolder(tmp_path).check(CONFIGURATION, from_scratch=True)
 
 
+def test_torn_settings_are_named_as_such(started: RunFolder) -> None:
+    path = started.path / "config.yaml"
+    path.write_text(path.read_text().partition("data_identity")[0])
+    with pytest.raises(InputError, match=r"not a run folder \(config\.yaml lacks data_identity: torn"):
+        started.check(CONFIGURATION)
+
+
 def test_from_scratch_may_change_the_configuration(started: RunFolder) -> None:
     started.check(changed(None, seed=1), from_scratch=True)
 
