@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,9 +37,9 @@ def prepare() -> None:
     taken(deepspeed.ops, "__compatible_ops__")["deepspeed_shm_comm"] = False  # else compiled for half a minute
 
 
-def join_ranks() -> None:
-    """Make the default process group of the ranks that the environment names."""
-    deepspeed.init_distributed(verbose=False)
+def join_ranks(timeout: timedelta) -> None:
+    """Make the default process group of the ranks that the environment names; `timeout` is that of its collectives."""
+    deepspeed.init_distributed(verbose=False, timeout=timeout)
 
 
 def taken(owner: Any, name: str) -> Any:

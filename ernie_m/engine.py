@@ -25,7 +25,7 @@ from ernie_m.meeting import choose_interface, set_meeting
 from ernie_m.model import Encoder
 from ernie_m.ranges import Range
 from ernie_m.rank_facts import rank_facts
-from ernie_m.ranks import Ranks
+from ernie_m.ranks import PEER_TIMEOUT, Ranks
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -124,7 +124,7 @@ def start_ranks() -> Ranks:
     set_meeting(facts)
     interface = choose_interface(facts)
     try:
-        join_ranks()
+        join_ranks(PEER_TIMEOUT)
     except torch.distributed.DistNetworkError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise InputError(

@@ -90,8 +90,10 @@ def fragments_of(parts: Iterable[Part], adam: torch.optim.Optimizer) -> list[Fra
 def create_moments(adam: torch.optim.Optimizer, num_updates: int, masters: list[Tensor] | None = None) -> None:
     """Give a fresh Adam the state it would have after `num_updates` updates, moments zero: to be filled.
 
-    `masters` are the tensors that it updates; without, those of its groups.
+    `masters` are the tensors that it updates; without, those of its groups. The count lies where torch would put it: beside
+    the parameter for a fused or capturable optimizer, which else refuses tensors on two devices, and on the host for others.
     """
+    counts_on_device = bool(adam.defaults.get("fused") or adam.defaults.get("capturable"))
     groups_count = any("step" in group for group in adam.param_groups)  # as in DeepSpeed's FusedAdam
     for group in adam.param_groups:
         if groups_count:
@@ -99,7 +101,8 @@ def create_moments(adam: torch.optim.Optimizer, num_updates: int, masters: list[
     for master in masters or _of_groups(adam):
         state = adam.state[master]
         if "step" in state or not groups_count:
-            state["step"] = torch.tensor(float(num_updates))
+            device = master.device if counts_on_device else torch.device("cpu")
+            state["step"] = torch.tensor(float(num_updates), device=device)
         for kind in MOMENTS:
             state.setdefault(kind, torch.zeros_like(master.data))
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ernie_m.attention import attend, build_mask, choose_attention
+from ernie_m.attention import attend, build_mask, choose_attention, compile_attention
 from ernie_m.batch import Generation, LossRequest, PackedBatch
 from ernie_m.config import Section, section
 from ernie_m.console import InputError
@@ -187,7 +187,8 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.config = config
-        self.attention_choice = choose_attention(config.attention, torch.device(device))
+        head_size = config.hidden_size // config.num_heads
+        self.attention_choice = choose_attention(config.attention, torch.device(device), config.attention_dropout, head_size)
         self.layer_norm_choice = choose_layer_norm(torch.device(device))
         norm = layer_norm(self.layer_norm_choice.value)
         self.embeddings = Embeddings(config, norm)
@@ -219,6 +220,12 @@ class Encoder(nn.Module):
         nll_N = self.head(self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied), batch.labels_N, tied)
         loss = weighted_loss(nll_N, batch.objective_N, request.scales_O)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
+
+    def compile_for(self, batch: PackedBatch) -> None:
+        """Compile what training on micro-batches of this one's shape needs: minutes, where something is compiled at all."""
+        heads, dtype = self.config.num_heads, self.head.decoder_bias.dtype
+        mask = build_mask(self.attention_choice.value, batch)
+        compile_attention(mask, heads, self.config.hidden_size // heads, dtype)
 
     def hidden_states(
         self,

@@ -23,6 +23,10 @@ from ernie_m.console import Choice, InputError
 from ernie_m.gpu_build import problem_of_build
 from ernie_m.rank_facts import RankFacts
 
+START_PATIENCE = 1800.0
+"""Seconds that a start may take: reading a checkpoint from a slow disk, compiling."""
+PEER_TIMEOUT = datetime.timedelta(seconds=START_PATIENCE + 300)
+"""Of collectives, longer than any rank may keep the others waiting: the watchdog judges first."""
 VOTE_TIMEOUT = datetime.timedelta(minutes=20)
 
 
@@ -62,7 +66,7 @@ class Ranks:
         is_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", facts.local_rank) if is_gpu else torch.device("cpu")
         alone = self.world_size == 1
-        self._host_group = None if alone else dist.new_group(backend="gloo")
+        self._host_group = None if alone else dist.new_group(backend="gloo", timeout=PEER_TIMEOUT)
         votes = None if alone else dist.new_group(backend="gloo", timeout=VOTE_TIMEOUT)
         self.voters = Voters(self.rank, self.world_size, votes)
         self._refuse_together(problem_of_device(self.device))

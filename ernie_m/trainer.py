@@ -21,7 +21,7 @@ from ernie_m.checkpoint_store import CheckpointStore, Retention
 from ernie_m.config import to_mapping
 from ernie_m.console import EXIT_PEER_LOST, EXIT_STOPPED, Choice, InputError
 from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
-from ernie_m.dataloader import DATA_ORDER, PretrainingData, Schedule
+from ernie_m.dataloader import DATA_ORDER, PretrainingData, Schedule, to_device
 from ernie_m.engine import Engine, start_ranks
 from ernie_m.files import sha256_of, write_json
 from ernie_m.fragments import FragmentReader
@@ -32,8 +32,9 @@ from ernie_m.interruption import Interruption
 from ernie_m.journal import Journal
 from ernie_m.metrics import draw_curves
 from ernie_m.model import Encoder
+from ernie_m.packing import PackedRow, pack
 from ernie_m.probe import check_probe, probe_loss, read_probe
-from ernie_m.ranks import Ranks
+from ernie_m.ranks import START_PATIENCE, Ranks
 from ernie_m.recipe import TrainingConfig
 from ernie_m.run_files import START_FILE
 from ernie_m.run_folder import RunFolder, identity_of
@@ -41,7 +42,6 @@ from ernie_m.skip_steps import SkipSteps, first_new
 from ernie_m.training_loop import Stopped, Surroundings, TrainingLoop
 from ernie_m.watchdog import Watchdog
 
-START_PATIENCE = 1800.0  # seconds: reading a checkpoint from a slow disk, compiling
 PEER_WAIT = 90.0  # seconds until the watchdog must know why a collective failed
 
 
@@ -189,6 +189,7 @@ class Trainer:
             skipped, checkpoint = self._skipped_steps(ranks, store)
             first_step = checkpoint.step if checkpoint else 0
             engine = self._engine(ranks, checkpoint)
+            self._compile(engine)
             size = self._state_bytes(engine)
             saving = choose_saving(output.save_in_background, size, ranks.local_world_size)
             saves_in_background = ranks.all_agree(saving.value != "synchronous")
@@ -208,6 +209,12 @@ class Trainer:
             curves = draw_curves(self.run_folder.path)
             self.run_folder.complete({"steps": self.schedule.num_steps, "version": __version__})
             print(f"done: {self.schedule.num_steps} steps; {self.run_folder.checkpoints}; {curves}", flush=True)
+
+    def _compile(self, engine: Engine) -> None:
+        """Before the first step, where the watchdog waits for it. All micro-batches have one shape."""
+        rows = [PackedRow([], 0, 0)] * self.config.batch.micro_batch_rows
+        batch = to_device(pack(rows, self.config.data.sequence_length), engine.ranks.device)
+        engine.module.compile_for(batch)
 
     def _journal(self, first_step: int) -> Journal:
         return Journal(self.run_folder.path, self.config, self.data, self.configuration, first_step, self.trackers)

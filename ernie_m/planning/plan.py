@@ -135,7 +135,7 @@ def plan_for(job: Job, precision: str, stage: int, checkpointing: bool, micro_ba
         overlaps=exchange.overlaps,
         reduces_wider=spread.reduced_width > width,
     )
-    sdpa = model.attention == "sdpa" or not device.has_flex
+    sdpa = not speed.has_flex(model, device)
     peaks = [_peak(config, model, sharding, phase, micro_batch, accumulation, sdpa) for phase in config.stages]
     moment, parts = max(peaks, key=lambda peak: memory.total(peak[1]))
     times = [step.step_seconds(model, _work(job, phase, accumulation), spread) for phase in config.stages]

@@ -26,7 +26,7 @@ def assumptions(job: Job) -> list[str]:
     config, device, precision = job.config, job.device, job.precision
     model, data = config.model, config.data
     peak = device.peaks[precision] / 1e12
-    attention = "flex" if device.has_flex and model.attention != "sdpa" else "sdpa"
+    attention = "flex" if speed.has_flex(model, device) else "sdpa"
     link = (
         f"{device.network * 8 / 1e9:,.0f} Gbit/s from each host"
         if len(job.hosts) > 1

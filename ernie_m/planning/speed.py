@@ -98,6 +98,11 @@ def peak_of_board(board: str, precision: str) -> float | None:
     return DEVICES[name].peaks.get(precision) if (name := next(names, None)) else None
 
 
+def has_flex(model: ModelConfig, device: Device) -> bool:
+    """Whether a job of this model on this device will attend by FlexAttention (ernie_m.attention.choose_attention)."""
+    return device.has_flex and model.attention in ("auto", "flex") and not model.attention_dropout
+
+
 def matrix_weights(model: ModelConfig) -> float:
     """N: weights of the layers' matrices."""
     return float(model.num_layers * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_size))

@@ -69,7 +69,7 @@ def micro_batch_seconds(model: ModelConfig, work: Work, device: Device, precisio
     again = 4 / 3 if model.activation_checkpointing else 1.0  # a forward is a third
     matrices, left_out = 6 * speed.matrix_weights(model), speed.behind_attention(model)
     products = again * (matrices - (1 - p) * left_out) + g / 3 * (matrices - (1 - q) * left_out)
-    skips = device.has_flex and model.attention != "sdpa"
+    skips = speed.has_flex(model, device)
     pairs = T * work.sequence_length * (FLEX_BLOCKS if skips else 1.0)
     chunks = -(-int(T * p) // max(1, MAX_LOGITS // model.vocab))
     head = p * (4 / 3 if chunks > 1 else 1) + g * q / 3

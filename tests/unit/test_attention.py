@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from ernie_m.attention import attend, build_mask, choose_attention
 from ernie_m.attention_rule import attention_rule, closure, dense_mask, group_bits
 from ernie_m.console import InputError
+from ernie_m.model import Encoder, ModelConfig
 from ernie_m.objectives import BTMLM, CAMLM, Objective
 
 if TYPE_CHECKING:
@@ -111,3 +112,34 @@ def test_the_GPU_decides_and_the_reason_names_it(
     if value == "sdpa":
         with pytest.raises(InputError, match="sm70; flex needs sm80"):
             choose_attention("flex", torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize(
+    ("needs", "reason"),
+    [
+        ({"attention_dropout": 0.1}, "attention_dropout is 0.1; flex has none"),
+        ({"head_size": 8}, "heads of 8; flex needs 16 or more"),
+    ],
+)
+def test_what_flex_cannot_do_makes_it_no_candidate(
+    needs: dict[str, float], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    choice = choose_attention("auto", torch.device("cuda", 0), **needs)  # type: ignore[arg-type]
+    assert (choice.value, choice.reason) == ("sdpa", reason)
+    with pytest.raises(InputError, match=rf"model.attention=flex: not possible here \({reason}\); use auto or sdpa"):
+        choose_attention("flex", torch.device("cuda", 0), **needs)  # type: ignore[arg-type]
+
+
+def test_the_encoder_asks_for_a_backend_that_can_do_what_it_is_configured_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    shape = {"num_layers": 1, "hidden_size": 64, "num_heads": 4, "ffn_size": 8, "vocab_size": 101, "num_languages": 2}
+    found = {
+        (rate, heads): Encoder(ModelConfig(**shape | {"attention_dropout": rate, "num_heads": heads}), "cuda")  # type: ignore
+        for rate, heads in ((0.0, 4), (0.1, 4), (0.0, 8))
+    }
+    assert {key: model.attention_choice.value for key, model in found.items()} == {
+        (0.0, 4): "flex",
+        (0.1, 4): "sdpa",
+        (0.0, 8): "sdpa",
+    }

@@ -1,0 +1,175 @@
+"""Whole training steps on a CUDA device that is not there, as the trainer makes them: run by test_steps.py.
+
+    python -m tests.fake_cuda.steps CASES.json RESULTS.json
+
+A case is {"precision", "stage", "checkpointing", "mutation"}; its result says what each objective's step waited for, and
+each resumed one, or the error that it ended with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tests.fake_cuda.device import ROOT, place, pretend, watched
+
+SHAPE = {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "max_positions": 130}
+ROWS, LENGTH, UPDATES = 4, 128, 5
+
+
+def main(cases_file: Path, results_file: Path) -> None:
+    job = json.loads(cases_file.read_text(encoding="utf-8"))
+    pretend(job["library"], (7, 0))
+    os.environ.update(DS_ACCELERATOR="cuda", LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=1, store=FakeStore())
+    saved = results_file.parent / "saved"
+    saved.mkdir()
+    save_state(saved)
+    results = []
+    for case in job["cases"]:
+        try:
+            results.append({"steps": run(case, Path(job["corpus"]), saved)})
+        except Exception as error:
+            words = f"{type(error).__name__} at {place(traceback.extract_tb(error.__traceback__))}: {error}"
+            results.append({"error": words.splitlines()[0][:300]})
+    results_file.write_text(json.dumps(results), encoding="utf-8")
+
+
+def config_of(case: dict[str, Any]) -> Any:
+    """A recipe whose step i is of objective i alone."""
+    from ernie_m.config import build
+    from ernie_m.objectives import OBJECTIVES
+    from ernie_m.recipe import TrainingConfig
+
+    return build(
+        TrainingConfig,
+        {
+            "stages": [{"steps": 1, "rows": {name: 1}} for name in OBJECTIVES],
+            "model": SHAPE | {"vocab_size": 30_000, "num_languages": 4, "activation_checkpointing": case["checkpointing"]},
+            "data": {"sequence_length": LENGTH},
+            "batch": {"rows_per_step": ROWS, "micro_batch_rows": ROWS // 2},
+            "engine": {"precision": case["precision"], "zero_stage": case["stage"]},
+            "output": {"peak_tflops": 1.0, "evaluate_every": 0},
+        },
+        "the test",
+    )
+
+
+def save_state(folder: Path) -> None:
+    """What a checkpoint holds of such a model after UPDATES updates, made on the CPU."""
+    import torch
+
+    from ernie_m.fragments import create_moments, owned_fragments, write_tensors
+    from ernie_m.model import Encoder
+
+    model = Encoder(config_of({"precision": "fp32", "stage": 0, "checkpointing": False}).model).initialise(0)
+    optimizer = torch.optim.AdamW(model.parameters())
+    create_moments(optimizer, UPDATES)
+    fragments = owned_fragments(model, optimizer, 0, 1)
+    write_tensors(folder / "rank_0.safetensors", dict(pair for f in fragments for pair in f.tensors()))
+
+
+def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, int]]:
+    """{objective, or "<objective>, resumed": {what the host waited for: times}}; raises what the step raises."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from ernie_m.corpus import CorpusFolder
+    from ernie_m.dataloader import PretrainingData, Schedule
+    from ernie_m.engine import Engine
+    from ernie_m.fragments import FragmentReader
+    from ernie_m.model import Encoder
+    from ernie_m.objectives import OBJECTIVES
+    from ernie_m.ranks import Ranks
+    from ernie_m.skip_steps import SkipSteps
+    from ernie_m.training_loop import Surroundings, TrainingLoop
+
+    class Reader(FragmentReader):
+        def read(self, name: str, kind: str, start: int, out: Any) -> None:
+            self.numel(name)
+            out.zero_()  # safetensors reads no FakeTensors, and they hold no numbers
+
+    config, ranks, found = config_of(case), Ranks(), {}
+    data = PretrainingData(CorpusFolder(corpus), config.data, Schedule(config.stages, ROWS), config.seed)
+    quiet: Any = SimpleNamespace(progress=lambda *_, **__: None, request=lambda: None)
+    around = Surroundings(ranks, quiet, quiet, quiet, None, SkipSteps.of([]), False)
+    undo = MUTATIONS[case["mutation"]]() if case["mutation"] else lambda: None
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), watched() as waiting:
+            for is_resumed in (False, True):
+                with ranks.device:
+                    model = Encoder(config.model, ranks.device)
+                model.initialise(config.seed)
+                engine = Engine(model, ranks, ROOT / "ds_configs", config.engine, config.optimizer, config.batch)
+                if is_resumed:
+                    scaler = engine.counters()["loss_scaler"]
+                    engine.restore(Reader(saved), {"updates": UPDATES, "loss_scaler": scaler})
+                loop = TrainingLoop(config, data, engine, around)
+                for step, name in enumerate(OBJECTIVES):
+                    waiting.found.clear()
+                    record = loop._step(step, loop._batches_of(step) or [])
+                    assert record.nll_M.is_cuda
+                    assert all(f.moments and f.weight.is_cuda for f in engine.fragments()), "no update was made"
+                    found[name + ", resumed" * is_resumed] = dict(waiting.found)
+    finally:
+        undo()
+    return found
+
+
+def _replaced(module: Any, name: str, replacement: Callable[..., Any]) -> Callable[[], None]:
+    before = getattr(module, name)
+    setattr(module, name, replacement)
+    return lambda: setattr(module, name, before)
+
+
+def a_tensor_on_the_cpu() -> Callable[[], None]:
+    """The sums of a micro-batch begin with zeros made without a device."""
+    import torch
+
+    from ernie_m import model
+
+    def sums(nll_N: Any, metric_N: Any, num_metrics: int) -> Any:
+        return torch.zeros(num_metrics, dtype=torch.float64).index_add(0, metric_N.long(), nll_N.detach().double())
+
+    return _replaced(model, "metric_sums", sums)
+
+
+def adams_count_on_the_cpu() -> Callable[[], None]:
+    """What the optimizer counts its updates with is made without a device."""
+    from ernie_m import engine
+
+    made = engine.create_moments
+
+    def create(optimizer: Any, num_updates: int) -> None:
+        made(optimizer, num_updates)
+        for state in getattr(optimizer, "optimizer", optimizer).state.values():
+            state["step"] = state["step"].cpu()
+
+    return _replaced(engine, "create_moments", create)
+
+
+def a_number_read_by_the_host() -> Callable[[], None]:
+    """The loss is looked at in every micro-batch."""
+    from ernie_m import model
+
+    weighted = model.weighted_loss
+
+    def loss(*args: Any) -> Any:
+        value = weighted(*args)
+        return value if value.item() >= 0 else -value
+
+    return _replaced(model, "weighted_loss", loss)
+
+
+MUTATIONS = {m.__name__: m for m in (a_tensor_on_the_cpu, adams_count_on_the_cpu, a_number_read_by_the_host)}
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
