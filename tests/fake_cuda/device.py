@@ -90,7 +90,9 @@ def watched() -> Any:
     waits = {"_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "unique_dim", "equal"}
 
     class Watched(TorchDispatchMode):
-        found: collections.Counter[str] = collections.Counter()
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: collections.Counter[str] = collections.Counter()
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name, kwargs = func._schema.name.removeprefix("aten::"), kwargs or {}

@@ -143,3 +143,12 @@ def test_the_encoder_asks_for_a_backend_that_can_do_what_it_is_configured_to(mon
         (0.1, 4): "sdpa",
         (0.0, 8): "sdpa",
     }
+
+
+def test_flex_has_one_shape_that_of_training(documents_of: DocumentsOf, batch_of: BatchOf, stages_of: StagesOf) -> None:
+    """Generation, probes and evaluations have no gradient: of whatever shape they are, no kernel is compiled for them."""
+    batch = batch_of(BTMLM, documents_of(BTMLM), S)
+    assert isinstance(build_mask("flex", batch), BlockMask)
+    with torch.no_grad():
+        for stage in stages_of(batch):
+            assert torch.equal(build_mask("flex", stage), build_mask("sdpa", stage))

@@ -289,3 +289,15 @@ def test_bits_that_are_no_numbers_survive(tmp_path: Path) -> None:
     out = torch.empty(5)
     FragmentReader(tmp_path).read("w", "weight", 0, out)
     assert torch.equal(out.view(torch.int32), bits)
+
+
+@pytest.mark.parametrize(
+    ("options", "device"),
+    [({"fused": True}, "meta"), ({"capturable": True}, "meta"), ({}, "cpu"), ({"fused": False}, "cpu")],
+)
+def test_adams_count_lies_where_torch_would_put_it(options: dict[str, bool], device: str) -> None:
+    """Beside the parameter for a fused or capturable optimizer, which refuses tensors on two devices."""
+    parameter = torch.nn.Parameter(torch.empty(3, device="meta"))
+    optimizer = torch.optim.AdamW([parameter], **options)
+    create_moments(optimizer, 5)
+    assert optimizer.state[parameter]["step"].device.type == device
