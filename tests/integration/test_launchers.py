@@ -28,7 +28,7 @@ def clean_environment() -> dict[str, str]:
 
 def launched(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     words, given = list(map(str, command)), clean_environment() | variables
-    return subprocess.run(words, cwd=ROOT, env=given, text=True, capture_output=True, timeout=180, check=False)
+    return subprocess.run(words, cwd=ROOT, env=given, text=True, capture_output=True, timeout=400, check=False)
 
 
 def known_of(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -67,7 +67,7 @@ def test_tasks_of_srun_meet_where_they_are_told_and_ranks_of_a_host_are_counted(
         )
         for task in range(2)
     ]
-    said = [task.communicate(timeout=180) for task in tasks]
+    said = [task.communicate(timeout=400) for task in tasks]
     assert [f'["known", {task}, 2, 2, "srun", 2]\n' for task in range(2)] == [out for out, _ in said], said
 
 
