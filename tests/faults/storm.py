@@ -107,7 +107,7 @@ class Storm:
         assert code != 0, "ended with exit code 0"
         assert "Traceback" not in job.text, f"exit code {code} and a traceback: {_tail(job)}"
         assert job.errors, f"exit code {code} without an error line: {_tail(job)}"
-        lines = sorted(set(job.errors))
+        lines = sorted({re.sub(r"^error: rank \d+: ", "error: ", line) for line in job.errors})
         assert len(lines) == 1, f"{len(lines)} different lines: {' / '.join(lines)}"
         missing = [part for part in parts if part not in lines[0]]
         assert not missing, f"does not name {missing[0]}: {lines[0]}"

@@ -18,7 +18,7 @@ def _(storm: Storm) -> Outcome:
         content = bytearray(shard.read_bytes())
         words = np.frombuffer(memoryview(content)[: len(content) // 4 * 4], np.int32)
         ids = np.flatnonzero((words > 3) & (words < 3998))
-        words[ids[len(ids) // 4 :: 40]] = 2**30
+        words[ids[len(ids) // 4 : len(ids) // 2 : 40]] = 2**30  # far from header and footer
         shard.write_bytes(content)
     return storm.refused(storm.start(storm.folder / "new", data=data), ".arrow", "verify")
 
