@@ -122,8 +122,8 @@ def start_ranks() -> Ranks:
     prepare()
     facts = rank_facts(os.environ)
     set_meeting(facts)
-    interface = choose_interface(facts)
     try:
+        interface = choose_interface(facts)
         join_ranks(PEER_TIMEOUT)
     except torch.distributed.DistNetworkError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

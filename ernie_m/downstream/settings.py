@@ -60,10 +60,15 @@ def claim(to: Path, settings: Mapping[str, Any]) -> None:
                 f"{to} holds scores of other settings ({'; '.join(differing[:3])}); expected the same, or give another "
                 "folder with --to"
             )
-    elif there := sorted(found.name for name in WRITTEN for found in to.glob(name)):
+    elif there := sorted(found.name for name in WRITTEN for found in to.glob(name) if not _is_empty_folder(found)):
         raise InputError(f"{to} holds {there[0]}, and no {SETTINGS_FILE} says what it is of; give another folder with --to")
     to.mkdir(parents=True, exist_ok=True)
     write_json(path, settings)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    """Another rank of this start may have made a seed's folder already; it says nothing."""
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def pretend(library: str, capability: tuple[int, int]) -> None:
         "device_count": answer(1),
         "is_current_stream_capturing": answer(False),
         "get_device_capability": answer(capability),
+        "get_arch_list": answer(["sm_{}{}".format(*capability)]),
         "get_device_name": answer(BOARDS[capability]),
         "get_device_properties": answer(SimpleNamespace(name=BOARDS[capability], total_memory=32 << 30)),
         "nvtx": SimpleNamespace(range_push=answer(None), range_pop=answer(None)),

@@ -2,8 +2,8 @@
 
     python -m tests.fake_cuda.steps CASES.json RESULTS.json
 
-A case is {"precision", "stage", "checkpointing", "mutation"}; its result says what each objective's step waited for, and
-each resumed one, or the error that it ended with.
+A case is {"precision", "stage", "checkpointing", "mutation", "objectives"}; its result says what each
+objective's step waited for, and each resumed one, or the error that it ended with.
 """
 
 from __future__ import annotations
@@ -45,15 +45,14 @@ def main(cases_file: Path, results_file: Path) -> None:
 
 
 def config_of(case: dict[str, Any]) -> Any:
-    """A recipe whose step i is of objective i alone."""
+    """A recipe whose step i is of the case's objective i alone."""
     from ernie_m.config import build
-    from ernie_m.objectives import OBJECTIVES
     from ernie_m.recipe import TrainingConfig
 
     return build(
         TrainingConfig,
         {
-            "stages": [{"steps": 1, "rows": {name: 1}} for name in OBJECTIVES],
+            "stages": [{"steps": 1, "rows": {name: 1}} for name in case["objectives"]],
             "model": SHAPE | {"vocab_size": 30_000, "num_languages": 4, "activation_checkpointing": case["checkpointing"]},
             "data": {"sequence_length": LENGTH},
             "batch": {"rows_per_step": ROWS, "micro_batch_rows": ROWS // 2},
@@ -68,13 +67,15 @@ def save_state(folder: Path) -> None:
     """What a checkpoint holds of such a model after UPDATES updates, made on the CPU."""
     import torch
 
-    from ernie_m.fragments import create_moments, owned_fragments, write_tensors
+    from ernie_m.fragments import create_moments, fragments_of, replicated_parts, write_tensors
     from ernie_m.model import Encoder
 
-    model = Encoder(config_of({"precision": "fp32", "stage": 0, "checkpointing": False}).model).initialise(0)
+    model = Encoder(
+        config_of({"precision": "fp32", "stage": 0, "checkpointing": False, "objectives": ["MMLM"]}).model
+    ).initialise(0)
     optimizer = torch.optim.AdamW(model.parameters())
     create_moments(optimizer, UPDATES)
-    fragments = owned_fragments(model, optimizer, 0, 1)
+    fragments = fragments_of(replicated_parts(model, 0, 1), optimizer)
     write_tensors(folder / "rank_0.safetensors", dict(pair for f in fragments for pair in f.tensors()))
 
 
@@ -87,7 +88,6 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
     from ernie_m.engine import Engine
     from ernie_m.fragments import FragmentReader
     from ernie_m.model import Encoder
-    from ernie_m.objectives import OBJECTIVES
     from ernie_m.ranks import Ranks
     from ernie_m.skip_steps import SkipSteps
     from ernie_m.training_loop import Surroundings, TrainingLoop
@@ -113,7 +113,7 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
                     scaler = engine.counters()["loss_scaler"]
                     engine.restore(Reader(saved), {"updates": UPDATES, "loss_scaler": scaler})
                 loop = TrainingLoop(config, data, engine, around)
-                for step, name in enumerate(OBJECTIVES):
+                for step, name in enumerate(case["objectives"]):
                     waiting.found.clear()
                     record = loop._step(step, loop._batches_of(step) or [])
                     assert record.nll_M.is_cuda
@@ -148,9 +148,9 @@ def adams_count_on_the_cpu() -> Callable[[], None]:
 
     made = engine.create_moments
 
-    def create(optimizer: Any, num_updates: int) -> None:
-        made(optimizer, num_updates)
-        for state in getattr(optimizer, "optimizer", optimizer).state.values():
+    def create(adam: Any, num_updates: int, masters: Any = None) -> None:
+        made(adam, num_updates, masters)
+        for state in adam.state.values():
             state["step"] = state["step"].cpu()
 
     return _replaced(engine, "create_moments", create)

@@ -25,7 +25,13 @@ ALLOWED = {  # once an update: whether there is something to clip, or to skip
     "_local_scalar_dense at deepspeed/runtime/utils.py:is_invalid_grad_norm",  # of each group, and of both
 }
 GOOD = [
-    {"precision": precision, "stage": stage, "checkpointing": checkpointing, "mutation": None}
+    {
+        "precision": precision,
+        "stage": stage,
+        "checkpointing": checkpointing,
+        "mutation": None,
+        "objectives": list(OBJECTIVES),
+    }
     for precision, stage, checkpointing in (("fp32", 0, False), ("fp16", 1, True), ("fp16", 1, False), ("bf16", 1, True))
 ]
 BROKEN = {
@@ -51,7 +57,7 @@ def results(corpus_folder: CorpusFolder, tmp_path_factory: pytest.TempPathFactor
     build += [f"-L{torch_folder}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{torch_folder}/lib"]
     build.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
     subprocess.run(list(map(str, build)), check=True, timeout=120)
-    cases = [*GOOD, *({**GOOD[2], "mutation": name} for name in BROKEN)]
+    cases = [*GOOD, *({**GOOD[2], "mutation": name, "objectives": ["MMLM"]} for name in BROKEN)]
     job = {"library": str(library), "corpus": str(corpus_folder.folder), "cases": cases}
     (folder / "cases.json").write_text(json.dumps(job), encoding="utf-8")
     command = [sys.executable, "-m", "tests.fake_cuda.steps", folder / "cases.json", folder / "results.json"]

@@ -85,5 +85,5 @@ def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
     assert again() == results
     assert capfd.readouterr().out == "", "nothing was started"
 
-    with pytest.raises(InputError, match=r"another configuration: optimizer\.peak_learning_rate"):
+    with pytest.raises(InputError, match=r"another recipe than now \(optimizer\.peak_learning_rate"):
         again("optimizer.peak_learning_rate=5e-4")

@@ -227,14 +227,22 @@ def test_fine_tuning_runs_no_code_of_a_folder_whatever_is_typed(
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_in_one_line(tiny_encoder: Path, pairs: Path, tmp_path: Path) -> None:
-    options = ["--model", tiny_encoder, "--data", pairs, "--to", tmp_path / "to", "--seeds", "4,", "--precision", "fp32"]
-    overrides = ["learning_rate=1e30", "warmup_share=0", "batch_size=16", "epochs=1", "max_length=40"]
+    """Weights that are finite, and so large that what they compute is not."""
+    encoder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder, encoder)
+    weights = load_file(encoder / "model.safetensors")
+    large = {
+        name: tensor * 1e30 if name.endswith("intermediate.dense.weight") else tensor for name, tensor in weights.items()
+    }
+    save_file(large, encoder / "model.safetensors", {"format": "pt"})
+    options = ["--model", encoder, "--data", pairs, "--to", tmp_path / "to", "--seeds", "4,", "--precision", "fp32"]
+    overrides = ["batch_size=16", "epochs=1", "max_length=40"]
     command = [sys.executable, "launcher/finetune.py", "xnli", *map(str, options), *overrides]
     done = subprocess.run(command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240, check=False)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: ")
-    assert "seed 4, step 2: the loss is nan" in line
+    assert "seed 4, step 1: the loss is nan" in line
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "to/seed_4/result.json").exists()
     assert not (tmp_path / "to/results.json").exists()

@@ -139,7 +139,7 @@ def test_a_mistake_ends_at_once_without_a_restart(data: Path, supervise: Any, tm
     job = supervise(TRAINING, ["--num_ranks", 1], ["--recipe", recipe, "--data", data, "optimizer.warmup_steps=many"])
     assert job.exit_code() == 2, job.text
     assert job.text.count("supervise: start ") == 1
-    assert "expected int" in job.text
+    assert "expected a whole number" in job.text
     assert not (tmp_path / "run").exists(), "an empty folder of another's making would be refused the next time"
 
 

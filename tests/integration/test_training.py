@@ -279,7 +279,7 @@ BAD_INPUT = {
     "another vocabulary": (["model.vocab_size=250002"], "model.vocab_size"),
     "too long rows": (["data.sequence_length=1024"], "allows 512"),
     "another number of ranks": (["--ranks", "64"], "--ranks 64: these are 1"),
-    "wrong type": (["optimizer.warmup_steps=many"], "expected int"),
+    "wrong type": (["optimizer.warmup_steps=many"], "expected a whole number"),
 }
 
 
