@@ -86,8 +86,27 @@ def run_cleanly(main: Callable[[], object]) -> None:
         raise SystemExit(2) from None
     except OSError as error:
         fail(f"{error.filename or 'input/output'}: {reason_of(error)}", 3)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rank, what = rank_of(os.environ), " ".join(str(error).split())[:200]
+        fail(
+            f"rank {rank}: out of memory ({type(error).__name__}{f': {what}' if what else ''}); take fewer rows at a time "
+            "(batch.micro_batch_rows in pre-training, micro_batch in fine-tuning) or more memory",
+            3,
+        )
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "cannot allocate memory")
+"""Words of torch, oneDNN and the C library for an allocation that failed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the host or on a device."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
 
 
 def reason_of(error: OSError) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.util
 import os
+import resource
 import socket
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in torch's list of names
@@ -14,6 +15,8 @@ from ernie_m.hostfile import free_port
 from ernie_m.network import interface_of, is_loopback, meeting_address, own_address_towards, own_addresses
 from ernie_m.rank_facts import RankFacts, check_meeting
 
+LEAST_OPEN_FILES = 128
+"""Files that a process must be able to open: libraries, shards, connections to a few ranks. The doctor asks for 1,024."""
 MEETING_TIMEOUT = datetime.timedelta(minutes=30)
 INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "NCCL": "NCCL_SOCKET_IFNAME"}
 
@@ -21,9 +24,13 @@ INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "NCCL": "NCCL_SOCKET_IFNAME
 def set_meeting(facts: RankFacts) -> None:
     """Put rank, world size and the place to meet into the environment, where torch and DeepSpeed look for them.
 
-    Raises InputError where several ranks were started and nothing says where they meet.
+    Raises InputError where several ranks were started and nothing says where they meet, and for a limit of open files that
+    would fail within.
     """
     check_meeting(facts, os.environ)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most != resource.RLIM_INFINITY and most < LEAST_OPEN_FILES:
+        raise InputError(f"this process may open {most} files (ulimit -n), too few to train; expected 1,024: ulimit -n 1024")
     is_told = bool(os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT"))
     if not is_told:
         address, port = _ask_mpi(facts) if facts.world_size > 1 else ("127.0.0.1", free_port())

@@ -110,7 +110,7 @@ def _(storm: Storm) -> Outcome:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     if job.process.wait(jobs.PATIENCE) == 0:
         return storm.survives(job, at=AT)
-    return storm.refused(job, "Too many open files")
+    return storm.refused(job, "24 files", "ulimit -n")
 
 
 @fault("port taken", "somebody listens on the master port")

@@ -34,3 +34,18 @@ def test_a_port_that_is_taken_is_named_with_the_way_out() -> None:
     assert f"127.0.0.1:{port}" in line
     assert "--master_port" in line
     assert "Traceback" not in result.stderr
+
+
+def test_a_limit_of_open_files_that_would_fail_within_is_told_at_the_start() -> None:
+    result = subprocess.run(
+        ["bash", "-c", 'ulimit -n 100 && exec "$0" -c "$1"', sys.executable, MEET],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert [line for line in result.stderr.splitlines() if line.startswith("error: ")] == [
+        "error: this process may open 100 files (ulimit -n), too few to train; expected 1,024: ulimit -n 1024"
+    ]

@@ -17,6 +17,12 @@ def raising(error: BaseException) -> Callable[[], None]:
     return main
 
 
+OUT_OF_MEMORY = (
+    "error: rank 0: out of memory ({}); take fewer rows at a time (batch.micro_batch_rows in pre-training, micro_batch in "
+    "fine-tuning) or more memory\n"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -24,6 +30,12 @@ def raising(error: BaseException) -> Callable[[], None]:
         (FileNotFoundError(2, "No such file or directory", "x.txt"), 3, "error: x.txt: No such file or directory\n"),
         (OSError(28, "No space left on device"), 3, "error: input/output: No space left on device\n"),
         (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (MemoryError(), 3, OUT_OF_MEMORY.format("MemoryError")),
+        (
+            RuntimeError("could not create a primitive"),
+            3,
+            OUT_OF_MEMORY.format("RuntimeError: could not create a primitive"),
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_an_exit_code(
@@ -50,6 +62,8 @@ def test_with_several_ranks_the_first_alone_speaks_unless_only_one_knows(
 def test_our_own_mistakes_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         run_cleanly(lambda: 1 // 0)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run_cleanly(raising(RuntimeError("a fault of ours")))
 
 
 def test_success_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
