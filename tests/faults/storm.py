@@ -45,7 +45,7 @@ PATIENCE = 300.0
 RECIPE = tiny_recipe(
     8,
     NUM_STEPS - 8,
-    model={"num_layers": 1, "num_heads": 2, "ffn_size": 64},
+    model={"num_layers": 1, "num_heads": 2, "ffn_size": 64, "dropout": 0.0, "attention_dropout": 0.0},  # any number of ranks
     output={
         "log_every": 1,
         "save_every": SAVE_EVERY,
