@@ -37,18 +37,18 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from ernie_m.batch import Example, LossRequest, PackedBatch
-from ernie_m.checkpoint import committed_folders, verify
-from ernie_m.checkpoint_store import CheckpointStore, Retention
-from ernie_m.dataloader import to_device
-from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
-from ernie_m.fragments import FragmentReader
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
-from ernie_m.packing import PackedRow, pack
-from ernie_m.probe import MOST_PREDICTED, POSITIONS, probe_loss
-from ernie_m.ranks import Ranks
-from ernie_m.special_tokens import FIRST_PIECE_ID
+from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.rows.batch import Example, LossRequest, PackedBatch
+from ernie_m.rows.dataloader import to_device
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.runs.checkpoint import committed_folders, verify
+from ernie_m.runs.checkpoint_store import CheckpointStore, Retention
+from ernie_m.runs.fragments import FragmentReader
+from ernie_m.runs.ranks import Ranks
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
+from ernie_m.training.probe import MOST_PREDICTED, POSITIONS, probe_loss
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=768, num_heads=12, ffn_size=3072, vocab_size=83_000, num_languages=3, dropout=0.0
@@ -107,7 +107,7 @@ class Bench:
         return {key: view for fragment in self.engine.fragments() for key, view in fragment.tensors()}
 
     def save(self, in_background: bool) -> tuple[float, float]:
-        """Save as the training does (ernie_m.training_loop); seconds of the probe, seconds that `save` held us up."""
+        """Save as the training loop does; seconds of the probe, seconds that `save` held us up."""
         self.ranks.barrier()
         started = time.perf_counter()
         probe_loss(self.engine.module, self.probe, self.ranks.device)

@@ -269,8 +269,8 @@ def bare(tokenizer: Path, catalog: Path) -> float:
 
 def encoder(tokenizer: Path, catalog: Path) -> float:
     """The encoder of data_prep alone, nothing seen before."""
-    from ernie_m.vocabulary import Vocabulary
-    from ernie_m.word_cache import WordCache
+    from data_prep.words.word_cache import WordCache
+    from ernie_m.corpus.vocabulary import Vocabulary
 
     lines, size = lines_of(catalog)
     cache = WordCache(Vocabulary(tokenizer))

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ernie_m.vocabulary import EncodedTexts, Vocabulary
-from ernie_m.word_cache import WordCache
+from data_prep.words.word_cache import WordCache
+from ernie_m.corpus.vocabulary import EncodedTexts, Vocabulary
 
 READINGS = ("first", "second", "third")
 

@@ -13,10 +13,10 @@ import argparse
 
 import numpy as np
 
-from ernie_m.corpus import CorpusFolder
-from ernie_m.objectives import OBJECTIVES, CorruptionConfig
-from ernie_m.row_source import RowSettings, RowSource
-from ernie_m.table import table
+from ernie_m.base.table import table
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.row_source import RowSettings, RowSource
 
 LEAST_FILL, FROM_LENGTH = 0.97, 128
 

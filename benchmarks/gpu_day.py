@@ -39,7 +39,7 @@ from apart import OUT_OF_MEMORY, answer, apart
 from gpu_day_parts import FULL, SMALL, PartFailed, Size, Training, call, ceilings, environment, prepare
 from training_speed_runs import Result, Setup, profile
 
-from ernie_m.table import table
+from ernie_m.base.table import table
 
 ROOT = Path(__file__).resolve().parents[1]
 OK, MINUTES = "ok", 25.0

@@ -19,9 +19,9 @@ import torch
 from gpu_speed_runs import FP16_ON_CPU, ROOT, timed
 from training_speed_runs import DEVICE, DTYPES, Result, Setup, matmul_peak
 
-from ernie_m.checkpoint import committed_folders
-from ernie_m.metrics import read_metrics
-from ernie_m.utilization import measured_peak
+from ernie_m.runs.checkpoint import committed_folders
+from ernie_m.runs.metrics import read_metrics
+from ernie_m.training.utilization import measured_peak
 
 LOSS_CONTINUES = 0.05
 """A resumed run's mean loss over steps may differ so much, relatively, from the undisturbed one's."""

@@ -46,7 +46,7 @@ from training_speed import GIB, H200_TOKENS, line, rate, useful_flops, waiting
 from training_speed_peer import peer
 from training_speed_runs import Result, Setup, btmlm, matmul_peak, ours
 
-from ernie_m.table import table
+from ernie_m.base.table import table
 
 RUNS: dict[str, Callable[..., Result]] = {
     run.__name__: run for run in (ours, peer, btmlm, matmul_peak, gpu_speed_runs.attention, gpu_speed_runs.heads)

@@ -20,22 +20,22 @@ from apart import OUT_OF_MEMORY, finished
 from torch import Tensor
 from training_speed_runs import DEVICE, DS_CONFIGS, DTYPES, Result, Setup, mark, seconds_between
 
-from ernie_m import loss
-from ernie_m.attention import attend, build_mask, choose_attention
-from ernie_m.batch import PackedBatch
-from ernie_m.checkpoint import committed_folders
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import to_device
-from ernie_m.gradient_exchange import BUCKET_ELEMENTS
-from ernie_m.metrics import read_metrics
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.models import loss
+from ernie_m.models.attention import attend, build_mask, choose_attention
 from ernie_m.planning.memory import MicroBatch, Sharding, peak, total
 from ernie_m.planning.plan import bucket_elements
+from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.dataloader import to_device
+from ernie_m.runs.checkpoint import committed_folders
+from ernie_m.runs.metrics import read_metrics
+from ernie_m.training.gradient_exchange import BUCKET_ELEMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 ON_GPU = DEVICE.type == "cuda"
 MASK_RATE, HEAD = 0.15, 64
 SPECIAL_IDS = 4  # labels are pieces
-KEPT_LOGITS = (28, 30, 32)  # powers of two, for ernie_m.loss.MAX_LOGITS
+KEPT_LOGITS = (28, 30, 32)  # powers of two, for ernie_m.models.loss.MAX_LOGITS
 FP16_ON_CPU = (
     "import sys; from deepspeed.accelerator import get_accelerator as accelerator;"
     "type(accelerator()).is_fp16_supported = lambda self: True;"  # DeepSpeed refuses it there unless told that it is
@@ -129,7 +129,7 @@ def _backends(setup: Setup, batch: PackedBatch) -> Iterator[Result]:
 
 
 def _attended(qkv: Tensor, mask: Any) -> Tensor:
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # as ernie_m.model.Layer has them
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # as ernie_m.models.model.Layer has them
     return attend(query, key, value, mask, 0.0)
 
 

@@ -30,10 +30,10 @@ from transformers import XLMRobertaTokenizer
 from transformers.utils import logging
 
 from data_prep.tokenizer_training import train_tokenizer
-from ernie_m.command_line import run
-from ernie_m.console import InputError
-from ernie_m.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID
-from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+from ernie_m.base.command_line import run
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 
 SPECIAL_NAME = re.compile("|".join(map(re.escape, (BOS, EOS, MASK, PAD, UNK))))
 BATCH = 2048

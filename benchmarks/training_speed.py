@@ -39,8 +39,8 @@ from apart import answer, apart
 from training_speed_peer import peer
 from training_speed_runs import Result, Setup, btmlm, loader, matmul_peak, ours, profile
 
-from ernie_m.corpus import CorpusFolder
-from ernie_m.planning.speed import needed_flops
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.models.flops import needed_flops
 
 H200_TOKENS = 180_000  # a second: large, length 512, bf16, half of the measured matmul peak
 PARTS = ("full", "pairs", "bf16", "btmlm", "loader")

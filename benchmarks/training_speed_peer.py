@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from training_speed_runs import DEVICE, LEARNING_RATE, Result, Setup, full_steps, timed_steps
 
-from ernie_m.dataloader import Prefetcher, PretrainingData
-from ernie_m.special_tokens import BOS_ID, EOS_ID, PAD_ID
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
+from ernie_m.rows.dataloader import Prefetcher, PretrainingData
 
 IGNORED = -100
 

@@ -20,14 +20,14 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from ernie_m import row_source
-from ernie_m.batch import LossRequest, PackedBatch
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.objectives import OBJECTIVES
-from ernie_m.read_pairs import pairs_read
-from ernie_m.special_tokens import FIRST_POSITION_ID, PAD_ID
+from ernie_m.base.special_tokens import FIRST_POSITION_ID, PAD_ID
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.rows import row_source
+from ernie_m.rows.batch import LossRequest, PackedBatch
+from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.read_pairs import pairs_read
 
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -124,10 +124,10 @@ def _fill(setup: Setup, data: PretrainingData, step: int) -> float:
 
 
 class OurTraining:
-    """The engine, the model and a step as ernie_m.training_loop makes it, one micro-batch a step."""
+    """The engine, the model and a step as ernie_m.training.training_loop makes it, one micro-batch a step."""
 
     def __init__(self, setup: Setup, data: PretrainingData, precision: str) -> None:
-        from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
+        from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
         self.ranks, self.num_metrics = start_ranks(), len(data.metric_names)
         config = EngineConfig(zero_stage=setup.zero_stage, precision=precision)  # type: ignore[arg-type]
@@ -140,8 +140,8 @@ class OurTraining:
                 layer.compile(dynamic=False)
 
     def step(self, batch: PackedBatch) -> None:
-        from ernie_m.loss import objective_scales
-        from ernie_m.pseudo_parallel import fill_placeholders
+        from ernie_m.models.loss import objective_scales
+        from ernie_m.models.pseudo_parallel import fill_placeholders
 
         predicted_O = torch.from_numpy(np.bincount(batch.objective_N, minlength=len(OBJECTIVES))).float()
         scales_O = objective_scales(torch.ones(len(OBJECTIVES)), predicted_O, 1, 1).to(self.ranks.device)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from ernie_m.command_line import run
-from ernie_m.console import InputError
-from ernie_m.ranges import Range
+from ernie_m.base.command_line import run
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 
 class Commands:
@@ -122,8 +122,8 @@ class Commands:
             tokenizer_sha256: beginning of the SHA-256 that the tokenizer must have.
         """
         from data_prep import build as building
+        from data_prep.job import start_ranks
         from data_prep.phases import QUARANTINE, STOP
-        from data_prep.ranks import start_ranks
 
         if on_error not in (STOP, QUARANTINE):
             raise InputError(f"--on_error {on_error}: expected {STOP} or {QUARANTINE}")
@@ -151,7 +151,7 @@ class Commands:
             tokenizer: SentencePiece model that you mean to use; refused when it is not the one of the shards.
             workers: processes on this machine (default 1); or start it by mpirun, as build.
         """
-        from data_prep.ranks import start_ranks
+        from data_prep.job import start_ranks
         from data_prep.verify import verify
 
         ranks = start_ranks(workers)
@@ -197,7 +197,8 @@ class Commands:
             plot: PNG file to draw shares, p and repeats into.
             overwrite: replace files that are already there.
         """
-        from data_prep.stats import Plan, stats
+        from data_prep.stats import Plan
+        from data_prep.stats_report import stats
 
         plan = None
         if steps is not None:

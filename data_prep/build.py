@@ -33,12 +33,12 @@ from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refu
 from data_prep.known_tokenizers import recognised
 from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
 from data_prep.rank_stats import peak_memory
-from data_prep.ranks import Ranks
 from data_prep.report import collect, summary, write_reports
-from ernie_m.console import InputError, Progress, duration
-from ernie_m.corpus import Manifest
-from ernie_m.files import sha256_of, written_atomically
-from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+from data_prep.workers import Ranks
+from ernie_m.base.console import InputError, Progress, duration
+from ernie_m.base.files import sha256_of, written_atomically
+from ernie_m.corpus.folder import Manifest
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 
 IDENTITY_BYTES = 1 << 16  # of each end of an input file: tells a changed file without reading all of it
 

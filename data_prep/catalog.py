@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from ernie_m.command_line import nearest
-from ernie_m.console import InputError
+from ernie_m.base.command_line import nearest
+from ernie_m.base.console import InputError
 
 DEFAULT_HELD_OUT = 0.005
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice

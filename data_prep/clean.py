@@ -10,7 +10,7 @@ import numpy as np
 from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.records import Count, Lines
-from ernie_m.corpus import HELD_OUT, TRAIN
+from ernie_m.corpus.folder import HELD_OUT, TRAIN
 
 EMPTY = "empty"
 NO_TOKENS = "no tokens"

@@ -25,11 +25,11 @@ from data_prep.deduplicate import row_keys, sorted_keys
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Lines
 from data_prep.shard_writer import Rows, selected
-from ernie_m.corpus import HELD_OUT, TRAIN, ShardEntry, shard_file
-from ernie_m.host_memory import return_large_blocks
-from ernie_m.unknown_pieces import Pieces, count
-from ernie_m.vocabulary import EncodedTexts, Vocabulary
-from ernie_m.word_cache import WordCache
+from data_prep.words.word_cache import WordCache
+from ernie_m.base.host_memory import return_large_blocks
+from ernie_m.corpus.folder import HELD_OUT, TRAIN, ShardEntry, shard_file
+from ernie_m.corpus.unknown_pieces import Pieces, count
+from ernie_m.corpus.vocabulary import EncodedTexts, Vocabulary
 
 EXAMPLES = 5
 EXAMPLE_CHARACTERS = 200

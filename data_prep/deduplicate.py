@@ -22,8 +22,8 @@ import pyarrow as pa
 from data_prep import work_folder
 from data_prep.clean import DUPLICATE
 from data_prep.shard_writer import Rows, selected
-from ernie_m.corpus import HELD_OUT, TOKEN_COLUMNS, TRAIN
-from ernie_m.vocabulary import EncodedTexts
+from ernie_m.corpus.folder import HELD_OUT, TOKEN_COLUMNS, TRAIN
+from ernie_m.corpus.vocabulary import EncodedTexts
 
 ROWS_PER_BUCKET = 2_000_000
 KEY = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])

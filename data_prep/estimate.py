@@ -14,10 +14,10 @@ from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.clean import clean
 from data_prep.convert import encoder_of
-from ernie_m.console import InputError, duration
-from ernie_m.table import table
-from ernie_m.unknown_pieces import Pieces
-from ernie_m.unknown_pieces import count as count_pieces
+from ernie_m.base.console import InputError, duration
+from ernie_m.base.table import table
+from ernie_m.corpus.unknown_pieces import Pieces
+from ernie_m.corpus.unknown_pieces import count as count_pieces
 
 BYTES_PER_TOKEN = 4
 BYTES_PER_ROW = 4.2  # a list offset a column, and a bit

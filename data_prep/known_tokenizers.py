@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from ernie_m.console import Choice, InputError
-from ernie_m.special_tokens import XLM_R_VOCAB_SIZE, vocab_size_of
-from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+from ernie_m.base.console import Choice, InputError
+from ernie_m.base.special_tokens import XLM_R_VOCAB_SIZE, vocab_size_of
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 
 XLM_R_SHA256 = "cfc8146abe2a0488e9e2a0c56de7952f7c11ab059eca145a0a727afce0db2865"
 XLM_R_BYTES = 5_069_051

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.stats import MANY_REPEATS, PAIR, FolderStats, StreamStats
-from ernie_m.files import written_atomically
+from ernie_m.base.files import written_atomically
 
 INCHES_PER_STREAM = 0.17
 INCHES_PER_KIND = 1.1  # title, axis and its label

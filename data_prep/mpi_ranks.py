@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any
 
 from data_prep.mpi_pool import MpiPool, serve
-from data_prep.ranks import Ranks, TeamWork, prepare_quietly
 from data_prep.team import Parcel, Team, team_sizes
-from ernie_m.console import InputError
+from data_prep.workers import Ranks, TeamWork, prepare_quietly
+from ernie_m.base.console import InputError
 
 
 class MpiRanks(Ranks):

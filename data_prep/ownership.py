@@ -18,12 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ernie_m.console import InputError
-from ernie_m.corpus import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN
-from ernie_m.files import write_json
-from ernie_m.manifest import FORMAT_NAME
-from ernie_m.shard_table import SHARDS_FOLDER
-from ernie_m.vocabulary import TOKENIZER_FILE
+from ernie_m.base.console import InputError
+from ernie_m.base.files import write_json
+from ernie_m.corpus.folder import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN
+from ernie_m.corpus.manifest import FORMAT_NAME
+from ernie_m.corpus.shard_table import SHARDS_FOLDER
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 MARK_FILE = ".data_prep.json"
 LOCK_FILE, WORK_FOLDER, RANKS_FOLDER, PLAN_FILE, END_FILE = ".lock", "work", "ranks", ".plan.json", "end.json"

@@ -20,7 +20,7 @@ from data_prep.rank_stats import RankStats
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk
 from data_prep.team import Team
-from ernie_m.console import InputError, Progress
+from ernie_m.base.console import InputError, Progress
 
 T = TypeVar("T")
 STOP, QUARANTINE = "stop", "quarantine"

@@ -10,7 +10,7 @@ from typing import Any
 from data_prep import work_folder
 from data_prep.convert import Done, this_process
 from data_prep.team import TEAM_SIZE, Team
-from ernie_m.files import write_json
+from ernie_m.base.files import write_json
 
 SECONDS_BETWEEN_WRITES = 30.0
 

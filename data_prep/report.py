@@ -16,11 +16,11 @@ from data_prep.catalog import Corpus
 from data_prep.convert import EXAMPLES, Tally, marker_of
 from data_prep.estimate import alarms_of, refuse_unknown
 from data_prep.phases import Job, num_chunks
-from ernie_m.console import InputError
-from ernie_m.corpus import TRAIN, CorpusEntry, ShardEntry
-from ernie_m.files import write_json, written_atomically
-from ernie_m.table import table
-from ernie_m.unknown_pieces import Pieces
+from ernie_m.base.console import InputError
+from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.table import table
+from ernie_m.corpus.folder import TRAIN, CorpusEntry, ShardEntry
+from ernie_m.corpus.unknown_pieces import Pieces
 
 USUAL_SCORE = "translations have 0.4 and more"
 

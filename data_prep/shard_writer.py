@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ernie_m.console import InputError
-from ernie_m.corpus import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, ShardEntry
-from ernie_m.files import sha256_of, written_atomically
-from ernie_m.vocabulary import EncodedTexts
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of, written_atomically
+from ernie_m.corpus.folder import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, ShardEntry
+from ernie_m.corpus.vocabulary import EncodedTexts
 
 MOST_TOKENS = 2**31 - 1
 """Of one column: Arrow's list offsets are int32."""

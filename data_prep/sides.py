@@ -15,10 +15,10 @@ from pathlib import Path
 from data_prep.catalog import Corpus, read_catalog
 from data_prep.clean import split_of, usable
 from data_prep.readers import input_bytes, named
-from ernie_m.command_line import run
-from ernie_m.console import InputError, Progress
-from ernie_m.corpus import TRAIN
-from ernie_m.files import refuse_existing, written_atomically
+from ernie_m.base.command_line import run
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import refuse_existing, written_atomically
+from ernie_m.corpus.folder import TRAIN
 
 
 def side_files(corpus: Corpus, to: Path) -> list[Path]:

@@ -28,15 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.ownership import REPORT_FILE
-from ernie_m.console import InputError
-from ernie_m.corpus import HELD_OUT, TRAIN, CorpusFolder, Stream
-from ernie_m.files import refuse_existing, write_json
-from ernie_m.sampling import Mixture, smoothed
-from ernie_m.table import table
-from ernie_m.unknown_pieces import Pieces
+from ernie_m.base.console import InputError
+from ernie_m.base.sampling import Mixture, smoothed
+from ernie_m.base.table import table
+from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusFolder, Stream
+from ernie_m.corpus.unknown_pieces import Pieces
 
 MANY_REPEATS = 4.0
-ROW_FILL = 0.985  # of a row's positions; ernie_m.row_source aims at it
+ROW_FILL = 0.985  # of a row's positions; ernie_m.rows.row_source aims at it
 SPECIAL_PER_ROW = 2  # <s> and </s> around a row of running text
 SPECIAL_PER_PAIR = 4  # <s> x </s> </s> y </s>
 EQUAL_BATCHES = 2 / 3  # parallel share of MMLM, TLM and CAMLM in equal parts
@@ -102,30 +101,6 @@ class FolderStats:
     def to_json(self) -> dict[str, Any]:
         """As in `--json`: numbers, not rounded."""
         return {**asdict(self), "many_repeats": MANY_REPEATS}
-
-
-def stats(
-    data: Path,
-    alpha: float,
-    plan: Plan | None = None,
-    json: Path | None = None,
-    plot: Path | None = None,
-    overwrite: bool = False,
-) -> str:
-    """The report as text; also written to `json` and drawn to `plot` where given. Raises InputError."""
-    for option, path in (("--json", json), ("--plot", plot)):
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
-        if path is not None:
-            refuse_existing(option, path, overwrite=overwrite)
-    found = folder_stats(data, alpha, plan)
-    if json is not None:
-        write_json(json, found.to_json())
-    if plot is not None:
-        from data_prep.mixture_plot import draw
-
-        draw(found, plot)
-    return report(found)
 
 
 def folder_stats(data: Path, alpha: float, plan: Plan | None = None) -> FolderStats:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 TEAM_SIZE = 8
 MOST_READ_AHEAD = 8  # chunks in memory, for the team's workers to take

@@ -29,11 +29,11 @@ import sentencepiece
 from data_prep.catalog import Corpus, read_catalog
 from data_prep.clean import usable
 from data_prep.readers import first_chunk, input_bytes, named
-from ernie_m.console import InputError, Progress, duration
-from ernie_m.files import refuse_existing, written_atomically
-from ernie_m.sampling import apportion, smoothed
-from ernie_m.special_tokens import vocab_size_of
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.base.console import InputError, Progress, duration
+from ernie_m.base.files import refuse_existing, written_atomically
+from ernie_m.base.sampling import apportion, smoothed
+from ernie_m.base.special_tokens import vocab_size_of
+from ernie_m.corpus.vocabulary import Vocabulary
 
 MODEL_TYPES = ("unigram", "bpe")
 MAX_SENTENCES = 1_000_000

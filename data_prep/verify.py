@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.ranks import Ranks
 from data_prep.team import Team
-from ernie_m.console import InputError, Progress
-from ernie_m.corpus import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, Manifest, Shard, ShardEntry
-from ernie_m.files import sha256_of
-from ernie_m.special_tokens import UNK_ID, mask_id
-from ernie_m.vocabulary import Vocabulary
+from data_prep.workers import Ranks
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import UNK_ID, mask_id
+from ernie_m.corpus.folder import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, Manifest, Shard, ShardEntry
+from ernie_m.corpus.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

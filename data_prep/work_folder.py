@@ -36,10 +36,10 @@ from data_prep.ownership import (
     STOP_FILE,
     WORK_FOLDER,
 )
-from ernie_m.console import InputError
-from ernie_m.corpus import MANIFEST_FILE
-from ernie_m.files import exclusive, write_json, written_atomically
-from ernie_m.shard_table import SHARDS_FOLDER
+from ernie_m.base.console import InputError
+from ernie_m.base.files import exclusive, write_json, written_atomically
+from ernie_m.corpus.folder import MANIFEST_FILE
+from ernie_m.corpus.shard_table import SHARDS_FOLDER
 
 __all__ = ["RANKS_FOLDER", "READABLE_REPORT_FILE", "REPORT_FILE", "WORK_FOLDER"]
 

@@ -14,12 +14,12 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from ernie_m.attention_rule import attention_rule, dense_mask
-from ernie_m.batch import Example
-from ernie_m.objectives import BTMLM, CAMLM, CLM, MMLM, TLM, CorruptionConfig, Objective
-from ernie_m.packing import PackedRow, pack
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, mask_id
+from ernie_m.rows.attention_rule import attention_rule, dense_mask
+from ernie_m.rows.batch import Example
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, TLM, CorruptionConfig, Objective
+from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.show.attention_pictures import draw_rule
-from ernie_m.special_tokens import BOS_ID, EOS_ID, mask_id
 
 VOCAB_SIZE = 50
 X, Y = np.array([11, 12, 13], np.int32), np.array([21, 22, 23, 24], np.int32)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -100,7 +100,7 @@ def _pseudo_share(plan: Plan, recipe: str | None, steps: int | None, overrides: 
 
 def _scratch(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
     from ernie_m.ablation import comparison, report, variants
-    from ernie_m.corpus import CorpusFolder
+    from ernie_m.corpus.folder import CorpusFolder
 
     vocab_size = CorpusFolder(plan.data).manifest.vocab_size
     compared = variants.scratch(RECIPES, recipe or "small", steps, overrides, vocab_size)
@@ -199,9 +199,9 @@ class Commands:
         from dataclasses import replace
 
         from ernie_m.ablation import subject
-        from ernie_m.config import build, read_recipe
-        from ernie_m.files import check_same_measures, write_json
-        from ernie_m.recipe import TrainingConfig
+        from ernie_m.base.config import build, read_recipe
+        from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.training.recipe import TrainingConfig
 
         if (run is None) == (recipe is None) or (recipe is not None and data is None):
             raise InputError("measure: give either --run, or --recipe with --data")

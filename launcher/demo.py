@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Annotated
 
 try:
-    from ernie_m.checkpoint import LATEST_FILE
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import duration, fail
-    from ernie_m.hostfile import free_port
-    from ernie_m.ranges import Range
-    from ernie_m.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import duration, fail
+    from ernie_m.base.hostfile import free_port
+    from ernie_m.base.ranges import Range
+    from ernie_m.base.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
+    from ernie_m.runs.checkpoint import LATEST_FILE
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 

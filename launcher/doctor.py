@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 if TYPE_CHECKING:
-    from ernie_m.recipe import TrainingConfig
+    from ernie_m.training.recipe import TrainingConfig
 
 
 def doctor(
@@ -57,12 +57,12 @@ def doctor(
         ssh_port: of the hosts' ssh servers, if it is given to deepspeed
         ssh_options: further options of ssh, e.g. "-F FILE"; else those of PDSH_SSH_ARGS_APPEND, which pdsh takes
     """
-    from ernie_m.files import write_json
-    from ernie_m.hostfile import read_hostfile
+    from ernie_m.base.files import write_json
+    from ernie_m.base.hostfile import read_hostfile
     from ernie_m.hosts import job
     from ernie_m.hosts.checks import judge
     from ernie_m.hosts.examination import Examination, examine
-    from ernie_m.job_defaults import job_names
+    from ernie_m.runs.job_defaults import job_names
     from ernie_m.supervision.environment import ssh_arguments
     from ernie_m.supervision.job import needs_ssh
 
@@ -117,8 +117,8 @@ def _recipe(recipe: str | None, overrides: tuple[str, ...]) -> TrainingConfig | 
         return None
     from pretrain import recipe_path
 
-    from ernie_m.config import build, merge_overrides, read_recipe
-    from ernie_m.recipe import TrainingConfig
+    from ernie_m.base.config import build, merge_overrides, read_recipe
+    from ernie_m.training.recipe import TrainingConfig
 
     path = recipe_path(recipe)
     return build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))

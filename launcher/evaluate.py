@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -47,10 +47,10 @@ class Commands:
         """
         from transformers import AutoModel
 
-        from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
-        from ernie_m.files import check_same_measures, write_json
+        from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.interop.encoder import open_encoder
-        from ernie_m.ranks import this_device
+        from ernie_m.models.evaluation import accuracy_at_1, mean_pooled, read_aligned
+        from ernie_m.runs.ranks import this_device
 
         of = {"measure": "retrieval", "model": model, "source": source, "target": target}
         check_same_measures(output, of)
@@ -98,14 +98,14 @@ class Commands:
             checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
         """
 
-        from ernie_m.config import build
-        from ernie_m.corpus import CorpusFolder
-        from ernie_m.dataloader import DataConfig
-        from ernie_m.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
-        from ernie_m.files import check_same_measures, write_json
-        from ernie_m.model import Encoder
-        from ernie_m.ranks import this_device
-        from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
+        from ernie_m.base.config import build
+        from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.corpus.folder import CorpusFolder
+        from ernie_m.models.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
+        from ernie_m.models.model import Encoder
+        from ernie_m.rows.dataloader import DataConfig
+        from ernie_m.runs.ranks import this_device
+        from ernie_m.runs.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
         of = {"measure": "gain", "run": run}
         check_same_measures(output, of)

@@ -13,9 +13,9 @@ import os
 from pathlib import Path
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.files import remove
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.files import remove
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -31,11 +31,11 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
             which lacks a head for masked language modelling
         checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
     """
-    from ernie_m.command_line import nearest
+    from ernie_m.base.command_line import nearest
     from ernie_m.interop.export import FORMATS
     from ernie_m.interop.export import export as write_folder
     from ernie_m.interop.model_card import CARD_FILE, model_card
-    from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
+    from ernie_m.runs.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
     if format not in FORMATS:
         raise InputError(f"--format {format}{nearest(format, FORMATS) or ':'} expected {' or '.join(FORMATS)}")

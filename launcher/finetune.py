@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -39,10 +39,10 @@ def inspect_step(
         data: the run's data folder, if it lies elsewhere now
         output: also write the rows to this JSON file
     """
-    from ernie_m.files import write_json
-    from ernie_m.run_data import open_data
-    from ernie_m.skip_steps import SkipSteps
-    from ernie_m.vocabulary import Vocabulary
+    from ernie_m.base.files import write_json
+    from ernie_m.corpus.vocabulary import Vocabulary
+    from ernie_m.rows.run_data import open_data
+    from ernie_m.runs.skip_steps import SkipSteps
 
     opened = open_data(Path(run), Path(data) if data else None)
     if step >= opened.schedule.num_steps:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Annotated
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import Choice
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import Choice
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -47,14 +47,14 @@ def plan(
     """
     from pretrain import recipe_path
 
-    from ernie_m.config import build, merge_overrides, read_recipe
-    from ernie_m.hostfile import read_hostfile
-    from ernie_m.job_defaults import HOSTFILE, job_names
+    from ernie_m.base.config import build, merge_overrides, read_recipe
+    from ernie_m.base.devices import DEVICES, device_named
+    from ernie_m.base.hostfile import read_hostfile
     from ernie_m.planning.plan import Job, bucket_elements, plans
     from ernie_m.planning.reading import counted_keys
     from ernie_m.planning.report import report
-    from ernie_m.planning.speed import DEVICES, device_named
-    from ernie_m.recipe import TrainingConfig
+    from ernie_m.runs.job_defaults import HOSTFILE, job_names
+    from ernie_m.training.recipe import TrainingConfig
 
     job_named = job_names(recipe, None, None)
     for choice in (choice for choice in job_named.choices if choice.subject == "recipe"):

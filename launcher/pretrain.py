@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.launchers import rank_of
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.launchers import rank_of
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 if TYPE_CHECKING:
-    from ernie_m.job_defaults import JobNames
+    from ernie_m.runs.job_defaults import JobNames
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -62,10 +62,10 @@ def pretrain(
         wandb: also send metrics to Weights & Biases; a restart continues the same run there
         local_rank: set by the deepspeed launcher
     """
-    from ernie_m.config import build, merge_overrides, read_recipe
-    from ernie_m.interruption import seconds_of
-    from ernie_m.recipe import TrainingConfig
-    from ernie_m.trainer import Trainer
+    from ernie_m.base.config import build, merge_overrides, read_recipe
+    from ernie_m.base.interruption import seconds_of
+    from ernie_m.training.recipe import TrainingConfig
+    from ernie_m.training.trainer import Trainer
 
     job = named_job(recipe, data, run)
     path = recipe_path(job.recipe)
@@ -78,7 +78,7 @@ def pretrain(
 
 def named_job(recipe: str | None, data: str | None, run: str | None) -> JobNames:
     """The job with what was left out filled in, and that said; raises InputError with all that is missing at once."""
-    from ernie_m.job_defaults import check_there, job_names
+    from ernie_m.runs.job_defaults import check_there, job_names
 
     job, problem = job_names(recipe, data, run), None
     if rank_of(os.environ) == 0:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -60,7 +60,7 @@ def show(
     if missing:
         raise InputError(f"{missing[0]} is not installed; a page needs the packages of: pip install -e '.[show]'")
 
-    from ernie_m.files import written_atomically
+    from ernie_m.base.files import written_atomically
     from ernie_m.show.bitext import read_bitext
     from ernie_m.show.opened import open_run
     from ernie_m.show.report import Look, check_same_run, page

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Annotated
 
 try:
-    from ernie_m.command_line import run as run_command
-    from ernie_m.console import InputError
-    from ernie_m.ranges import Range
+    from ernie_m.base.command_line import run as run_command
+    from ernie_m.base.console import InputError
+    from ernie_m.base.ranges import Range
 except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
@@ -70,7 +70,7 @@ def supervise(
         deepspeed_options: further options of deepspeed, in quotes, e.g. "--ssh_port 2222 --bind_cores_to_rank"
         export: further environment variables for other hosts, with commas: NAME or PREFIX*
     """
-    from ernie_m.hostfile import read_hostfile
+    from ernie_m.base.hostfile import read_hostfile
     from ernie_m.supervision.job import JobCommand, Launcher
     from ernie_m.supervision.policy import HostRoll, RestartPolicy
     from ernie_m.supervision.supervisor import Patience, Supervisor

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from data_prep.shard_writer import Rows
-from ernie_m.batch import Document, Example, PackedBatch
-from ernie_m.corpus import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
-from ernie_m.dataloader import to_device
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
-from ernie_m.packing import PackedRow, pack
-from ernie_m.special_tokens import FIRST_PIECE_ID, NO_LANGUAGE, mask_id
-from ernie_m.vocabulary import EncodedTexts
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, NO_LANGUAGE, mask_id
+from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
+from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.rows.batch import Document, Example, PackedBatch
+from ernie_m.rows.dataloader import to_device
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.packing import PackedRow, pack
 
 VOCAB_SIZE = 101
 CORRUPTION = CorruptionConfig(mask_rate=0.3, pseudo_token_share=0.2)

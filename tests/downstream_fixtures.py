@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoTokenizer, XLMRobertaConfig, XLMRobertaF
 
 from data_prep import embedded
 from data_prep.tokenizer_training import train_tokenizer
-from ernie_m.vocabulary import TOKENIZER_FILE
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 REAL_DATA = Path(os.environ.get("ERNIE_M_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 """Public evaluation files; they are not part of the repository, and tests on them say so and skip."""

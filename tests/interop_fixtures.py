@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
-from ernie_m.batch import NO_HORIZON, PackedBatch
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, PAD_ID, mask_id
 from ernie_m.interop.export import hugging_face_config
 from ernie_m.interop.source import Target, open_source
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, PAD_ID, mask_id
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.rows.batch import NO_HORIZON, PackedBatch
 
 SEED = 5
 LANGUAGES = ("de", "en", "fr", "sw")

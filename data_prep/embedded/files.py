@@ -23,8 +23,8 @@ from xml.sax.saxutils import escape
 
 from data_prep.embedded.facts import Draws, fact
 from data_prep.embedded.phrases import LANGUAGES, phrasebook
-from ernie_m.console import InputError, Progress
-from ernie_m.files import refuse_existing, written_atomically
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import refuse_existing, written_atomically
 
 LAYOUTS = {
     "ar": "tmx.zip",

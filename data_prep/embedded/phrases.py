@@ -21,7 +21,7 @@ import re
 from typing import Any
 
 from data_prep.embedded.facts import Clause, Fact
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 LANGUAGES = ("en", "ar", "el", "fr", "hi", "ja", "ko", "ru", "sw", "th", "tr", "zh")
 """English first: every pair is English-centred. Ten scripts."""

@@ -22,8 +22,8 @@ from data_prep.fetch import catalog_file, opus, sources
 from data_prep.fetch.connection import GaveUpError, NotFoundError, Patience, mirrored
 from data_prep.fetch.download import download
 from data_prep.fetch.sources import Entry, Remote
-from ernie_m.command_line import nearest
-from ernie_m.console import InputError
+from ernie_m.base.command_line import nearest
+from ernie_m.base.console import InputError
 
 OWN = ("cc100", "wikimatrix", "multiun", "iitb")
 # OPUS has hundreds; these may be given without the opus/, and are what a typing error is compared with

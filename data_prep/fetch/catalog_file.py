@@ -15,8 +15,8 @@ import yaml
 
 from data_prep.catalog import read_catalog
 from data_prep.fetch.sources import Entry
-from ernie_m.console import InputError
-from ernie_m.files import lock, written_atomically
+from ernie_m.base.console import InputError
+from ernie_m.base.files import lock, written_atomically
 
 HEAD = "# The corpora that `python -m data_prep fetch` brought here; edit it as you like, fetch only adds to it.\ncorpora:\n"
 INDENTS = ("  ", "", "    ")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 USER_AGENT = "ernie-m data_prep fetch"
 PASSING_TROUBLE = (408, 425, 429)  # and every 5xx

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_prep.fetch.connection import DroppedError, Patience, RangeRefusedError, opened, persist, read_piece
-from ernie_m.console import InputError, Progress
-from ernie_m.files import fsync_path, lock, sha256_of, write_json
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import fsync_path, lock, sha256_of, write_json
 
 PIECE_BYTES = 1 << 18
 PARTIAL_CONTENT = 206

@@ -8,8 +8,8 @@ from urllib.parse import urlencode, urlsplit
 
 from data_prep.fetch.connection import Patience, mirrored, read_json
 from data_prep.fetch.sources import Remote, address_of, pair_entry
-from ernie_m.command_line import nearest
-from ernie_m.console import InputError
+from ernie_m.base.command_line import nearest
+from ernie_m.base.console import InputError
 
 INTERFACE = "https://opus.nlpl.eu/opusapi/"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.fetch import cc100
-from ernie_m.command_line import nearest
-from ernie_m.console import InputError
+from ernie_m.base.command_line import nearest
+from ernie_m.base.console import InputError
 
 LAYOUTS = (
     (r"cc100/([A-Za-z_-]+)\.txt\.xz", r"https://data.statmt.org/cc-100/\1.txt.xz"),

@@ -16,7 +16,7 @@ from data_prep.readers import cc100, moses, text_file, tmx, tsv, wikimatrix
 from data_prep.readers.streams import is_tar
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Count, Lines, no_count
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 CHUNK_BYTES = 16 << 20
 """Nominal size of a chunk, in plain text: a second or two of work, and a shard of about as many bytes."""

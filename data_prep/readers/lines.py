@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 MAX_LINE_BYTES = 1 << 20
 LINES_TO_JUDGE = 1000  # a file's encoding, by

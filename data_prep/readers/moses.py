@@ -25,7 +25,7 @@ from data_prep.readers.streams import (
     read_zip_member,
 )
 from data_prep.records import Chunk, Count, Lines
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 
 def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:

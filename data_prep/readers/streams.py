@@ -20,7 +20,7 @@ from typing import Any
 import xz
 
 from data_prep.records import Count
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 PIECE_BYTES = 1 << 14  # of packed input: small, so that what has been read of a file is known closely
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")

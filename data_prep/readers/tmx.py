@@ -19,7 +19,7 @@ from data_prep.catalog import Corpus
 from data_prep.readers.lines import some_at_once
 from data_prep.readers.streams import matches, read_pieces
 from data_prep.records import Chunk, Count, Lines
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 XML_SPACE = re.compile(r"[ \t\r\n]+")

@@ -2,4 +2,6 @@
 
 1. `variants`: what is compared, as recipes with overrides.   2. `jobs`: each run through the real launcher, once.
 3. `measures`: what a finished run is measured by.            4. `report`: JSON, table and plot.
+
+In: a base recipe and what to vary. Out: one table with the error of each figure. Start reading at comparison.
 """

@@ -22,11 +22,11 @@ import yaml
 
 from ernie_m.ablation.jobs import Job, Jobs, Part
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
-from ernie_m.config import differing_keys, read_recipe
-from ernie_m.console import InputError
-from ernie_m.files import written_atomically
-from ernie_m.hostfile import free_port
-from ernie_m.trainer import Trainer
+from ernie_m.base.config import differing_keys, read_recipe
+from ernie_m.base.console import InputError
+from ernie_m.base.files import written_atomically
+from ernie_m.base.hostfile import free_port
+from ernie_m.training.trainer import Trainer
 
 FOLDERS = ("recipes", "runs", "hugging_face", "logs", "done", "measures")
 RESULTS = ("fine_tuned", "results.json", "results.md", "comparison.png", "pseudo_share.png")

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from ernie_m.console import EXIT_STOPPED, InputError, Progress
-from ernie_m.files import remove, write_json
-from ernie_m.run_files import METRICS_FILE, STOP_FILE
+from ernie_m.base.console import EXIT_STOPPED, InputError, Progress
+from ernie_m.base.files import remove, write_json
+from ernie_m.base.run_files import METRICS_FILE, STOP_FILE
 
 LOOK_EVERY = 0.2  # seconds
 TELL_EVERY = 30.0  # seconds between lines where there is no terminal

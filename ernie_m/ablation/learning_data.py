@@ -11,8 +11,8 @@ import yaml
 
 from ernie_m.ablation.comparison import python
 from ernie_m.ablation.jobs import Job, Part
-from ernie_m.console import InputError
-from ernie_m.files import written_atomically
+from ernie_m.base.console import InputError
+from ernie_m.base.files import written_atomically
 
 VOCAB_SIZE = 12_000
 TOKENIZER_SENTENCES = 200_000

@@ -4,7 +4,7 @@
 (MMLM), both sentences visible (TLM), only the translation visible (CAMLM). A run that never saw an objective is measured by
 its rule all the same: the rule decides who reads whom, and the weights are the same everywhere.
 
-*Cross-lingual gain* and *retrieval*: ernie_m.evaluation.
+*Cross-lingual gain* and *retrieval*: ernie_m.models.evaluation.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ernie_m.batch import Example, LossRequest
-from ernie_m.console import InputError
-from ernie_m.dataloader import to_device
-from ernie_m.evaluation import accuracy_at_1, cross_lingual_gain, gain_rows, in_rows, mean_pooled, read_aligned
-from ernie_m.model import without_training
-from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
-from ernie_m.packing import PackedRow, pack
-from ernie_m.sampling import key_of
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.base.console import InputError
+from ernie_m.base.sampling import key_of
+from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.models.evaluation import accuracy_at_1, cross_lingual_gain, gain_rows, in_rows, mean_pooled, read_aligned
+from ernie_m.models.model import without_training
+from ernie_m.rows.batch import Example, LossRequest
+from ernie_m.rows.dataloader import to_device
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.packing import PackedRow, pack
 
 RULES = ("MMLM", "TLM", "CAMLM")
 EVALUATION_SEED = 0

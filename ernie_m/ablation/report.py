@@ -11,9 +11,9 @@ from typing import Any
 from ernie_m.ablation.comparison import mean_by_layer, results_of
 from ernie_m.ablation.measures import RULES
 from ernie_m.ablation.variants import Variant
-from ernie_m.files import write_json, written_atomically
-from ernie_m.metrics import read_metrics
-from ernie_m.table import table
+from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.table import table
+from ernie_m.runs.metrics import read_metrics
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 COLUMNS = {

@@ -11,21 +11,21 @@ from typing import Any
 from transformers import AutoModel
 
 from ernie_m.ablation.measures import measured_by_retrieval, measured_on_pairs, read_held_out
-from ernie_m.checkpoint import committed_folders, verify
-from ernie_m.config import build
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import DataConfig
-from ernie_m.files import remove
+from ernie_m.base.config import build
+from ernie_m.base.console import InputError
+from ernie_m.base.files import remove
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.export import export
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
-from ernie_m.model import Encoder
-from ernie_m.ranks import Voters, this_device
-from ernie_m.recipe import TrainingConfig
-from ernie_m.run_folder import RunFolder, load_weights, model_config, tokenizer_of
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.models.model import Encoder
+from ernie_m.rows.dataloader import DataConfig
+from ernie_m.runs.checkpoint import committed_folders, verify
+from ernie_m.runs.ranks import Voters, this_device
+from ernie_m.runs.run_folder import RunFolder, load_weights, model_config, tokenizer_of
+from ernie_m.training.recipe import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ernie_m.config import build, merge_overrides, read_recipe
-from ernie_m.console import InputError
-from ernie_m.objectives import OBJECTIVES
+from ernie_m.base.config import build, merge_overrides, read_recipe
+from ernie_m.base.console import InputError
+from ernie_m.base.sampling import apportion
 from ernie_m.planning.speed import Work, hardware_flops, predicted_share
-from ernie_m.recipe import TrainingConfig
-from ernie_m.sampling import apportion
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.training.recipe import TrainingConfig
 
 TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives
     "exp0": {"xnli": 75.7, "ner": 79.2},

@@ -2,4 +2,6 @@
 
 `task` says what a task file gives; `files` finds and reads its data; `seed` trains one seed, `experiment` all of them;
 `report` puts the scores beside the paper's. `tatoeba` needs no training and stands by itself.
+
+In: an encoder in Hugging Face's format, a benchmark's files. Out: scores of each seed and language. Start reading at task.
 """

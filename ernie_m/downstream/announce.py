@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from ernie_m.console import Choice
-from ernie_m.launchers import rank_of
+from ernie_m.base.console import Choice
+from ernie_m.base.launchers import rank_of
 
 
 def announce(choices: Iterable[Choice]) -> None:

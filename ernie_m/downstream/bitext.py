@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
-from ernie_m.config import section
-from ernie_m.console import InputError
+from ernie_m.base.config import section
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 from ernie_m.downstream.encoders import Size, layer_of, place_of
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
-from ernie_m.evaluation import mean_over_tokens, nearest, read_aligned
 from ernie_m.interop.encoder import OpenEncoder
-from ernie_m.ranges import Range
+from ernie_m.models.evaluation import mean_over_tokens, nearest, read_aligned
 
 
 class SentencePair(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.task import Logits, Scored, Setup, Task
 
 

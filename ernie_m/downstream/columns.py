@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_m.console import Choice, InputError
+from ernie_m.base.console import Choice, InputError
 
 OUTSIDE = "O"
 ENTITY_TYPES = ("LOC", "MISC", "ORG", "PER")

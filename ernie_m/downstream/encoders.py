@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 Size = Literal["base", "large"]
 LARGE_HIDDEN_SIZE = 1024

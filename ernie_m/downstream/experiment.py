@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ernie_m.config import build, merge_overrides, to_mapping
-from ernie_m.console import Choice, InputError
-from ernie_m.deepspeed_adapter import prepare
+from ernie_m.base.config import build, merge_overrides, to_mapping
+from ernie_m.base.console import Choice, InputError
+from ernie_m.base.files import write_json
 from ernie_m.downstream import encoders, files, paper, report, settings
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.seed import num_updates, run_seed
@@ -24,10 +24,10 @@ from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.task import Hyperparameters, Setup, Task
 from ernie_m.downstream.training import Machinery, batching, ranks
 from ernie_m.downstream.unknown import tell_unknown
-from ernie_m.engine import Precision, choose_precision
-from ernie_m.files import write_json
 from ernie_m.interop.encoder import OpenEncoder, open_encoder
-from ernie_m.ranks import this_device
+from ernie_m.runs.ranks import this_device
+from ernie_m.training.deepspeed_adapter import prepare
+from ernie_m.training.engine import Precision, choose_precision
 
 NOT_SETTINGS = ("micro_batch",)  # hyperparameters that change no score
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ernie_m.console import Choice, InputError, Progress
+from ernie_m.base.console import Choice, InputError, Progress
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.task import Part, Task
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, ClassVar
 
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
 
-from ernie_m.config import section
-from ernie_m.console import Choice
+from ernie_m.base.config import section
+from ernie_m.base.console import Choice
+from ernie_m.base.ranges import Range
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.classification import language_known
 from ernie_m.downstream.encoders import Size
@@ -22,7 +23,6 @@ from ernie_m.downstream.mlqa_score import MLQA, RULES, answer_score, normaliser
 from ernie_m.downstream.spans import AnswerCount, SpanLimits, best_texts, span_features
 from ernie_m.downstream.squad import Question, read_squad
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
-from ernie_m.ranges import Range
 
 SQUAD_FILES = ("train-v1.1.json", "dev-v1.1.json")
 """SQuAD's own names, which say no language: English."""

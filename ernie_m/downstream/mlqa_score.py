@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 MLQA, SQUAD = "mlqa", "squad"
 RULES = (MLQA, SQUAD)

@@ -16,15 +16,15 @@ import numpy as np
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
-from ernie_m.config import section
-from ernie_m.console import InputError
+from ernie_m.base.config import section
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.classification import language_known
 from ernie_m.downstream.conll import OUTSIDE, Sentence, read_columns
 from ernie_m.downstream.encoders import Size
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.downstream.windows import window_of_each, word_windows
-from ernie_m.ranges import Range
 
 CONLL_LANGUAGES = {"eng": "en", "deu": "de", "esp": "es", "ned": "nl"}
 """Names of CoNLL's files (eng.train, esp.testa ...) -> language."""

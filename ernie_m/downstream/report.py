@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_m.base.files import written_atomically
+from ernie_m.base.table import table
 from ernie_m.downstream.paper import PaperRow
-from ernie_m.files import written_atomically
-from ernie_m.table import table
 
 OURS_COLOR, SEED_COLOR, COLLAPSED_COLOR, PAPER_COLOR = "#1f4e9c", "#7a9bd1", "#c0392b", "#d1831f"
 SOURCE_LANGUAGE = "en"

@@ -20,11 +20,11 @@ from typing import Any
 
 from transformers import set_seed
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
+from ernie_m.base.files import remove, write_json, written_atomically
 from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Scored, Setup, Task
 from ernie_m.downstream.training import Machinery, TaskTrainer, ranks, training_arguments
-from ernie_m.files import remove, write_json, written_atomically
 from ernie_m.interop.encoder import OpenEncoder
 
 RESULT_FILE = "result.json"

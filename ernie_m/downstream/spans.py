@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ernie_m.console import InputError, Progress
+from ernie_m.base.console import InputError, Progress
 from ernie_m.downstream.squad import Question
 from ernie_m.downstream.windows import window_of_each
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
-from ernie_m.config import Section, section
+from ernie_m.base.config import Section, section
+from ernie_m.base.ranges import Range
 from ernie_m.downstream.encoders import Size as Size
 from ernie_m.interop.encoder import OpenEncoder
-from ernie_m.ranges import Range
 
 Part = Literal["train", "validation", "test"]
 Example = TypeVar("Example")

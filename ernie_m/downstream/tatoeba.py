@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 
 from transformers import AutoModel
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
+from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.table import table
 from ernie_m.downstream import encoders, paper, settings
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.bitext import Bitext, sides_of
 from ernie_m.downstream.files import find
 from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.unknown import tell_unknown_texts
-from ernie_m.evaluation import accuracy_at_1, mean_pooled, read_aligned
-from ernie_m.files import write_json, written_atomically
 from ernie_m.interop.encoder import open_encoder
-from ernie_m.ranks import this_device
-from ernie_m.table import table
+from ernie_m.models.evaluation import accuracy_at_1, mean_pooled, read_aligned
+from ernie_m.runs.ranks import this_device
 
 XX_TO_EN, EN_TO_XX = 0, 1
 TRAINED, UNTRAINED = "trained", "untrained"

@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ernie_m.console import InputError, Progress
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import remove
+from ernie_m.base.rank_facts import rank_facts
 from ernie_m.downstream.encoders import learning_rate_shares
 from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Logits, Scored, Setup, Task
-from ernie_m.files import remove
 from ernie_m.interop.encoder import OpenEncoder
-from ernie_m.rank_facts import rank_facts
 
 LARGEST_MICRO_BATCH = 32
 

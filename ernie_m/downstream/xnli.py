@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.classification import Pair, PairClassification, class_named, language_known
 from ernie_m.downstream.columns import first_row, lines_of, rows_of
 from ernie_m.downstream.task import Hyperparameters, Part, Size

@@ -6,4 +6,6 @@ session       a probe at the other end of ssh
 examination   asks all hosts everything, at once
 checks        judges the answers: a table and problems with remedies (pure; with findings and gpu_checks)
 job           what concerns the job as a whole: batch, disk, exported environment
+
+In: a hostfile and a job. Out: a table of hosts, and each problem with its remedy. Start reading at examination.
 """

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ernie_m.console import InputError, Progress
-from ernie_m.files import lock
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import lock
 from ernie_m.hosts.probe import appears
 from ernie_m.hosts.session import PROBE, HostError, HostSession, remote_probe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from ernie_m.gpu_build import parsed, problem_of_build
+from ernie_m.base.gpu_build import parsed, problem_of_build
 from ernie_m.hosts.examination import Results
 from ernie_m.hosts.findings import Finding, fact, usual
 

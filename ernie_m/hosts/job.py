@@ -9,16 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_m.checkpoint import committed_folders
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
+from ernie_m.base.run_files import CHECKPOINTS_FOLDER
+from ernie_m.corpus.manifest import MANIFEST_FILE, Manifest
 from ernie_m.hosts.findings import Problem
-from ernie_m.manifest import MANIFEST_FILE, Manifest
-from ernie_m.run_files import CHECKPOINTS_FOLDER
+from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.supervision.environment import exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
-    from ernie_m.model import ModelConfig
-    from ernie_m.recipe import TrainingConfig
+    from ernie_m.models.model import ModelConfig
+    from ernie_m.training.recipe import TrainingConfig
 
 CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4
 """Of a parameter: its fp32 weight and Adam's two moments; the weight alone, as an export has it."""

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from ernie_m.network import interface_of
+from ernie_m.base.network import interface_of
 
 PATIENCE = 30.0
 """Seconds without a byte until a connection counts as dead."""

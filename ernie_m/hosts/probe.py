@@ -24,10 +24,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from ernie_m.console import InputError, Progress
-from ernie_m.files import lock, sha256_of, written_atomically
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import lock, sha256_of, written_atomically
+from ernie_m.base.network import own_name
 from ernie_m.hosts.link import Listener, connect, stream
-from ernie_m.network import own_name
 
 PACKAGES = ("torch", "deepspeed", "transformers", "sentencepiece", "pyarrow", "numpy")
 FILE_PATIENCE = 5.0
@@ -65,7 +65,7 @@ def clock() -> Answer:
 
 def shard_sizes(data: str, tell: Callable[[int, int], None] = lambda done, total: None) -> Answer:
     """Whether every shard of the folder is there with its size, and what the folder holds; `tell(shards done, of all)`."""
-    from ernie_m.corpus import CorpusFolder
+    from ernie_m.corpus.folder import CorpusFolder
 
     folder = CorpusFolder(data)
     folder.check_sizes(_Teller(folder.num_shards, tell))

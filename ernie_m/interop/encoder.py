@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from ernie_m.console import Choice, InputError
+from ernie_m.base.console import Choice, InputError
 from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
 from ernie_m.interop.opening import (
     check_foreign_code,

@@ -17,13 +17,13 @@ from torch import Tensor
 from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
 from transformers.utils import logging
 
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of, write_json
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LAYOUTS, XLM_ROBERTA, Layout
 from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS
-from ernie_m.model import ModelConfig, longest_document
-from ernie_m.special_tokens import BOS_ID, EOS_ID, PAD_ID
-from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+from ernie_m.models.model import ModelConfig, longest_document
 
 FORMATS = tuple(LAYOUTS)
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -19,8 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
 from ernie_m.interop.layout import FAIRSEQ
 from ernie_m.interop.weight_files import load_pickled
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ernie_m.checkpoint import Checkpoint
-from ernie_m.corpus import MANIFEST_FILE, TRAIN
-from ernie_m.files import sha256_of
+from ernie_m.base.files import sha256_of
+from ernie_m.corpus.folder import MANIFEST_FILE, TRAIN
+from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.layout import ERNIE_M
-from ernie_m.manifest import Manifest
-from ernie_m.metrics import read_metrics
+from ernie_m.runs.checkpoint import Checkpoint
+from ernie_m.runs.metrics import read_metrics
 
 CARD_FILE = "README.md"
 RECENT_STEPS = 100

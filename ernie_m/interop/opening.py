@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, XLMRobertaC
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from ernie_m.console import Choice, InputError
+from ernie_m.base.console import Choice, InputError
 from ernie_m.interop.layout import ERNIE_M
 from ernie_m.interop.source import check_configuration
 from ernie_m.interop.weight_files import CONFIG_FILE, read_config

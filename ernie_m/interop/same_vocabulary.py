@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 from ernie_m.interop.weight_files import DICTIONARY_TEXT, TOKENIZER_JSON, VOCABULARY_TEXT
-from ernie_m.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID
-from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
 
 TOLERATED = 1e-3
 """Share of ids that may differ: somebody put symbols of their own in place of rare pieces. Another tokenizer shares few."""

@@ -15,21 +15,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ernie_m.checkpoint import MANIFEST_FILE, committed_folders, verify
-from ernie_m.config import read_yaml
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
-from ernie_m.fragments import WEIGHT, FragmentReader
+from ernie_m.base.config import read_yaml
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.run_files import CHECKPOINTS_FOLDER
+from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
+from ernie_m.base.special_tokens import PAD_ID
+from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.fairseq import FINAL_NORM, MODEL_FILE, FairseqFile
 from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LAYOUTS, Layout
 from ernie_m.interop.same_vocabulary import check_vocabulary
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
-from ernie_m.manifest import Manifest
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.run_files import CHECKPOINTS_FOLDER
-from ernie_m.run_files import CONFIG_FILE as RUN_CONFIG_FILE
-from ernie_m.run_folder import model_config
-from ernie_m.special_tokens import PAD_ID
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders, verify
+from ernie_m.runs.fragments import WEIGHT, FragmentReader
+from ernie_m.runs.run_folder import model_config
 
 LANGUAGES = "embeddings.language.weight"
 REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "pad_token_id": PAD_ID, "is_decoder": False}
@@ -63,7 +63,7 @@ class Tensors(Protocol):
         """One tensor on the CPU, in the type it is stored in."""
 
     def sha256(self, on_progress: Callable[[], None] = ...) -> str:
-        """A digest of all that they are read from; `on_progress` is called for each piece of ernie_m.files.sha256_of."""
+        """A digest of all that they are read from; `on_progress` is called for each piece that is hashed."""
 
     def num_bytes(self) -> int:
         """What there is to hash."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_m.console import InputError, Progress
+from ernie_m.base.console import InputError, Progress
 from ernie_m.interop.source import LANGUAGES, Source, Target, open_source
-from ernie_m.model import Encoder
-from ernie_m.ranks import Voters
+from ernie_m.models.model import Encoder
+from ernie_m.runs.ranks import Voters
 
-HASH_PIECE_MIB = 4  # of ernie_m.files.sha256_of
+HASH_PIECE_MIB = 4  # of ernie_m.base.files.sha256_of
 SHOWN = 4  # names of unused tensors
 
 

@@ -19,9 +19,9 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
-from ernie_m.vocabulary import TOKENIZER_FILE
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 CONFIG_FILE = "config.json"
 SAFETENSORS, PYTORCH = "model.safetensors", "pytorch_model.bin"

@@ -8,4 +8,6 @@ plan     every ZeRO stage and precision, the largest micro-batch that fits, the 
 report   a table, the recipe as it stands, and a line of advice with its reasons
 
 Everything is arithmetic: no torch, no GPU, and no data but for `reading`.
+
+In: a recipe, a device, a number of ranks. Out: plans with memory and seconds. Start reading at plan.
 """

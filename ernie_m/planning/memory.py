@@ -5,8 +5,8 @@
 3. `moments` adds them up at BTMLM's generation, the head's backward, the last layer's backward, the embedding's backward
    and the optimizer's step; `peak` is the largest of these sums.
 
-The formulas follow what ernie_m.model, ernie_m.loss and DeepSpeed 0.19 allocate (each names its source) and are tested
-against allocations measured on CPU: tests/integration/test_planning_memory.py.
+The formulas follow what the model, the loss and DeepSpeed 0.19 allocate (each names its source) and are tested against
+allocations measured on CPU: tests/integration/test_planning_memory.py.
 
 Legend: T tokens of a micro-batch, N its predicted positions, D hidden, F feed-forward, V vocabulary, P parameters,
 W ranks, w bytes of a number in the training precision (fp32 4, bf16 and fp16 2).
@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ernie_m.gradient_exchange import BUCKET_ELEMENTS
 from ernie_m.hosts.job import parameter_count
+from ernie_m.training.gradient_exchange import BUCKET_ELEMENTS
 
 if TYPE_CHECKING:  # planning needs no torch, which these import
-    from ernie_m.model import ModelConfig
+    from ernie_m.models.model import ModelConfig
 
 PARTS = ("weights", "optimizer", "gradients", "buckets", "activations", "logits", "temporary")
 Memory = dict[str, float]
@@ -31,9 +31,9 @@ Memory = dict[str, float]
 MOMENTS = ("update", "generation", "head", "last layer", "embedding")
 """When a rank may hold most."""
 MAX_LOGITS = 1 << 28
-"""Logits of a chunk of the head: ernie_m.loss.MAX_LOGITS (a test keeps them equal)."""
+"""Logits of a chunk of the head: ernie_m.models.loss.MAX_LOGITS (a test keeps them equal)."""
 MAX_GENERATED = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Logits that generation makes at a time: ernie_m.loss.logits_at_a_time (a test keeps them equal)."""
+"""Logits that generation makes at a time: ernie_m.models.loss.logits_at_a_time (a test keeps them equal)."""
 LIVE_PARAMETERS = 10**9
 """ZeRO-3 keeps up to so many gathered weights (stage3_max_live_parameters and stage3_max_reuse_distance)."""
 
@@ -114,7 +114,7 @@ def activation_bytes(model: ModelConfig, batch: MicroBatch, width: int, sdpa: bo
 
     A token saves in a layer, in numbers of w bytes (Korthikanti et al., arXiv 2205.05198, equation 1, less its dropout masks
     and attention matrix; 34 bytes there, 24 here): input D, query, key and value 3 D, attended D, two inputs of norms 2 D,
-    input of the feed-forward D, GELU's input F (its output is made again: ernie_m.gelu_linear). Beside these: fp32
+    input of the feed-forward D, GELU's input F (its output is made again: ernie_m.models.gelu_linear). Beside these: fp32
     statistics of two norms and of each head's softmax; SDPA's dense mask, made a number per key and saved by every layer;
     one byte a hidden number and dropout on GPUs (a mask), w on CPU (noise). With checkpointing a layer saves its input, and
     one layer at a time is whole.

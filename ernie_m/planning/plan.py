@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ernie_m.console import InputError
-from ernie_m.gradient_exchange import choose_exchange
-from ernie_m.objectives import OBJECTIVES
+from ernie_m.base import devices
+from ernie_m.base.console import InputError
+from ernie_m.models import flops
 from ernie_m.planning import memory, speed, step
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.training.gradient_exchange import choose_exchange
 
 if TYPE_CHECKING:
-    from ernie_m.dataloader import StageConfig
-    from ernie_m.recipe import TrainingConfig
+    from ernie_m.rows.dataloader import StageConfig
+    from ernie_m.training.recipe import TrainingConfig
 
 PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 REFUSED = (("fp16", 0),)
@@ -56,7 +58,7 @@ class Job:
 
     config: TrainingConfig
     hosts: Mapping[str, int]
-    device: speed.Device
+    device: devices.Device
     buckets: Mapping[tuple[int, str], int]
     keys: Mapping[str, float] = field(default_factory=dict)
 
@@ -195,10 +197,10 @@ def keys_read(job: Job, phase: StageConfig) -> float:
 
 
 def needed_flops(job: Job, phase: StageConfig) -> float:
-    """Those of a full step of a stage, of all ranks: what MFU is told by (ernie_m.utilization)."""
+    """Those of a full step of a stage, of all ranks: what MFU is told by (ernie_m.training.utilization)."""
     work = _work(job, phase, 1)
     tokens = work.tokens * job.num_ranks
-    return speed.needed_flops(job.config.model, tokens, tokens * keys_read(job, phase), tokens * work.predicted_share)
+    return flops.needed_flops(job.config.model, tokens, tokens * keys_read(job, phase), tokens * work.predicted_share)
 
 
 def best(all_plans: Iterable[Plan], precision: str) -> Plan | None:

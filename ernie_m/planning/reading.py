@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ernie_m.batch import PAD_DOCUMENT
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import PretrainingData, Schedule, StageConfig
-from ernie_m.read_pairs import pairs_read
-from ernie_m.recipe import TrainingConfig
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.rows.batch import PAD_DOCUMENT
+from ernie_m.rows.dataloader import PretrainingData, Schedule, StageConfig
+from ernie_m.rows.read_pairs import pairs_read
+from ernie_m.training.recipe import TrainingConfig
 
 COUNTED_ROWS = 256
 """Of each objective: streams are drawn as in training, so short and long ones weigh as they do there."""

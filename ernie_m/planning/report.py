@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ernie_m.console import InputError
+from ernie_m.base import devices
+from ernie_m.base.console import InputError
 from ernie_m.hosts.job import parameter_count
+from ernie_m.models import flops
 from ernie_m.planning import memory, speed
 from ernie_m.planning.plan import Job, Plan, best, keys_read, needed_flops, plan_for
 
@@ -37,12 +39,12 @@ def assumptions(job: Job) -> list[str]:
     first = config.stages[0]
     needed, keys = needed_flops(job, first), keys_read(job, first)
     positions = config.batch.rows_per_step * data.sequence_length
-    attending = positions * (speed.trunk_flops(model, keys) - speed.trunk_flops(model, 0))
+    attending = positions * (flops.trunk_flops(model, keys) - flops.trunk_flops(model, 0))
     counted = "pairs that documents read, counted on --data" if job.keys else "whole rows, a bound; --data counts reads"
     return [
         f"job     {job.num_ranks} ranks on {hosts}; {config.batch.rows_per_step} rows x {data.sequence_length} a step, "
         f"{steps:,} steps; {parameter_count(model) / 1e6:,.0f} M parameters",
-        f"device  {device.name}: {device.memory / speed.GIB:.1f} GiB, of which {device.usable / speed.GIB:.1f} usable; "
+        f"device  {device.name}: {device.memory / devices.GIB:.1f} GiB, of which {device.usable / devices.GIB:.1f} usable; "
         f"{precision} {peak:,.3g} TFLOP/s, of which products reach {100 * device.efficiency:.0f} % and attention "
         f"({attention}) {100 * device.attention:.0f} % ({device.source}); no GPU has measured it yet",
         f"links   {link} at {100 * speed.REACHED:.0f} %; beside the backward where a step is one micro-batch of ZeRO 1 or 2",
@@ -63,7 +65,7 @@ def as_it_stands(job: Job) -> str:
     own = plan_for(job, job.precision, stage, model.activation_checkpointing, config.batch.micro_batch_rows)
     verdict = "fits" if own.fits else "does NOT fit"
     return (
-        f"recipe: as it stands ({own.keys()}) it takes {memory.total(own.memory) / speed.GIB:.1f} GiB and {verdict}; "
+        f"recipe: as it stands ({own.keys()}) it takes {memory.total(own.memory) / devices.GIB:.1f} GiB and {verdict}; "
         f"{_seconds(own.step_seconds)} s a step, {own.days:.1f} days, MFU {100 * mfu(job, own):.0f} %"
     )
 
@@ -76,17 +78,17 @@ def mfu(job: Job, plan: Plan) -> float:
 
 def advice(job: Job, all_plans: Sequence[Plan]) -> str:
     """One line: what to take and why, or what to change where nothing fits."""
-    plan, usable = best(all_plans, job.precision), job.device.usable / speed.GIB
+    plan, usable = best(all_plans, job.precision), job.device.usable / devices.GIB
     if plan is None:
         least = min((p for p in all_plans if p.precision == job.precision), key=lambda p: memory.total(p.memory))
         return (
-            f"advice: nothing fits: the least, {least.keys()}, takes {memory.total(least.memory) / speed.GIB:.1f} of "
+            f"advice: nothing fits: the least, {least.keys()}, takes {memory.total(least.memory) / devices.GIB:.1f} of "
             f"{usable:.1f} GiB; take more ranks, a larger device, or a smaller reduce_bucket_size in ds_configs/"
         )
     computing, optimizer, communication = plan.shares
     whole = sum(plan.shares)
     reasons = [
-        f"{memory.total(plan.memory) / speed.GIB:.1f} of {usable:.1f} GiB",
+        f"{memory.total(plan.memory) / devices.GIB:.1f} of {usable:.1f} GiB",
         f"{_seconds(plan.step_seconds)} s a step, MFU {100 * mfu(job, plan):.0f} % ({100 * computing / whole:.0f} % "
         f"computing, {100 * optimizer / whole:.0f} % optimizer, {100 * communication / whole:.0f} % communication), "
         f"{plan.days:.1f} days",
@@ -113,7 +115,7 @@ def _other_ways(plan: Plan, others: Sequence[Plan]) -> list[str]:
 
 
 def _row(plan: Plan, is_chosen: bool) -> tuple[str, ...]:
-    size = [f"{plan.memory[part] / speed.GIB:.2f}" for part in memory.PARTS]
+    size = [f"{plan.memory[part] / devices.GIB:.2f}" for part in memory.PARTS]
     time = (_seconds(plan.step_seconds), f"{plan.days:.1f}") if plan.fits else ("-", "-")
     return (
         ("> " if is_chosen else "") + plan.precision,
@@ -123,7 +125,7 @@ def _row(plan: Plan, is_chosen: bool) -> tuple[str, ...]:
         str(plan.accumulation),
         plan.moment,
         *size,
-        f"{memory.total(plan.memory) / speed.GIB:.2f}",
+        f"{memory.total(plan.memory) / devices.GIB:.2f}",
         "yes" if plan.fits else "NO",
         *time,
     )

@@ -1,128 +1,29 @@
-"""What there is to do in a step, and devices to do it with: FLOPs, bytes that the optimizer and ZeRO move.
+"""What there is to do in a step: FLOPs of a rank's share, bytes that the optimizer and ZeRO move.
 
-ernie_m.planning.step turns a micro-batch's work into seconds. Peaks are the vendors' data sheets, dense, without sparsity.
+ernie_m.planning.step turns a micro-batch's work into seconds.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ernie_m.console import InputError
-from ernie_m.objectives import INSERT, OBJECTIVES, CorruptionConfig
+from ernie_m.base.devices import Device
+from ernie_m.models.flops import behind_attention, head_flops, trunk_flops
 from ernie_m.planning.memory import MAX_LOGITS, MicroBatch
+from ernie_m.rows.objectives import INSERT, OBJECTIVES, CorruptionConfig
 
 if TYPE_CHECKING:
-    from ernie_m.model import ModelConfig
+    from ernie_m.models.model import ModelConfig
 
-GIB = 2**30
 REACHED = 0.8
 """Share of a link's or a memory's nominal bandwidth that long transfers reach."""
 
 
-@dataclass(frozen=True)
-class Device:
-    """One rank's device. `memory`: bytes that it shows; `peaks`: precision -> FLOP/s; `link`, `network`: bytes/s.
-
-    `link` is what a rank sends to others of its host, `network` what a host sends to others, all its ranks together.
-    `efficiency` and `attention`: shares of the peak that products of matrices and attention's reach on many rows.
-    """
-
-    name: str
-    memory: float
-    peaks: Mapping[str, float]
-    bandwidth: float
-    link: float
-    network: float
-    efficiency: float
-    attention: float
-    source: str
-    half: str = "bf16"
-    has_flex: bool = True
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.name != "cpu"
-
-    @property
-    def usable(self) -> float:
-        """Bytes for the training: a GPU's less the CUDA context, NCCL and cuBLAS (1.5 GiB) and 4 % lost to fragments."""
-        return self.memory * 0.96 - 1.5 * GIB if self.on_gpu else self.memory * 0.8
-
-
-def _gpu(
-    name: str, gib: float, tflops: Mapping[str, float], tb: float, link: float, network: float, *rest: object
-) -> Device:
-    peaks = {precision: value * 1e12 for precision, value in tflops.items()}
-    return Device(name, gib * GIB, peaks, tb * 1e12, link * 1e9, network * 1e9 / 8, *rest)  # type: ignore[arg-type]
-
-
-DEVICES = {
-    device.name: device
-    for device in (
-        _gpu("V100-32GB", 31.7, {"fp16": 125, "fp32": 15.7}, 0.9, 150, 100, 0.72, 0.172,
-             "55 TFLOP/s in all; DeepSpeed's fastest BERT-large, length 512, reached 53", "fp16", False),
-        _gpu("A100-80GB", 79.1, {"bf16": 312, "fp16": 312, "fp32": 19.5}, 2.0, 300, 800, 0.77, 0.306,
-             "157 TFLOP/s in all; Megatron-LM (arXiv 2104.04473) reached 137 with 1.7 B parameters"),
-        _gpu("H100", 79.1, {"bf16": 989, "fp16": 989, "fp32": 67}, 3.35, 450, 3200, 0.66, 0.172,
-             "35 % of the peak in all; a 760 M GPT at length 512 reached 40 %"),
-        _gpu("H200", 139.8, {"bf16": 989, "fp16": 989, "fp32": 67}, 4.8, 450, 3200, 0.66, 0.172,
-             "as an H100; an 8192^3 product measured 770-800 of 989 TFLOP/s"),
-        Device("cpu", 16 * GIB, {"fp32": 0.175e12, "bf16": 0.7e12}, 20e9, 5e9, 1.25e9, 0.7, 0.35,
-               "two cores with AVX-512, measured peak; one layer reaches 90 % of it", "fp32", False),
-    )
-}  # fmt: skip
-
-
-def device_named(name: str) -> Device:
-    """A device of the table; raises InputError naming those there are."""
-    if name not in DEVICES:
-        raise InputError(f"--gpu {name}: unknown; expected one of {', '.join(DEVICES)}")
-    return DEVICES[name]
-
-
-BOARDS = {
-    r"V100-SXM2-\d+GB$": "V100-32GB",
-    r"\bA100\b(?!.*MIG)": "A100-80GB",
-    r"\bH100 80GB HBM3$": "H100",
-    r"\bH200$": "H200",
-}
-"""What torch calls the boards whose data sheet the table has; others of the family (PCIe, NVL, MIG slices) reach less."""
-
-
-def peak_of_board(board: str, precision: str) -> float | None:
-    """FLOP/s of a GPU by the name that torch gives it ("NVIDIA H100 80GB HBM3"); None where the table does not know it."""
-    names = (name for pattern, name in BOARDS.items() if re.search(pattern, board))
-    return DEVICES[name].peaks.get(precision) if (name := next(names, None)) else None
-
-
 def has_flex(model: ModelConfig, device: Device) -> bool:
-    """Whether a job of this model on this device will attend by FlexAttention (ernie_m.attention.choose_attention)."""
+    """Whether a job of this model on this device will attend by FlexAttention (see choose_attention)."""
     return device.has_flex and model.attention in ("auto", "flex") and not model.attention_dropout
-
-
-def matrix_weights(model: ModelConfig) -> float:
-    """N: weights of the layers' matrices."""
-    return float(model.num_layers * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_size))
-
-
-def trunk_flops(model: ModelConfig, keys: float) -> float:
-    """FLOPs of a token that reads so many keys, forward and backward, through all layers: 6 N + 12 L D keys."""
-    return 6.0 * matrix_weights(model) + 12.0 * model.num_layers * model.hidden_size * keys
-
-
-def head_flops(model: ModelConfig) -> float:
-    """FLOPs of a *predicted* token, forward and backward, through the head: 6 (V D + D^2)."""
-    return 6.0 * (model.vocab * model.hidden_size + model.hidden_size**2)
-
-
-def needed_flops(model: ModelConfig, tokens: float, pairs: float, predicted: float) -> float:
-    """FLOPs that useful tokens need, forward and backward: no padding, nothing twice, of attention the pairs that are read
-    (ernie_m.read_pairs), not whole rows."""
-    attention = pairs * 12.0 * model.num_layers * model.hidden_size
-    return tokens * trunk_flops(model, 0) + attention + predicted * head_flops(model)
 
 
 def predicted_share(rows: Mapping[str, float], corruption: CorruptionConfig) -> float:
@@ -168,11 +69,6 @@ def hardware_flops(model: ModelConfig, work: Work) -> float:
     if work.tokens * work.predicted_share / work.micro_batches > MAX_LOGITS // model.vocab:
         recomputed += work.predicted_share * head
     return work.tokens * (trained + work.predicted_share * head + (recomputed + generated) / 3)
-
-
-def behind_attention(model: ModelConfig) -> float:
-    """FLOPs of a token, forward and backward, in one layer's output projection and feed-forward."""
-    return 6.0 * model.hidden_size * (model.hidden_size + 2 * model.ffn_size)
 
 
 def sent_bytes(

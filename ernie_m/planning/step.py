@@ -8,7 +8,7 @@
     output matrix   bytes that its gradient moves, whatever the rows / bandwidth
 
 The constants come from an analysis of the kernels of `large` at 32 rows of 512 on V100, A100 and H100 (docs/log.md), which
-needs the same bytes on all three; in all they meet what others measured (speed.DEVICES names it). No GPU has run this code.
+needs the same bytes on all three; in all they meet what others measured (DEVICES names it). No GPU has run this code.
 Few rows are slow because small kernels then take as long to start as to run, and each micro-batch moves the output
 matrix's gradient and the sum of all gradients.
 """
@@ -18,14 +18,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ernie_m.gradient_exchange import GradientExchange
+from ernie_m.base.devices import Device
 from ernie_m.hosts.job import parameter_count
+from ernie_m.models import flops
 from ernie_m.planning import speed
 from ernie_m.planning.memory import MAX_LOGITS
-from ernie_m.planning.speed import REACHED, Device, Work
+from ernie_m.planning.speed import REACHED, Work
+from ernie_m.training.gradient_exchange import GradientExchange
 
 if TYPE_CHECKING:
-    from ernie_m.model import ModelConfig
+    from ernie_m.models.model import ModelConfig
 
 FLEX_BLOCKS = 0.62
 """Share of a row's pairs in the blocks of 128 x 128 that flex does not skip, for documents of 30 to 80 tokens."""
@@ -67,7 +69,7 @@ def micro_batch_seconds(model: ModelConfig, work: Work, device: Device, precisio
     p, q, g = work.predicted_share, work.pseudo_token_share, work.generating_share
     peak, bandwidth = device.peaks[precision], REACHED * device.bandwidth
     again = 4 / 3 if model.activation_checkpointing else 1.0  # a forward is a third
-    matrices, left_out = 6 * speed.matrix_weights(model), speed.behind_attention(model)
+    matrices, left_out = 6 * flops.matrix_weights(model), flops.behind_attention(model)
     products = again * (matrices - (1 - p) * left_out) + g / 3 * (matrices - (1 - q) * left_out)
     skips = speed.has_flex(model, device)
     pairs = T * work.sequence_length * (FLEX_BLOCKS if skips else 1.0)
@@ -79,7 +81,7 @@ def micro_batch_seconds(model: ModelConfig, work: Work, device: Device, precisio
         "products": T * products / (peak * device.efficiency),
         "attention": (again + g / 3) * 12 * L * D * pairs / (peak * device.attention),
         "elementwise": (again + g / 3) * max(moved, L * SMALL_KERNELS * START if device.on_gpu else 0.0),
-        "head": T * head * speed.head_flops(model) / (peak * device.efficiency),
+        "head": T * head * flops.head_flops(model) / (peak * device.efficiency),
         "cross entropy": LOGIT_BYTES * T * (p + g * q / 3) * model.vocab / bandwidth,
         "output matrix": (summed + 4 * width) * model.vocab * D / bandwidth,
     }

@@ -14,16 +14,16 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ernie_m.attention import build_mask
-from ernie_m.batch import PAD_DOCUMENT, PackedBatch
-from ernie_m.dataloader import PretrainingData, RowAddress, to_device
-from ernie_m.model import Encoder, stage_1
-from ernie_m.objectives import OBJECTIVES, Objective
-from ernie_m.packing import pack
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.models.attention import build_mask
+from ernie_m.models.model import Encoder, stage_1
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
+from ernie_m.rows.dataloader import PretrainingData, RowAddress, to_device
+from ernie_m.rows.objectives import OBJECTIVES, Objective
+from ernie_m.rows.packing import pack
+from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show.figures import as_image, isolated
-from ernie_m.skip_steps import SkipSteps
-from ernie_m.vocabulary import Vocabulary
 
 LEGIBLE = 44
 """Positions whose tokens are written out."""

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.ablation.subject import Subject
-from ernie_m.checkpoint import Checkpoint, checkpoint_of
-from ernie_m.config import build, read_yaml
-from ernie_m.console import InputError
-from ernie_m.dataloader import DATA_ORDER, PretrainingData
+from ernie_m.base.config import build, read_yaml
+from ernie_m.base.console import InputError
+from ernie_m.base.run_files import CONFIG_FILE, START_FILE
+from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
-from ernie_m.model import Encoder
-from ernie_m.ranks import Voters
-from ernie_m.recipe import TrainingConfig
-from ernie_m.run_data import open_data
-from ernie_m.run_files import CONFIG_FILE, START_FILE
-from ernie_m.run_folder import load_weights
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.models.model import Encoder
+from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData
+from ernie_m.rows.run_data import open_data
+from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
+from ernie_m.runs.ranks import Voters
+from ernie_m.runs.run_folder import load_weights
+from ernie_m.training.recipe import TrainingConfig
 
 
 @dataclass(frozen=True)

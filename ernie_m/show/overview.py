@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from ernie_m.interop.model_card import LEARNT_BY
-from ernie_m.metrics import GAIN, plot_gain, plot_losses, plot_smoothed, points_of, read_metrics
+from ernie_m.runs.metrics import GAIN, plot_gain, plot_losses, plot_smoothed, points_of, read_metrics
 from ernie_m.show.figures import as_image
 from ernie_m.show.opened import OpenedRun
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_m.dataloader import PretrainingData, RowAddress
-from ernie_m.model import Encoder, stage_1, without_training
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.models.model import Encoder, stage_1, without_training
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.dataloader import PretrainingData, RowAddress
 from ernie_m.show.attention_pictures import packed
-from ernie_m.special_tokens import FIRST_PIECE_ID
-from ernie_m.vocabulary import Vocabulary
 
 EXAMPLES = 6
 ROWS = 8

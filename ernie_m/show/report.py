@@ -14,15 +14,15 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ernie_m.ablation.subject import Subject, write_hugging_face
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.interop.encoder import OpenEncoder, open_encoder
-from ernie_m.model import Encoder
-from ernie_m.objectives import OBJECTIVES
+from ernie_m.models.model import Encoder
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens, retrieval, sentence_map
 from ernie_m.show.bitext import Bitext, shared_sentences
 from ernie_m.show.opened import OpenedRun
 from ernie_m.show.overview import Table
-from ernie_m.skip_steps import SkipSteps
 
 NAMED = 12  # pairs of languages without a number
 MARK = "run-of-ernie-m"

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModel
 
 from ernie_m.downstream.encoders import layer_of
-from ernie_m.evaluation import accuracy_at_1, mean_pooled
 from ernie_m.interop.encoder import OpenEncoder
-from ernie_m.ranks import this_device
+from ernie_m.models.evaluation import accuracy_at_1, mean_pooled
+from ernie_m.runs.ranks import this_device
 from ernie_m.show.bitext import PIVOT, Bitext, Shared
 from ernie_m.show.figures import as_image
 

@@ -6,4 +6,6 @@ ledger      RUN/restarts.jsonl and the summary
 job         the deepspeed processes: command, exported environment, ending them
 orphans     ranks that outlived their launcher
 supervisor  the loop over all these
+
+In: the command of a training. Out: the training finished, or one line that says why not. Start reading at supervisor.
 """

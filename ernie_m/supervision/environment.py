@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 EXPORTED = (
     *("OMP_*", "MKL_*", "KMP_*", "NCCL_*", "GLOO_*", "TORCH*", "PYTORCH_*", "CUDA_*", "CUBLAS_*", "DS_ACCELERATOR"),

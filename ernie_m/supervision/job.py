@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_m.command_line import at_home
-from ernie_m.console import Choice, InputError
-from ernie_m.hostfile import free_port, is_local, likely_port, write_hostfile
-from ernie_m.job_defaults import job_names
+from ernie_m.base.command_line import at_home
+from ernie_m.base.console import Choice, InputError
+from ernie_m.base.hostfile import free_port, is_local, likely_port, write_hostfile
+from ernie_m.runs.job_defaults import job_names
 from ernie_m.supervision.environment import pdsh_argument, ssh_arguments, write_environment_file
 from ernie_m.supervision.orphans import end_orphans, members_of_group
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_m.console import duration
-from ernie_m.run_files import LEDGER_FILE
+from ernie_m.base.console import duration
+from ernie_m.base.run_files import LEDGER_FILE
 from ernie_m.supervision.policy import Outcome
 from ernie_m.supervision.run_state import is_started
 

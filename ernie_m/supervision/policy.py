@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ernie_m.console import EXIT_STOPPED
-from ernie_m.hostfile import hosts_of_ranks
+from ernie_m.base.console import EXIT_STOPPED
+from ernie_m.base.hostfile import hosts_of_ranks
 from ernie_m.supervision.run_state import Incident, RunState
 
 EXIT_REFUSED = 2

@@ -15,8 +15,7 @@ from typing import Any
 
 import yaml
 
-from ernie_m.checkpoint import MANIFEST_FILE, committed_folders
-from ernie_m.run_files import (
+from ernie_m.base.run_files import (
     CHECKPOINTS_FOLDER,
     COMPLETE_FILE,
     CONFIG_FILE,
@@ -24,6 +23,7 @@ from ernie_m.run_files import (
     LAST_STOP_FILE,
     METRICS_FILE,
 )
+from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders
 
 
 @dataclass(frozen=True)

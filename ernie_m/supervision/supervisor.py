@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from ernie_m.console import EXIT_STOPPED, InputError
-from ernie_m.hostfile import is_local
-from ernie_m.run_files import LAST_STOP_FILE, STOP_FILE
+from ernie_m.base.console import EXIT_STOPPED, InputError
+from ernie_m.base.hostfile import is_local
+from ernie_m.base.run_files import LAST_STOP_FILE, STOP_FILE
 from ernie_m.supervision.environment import withheld
 from ernie_m.supervision.job import Job, Launcher, end_remote_orphans, needs_ssh, reachable
 from ernie_m.supervision.ledger import Ledger, Summary

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ernie_m.metrics import read_metrics
+from ernie_m.runs.metrics import read_metrics
 from tests.cluster.hosts import LOGIN, ROOT, Cluster, eventually
 from tests.integration.conftest import tiny_recipe
 from tests.integration.test_training import losses, single

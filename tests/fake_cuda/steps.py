@@ -46,8 +46,8 @@ def main(cases_file: Path, results_file: Path) -> None:
 
 def config_of(case: dict[str, Any]) -> Any:
     """A recipe whose step i is of the case's objective i alone."""
-    from ernie_m.config import build
-    from ernie_m.recipe import TrainingConfig
+    from ernie_m.base.config import build
+    from ernie_m.training.recipe import TrainingConfig
 
     return build(
         TrainingConfig,
@@ -67,8 +67,8 @@ def save_state(folder: Path) -> None:
     """What a checkpoint holds of such a model after UPDATES updates, made on the CPU."""
     import torch
 
-    from ernie_m.fragments import create_moments, fragments_of, replicated_parts, write_tensors
-    from ernie_m.model import Encoder
+    from ernie_m.models.model import Encoder
+    from ernie_m.runs.fragments import create_moments, fragments_of, replicated_parts, write_tensors
 
     model = Encoder(
         config_of({"precision": "fp32", "stage": 0, "checkpointing": False, "objectives": ["MMLM"]}).model
@@ -83,14 +83,14 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
     """{objective, or "<objective>, resumed": {what the host waited for: times}}; raises what the step raises."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from ernie_m.corpus import CorpusFolder
-    from ernie_m.dataloader import PretrainingData, Schedule
-    from ernie_m.engine import Engine
-    from ernie_m.fragments import FragmentReader
-    from ernie_m.model import Encoder
-    from ernie_m.ranks import Ranks
-    from ernie_m.skip_steps import SkipSteps
-    from ernie_m.training_loop import Surroundings, TrainingLoop
+    from ernie_m.corpus.folder import CorpusFolder
+    from ernie_m.models.model import Encoder
+    from ernie_m.rows.dataloader import PretrainingData, Schedule
+    from ernie_m.runs.fragments import FragmentReader
+    from ernie_m.runs.ranks import Ranks
+    from ernie_m.runs.skip_steps import SkipSteps
+    from ernie_m.training.engine import Engine
+    from ernie_m.training.training_loop import Surroundings, TrainingLoop
 
     class Reader(FragmentReader):
         def read(self, name: str, kind: str, start: int, out: Any) -> None:
@@ -134,7 +134,7 @@ def a_tensor_on_the_cpu() -> Callable[[], None]:
     """The sums of a micro-batch begin with zeros made without a device."""
     import torch
 
-    from ernie_m import model
+    from ernie_m.models import model
 
     def sums(nll_N: Any, metric_N: Any, num_metrics: int) -> Any:
         return torch.zeros(num_metrics, dtype=torch.float64).index_add(0, metric_N.long(), nll_N.detach().double())
@@ -144,7 +144,7 @@ def a_tensor_on_the_cpu() -> Callable[[], None]:
 
 def adams_count_on_the_cpu() -> Callable[[], None]:
     """What the optimizer counts its updates with is made without a device."""
-    from ernie_m import engine
+    from ernie_m.training import engine
 
     made = engine.create_moments
 
@@ -158,7 +158,7 @@ def adams_count_on_the_cpu() -> Callable[[], None]:
 
 def a_number_read_by_the_host() -> Callable[[], None]:
     """The loss is looked at in every micro-batch."""
-    from ernie_m import model
+    from ernie_m.models import model
 
     weighted = model.weighted_loss
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from ernie_m.corpus import CorpusFolder
-from ernie_m.objectives import OBJECTIVES
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.rows.objectives import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("cuda_device.cpp")
 ALLOWED = {  # once an update: whether there is something to clip, or to skip
-    "_local_scalar_dense at ernie_m/engine.py:_clip",
+    "_local_scalar_dense at ernie_m/training/engine.py:_clip",
     "_local_scalar_dense at deepspeed/runtime/zero/stage_1_and_2.py:has_overflow",
     "_local_scalar_dense at deepspeed/runtime/utils.py:is_invalid_grad_norm",  # of each group, and of both
 }

@@ -98,8 +98,9 @@ def factor(kind: str) -> float | None:
 
 
 def main() -> None:
-    from ernie_m import evaluation, trainer, training_loop
-    from ernie_m.engine import Engine
+    from ernie_m.models import evaluation
+    from ernie_m.training import trainer, training_loop
+    from ernie_m.training.engine import Engine
 
     step, forward_backward, fill_in, gain = (
         training_loop.TrainingLoop._step,

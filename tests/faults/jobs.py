@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 
-from ernie_m.checkpoint import committed_folders, step_of, verify
-from ernie_m.hostfile import free_port
-from ernie_m.metrics import read_metrics
+from ernie_m.base.hostfile import free_port
+from ernie_m.runs.checkpoint import committed_folders, step_of, verify
+from ernie_m.runs.metrics import read_metrics
 from tests.integration.conftest import ROOT, environment
 
 SCRIPT = Path(__file__).with_name("faulty_pretrain.py")

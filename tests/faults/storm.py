@@ -32,8 +32,8 @@ from typing import Any
 
 import yaml
 
-from ernie_m.command_line import nearest, run
-from ernie_m.console import InputError
+from ernie_m.base.command_line import nearest, run
+from ernie_m.base.console import InputError
 from tests.faults import jobs
 from tests.faults.jobs import Job, Starter, cut_short
 from tests.integration.conftest import ROOT, environment, tiny_recipe

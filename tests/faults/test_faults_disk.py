@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.metrics import read_metrics
+from ernie_m.runs.metrics import read_metrics
 from tests.faults.conftest import NUM_STEPS
 from tests.faults.faulty_pretrain import fill
 from tests.faults.jobs import Fault, Starter, cut_short, verified_steps

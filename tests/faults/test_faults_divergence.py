@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ernie_m.checkpoint import committed_folders
-from ernie_m.metrics import read_lines, read_metrics
+from ernie_m.runs.checkpoint import committed_folders
+from ernie_m.runs.metrics import read_lines, read_metrics
 from tests.faults.conftest import NUM_STEPS
 from tests.faults.jobs import Starter, cut_short, verified_steps
 from tests.integration.test_training import losses

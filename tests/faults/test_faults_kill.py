@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.checkpoint import committed_folders, verify
+from ernie_m.runs.checkpoint import committed_folders, verify
 from tests.faults.conftest import NUM_STEPS
 from tests.faults.jobs import Job, Starter, verified_steps
 from tests.integration.test_training import losses

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ernie_m.console import EXIT_STOPPED
-from ernie_m.metrics import read_metrics
+from ernie_m.base.console import EXIT_STOPPED
+from ernie_m.runs.metrics import read_metrics
 from tests.faults.conftest import NUM_STEPS, RECIPE
 from tests.faults.jobs import Fault, Starter, verified_steps
 from tests.integration.test_training import losses

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ernie_m import loss
-from ernie_m.batch import LossRequest
-from ernie_m.gelu_linear import GeluLinear
-from ernie_m.objectives import BTMLM, CAMLM, OBJECTIVES
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.models import loss
+from ernie_m.models.gelu_linear import GeluLinear
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.objectives import BTMLM, CAMLM, OBJECTIVES
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ernie_m.checkpoint import committed_folders
-from ernie_m.metrics import read_metrics
+from ernie_m.runs.checkpoint import committed_folders
+from ernie_m.runs.metrics import read_metrics
 from tests.integration.conftest import ROOT, data, embedded, environment
 
 pytestmark = [

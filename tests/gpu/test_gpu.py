@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ernie_m.attention import attend, build_mask, choose_attention
-from ernie_m.batch import LossRequest
-from ernie_m.objectives import BTMLM, CAMLM, OBJECTIVES, Objective
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.models.attention import attend, build_mask, choose_attention
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.objectives import BTMLM, CAMLM, OBJECTIVES, Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf
 
-    from ernie_m.engine import Precision
-    from ernie_m.ranks import Ranks
+    from ernie_m.runs.ranks import Ranks
+    from ernie_m.training.engine import Precision
 
 pytestmark = [
     pytest.mark.gpu,
@@ -82,7 +82,7 @@ def test_loss_and_gradient_of_the_model_are_the_same_with_flex(
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
-    from ernie_m.engine import start_ranks
+    from ernie_m.training.engine import start_ranks
 
     before = dict(os.environ)
     alone = start_ranks()
@@ -96,7 +96,7 @@ def ranks() -> Iterator[Ranks]:
 def test_a_step_in_half_precision_ends_finite_and_learns(
     precision: Precision, stage: int, ranks: Ranks, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
-    from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
+    from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
 
     model = encoder_of(num_layers=4, hidden_size=128, max_positions=S + 2)
     model.initialise(0)
@@ -126,7 +126,7 @@ def test_generation_under_zero_3_is_that_of_the_whole_model(
     ranks: Ranks, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     """Its weights are gathered module by module; the pseudo tokens are the same to the last one."""
-    from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
+    from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
 
     shape = {"num_layers": 4, "hidden_size": 128, "max_positions": S + 2}
     batch = batch_of(BTMLM, documents_of(BTMLM), S).map(lambda tensor: tensor.cuda())

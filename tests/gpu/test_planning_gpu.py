@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ernie_m.attention import choose_attention
-from ernie_m.model import ModelConfig
+from ernie_m.models.attention import choose_attention
+from ernie_m.models.model import ModelConfig
 from ernie_m.planning.memory import MicroBatch, Sharding, peak, total
 
 pytestmark = [

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ernie_m.attention import choose_attention
-from ernie_m.batch import LossRequest
-from ernie_m.checkpoint import committed_folders
-from ernie_m.metrics import read_metrics
-from ernie_m.objectives import BTMLM, OBJECTIVES, Objective
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.models.attention import choose_attention
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.objectives import BTMLM, OBJECTIVES, Objective
+from ernie_m.runs.checkpoint import committed_folders
+from ernie_m.runs.metrics import read_metrics
 from tests.integration.conftest import ROOT, data, embedded, environment
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from ernie_m.planning.speed import peak_of_board
-from ernie_m.utilization import ACTIVITIES, StepClock, measured_peak
+from ernie_m.base.devices import peak_of_board
+from ernie_m.training.utilization import ACTIVITIES, StepClock, measured_peak
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from ernie_m import deepspeed_adapter
-from ernie_m.batch import LossRequest
-from ernie_m.checkpoint import rank_file
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
-from ernie_m.fragments import FragmentReader, write_tensors
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.objectives import OBJECTIVES
+from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.runs.checkpoint import rank_file
+from ernie_m.runs.fragments import FragmentReader, write_tensors
+from ernie_m.training import deepspeed_adapter
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
 COMBINATIONS = [(z, p) for z in range(4) for p in ("fp32", "bf16", "fp16") if (z, p) != (0, "fp16")]
 ROWS = 2

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from data_prep.build import Options, build
-from data_prep.ranks import start_ranks
-from ernie_m.console import run_cleanly
+from data_prep.job import start_ranks
+from ernie_m.base.console import run_cleanly
 
 
 def main() -> None:

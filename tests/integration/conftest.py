@@ -14,7 +14,7 @@ import pytest
 from data_prep.build import build
 from data_prep.embedded import write_embedded_corpus
 from data_prep.tokenizer_training import train_tokenizer
-from ernie_m.hostfile import free_port
+from ernie_m.base.hostfile import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ernie_m.hostfile import free_port
+from ernie_m.base.hostfile import free_port
 from tests.integration.conftest import ROOT
 
 
@@ -37,9 +37,9 @@ class Job:
 
 def _rank(job: Job, rank: int, port: int) -> None:
     """What one rank does."""
-    from ernie_m.config import build, merge_overrides, read_recipe
-    from ernie_m.recipe import TrainingConfig
-    from ernie_m.trainer import Trainer
+    from ernie_m.base.config import build, merge_overrides, read_recipe
+    from ernie_m.training.recipe import TrainingConfig
+    from ernie_m.training.trainer import Trainer
 
     output = os.open(job.run.with_name(f"{job.run.name}.rank{rank}.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
@@ -62,7 +62,7 @@ class ForkedRanks:
     def __init__(self) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"  # the fork server is started with it
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["ernie_m.trainer", "matplotlib.pyplot", __name__])
+        self._context.set_forkserver_preload(["ernie_m.training.trainer", "matplotlib.pyplot", __name__])
 
     def finish(self, job: Job, timeout: float = 240) -> None:
         """Run a job to its end; its run folder says which."""

@@ -15,12 +15,12 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
-from ernie_m import gradient_exchange
-from ernie_m.batch import LossRequest, PackedBatch
-from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, Precision, start_ranks
-from ernie_m.model import Encoder
-from ernie_m.objectives import CAMLM, OBJECTIVES
-from ernie_m.ranks import Ranks
+from ernie_m.models.model import Encoder
+from ernie_m.rows.batch import LossRequest, PackedBatch
+from ernie_m.rows.objectives import CAMLM, OBJECTIVES
+from ernie_m.runs.ranks import Ranks
+from ernie_m.training import gradient_exchange
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, Precision, start_ranks
 from tests.conftest import _batch, _documents, _encoder
 
 DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"

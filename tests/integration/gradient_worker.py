@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ernie_m.batch import LossRequest
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
-from ernie_m.loss import objective_scales
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.objectives import OBJECTIVE_INDEX, OBJECTIVES
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.models.loss import objective_scales
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
 ROWS = 8
 LEARNING_RATE, CLIPPING = 1e-4, 1e-4  # so small that Adam's epsilon feels the clipping

@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-from ernie_m.console import run_cleanly
-from ernie_m.engine import start_ranks
+from ernie_m.base.console import run_cleanly
+from ernie_m.training.engine import start_ranks
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from data_prep import mpi_ranks, team
 from data_prep.mpi_pool import MpiPool, serve
 from data_prep.mpi_ranks import MpiRanks
 from data_prep.team import Team
-from ernie_m.console import InputError, run_cleanly
+from ernie_m.base.console import InputError, run_cleanly
 
 PATIENCE = 20.0  # seconds; only a failing test waits so long
 RANKS = MpiRanks()

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ernie_m.batch import Example, LossRequest, PackedBatch
-from ernie_m.dataloader import to_device
-from ernie_m.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.objectives import MMLM, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
-from ernie_m.packing import PackedRow, pack
-from ernie_m.ranks import Ranks
-from ernie_m.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.rows.batch import Example, LossRequest, PackedBatch
+from ernie_m.rows.dataloader import to_device
+from ernie_m.rows.objectives import MMLM, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.runs.ranks import Ranks
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
 
 def micro_batch(case: dict[str, Any], vocab_size: int, rng: np.random.Generator, device: torch.device) -> PackedBatch:

@@ -15,8 +15,8 @@ import yaml
 from ernie_m.ablation.comparison import Plan, run
 from ernie_m.ablation.jobs import steps_done
 from ernie_m.ablation.variants import scratch
-from ernie_m.console import EXIT_STOPPED, InputError
-from ernie_m.corpus import CorpusFolder
+from ernie_m.base.console import EXIT_STOPPED, InputError
+from ernie_m.corpus.folder import CorpusFolder
 from tests.integration.conftest import ROOT, environment, tiny_recipe
 
 STEPS = 24

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.hostfile import free_port
+from ernie_m.base.hostfile import free_port
 from tests.integration.conftest import ROOT, environment
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -195,7 +195,7 @@ def test_what_differs_on_one_host_is_named(
         "package": str(next(SITE_PACKAGES_OF_OURS.glob("sentencepiece-*.dist-info"))),
         "torch": str(SITE_PACKAGES_OF_OURS / "torch"),
         "empty_file": str(tmp_path / "empty"),
-        "source": str(ROOT / "ernie_m" / "loss.py"),
+        "source": str(ROOT / "ernie_m" / "models" / "loss.py"),
         "run": str(run_folder),
         "run_parent": str(run_folder.parent),
         "interpreter": str(Path(sys.executable).parent),

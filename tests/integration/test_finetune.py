@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from data_prep import embedded
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.experiment import Experiment, run
 from ernie_m.downstream.files import FileOptions
 from ernie_m.downstream.pawsx import PawsX

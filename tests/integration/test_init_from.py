@@ -14,18 +14,18 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ernie_m.config import build, merge_overrides, read_yaml
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
-from ernie_m.hostfile import free_port
+from ernie_m.base.config import build, merge_overrides, read_yaml
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.hostfile import free_port
+from ernie_m.corpus.manifest import Manifest
 from ernie_m.hosts.job import start_problems
 from ernie_m.interop.export import export
 from ernie_m.interop.weight_files import WeightFiles
-from ernie_m.manifest import Manifest
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.recipe import TrainingConfig
-from ernie_m.run_folder import RunFolder, identity_of, load_weights
-from ernie_m.trainer import Trainer
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.runs.run_folder import RunFolder, identity_of, load_weights
+from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.trainer import Trainer
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment
 from tests.integration.forked_ranks import ForkedRanks, Job
 
@@ -133,11 +133,11 @@ TWO_RANKS = """
 import os, sys
 from pathlib import Path
 import torch.distributed as dist
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.ranks import Voters
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.runs.ranks import Voters
 shape = {"num_layers": 2, "hidden_size": 16, "num_heads": 4, "ffn_size": 32, "max_positions": 20}
 config = ModelConfig(**shape, vocab_size=66, num_languages=4)
 dist.init_process_group("gloo")

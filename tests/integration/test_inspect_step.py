@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.config import to_mapping
-from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
-from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
-from ernie_m.engine import BatchConfig
-from ernie_m.files import sha256_of
-from ernie_m.recipe import TrainingConfig
-from ernie_m.run_folder import RunFolder
-from ernie_m.skip_steps import SkipSteps
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.base.config import to_mapping
+from ernie_m.base.files import sha256_of
+from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
+from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.runs.run_folder import RunFolder
+from ernie_m.runs.skip_steps import SkipSteps
+from ernie_m.training.engine import BatchConfig
+from ernie_m.training.recipe import TrainingConfig
 from tests.integration.conftest import ROOT, environment
 
 CONFIG = TrainingConfig(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.hostfile import free_port
-from ernie_m.launchers import LAUNCHERS
+from ernie_m.base.hostfile import free_port
+from ernie_m.base.launchers import LAUNCHERS
 from tests.integration.conftest import ROOT, environment
 
 BIN = Path(sys.executable).parent

@@ -19,7 +19,7 @@ import transformers as t
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream import tatoeba
 from ernie_m.downstream.experiment import Experiment, run
 from ernie_m.downstream.files import FileOptions

@@ -9,8 +9,8 @@ import sys
 from tests.integration.conftest import ROOT, environment
 
 MEET = """
-from ernie_m.console import run_cleanly
-from ernie_m.engine import start_ranks
+from ernie_m.base.console import run_cleanly
+from ernie_m.training.engine import start_ranks
 run_cleanly(start_ranks)
 """
 

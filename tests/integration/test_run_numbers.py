@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import yaml
 
-from ernie_m.attention_rule import attention_rule, dense_mask
-from ernie_m.checkpoint import folder_name
-from ernie_m.config import build, merge_overrides, read_recipe
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import PretrainingData, Schedule
-from ernie_m.metrics import read_metrics
-from ernie_m.recipe import TrainingConfig
-from ernie_m.utilization import ACTIVITIES
+from ernie_m.base.config import build, merge_overrides, read_recipe
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.rows.attention_rule import attention_rule, dense_mask
+from ernie_m.rows.dataloader import PretrainingData, Schedule
+from ernie_m.runs.checkpoint import folder_name
+from ernie_m.runs.metrics import read_metrics
+from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.utilization import ACTIVITIES
 from tests.integration.conftest import TINY_RECIPE, tiny_recipe
 from tests.integration.forked_ranks import ForkedRanks, Job
 

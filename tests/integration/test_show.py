@@ -19,18 +19,18 @@ import pytest
 import torch
 import yaml
 
-from ernie_m.batch import LossRequest, PackedBatch
-from ernie_m.console import InputError
-from ernie_m.dataloader import DATA_ORDER, to_device
-from ernie_m.metrics import mean_losses, read_metrics
-from ernie_m.model import Encoder, stage_1
-from ernie_m.objectives import OBJECTIVES
-from ernie_m.pseudo_parallel import fill_placeholders
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.models.model import Encoder, stage_1
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import LossRequest, PackedBatch
+from ernie_m.rows.dataloader import DATA_ORDER, to_device
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.runs.metrics import mean_losses, read_metrics
+from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens
 from ernie_m.show.figures import isolated
 from ernie_m.show.opened import OpenedRun, open_run
-from ernie_m.skip_steps import SkipSteps
-from ernie_m.special_tokens import FIRST_PIECE_ID
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment, tiny_recipe
 from tests.integration.forked_ranks import ForkedRanks, Job
 

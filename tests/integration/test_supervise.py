@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ernie_m.metrics import read_metrics
+from ernie_m.runs.metrics import read_metrics
 from ernie_m.supervision.ledger import read_ledger
 from ernie_m.supervision.orphans import processes_of
 from tests.integration.conftest import ROOT, environment

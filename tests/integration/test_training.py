@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ernie_m.divergence import GuardConfig
-from ernie_m.metrics import read_metrics
+from ernie_m.runs.metrics import read_metrics
+from ernie_m.training.divergence import GuardConfig
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment
 
 RECIPE = TINY_RECIPE

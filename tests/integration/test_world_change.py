@@ -15,9 +15,9 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from ernie_m.checkpoint import MANIFEST_FILE, committed_folders, folder_name, read_manifest, step_of
-from ernie_m.fragments import MOMENTS, WEIGHT
-from ernie_m.metrics import read_metrics
+from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders, folder_name, read_manifest, step_of
+from ernie_m.runs.fragments import MOMENTS, WEIGHT
+from ernie_m.runs.metrics import read_metrics
 from tests.integration.conftest import tiny_recipe
 from tests.integration.forked_ranks import ForkedRanks, Job
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_m.attention import build_mask
-from ernie_m.batch import PackedBatch
-from ernie_m.objectives import BTMLM, CAMLM, CLM, MMLM, TLM, Objective
+from ernie_m.models.attention import build_mask
+from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, TLM, Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ernie_m.batch import Document, PackedBatch
-from ernie_m.console import InputError
-from ernie_m.corpus import HELD_OUT, CorpusFolder, Stream
-from ernie_m.corruption import num_masked
-from ernie_m.dataloader import DataConfig, Prefetcher, PretrainingData, RowAddress, Schedule, StageConfig
-from ernie_m.objectives import BTMLM, CAMLM, CLM, MMLM, OBJECTIVES, REPLACE, TLM, CorruptionConfig, Objective
-from ernie_m.row_source import RowSettings, RowSource
-from ernie_m.sampling import MIXTURE_PERIOD, Mixture, apportion
-from ernie_m.special_tokens import BOS_ID, EOS_ID
+from ernie_m.base.console import InputError
+from ernie_m.base.sampling import MIXTURE_PERIOD, Mixture, apportion
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID
+from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Stream
+from ernie_m.rows.batch import Document, PackedBatch
+from ernie_m.rows.corruption import num_masked
+from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData, RowAddress, Schedule, StageConfig
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, OBJECTIVES, REPLACE, TLM, CorruptionConfig, Objective
+from ernie_m.rows.row_source import RowSettings, RowSource
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -360,7 +360,7 @@ def test_counts_of_predicted_tokens_follow_from_the_rate(corpus_folder: CorpusFo
 
 
 def test_an_objective_without_its_data_is_refused(tmp_path: Path, corpus_folder: CorpusFolder) -> None:
-    from ernie_m.corpus import Manifest
+    from ernie_m.corpus.folder import Manifest
 
     mono = tuple(c for c in corpus_folder.manifest.corpora if c.name == "m.en")
     for name in ("shards", "sentencepiece.bpe.model"):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from data_prep.shard_writer import Rows
-from ernie_m.corpus import TRAIN, Shard, ShardList, Shards, Stream, shard_file
-from ernie_m.objectives import CorruptionConfig, Objective
-from ernie_m.row_source import RowSettings, RowSource
-from ernie_m.special_tokens import FIRST_PIECE_ID
-from ernie_m.vocabulary import EncodedTexts
+from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.corpus.folder import TRAIN, Shard, ShardList, Shards, Stream, shard_file
+from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.rows.objectives import CorruptionConfig, Objective
+from ernie_m.rows.row_source import RowSettings, RowSource
 
 VOCAB_SIZE = 30_000
 LANGUAGES = {"de": 1, "en": 2}

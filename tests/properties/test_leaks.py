@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ernie_m.attention_rule import attention_rule, check_no_leak, closure, dense_mask
-from ernie_m.batch import Document, Example, PackedBatch
-from ernie_m.model import Encoder
-from ernie_m.objectives import BTMLM, CAMLM, INSERT, NEXT_TOKEN, REPLACE, CorruptionConfig, Objective
+from ernie_m.models.model import Encoder
+from ernie_m.rows.attention_rule import attention_rule, check_no_leak, closure, dense_mask
+from ernie_m.rows.batch import Document, Example, PackedBatch
+from ernie_m.rows.objectives import BTMLM, CAMLM, INSERT, NEXT_TOKEN, REPLACE, CorruptionConfig, Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
@@ -88,7 +88,7 @@ def embedded_gradient(model: Encoder, batch: PackedBatch, where: Tensor) -> Tens
 def naive_camlm(monkeypatch: pytest.MonkeyPatch) -> Objective:
     """The table one would write first; only without the check can it be built."""
     with monkeypatch.context() as patched:
-        patched.setattr("ernie_m.objectives.check_no_leak", lambda *_: None)
+        patched.setattr("ernie_m.rows.objectives.check_no_leak", lambda *_: None)
         return Objective("CAMLM", 2, INSERT, CAMLM.groups, NAIVE)
 
 
@@ -173,7 +173,7 @@ def test_any_entry_is_accepted_if_and_only_if_it_does_not_leak(monkeypatch: pyte
     for _ in range(1500):
         entry = any_entry(rng)
         with monkeypatch.context() as patched:
-            patched.setattr("ernie_m.objectives.check_no_leak", lambda *_: None)
+            patched.setattr("ernie_m.rows.objectives.check_no_leak", lambda *_: None)
             unchecked, fault = built(entry)
         if unchecked is None:
             assert "none reads a sentence" in fault, f"{entry}: {fault}"
@@ -313,7 +313,7 @@ def test_no_objective_reads_across_documents(
 
 
 def test_CLM_does_not_see_the_future(encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
-    from ernie_m.objectives import CLM
+    from ernie_m.rows.objectives import CLM
 
     model = encoder_of(dtype=torch.float64, num_layers=3)
     batch = batch_of(CLM, documents_of(CLM))

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_m.batch import Document, Documents, Example, Examples, PackedBatch
-from ernie_m.corpus import CorpusFolder, Shard
-from ernie_m.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
-from ernie_m.objectives import INSERT, NEXT_TOKEN, OBJECTIVES, REPLACE, CorruptionConfig, Objective
-from ernie_m.packing import PackedRow, pack
-from ernie_m.row_source import WINDOW_POSITIONS, RowSettings, RowSource
-from ernie_m.sampling import key_of, mix, numbers_of
-from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, FIRST_POSITION_ID, NO_LANGUAGE, PAD_ID, mask_id
-from ernie_m.window_plan import MIN_PIECE
+from ernie_m.base.sampling import key_of, mix, numbers_of
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, FIRST_POSITION_ID, NO_LANGUAGE, PAD_ID, mask_id
+from ernie_m.corpus.folder import CorpusFolder, Shard
+from ernie_m.rows.batch import Document, Documents, Example, Examples, PackedBatch
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
+from ernie_m.rows.objectives import INSERT, NEXT_TOKEN, OBJECTIVES, REPLACE, CorruptionConfig, Objective
+from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.rows.row_source import WINDOW_POSITIONS, RowSettings, RowSource
+from ernie_m.rows.window_plan import MIN_PIECE
 
 S, WORD = 128, 2**64
 Columns = dict[str, list[int]]
@@ -329,8 +329,8 @@ def slow_spread(rows: list[list[Any]]) -> list[list[Any]]:
 def test_rows_of_a_window_hold_what_the_oracle_plans(
     corpus_folder: CorpusFolder, objective: Objective, sequence_length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ernie_m.row_source.WINDOW_POSITIONS", 2048)
-    monkeypatch.setattr("ernie_m.row_source.LEAST_ROWS", 4)
+    monkeypatch.setattr("ernie_m.rows.row_source.WINDOW_POSITIONS", 2048)
+    monkeypatch.setattr("ernie_m.rows.row_source.LEAST_ROWS", 4)
     assert WINDOW_POSITIONS != 2048, "smaller ones are planned here: the oracle is slow, and most windows end inside a shard"
     stream = (corpus_folder.parallel() if objective.num_sentences == 2 else corpus_folder.monolingual())[0]
     settings = RowSettings(sequence_length, 30_000, CorruptionConfig(), 0)

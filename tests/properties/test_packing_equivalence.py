@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_m.batch import Document, LossRequest, PackedBatch
-from ernie_m.dataloader import to_device
-from ernie_m.objectives import BTMLM, OBJECTIVE_INDEX, OBJECTIVES
-from ernie_m.packing import PackedRow, pack
-from ernie_m.pseudo_parallel import fill_placeholders
-from ernie_m.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import Document, LossRequest, PackedBatch
+from ernie_m.rows.dataloader import to_device
+from ernie_m.rows.objectives import BTMLM, OBJECTIVE_INDEX, OBJECTIVES
+from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
 
-    from ernie_m.objectives import Objective
+    from ernie_m.rows.objectives import Objective
 
 CPU = torch.device("cpu")
 S, VOCAB_SIZE = 64, 101

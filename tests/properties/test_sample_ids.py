@@ -8,13 +8,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ernie_m.batch import Document
-from ernie_m.corpus import CorpusFolder, Stream
-from ernie_m.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
-from ernie_m.objectives import BTMLM, CAMLM, OBJECTIVES, REPLACE, CorruptionConfig, Objective
-from ernie_m.row_source import RowSettings, RowSource
-from ernie_m.sampling import MIXTURE_PERIOD
-from ernie_m.special_tokens import EOS_ID
+from ernie_m.base.sampling import MIXTURE_PERIOD
+from ernie_m.base.special_tokens import EOS_ID
+from ernie_m.corpus.folder import CorpusFolder, Stream
+from ernie_m.rows.batch import Document
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
+from ernie_m.rows.objectives import BTMLM, CAMLM, OBJECTIVES, REPLACE, CorruptionConfig, Objective
+from ernie_m.rows.row_source import RowSettings, RowSource
 
 S, ROWS_PER_STEP = 128, 16
 STAGES = (StageConfig(steps=20, rows=dict.fromkeys(OBJECTIVES, 1.0)),)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, XLMRobertaForMaskedLM
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mask_id
+from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.export import export, to_hugging_face
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mask_id
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.models.model import Encoder, ModelConfig
 from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
 

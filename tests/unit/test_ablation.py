@@ -15,13 +15,13 @@ from torch import nn
 from data_prep.catalog import read_catalog
 from ernie_m.ablation import learning_data, measures, report, variants
 from ernie_m.ablation.comparison import fine_tunings, mean_by_layer, number_of
-from ernie_m.batch import Example, LossRequest
-from ernie_m.config import differing_keys, read_recipe
-from ernie_m.console import InputError
-from ernie_m.dataloader import to_device
-from ernie_m.objectives import OBJECTIVES, CorruptionConfig
-from ernie_m.packing import PackedRow, pack
-from ernie_m.run_files import METRICS_FILE
+from ernie_m.base.config import differing_keys, read_recipe
+from ernie_m.base.console import InputError
+from ernie_m.base.run_files import METRICS_FILE
+from ernie_m.rows.batch import Example, LossRequest
+from ernie_m.rows.dataloader import to_device
+from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
     from conftest import EncoderOf

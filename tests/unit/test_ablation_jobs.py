@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ernie_m.ablation.jobs import Job, Jobs, Part, steps_done
-from ernie_m.console import EXIT_STOPPED, InputError
-from ernie_m.run_files import METRICS_FILE, STOP_FILE
+from ernie_m.base.console import EXIT_STOPPED, InputError
+from ernie_m.base.run_files import METRICS_FILE, STOP_FILE
 
 
 def note(tmp_path: Path, word: str, what: str = "note", code: int = 0) -> Part:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusFolder, Shard
-from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
-from ernie_m.evaluation import held_out_pairs
+from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import CorpusFolder, Shard
+from ernie_m.models.evaluation import held_out_pairs
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
 
 STAGE = StageConfig(steps=32, rows={"MMLM": 1, "CAMLM": 1, "BTMLM": 1})
 ROWS = 24
@@ -105,9 +105,9 @@ def test_whatever_byte_is_flipped_nothing_but_a_line_that_names_the_file_comes_o
 
 READER = """
 import sys
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
 stage = StageConfig(steps=10**6, rows={"CAMLM": 1, "MMLM": 1})
 data = PretrainingData(CorpusFolder(sys.argv[1]), DataConfig(sequence_length=64), Schedule((stage,), 8), 0)
 for step in range(20):

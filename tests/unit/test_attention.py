@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import BlockMask
 
-from ernie_m.attention import attend, build_mask, choose_attention
-from ernie_m.attention_rule import attention_rule, closure, dense_mask, group_bits
-from ernie_m.console import InputError
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.objectives import BTMLM, CAMLM, Objective
+from ernie_m.base.console import InputError
+from ernie_m.models.attention import attend, build_mask, choose_attention
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.rows.attention_rule import attention_rule, closure, dense_mask, group_bits
+from ernie_m.rows.objectives import BTMLM, CAMLM, Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import create_block_mask
 
-from ernie_m import block_mask
-from ernie_m.attention import attend, build_mask
-from ernie_m.attention_rule import attention_rule
-from ernie_m.batch import PackedBatch
-from ernie_m.block_mask import judged_blocks
-from ernie_m.objectives import CLM, MMLM, TLM, Objective
+from ernie_m.models import block_mask
+from ernie_m.models.attention import attend, build_mask
+from ernie_m.models.block_mask import judged_blocks
+from ernie_m.rows.attention_rule import attention_rule
+from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.objectives import CLM, MMLM, TLM, Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, StagesOf

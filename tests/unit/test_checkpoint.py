@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.checkpoint import (
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of, write_json
+from ernie_m.runs.checkpoint import (
     FORMAT_VERSION,
     _digest,
     committed_folders,
@@ -21,8 +23,6 @@ from ernie_m.checkpoint import (
     verify,
     write_manifest,
 )
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of, write_json
 
 FIRST, SECOND = rank_file(0), rank_file(1)
 

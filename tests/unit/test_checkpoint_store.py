@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ernie_m.checkpoint import Checkpoint, committed_folders, read_manifest, step_of, verify
-from ernie_m.checkpoint_store import CheckpointStore, Retention, Saved
-from ernie_m.console import InputError
-from ernie_m.host_copy import choose_saving
+from ernie_m.base.console import InputError
+from ernie_m.runs.checkpoint import Checkpoint, committed_folders, read_manifest, step_of, verify
+from ernie_m.runs.checkpoint_store import CheckpointStore, Retention, Saved
+from ernie_m.runs.host_copy import choose_saving
 
 PROBE = {"rows_BS": torch.arange(6, dtype=torch.int32).reshape(2, 3)}
 VOTES_TO_COMMIT = 3  # made afresh, written, published; one more asks whether anything may go

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_m.command_line import checked_arguments
-from ernie_m.console import InputError
+from ernie_m.base.command_line import checked_arguments
+from ernie_m.base.console import InputError
 
 
 def train(*overrides: str, recipe: str, seed: int = 0, from_scratch: bool = False) -> None:

@@ -9,9 +9,9 @@ from typing import Literal
 
 import pytest
 
-from ernie_m.config import Section, build, differing_keys, merge_overrides, read_recipe, read_yaml, section, to_mapping
-from ernie_m.console import InputError
-from ernie_m.recipe import TrainingConfig
+from ernie_m.base.config import Section, build, differing_keys, merge_overrides, read_recipe, read_yaml, section, to_mapping
+from ernie_m.base.console import InputError
+from ernie_m.training.recipe import TrainingConfig
 
 
 @section

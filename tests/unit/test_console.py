@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ernie_m.console import Choice, InputError, Progress, duration, fail, run_cleanly
+from ernie_m.base.console import Choice, InputError, Progress, duration, fail, run_cleanly
 
 
 def raising(error: BaseException) -> Callable[[], None]:

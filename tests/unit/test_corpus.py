@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import ernie_m.corpus
-from ernie_m.console import InputError, Progress
-from ernie_m.corpus import HELD_OUT, MONOLINGUAL_SCHEMA, CorpusFolder, Shard
+import ernie_m.corpus.folder
+from ernie_m.base.console import InputError, Progress
+from ernie_m.corpus.folder import HELD_OUT, MONOLINGUAL_SCHEMA, CorpusFolder, Shard
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_of_a_large_folder_each_shard_is_checked_when_it_is_first_read(
     copy: Path, harm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     message = harmed(copy, harm)
-    monkeypatch.setattr(ernie_m.corpus, "SHARDS_CHECKED_ON_OPENING", 13)
+    monkeypatch.setattr(ernie_m.corpus.folder, "SHARDS_CHECKED_ON_OPENING", 13)
     folder = CorpusFolder(copy)
     assert folder.num_shards == 14
     assert len(folder.monolingual()[1].shards[1].values[0]) > 0, "another shard is read undisturbed"

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from ernie_m.corruption import choose_masked, expected_masked, num_masked, replace_80_10_10
-from ernie_m.sampling import numbers_of
-from ernie_m.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.base.sampling import numbers_of
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.rows.corruption import choose_masked, expected_masked, num_masked, replace_80_10_10
 
 VOCAB_SIZE = 5000
 NUM_TOKENS = 100_000

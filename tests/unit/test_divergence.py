@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_m.console import InputError
-from ernie_m.divergence import LEAST_STEPS, GuardConfig, SkippedUpdates, Spike, SpikeDetector, non_finite_message
-from ernie_m.metrics import LineLog, read_metrics
-from ernie_m.run_files import METRICS_FILE
+from ernie_m.base.console import InputError
+from ernie_m.base.run_files import METRICS_FILE
+from ernie_m.runs.metrics import LineLog, read_metrics
+from ernie_m.training.divergence import LEAST_STEPS, GuardConfig, SkippedUpdates, Spike, SpikeDetector, non_finite_message
 
 SPIKES = {(700, "CAMLM"): 1.5, (900, "MMLM"): 2.0, (901, "MMLM"): 2.0, (15, "MMLM"): 5.0}
 

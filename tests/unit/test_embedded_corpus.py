@@ -30,7 +30,7 @@ from data_prep.embedded.facts import AMOUNTS, CURRENCIES, LANGUAGE_NAMES, TERRIT
 from data_prep.embedded.files import NOISE_SHARE, THRESHOLD, first_index, held_out, scored_pairs
 from data_prep.embedded.phrases import Phrasebook, han_numeral, phrasebook
 from data_prep.sides import sides
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 LINES, PAIRS, HELD_OUT = 40, 30, 10
 FIRST_FACT = ((("money", ("CHF", 3)), ("variety", ("en", "GR")), ("months", (6, 8))), "standard")

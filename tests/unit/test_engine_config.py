@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ernie_m.console import InputError
-from ernie_m.engine import (
+from ernie_m.base.console import InputError
+from ernie_m.training.engine import (
     BatchConfig,
     EngineConfig,
     OptimizerConfig,
@@ -19,7 +19,7 @@ from ernie_m.engine import (
     _parameter_groups,
     choose_precision,
 )
-from ernie_m.engine import _read_ds_config as read_ds_config
+from ernie_m.training.engine import _read_ds_config as read_ds_config
 
 if TYPE_CHECKING:
     from conftest import EncoderOf

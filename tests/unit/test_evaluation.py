@@ -9,18 +9,26 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_m.batch import Example
-from ernie_m.console import InputError
-from ernie_m.corpus import HELD_OUT
-from ernie_m.evaluation import SHUFFLED, TRUE, accuracy_at_1, cross_lingual_gain, gain_rows, held_out_pairs, read_aligned
-from ernie_m.objectives import CorruptionConfig
+from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import HELD_OUT
+from ernie_m.models.evaluation import (
+    SHUFFLED,
+    TRUE,
+    accuracy_at_1,
+    cross_lingual_gain,
+    gain_rows,
+    held_out_pairs,
+    read_aligned,
+)
+from ernie_m.rows.batch import Example
+from ernie_m.rows.objectives import CorruptionConfig
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
 
-    from ernie_m.corpus import CorpusFolder
-    from ernie_m.model import Encoder
-    from ernie_m.packing import PackedRow
+    from ernie_m.corpus.folder import CorpusFolder
+    from ernie_m.models.model import Encoder
+    from ernie_m.rows.packing import PackedRow
 
 S, CORRUPTION, CPU = 128, CorruptionConfig(), torch.device("cpu")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.console import InputError
-from ernie_m.files import exclusive, is_left_over, remove_left_overs, sha256_of, write_json, written_atomically
+from ernie_m.base.console import InputError
+from ernie_m.base.files import exclusive, is_left_over, remove_left_overs, sha256_of, write_json, written_atomically
 
 
 def write_half(path: Path) -> None:
@@ -85,7 +85,7 @@ def test_long_hashing_gives_signs_of_life(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ernie_m.files import exclusive
+from ernie_m.base.files import exclusive
 with exclusive(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     time.sleep(600)
@@ -161,7 +161,7 @@ def test_a_file_system_without_locks_is_named_with_the_mount_option(
 
 def test_what_kills_left_of_files_being_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
     writer = (
-        "import os, sys; from pathlib import Path; from ernie_m.files import written_atomically\n"
+        "import os, sys; from pathlib import Path; from ernie_m.base.files import written_atomically\n"
         "with written_atomically(Path(sys.argv[1])) as aside:\n"
         "    aside.write_text('half'); os.kill(os.getpid(), 9)\n"
     )

@@ -17,10 +17,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ernie_m.checkpoint import rank_file
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
-from ernie_m.fragments import (
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.runs.checkpoint import rank_file
+from ernie_m.runs.fragments import (
     PIECE_BYTES,
     Fragment,
     FragmentReader,

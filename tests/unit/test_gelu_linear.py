@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ernie_m.gelu_linear import GeluLinear
+from ernie_m.models.gelu_linear import GeluLinear
 
 N, WIDE, NARROW = 37, 96, 24
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_m.gpu_build import parsed, problem_of_build
+from ernie_m.base.gpu_build import parsed, problem_of_build
 
 CUDA_130 = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_110", "sm_120", "compute_120"]
 CUDA_126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]

@@ -17,8 +17,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import apart
 import gpu_speed_runs
 
-from ernie_m.attention import attend, build_mask
-from ernie_m.objectives import Objective
+from ernie_m.models.attention import attend, build_mask
+from ernie_m.rows.objectives import Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf

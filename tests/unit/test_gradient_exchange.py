@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ernie_m.gradient_exchange import (
+from ernie_m.training.gradient_exchange import (
     BUCKET_ELEMENTS,
     OVERLAPPING_BUCKET,
     SUMMED_IN_HALF,

@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import resource, sys
 import numpy as np
-from ernie_m import host_memory
+from ernie_m.base import host_memory
 for name in sys.argv[1:]:
     getattr(host_memory, name)()
 def pages():

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m import hostfile
-from ernie_m.console import InputError
-from ernie_m.hostfile import free_port, hosts_of_ranks, is_local, read_hostfile, write_hostfile
+from ernie_m.base import hostfile
+from ernie_m.base.console import InputError
+from ernie_m.base.hostfile import free_port, hosts_of_ranks, is_local, read_hostfile, write_hostfile
 
 HOSTFILES = Path(__file__).resolve().parents[2] / "hostfiles"
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from ernie_m.config import build
-from ernie_m.console import InputError
+from ernie_m.base.config import build
+from ernie_m.base.console import InputError
 from ernie_m.hosts import job, link, probe, session
 from ernie_m.hosts.checks import CHECKS, Report, judge
 from ernie_m.hosts.examination import Results
 from ernie_m.hosts.session import HostError, HostSession
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.recipe import TrainingConfig
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.training.recipe import TrainingConfig
 
 HOSTS = ("worker-1", "worker-2", "worker-3", "worker-4")
 GPU = {"name": "NVIDIA H200", "total_mib": 143771, "used_mib": 4, "driver": "570.86.15", "capability": "9.0"}

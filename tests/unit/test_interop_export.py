@@ -13,17 +13,17 @@ import torch
 import yaml
 from transformers import AutoTokenizer
 
-from ernie_m.checkpoint import Checkpoint
-from ernie_m.checkpoint_store import CheckpointStore
-from ernie_m.console import InputError
-from ernie_m.corpus import MANIFEST_FILE, CorpusFolder
-from ernie_m.files import sha256_of
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.interop.export import export
 from ernie_m.interop.model_card import model_card
 from ernie_m.interop.source import open_source
-from ernie_m.model import Encoder
-from ernie_m.ranks import Voters
-from ernie_m.run_folder import RunFolder
+from ernie_m.models.model import Encoder
+from ernie_m.runs.checkpoint import Checkpoint
+from ernie_m.runs.checkpoint_store import CheckpointStore
+from ernie_m.runs.ranks import Voters
+from ernie_m.runs.run_folder import RunFolder
 from tests.fixtures.ernie_m_export import CONFIG, TEXTS, random_encoder, train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, target_of
 

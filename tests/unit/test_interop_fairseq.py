@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from transformers import XLMRobertaForMaskedLM
 
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import PAD_ID
+from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.start import start_from
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.ranks import Voters
-from ernie_m.special_tokens import PAD_ID
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.runs.ranks import Voters
 from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
 

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import XLMRobertaForMaskedLM
 
-from ernie_m.checkpoint_store import CheckpointStore
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.interop.export import export
 from ernie_m.interop.source import open_source
 from ernie_m.interop.start import check_start, start_from
 from ernie_m.interop.weight_files import WeightFiles
-from ernie_m.model import Encoder, ModelConfig
-from ernie_m.ranks import Voters
-from ernie_m.run_folder import RunFolder
+from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.runs.checkpoint_store import CheckpointStore
+from ernie_m.runs.ranks import Voters
+from ernie_m.runs.run_folder import RunFolder
 from tests.fixtures.ernie_m_export import CONFIG as ERNIE_CONFIG
 from tests.fixtures.ernie_m_export import export_random, random_encoder, train_tokenizer
 from tests.interop_fixtures import LANGUAGES, SEED, TOLERANCE, as_batch, loaded, random_xlm_roberta, target_of

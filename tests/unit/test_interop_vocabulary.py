@@ -10,13 +10,13 @@ import huggingface_hub
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.export import export
 from ernie_m.interop.same_vocabulary import check_vocabulary
 from ernie_m.interop.weight_files import folder_of
-from ernie_m.special_tokens import FIRST_PIECE_ID
-from ernie_m.vocabulary import Vocabulary
 from tests.fixtures.ernie_m_export import CONFIG, export_random, random_encoder, train_tokenizer
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m import interruption
-from ernie_m.console import InputError
-from ernie_m.interruption import SIGNALS, Interruption, StopRequest, seconds_of
-from ernie_m.run_files import STOP_FILE
+from ernie_m.base import interruption
+from ernie_m.base.console import InputError
+from ernie_m.base.interruption import SIGNALS, Interruption, StopRequest, seconds_of
+from ernie_m.base.run_files import STOP_FILE
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def test_a_signal_is_a_request_and_nothing_else(number: signal.Signals) -> None:
 
 WORKER = """
 import sys, time
-from ernie_m.interruption import Interruption
+from ernie_m.base.interruption import Interruption
 ours = Interruption()
 ours.listen()
 print("listening", flush=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ernie_m.layer_norm import choose_layer_norm, layer_norm
+from ernie_m.models.layer_norm import choose_layer_norm, layer_norm
 
 CUDA = torch.device("cuda", 0)
 

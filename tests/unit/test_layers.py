@@ -1,4 +1,4 @@
-"""Imports point down: DESIGN section 3, enforced on the syntax trees."""
+"""Imports point down: the order of `ernie_m.ROOMS`, enforced on the syntax trees."""
 
 from __future__ import annotations
 
@@ -10,160 +10,116 @@ from pathlib import Path
 
 import pytest
 
+from ernie_m import ROOMS
+
 ROOT = Path(__file__).resolve().parents[2]
-LAYERS = (
-    {
-        "config",
-        "ranges",
-        "console",
-        "command_line",
-        "table",
-        "hostfile",
-        "launchers",
-        "rank_facts",
-        "network",
-        "gpu_build",
-        "files",
-        "special_tokens",
-        "batch",
-        "host_memory",
-        "interruption",
-        "skip_steps",
-        "run_files",
-    },
-    {
-        "attention_rule",
-        "job_defaults",
-        "corruption",
-        "vocabulary",
-        "corpus",
-        "manifest",
-        "shard_table",
-        "sampling",
-        "unknown_pieces",
-    }
-    | {"word_cache", "word_table", "word_independence", "segmentation_gap"},
-    {"objectives", "packing", "attention", "block_mask", "loss", "tied_gradient", "gelu_linear", "layer_norm", "row_pieces"}
-    | {"gradient_exchange", "read_pairs", "window_plan"},
-    {"row_source", "dataloader", "model", "pseudo_parallel"},
-    {
-        "ranks",
-        "meeting",
-        "engine",
-        "deepspeed_adapter",
-        "fragments",
-        "checkpoint",
-        "checkpoint_store",
-        "host_copy",
-        "probe",
-        "metrics",
-        "evaluation",
-        "divergence",
-    }
-    | {"tracking", "heartbeat", "watchdog"},
-    {
-        "run_folder",
-        "run_data",
-        "recipe",
-        "journal",
-        "utilization",
-        "training_loop",
-        "trainer",
-        "supervision",
-        "hosts",
-        "interop",
-        "ablation",
-        "show",
-        "downstream",
-    }
-    | {"planning"},
-)
-LAYER = {module: number for number, modules in enumerate(LAYERS) for module in modules}
-TORCH_FREE = LAYERS[0] | LAYERS[1] | {"objectives", "packing", "row_source", "read_pairs", "window_plan"}
+PACKAGES = ("ernie_m", "data_prep")
+WITHOUT_TORCH = ("base", "corpus", "rows", "supervision", "hosts")
+HEAVY = {"torch", "transformers", "deepspeed"}
+
+
+def dotted(path: Path) -> str:
+    """The name that a file is imported by."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {dotted(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Dotted names that a file imports, wherever in it; `from a import b` counts as a.b."""
+    """Dotted names that a file imports, wherever in it; of `from a import b` a.b where that is a module, else a."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            both = (f"{node.module}.{alias.name}" for alias in node.names)
+            names.update(name if name in FILES else str(node.module) for name in both)
     return names
 
 
-def ours(names: set[str]) -> set[str]:
-    """The modules (or packages) of ernie_m among these names; the package itself holds only its version."""
-    parts = {tuple(name.split(".")) for name in names}
-    return {p[1] for p in parts if p[0] == "ernie_m" and len(p) > 1} - {"__version__"}
+IMPORTS = {name: imports_of(path) for name, path in FILES.items()}
+
+
+def room_of(name: str) -> str | None:
+    """The room of ernie_m that a dotted name lies in; None elsewhere, and for the package itself."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "ernie_m" and len(parts) > 1 else None
 
 
 def tops(names: set[str]) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
-MODULES: dict[str, set[str]] = {}
-for file in sorted((ROOT / "ernie_m").rglob("*.py")):
-    top = file.relative_to(ROOT / "ernie_m").with_suffix("").parts[0]
-    if top != "__init__":
-        MODULES[top] = MODULES.get(top, set()) | imports_of(file)
+def test_every_folder_is_a_room_and_no_module_stands_outside() -> None:
+    inside = {path.name for path in (ROOT / "ernie_m").iterdir() if path.name != "__pycache__"}
+    assert inside - {"__init__.py", "__main__.py", "py.typed"} == set(ROOMS)
 
 
-def test_every_module_has_a_layer() -> None:
-    assert MODULES.keys() >= set().union(*LAYERS[:5]), "a module named here is gone"
-    assert set(MODULES) <= set(LAYER), "a new module needs a layer, here and in the design"
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_says_what_it_is_for_what_comes_in_and_out_and_where_to_start(room: str) -> None:
+    text = ast.get_docstring(ast.parse(FILES[f"ernie_m.{room}"].read_text(encoding="utf-8"))) or ""
+    assert all(word in text for word in ("In:", "Out:", "Start")), text
 
 
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_imports_point_down(module: str) -> None:
-    for imported in ours(MODULES[module]):
-        assert LAYER[imported] <= LAYER[module], f"{module} (L{LAYER[module]}) imports {imported} (L{LAYER[imported]})"
-    assert not tops(MODULES[module]) & {"data_prep", "launcher", "tests", "benchmarks"}
+@pytest.mark.parametrize("room", ROOMS)
+def test_imports_point_down(room: str) -> None:
+    below = {*ROOMS[: ROOMS.index(room) + 1]}
+    modules = [name for name in FILES if room_of(name) == room]
+    assert modules
+    for name in modules:
+        above = {imported for imported in IMPORTS[name] if room_of(imported) not in {None, *below}}
+        assert not above, f"{name} imports {', '.join(sorted(above))}, from rooms above {room}"
+        assert not tops(IMPORTS[name]) & {"data_prep", "launcher", "tests", "benchmarks"}, name
 
 
-def test_there_are_no_cycles() -> None:
-    order = list(TopologicalSorter({module: ours(names) - {module} for module, names in MODULES.items()}).static_order())
-    assert order.index("batch") < order.index("packing") < order.index("trainer")
+def test_there_are_no_circles_of_files() -> None:
+    """Not even through imports inside functions."""
+    order = list(TopologicalSorter({name: (names & {*FILES}) - {name} for name, names in IMPORTS.items()}).static_order())
+    assert order.index("ernie_m.rows.batch") < order.index("ernie_m.rows.packing") < order.index("ernie_m.training.trainer")
 
 
 def test_deepspeed_is_imported_in_one_place() -> None:
-    files = [*(ROOT / "ernie_m").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py"), *(ROOT / "launcher").rglob("*.py")]
-    importing = [str(f.relative_to(ROOT)) for f in files if "deepspeed" in tops(imports_of(f))]
-    assert importing == ["ernie_m/deepspeed_adapter.py"]
+    paths = [*FILES.values(), *(ROOT / "launcher").rglob("*.py")]
+    importing = [str(path.relative_to(ROOT)) for path in paths if "deepspeed" in tops(imports_of(path))]
+    assert importing == ["ernie_m/training/deepspeed_adapter.py"]
 
 
-@pytest.mark.parametrize("module", sorted(TORCH_FREE))
-def test_what_needs_no_torch_imports_none(module: str) -> None:
-    """Neither itself nor through others of ours."""
-    reached, ahead = set(), {module}
-    while ahead:
-        reached |= ahead
-        ahead = set().union(*(ours(MODULES[name]) for name in ahead)) - reached
-    heavy = {name: tops(MODULES[name]) & {"torch", "transformers", "deepspeed"} for name in reached}
-    assert not any(heavy.values()), heavy
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_what_needs_no_torch_starts_without(room: str) -> None:
+    """What looks at a folder of a million shards stays small and quick; a doctor is called where torch may be broken."""
+    modules = [name for name in FILES if room_of(name) == room]
+    assert run_alone(f"import sys; sys.modules['torch'] = None; import {', '.join(modules)}") == ""
 
 
-@pytest.mark.parametrize(
-    "modules",
-    [
-        "dataloader, ernie_m.run_data",  # what looks at a folder of a million shards stays small and quick
-        "hosts.probe, ernie_m.hosts.link, ernie_m.hosts.session",  # a doctor is called where torch may be broken
-        "checkpoint, ernie_m.supervision.supervisor, ernie_m.watchdog",  # beside the training, for days
-    ],
-)
-def test_what_must_start_without_torch_does(modules: str) -> None:
-    """Not imported at all, not even by others."""
-    program = f"import sys; sys.modules['torch'] = None; import ernie_m.{modules}"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+def test_what_stands_beside_a_training_for_days_needs_no_torch() -> None:
+    modules = "ernie_m.runs.checkpoint, ernie_m.supervision.supervisor, ernie_m.training.watchdog"
+    assert run_alone(f"import sys; sys.modules['torch'] = None; import {modules}") == ""
+
+
+def test_training_loads_no_room_above_it() -> None:
+    """No doctor, no ssh, no supervision on a rank."""
+    above = ROOMS[ROOMS.index("training") + 1 :]
+    program = (
+        "import sys, ernie_m.training.trainer; print(*{name.split('.')[1] for name in sys.modules if 'ernie_m.' in name})"
+    )
+    loaded = set(run_alone(program).split())
+    assert "training" in loaded
+    assert not loaded & {*above}
+
+
+def run_alone(program: str) -> str:
+    """What a program prints in a Python of its own; fails where it does."""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
 
 
-def test_data_prep_needs_the_lowest_layers_alone() -> None:
-    files = sorted((ROOT / "data_prep").rglob("*.py"))
-    assert len(files) > 10
-    for file in files:
-        names = imports_of(file)
-        assert {module for module in ours(names) if LAYER[module] > 1} == set(), file
-        assert not tops(names) & {"torch", "transformers", "deepspeed", "launcher"}, file
+def test_data_prep_needs_base_and_corpus_alone() -> None:
+    modules = [name for name in FILES if name.startswith("data_prep")]
+    assert len(modules) > 10
+    for name in modules:
+        above = {imported for imported in IMPORTS[name] if room_of(imported) not in (None, "base", "corpus")}
+        assert not above, f"{name} imports {above}"
+        assert not tops(IMPORTS[name]) & {*HEAVY, "launcher"}, name

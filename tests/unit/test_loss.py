@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ernie_m import loss
-from ernie_m.loss import metric_sums, objective_scales, plain_nll, predicted_nll, weighted_loss
+from ernie_m.models import loss
+from ernie_m.models.loss import metric_sums, objective_scales, plain_nll, predicted_nll, weighted_loss
 
 WORLD, ACCUMULATION = 3, 2
 

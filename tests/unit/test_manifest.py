@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import ernie_m.manifest
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusEntry, CorpusFolder, Manifest
-from ernie_m.files import sha256_of
+import ernie_m.corpus.manifest
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.corpus.folder import CorpusEntry, CorpusFolder, Manifest
 
 FORMAT_PAGE = Path(__file__).resolve().parents[2] / "docs" / "data_format.md"
 
@@ -61,7 +61,7 @@ def test_a_write_that_is_cut_short_leaves_no_finished_folder(
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ernie_m.manifest, "write_json", killed)
+    monkeypatch.setattr(ernie_m.corpus.manifest, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         corpus_folder.manifest.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["shards.arrow"]

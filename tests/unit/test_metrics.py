@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.metrics import ConsoleLine, LineLog, draw_curves, mean_losses, read_lines, read_metrics
-from ernie_m.run_files import METRICS_FILE
+from ernie_m.base.run_files import METRICS_FILE
+from ernie_m.runs.metrics import ConsoleLine, LineLog, draw_curves, mean_losses, read_lines, read_metrics
 
 
 def lines_of(*steps: int) -> list[dict[str, float]]:
@@ -116,7 +116,7 @@ def test_curves_are_drawn(tmp_path: Path, with_gain: bool) -> None:
 def test_lines_that_find_no_room_wait_and_are_told(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands for the full disk, in a process of its own."""
     program = (
-        "import errno, resource, signal, sys; from pathlib import Path; import ernie_m.metrics as m\n"
+        "import errno, resource, signal, sys; from pathlib import Path; import ernie_m.runs.metrics as m\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); m.DISK_IS_FULL = (errno.EFBIG,)\n"
         "log = m.LineLog(Path(sys.argv[1]), 0); log.write([{'step': 1}]); assert log.sync() is None\n"
         "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]; resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))\n"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ernie_m.batch import LossRequest
-from ernie_m.console import InputError
-from ernie_m.model import Encoder, ModelConfig, longest_document
-from ernie_m.objectives import BTMLM, CAMLM, MMLM, OBJECTIVES
-from ernie_m.special_tokens import FIRST_PIECE_ID
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.models.model import Encoder, ModelConfig, longest_document
+from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.objectives import BTMLM, CAMLM, MMLM, OBJECTIVES
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
@@ -129,7 +129,7 @@ def test_generation_by_slices_of_the_vocabulary_is_generation_at_once(
     with torch.no_grad():
         at_once = model(batch)
         for logits in (1, 7 * len(at_once), 50 * len(at_once)):  # one word at a time, 14 slices of 7, 2 of 50
-            monkeypatch.setattr("ernie_m.model.logits_at_a_time", lambda device, most=logits: most)
+            monkeypatch.setattr("ernie_m.models.model.logits_at_a_time", lambda device, most=logits: most)
             assert torch.equal(model(batch), at_once)
         for parameter in (model.head.decoder_weight, model.head.decoder_bias):
             parameter.zero_()

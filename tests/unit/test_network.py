@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from ernie_m.network import interface_of, is_loopback, own_address_towards, own_addresses, own_name
+from ernie_m.base.network import interface_of, is_loopback, own_address_towards, own_addresses, own_name
 
 
 def test_the_way_to_this_machine_is_its_loopback() -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ernie_m.batch import Document, Example
-from ernie_m.console import InputError
-from ernie_m.corruption import num_masked
-from ernie_m.objectives import (
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, mask_id
+from ernie_m.rows.batch import Document, Example
+from ernie_m.rows.corruption import num_masked
+from ernie_m.rows.objectives import (
     BTMLM,
     CAMLM,
     CLM,
@@ -21,7 +22,6 @@ from ernie_m.objectives import (
     CorruptionConfig,
     Objective,
 )
-from ernie_m.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, mask_id
 
 VOCAB_SIZE, MASK = 101, mask_id(101)
 

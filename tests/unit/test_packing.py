@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ernie_m.objectives import BTMLM, MMLM
-from ernie_m.packing import NO_ROW, PackedRow, pack, place
+from ernie_m.rows.objectives import BTMLM, MMLM
+from ernie_m.rows.packing import NO_ROW, PackedRow, pack, place
 
 if TYPE_CHECKING:
     from conftest import DocumentsOf

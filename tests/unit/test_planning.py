@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from ernie_m import loss
-from ernie_m.config import build, merge_overrides, read_recipe
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusFolder
-from ernie_m.hostfile import read_hostfile
+from ernie_m.base import devices
+from ernie_m.base.config import build, merge_overrides, read_recipe
+from ernie_m.base.console import InputError
+from ernie_m.base.hostfile import read_hostfile
+from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.hosts.job import parameter_count
-from ernie_m.model import ModelConfig
-from ernie_m.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.models import flops, loss
+from ernie_m.models.model import ModelConfig
 from ernie_m.planning import memory, speed, step
 from ernie_m.planning.memory import MOMENTS, MicroBatch, Sharding, moments, peak, standing, total
 from ernie_m.planning.plan import Job, _spread, best, bucket_elements, keys_read, needed_flops, plan_for, plans
 from ernie_m.planning.reading import counted_keys
 from ernie_m.planning.report import report
-from ernie_m.recipe import TrainingConfig
+from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.training.recipe import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = ModelConfig()
@@ -34,25 +35,25 @@ def job_of(recipe: str, hostfile: str, device: str, *overrides: str) -> Job:
     path = ROOT / "launcher/recipes" / f"{recipe}.yaml"
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
     hosts = read_hostfile(ROOT / "hostfiles" / hostfile)
-    return Job(config, hosts, speed.device_named(device), bucket_elements(ROOT / "ds_configs"))
+    return Job(config, hosts, devices.device_named(device), bucket_elements(ROOT / "ds_configs"))
 
 
 def test_costs_are_those_of_the_published_arithmetic() -> None:
     """GFLOP a token of trunk and head, large and base: docs and literature agree on these."""
-    assert speed.trunk_flops(LARGE, 512) == pytest.approx(1.965e9, rel=2e-3)
-    assert speed.head_flops(LARGE) == pytest.approx(1.54e9, rel=5e-3)
-    assert speed.trunk_flops(BASE, 512) == pytest.approx(0.567e9, rel=2e-3)
-    assert 0.15 * speed.head_flops(BASE) == pytest.approx(0.173e9, rel=1e-2)
+    assert flops.trunk_flops(LARGE, 512) == pytest.approx(1.965e9, rel=2e-3)
+    assert flops.head_flops(LARGE) == pytest.approx(1.54e9, rel=5e-3)
+    assert flops.trunk_flops(BASE, 512) == pytest.approx(0.567e9, rel=2e-3)
+    assert 0.15 * flops.head_flops(BASE) == pytest.approx(0.173e9, rel=1e-2)
 
 
 def test_64_V100_take_two_thirds_of_a_second_for_a_step_of_large_at_53_TFLOPs() -> None:
     tokens = 2048 * 512 / 64
-    assert speed.needed_flops(LARGE, tokens, 512 * tokens, 0.15 * tokens) / 53e12 == pytest.approx(0.68, abs=0.01)
+    assert flops.needed_flops(LARGE, tokens, 512 * tokens, 0.15 * tokens) / 53e12 == pytest.approx(0.68, abs=0.01)
 
 
 def test_checkpointing_and_chunks_compute_a_third_again_and_generation_is_a_forward() -> None:
     work = speed.Work(1000, 512, 0.15, 0.0, 0.1, 1000)  # few a micro-batch: one chunk of logits
-    trunk, head = speed.trunk_flops(LARGE, 512), 0.15 * speed.head_flops(LARGE)
+    trunk, head = flops.trunk_flops(LARGE, 512), 0.15 * flops.head_flops(LARGE)
     left_out = 6 * (LARGE.hidden_size**2 + 2 * LARGE.hidden_size * LARGE.ffn_size)  # behind the last attention
     plain = speed.hardware_flops(LARGE, work)
     assert plain == pytest.approx(1000 * (trunk - 0.85 * left_out + head))
@@ -140,8 +141,8 @@ def test_what_a_stage_sends() -> None:
     assert speed.sent_bytes(P, 1, 1, w, 4) == 0
     in_fp32 = [speed.sent_bytes(P, W, stage, w, 4, reduced_width=4) / once for stage in range(4)]
     assert in_fp32 == pytest.approx([4, 5, 17, 16]), "gradients twice as wide, weights as before"
-    network = speed.communication_seconds(1e9, speed.DEVICES["H100"], 16, 2)
-    assert network > speed.communication_seconds(1e9, replace(speed.DEVICES["H100"], network=1e12), 16, 2)
+    network = speed.communication_seconds(1e9, devices.DEVICES["H100"], 16, 2)
+    assert network > speed.communication_seconds(1e9, replace(devices.DEVICES["H100"], network=1e12), 16, 2)
 
 
 def test_large_fits_64_V100_with_the_papers_batch() -> None:
@@ -168,7 +169,7 @@ def test_large_fits_64_V100_with_the_papers_batch() -> None:
 def test_a_micro_batch_of_32_rows_takes_what_an_analysis_of_its_kernels_says(device: str, expected: tuple[int, ...]) -> None:
     """Milliseconds of products, attention, elementwise work, head, cross entropy, the output matrix's gradient (large)."""
     work = speed.Work(32 * 512, 512, 0.15, 0.0, 0.1, 1)
-    of = speed.DEVICES[device]
+    of = devices.DEVICES[device]
     found = step.micro_batch_seconds(LARGE, work, of, of.half, 2)
     assert [1000 * seconds for seconds in found.values()] == pytest.approx(expected, rel=0.08)
 
@@ -197,7 +198,7 @@ def test_the_recipe_large_is_what_its_plan_advises_on_64_V100() -> None:
     comment = (ROOT / "launcher/recipes/large.yaml").read_text(encoding="utf-8")
     four = plan_for(job, "fp16", 1, True, 4)
     for plan in (chosen, four):
-        assert f"{total(plan.memory) / speed.GIB:.1f}" in comment
+        assert f"{total(plan.memory) / devices.GIB:.1f}" in comment
         assert f"{plan.step_seconds[0]:.2f} s" in comment
 
 
@@ -225,7 +226,7 @@ def test_sums_in_fp32_and_a_second_bucket_take_memory() -> None:
     assert standing(P, Sharding(8, 1, 2, 1000, reduces_wider=True))["buckets"] == 6000
 
 
-@pytest.mark.parametrize("device", speed.DEVICES)
+@pytest.mark.parametrize("device", devices.DEVICES)
 def test_every_plan_is_the_largest_that_fits(device: str) -> None:
     job = job_of("large", "h200x8", device)
     found = plans(job)
@@ -261,7 +262,7 @@ def test_what_cannot_be_is_one_clear_line() -> None:
     with pytest.raises(InputError, match=r"2047 does not divide over 8 ranks"):
         plans(job_of("large", "h200x8", "H200", "batch.rows_per_step=2047"))
     with pytest.raises(InputError, match=r"expected one of V100-32GB"):
-        speed.device_named("P100")
+        devices.device_named("P100")
     with pytest.raises(InputError, match=r"engine.precision: bf16; expected one of a V100-32GB"):
         plans(job_of("large", "v100x64", "V100-32GB", "engine.precision=bf16"))
 

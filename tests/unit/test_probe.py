@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusFolder
-from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
-from ernie_m.fragments import write_tensors
-from ernie_m.objectives import OBJECTIVES
-from ernie_m.packing import PackedRow
-from ernie_m.probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
+from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.packing import PackedRow
+from ernie_m.runs.fragments import write_tensors
+from ernie_m.training.probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
 
 if TYPE_CHECKING:
     from conftest import EncoderOf

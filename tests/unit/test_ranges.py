@@ -16,16 +16,16 @@ from typing import Annotated, Any
 import pytest
 
 import ernie_m
-from ernie_m.command_line import checked_arguments, types_of
-from ernie_m.config import Section, build, hints_of, merge_overrides, read_recipe, section
-from ernie_m.console import InputError
+from ernie_m.base.command_line import checked_arguments, types_of
+from ernie_m.base.config import Section, build, hints_of, merge_overrides, read_recipe, section
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range, described
+from ernie_m.base.table import table
 from ernie_m.downstream.bitext import BitextHyperparameters
 from ernie_m.downstream.mlqa import MlqaHyperparameters
 from ernie_m.downstream.ner import NerHyperparameters
 from ernie_m.downstream.task import Hyperparameters
-from ernie_m.ranges import Range, described
-from ernie_m.recipe import TrainingConfig
-from ernie_m.table import table
+from ernie_m.training.recipe import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED: dict[str, Any] = {"learning_rate": 1e-4, "batch_size": 8, "epochs": 1, "max_length": 128}

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from ernie_m.console import InputError
-from ernie_m.launchers import rank_of
-from ernie_m.rank_facts import check_meeting, rank_facts
+from ernie_m.base.console import InputError
+from ernie_m.base.launchers import rank_of
+from ernie_m.base.rank_facts import check_meeting, rank_facts
 
 TORCH = {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
 HYDRA = {"PMI_RANK": "9", "PMI_SIZE": "16", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "8"}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ernie_m.attention import build_mask
-from ernie_m.batch import PackedBatch
-from ernie_m.objectives import CLM, MMLM, Objective
-from ernie_m.read_pairs import pairs_read
+from ernie_m.models.attention import build_mask
+from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.objectives import CLM, MMLM, Objective
+from ernie_m.rows.read_pairs import pairs_read
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, StagesOf

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from ernie_m import row_pieces
-from ernie_m.attention import attend, build_mask
-from ernie_m.batch import LossRequest, PackedBatch
-from ernie_m.objectives import BTMLM, MMLM, Objective
-from ernie_m.pseudo_parallel import fill_placeholders
-from ernie_m.row_pieces import RowPieces
+from ernie_m.models import row_pieces
+from ernie_m.models.attention import attend, build_mask
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.models.row_pieces import RowPieces
+from ernie_m.rows.batch import LossRequest, PackedBatch
+from ernie_m.rows.objectives import BTMLM, MMLM, Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ernie_m.corpus import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
-from ernie_m.objectives import CAMLM, INSERT, TLM, CorruptionConfig, Objective
-from ernie_m.row_source import CUT_FROM, HALF_CUT, TARGET_FILL, RowLocation, RowSettings, RowSource
-from ernie_m.window_plan import NUM_SPECIAL, WindowPlan
+from ernie_m.corpus.folder import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
+from ernie_m.rows.objectives import CAMLM, INSERT, TLM, CorruptionConfig, Objective
+from ernie_m.rows.row_source import CUT_FROM, HALF_CUT, TARGET_FILL, RowLocation, RowSettings, RowSource
+from ernie_m.rows.window_plan import NUM_SPECIAL, WindowPlan
 
 LANGUAGE_IDS = {"de": 1, "en": 2}
 

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-from ernie_m import run_folder
-from ernie_m.checkpoint import read_manifest
-from ernie_m.checkpoint_store import CheckpointStore
-from ernie_m.config import read_yaml
-from ernie_m.console import InputError
-from ernie_m.files import remove, sha256_of
-from ernie_m.model import Encoder
-from ernie_m.run_files import CONFIG_FILE, OF_TRAINING
-from ernie_m.run_folder import RunFolder, identity_of, load_weights, model_config, tokenizer_of
+from ernie_m.base.config import read_yaml
+from ernie_m.base.console import InputError
+from ernie_m.base.files import remove, sha256_of
+from ernie_m.base.run_files import CONFIG_FILE, OF_TRAINING
+from ernie_m.models.model import Encoder
+from ernie_m.runs import run_folder
+from ernie_m.runs.checkpoint import read_manifest
+from ernie_m.runs.checkpoint_store import CheckpointStore
+from ernie_m.runs.run_folder import RunFolder, identity_of, load_weights, model_config, tokenizer_of
 
 CONFIGURATION = {
     "seed": 0,

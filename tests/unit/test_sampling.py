@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ernie_m.sampling import Mixture, Permutation, apportion, generator, key_of, smoothed
+from ernie_m.base.sampling import Mixture, Permutation, apportion, generator, key_of, smoothed
 
 
 def test_permutation_is_a_bijection_at_every_size() -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import ernie_m.shard_table
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
-from ernie_m.shard_table import (
+import ernie_m.corpus.shard_table
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.corpus.shard_table import (
     HELD_OUT,
     SHARD_TABLE_FILE,
     SHARD_TABLE_SCHEMA,
@@ -69,7 +69,7 @@ def lists_of(table: ShardTable) -> dict[str, ShardList]:
 
 @pytest.mark.parametrize("at_a_time", [1, 3, 8192])
 def test_entries_come_back_as_they_were_given(tmp_path: Path, at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ernie_m.shard_table, "ENTRIES_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(ernie_m.corpus.shard_table, "ENTRIES_AT_A_TIME", at_a_time)
     written(tmp_path)
     lists = lists_of(read(tmp_path))
     for name, (_, entries) in CORPORA.items():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.show import retrieval, sentence_map
 from ernie_m.show.bitext import Bitext, Group, read_bitext, shared_sentences, translations
 from ernie_m.show.figures import isolated

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_m.console import InputError
-from ernie_m.run_files import SKIPPED_STEPS_FILE
-from ernie_m.skip_steps import SkipSteps, first_new
+from ernie_m.base.console import InputError
+from ernie_m.base.run_files import SKIPPED_STEPS_FILE
+from ernie_m.runs.skip_steps import SkipSteps, first_new
 
 
 def random_skips(rng: np.random.Generator) -> tuple[SkipSteps, set[int]]:

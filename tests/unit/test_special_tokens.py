@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ernie_m import special_tokens as t
+from ernie_m.base import special_tokens as t
 
 
 def test_ids_are_those_of_XLM_R() -> None:

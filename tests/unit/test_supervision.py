@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.console import EXIT_STOPPED
+from ernie_m.base.console import EXIT_STOPPED
 from ernie_m.supervision.ledger import Ledger, Summary, read_ledger
 from ernie_m.supervision.policy import (
     EXIT_GAVE_UP,

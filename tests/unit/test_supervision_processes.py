@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.supervision.environment import KEEP_ALIVE, exported, ssh_arguments, withheld, write_environment_file
 from ernie_m.supervision.job import Job, JobCommand, Launcher, needs_ssh
 from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ernie_m.loss import plain_nll, predicted_nll
-from ernie_m.tied_gradient import TiedGradient, embedding_rows
+from ernie_m.models.loss import plain_nll, predicted_nll
+from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
 
 V, D, PAD = 5000, 32, 1
 IDS = torch.tensor([[7, 7, PAD, 4999], [0, 7, 31, PAD]])

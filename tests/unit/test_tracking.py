@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ernie_m.console import InputError
-from ernie_m.run_files import WANDB_FILE
-from ernie_m.tracking import KINDS, Tracker, WandbTracker
+from ernie_m.base.console import InputError
+from ernie_m.base.run_files import WANDB_FILE
+from ernie_m.training.tracking import KINDS, Tracker, WandbTracker
 
 
 def lines_of(steps: range, factor: float = 1.0) -> list[dict[str, Any]]:
@@ -155,8 +155,9 @@ def test_a_broken_memory_of_the_run_is_an_error_never_another_run(tmp_path: Path
 def test_a_missing_package_is_one_line_with_the_command(tmp_path: Path, kind: str, package: str) -> None:
     """In a fresh process: whether it is installed here does not matter."""
     program = (
-        f"import sys; sys.modules[{package!r}] = None; from pathlib import Path; from ernie_m.console import run_cleanly; "
-        "from ernie_m.tracking import Tracker; "
+        f"import sys; sys.modules[{package!r}] = None; from pathlib import Path; "
+        "from ernie_m.base.console import run_cleanly; "
+        "from ernie_m.training.tracking import Tracker; "
         f"run_cleanly(lambda: Tracker.open({kind!r}, Path({str(tmp_path)!r}), {{}}, 0))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

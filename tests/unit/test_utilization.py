@@ -14,13 +14,22 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ernie_m import utilization
-from ernie_m.console import InputError
-from ernie_m.model import ModelConfig
-from ernie_m.planning.speed import DEVICES, peak_of_board
-from ernie_m.ranks import Ranks
-from ernie_m.recipe import OutputConfig
-from ernie_m.utilization import ACTIVITIES, EVALUATION, SAVING, Meter, StepClock, Yardstick, matmul_peak, measured_peak
+from ernie_m.base.console import InputError
+from ernie_m.base.devices import DEVICES, peak_of_board
+from ernie_m.models.model import ModelConfig
+from ernie_m.runs.ranks import Ranks
+from ernie_m.training import utilization
+from ernie_m.training.recipe import OutputConfig
+from ernie_m.training.utilization import (
+    ACTIVITIES,
+    EVALUATION,
+    SAVING,
+    Meter,
+    StepClock,
+    Yardstick,
+    matmul_peak,
+    measured_peak,
+)
 
 CPU = torch.device("cpu")
 BASE = ModelConfig(vocab_size=250_002)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from ernie_m.console import InputError
-from ernie_m.files import sha256_of
-from ernie_m.special_tokens import UNK_ID
-from ernie_m.vocabulary import Vocabulary
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import UNK_ID
+from ernie_m.corpus.vocabulary import Vocabulary
 
 TEXTS = ["the small house", "das kleine Haus", "маленький дом", "小さい家 猫", "nyumba ndogo"]
 

@@ -13,10 +13,10 @@ import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from ernie_m import segmentation_gap, word_cache
-from ernie_m.segmentation_gap import SegmentationGap
-from ernie_m.vocabulary import EncodedTexts, Vocabulary
-from ernie_m.word_cache import WordCache
+from data_prep.words import segmentation_gap, word_cache
+from data_prep.words.segmentation_gap import SegmentationGap
+from data_prep.words.word_cache import WordCache
+from ernie_m.corpus.vocabulary import EncodedTexts, Vocabulary
 
 LETTERS = (
     "abcdeilnorstABT", "äéñœßŁıșﬁ", "бвеинорст", "αεικνορς", "אבהוילר", "ابنهولي", "कनरसेा्ि", "กคงนมรา่ี", "的一是不了人我",

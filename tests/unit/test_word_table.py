@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ernie_m.word_table import ABSENT, Words, WordTable
+from data_prep.words.word_table import ABSENT, Words, WordTable
 
 
 def test_words_of_one_hash_stay_apart() -> None:

@@ -21,8 +21,8 @@ from transformers import XLMRobertaTokenizer
 
 from data_prep import embedded
 from data_prep.tokenizer_training import train_tokenizer
-from ernie_m.special_tokens import BOS_ID, EOS_ID, PAD_ID, UNK_ID
-from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID, UNK_ID
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 
 # XLM-R's languages as far as CLDR has enough of them; fil is its tl, nb its no.
 CODES = (

@@ -11,9 +11,9 @@ from prep_samples import SMALL, bare_ids, contents, rows_of, sentences
 
 from data_prep.build import build
 from data_prep.shard_writer import Rows, selected
-from ernie_m.console import InputError
-from ernie_m.corpus import CorpusFolder, Manifest
-from ernie_m.vocabulary import EncodedTexts, Vocabulary
+from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import CorpusFolder, Manifest
+from ernie_m.corpus.vocabulary import EncodedTexts, Vocabulary
 
 
 def test_ids_are_those_of_bare_sentencepiece_plus_the_offset(built: Path, tokenizer: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_nothing_under_the_final_name(tmp_path: Path, monk
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ernie_m.files.fsync_path", full_disk)
+    monkeypatch.setattr("ernie_m.base.files.fsync_path", full_disk)
     with pytest.raises(OSError, match="No space"):
         rows.write(tmp_path, "shards/c/train-00000.arrow", "train")
     assert contents(tmp_path) == {}

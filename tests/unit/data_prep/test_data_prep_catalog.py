@@ -8,7 +8,7 @@ import pytest
 
 import data_prep
 from data_prep.catalog import FORMATS, read_catalog
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 GOOD = {
     "cc100": "{name: a, format: cc100, path: en.txt.xz, language: en}",

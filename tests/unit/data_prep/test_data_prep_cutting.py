@@ -19,7 +19,7 @@ from data_prep.readers.cutting import Cutter, bounded, cut_out, cut_stream
 from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, decode, split_lines
 from data_prep.readers.text_file import cut_chunk, cuts
 from data_prep.records import no_count
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 
 def in_pieces(content: bytes, size: int) -> Iterator[bytes]:

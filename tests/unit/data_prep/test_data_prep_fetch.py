@@ -12,7 +12,7 @@ from test_data_prep_fetch_server import Shop, get, named, opened_shop, stock
 from data_prep.catalog import read_catalog
 from data_prep.fetch import cc100
 from data_prep.fetch.connection import NotFoundError
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 OPUS_LANGUAGES = ["de", "en", "fr", "zh_cn", "zh_tw"]
 

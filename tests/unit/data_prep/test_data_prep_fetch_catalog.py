@@ -13,7 +13,7 @@ import data_prep
 from data_prep.catalog import read_catalog
 from data_prep.fetch import OPUS_NAMES, catalog_file, cc100, fetch, sources
 from data_prep.fetch.connection import GaveUpError
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 ERNIE_M = Path(data_prep.__file__).with_name("ernie_m_catalog.yaml")
 ROMANISED = {"bn_rom", "hi_rom", "ta_rom", "te_rom", "ur_rom"}

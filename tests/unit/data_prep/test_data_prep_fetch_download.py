@@ -15,7 +15,7 @@ from test_data_prep_fetch_server import QUICK, Shop, opened_shop
 
 from data_prep.fetch.connection import GaveUpError, NotFoundError, Patience, mirrored
 from data_prep.fetch.download import download
-from ernie_m.console import InputError, run_cleanly
+from ernie_m.base.console import InputError, run_cleanly
 
 CONTENT = random.Random(0).randbytes(700_001)
 ONCE = Patience(tries=1, timeout_seconds=5)

@@ -9,9 +9,9 @@ import pytest
 
 from data_prep import known_tokenizers
 from data_prep.known_tokenizers import recognised
-from ernie_m.console import InputError
-from ernie_m.special_tokens import XLM_R_VOCAB_SIZE
-from ernie_m.vocabulary import TOKENIZER_FILE, Vocabulary
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import XLM_R_VOCAB_SIZE
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 
 OTHER = "0" * 12
 

@@ -12,7 +12,7 @@ import data_prep.phases as phases_module
 from data_prep import ownership
 from data_prep.build import Options, build
 from data_prep.verify import verify
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 OVERWRITE = dataclasses.replace(SMALL, overwrite=True)
 PROJECTS: dict[str, dict[str, str]] = {

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.job import start_ranks
 from data_prep.phases import shares
-from data_prep.ranks import Ranks, start_ranks
 from data_prep.team import MOST_READ_AHEAD, PLACES_AHEAD, Team, team_sizes
-from ernie_m.console import InputError
+from data_prep.workers import Ranks
+from ernie_m.base.console import InputError
 
 
 def dealt(num_workers: int, work: Callable[[int], int], count: int = 50, in_memory: bool = False) -> list[tuple[int, int]]:
@@ -150,6 +151,7 @@ def test_streams_are_shared_out_by_size() -> None:
 def test_workers_are_not_asked_for_inside_an_mpi_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_ranks(None).num_ranks == 1
     assert start_ranks(3).num_ranks == 3
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-    with pytest.raises(InputError, match="--workers 3: mpirun has already started 4 ranks"):
+    with pytest.raises(InputError, match="--workers 3: Open MPI has already started 4 ranks"):
         start_ranks(3)

@@ -20,7 +20,7 @@ from data_prep.clean import clean, split_of, usable
 from data_prep.readers import READERS, first_chunk, input_bytes
 from data_prep.readers.wikimatrix import has_reversed_columns
 from data_prep.records import Lines, no_count
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 ODD = ["a\u2028b", "c\u0085d", "e\rf", "g\0h", "i\ufeffj", "\u00a0k\u202f!"]

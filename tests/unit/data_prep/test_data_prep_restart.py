@@ -16,8 +16,8 @@ from data_prep.catalog import read_catalog
 from data_prep.convert import Done
 from data_prep.team import Team
 from data_prep.verify import verify
-from ernie_m.console import InputError
-from ernie_m.vocabulary import TOKENIZER_FILE
+from ernie_m.base.console import InputError
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 NOT_OURS = (
     "notes.txt",

@@ -12,13 +12,14 @@ import pytest
 
 from data_prep import stats as stats_module
 from data_prep.mixture_plot import INCHES_PER_STREAM
-from data_prep.stats import MANY_REPEATS, FolderStats, Plan, StreamStats, folder_stats, stats
-from ernie_m.console import InputError
-from ernie_m.corpus import HELD_OUT, TRAIN, CorpusFolder
-from ernie_m.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
-from ernie_m.objectives import OBJECTIVES, CorruptionConfig
-from ernie_m.row_source import TARGET_FILL, RowSettings, RowSource
-from ernie_m.sampling import MIXTURE_PERIOD
+from data_prep.stats import MANY_REPEATS, FolderStats, Plan, StreamStats, folder_stats
+from data_prep.stats_report import stats
+from ernie_m.base.console import InputError
+from ernie_m.base.sampling import MIXTURE_PERIOD
+from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusFolder
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.row_source import TARGET_FILL, RowSettings, RowSource
 
 SEQUENCE_LENGTH = 128
 

@@ -26,7 +26,7 @@ from data_prep.readers.streams import (
     read_zip_member,
 )
 from data_prep.records import no_count
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 
 TEXT = "".join(f"line {i}: naïve 猫\n" for i in range(20)).encode()
 

@@ -13,8 +13,8 @@ from prep_samples import sentences
 from data_prep import tokenizer_training
 from data_prep.catalog import Corpus
 from data_prep.tokenizer_training import chosen_lines, count_lines, share_out, train_tokenizer
-from ernie_m.console import InputError
-from ernie_m.special_tokens import UNK_ID
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import UNK_ID
 
 
 @pytest.fixture

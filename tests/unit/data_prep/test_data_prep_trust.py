@@ -17,10 +17,10 @@ from data_prep.build import Options, build, show_estimate
 from data_prep.catalog import read_catalog
 from data_prep.clean import DUPLICATE
 from data_prep.estimate import estimate
-from data_prep.ranks import Ranks
 from data_prep.verify import verify
-from ernie_m.console import InputError
-from ernie_m.corpus import Manifest
+from data_prep.workers import Ranks
+from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import Manifest
 
 
 def test_a_corpus_that_cannot_be_used_stops_the_build_or_is_left_out_and_told(

@@ -14,12 +14,13 @@ import sentencepiece
 from prep_samples import SMALL, contents, rows_of
 
 from data_prep.build import Options, build
-from data_prep.stats import folder_stats, stats
-from ernie_m.console import InputError
-from ernie_m.corpus import Manifest
-from ernie_m.special_tokens import UNK_ID
-from ernie_m.unknown_pieces import ALARM_SHARE, LIMIT_SHARE, Pieces, count
-from ernie_m.vocabulary import Vocabulary
+from data_prep.stats import folder_stats
+from data_prep.stats_report import stats
+from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import UNK_ID
+from ernie_m.corpus.folder import Manifest
+from ernie_m.corpus.unknown_pieces import ALARM_SHARE, LIMIT_SHARE, Pieces, count
+from ernie_m.corpus.vocabulary import Vocabulary
 
 SCRIPTS = {"en": "abcdefghijklm", "am": "ሀለሐመሠረሰሸቀበተቸ", "hi": "कखगघचछजझटठडढ", "th": "กขคงจฉชซญดตถ"}
 ALLOWING = dataclasses.replace(SMALL, allow_unknown=True)

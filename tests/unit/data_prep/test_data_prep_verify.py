@@ -11,8 +11,8 @@ import sentencepiece
 from prep_samples import rows_of, sentences
 
 from data_prep.verify import verify
-from ernie_m.corpus import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, Manifest
-from ernie_m.vocabulary import TOKENIZER_FILE
+from ernie_m.corpus.folder import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, Manifest
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 
 @pytest.mark.parametrize("name", ["shards/mono.en/train-00000.arrow", "shards/t.de-en/held_out-00000.arrow", TOKENIZER_FILE])
@@ -57,7 +57,7 @@ def test_verify_refuses_another_tokenizer(built: Path, tokenizer: Path, tmp_path
 
 def rewrite_shard(folder: Path, batch: pa.RecordBatch) -> None:
     """Replace the monolingual shard and make the manifest's size and hash agree, as a faulty writer would."""
-    from ernie_m.files import sha256_of
+    from ernie_m.base.files import sha256_of
 
     path = folder / "shards/mono.en/train-00000.arrow"
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as file:

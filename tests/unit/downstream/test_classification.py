@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.classification import Pair
 from ernie_m.downstream.pawsx import PawsX
 from ernie_m.downstream.task import Setup, Task

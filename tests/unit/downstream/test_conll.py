@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.conll import ENTITY_TYPES, read_columns, to_iob2
 
 ENGLISH = (

@@ -10,7 +10,7 @@ import torch
 import transformers as t
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream import encoders
 from ernie_m.downstream.task import Hyperparameters
 from ernie_m.downstream.training import batching, parameter_groups

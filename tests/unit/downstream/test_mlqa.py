@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.files import FileOptions, load
 from ernie_m.downstream.mlqa import Mlqa, MlqaHyperparameters, context_language
 from ernie_m.downstream.squad import Answer, Question

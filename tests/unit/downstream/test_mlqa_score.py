@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.mlqa_score import MLQA, SQUAD, answer_score, normaliser
 
 NORMALISED = [

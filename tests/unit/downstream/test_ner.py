@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from data_prep import embedded
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream import ner
 from ernie_m.downstream.conll import OUTSIDE, Sentence, read_columns
 from ernie_m.downstream.files import FileOptions, load

@@ -22,7 +22,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
 

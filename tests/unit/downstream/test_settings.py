@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream import settings, tatoeba
 from ernie_m.downstream.bitext import Bitext
 from ernie_m.downstream.files import FileOptions, SourceFile, load, named

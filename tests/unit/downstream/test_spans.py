@@ -14,12 +14,12 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer, DataColla
 
 from data_prep import embedded
 from data_prep.tokenizer_training import train_tokenizer
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
+from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 from ernie_m.downstream import spans
 from ernie_m.downstream.mlqa_score import answer_score
 from ernie_m.downstream.spans import AnswerCount, SpanLimits, best_texts, span_features
 from ernie_m.downstream.squad import Answer, Question, read_squad
-from ernie_m.vocabulary import TOKENIZER_FILE
 
 LIMITS = SpanLimits(max_length=40, doc_stride=12, max_query_length=10)
 NUM_REAL = 120

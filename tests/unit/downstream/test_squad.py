@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.squad import read_squad
 
 

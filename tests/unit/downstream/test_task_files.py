@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream.bitext import Bitext
 from ernie_m.downstream.files import PARTS, FileOptions, dev_part, find, load, named
 from ernie_m.downstream.pawsx import PawsX

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ernie_m.console import InputError
+from ernie_m.base.console import InputError
 from ernie_m.downstream import tatoeba
 from tests.downstream_fixtures import plain_accuracies
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch.distributed as dist
 from watchdog_jobs import Job, all_but, go_on, meet_by_gloo, seconds_in, until
 
-from ernie_m.console import EXIT_PEER_LOST
-from ernie_m.watchdog import Watchdog
+from ernie_m.base.console import EXIT_PEER_LOST
+from ernie_m.training.watchdog import Watchdog
 
 
 def test_a_killed_rank_is_named_once_and_all_others_end(jobs: dict[int, Job]) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch.distributed as dist
 from watchdog_jobs import Job, go_on, meet_by_gloo, until
 
-import ernie_m.watchdog
-from ernie_m.console import EXIT_PEER_LOST
-from ernie_m.watchdog import Watchdog
+import ernie_m.training.watchdog
+from ernie_m.base.console import EXIT_PEER_LOST
+from ernie_m.training.watchdog import Watchdog
 
 
 def test_a_hung_rank_is_named_while_the_others_wait_in_a_barrier(job: Job) -> None:
@@ -60,7 +60,7 @@ def test_when_all_stand_still_all_are_named(job: Job) -> None:
 
 def test_an_interpreter_stuck_in_C_ends_with_a_traceback(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """It can neither beat nor judge. The others name it; a timer that needs no interpreter ends it."""
-    monkeypatch.setattr(ernie_m.watchdog, "LAST_WORDS_SECONDS", 1.5)  # the margin of that timer
+    monkeypatch.setattr(ernie_m.training.watchdog, "LAST_WORDS_SECONDS", 1.5)  # the margin of that timer
 
     def body(rank: int, watchdog: Watchdog, folder: Path) -> None:
         if rank == 2:
@@ -107,7 +107,7 @@ def test_patience_ends(job: Job) -> None:
 
 def test_one_rank_alone_has_nobody_to_watch(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the timer runs: set again and again, and taken away at the end."""
-    monkeypatch.setattr(ernie_m.watchdog, "LAST_WORDS_SECONDS", 0.3)
+    monkeypatch.setattr(ernie_m.training.watchdog, "LAST_WORDS_SECONDS", 0.3)
 
     def body(rank: int, watchdog: Watchdog, folder: Path) -> None:
         time.sleep(1.2)

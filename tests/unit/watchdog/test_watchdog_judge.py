@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ernie_m.console import InputError
-from ernie_m.heartbeat import Judge
-from ernie_m.hostfile import free_port
-from ernie_m.watchdog import Watchdog
+from ernie_m.base.console import InputError
+from ernie_m.base.hostfile import free_port
+from ernie_m.training.heartbeat import Judge
+from ernie_m.training.watchdog import Watchdog
 
 
 def post(rank: int, points: int, still: float, allowed: float = 100.0) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ernie_m.hostfile import free_port
-from ernie_m.watchdog import Watchdog
+from ernie_m.base.hostfile import free_port
+from ernie_m.training.watchdog import Watchdog
 
 WORLD = 3
 LIMIT = 25  # seconds until a test gives up waiting

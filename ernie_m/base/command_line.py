@@ -1,0 +1,117 @@
+"""Command lines with python-fire, checked before anything runs.
+
+Fire alone runs the whole command and only then rejects an unknown option, and it reads texts such as 1e3 as numbers;
+here a wrong command, an unknown, repeated or missing option is one line at once, with the nearest match, and so is a
+number out of the range that it is declared with: Annotated[int, Range(...)].
+"""
+
+from __future__ import annotations
+
+import atexit
+import difflib
+import gc
+import inspect
+import os
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import fire
+
+from ernie_m.base.console import InputError, run_cleanly
+from ernie_m.base.ranges import number_of
+
+Options = Mapping[str, inspect.Parameter]
+
+
+def run(component: Callable[..., Any], name: str) -> None:
+    """Run a function, or a class whose public methods are commands, on the arguments of this process; exits cleanly."""
+    # The last thing that Python does is to look through all of torch's objects for cycles: a second of every rank, for which
+    # whoever waits for the command waits too.
+    atexit.register(gc.freeze)
+    run_cleanly(lambda: fire.Fire(component, command=checked_arguments(component, name, sys.argv[1:]), name=name))
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """', did you mean `x`?' or nothing."""
+    found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f", did you mean `{found[0]}`?" if found else ""
+
+
+def at_home(path: str, option: str) -> str:
+    """A path with its leading ~ replaced, which the shell leaves alone in --run=~/x, in quotes and on other hosts.
+
+    Raises InputError for the home of nobody: it would become a folder called ~name.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise InputError(f"{option} {path}: there is no home folder of {expanded.partition('/')[0]}; give the whole path")
+    return expanded
+
+
+def checked_arguments(component: Callable[..., Any], name: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments for fire; raises InputError for those that `component` would not take."""
+    if "--help" in arguments or "-h" in arguments or (inspect.isclass(component) and not arguments):
+        return [*[argument for argument in arguments if not argument.startswith("-")][:1], "--help"]
+    command: list[str] = []
+    if inspect.isclass(component):
+        commands = [key for key in vars(component) if not key.startswith("_")]
+        chosen = arguments[0].replace("-", "_")
+        if chosen not in commands:
+            shown = ", ".join(key.replace("_", "-") for key in commands)
+            raise InputError(f"unknown command {arguments[0]}{nearest(chosen, commands) or ','} expected one of {shown}")
+        name, command, arguments, component = arguments[0], [chosen], arguments[1:], getattr(component, chosen)
+    options = {key: option for key, option in inspect.signature(component).parameters.items() if key != "self"}
+    takes_rest = any(option.kind is option.VAR_POSITIONAL for option in options.values())
+    options = {key: option for key, option in options.items() if option.kind is not option.VAR_POSITIONAL}
+    rest, given = _given_options(name, arguments, options, takes_rest)
+    missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
+    if missing:
+        raise InputError(f"{name}: --{missing[0]} is missing; --help explains the options")
+    given, types = {key: at_home(value, f"--{key}") for key, value in given.items()}, types_of(component)
+    given = {key: number_of(value, types.get(key), f"--{key}") for key, value in given.items()}
+    is_text = {key: str(option.annotation).startswith("str") for key, option in options.items()}
+    flags = [f"--{key}={value!r}" if is_text[key] else f"--{key}={value}" for key, value in given.items()]
+    return [*command, *(repr(text) for text in rest), *flags]
+
+
+def types_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Option -> type with its range, of a command."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {key: hint for key, hint in hints.items() if key in inspect.signature(function).parameters}
+
+
+def _given_options(
+    command: str, arguments: Sequence[str], options: Options, takes_rest: bool
+) -> tuple[list[str], dict[str, str]]:
+    rest: list[str] = []
+    given: dict[str, str] = {}
+    awaiting = ""
+    for argument in arguments:
+        if awaiting and not argument.startswith("--"):
+            given[awaiting], awaiting = argument, ""
+            continue
+        if takes_rest and not argument.startswith("-"):
+            rest.append(argument)
+            continue
+        key, has_value, value = argument.lstrip("-").partition("=")
+        key = key.replace("-", "_")
+        if not argument.startswith("-") or not key:
+            raise InputError(f"{command}: unexpected `{argument}`; options are given as --name value")
+        if len(key) == 1:  # fire's short forms
+            key = next((option for option in options if option.startswith(key)), key)
+        negated = key.removeprefix("no")
+        if key not in options and negated in options and isinstance(options[negated].default, bool):
+            given[negated], awaiting = "False", ""
+            continue
+        if key not in options:
+            expected = ", ".join(f"--{option}" for option in options)
+            raise InputError(f"{command}: unknown option --{key}{nearest(key, options) or ','} expected {expected}")
+        is_flag = isinstance(options[key].default, bool)
+        given[key] = value if has_value else ("True" if is_flag else "")
+        awaiting = "" if has_value or is_flag else key
+    empty = [key for key, value in given.items() if not value]
+    if empty:
+        raise InputError(f"{command}: --{empty[0]} has no value; options are given as --name value")
+    return rest, given

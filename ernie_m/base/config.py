@@ -1,0 +1,198 @@
+"""Strict configuration: defaults in dataclasses beside their owners, then a YAML recipe, then `key.path=value`.
+
+A section is a frozen dataclass with a docstring under each field. Each number is declared with its range
+(ernie_m.base.ranges); `check` holds what values must satisfy beside that, e.g. together. Unknown keys and wrong
+types are errors that name the file, the key and the nearest match: nothing is dropped silently.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+import yaml
+
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import described, faults
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Section")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def section(cls: type[T]) -> type[T]:
+    """Make a configuration section: a frozen, keyword-only dataclass."""
+    return dataclass(frozen=True, kw_only=True)(cls)
+
+
+class Section:
+    """Base of all sections; numbers must be in their ranges, and `check` runs on construction."""
+
+    def __post_init__(self) -> None:
+        for name, hint in hints_of(type(self)).items():  # type: ignore[arg-type]
+            for fault in faults(getattr(self, name), hint, name):
+                raise InputError(fault)
+        self.check()
+
+    def check(self) -> None:
+        """Raise InputError through `require` for values that make no sense though each is in its range."""
+
+    def require(self, holds: bool, key: str, expected: str) -> None:
+        """Raise InputError naming `key`, its value and what was expected, unless `holds`."""
+        if not holds:
+            raise InputError(f"{key}: {getattr(self, key)!r}; expected {expected}")
+
+
+@functools.cache
+def hints_of(cls: type) -> dict[str, Any]:
+    """Field -> type with its range, of a section."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Content of a YAML mapping; raises InputError for a missing or broken file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text; expected a YAML file") from None
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError for 2026-13-45, which looks like a date
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a YAML mapping of keys, found {type(content).__name__}")
+    return content
+
+
+def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's YAML; its `extends: NAME` takes all that it does not say from NAME.yaml beside it."""
+    content = read_yaml(path)
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    base_path, chain = path.with_name(f"{base}.yaml"), (*extended_by, path)
+    if base_path in chain:
+        raise InputError(f"{path}: extends: {base}; it extends this recipe in turn, expected one that does not")
+    return _merged(read_recipe(base_path, chain), content)
+
+
+def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`content` with each 'key.path=value' applied (values are YAML); raises InputError for one that is not so."""
+    merged = _deep_copy(content)
+    for override in overrides:
+        path, equals, value = str(override).partition("=")
+        if not equals or not path:
+            raise InputError(f"argument {override!r}: expected key.path=value, e.g. optimizer.peak_learning_rate=1e-4")
+        *parents, last = path.split(".")
+        node = merged
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"argument {override!r}: {parent} holds no keys")
+        try:
+            node[last] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError):
+            raise InputError(f"argument {override!r}: {value!r} is not valid YAML; quote it if it is text") from None
+    return merged
+
+
+def build(cls: type[S], content: Mapping[str, Any], source: str, prefix: str = "") -> S:
+    """Make a section of a mapping; raises InputError, naming `source` and the dotted key, for all that does not fit."""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    for key in content:
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
+            hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(known)}"
+            raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
+    missing = [name for name, f in known.items() if name not in content and f.default is f.default_factory]
+    if missing:
+        raise InputError(f"{source}: missing key {prefix}{missing[0]}")
+    hints = hints_of(cls)  # type: ignore[arg-type]
+    values = {key: _convert(value, hints[key], source, f"{prefix}{key}") for key, value in content.items()}
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise InputError(f"{source}: {prefix}{error}") from None
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A section as plain YAML-able content."""
+    return _deep_copy(asdict(config))
+
+
+def differing_keys(saved: Mapping[str, Any], present: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines 'key: saved value -> present value' for all that differs between two nested mappings."""
+    lines = []
+    for key in sorted({*saved, *present}):
+        old, new = saved.get(key), present.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differing_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old!r} -> {new!r}")
+    return lines
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _deep_copy(item) for key, item in value.items()}
+    return [_deep_copy(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
+    if value is None and typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint):
+        return None
+    hint, allowed = described(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise InputError(f"{source}: {key}: {value!r}; expected one of {', '.join(map(str, arguments))}")
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(item, arguments[0], source, f"{key}[{i}]") for i, item in enumerate(value))
+    if origin is dict and isinstance(value, Mapping):
+        return {name: _convert(item, arguments[1], source, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(hint, type) and issubclass(hint, Section) and isinstance(value, Mapping):
+        return build(hint, value, source, f"{key}.")
+    converters: dict[Any, Callable[[Any], Any]] = {float: _as_float, int: _as_int, bool: _as_bool, str: _as_str}
+    converted = converters[hint](value) if hint in converters else None
+    if converted is None:
+        expected = hint.__name__ if hint in converters else ("a mapping of keys" if origin is not tuple else "a list")
+        expected = allowed.expected(hint is int) if allowed is not None else expected
+        raise InputError(f"{source}: {key}: {value!r}; expected {expected}")
+    return converted
+
+
+def _as_float(value: Any) -> float | None:
+    try:  # YAML 1.1 reads 1e-4 as a string
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _as_int(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _as_bool(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _as_str(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

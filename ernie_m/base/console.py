@@ -1,0 +1,166 @@
+"""What a person at a terminal sees: one clear line for a mistake, progress with an ETA, a reason for each choice."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn, TextIO
+
+from ernie_m.base.launchers import rank_of
+
+EXIT_STOPPED = 75
+"""Saved and stopped on request (a signal, --exit_after): the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+EXIT_PEER_LOST = 76
+"""Another rank died or hung; the newest checkpoint is whole."""
+
+
+class InputError(ValueError):
+    """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line.
+
+    With several ranks, rank 0 alone prints it, unless `only_here` says that the other ranks do not meet it.
+    """
+
+    def __init__(self, message: str, only_here: bool = False) -> None:
+        super().__init__(message)
+        self.only_here = only_here
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An automatic choice and its reason, e.g. Choice("attention", "sdpa", "no CUDA device; flex needs sm80")."""
+
+    subject: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.value} ({self.reason})"
+
+
+class SurvivingOutput:
+    """A text stream that goes on as /dev/null when whoever read it is gone: a rank must not die of a print.
+
+    DeepSpeed's launcher, stopped, takes the ssh with it that ranks of other hosts write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end of the process
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line to stderr and exit."""
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def run_cleanly(main: Callable[[], object]) -> None:
+    """Call `main`; an InputError becomes one line and exit code 2, a full disk or missing file one line and 3."""
+    try:
+        main()
+    except InputError as error:
+        rank = rank_of(os.environ)
+        if rank == 0 or error.only_here:
+            fail(f"rank {rank}: {error}" if rank else f"{error}")
+        raise SystemExit(2) from None
+    except OSError as error:
+        fail(f"{error.filename or 'input/output'}: {reason_of(error)}", 3)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        rank, what = rank_of(os.environ), " ".join(str(error).split())[:200]
+        fail(
+            f"rank {rank}: out of memory ({type(error).__name__}{f': {what}' if what else ''}); take fewer rows at a time "
+            "(batch.micro_batch_rows in pre-training, micro_batch in fine-tuning) or more memory",
+            3,
+        )
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "could not create a primitive", "cannot allocate memory")
+"""Words of torch, oneDNN and the C library for an allocation that failed."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the host or on a device."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY)
+
+
+def reason_of(error: OSError) -> str:
+    """Why a file system said no; it calls a symbolic link that leads nowhere a file that exists."""
+    if isinstance(error, FileExistsError) and error.filename and os.path.islink(error.filename):
+        return f"a symbolic link to {os.readlink(error.filename)}, which is not there; make that folder, or mount its disk"
+    return f"{error.strerror or error}"
+
+
+def duration(seconds: float) -> str:
+    """71 -> '1m11s'; 3700 -> '1h01m'."""
+    whole = int(max(0.0, seconds))
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+class Progress:
+    """A line that says how far a job is: on a terminal rewritten in place, elsewhere a fresh line now and then."""
+
+    def __init__(self, what: str, total: int | None, unit: str, stream: TextIO | None = None, every: float = 5.0) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.stream = stream or sys.stderr
+        self.is_terminal = self.stream.isatty()
+        self.every = 0.2 if self.is_terminal else every
+        self.started = self.shown = time.monotonic()
+        self.done = 0
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count `amount` more units; prints at most every `every` seconds."""
+        self.done += amount
+        now = time.monotonic()
+        if now - self.shown >= self.every:
+            self.shown = now
+            self._print(note, now)
+
+    def close(self, note: str = "") -> None:
+        """Print the final state, if anything was worth a line before or the job was long."""
+        now = time.monotonic()
+        if self.is_terminal or now - self.started >= self.every:
+            self._print(note, now, end="\n")
+
+    def _print(self, note: str, now: float, end: str = "") -> None:
+        elapsed = max(now - self.started, 1e-9)
+        rate = self.done / elapsed
+        text = f"{self.what}: {self.done:,}"
+        if self.total:
+            text += f"/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f} %)"
+            text += f", ETA {duration((self.total - self.done) / rate)}" if self.done else ""
+        else:
+            text += f" {self.unit}, {duration(elapsed)}"
+        text += f", {rate:,.0f} {self.unit}/s {note}".rstrip()
+        if self.is_terminal:
+            self.stream.write("\r\x1b[K" + text + end)
+        else:
+            self.stream.write(text + "\n")
+        self.stream.flush()

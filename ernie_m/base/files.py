@@ -1,0 +1,181 @@
+"""Files under their final name are whole: written aside, fsynced, renamed; and hashed in pieces. Deleting follows links."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ernie_m.base.console import InputError
+
+_ASIDE = re.compile(r"\..+\.\d+\.tmp")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""What flock says where there are no locks: Lustre ENOSYS, NFS ENOLCK."""
+
+
+def sha256_of(path: Path, piece_bytes: int = 1 << 22, on_progress: Callable[[], None] = lambda: None) -> str:
+    """Hex SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(piece_bytes):
+            digest.update(piece)
+            on_progress()
+    return digest.hexdigest()
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; renamed over it when the block ends well, removed when it does not."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield aside
+        fsync_path(aside)
+        os.replace(aside, path)
+        fsync_path(path.parent)
+    except OSError as error:  # a full disk does not say which file it has no room for
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
+    """Raise InputError when one of the files that `option` names is there already: only `--overwrite` replaces it."""
+    taken = [] if overwrite else [path for path in paths if os.path.lexists(path)]
+    if taken:
+        raise InputError(f"{option} {taken[0]}: exists and stays as it is; give another name, or add --overwrite")
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether `written_atomically` made it; where nobody is writing, a kill left it behind."""
+    return _ASIDE.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what kills left of files that were being written to `folder`; for who alone writes there."""
+    with contextlib.suppress(OSError):
+        for path in filter(is_left_over, [*folder.iterdir()]):
+            path.unlink(missing_ok=True)
+
+
+def lock(descriptor: int, path: Path, wait: bool = False) -> None:
+    """Lock an open file or folder for this process, by flock; the kernel lets go of it when it is closed.
+
+    Raises BlockingIOError when somebody holds it (unless `wait`), InputError where `path`'s file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise InputError(
+            f"{path}: its file system has no locks (flock: {error.strerror}), so two jobs could write there at once; mount "
+            "Lustre with -o flock, NFS without nolock and with lockd on both sides, or take a folder elsewhere"
+        ) from None
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
+    """Hold the lock file `path` within the block; the kernel lets go of it however the process ends.
+
+    Yields what tells whether the file still names this holder: over a network file system a lock can be lost to
+    somebody else. Raises InputError, `otherwise` with the holder's name, when somebody holds it.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            lock(file.fileno(), path)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().partition(";")[0].strip() or "unknown"
+            raise InputError(f"{path.parent}: {otherwise} ({holder}); wait for it, or stop it first") from None
+        content = f"process {os.getpid()} on {socket.gethostname()}; {os.urandom(8).hex()}\n"
+        file.truncate(0)
+        file.write(content)
+        file.flush()
+
+        def is_owner() -> bool:
+            try:
+                return path.read_text(encoding="utf-8") == content
+            except FileNotFoundError:
+                return False
+
+        yield is_owner
+
+
+def look_before_removing(path: Path) -> None:
+    """Touch nothing; raise OSError when `remove` could not delete all of `path`, InputError for a link to nowhere."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(
+            f"{path}: a link to {os.readlink(path)}, which is not there; bring its disk back, or delete the link if nothing "
+            "behind it is needed"
+        )
+    for folder, _, _ in os.walk(path, onerror=_raise) if path.is_dir() else ():
+        require_writable(Path(folder))
+
+
+def require_writable(folder: Path) -> None:
+    """Raise OSError unless entries of the folder can be made and deleted."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "not writable for this user, or mounted read-only", str(folder))
+
+
+def remove(path: Path, keep_link: bool = False) -> None:
+    """Delete a file or a folder; what is not there is no error.
+
+    A folder that is a link or a mount point holds its content on another disk: the content goes, and so does a link, unless
+    it is to be kept for what comes next. Raises OSError when something cannot be deleted.
+    """
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif not path.is_symlink() and not os.path.ismount(path):
+        shutil.rmtree(path)
+    else:
+        for child in path.iterdir():  # a link in there is deleted, not followed
+            shutil.rmtree(child) if child.is_dir() and not child.is_symlink() else child.unlink()
+        if path.is_symlink() and not keep_link:
+            with contextlib.suppress(OSError):
+                path.resolve().rmdir()
+            path.unlink()
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON, atomically."""
+    with written_atomically(path) as aside:
+        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
+    """Raise InputError when the JSON file `output` is there and does not say to be of the same as `of`: figures of something
+    else, and other people's files, are not written over."""
+    if output is None or not os.path.lexists(output):
+        return
+    try:
+        found = json.loads(Path(output).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or any(found.get(key) != value for key, value in of.items()):
+        what = ", ".join(f"{key} {value}" for key, value in of.items())
+        raise InputError(f"--output {output}: there already, and not of {what}; give another file, or remove it")

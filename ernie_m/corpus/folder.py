@@ -1,0 +1,269 @@
+"""Token shards on disk, read by memory map.
+
+A corpus folder holds `manifest.json` with its shard table, the tokenizer that made the ids, and Arrow IPC shards of ONE
+record batch each, so that every column is one flat buffer and a row is a slice of it (docs/data_format.md):
+
+    monolingual   tokens: list<int32>, starts_document: bool        a line of text a row
+    parallel      source: list<int32>, target: list<int32>          a pair a row
+
+1. `Manifest` (ernie_m/corpus/manifest.py) says what there is; the shards are columns there, a million open in no time.
+2. `CorpusFolder` opens it and groups its shards into streams: one per language, one per language pair.
+3. `Shard` maps one file on first use, when it is checked, and hands out numpy views, never copies. A folder keeps the
+   `SHARDS_KEPT_OPEN` last used ones, so that a long run over a million files does not run out of memory maps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import UNK_ID, mask_id
+from ernie_m.corpus.manifest import FORMAT_VERSION, MANIFEST_FILE, CorpusEntry, Manifest
+from ernie_m.corpus.shard_table import HELD_OUT, SHARD_TABLE_FILE, SPLITS, TRAIN, ShardEntry, ShardList, shard_file
+
+__all__ = [
+    "FORMAT_VERSION",
+    "HELD_OUT",
+    "MANIFEST_FILE",
+    "MONOLINGUAL_SCHEMA",
+    "PARALLEL_SCHEMA",
+    "SHARD_TABLE_FILE",
+    "TOKEN_COLUMNS",
+    "TRAIN",
+    "CorpusEntry",
+    "CorpusFolder",
+    "Manifest",
+    "Shard",
+    "ShardEntry",
+    "ShardList",
+    "Shards",
+    "Stream",
+    "shard_file",
+]
+
+MONOLINGUAL_SCHEMA = pa.schema([("tokens", pa.list_(pa.int32())), ("starts_document", pa.bool_())])
+PARALLEL_SCHEMA = pa.schema([("source", pa.list_(pa.int32())), ("target", pa.list_(pa.int32()))])
+SCHEMAS = {1: MONOLINGUAL_SCHEMA, 2: PARALLEL_SCHEMA}  # by number of languages
+TOKEN_COLUMNS = {1: ("tokens",), 2: ("source", "target")}
+
+
+SHARDS_KEPT_OPEN = 512
+"""Of a folder. A map costs no file descriptor, but a process may have 65,530 of them (vm.max_map_count)."""
+SHARDS_CHECKED_ON_OPENING = 1_000
+"""A folder of more is checked shard by shard, at first use: a look at a million files takes minutes on a shared disk."""
+
+
+class Shard:
+    """One mapped shard; columns are numpy views of the file.
+
+    `offsets[c]` int32 [rows + 1] and `values[c]` int32 [tokens]; row i of column c is
+    values[c][offsets[c][i] : offsets[c][i + 1]].
+    """
+
+    def __init__(self, folder: Path, entry: ShardEntry, num_columns: int) -> None:
+        self.folder, self.path, self.entry, self.num_columns = folder, folder / entry.file, entry, num_columns
+
+    @cached_property
+    def _batch(self) -> pa.RecordBatch:
+        check_size(str(self.path), self.entry)
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            schema, num_batches = reader.schema, reader.num_record_batches
+            batch = reader.get_batch(0) if num_batches == 1 else None
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise InputError(f"{self.path}: not a readable Arrow file ({_line(error)}); rebuild the data") from None
+        if batch is None:
+            raise InputError(f"{self.path}: {num_batches} record batches, expected 1; rebuild the data")
+        if not schema.equals(SCHEMAS[self.num_columns]):
+            raise self.altered("its columns are not those of a shard")
+        if batch.num_rows != self.entry.rows:
+            raise InputError(f"{self.path}: {batch.num_rows} rows, the manifest says {self.entry.rows}; rebuild the data")
+        for name, tokens in zip(TOKEN_COLUMNS[self.num_columns], self.entry.tokens, strict=True):
+            column = batch.column(name)
+            borders = len(column.offsets), column.offsets[0].as_py(), column.offsets[-1].as_py(), len(column.values)
+            if borders != (self.entry.rows + 1, 0, tokens, tokens):
+                raise self.altered(f"column {name} does not hold {self.entry.rows} rows of {tokens} tokens together")
+        return batch
+
+    @cached_property
+    def offsets(self) -> tuple[np.ndarray, ...]:
+        """Row borders of each token column, int32 [rows + 1]."""
+        columns = (self._batch.column(name) for name in TOKEN_COLUMNS[self.num_columns])
+        return tuple(column.offsets.to_numpy(zero_copy_only=True) for column in columns)
+
+    @cached_property
+    def values(self) -> tuple[np.ndarray, ...]:
+        """Flat token ids of each column, int32 [tokens]."""
+        columns = (self._batch.column(name) for name in TOKEN_COLUMNS[self.num_columns])
+        return tuple(column.values.to_numpy(zero_copy_only=True) for column in columns)
+
+    @cached_property
+    def starts_document(self) -> np.ndarray:
+        """Monolingual shards: bool [rows], whether the line is the first of its document."""
+        return self._batch.column("starts_document").to_numpy(zero_copy_only=False)
+
+    def borders(self, first: int, last: int) -> np.ndarray:
+        """Where lines [first, last) begin and the last one ends, of each column: int32 [lines + 1, columns].
+
+        Raises InputError when the file was cut since it was mapped, or its offsets cannot be those of lines.
+        """
+        self.check_mapped()
+        borders = np.stack([offsets[first : last + 1] for offsets in self.offsets], axis=1)
+        bounds_C = borders[:1].min(axis=0, initial=0), np.array(self.entry.tokens) - borders[-1:].max(axis=0, initial=0)
+        if first > last or min(map(np.min, (*bounds_C, np.diff(borders, axis=0).min(axis=0, initial=0)))) < 0:
+            raise self.altered(f"the lengths of rows {first} to {last} are not those of text")
+        return borders
+
+    def check_mapped(self) -> None:
+        """Raise InputError if the file was cut since it was mapped.
+
+        To be called before reading: where the file ends before its map, the kernel ends the process without a word.
+        """
+        if "_batch" in vars(self):
+            check_size(str(self.path), self.entry)
+
+    def check_ids(self, vocab_size: int, starts_EC: np.ndarray, stops_EC: np.ndarray) -> None:
+        """Raise InputError naming the first row in which one of these spans of tokens holds an id that no text has."""
+        for column, name in enumerate(TOKEN_COLUMNS[self.num_columns]):
+            for start, stop in zip(starts_EC[:, column].tolist(), stops_EC[:, column].tolist(), strict=True):
+                ids = self.values[column][start:stop]
+                wrong = np.flatnonzero((ids < UNK_ID) | (ids >= mask_id(vocab_size)))
+                if len(wrong):
+                    row = int(np.searchsorted(self.offsets[column], start + wrong[0], "right")) - 1
+                    raise self.altered(
+                        f"row {row} of column {name} holds the id {ids[wrong[0]]}, expected {UNK_ID} to "
+                        f"{mask_id(vocab_size) - 1} in a vocabulary of {vocab_size}"
+                    )
+
+    def altered(self, what: str) -> InputError:
+        """The error of a file that is not what was built."""
+        return InputError(
+            f"{self.path}: {what}; the file was altered since it was built: rebuild the data "
+            f"(`python -m data_prep verify --data {self.folder}` names all such files)"
+        )
+
+    def verify(self) -> None:
+        """Raise InputError unless the file has the manifest's size and hash."""
+        check_size(str(self.path), self.entry)
+        if sha256_of(self.path) != self.entry.sha256:
+            raise InputError(f"{self.path}: SHA-256 differs from the manifest's; rebuild the data")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def check_size(path: str, entry: ShardEntry) -> None:
+    """Raise InputError unless the shard's file is there and as long as the manifest says."""
+    try:
+        size = os.stat(path).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: missing, though the manifest names it; rebuild the data") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}, expected a readable file; look at its disk") from None
+    if size != entry.bytes:
+        raise InputError(f"{path}: {size} bytes, the manifest says {entry.bytes}; rebuild the data")
+
+
+class Shards:
+    """A lazy sequence of `Shard`s: each is made, and its file mapped, when somebody asks for it."""
+
+    def __init__(self, entries: ShardList, opened: Callable[[int, int], Shard]) -> None:
+        self._entries, self._opened = entries, opened
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Shard:
+        return self._opened(int(self._entries.places[index]), self._entries.num_languages)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All shards of one language, or of one language pair, of one split."""
+
+    languages: tuple[str, ...]
+    entries: ShardList
+    """What the manifest says of its shards, as columns."""
+    shards: Shards = field(repr=False, compare=False)
+    """The same shards, to be read."""
+
+    @property
+    def name(self) -> str:
+        """'en' or 'de-en'."""
+        return "-".join(self.languages)
+
+    @property
+    def num_rows(self) -> int:
+        return int(self.entries.rows.sum())
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.entries.tokens.sum())
+
+
+class CorpusFolder:
+    """An opened corpus folder. Its shards are checked for presence and size on first use; now already if they are few.
+
+    Raises InputError when the folder, the manifest, the tokenizer or a shard is missing or does not fit.
+    """
+
+    def __init__(self, folder: str | Path, shards_kept_open: int = SHARDS_KEPT_OPEN) -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.read(self.folder)
+        self.tokenizer_path = self.folder / self.manifest.tokenizer_file
+        if not self.tokenizer_path.is_file() or sha256_of(self.tokenizer_path) != self.manifest.tokenizer_sha256:
+            raise InputError(f"{self.tokenizer_path}: missing or not the tokenizer of these shards; rebuild the data")
+        self.language_ids = self.manifest.language_ids()
+        # One cache for all streams: it bounds the process. A shard that falls out is unmapped when its last user is done.
+        self._opened = lru_cache(maxsize=shards_kept_open)(self._new_shard)
+        self._streams = self._grouped()
+        if self.num_shards <= SHARDS_CHECKED_ON_OPENING:
+            self.check_sizes()
+
+    @property
+    def num_shards(self) -> int:
+        return sum(len(corpus.shards) for corpus in self.manifest.corpora)
+
+    def check_sizes(self, progress: Progress | None = None) -> None:
+        """Raise InputError unless every shard is there with the manifest's size; `progress` counts the shards."""
+        for corpus in self.manifest.corpora:
+            for entry in corpus.shards:
+                check_size(f"{self.folder}/{entry.file}", entry)
+                if progress is not None:
+                    progress.advance(1)
+
+    def _new_shard(self, place: int, num_languages: int) -> Shard:
+        table = self.manifest.corpora[0].shards.table  # of all corpora
+        return Shard(self.folder, next(table.entries(np.array([place]), num_languages)), num_languages)
+
+    def _grouped(self) -> dict[tuple[int, str], list[Stream]]:
+        grouped: dict[tuple[str, tuple[str, ...]], list[ShardList]] = {}
+        for corpus in self.manifest.corpora:
+            for split in SPLITS:
+                if len(shards := corpus.shards.of_split(split)):
+                    grouped.setdefault((split, corpus.languages), []).append(shards)
+        streams: dict[tuple[int, str], list[Stream]] = {}
+        for split, languages in sorted(grouped):
+            entries = ShardList.joined(grouped[split, languages])
+            streams.setdefault((len(languages), split), []).append(Stream(languages, entries, Shards(entries, self._opened)))
+        return streams
+
+    def monolingual(self, split: str = TRAIN) -> list[Stream]:
+        """Streams of one language each, sorted by language."""
+        return self._streams.get((1, split), [])
+
+    def parallel(self, split: str = TRAIN) -> list[Stream]:
+        """Streams of one language pair each, sorted by pair."""
+        return self._streams.get((2, split), [])

@@ -1,0 +1,134 @@
+"""The one description of a corpus folder; data_prep writes it, training and the tools read it.
+
+manifest.json holds what is small: the tokenizer, the corpora, what was rejected. Its shards, perhaps a million, are rows
+of `shards.arrow` (ernie_m/corpus/shard_table.py), whose hash manifest.json holds: whoever pins the one has pinned all.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.special_tokens import NO_LANGUAGE
+from ernie_m.corpus.shard_table import SHARD_TABLE_FILE, ShardEntry, ShardList, read_table, write_table
+
+MANIFEST_FILE = "manifest.json"
+FORMAT_NAME = "ernie-m token shards"
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True, init=False)
+class CorpusEntry:
+    """One corpus of the catalog: what was read, what was rejected and why, and the shards made of it."""
+
+    name: str
+    format: str
+    languages: tuple[str, ...]
+    lines_read: int
+    rejected: dict[str, int]
+    shards: ShardList
+
+    def __init__(
+        self,
+        name: str,
+        format: str,
+        languages: tuple[str, ...],
+        lines_read: int,
+        rejected: dict[str, int],
+        shards: ShardList | Iterable[ShardEntry],
+    ) -> None:
+        """`shards`: any entries of this corpus, read once and kept as columns."""
+        if not isinstance(shards, ShardList):
+            shards = ShardList.of(name, len(languages), shards)
+        assert shards.corpora() <= {name}, "another corpus's shards"
+        for key, value in zip(fields(self), (name, format, languages, lines_read, rejected, shards), strict=True):
+            object.__setattr__(self, key.name, value)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a corpus folder promises."""
+
+    tokenizer_file: str
+    tokenizer_sha256: str
+    vocab_size: int
+    corpora: tuple[CorpusEntry, ...]
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def languages(self) -> list[str]:
+        """Every language of the folder, sorted; a language's id is its index here + 1 (0 is 'none')."""
+        return sorted({language for corpus in self.corpora for language in corpus.languages})
+
+    def language_ids(self) -> dict[str, int]:
+        """Language -> id, from 1."""
+        return {language: NO_LANGUAGE + 1 + i for i, language in enumerate(self.languages)}
+
+    def write(self, folder: Path) -> None:
+        """Write the shard table and then manifest.json into `folder`, each atomically: only both are a finished folder."""
+        write_table(folder, [(corpus.name, corpus.shards) for corpus in self.corpora])
+        table = folder / SHARD_TABLE_FILE
+        write_json(
+            folder / MANIFEST_FILE,
+            {
+                "format": FORMAT_NAME,
+                "format_version": FORMAT_VERSION,
+                "languages": self.languages,
+                "tokenizer_file": self.tokenizer_file,
+                "tokenizer_sha256": self.tokenizer_sha256,
+                "vocab_size": self.vocab_size,
+                "versions": self.versions,
+                "corpora": [_summary(corpus) for corpus in self.corpora],
+                "shard_table": {"file": table.name, "bytes": table.stat().st_size, "sha256": sha256_of(table)},
+            },
+        )
+
+    @staticmethod
+    def read(folder: Path) -> Manifest:
+        """Read what `write` wrote; raises InputError when a file is missing, broken or of another format."""
+        path = folder / MANIFEST_FILE
+        if not folder.is_dir():
+            raise InputError(f"data folder {folder}: no such folder; `python -m data_prep build` makes one")
+        if not path.is_file():
+            raise InputError(f"{path}: missing, so this data folder is not finished; run `python -m data_prep build` again")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT_NAME:
+                raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
+            version = content.pop("format_version")
+            if version != FORMAT_VERSION:
+                raise InputError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}; rebuild the data")
+            content.pop("languages")
+            corpora = _read_corpora(folder, content.pop("corpora"), **content.pop("shard_table"))
+            return Manifest(corpora=corpora, **content)
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path}: not a valid manifest ({type(error).__name__}: {error}); rebuild the data") from None
+
+
+def _summary(corpus: CorpusEntry) -> dict[str, Any]:
+    content = {key.name: getattr(corpus, key.name) for key in fields(corpus)}
+    return {**content, "shards": len(corpus.shards)}
+
+
+def _read_corpora(
+    folder: Path, summaries: list[dict[str, Any]], file: str, bytes: int, sha256: str
+) -> tuple[CorpusEntry, ...]:
+    if file != SHARD_TABLE_FILE:
+        raise InputError(f"{folder / MANIFEST_FILE}: shard table {file}, expected {SHARD_TABLE_FILE}; rebuild the data")
+    num_shards = [operator.index(summary["shards"]) for summary in summaries]
+    table = read_table(folder, bytes, sha256, [summary["name"] for summary in summaries], num_shards)
+    corpora, first = [], 0
+    for summary, count in zip(summaries, num_shards, strict=True):
+        languages = tuple(summary["languages"])
+        shards = ShardList(table, np.arange(first, first + count, dtype=np.int32), len(languages))
+        corpora.append(CorpusEntry(**{**summary, "languages": languages, "shards": shards}))
+        first += count
+    return tuple(corpora)

@@ -1,0 +1,102 @@
+"""SentencePiece text -> model ids, with XLM-R's (fairseq's) numbering; what a vocabulary is, by its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
+
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, mask_id, vocab_size_of
+
+TOKENIZER_FILE = "sentencepiece.bpe.model"  # the name XLM-R and `transformers` use, whatever the algorithm
+TEXTS_AT_A_TIME = 4096  # bounds the Python lists between SentencePiece and numpy
+
+
+class EncodedTexts(NamedTuple):
+    """Model ids of many texts, end to end: text i is values[offsets[i]:offsets[i + 1]]."""
+
+    values: np.ndarray  # int32 [num_tokens]
+    offsets: np.ndarray  # int64 [num_texts + 1]
+
+
+class Vocabulary:
+    """A SentencePiece model seen as a map from text to model ids (int32).
+
+    Raises InputError when `path` is missing or is no SentencePiece model, or its first pieces are not <unk> <s> </s>.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"tokenizer {self.path}: no such file; expected a SentencePiece model (see train-tokenizer)")
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(self.path))
+        except (RuntimeError, OSError):
+            raise InputError(f"tokenizer {self.path}: not a SentencePiece model") from None
+        first = [self._processor.id_to_piece(i) for i in range(3)]
+        if first != ["<unk>", "<s>", "</s>"]:
+            raise InputError(f"tokenizer {self.path}: pieces 0-2 are {first}, expected <unk> <s> </s> (XLM-R's layout)")
+        self.fingerprint = sha256_of(self.path)
+        self.size = vocab_size_of(self._processor.get_piece_size())
+        self.mask_id = mask_id(self.size)
+        model = self.model_proto()
+        self.is_unigram = model.trainer_spec.model_type == model.trainer_spec.UNIGRAM
+        num_bytes = 256 if model.trainer_spec.byte_fallback else 0
+        byte_pieces = [self._processor.piece_to_id(f"<0x{byte:02X}>") + FAIRSEQ_OFFSET for byte in range(num_bytes)]
+        self.unknown_ids = np.array([UNK_ID, *byte_pieces], np.int32)
+        """Model ids that stand for what the vocabulary does not have: <unk>, and single bytes where the model has them."""
+
+    def model_proto(self) -> Any:
+        """The model's own description of itself (a ModelProto), parsed afresh: it is large and seldom needed."""
+        content = self._processor.serialized_model_proto()
+        return sentencepiece_model_pb2.ModelProto.FromString(content)  # type: ignore[attr-defined]
+
+    def encode(self, text: str) -> np.ndarray:
+        """Model ids of one text, without <s> and </s>: int32 [num_tokens]."""
+        return _model_ids(np.asarray(self._processor.encode(text), dtype=np.int32))
+
+    def encode_batch(self, texts: Sequence[str]) -> EncodedTexts:
+        """Model ids of many texts, without special tokens, on one core: a rank keeps to its own."""
+        return joined([self._encoded(texts[i : i + TEXTS_AT_A_TIME]) for i in range(0, len(texts), TEXTS_AT_A_TIME)])
+
+    def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
+        ids = self._processor.encode(list(texts), num_threads=1)  # SentencePiece's own default takes all cores
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
+        return EncodedTexts(_model_ids(np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1])), offsets)
+
+    def normalised(self, texts: Sequence[str]) -> list[str]:
+        """The texts as the segmentation sees them: mapped by the model's rules, U+2581 for a space and in front."""
+        return list(self._processor.normalize(list(texts)))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of model ids; special tokens are left out."""
+        pieces = [int(i) - FAIRSEQ_OFFSET for i in ids if UNK_ID < int(i) < self.mask_id]
+        return str(self._processor.decode(pieces))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The piece of each model id as it stands in the model, U+2581 for a space; special tokens by their names."""
+        names = {**dict(enumerate((BOS, PAD, EOS, UNK))), self.mask_id: MASK}
+        return [names.get(i) or str(self._processor.id_to_piece(i - FAIRSEQ_OFFSET)) for i in map(int, ids)]
+
+
+def joined(parts: Sequence[EncodedTexts]) -> EncodedTexts:
+    """The texts of all parts, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets, end = [np.zeros(1, np.int64)], 0
+    for part in parts:
+        offsets.append(part.offsets[1:] + end)
+        end += len(part.values)
+    return EncodedTexts(np.concatenate([np.zeros(0, np.int32), *(part.values for part in parts)]), np.concatenate(offsets))
+
+
+def _model_ids(piece_ids: np.ndarray) -> np.ndarray:
+    return np.where(piece_ids == 0, np.int32(UNK_ID), piece_ids + np.int32(FAIRSEQ_OFFSET))

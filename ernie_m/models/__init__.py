@@ -1,0 +1,6 @@
+"""The encoder, its attention backends, its head and the loss, BTMLM's generation, early measures of transfer.
+
+In:     a PackedBatch.   Out: the summed loss of its predicted positions, or hidden states.
+Knows:  torch; not DeepSpeed, ranks or files.
+Start:  model (Encoder.forward), then loss (exact over the global step), then attention.
+"""

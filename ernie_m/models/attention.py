@@ -1,0 +1,95 @@
+"""Attention backends. Each takes the one attention rule in the form it needs; all give the same numbers.
+
+sdpa    torch's scaled_dot_product_attention with the dense boolean mask: CPU and every GPU
+pieces  the same, on pieces of rows between documents: CPU
+flex    FlexAttention with the rule as its `mask_mod`, skipping empty blocks: CUDA, sm80 and later
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from ernie_m.base.console import Choice, InputError
+from ernie_m.models.block_mask import block_mask
+from ernie_m.models.row_pieces import RowPieces, attend_in_pieces, row_pieces
+from ernie_m.rows.attention_rule import attention_rule, dense_mask
+from ernie_m.rows.batch import PackedBatch
+
+SMALLEST_HEAD = 16
+"""Of flex on a GPU: torch refuses smaller ones when it compiles."""
+
+
+def choose_attention(requested: str, device: torch.device, attention_dropout: float = 0.0, head_size: int = 64) -> Choice:
+    """The backend that can do on `device` what the model asks for, with the reason; InputError where `requested` cannot."""
+    obstacles = {
+        "flex": _obstacle_to_flex(device, attention_dropout, head_size),
+        "pieces": "" if device.type == "cpu" else f"{device.type} device; cutting rows would wait for it",
+        "sdpa": "",
+    }
+    if requested == "auto":
+        chosen = next(name for name, obstacle in obstacles.items() if not obstacle)
+        return Choice("attention", chosen, obstacles["flex"] or "CUDA, sm80 or later")
+    if obstacles[requested]:
+        raise InputError(f"model.attention={requested}: not possible here ({obstacles[requested]}); use auto or sdpa")
+    return Choice("attention", requested, "asked for")
+
+
+def _obstacle_to_flex(device: torch.device, attention_dropout: float, head_size: int) -> str:
+    if device.type != "cuda":
+        return f"{device.type} device; flex trains on CUDA only"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"{torch.cuda.get_device_name(device)} is sm{major}{minor}; flex needs sm80"
+    if attention_dropout > 0:
+        return f"attention_dropout is {attention_dropout:g}; flex has none"
+    return "" if head_size >= SMALLEST_HEAD else f"heads of {head_size}; flex needs {SMALLEST_HEAD} or more"
+
+
+def build_mask(backend: str, batch: PackedBatch) -> Any:
+    """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex, RowPieces for pieces.
+
+    Where there is nothing to cut, pieces are sdpa. So is flex without gradient: its kernel is compiled anew for each number
+    of rows and each length, minutes each, and generation, probes and evaluations come in many.
+    """
+    rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
+    if backend == "flex" and torch.is_grad_enabled():
+        return block_mask(rule, batch)
+    if backend == "pieces" and (pieces := row_pieces(rule, batch)) is not None:
+        return pieces
+    num_rows, sequence_length = batch.document_BS.shape
+    device = batch.document_BS.device
+    return dense_mask(rule, torch.arange(num_rows, device=device), torch.arange(sequence_length, device=device))
+
+
+def attend(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Any, dropout: float) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v under `mask`; [B, H, S, E] with E the size of a head."""
+    if isinstance(mask, BlockMask):
+        assert dropout == 0.0, "flex has no attention dropout; choose_attention knows"
+        kernel = _compiled_flex() if query_BHSE.is_cuda else flex_attention
+        return kernel(query_BHSE, key_BHSE, value_BHSE, block_mask=mask)
+    if isinstance(mask, RowPieces):
+        return attend_in_pieces(query_BHSE, key_BHSE, value_BHSE, mask, dropout)
+    return F.scaled_dot_product_attention(query_BHSE, key_BHSE, value_BHSE, attn_mask=mask, dropout_p=dropout)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    """`fullgraph`: torch raises where it would else give up compiling, after `recompile_limit` shapes, and go on unfused."""
+    return torch.compile(flex_attention, dynamic=False, fullgraph=True)
+
+
+def compile_attention(mask: Any, num_heads: int, head_size: int, dtype: torch.dtype) -> None:
+    """Make the kernels, forward and backward, that attention under a mask of training needs; nothing but flex has any."""
+    if not isinstance(mask, BlockMask) or mask.kv_num_blocks.device.type != "cuda":
+        return
+    (num_rows, *_), (length, _) = mask.shape, mask.seq_lengths
+    shape = (num_rows, length, 3, num_heads, head_size)  # laid out as ernie_m.models.model.Layer does
+    qkv = torch.zeros(shape, dtype=dtype, device=mask.kv_num_blocks.device, requires_grad=True)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    attend(query, key, value, mask, 0.0).sum().backward()

@@ -1,0 +1,68 @@
+"""FlexAttention's block metadata from summaries of blocks: which blocks of 128 x 128 nobody reads, which everybody does.
+
+torch's create_block_mask evaluates the rule on all S x S pairs to find out. Here each block of positions is summed up first
+(its documents from .. to, the groups in it, the groups that any and that all of it read, its nearest and farthest
+horizon), and pairs of blocks are judged by their summaries:
+
+    skipped   no document, group or horizon in common: nobody of the query block reads anybody of the key block
+    full      one and the same document, all groups read by all, all within all horizons: the kernel asks no rule
+    partial   the rest, and the diagonal: the kernel asks the rule, so that too many of these cost time and change nothing
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from ernie_m.rows.attention_rule import MaskRule
+from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
+
+BLOCK = 128
+_BITS = 32  # of `reads`
+_LAST = 2**31 - 1
+
+
+def block_mask(rule: MaskRule, batch: PackedBatch) -> BlockMask:
+    """The rule of a micro-batch with its metadata, for blocks of 128 of B rows (and all heads)."""
+    partial_Bqk, full_Bqk = judged_blocks(batch)
+    length = batch.document_BS.shape[1]
+    return BlockMask.from_kv_blocks(
+        *_listed(partial_Bqk), *_listed(full_Bqk), BLOCK_SIZE=BLOCK, mask_mod=rule, seq_lengths=(length, length)
+    )
+
+
+def judged_blocks(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+    """(partial, full) pairs of query and key blocks, bool [B, S / 128, S / 128], S rounded up."""
+    document = _blocks(batch.document_BS, PAD_DOCUMENT)
+    document = torch.where(document == PAD_DOCUMENT, _LAST, document)  # as padding stands
+    first, last = document.amin(-1), document.amax(-1)
+    bit = torch.arange(_BITS, device=document.device)
+    reads = (_blocks(batch.reads_BS, 0)[..., None] >> bit) & 1
+    is_real = document != _LAST
+    is_there = ((_blocks(batch.group_BS, 0)[..., None] == bit) & is_real[..., None]).any(-2).float()
+    read_by_any, read_by_all = reads.amax(-2).float(), reads.amin(-2).float()
+    horizon = _blocks(batch.horizon_BS, 0)
+    start = torch.arange(document.shape[1], device=document.device) * BLOCK
+
+    in_reach = (first[:, :, None] <= last[:, None, :]) & (first[:, None, :] <= last[:, :, None])
+    in_reach &= torch.einsum("bqg,bkg->bqk", read_by_any, is_there) > 0
+    in_reach &= start <= horizon.amax(-1)[:, :, None]
+    is_one = (first[:, :, None] == last[:, None, :]) & (first[:, None, :] == last[:, :, None])
+    unread = torch.einsum("bqg,bkg->bqk", 1 - read_by_all, is_there) > 0
+    full = is_one & is_real[:, None, :, 0] & ~unread & (start + BLOCK - 1 <= horizon.amin(-1)[:, :, None])
+    itself = torch.eye(len(start), dtype=torch.bool, device=document.device)
+    return (in_reach | itself) & ~full, full
+
+
+def _blocks(array_BS: Tensor, beyond: int) -> Tensor:
+    """[B, S] -> [B, S / 128, 128], filled up with `beyond`."""
+    return F.pad(array_BS, (0, -array_BS.shape[1] % BLOCK), value=beyond).unflatten(1, (-1, BLOCK))
+
+
+def _listed(chosen_Bqk: Tensor) -> tuple[Tensor, Tensor]:
+    """How many key blocks each query block has, int32 [B, 1, Q], and which come first, int32 [B, 1, Q, K]."""
+    numbers = chosen_Bqk.sum(-1, dtype=torch.int32)
+    indices = chosen_Bqk.to(torch.int8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
+    return numbers[:, None].contiguous(), indices[:, None].contiguous()

@@ -1,0 +1,35 @@
+"""FLOPs of the encoder: what a token, a pair of tokens that is read, and a predicted token need, forward and backward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ernie_m.models.model import ModelConfig
+
+
+def matrix_weights(model: ModelConfig) -> float:
+    """N: weights of the layers' matrices."""
+    return float(model.num_layers * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_size))
+
+
+def trunk_flops(model: ModelConfig, keys: float) -> float:
+    """FLOPs of a token that reads so many keys, forward and backward, through all layers: 6 N + 12 L D keys."""
+    return 6.0 * matrix_weights(model) + 12.0 * model.num_layers * model.hidden_size * keys
+
+
+def head_flops(model: ModelConfig) -> float:
+    """FLOPs of a *predicted* token, forward and backward, through the head: 6 (V D + D^2)."""
+    return 6.0 * (model.vocab * model.hidden_size + model.hidden_size**2)
+
+
+def needed_flops(model: ModelConfig, tokens: float, pairs: float, predicted: float) -> float:
+    """FLOPs that useful tokens need, forward and backward: no padding, nothing twice, of attention the pairs that are read
+    (ernie_m.rows.read_pairs), not whole rows."""
+    attention = pairs * 12.0 * model.num_layers * model.hidden_size
+    return tokens * trunk_flops(model, 0) + attention + predicted * head_flops(model)
+
+
+def behind_attention(model: ModelConfig) -> float:
+    """FLOPs of a token, forward and backward, in one layer's output projection and feed-forward."""
+    return 6.0 * model.hidden_size * (model.hidden_size + 2 * model.ffn_size)

@@ -1,0 +1,38 @@
+"""Which layer norm: apex's fused kernel where NVIDIA's apex is built, else torch's. Same parameters, same names."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ernie_m.base.console import Choice
+
+
+def choose_layer_norm(device: torch.device) -> Choice:
+    """ "apex" or "torch" on `device`, with the reason.
+
+    Only constructing apex's shows whether its kernels were built; what PyPI calls apex is another package.
+    """
+    if device.type != "cuda":
+        return Choice("layer norm", "torch", f"{device.type} device; apex's runs on CUDA only")
+    if importlib.util.find_spec("apex") is None:
+        return Choice("layer norm", "torch", "apex is not installed")
+    try:
+        _apex()(8)
+    except Exception as error:  # of whatever is called apex
+        return Choice("layer norm", "torch", f"the apex that is installed is not NVIDIA's with its kernels: {error}")
+    return Choice("layer norm", "apex", "NVIDIA's apex is installed")
+
+
+def layer_norm(backend: str) -> Callable[..., nn.Module]:
+    """The class of the backend: (width, eps=...) -> module."""
+    return _apex() if backend == "apex" else nn.LayerNorm
+
+
+def _apex() -> Any:
+    return importlib.import_module("apex.normalization").FusedLayerNorm

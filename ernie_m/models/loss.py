@@ -1,0 +1,141 @@
+"""The loss: exact over the global step, computed for predicted positions alone.
+
+    loss = sum over objectives of  weight * (nll summed over the global step) / (its predicted tokens in the global step)
+
+1. `predicted_nll`: -log p of each predicted token, and its gradient: the logits of predicted positions, once, in place.
+2. `objective_scales`: the factor of each objective's nll, with DeepSpeed's own averaging undone.
+3. `weighted_loss`: the micro-batch's share of the loss.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ernie_m.models.tied_gradient import TiedGradient
+
+MAX_LOGITS = 1 << 28
+"""Logits kept from forward to backward (fp32: 1 GiB). Where there are more, all are made again, so many at a time."""
+
+
+def logits_at_a_time(device: torch.device) -> int:
+    """Logits to pass over at a time: on CPU what a cache holds, on a GPU what keeps it busy."""
+    return 1 << 20 if device.type == "cpu" else 1 << 26
+
+
+def predicted_nll(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, tied: TiedGradient | None = None
+) -> Tensor:
+    """-log softmax(hidden W^T + b)[label], fp32 [N]. Beyond MAX_LOGITS the logits are recomputed in the backward pass.
+
+    With `tied` the weight's gradient is left there for the embedding's backward, not given to autograd.
+    """
+    return _PredictedNll.apply(hidden_ND, weight_VD, bias_V, labels_N.long(), tied)  # type: ignore[no-untyped-call]
+
+
+def plain_nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
+    """The same as it is written down, all logits in fp32: the oracle of tests and benchmarks."""
+    logits_NV = F.linear(hidden_ND, weight_VD, bias_V).float()
+    return F.cross_entropy(logits_NV, labels_N.long(), reduction="none")
+
+
+class _PredictedNll(torch.autograd.Function):
+    """Cross entropy of a linear layer. torch's own would hold three fp32 tensors of the logits' size; here hidden W^T alone,
+    in the weights' precision, becomes its gradient in place, slice by slice. Bias and softmax are fp32, and never stored."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, tied: TiedGradient | None
+    ) -> Tensor:
+        ctx.tied = tied
+        chunk = max(1, MAX_LOGITS // len(weight_VD))
+        bias = bias_V.float()
+        log_sums, of_labels, product_NV = [], [], None
+        for hidden, labels in zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True):
+            product_NV = _product(hidden, weight_VD)
+            log_sums += [(part + bias).logsumexp(-1) for part in _slices(product_NV)]
+            of_labels.append(product_NV.gather(1, labels[:, None])[:, 0] + bias[labels])
+        kept = product_NV if len(hidden_ND) <= chunk else None
+        ctx.chunk, log_sum_N = chunk, torch.cat(log_sums)
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, log_sum_N, kept)
+        return log_sum_N - torch.cat(of_labels)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient_N,) = gradients
+        hidden_ND, weight_VD, bias_V, labels_N, log_sum_N, kept_NV = ctx.saved_tensors
+        parts = [tensor.split(ctx.chunk) for tensor in (hidden_ND, labels_N, log_sum_N, gradient_N)]
+        hidden_gradients, weight_gradient, bias_gradient = [], None, None
+        for hidden, labels, log_sum, gradient in zip(*parts, strict=True):
+            product_NV = _product(hidden, weight_VD) if kept_NV is None else kept_NV
+            gradient_NV, of_bias = _to_gradient(product_NV, bias_V.float(), labels, log_sum, gradient)
+            hidden_gradients.append(gradient_NV @ weight_VD)
+            of_weight = gradient_NV.t() @ hidden if ctx.tied is None else ctx.tied.product(gradient_NV.t(), hidden)
+            if len(parts[0]) > 1:  # summed in fp32, whatever the precision
+                of_weight = of_weight.float()
+            weight_gradient = of_weight if weight_gradient is None else weight_gradient.add_(of_weight)
+            bias_gradient = of_bias if bias_gradient is None else bias_gradient.add_(of_bias)
+        assert weight_gradient is not None
+        assert bias_gradient is not None
+        of_weight = weight_gradient.to(weight_VD.dtype)
+        if ctx.tied is not None:
+            ctx.tied.gradient, of_weight = of_weight, None
+        return torch.cat(hidden_gradients), of_weight, bias_gradient.to(bias_V.dtype), None, None
+
+
+def _product(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
+    return hidden_ND @ weight_VD.t()
+
+
+def fp32_linear(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
+    """hidden W^T + b as fp32 [N, V], whatever the precision of its factors; without gradient."""
+    if hidden_ND.is_cuda and hidden_ND.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype"):  # from torch 2.8 on
+        return torch.mm(hidden_ND, weight_VD.t(), out_dtype=torch.float32) + bias_V
+    return F.linear(hidden_ND.float(), weight_VD.float(), bias_V.float())
+
+
+def _to_gradient(
+    product_NV: Tensor, bias_V: Tensor, labels_N: Tensor, log_sum_N: Tensor, gradient_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Turn hidden W^T, in place, into the gradient of the nll times `gradient_N`: (softmax - one-hot of the label); and its
+    sum over positions, fp32 [V], the bias's gradient."""
+    start, summed_V = 0, torch.zeros_like(bias_V)
+    for part in _slices(product_NV):
+        rows = slice(start, start + len(part))
+        probability = (part + bias_V).sub_(log_sum_N[rows, None]).exp_()
+        probability[torch.arange(len(part), device=part.device), labels_N[rows]] -= 1
+        probability.mul_(gradient_N[rows, None])
+        summed_V += probability.sum(0)
+        part.copy_(probability)
+        start += len(part)
+    return product_NV, summed_V
+
+
+def _slices(logits_NV: Tensor) -> tuple[Tensor, ...]:
+    return logits_NV.split(max(1, logits_at_a_time(logits_NV.device) // logits_NV.shape[1]))
+
+
+def objective_scales(weights_O: Tensor, predicted_O: Tensor, world_size: int, accumulation_steps: int) -> Tensor:
+    """What to multiply an objective's summed nll with before DeepSpeed's backward: fp32 [O].
+
+    `predicted_O` counts the predicted tokens of the *global* step. DeepSpeed divides each micro-batch's loss by the
+    accumulation steps and averages gradients over ranks; both are undone here, and only here.
+    """
+    per_token_O = weights_O / predicted_O.clamp(min=1)
+    return per_token_O * (world_size * accumulation_steps)
+
+
+def weighted_loss(nll_N: Tensor, objective_N: Tensor, scales_O: Tensor) -> Tensor:
+    """Sum over predicted positions of their nll times their objective's scale: a scalar; 0 (with a graph) when N is 0."""
+    return (nll_N * scales_O[objective_N.long()]).sum()
+
+
+def metric_sums(nll_N: Tensor, metric_N: Tensor, num_metrics: int) -> Tensor:
+    """Summed nll of each (objective, stream) metric, fp64 [M], without gradient."""
+    zeros = torch.zeros(num_metrics, dtype=torch.float64, device=nll_N.device)
+    return zeros.index_add(0, metric_N.long(), nll_N.detach().double())

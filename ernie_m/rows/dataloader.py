@@ -1,0 +1,295 @@
+"""From a step number to this rank's micro-batches: a pure function of (seed, step).
+
+1. `Schedule`: the recipe's stages say how many rows of each objective a step has, so the first row of an objective in
+   any step is arithmetic.
+2. `PretrainingData` draws each row's stream from the objective's mixture (alpha-smoothed token shares), and asks that
+   stream's `RowSource` for the row's text: nothing depends on ranks, workers or restarts. Rows of one objective in a
+   micro-batch are laid out at once, each as it would be alone.
+3. Rows of a step are dealt out in turn, so that micro-step m of every rank holds the same kind of rows.
+4. `Prefetcher` prepares the next steps on a thread while the device works.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+
+import numpy as np
+
+from ernie_m.base.config import Section, section
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
+from ernie_m.base.sampling import Draw, Mixture, apportion, smoothed
+from ernie_m.corpus.folder import CorpusFolder, Stream
+from ernie_m.rows.batch import Examples, PackedBatch
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.rows.row_source import RowSettings, RowSource
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+DATA_ORDER = 3
+"""Raised when (seed, step) comes to mean other rows or other draws: a run goes on under its own data order alone.
+
+1: a generator for each row. 2: the same rows; masks, directions and target languages from a key for each example.
+3: no row is empty; pairs go on in another row where one ends; windows hold equal positions instead of equal tokens."""
+
+
+@section
+class StageConfig(Section):
+    """A stretch of training with a fixed mix of objectives."""
+
+    steps: Annotated[int, Range(least=1, most=10**9)]
+    """Length of the stage, in steps."""
+    rows: dict[str, Annotated[float, Range(above=0, most=1e6)]]
+    """Shares of a step's rows, e.g. {MMLM: 1, TLM: 1, CAMLM: 1}: equal batches."""
+
+    def check(self) -> None:
+        unknown = [name for name in self.rows if name not in OBJECTIVES]
+        self.require(not unknown, "rows", f"objectives out of {', '.join(OBJECTIVES)}")
+        self.require(bool(self.rows), "rows", "a positive share each")
+
+
+@section
+class DataConfig(Section):
+    """What a row is and how languages are mixed."""
+
+    sequence_length: Annotated[int, Range(least=16, most=2**16)] = 512
+    """Positions of a row, S."""
+    alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3
+    """Language sampling exponent on token counts: XLM-R 0.3, XLM 0.7, 1 keeps the corpus's proportions."""
+    corruption: CorruptionConfig = CorruptionConfig()
+    """What is masked and generated."""
+
+
+@dataclass(frozen=True)
+class RowAddress:
+    """Row number `draw` of an objective, counted from the start of training."""
+
+    objective: str
+    draw: int
+
+
+class Schedule:
+    """Which rows make up global step s, for any s, in O(number of stages)."""
+
+    def __init__(self, stages: tuple[StageConfig, ...], rows_per_step: int) -> None:
+        self.rows_per_step = rows_per_step
+        self._stages: list[tuple[int, dict[str, int], dict[str, int]]] = []
+        first_step, drawn = 0, dict.fromkeys(OBJECTIVES, 0)
+        for number, stage in enumerate(stages):
+            if rows_per_step < len(stage.rows):
+                raise InputError(
+                    f"batch.rows_per_step: {rows_per_step}; stages[{number}] mixes {len(stage.rows)} objectives and needs "
+                    "a row of each in every step"
+                )
+            names = sorted(stage.rows, key=OBJECTIVE_INDEX.__getitem__)
+            counts = dict(zip(names, apportion([stage.rows[name] for name in names], rows_per_step), strict=True))
+            self._stages.append((first_step, counts, dict(drawn)))
+            first_step += stage.steps
+            for name, count in counts.items():
+                drawn[name] += count * stage.steps
+        self.num_steps = first_step
+        self.objectives = [name for name in OBJECTIVES if drawn[name] > 0]
+
+    def rows_of_step(self, step: int, chosen: range | None = None) -> list[RowAddress]:
+        """Addresses of the rows of global step `step`, objective by objective in the table's order; all, or the `chosen`."""
+        found = []
+        for name, rows, draw in self._blocks(step):
+            own = rows if chosen is None else chosen[_first_from(chosen, rows.start) : _first_from(chosen, rows.stop)]
+            found += [RowAddress(name, draw + number - rows.start) for number in own]
+        return found
+
+    def generates(self, step: int, chosen: range) -> bool:
+        """Whether some of these rows of global step `step` hold placeholders."""
+        blocks = [rows for name, rows, _ in self._blocks(step) if OBJECTIVES[name].is_pseudo_parallel]
+        return any(max(rows.start, chosen.start) < min(rows.stop, chosen.stop) for rows in blocks)
+
+    def _blocks(self, step: int) -> list[tuple[str, range, int]]:
+        """Of each objective, its rows of global step `step` and the draw of the first."""
+        first_step, counts, drawn = next(stage for stage in reversed(self._stages) if stage[0] <= step)
+        blocks, start = [], 0
+        for name, count in counts.items():
+            blocks.append((name, range(start, start + count), drawn[name] + (step - first_step) * count))
+            start += count
+        return blocks
+
+
+def _first_from(numbers: range, least: int) -> int:
+    """Index of the first of these ascending numbers that is not below `least`."""
+    return len(range(numbers.start, min(least, numbers.stop), numbers.step))
+
+
+class PretrainingData:
+    """Every step's micro-batches, from an opened corpus folder.
+
+    Raises InputError when the folder lacks what an objective needs (text, or pairs).
+    """
+
+    def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
+        self.folder, self.config, self.schedule = folder, config, schedule
+        self._settings = RowSettings(config.sequence_length, folder.manifest.vocab_size, config.corruption, seed)
+        self._sources: dict[str, list[RowSource]] = {}
+        self._mixtures: dict[str, Mixture] = {}
+        self.metric_names: list[str] = []
+        self._first_metric: dict[str, int] = {}
+        for name in schedule.objectives:
+            sources = self._sources_of(OBJECTIVES[name])
+            if not sources:
+                kind = "parallel" if OBJECTIVES[name].num_sentences == 2 else "monolingual"
+                raise InputError(f"{folder.folder}: no {kind} text, which {name} needs; add a {kind} corpus or drop {name}")
+            self._sources[name] = sources
+            shares = smoothed([source.stream.num_tokens for source in sources], config.alpha)
+            self._mixtures[name] = Mixture(shares, seed, name, "mixture")
+            self._first_metric[name] = len(self.metric_names)
+            self.metric_names += [f"{name}/{source.stream.name}" for source in sources]
+
+    def _sources_of(self, objective: Objective) -> list[RowSource]:
+        streams = self.folder.parallel() if objective.num_sentences == 2 else self.folder.monolingual()
+        sources = []
+        for stream in streams:
+            targets = self._target_languages(stream) if objective.is_pseudo_parallel else []
+            source = RowSource(objective, stream, self.folder.language_ids, self._settings, targets)
+            if source.rows_per_epoch > 0:
+                sources.append(source)
+        return sources
+
+    def _target_languages(self, stream: Stream) -> list[int]:
+        """BTMLM writes in a language that has parallel data with the sentence's; in any other where none has."""
+        language = stream.languages[0]
+        partners = {other for pair in self.folder.parallel() if language in pair.languages for other in pair.languages}
+        others = (partners or set(self.folder.language_ids)) - {language}
+        if not others:
+            raise InputError(f"{self.folder.folder}: BTMLM needs at least two languages, found only {language}")
+        return sorted(self.folder.language_ids[other] for other in others)
+
+    def row(self, address: RowAddress) -> PackedRow:
+        """One row of training."""
+        return self.rows([address])[0]
+
+    def rows(self, addresses: Sequence[RowAddress]) -> list[PackedRow]:
+        """Rows of training; neighbours of one objective are laid out at once."""
+        rows = []
+        for name, own in itertools.groupby(addresses, key=lambda address: address.objective):
+            drawn = [self._drawn(address) for address in own]
+            examples = [source.examples(draw.visit) for source, draw in drawn]
+            settings, last, joined = self._settings, 0, Examples.joined(examples)
+            if not settings.holds(joined.tokens_T):
+                for source, draw in drawn:
+                    source.locate(draw.visit).check_ids(settings.vocab_size)
+            documents = OBJECTIVES[name].lay_out_all(joined, settings.corruption, settings.vocab_size)
+            for part, (_, draw) in zip(examples, drawn, strict=True):
+                first, last = last, last + len(part.keys_E)
+                metric = self._first_metric[name] + draw.stream
+                rows.append(PackedRow(documents.part(first, last), OBJECTIVE_INDEX[name], metric))
+        return rows
+
+    def _drawn(self, address: RowAddress) -> tuple[RowSource, Draw]:
+        draw = self._mixtures[address.objective][address.draw]
+        return self._sources[address.objective][draw.stream], draw
+
+    def sample_ids(self, step: int) -> list[str]:
+        """A name for each row of global step `step`, e.g. 'CAMLM/de-en/00001234': its objective, stream and visit.
+
+        Neither ranks nor shards enter; one name is one row, in all steps, with the same text and the same masks.
+        """
+        return [self._sample_id(address) for address in self.schedule.rows_of_step(step)]
+
+    def _sample_id(self, address: RowAddress) -> str:
+        source, draw = self._drawn(address)
+        return f"{address.objective}/{source.stream.name}/{draw.visit:08d}"
+
+    def describe_step(self, step: int) -> list[dict[str, Any]]:
+        """Where the text of each row of global step `step` lies, ready for JSON; opens the shards.
+
+        A row is {"id", "objective", "draw", "stream", "visit", "shard": file relative to the data folder,
+        "lines": [[first, last], ...]}: lines of the shard from 0, a range for each document of the row.
+        """
+        described = []
+        for address in self.schedule.rows_of_step(step):
+            source, draw = self._drawn(address)
+            location = source.locate(draw.visit)
+            described.append(
+                {
+                    "id": self._sample_id(address),
+                    "objective": address.objective,
+                    "draw": address.draw,
+                    "stream": source.stream.name,
+                    "visit": draw.visit,
+                    "shard": location.shard.entry.file,
+                    "lines": [list(span) for span in location.lines()],
+                }
+            )
+        return described
+
+    def sentences(self, objective: str, draw_number: int) -> list[tuple[np.ndarray, ...]]:
+        """Token ids of each document of a row, a sentence a language of its stream: nothing masked or added."""
+        source, draw = self._drawn(RowAddress(objective, draw_number))
+        location = source.locate(draw.visit)
+        location.check_ids(self._settings.vocab_size)
+        return location.sentences()
+
+    def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch]:
+        """This rank's micro-batches of global step `step`, numpy arrays."""
+        num_rows, batches = self.schedule.rows_per_step, []
+        for start in range(0, num_rows, world_size * micro_batch_rows):
+            together = range(start, min(start + world_size * micro_batch_rows, num_rows))
+            rows = self.rows(self.schedule.rows_of_step(step, together[rank::world_size]))
+            batches.append(pack(rows, self.config.sequence_length, self.schedule.generates(step, together)))
+        return batches
+
+
+def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
+    """The batch as torch tensors on `device`."""
+    import torch  # here, because the data order needs none: what looks at it alone is quick and small
+
+    def move(array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+    return batch.map(move)
+
+
+class Prefetcher(Generic[T]):
+    """Runs `produce(i)` for i in [first, last) on a thread, up to `depth` ahead; errors come up where they are used."""
+
+    def __init__(self, produce: Callable[[int], T], first: int, last: int, depth: int = 2) -> None:
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(produce, first, last), daemon=True)
+        self._count = last - first
+        self._thread.start()
+
+    def _work(self, produce: Callable[[int], T], first: int, last: int) -> None:
+        for index in range(first, last):
+            try:
+                item: tuple[T | None, BaseException | None] = (produce(index), None)
+            except BaseException as error:
+                item = (None, error)
+            while not self._stopped.is_set():
+                try:
+                    self._queue.put(item, timeout=0.5)
+                    break
+                except queue.Full:
+                    continue
+            if self._stopped.is_set() or item[1] is not None:
+                return
+
+    def __iter__(self) -> Iterator[T]:
+        for _ in range(self._count):
+            item, error = self._queue.get()
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Stop the thread; what it had prepared is dropped."""
+        self._stopped.set()
+        self._thread.join(timeout=5)

@@ -1,0 +1,43 @@
+"""How many (query, key) pairs a batch's attention reads: what its FLOPs are counted by.
+
+A row of S positions has S x S pairs, but documents read themselves alone, and of an objective's groups not each reads each.
+Counted from a running count of every group along the rows, without the dense mask; numpy alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
+
+
+def pairs_read(batch: PackedBatch) -> int:
+    """Pairs that the attention rule lets real tokens of a batch of numpy arrays read; padding counts as no query.
+
+    Documents lie side by side, as ernie_m.rows.packing lays them.
+    """
+    document_BS, group_BS, reads_BS = batch.document_BS, batch.group_BS, batch.reads_BS
+    num_rows, length = document_BS.shape
+    positions = np.arange(length)
+    starts_BS, ends_BS = _spans(document_BS)
+    ends_BS = np.minimum(ends_BS, np.minimum(batch.horizon_BS, length) + 1)
+    found_BS = np.zeros((num_rows, length), np.int64)
+    for group in range(int(group_BS.max(initial=0)) + 1):
+        before = np.zeros((num_rows, length + 1), np.int64)
+        np.cumsum(group_BS == group, axis=1, out=before[:, 1:])
+        counted = np.take_along_axis(before, np.maximum(ends_BS, starts_BS), 1) - np.take_along_axis(before, starts_BS, 1)
+        found_BS += counted * ((reads_BS >> group) & 1)
+    reads_itself = ((reads_BS >> group_BS) & 1).astype(bool) & (positions < ends_BS)
+    found_BS += ~reads_itself  # everybody reads itself
+    return int(found_BS[document_BS != PAD_DOCUMENT].sum())
+
+
+def _spans(document_BS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[start, end) of the document of each position, int64 [B, S]."""
+    num_rows, length = document_BS.shape
+    is_first = np.ones((num_rows, length), bool)
+    is_first[:, 1:] = document_BS[:, 1:] != document_BS[:, :-1]
+    flat = np.flatnonzero(is_first)
+    sizes = np.diff(flat, append=num_rows * length)
+    starts_BS = np.repeat(flat % length, sizes).reshape(num_rows, length)
+    return starts_BS, starts_BS + np.repeat(sizes, sizes).reshape(num_rows, length)

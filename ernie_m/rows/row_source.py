@@ -1,0 +1,248 @@
+"""Rows of one stream for one objective: row number v of the stream is a pure function of (seed, v), found in O(1).
+
+1. How many rows a shard gives follows from the manifest alone: from the positions that its text will take, with what is
+   added where a pair is cut at a row's end.
+2. Each shard is cut into windows of whole examples that take equal numbers of positions (two binary searches in the mapped
+   offsets), so that one window fills a fixed number of rows. A line longer than a row is cut at a window's border too.
+3. A window's text is laid into its rows (ernie_m.rows.window_plan), so that none is empty. Plans are cached, never stored.
+4. Every epoch visits every row once, in a keyed order of its own. All draws of an example come from a key of its own, which
+   follows from (seed, objective, stream, visit) and its number in the row: direction of a pair, target language, masks.
+
+All text is used once an epoch, but for what finds no room at the end of a window that holds more than was to be expected
+(under 0.1 % of the tokens of real text).
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ernie_m.base.sampling import Permutation, key_of, mix
+from ernie_m.base.special_tokens import NO_LANGUAGE, UNK_ID, mask_id
+from ernie_m.corpus.folder import Shard, Stream
+from ernie_m.rows.batch import Documents, Examples
+from ernie_m.rows.objectives import CorruptionConfig, Objective
+from ernie_m.rows.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing
+
+WINDOW_POSITIONS = 16_384  # positions planned together: large enough to pack tightly, small enough to plan on the fly
+LEAST_ROWS = 32  # of a window: its borders lie where a line ends, up to a row before or behind their place
+TARGET_FILL = 0.985  # a window's examples take this share of its rows, so that nearly always all find room
+PLANS_CACHED = 32  # of a stream of few windows; a plan takes 10-20 kB
+FEW_WINDOWS = 4 * PLANS_CACHED  # rows are visited in permuted order: a stream of more seldom meets a cached window again
+CUT_FROM, HALF_CUT = 0.3, 0.65  # see _measure
+NO_TOKENS = np.zeros(0, np.int32)
+
+
+@dataclass(frozen=True)
+class RowLocation:
+    """Where the text of a row lies: of each example's sentences, [start, stop) of the flat tokens of a shard's column."""
+
+    shard: Shard
+    starts_EC: np.ndarray
+    stops_EC: np.ndarray
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raise InputError, naming file and row, when an id of the text is none of this vocabulary's."""
+        self.shard.check_ids(vocab_size, self.starts_EC, self.stops_EC)
+
+    def lines(self) -> list[tuple[int, int]]:
+        """First and last line (a shard's row, from 0) that each example takes text of."""
+        first_EC, last_EC = self._lines(self.starts_EC, "right"), self._lines(self.stops_EC, "left")
+        # a side of a pair may hold no token: the other one knows
+        return list(zip(first_EC.min(axis=1).tolist(), last_EC.max(axis=1).tolist(), strict=True))
+
+    def _lines(self, borders_EC: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
+        columns = zip(self.shard.offsets, borders_EC.T, strict=True)
+        return np.stack([np.searchsorted(offsets, borders, side) - 1 for offsets, borders in columns], axis=1)
+
+    def sentences(self) -> list[tuple[np.ndarray, ...]]:
+        """Token ids of each example, int32, a sentence a column: nothing masked, a pair in the stream's direction."""
+        self.shard.check_mapped()
+        columns = zip(self.shard.values, self.starts_EC.T.tolist(), self.stops_EC.T.tolist(), strict=True)
+        sentences = [[values[a:b] for a, b in zip(starts, stops, strict=True)] for values, starts, stops in columns]
+        return list(zip(*sentences, strict=True))
+
+
+class Border(NamedTuple):
+    """Where a window begins: its first whole line, and the first token of its text in each column, maybe before that."""
+
+    line: int
+    token_C: np.ndarray
+
+
+class Measure(NamedTuple):
+    """Positions of shards' text [shards]: in all, and those that a line takes beside its tokens, in tokens.
+
+    Of running text it is the documents that take them, as many for each line, as far as the manifest knows.
+    """
+
+    positions: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What shapes a row, for all streams alike."""
+
+    sequence_length: int
+    vocab_size: int
+    corruption: CorruptionConfig
+    seed: int
+
+    def holds(self, tokens_T: np.ndarray) -> bool:
+        """Whether the vocabulary holds all these tokens of text."""
+        within = int(tokens_T.min(initial=UNK_ID)), int(tokens_T.max(initial=UNK_ID))
+        return within[0] >= UNK_ID and within[1] < mask_id(self.vocab_size)
+
+
+class RowSource:
+    """All rows that `objective` makes of `stream`."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        stream: Stream,
+        language_ids: dict[str, int],
+        settings: RowSettings,
+        target_languages: Sequence[int] = (),
+    ) -> None:
+        self.objective, self.stream, self.settings = objective, stream, settings
+        self.languages = tuple(language_ids[language] for language in stream.languages)
+        self.target_languages = np.array(target_languages, np.int64)
+        self._rows_per_window = max(LEAST_ROWS, WINDOW_POSITIONS // settings.sequence_length)
+        self._fitting = Fitting(objective, settings.corruption, settings.sequence_length)
+        self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
+        self._key = (settings.seed, objective.name, stream.name)
+        self._draws_key = key_of(*self._key, "draws")
+        self._order: tuple[int, Permutation] | None = None
+        has_few_windows = self.rows_per_epoch <= FEW_WINDOWS * self._rows_per_window
+        self._plan = lru_cache(maxsize=PLANS_CACHED if has_few_windows else 1)(self._plan_window)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return int(self._first_rows[-1])
+
+    def row(self, visit: int) -> Documents:
+        """Documents of the `visit`-th row, counted over all epochs from 0."""
+        return self.objective.lay_out_all(self.examples(visit), self.settings.corruption, self.settings.vocab_size)
+
+    def examples(self, visit: int) -> Examples:
+        """The examples of the `visit`-th row, pairs in the direction they are drawn in."""
+        location = self.locate(visit)
+        lengths_EC = (location.stops_EC - location.starts_EC).astype(np.int64)
+        languages_EC = np.tile(np.array(self.languages), (len(lengths_EC), 1))
+        keys_E, choices_E = (
+            mix(mix(self._draws_key + visit) + np.arange(2 * len(lengths_EC), dtype=np.uint64)).reshape(-1, 2).T
+        )
+        sentences = location.sentences()
+        if len(self.languages) == 2:
+            is_turned_E = choices_E >> 63 == 1
+            sentences = [
+                pair[::-1] if turned else pair for pair, turned in zip(sentences, is_turned_E.tolist(), strict=True)
+            ]
+            for both_EC in (lengths_EC, languages_EC):
+                both_EC[is_turned_E] = both_EC[is_turned_E, ::-1]
+        targets_E = np.full(len(lengths_EC), NO_LANGUAGE)
+        if self.objective.is_pseudo_parallel:
+            targets_E = self.target_languages[(choices_E & 0xFFFFFFFF) * len(self.target_languages) >> 32]
+        tokens = itertools.chain.from_iterable(sentences)
+        return Examples(np.concatenate([NO_TOKENS, *tokens]), lengths_EC, languages_EC, keys_E, targets_E)
+
+    def locate(self, visit: int) -> RowLocation:
+        """Where the text of the `visit`-th row lies."""
+        epoch, index = divmod(visit, self.rows_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, Permutation(self.rows_per_epoch, *self._key, "epoch", epoch))
+        return self._location(self._order[1][index])
+
+    def _location(self, index: int) -> RowLocation:
+        number = int(np.searchsorted(self._first_rows, index, side="right")) - 1
+        row, last = index - int(self._first_rows[number]), self._num_windows(number) - 1
+        window = min(row // self._rows_per_window, last)  # the last one takes the rest: a short one could lie inside a line
+        plan = self._plan(number, window)
+        row -= window * self._rows_per_window
+        examples = slice(*plan.first_R1[row : row + 2].tolist())
+        return RowLocation(self.stream.shards[number], plan.starts_EC[examples], plan.stops_EC[examples])
+
+    def _num_rows(self, number: int) -> int:
+        return int(self._first_rows[number + 1] - self._first_rows[number])
+
+    def _num_windows(self, number: int) -> int:
+        return max(1, self._num_rows(number) // self._rows_per_window)
+
+    def _rows_of_shards(self) -> np.ndarray:
+        """How many rows each shard gives, int64 [shards]: from the positions its text takes, by the manifest's totals."""
+        entries = self.stream.entries
+        positions = self._measure(entries.rows, entries.tokens, entries.documents).positions
+        return np.ceil(positions / (self.settings.sequence_length * TARGET_FILL)).astype(np.int64)
+
+    def _measure(self, lines: np.ndarray, tokens: np.ndarray, documents: np.ndarray) -> Measure:
+        """What shards of these totals take in rows; `tokens` [shards, languages].
+
+        An example is cut at few rows' ends while its mean length is a small part of a row's, at nearly all when it is many
+        times as long; in between as measured on real pairs, within 0.1 of the ends: half a per cent at rows of 128.
+        """
+        objective, corruption, length = self.objective, self.settings.corruption, self.settings.sequence_length
+        positions, weight, filled = np.zeros(len(lines)), np.zeros(len(lines)), lines > 0
+        tokens, text = tokens[filled], tokens[filled].sum(axis=1)
+        whole = (documents if objective.merges_lines else lines)[filled].astype(np.float64)
+        per_token = objective.positions_per_token(corruption)
+        in_a_row = (length - NUM_SPECIAL * objective.num_sentences) / per_token  # tokens
+        if objective.merges_lines:
+            cut = np.ones(len(text))  # at every row's end
+        else:
+            of_each = objective.expected_length(corruption, *(tokens / whole[:, None]).T)
+            above = np.maximum(0, of_each / length - CUT_FROM)
+            cut = above / (above + HALF_CUT)
+        pieces = whole + cut * text / in_a_row
+        of_piece = objective.expected_length(corruption, *(tokens / pieces[:, None]).T)
+        beside_tokens = of_piece - per_token * text / pieces
+        positions[filled] = pieces * of_piece
+        weight[filled] = beside_tokens / (per_token + beside_tokens * cut / in_a_row) * (whole / lines[filled])
+        return Measure(positions, weight)
+
+    def _plan_window(self, number: int, window: int) -> WindowPlan:
+        shard, num_rows, is_last = (
+            self.stream.shards[number],
+            self._num_rows(number),
+            window + 1 == self._num_windows(number),
+        )
+        first = window * self._rows_per_window
+        last = num_rows if is_last else first + self._rows_per_window
+        begin, end = (self._border(shard, row / num_rows) for row in (first, last))
+        borders_EC = np.minimum(shard.borders(begin.line, end.line), end.token_C)
+        if is_cut := bool((begin.token_C < borders_EC[0]).any()):
+            borders_EC = np.concatenate([begin.token_C[None], borders_EC])
+        if not self.objective.merges_lines:
+            return self._fitting.plan(borders_EC[:-1], np.diff(borders_EC, axis=0), last - first)
+        starts_E, stop = borders_EC[:-1, 0], int(borders_EC[-1, 0])
+        is_first = np.concatenate([[True] * is_cut, shard.starts_document[begin.line : end.line]]).astype(bool)
+        is_first[:1] = True
+        begins = np.unique(starts_E[is_first])
+        return flowing(begins[begins < stop], stop, self.settings.sequence_length, last - first)
+
+    def _border(self, shard: Shard, fraction: float) -> Border:
+        """Where this fraction of the positions of a shard's text lies: at the next line, or in one longer than a row."""
+        entry, offsets = shard.entry, shard.offsets
+        totals = np.array([entry.rows]), np.array([entry.tokens]), np.array([entry.documents])
+        weight = float(self._measure(*totals).weight[0])
+        shard.check_mapped()
+
+        def before(line: int) -> float:
+            """Positions of all lines before this one, in tokens."""
+            return sum(int(o[line]) for o in offsets) + line * weight
+
+        target = fraction * before(entry.rows)
+        line = entry.rows if fraction == 1 else bisect.bisect_left(range(entry.rows), target, key=before)
+        begin_C, end_C = (np.array([int(o[max(0, n)]) for o in offsets]) for n in (line - 1, line))
+        tokens_C = end_C - begin_C
+        if fraction in (0, 1) or tokens_C.sum() <= self.settings.sequence_length:
+            return Border(line, end_C)
+        share = min(int(tokens_C.sum()), max(0, round(target - before(line - 1))))
+        return Border(line, begin_C + np.array(self.objective.cut(tokens_C.tolist(), share)))

@@ -1,0 +1,30 @@
+"""The data order of a run from its saved configuration, without torch: what each of its steps is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ernie_m.base.config import build, read_yaml
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.run_files import CONFIG_FILE
+from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+
+
+def open_data(run: Path, data: Path | None) -> PretrainingData:
+    """The data order of the run in folder `run`; `data` is its data folder, if that lies elsewhere now.
+
+    Raises InputError when `run` is no run folder, and unless the data is the run's own.
+    """
+    path = run / CONFIG_FILE
+    if not path.is_file() or "data_identity" not in (saved := read_yaml(path)):
+        raise InputError(f"{run}: not a run folder ({CONFIG_FILE} of ours is missing); expected the --run of a pre-training")
+    folder = data or Path(saved["data_identity"]["folder"])
+    if not (folder / MANIFEST_FILE).is_file():
+        raise InputError(f"{folder}: no {MANIFEST_FILE} there; name the run's data folder with --data")
+    if sha256_of(folder / MANIFEST_FILE) != saved["data_identity"]["manifest_sha256"]:
+        raise InputError(f"{folder / MANIFEST_FILE}: not the data this run was started on; name its folder with --data")
+    stages = tuple(build(StageConfig, stage, str(path), f"stages[{i}].") for i, stage in enumerate(saved["stages"]))
+    config = build(DataConfig, saved["data"], str(path), "data.")
+    return PretrainingData(CorpusFolder(folder), config, Schedule(stages, saved["batch"]["rows_per_step"]), saved["seed"])

@@ -1,0 +1,169 @@
+"""A window's text laid into its rows: every row gets text, and all of the text that has room is used.
+
+1. `flowing`: running text fills row after row and is cut at their ends.
+2. `Fitting`: lines or pairs are placed whole, best fit decreasing. What found no room, or is longer than a row, is poured
+   together with the content of the emptiest rows, as few as will do: longest first, and where nothing ends a row tightly,
+   the longest is cut there, a pair on both sides in proportion, and goes on in a later row. So rows are full at any length.
+3. A row that would stay empty, where text is scarce, takes half of another's.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ernie_m.rows.objectives import CorruptionConfig, Objective
+from ernie_m.rows.packing import NO_ROW, place
+
+NUM_SPECIAL = 2  # <s> and </s> around a piece of text
+MIN_PIECE = 8  # tokens: nothing is cut into shorter pieces, but in rows too short for that
+PIECES_PER_ROW = 16  # a row has room for about so many pieces of the least length, or more
+TIGHT = 1 / 64  # of a row: so much room at its end is not worth a cut
+
+
+class WindowPlan(NamedTuple):
+    """Where the text of a window's rows lies: of each example's sentences, [start, stop) of the flat tokens of a column.
+
+    Of row r, examples [first_R1[r], first_R1[r + 1]).
+    """
+
+    starts_EC: np.ndarray
+    stops_EC: np.ndarray
+    first_R1: np.ndarray
+
+
+class Piece(NamedTuple):
+    """Tokens [begin, begin + size) of each sentence of an example, and the positions they take; sorted by these."""
+
+    length: int
+    example: int
+    begin: tuple[int, ...]
+    size: tuple[int, ...]
+
+
+class Fitting:
+    """Places examples of one objective into rows of `capacity` positions."""
+
+    def __init__(self, objective: Objective, corruption: CorruptionConfig, capacity: int) -> None:
+        self._objective, self._corruption, self._capacity = objective, corruption, capacity
+        self._least = max(1, min(MIN_PIECE, capacity // PIECES_PER_ROW))
+
+    def plan(self, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int) -> WindowPlan:
+        """Rows of these examples; one with an empty side teaches nothing and is left out."""
+        starts_EC, num_tokens_EC = (a[num_tokens_EC.min(axis=1) > 0] for a in (starts_EC, num_tokens_EC))
+        lengths_E = np.asarray(self._objective.length(self._corruption, *num_tokens_EC.T), np.int64)
+        rows_E = place(lengths_E, self._capacity, num_rows)
+        if (rows_E == NO_ROW).any():
+            rows_R, poured = self._poured_with_the_emptiest(num_tokens_EC, lengths_E, rows_E, num_rows)
+            rows = [row for row, own in zip(rows_R, poured, strict=True) for _ in own]
+            pieces = [piece for own in poured for piece in own]
+            stays, of_pieces = ~np.isin(rows_E, [NO_ROW, *rows_R]), [piece.example for piece in pieces]
+            rows_E = np.concatenate([rows_E[stays], rows])
+            starts_EC = np.concatenate([starts_EC[stays], starts_EC[of_pieces] + [piece.begin for piece in pieces]])
+            num_tokens_EC = np.concatenate([num_tokens_EC[stays], [piece.size for piece in pieces]])
+        return planned(rows_E, starts_EC, num_tokens_EC, num_rows)
+
+    def _poured_with_the_emptiest(
+        self, num_tokens_EC: np.ndarray, lengths_E: np.ndarray, rows_E: np.ndarray, num_rows: int
+    ) -> tuple[list[int], list[list[Piece]]]:
+        """What has no row, poured with the content of as few rows as will do: these rows, and what they hold then."""
+        room_R = self._capacity - np.bincount(rows_E + 1, lengths_E, num_rows + 1)[1:].astype(np.int64)
+        emptiest = np.argsort(-room_R, kind="stable")
+        room_of_first, needed = np.cumsum(room_R[emptiest]), int(lengths_E[rows_E == NO_ROW].sum())
+        best: tuple[int, list[int], list[list[Piece]]] | None = None
+        while True:
+            chosen = emptiest[: int(np.searchsorted(room_of_first, needed)) + 1]
+            examples = np.flatnonzero(np.isin(rows_E, [NO_ROW, *chosen]))
+            sizes = zip(lengths_E[examples].tolist(), examples.tolist(), num_tokens_EC[examples].tolist(), strict=True)
+            pool = [Piece(length, example, (0,) * len(count), tuple(count)) for length, example, count in sizes]
+            poured, left = self._poured(sorted(pool), len(chosen))
+            if best is None or left < best[0]:
+                best = left, chosen.tolist(), poured
+            if left == 0 or left > best[0] or len(chosen) == num_rows:
+                return best[1:]
+            needed = int(room_of_first[len(chosen) - 1]) + left
+
+    def _poured(self, pool: list[Piece], num_rows: int) -> tuple[list[list[Piece]], int]:
+        """Rows filled with these sorted pieces, one row after the other, and how many positions found no room."""
+        rows: list[list[Piece]] = []
+        for _ in range(num_rows):
+            rows.append([])
+            room = self._capacity
+            while pool and room > 0:
+                fitting = bisect.bisect_left(pool, (room + 1,)) - 1  # the longest that fits whole
+                is_tight = fitting >= 0 and room - pool[fitting].length <= self._capacity * TIGHT
+                piece, rest = None, None
+                if fitting < len(pool) - 1 and not is_tight:
+                    piece, rest = self._cut(pool[-1], room)
+                if piece is not None:
+                    pool.pop()
+                    if rest is not None:
+                        bisect.insort(pool, rest)
+                elif fitting >= 0:
+                    piece = pool.pop(fitting)
+                else:
+                    break
+                rows[-1].append(piece)
+                room -= piece.length
+        return rows, sum(piece.length for piece in pool)
+
+    def _cut(self, whole: Piece, room: int) -> tuple[Piece | None, Piece | None]:
+        """The longest part of it for which there is room, and the rest; nothing where one of them would be too short."""
+        count = self._objective.fitted(self._corruption, whole.size, room)
+        total = sum(whole.size)
+        if count is not None and total - sum(count) < self._least:
+            count = self._objective.cut(whole.size, max(0, total - self._least))
+        if count is None or sum(count) < self._least or min(count) == 0:
+            return None, None
+        begin = tuple(b + n for b, n in zip(whole.begin, count, strict=True))
+        rest = tuple(n - own for n, own in zip(whole.size, count, strict=True))
+        of_rest = Piece(self._length(rest), whole.example, begin, rest) if min(rest) > 0 else None  # else it teaches nothing
+        return Piece(self._length(count), whole.example, whole.begin, count), of_rest
+
+    def _length(self, tokens: Sequence[int]) -> int:
+        return int(self._objective.length(self._corruption, *tokens))
+
+
+def flowing(starts_E: np.ndarray, end: int, capacity: int, num_rows: int) -> WindowPlan:
+    """Documents that start at these tokens, the last one up to `end`, joined to running text that fills row after row."""
+    needed = np.cumsum(np.diff(starts_E, append=end) + NUM_SPECIAL)
+    before, starts = [0, *needed.tolist()], starts_E.tolist()  # of each document: positions of all before it, first token
+    rows: list[int] = []  # the first token of each
+    document, read = 0, 0  # the next row begins behind the first `read` tokens of this document
+    while document < len(starts) and len(rows) < num_rows:
+        rows.append(starts[document] + read)
+        behind = bisect.bisect_right(before, before[document] + read + capacity) - 1  # the first that does not fit whole
+        if behind == document:
+            read += capacity - NUM_SPECIAL
+            continue
+        room = before[document] + read + capacity - before[behind]
+        document, read = behind, room - NUM_SPECIAL if room >= NUM_SPECIAL + MIN_PIECE else 0
+    stop = starts[document] + read if document < len(starts) else end
+    pieces = np.union1d(starts_E, rows).astype(np.int32)
+    pieces = pieces[pieces < stop]
+    rows_E = np.searchsorted(np.array(rows, np.int64), pieces, side="right") - 1
+    return planned(rows_E, pieces[:, None], np.diff(pieces, append=stop)[:, None], num_rows)
+
+
+def planned(rows_E: np.ndarray, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int) -> WindowPlan:
+    """The plan of pieces of text with a row each; one without any takes half of the pieces, or of the text, of another."""
+    for empty in np.setdiff1d(np.arange(num_rows), rows_E).tolist():
+        counts_R = np.bincount(rows_E, minlength=num_rows)
+        own = np.flatnonzero(rows_E == counts_R.argmax())
+        if len(own) == 1:
+            longest = int(num_tokens_EC.min(axis=1).argmax())
+            halves_C = num_tokens_EC[longest] // 2
+            if halves_C.min() == 0:
+                break  # there is hardly any text
+            starts_EC = np.concatenate([starts_EC, starts_EC[[longest]] + halves_C])
+            num_tokens_EC = np.concatenate([num_tokens_EC, num_tokens_EC[[longest]] - halves_C])
+            num_tokens_EC[longest] = halves_C
+            own, rows_E = np.array([len(rows_E)]), np.append(rows_E, empty)
+        rows_E[own[::2]] = empty
+    by_row = np.lexsort((starts_EC[:, 0], rows_E))
+    starts_EC, num_tokens_EC = starts_EC[by_row], num_tokens_EC[by_row]
+    first_R1 = np.searchsorted(rows_E[by_row], np.arange(num_rows + 1))
+    return WindowPlan(starts_EC, starts_EC + num_tokens_EC, first_R1)

@@ -1,0 +1,136 @@
+"""A checkpoint is a promise: a folder under its final name is whole, and is verified before it is read.
+
+step_00000100/manifest.json            format, step, number of ranks, the trainer's state, size and SHA-256 of each file
+              rank_00003.safetensors   fragments of the training state (ernie_m.runs.fragments), of any rank and stage
+              probe.safetensors        a few rows, whose loss stands in the state: replayed after loading
+
+`verify` looks at hashes before anything is opened, and nothing is ever unpickled. How checkpoints come about:
+ernie_m.runs.checkpoint_store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.run_files import CHECKPOINTS_FOLDER
+
+MANIFEST_FILE = "manifest.json"
+LATEST_FILE = "latest"
+PROBE_FILE = "probe.safetensors"
+FORMAT_NAME = "ernie-m checkpoint"
+FORMAT_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint: its folder, the step it continues from, what the trainer stored, size and hash of each file."""
+
+    folder: Path
+    step: int
+    world_size: int
+    state: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+
+def folder_name(step: int) -> str:
+    """Final name of the checkpoint of `step` finished steps."""
+    return f"step_{step:08d}"
+
+
+def rank_file(rank: int) -> str:
+    """Name of a rank's file."""
+    return f"rank_{rank:05d}.safetensors"
+
+
+def committed_folders(folder: Path) -> list[Path]:
+    """Checkpoint folders under their final names, newest first."""
+    return sorted((p for p in folder.glob("step_????????") if p.is_dir()), reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step_"))
+
+
+def write_manifest(path: Path, content: dict[str, Any], write: Callable[[Path, Any], None]) -> None:
+    """Write `content` with its format and its own digest."""
+    full = {"format": FORMAT_NAME, "format_version": FORMAT_VERSION, **content}
+    write(path, {**full, "sha256": _digest(full)})
+
+
+def read_manifest(folder: Path) -> Checkpoint:
+    """What a checkpoint's manifest says; raises InputError when it is missing or not one of ours."""
+    path = folder / MANIFEST_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT_NAME:
+            raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
+        if content.pop("sha256") != _digest(content):
+            raise InputError(f"{path}: altered since it was written")
+        if content.get("format_version") != FORMAT_VERSION:
+            found = content.get("format_version", 1)
+            raise InputError(f"{path}: format version {found}; this release reads version {FORMAT_VERSION}")
+        return Checkpoint(folder, content["step"], content["world_size"], content["state"], content["files"])
+    except FileNotFoundError:
+        raise InputError(f"{path}: missing") from None
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+        raise InputError(f"{path}: not a valid manifest") from None
+
+
+def verify(folder: Path, rank: int = 0, world_size: int = 1, on_progress: Callable[[], None] = lambda: None) -> Checkpoint:
+    """Check this rank's share of the files against the manifest; raises InputError naming the first that differs."""
+    checkpoint = read_manifest(folder)
+    files = checkpoint.files
+    missing = [rank_file(r) for r in range(checkpoint.world_size) if rank_file(r) not in files]
+    if missing:
+        raise InputError(f"{folder / MANIFEST_FILE}: names no {missing[0]}, of {checkpoint.world_size} ranks")
+    for name in sorted(files)[rank::world_size]:
+        path, expected = folder / name, files[name]
+        if not path.is_file():
+            raise InputError(f"{name} is missing")
+        if path.stat().st_size != expected["bytes"]:
+            raise InputError(f"{name} has {path.stat().st_size} bytes instead of {expected['bytes']}")
+        if sha256_of(path, on_progress=on_progress) != expected["sha256"]:
+            raise InputError(f"{name} does not have the hash it was saved with")
+    return checkpoint
+
+
+def newest_in_run(run: Path) -> Checkpoint:
+    """The newest whole checkpoint of a run folder, for tools outside training; raises InputError when there is none."""
+    folders = committed_folders(run / CHECKPOINTS_FOLDER)
+    for folder in folders:
+        try:
+            return verify(folder)
+        except (InputError, OSError) as error:
+            print(f"checkpoint {folder}: {error}; trying the one before", file=sys.stderr)
+    raise InputError(f"{run}: no whole checkpoint under {run / 'checkpoints'}; expected the run folder of a pre-training")
+
+
+def checkpoint_of(run: Path, name: str | None) -> Checkpoint:
+    """The checkpoint of a run folder by name or step (step_00001000, or 1000), verified; None: the newest whole one.
+
+    Raises InputError when there is none of that name, or when it is not whole.
+    """
+    if name is None:
+        return newest_in_run(run)
+    there = {folder.name: folder for folder in committed_folders(run / CHECKPOINTS_FOLDER)}
+    folder = there.get(name) or there.get(folder_name(int(name)) if name.isdecimal() else "")
+    if folder is None:
+        names = f"expected one of {', '.join(sorted(there))}" if there else "the run has none yet"
+        raise InputError(f"--checkpoint {name}: no such checkpoint in {run / CHECKPOINTS_FOLDER}; {names}")
+    try:
+        return verify(folder)
+    except InputError as error:
+        raise InputError(f"checkpoint {folder}: {error}; name another with --checkpoint") from None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

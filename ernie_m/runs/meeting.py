@@ -1,0 +1,111 @@
+"""Where the ranks of a job meet, and through which network interface."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import os
+import resource
+import socket
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in torch's list of names
+
+from ernie_m.base.console import Choice, InputError
+from ernie_m.base.hostfile import free_port
+from ernie_m.base.network import interface_of, is_loopback, meeting_address, own_address_towards, own_addresses
+from ernie_m.base.rank_facts import RankFacts, check_meeting
+
+LEAST_OPEN_FILES = 128
+"""Files that a process must be able to open: libraries, shards, connections to a few ranks. The doctor asks for 1,024."""
+MEETING_TIMEOUT = datetime.timedelta(minutes=30)
+INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "NCCL": "NCCL_SOCKET_IFNAME"}
+
+
+def set_meeting(facts: RankFacts) -> None:
+    """Put rank, world size and the place to meet into the environment, where torch and DeepSpeed look for them.
+
+    Raises InputError where several ranks were started and nothing says where they meet, and for a limit of open files that
+    would fail within.
+    """
+    check_meeting(facts, os.environ)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if most != resource.RLIM_INFINITY and most < LEAST_OPEN_FILES:
+        raise InputError(f"this process may open {most} files (ulimit -n), too few to train; expected 1,024: ulimit -n 1024")
+    is_told = bool(os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT"))
+    if not is_told:
+        address, port = _ask_mpi(facts) if facts.world_size > 1 else ("127.0.0.1", free_port())
+        os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    os.environ.update(facts.environment())
+
+
+def _ask_mpi(facts: RankFacts) -> tuple[str, int]:
+    """An address and a free port of rank 0, told by MPI to all; raises InputError where MPI is not at hand."""
+    launcher = facts.launcher.name if facts.launcher else ""
+    if importlib.util.find_spec("mpi4py") is None:
+        raise InputError(f"started by {launcher}, but mpi4py is missing: pip install mpi4py, or start with torchrun")
+    from mpi4py import MPI
+
+    if (found := MPI.COMM_WORLD.Get_size()) != facts.world_size:
+        raise InputError(
+            f"{launcher} started {facts.world_size} ranks, but mpi4py sees {found}: it is built for another MPI; install it "
+            "for this one (pip install --no-binary mpi4py mpi4py), or start with torchrun"
+        )
+    reached = ["127.0.0.1"] if facts.local_world_size == facts.world_size else own_addresses()
+    mine = (reached[0] if reached else socket.gethostname(), free_port()) if facts.rank == 0 else None
+    address, port = MPI.COMM_WORLD.bcast(mine, root=0)
+    return address, port
+
+
+def choose_interface(facts: RankFacts) -> Choice:
+    """Have gloo and NCCL use the network interface that leads to where the ranks meet; before any process group.
+
+    gloo alone takes the address of the host's own name, which is 127.0.1.1 on Debian: no other host reaches that. What the
+    user has set is left as it is. A collective where the ranks may be on several hosts.
+    """
+    subject = "network interface"
+    if facts.world_size == 1:
+        return Choice(subject, "none", "one rank")
+    address, towards = _own_address(facts)
+    interface = interface_of(address)
+    if not interface:
+        return Choice(subject, "gloo's and NCCL's own choice", f"none has {address}, from which {towards} is reached")
+    several = not is_loopback(address)
+    unset = [name for name, variable in INTERFACE_VARIABLES.items() if not os.environ.get(variable)]
+    chosen = [name for name in unset if several or name == "gloo"]
+    asked = [f"{variable}={os.environ[variable]}" for n, variable in INTERFACE_VARIABLES.items() if n not in unset]
+    os.environ.update({INTERFACE_VARIABLES[name]: interface for name in chosen})
+    if not chosen:
+        return Choice(subject, os.environ[INTERFACE_VARIABLES["gloo"]], f"asked for by {' and '.join(asked)}")
+    given = f"; {' and '.join(asked)} as asked for" if asked else ""
+    return Choice(subject, interface, f"{address} leads to {towards}, for {' and '.join(chosen)}{given}")
+
+
+def _own_address(facts: RankFacts) -> tuple[str, str]:
+    """This host's address for its peers, and what it leads to: the place to meet or, where that is here, another host."""
+    meeting = meeting_address()
+    try:
+        address = own_address_towards(meeting)
+    except OSError as error:
+        raise InputError(f"MASTER_ADDR {meeting}: no way leads there from {socket.gethostname()} ({error})", True) from None
+    if facts.local_world_size == facts.world_size:
+        return address, meeting
+    store = TCPStore(
+        meeting,
+        int(os.environ["MASTER_PORT"]),
+        is_master=facts.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        timeout=MEETING_TIMEOUT,
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    _STORES.append(store)
+    key = f"ernie_m/address/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{{}}"
+    store.set(key.format(facts.rank), "" if is_loopback(address) else address)
+    if is_loopback(address):  # the name of the place to meet is this host's own
+        for rank in range(facts.world_size):
+            if other := store.get(key.format(rank)).decode():
+                return own_address_towards(other), other
+    return address, meeting
+
+
+_STORES: list[TCPStore] = []
+"""Kept open: rank 0's serves the process group as well, which takes the same port."""

@@ -1,0 +1,141 @@
+"""Guards against divergence: what is not finite stops before the update, what jumps is reported with its data.
+
+1. `SpikeDetector` holds a running level of each objective's loss, median and MAD (median absolute deviation) over the
+   last steps: a spike itself moves them little. Its state is the last losses, so it is rebuilt from metrics.jsonl and
+   a restart does not change a verdict. It only reports: an operator looks at the rows (launcher/inspect_step.py) and
+   leaves them out with --skip_steps if they are at fault.
+2. `SkippedUpdates` counts fp16 updates that the loss scaler left out, in a row: a few are how it finds its scale, many
+   mean that the gradients overflow at any scale.
+3. `non_finite_message` is what is said when a loss or gradient is not finite in fp32 or bf16, where no scaler helps.
+
+Steps are counted from 0, as in --skip_steps; a line of metrics.jsonl counts finished steps and so is one ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+
+from ernie_m.base.config import Section, section
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
+
+LEAST_STEPS = 20  # no verdict before: the level of fewer says little
+MAD_TO_SIGMA = 1.4826  # of a normal distribution
+LEAST_DEVIATION = 0.01  # nats: a loss that hardly varies does not make a spike of a trifle
+
+
+@section
+class GuardConfig(Section):
+    """When a run is stopped, or its operator alarmed, over its losses; may change when a run is resumed."""
+
+    spike_window: Annotated[int, Range(least=LEAST_STEPS, most=10**6)] = 100
+    """Steps whose losses make the level against which a spike is told; verdicts start after 20."""
+    spike_threshold: Annotated[float, Range(least=0, most=1e6, zero="no detection")] = 8.0
+    """A loss this many deviations (1.4826 x MAD) above the median is a spike and logged with its rows; 0 = off."""
+    max_skipped_updates: Annotated[int, Range(least=1, most=10**6)] = 50
+    """fp16: so many overflows in a row stop the run."""
+
+
+@dataclass(frozen=True)
+class Spike:
+    """Step `step` (from 0) lost `loss` nats in `objective`, `deviation` robust deviations above the `median` before it."""
+
+    step: int
+    objective: str
+    loss: float
+    median: float
+    deviation: float
+
+    def __str__(self) -> str:
+        return (
+            f"loss spike in step {self.step}: {self.objective} {self.loss:.3f}, {self.deviation:.0f} deviations above "
+            f"the median {self.median:.3f} of the steps before"
+        )
+
+
+class SpikeDetector:
+    """Feed it each finished step in order, on every rank or on rank 0 alone: the same losses give the same verdicts."""
+
+    def __init__(self, config: GuardConfig) -> None:
+        self.config = config
+        self._recent: dict[str, deque[float]] = {}
+
+    @classmethod
+    def from_lines(cls, config: GuardConfig, lines: Sequence[Mapping[str, Any]], resume_step: int) -> SpikeDetector:
+        """The detector as it was after `resume_step` finished steps, from the lines of metrics.jsonl (those behind are
+        left out)."""
+        detector = cls(config)
+        for line in lines:
+            if line["step"] <= resume_step:
+                detector._take(line)
+        return detector
+
+    def observe(self, step: int, losses: Mapping[str, Any]) -> list[Spike]:
+        """Spikes of step `step` (from 0), then its losses join the level. Usually none, at most one an objective.
+
+        `losses` in nats: {'loss/CAMLM': 1.9, ...}; only whole objectives count, so a line of metrics.jsonl will do.
+        A loss that is not finite is no spike and is left out: it never reaches the level.
+        """
+        spikes = []
+        if self.config.spike_threshold > 0:
+            for objective, loss in _objective_losses(losses):
+                recent = self._recent.get(objective, ())
+                if len(recent) < LEAST_STEPS:
+                    continue
+                median = float(np.median(recent))
+                mad = float(np.median(np.abs(np.asarray(recent) - median)))
+                deviation = (loss - median) / max(mad * MAD_TO_SIGMA, LEAST_DEVIATION)
+                if deviation > self.config.spike_threshold:
+                    spikes.append(Spike(step, objective, loss, median, deviation))
+        self._take(losses)
+        return spikes
+
+    def _take(self, losses: Mapping[str, Any]) -> None:
+        for objective, loss in _objective_losses(losses):
+            self._recent.setdefault(objective, deque(maxlen=self.config.spike_window)).append(loss)
+
+
+def _objective_losses(losses: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    """('CAMLM', 1.9) of each 'loss/CAMLM', not of 'loss/CAMLM/de-en', if finite."""
+    for key, value in losses.items():
+        prefix, _, objective = key.partition("/")
+        if prefix == "loss" and "/" not in objective and value is not None and math.isfinite(value):
+            yield objective, float(value)
+
+
+class SkippedUpdates:
+    """Counts fp16 updates in a row that overflowed and were left out by the loss scaler."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.in_a_row, self.total = most, 0, 0
+
+    def record(self, step: int, skipped: bool, loss_scale: float | None = None) -> None:
+        """Whether the update of step `step` (from 0) was left out; raises InputError for the `most`-th in a row."""
+        self.in_a_row = self.in_a_row + 1 if skipped else 0
+        self.total += int(skipped)
+        if self.in_a_row < self.most:
+            return
+        scale = "" if loss_scale is None else f" (loss scale now {loss_scale:g})"
+        first = step - self.in_a_row + 1
+        raise InputError(
+            f"step {step}: the fp16 gradients overflowed {self.in_a_row} times in a row{scale}, so nothing was learnt since "
+            f"step {first}; use engine.precision=bf16 where the hardware has it, lower optimizer.peak_learning_rate in "
+            f"another --run, or look at the rows with launcher/inspect_step.py --step {first} --decode and leave them out "
+            f"with --skip_steps {first}:{step + 1}"
+        )
+
+
+def non_finite_message(step: int, what: str) -> str:
+    """For an InputError: `what` ('the loss of CAMLM', 'the gradient norm') of step `step` (from 0) is not finite."""
+    return (
+        f"step {step}: {what} is not finite; this update was not made and the newest checkpoint is from before it. A plain "
+        "restart would meet it again: lower optimizer.peak_learning_rate in another --run, use engine.precision=bf16 if "
+        f"this is fp16, or look at its rows with launcher/inspect_step.py --step {step} --decode and leave them out with "
+        f"--skip_steps {step}:{step + 1}"
+    )

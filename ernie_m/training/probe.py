@@ -1,0 +1,88 @@
+"""A short row kept with each checkpoint, and its loss: replayed after loading, it tells whether this is the same model.
+
+Hashes prove that files are what was written; the probe proves that what was written, read by this number of ranks, in
+this ZeRO stage, on this machine, is the model that was trained. Neither dropout nor ranks enter: all ranks compute it.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ernie_m.base.console import InputError
+from ernie_m.models.model import without_training
+from ernie_m.rows.batch import Document, LossRequest, PackedBatch
+from ernie_m.rows.dataloader import PretrainingData, to_device
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.packing import PackedRow, pack
+
+POSITIONS = 32
+MOST_PREDICTED = 4  # tokens: their logits over the whole vocabulary are what costs
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; another card or kernel rounds otherwise
+
+
+def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
+    """A short row as tensors: the shortest documents of the first or the last row of a global step, at least one.
+
+    It is as long as they are, in units of POSITIONS, since training waits for it. Placeholders are left as masks. Where
+    neither of these rows predicts anything, the step's other rows are looked at; raises InputError when none does.
+    """
+    addresses = data.schedule.rows_of_step(step)
+    outer, inner = [addresses[0], addresses[-1]], addresses[1:-1]
+    found = list(filter(_documents, map(data.row, outer))) or list(islice(filter(_documents, map(data.row, inner)), 1))
+    if not found:
+        raise InputError(
+            f"{data.folder.folder}: no row of step {step} holds a token to predict, so that nothing is trained there and no "
+            f"checkpoint could be proved; expected text in each of its {len(addresses)} rows. Look at them with "
+            f"launcher/inspect_step.py --step {step}, then rebuild the data or leave the step out (--skip_steps)"
+        )
+    row = min(found, key=lambda row: len(_documents(row)[0]))
+    documents = _documents(row)
+    ends = np.cumsum([len(document) for document in documents])
+    num_documents = max(1, int((ends <= POSITIONS).sum()))
+    length = -(-int(ends[num_documents - 1]) // POSITIONS) * POSITIONS
+    batch = pack([PackedRow(documents[:num_documents], row.objective, row.metric)], length)
+    arrays = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
+    arrays |= {name: array[:MOST_PREDICTED] for name, array in arrays.items() if name.endswith("_N")}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def _documents(row: PackedRow) -> list[Document]:
+    """Those in which something is predicted, the shortest first."""
+    return sorted((document for document in row.documents if len(document.predicted)), key=len)
+
+
+def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device) -> float:
+    """Mean nll of the probe's predicted tokens, nats; a collective under ZeRO-3."""
+    batch = to_device(PackedBatch(**{name: tensor.numpy() for name, tensor in probe.items()}, generation=None), device)
+    num_predicted = len(probe["labels_N"])
+    num_metrics = int(probe["metric_N"].max()) + 1 if num_predicted else 1
+    request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics)
+    with without_training(model):
+        _, nll_M = model(batch, request)
+    return float(nll_M.sum()) / max(1, num_predicted)
+
+
+def read_probe(path: Path) -> dict[str, Tensor]:
+    """The stored rows of a verified checkpoint."""
+    return load_file(str(path))
+
+
+def check_probe(saved: float, replayed: float, precision: str, folder: Path) -> None:
+    """Raise InputError when a loaded model does not compute what the saved one did."""
+    both_finite = math.isfinite(saved) and math.isfinite(replayed)
+    if both_finite and abs(saved - replayed) <= TOLERANCE[precision] * max(1.0, abs(saved)):
+        return
+    if not math.isfinite(saved) and not math.isfinite(replayed):
+        return
+    raise InputError(
+        f"{folder}: its probe row gave a loss of {saved:.6f} when it was saved and give {replayed:.6f} now, more than "
+        f"{TOLERANCE[precision]:g} apart: what was loaded is not what was trained. Remove this checkpoint to go on from the "
+        "one before, and report what changed (versions, cards, number of ranks)"
+    )

@@ -1,0 +1,85 @@
+"""A recipe: everything that decides what a run learns, put together from the sections that each owner declares."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated
+
+from ernie_m.base.config import Section, section
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
+from ernie_m.models.model import ModelConfig, longest_document
+from ernie_m.rows.dataloader import DataConfig, StageConfig
+from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.training.divergence import GuardConfig
+from ernie_m.training.engine import BatchConfig, EngineConfig, OptimizerConfig
+
+
+@section
+class OutputConfig(Section):
+    """What is shown and kept; may change when a run is resumed."""
+
+    log_every: Annotated[int, Range(least=1, most=10**9)] = 10
+    """Steps between console lines; metrics.jsonl has every step."""
+    log_samples: bool = False
+    """Write which rows each step was made of to samples.jsonl."""
+    peak_tflops: Annotated[float, Range(above=0, most=1e6)] | None = None
+    """Matmul peak of a rank's device that MFU is told by, TFLOP/s; null: its data sheet's, else measured at the start."""
+    save_every: Annotated[int, Range(least=1, most=10**9)] = 1000
+    """Steps between checkpoints."""
+    save_every_minutes: Annotated[float, Range(least=0, most=1e6, zero="never")] = 20.0
+    """Minutes after which a checkpoint is due even so; 0 never."""
+    save_in_background: bool = True
+    """Copy the state to host memory and write behind the training, where the memory allows it."""
+    keep_last: Annotated[int, Range(least=1, most=10**6)] = 2
+    """Checkpoints kept."""
+    keep_every: Annotated[int, Range(least=0, most=10**9, zero="none")] = 0
+    """Steps of which the first checkpoint is kept for good, e.g. 10000; 0 none."""
+    dead_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 60.0
+    """A rank without a sign of life for so long ends the job."""
+    hung_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 100.0
+    """A rank that lives but makes no progress for so long, while the others wait for it, ends the job."""
+    evaluate_every: Annotated[int, Range(least=0, most=10**9, zero="never")] = 1000
+    """Steps between measurements of the cross-lingual gain on held-out pairs; 0 never."""
+    held_out_pairs: Annotated[int, Range(least=0, most=10**6, zero="nothing is measured")] = 512
+    """Held-out pairs used for it."""
+
+
+@section
+class TrainingConfig(Section):
+    """A recipe."""
+
+    stages: tuple[StageConfig, ...]
+    """Stretches of training, in order, each with its mix of objectives."""
+    seed: Annotated[int, Range(least=0, most=2**63 - 1, zero="a seed like others")] = 0
+    """Everything random follows from it."""
+    init_from: str | None = None
+    """Weights to start from: a Hugging Face folder or hub id (XLM-R, ERNIE-M, an export), or a run; null draws them."""
+    objective_weights: dict[str, Annotated[float, Range(least=0, most=1e6, zero="nothing is learnt from it")]] = field(
+        default_factory=dict
+    )
+    """Factor of each objective's mean loss; 1 where not named."""
+    model: ModelConfig = ModelConfig()
+    """Shape of the encoder."""
+    data: DataConfig = DataConfig()
+    """Rows and language mixture."""
+    batch: BatchConfig = BatchConfig()
+    """Size of a step."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW and its schedule."""
+    engine: EngineConfig = EngineConfig()
+    """ZeRO stage and precision."""
+    output: OutputConfig = OutputConfig()
+    """Logging, saving, evaluating."""
+    guards: GuardConfig = GuardConfig()
+    """When losses alarm or stop."""
+
+    def check(self) -> None:
+        self.require(bool(self.stages), "stages", "at least one stage")
+        unknown = [name for name in self.objective_weights if name not in OBJECTIVES]
+        self.require(not unknown, "objective_weights", f"objectives out of {', '.join(OBJECTIVES)}")
+        if self.data.sequence_length > longest_document(self.model):
+            raise InputError(
+                f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
+                f"{longest_document(self.model)}"
+            )

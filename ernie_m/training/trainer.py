@@ -1,0 +1,299 @@
+"""Pre-training, from an opened corpus folder to a finished run: what is checked, held and put together around the steps.
+
+1. Everything that can be known to be wrong is, before the folder is touched or a rank started.
+2. Rank 0 holds the run folder's lock; a watchdog looks after all ranks.
+3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is replayed. Without
+   one, weights are drawn from the seed, or taken from where the recipe's `init_from` says.
+4. The steps: ernie_m.training.training_loop. However they end, RUN says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ernie_m import __version__
+from ernie_m.base.config import to_mapping
+from ernie_m.base.console import EXIT_PEER_LOST, EXIT_STOPPED, Choice, InputError
+from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.interruption import Interruption
+from ernie_m.base.run_files import START_FILE
+from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
+from ernie_m.interop.source import Target
+from ernie_m.interop.start import check_start, start_from
+from ernie_m.models.model import Encoder
+from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, Schedule, to_device
+from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.runs.checkpoint import PROBE_FILE, Checkpoint, committed_folders, step_of
+from ernie_m.runs.checkpoint_store import CheckpointStore, Retention
+from ernie_m.runs.fragments import FragmentReader
+from ernie_m.runs.host_copy import choose_saving
+from ernie_m.runs.metrics import draw_curves
+from ernie_m.runs.ranks import START_PATIENCE, Ranks
+from ernie_m.runs.run_folder import RunFolder, identity_of
+from ernie_m.runs.skip_steps import SkipSteps, first_new
+from ernie_m.training.engine import Engine, start_ranks
+from ernie_m.training.journal import Journal
+from ernie_m.training.probe import check_probe, probe_loss, read_probe
+from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.training_loop import Stopped, Surroundings, TrainingLoop
+from ernie_m.training.watchdog import Watchdog
+
+PEER_WAIT = 90.0  # seconds until the watchdog must know why a collective failed
+
+
+class Trainer:
+    """One pre-training run. `run` resumes by itself; a finished run is left alone."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        data: Path,
+        run: Path,
+        ds_configs: Path,
+        from_scratch: bool = False,
+        trackers: Sequence[str] = (),
+        exit_after: float | None = None,
+        skip_steps: str | None = None,
+        demanded_ranks: int | None = None,
+    ) -> None:
+        """`trackers`: of ernie_m.training.tracking; `exit_after`: seconds from now; `skip_steps`: e.g. "1200:1300"."""
+        self.demanded_ranks = demanded_ranks
+        self.interruption = Interruption(exit_after)
+        self.config, self.ds_configs = config, ds_configs
+        self.folder = CorpusFolder(data)
+        manifest = self.folder.manifest
+        self.model_config = config.model.resolved(manifest.vocab_size, len(manifest.languages))
+        self.schedule = Schedule(config.stages, config.batch.rows_per_step)
+        self.data = PretrainingData(self.folder, config.data, self.schedule, config.seed)
+        self.run_folder = RunFolder(run)
+        self.from_scratch, self.trackers, self.skip_steps = from_scratch, trackers, skip_steps
+        if skip_steps:
+            SkipSteps.parse(skip_steps, self.schedule.num_steps)
+        self.configuration = to_mapping(config) | {
+            "model": to_mapping(self.model_config),
+            "data_identity": {
+                "folder": str(data.resolve()),
+                "manifest_sha256": sha256_of(data / MANIFEST_FILE),
+                "tokenizer_sha256": manifest.tokenizer_sha256,
+                "languages": manifest.languages,
+                "data_order": DATA_ORDER,
+            },
+        }
+        self.run_folder.check(self.configuration, from_scratch)
+        self.start = Target.of(self.model_config, data, manifest)
+        if config.init_from and (from_scratch or not committed_folders(self.run_folder.checkpoints)):
+            check_start(config.init_from, self.start, run)
+
+    def run(self) -> None:
+        """Train to the last step of the last stage, from the newest whole checkpoint if there is one.
+
+        Ends the process with EXIT_STOPPED when asked to stop, with EXIT_PEER_LOST when another rank is lost.
+        """
+        self.interruption.listen()
+        ranks = start_ranks()
+        self._check_ranks(ranks)
+        self.config.batch.accumulation_steps(ranks.world_size)  # before anything is written
+        if self.run_folder.is_complete and not self.from_scratch:
+            done = self.run_folder.completed()["steps"]
+            if ranks.is_first:
+                print(f"{self.run_folder.path}: finished at step {done}, nothing to do (--from_scratch starts over)")
+            return ranks.close()
+        with contextlib.ExitStack() as held:
+            is_owner = self._hold_folder(ranks, held)
+            if ranks.is_first:
+                self.interruption.watch(self.run_folder.path)
+            output = self.config.output
+            watchdog = Watchdog.meet(
+                ranks.rank,
+                ranks.world_size,
+                self.run_folder.path,
+                ranks.from_first,
+                timeout_seconds=output.dead_after_seconds,
+                hang_timeout_seconds=output.hung_after_seconds,
+            )
+            try:
+                self._train(ranks, watchdog, is_owner)
+            except Stopped as stopped:
+                self._note(ranks, stopped.request.kind, stopped.step, stopped.request.message)
+                if ranks.is_first:
+                    self.interruption.obeyed()
+                    print(
+                        f"stopped at step {stopped.step} ({stopped.request.message}); the same command goes on", flush=True
+                    )
+                watchdog.stop()
+                ranks.close()
+                raise SystemExit(EXIT_STOPPED) from None
+            except InputError as error:
+                self._note(ranks, "refused", None, str(error), error.only_here)
+                watchdog.leave(str(error)) if error.only_here else watchdog.stop()
+                raise
+            except RuntimeError as error:  # gloo and NCCL: a peer is gone; or a fault of our own
+                explanation = watchdog.explain(PEER_WAIT)
+                if explanation is None:
+                    watchdog.leave(f"{type(error).__name__}: {error}")
+                    raise
+                if watchdog.is_spokesman:
+                    print(f"error: {explanation}", file=sys.stderr, flush=True)
+                os._exit(EXIT_PEER_LOST)  # nothing that waits for a peer may run any more
+            except BaseException as error:
+                watchdog.leave(f"{type(error).__name__}: {error}")
+                raise
+            watchdog.stop()
+        return ranks.close()
+
+    def _check_ranks(self, ranks: Ranks) -> None:
+        if self.demanded_ranks not in (None, ranks.world_size):
+            raise InputError(
+                f"--ranks {self.demanded_ranks}: these are {ranks.world_size}, started by {ranks.launcher}; is the hostfile "
+                "there? deepspeed takes this machine alone when it is not"
+            )
+
+    def _hold_folder(self, ranks: Ranks, held: contextlib.ExitStack) -> Callable[[], bool]:
+        """Rank 0 locks the run folder for all and makes it ready; raises InputError on every rank when it cannot."""
+        is_owner: Callable[[], bool] = lambda: True  # noqa: E731
+        problem = None
+        if ranks.is_first:
+            try:
+                is_owner = held.enter_context(self.run_folder.locked())
+                self.run_folder.start(self.configuration, self.from_scratch)
+            except InputError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"{error.filename or self.run_folder.path}: {error.strerror or error}; nothing was started"
+        problem = ranks.from_first(problem)
+        if problem:
+            raise InputError(problem)
+        return is_owner
+
+    def _note(self, ranks: Ranks, kind: str, step: int | None, message: str, only_here: bool = False) -> None:
+        if ranks.is_first or only_here:
+            with contextlib.suppress(OSError):  # a full disk must not hide what is to be told
+                self.run_folder.stopped(kind, step, message)
+
+    def _train(self, ranks: Ranks, watchdog: Watchdog, is_owner: Callable[[], bool]) -> None:
+        output = self.config.output
+        with watchdog.patience(START_PATIENCE, "starting"):
+            retention = Retention(output.keep_last, output.keep_every)
+            store = CheckpointStore(
+                self.run_folder.checkpoints,
+                ranks.voters,
+                retention,
+                identity_of(self.configuration),
+                is_owner,
+                lambda: watchdog.progress("reading or writing a checkpoint", shared=False),
+            )
+            skipped, checkpoint = self._skipped_steps(ranks, store)
+            first_step = checkpoint.step if checkpoint else 0
+            engine = self._engine(ranks, checkpoint)
+            self._compile(engine)
+            size = self._state_bytes(engine)
+            saving = choose_saving(output.save_in_background, size, ranks.local_world_size)
+            saves_in_background = ranks.all_agree(saving.value != "synchronous")
+            if saves_in_background:
+                store.prepare(size, on_gpu=ranks.device.type == "cuda")
+            journal = self._journal(first_step) if ranks.is_first else None
+            self._announce(engine, saving, checkpoint, skipped)
+            around = Surroundings(ranks, store, watchdog, self.interruption, journal, skipped, saves_in_background)
+            loop = TrainingLoop(self.config, self.data, engine, around)
+            measured = ranks.from_first(journal.measured_steps if journal else None)
+        try:
+            loop.run(first_step, loop.needs_evaluation(first_step, measured))
+        finally:
+            if journal is not None:
+                journal.close()
+        if ranks.is_first:
+            curves = draw_curves(self.run_folder.path)
+            self.run_folder.complete({"steps": self.schedule.num_steps, "version": __version__})
+            print(f"done: {self.schedule.num_steps} steps; {self.run_folder.checkpoints}; {curves}", flush=True)
+
+    def _compile(self, engine: Engine) -> None:
+        """Before the first step, where the watchdog waits for it. All micro-batches have one shape."""
+        rows = [PackedRow([], 0, 0)] * self.config.batch.micro_batch_rows
+        batch = to_device(pack(rows, self.config.data.sequence_length), engine.ranks.device)
+        engine.module.compile_for(batch)
+
+    def _journal(self, first_step: int) -> Journal:
+        return Journal(self.run_folder.path, self.config, self.data, self.configuration, first_step, self.trackers)
+
+    @staticmethod
+    def _state_bytes(engine: Engine) -> int:
+        """What a rank's fragments take once Adam has moments: three fp32 numbers an element."""
+        return sum(3 * 4 * fragment.weight.numel() for fragment in engine.fragments())
+
+    def _skipped_steps(self, ranks: Ranks, store: CheckpointStore) -> tuple[SkipSteps, Checkpoint | None]:
+        """Steps to leave out, earlier starts' included, and the checkpoint to go on from: from before those that are new."""
+        remembered = SkipSteps.read(self.run_folder.path)
+        asked = SkipSteps.parse(self.skip_steps, self.schedule.num_steps) if self.skip_steps else SkipSteps.of([])
+        new, skipped = first_new(remembered, asked), remembered.union(asked)
+        checkpoint = store.newest_whole(at_most=new)
+        if new is None:
+            return skipped, checkpoint
+        later = committed_folders(store.folder)
+        if checkpoint is None and later:
+            raise InputError(
+                f"--skip_steps {self.skip_steps}: no checkpoint from before step {new}, the oldest is {later[-1].name}; "
+                f"name steps from {step_of(later[-1])} on, or start over with --from_scratch"
+            )
+        ranks.barrier()  # all have read; and the file comes last, so that a kill before it changes nothing
+        store.abandon_after(checkpoint.step if checkpoint else 0)
+        if ranks.is_first:
+            skipped.write(self.run_folder.path)
+        return skipped, checkpoint
+
+    def _engine(self, ranks: Ranks, checkpoint: Checkpoint | None) -> Engine:
+        """The model under DeepSpeed: as at step 0, or as the checkpoint has it and checked by its probe."""
+        model = Encoder(self.model_config, ranks.device)
+        reader = FragmentReader(checkpoint.folder) if checkpoint else None
+        reader.fill_weights(model) if reader else self._initialise(model, ranks)
+        engine = Engine(model, ranks, self.ds_configs, self.config.engine, self.config.optimizer, self.config.batch)
+        if checkpoint is None or reader is None:
+            return engine
+        saved, present = checkpoint.state["precision"], engine.precision
+        if saved != present.value and self.config.engine.precision == "auto":
+            raise InputError(
+                f"{checkpoint.folder}: saved in {saved}, this job has {present}; set engine.precision={saved}, or "
+                f"engine.precision={present.value} to go on in another precision"
+            )
+        engine.restore(reader, checkpoint.state["counters"])
+        replayed = probe_loss(engine.module, read_probe(checkpoint.folder / PROBE_FILE), ranks.device)
+        looser = saved if saved != "fp32" else present.value
+        check_probe(checkpoint.state["probe_loss"], replayed, looser, checkpoint.folder)
+        return engine
+
+    def _initialise(self, model: Encoder, ranks: Ranks) -> None:
+        """The weights of step 0: drawn from the seed and, where `init_from` has others, replaced by those."""
+        model.initialise(self.config.seed)
+        if self.config.init_from:
+            started = start_from(self.config.init_from, self.start, model, ranks.voters)
+            if ranks.is_first:
+                print(*started.lines(), sep="\n", flush=True)
+                write_json(self.run_folder.path / START_FILE, vars(started))
+
+    def _announce(self, engine: Engine, saving: Choice, checkpoint: Checkpoint | None, skipped: SkipSteps) -> None:
+        if not engine.ranks.is_first:
+            return
+        first_step, num_ranks = checkpoint.step if checkpoint else 0, engine.ranks.world_size
+        if checkpoint and num_ranks < checkpoint.world_size:
+            was = f"{num_ranks} ranks, the job before had {checkpoint.world_size}"
+            print(f"alarm: {was}; if that is not meant, stop this one and look at --hostfile (--ranks demands a number)")
+        millions = engine.num_parameters / 1e6
+        print(
+            f"{millions:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "
+            f"ZeRO {engine.zero_stage}, {self.config.batch.rows_per_step} x {self.config.data.sequence_length} positions a "
+            f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metric_names)} streams"
+        )
+        exchange, model = engine.exchange, engine.module
+        chosen = (engine.ranks.interface, engine.precision, model.attention_choice, model.layer_norm_choice)
+        for choice in (*chosen, exchange.sums, exchange.reduction, exchange.overlap, saving):
+            print(choice)
+        warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
+        if warmup_steps >= num_steps:
+            print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
+        if skipped:
+            print(f"left out: steps {skipped}")
+        origin = f"with the weights of {self.config.init_from}" if self.config.init_from else "from scratch"
+        print(f"starting at step {first_step}" if first_step else f"starting {origin}", flush=True)

@@ -1,0 +1,286 @@
+"""The steps of one process, from resume to end.
+
+A step: the ranks add up, on the host, the predicted tokens of the whole global step and whether anyone was asked to stop;
+then for each micro-batch the model fills BTMLM's placeholders (no gradient), forward and backward; the update comes
+after the last one. Everything a step does follows from (seed, step), so the only data state is one integer.
+
+Requests to stop are looked at before every micro-batch and every forward of an evaluation, by all ranks together. A step
+that was begun is dropped then: weights and optimizer are still those of the step before, and that is what is saved.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ernie_m import __version__
+from ernie_m.base.console import InputError
+from ernie_m.base.interruption import Interruption, StopRequest
+from ernie_m.base.sampling import key_of
+from ernie_m.models.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
+from ernie_m.models.loss import objective_scales
+from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.rows.batch import LossRequest, PackedBatch
+from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES
+from ernie_m.rows.packing import PackedRow
+from ernie_m.rows.read_pairs import pairs_read
+from ernie_m.runs.checkpoint_store import CheckpointStore
+from ernie_m.runs.ranks import Ranks
+from ernie_m.runs.skip_steps import SkipSteps
+from ernie_m.training.divergence import SkippedUpdates, non_finite_message
+from ernie_m.training.engine import Engine
+from ernie_m.training.journal import Journal, StepRecord
+from ernie_m.training.probe import make_probe, probe_loss
+from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.utilization import EVALUATION, SAVING, Meter
+from ernie_m.training.watchdog import Watchdog
+
+NO_STOP, STOP_KINDS = 0, ("signal", "time")
+
+
+class Stopped(Exception):  # noqa: N818 - no error, an order
+    """All ranks agreed to stop; `step` steps are saved (None: nothing was trained)."""
+
+    def __init__(self, request: StopRequest) -> None:
+        super().__init__(request.message)
+        self.request = request
+        self.step: int | None = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the loop works with, beside the model and the data."""
+
+    ranks: Ranks
+    store: CheckpointStore
+    watchdog: Watchdog
+    interruption: Interruption
+    journal: Journal | None  # rank 0 alone
+    skipped: SkipSteps
+    saves_in_background: bool
+
+
+class TrainingLoop:
+    """The steps of one process."""
+
+    def __init__(self, config: TrainingConfig, data: PretrainingData, engine: Engine, around: Surroundings) -> None:
+        self.config, self.data, self.engine, self.around = config, data, engine, around
+        self.ranks, self.store, self.journal = around.ranks, around.store, around.journal
+        self.num_steps = data.schedule.num_steps
+        self.weights_O = torch.tensor(
+            [config.objective_weights.get(name, 1.0) for name in OBJECTIVES], device=self.ranks.device
+        )
+        self.objective_M = np.array([OBJECTIVE_INDEX[name.split("/")[0]] for name in data.metric_names])
+        self.pending: list[StepRecord] = []
+        self.left_out = SkippedUpdates(config.guards.max_skipped_updates)
+        self.gain_rows = self._held_out_rows()
+        self.meter = Meter.of(config, engine.module.config, engine.precision.value, self.ranks)
+        self.saved_at = time.monotonic()
+        self.last_saved = -1
+        self.save_is_due = False
+        self.has_moved = False  # a start makes a step at least: else one of short --exit_after would be the last's again
+
+    def run(self, first_step: int, evaluate_first: bool) -> None:
+        """Steps first_step .. num_steps - 1, with logging, evaluation and checkpoints; raises Stopped when asked to."""
+        output = self.config.output
+        self.last_saved = first_step
+        batches = Prefetcher(self._batches_of, first_step, self.num_steps)
+        done = first_step
+        try:
+            if evaluate_first:
+                self._evaluate(done)
+            for step, micro_batches in enumerate(self.meter.clock.waiting(batches), start=first_step):
+                if micro_batches is not None:
+                    self.pending.append(self._step(step, micro_batches))
+                self.has_moved = True
+                done, last = step + 1, step + 1 == self.num_steps
+                due = last or done % output.save_every == 0 or self.save_is_due
+                if done % output.log_every == 0 or due:
+                    self._flush()
+                if self._evaluates_at(done):
+                    self._evaluate(done)
+                if due:
+                    self._save(done, in_the_open=last)
+                self._report_save()
+        except Stopped as stopped:
+            self._flush()
+            if done > self.last_saved:
+                self._save(done, in_the_open=True)
+            self._report_save(wait=True)
+            stopped.step = done
+            raise
+        finally:
+            batches.close()
+        self._report_save(wait=True)
+
+    def _evaluates_at(self, done: int) -> bool:
+        every = self.config.output.evaluate_every
+        return bool(self.gain_rows) and done > 0 and (done == self.num_steps or done % every == 0)
+
+    def needs_evaluation(self, first_step: int, measured_steps: set[int]) -> bool:
+        """Whether the job before ended between the checkpoint of `first_step` and the measurement due there."""
+        return self._evaluates_at(first_step) and first_step not in measured_steps
+
+    def _batches_of(self, step: int) -> list[PackedBatch] | None:
+        if step in self.around.skipped:
+            return None
+        try:
+            return self.data.step(step, self.ranks.rank, self.ranks.world_size, self.config.batch.micro_batch_rows)
+        except InputError as error:
+            raise InputError(str(error), only_here=True) from None
+
+    # -- deciding together ---------------------------------------------------------------------------------------
+
+    def _agree(self, what: str, counts: np.ndarray) -> np.ndarray:
+        """Sum `counts` over all ranks; raises Stopped, on all of them, when one was asked to stop."""
+        self.around.watchdog.progress(what)
+        request = self.around.interruption.request()
+        flags = np.zeros(3)
+        if request is not None and (self.has_moved or request.kind != "time"):
+            flags[STOP_KINDS.index(request.kind)] = 1
+        minutes = self.config.output.save_every_minutes
+        if self.ranks.is_first and minutes and time.monotonic() - self.saved_at >= 60 * minutes:
+            flags[2] = 1
+        summed = self.ranks.host_sum(np.concatenate([counts, flags]))
+        by_signal, by_time, save_is_due = summed[len(counts) :]
+        if by_signal or by_time:
+            kind: Any = STOP_KINDS[0] if by_signal else STOP_KINDS[1]
+            raise Stopped(request or StopRequest(kind, "another rank was asked to stop"))
+        self.save_is_due = bool(save_is_due)
+        return summed[: len(counts)]
+
+    def _poll(self, what: str) -> None:
+        self._agree(what, np.zeros(0))
+
+    # -- a step --------------------------------------------------------------------------------------------------
+
+    def _step(self, step: int, micro_batches: list[PackedBatch]) -> StepRecord:
+        num_metrics = len(self.data.metric_names)
+        counts = np.sum([np.bincount(b.metric_N, minlength=num_metrics) for b in micro_batches], axis=0)
+        num_tokens = sum(int((b.document_BS >= 0).sum()) for b in micro_batches)
+        num_pairs = sum(map(pairs_read, micro_batches))
+        summed = self._agree(f"step {step}", np.concatenate([counts, [num_tokens, num_pairs]]).astype(np.float64))
+        predicted_M, (total_tokens, total_pairs) = summed[:-2], map(int, summed[-2:])
+        predicted_O = np.bincount(self.objective_M, weights=predicted_M, minlength=len(OBJECTIVES))
+        scales_O = objective_scales(
+            self.weights_O,
+            torch.from_numpy(predicted_O).float().to(self.ranks.device),
+            self.ranks.world_size,
+            self.engine.accumulation_steps,
+        )
+        request = LossRequest(scales_O, num_metrics)
+        learning_rate = self.config.optimizer.learning_rate(step, self.num_steps)
+        torch.manual_seed(key_of(self.config.seed, "dropout", step, self.ranks.rank) % 2**63)
+        nll_M = torch.zeros(num_metrics, dtype=torch.float64, device=self.ranks.device)
+        updated = True
+        for number, batch in enumerate(micro_batches):
+            if number:
+                self._poll(f"step {step}, micro-batch {number}")
+            nll_M += self.engine.forward_backward(self._filled(to_device(batch, self.ranks.device)), request)
+            updated = self.engine.update(learning_rate)
+        self._guard(step, updated)
+        return StepRecord(step, nll_M, predicted_M, total_tokens, total_pairs, learning_rate)
+
+    def _filled(self, batch: PackedBatch) -> PackedBatch:
+        """The batch with BTMLM's pseudo tokens in its placeholders, if it has any."""
+        if batch.generation is None:
+            return batch
+        with self.meter.clock.generating():
+            return fill_placeholders(self.engine.module, batch)
+
+    def _guard(self, step: int, updated: bool) -> None:
+        """What an update that was not made, for a gradient that is not finite, means: with fp16 nothing at first."""
+        if self.engine.precision.value == "fp16":
+            self.left_out.record(step, not updated, self.engine.loss_scale)
+        elif not updated:
+            self._flush()
+            raise InputError(non_finite_message(step, "the gradient"))
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        """Fetch the pending steps' sums at once and write them down."""
+        if not self.pending:
+            return
+        self.around.watchdog.progress("adding up losses")
+        nll_TM = self.ranks.sum(torch.stack([record.nll_M for record in self.pending])).cpu().numpy()
+        if self.engine.precision.value != "fp16" and not np.isfinite(nll_TM).all():
+            bad = int((~np.isfinite(nll_TM)).any(axis=1).nonzero()[0][0])
+            raise InputError(non_finite_message(self.pending[bad].step, "the loss"))
+        tokens = [record.num_tokens for record in self.pending]
+        predicted = sum(float(record.predicted_M.sum()) for record in self.pending)
+        numbers = self.meter.numbers(tokens, sum(record.num_pairs for record in self.pending), predicted)
+        if self.journal is not None:
+            extra = {"gradient_norm": self.engine.gradient_norm, "loss_scale": self.engine.loss_scale}
+            self.journal.steps(self.pending, nll_TM, numbers, extra)
+        self.pending.clear()
+
+    def _held_out_rows(self) -> list[PackedRow]:
+        if self.config.output.evaluate_every == 0:
+            return []
+        pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
+        if len(pairs) < 2:
+            return []
+        vocab_size, data = self.data.folder.manifest.vocab_size, self.config.data
+        try:
+            return gain_rows(pairs, data.corruption, vocab_size, data.sequence_length, self.config.seed)
+        except InputError as error:
+            if self.journal is not None:
+                print(f"cross-lingual gain: not measured ({error})")
+            return []
+
+    def _evaluate(self, done: int) -> None:
+        with self.meter.clock.during(EVALUATION):
+            gain = cross_lingual_gain(
+                self.engine.module,
+                self.gain_rows,
+                self.config.data.sequence_length,
+                self.ranks.device,
+                rank=self.ranks.rank,
+                world_size=self.ranks.world_size,
+                sum_over_ranks=self.ranks.sum,
+                poll=lambda: self._poll(f"evaluation after step {done}"),
+            )
+            if self.journal is not None:
+                self.journal.evaluation(done, gain)
+
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def _save(self, done: int, in_the_open: bool) -> None:
+        """Save `done` finished steps; raises InputError when that failed and nothing comes after it."""
+        watchdog = self.around.watchdog
+        watchdog.progress(f"saving step {done}")
+        with self.meter.clock.during(SAVING):
+            veto = self.journal.sync() if self.journal is not None else None
+            probe = make_probe(self.data, min(done, self.num_steps - 1))
+            state = {
+                "precision": self.engine.precision.value,
+                "zero_stage": self.engine.zero_stage,
+                "version": __version__,
+                "counters": self.engine.counters(),
+                "probe_loss": probe_loss(self.engine.module, probe, self.ranks.device),
+            }
+            tensors = {key: view for fragment in self.engine.fragments() for key, view in fragment.tensors()}
+            behind = self.around.saves_in_background and not in_the_open
+            self.store.save(done, tensors, state, probe, in_background=behind, veto=veto)
+        self.last_saved, self.saved_at, self.save_is_due = done, time.monotonic(), False
+        watchdog.progress(f"saved step {done}")
+        if in_the_open:
+            self._report_save(wait=True, is_last=True)
+
+    def _report_save(self, wait: bool = False, is_last: bool = False) -> None:
+        """Say what came of saves; a failed one is an alarm, and an error where no other follows."""
+        while (saved := self.store.finished(wait)) is not None:
+            if saved.problem is not None and is_last and saved.step == self.last_saved:
+                raise InputError(saved.problem)
+            if self.journal is not None:
+                if saved.problem is not None:
+                    goes_on = "training goes on, the next save is tried as usual"
+                    print(f"alarm: {saved.problem}; {goes_on}", file=sys.stderr, flush=True)
+                self.journal.saved(saved)
