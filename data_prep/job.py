@@ -23,8 +23,8 @@ def start_ranks(num_workers: int | None) -> Ranks:
     ranks = MpiRanks()
     if ranks.num_ranks != started:
         raise InputError(
-            f"{by} has started {started} processes, of which MPI sees {ranks.num_ranks}; start them with mpirun -n {started} "
-            "or with srun --mpi=pmix where Slurm's MPI and mpi4py's agree; on one machine --workers N needs neither"
+            f"{by} has started {started} processes, of which MPI sees {ranks.num_ranks}; start them with mpirun -n {started}"
+            " or with srun --mpi=pmix where Slurm's MPI and mpi4py's agree; on one machine --workers N needs neither"
         )
     return ranks
 
