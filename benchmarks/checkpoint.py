@@ -38,10 +38,12 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.checkpoint import committed_folders, verify
 from ernie_m.runs.checkpoint_store import CheckpointStore, Retention
@@ -64,9 +66,8 @@ def made_batch(seed: int, num_rows: int = ROWS, length: int = LENGTH) -> PackedB
     rows = []
     for _ in range(num_rows):
         ids = rng.integers(FIRST_PIECE_ID, MODEL.vocab - 1, length - 2, dtype=np.int32)
-        document = OBJECTIVES["MMLM"].lay_out(
-            Example((ids,), (1,)), CorruptionConfig(), MODEL.vocab, key=1000 * seed + len(rows)
-        )
+        layout = Layout(OBJECTIVES["MMLM"], CorruptionConfig(), MODEL.vocab)
+        document = layout.lay_out(Example((ids,), (1,)), key=1000 * seed + len(rows))
         rows.append(PackedRow([document], OBJECTIVE_INDEX["MMLM"], 0))
     return pack(rows, length)
 
@@ -97,8 +98,8 @@ class Bench:
     def step(self) -> float:
         """Seconds of one training step."""
         started = time.perf_counter()
-        scales_O = torch.full((len(OBJECTIVES),), 1e-2)
-        self.engine.forward_backward(self.batch, LossRequest(scales_O, 1))
+        scales_L = torch.full((len(LOSS_INDEX),), 1e-2)
+        self.engine.forward_backward(self.batch, LossRequest(scales_L, 1))
         self.engine.update(1e-5)
         self.steps_done += 1
         return time.perf_counter() - started

@@ -23,11 +23,11 @@ LEAST_FILL, FROM_LENGTH = 0.97, 128
 
 def measured(source: RowSource) -> tuple[float, int, float]:
     """Fill, rows without a token and share of the tokens used, of one epoch."""
-    corruption, positions, empty, tokens = source.settings.corruption, 0, 0, 0
+    _corruption, positions, empty, tokens = source.settings.corruption, 0, 0, 0
     for index in range(source.rows_per_epoch):
         location = source._location(index)
         lengths_EC = (location.stops_EC - location.starts_EC).astype(np.int64)
-        positions += int(np.sum(source.objective.length(corruption, *lengths_EC.T)))
+        positions += int(np.sum(source.layout.length(*lengths_EC.T)))
         tokens += int(lengths_EC.sum())
         empty += lengths_EC.size == 0
     fill = positions / (source.rows_per_epoch * source.settings.sequence_length)

@@ -111,7 +111,7 @@ def open_folder(folder: Path) -> None:
     assert "torch" not in sys.modules
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     megabytes = int(peak.split()[1]) * 1024 / 1e6
-    figures = {"opened": opened, "ordered": ordered, "peak_megabytes": megabytes, "streams": len(data.metric_names)}
+    figures = {"opened": opened, "ordered": ordered, "peak_megabytes": megabytes, "streams": len(data.metrics)}
     print(json.dumps(figures))
 
 

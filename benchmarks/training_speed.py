@@ -41,6 +41,7 @@ from training_speed_runs import Result, Setup, btmlm, loader, matmul_peak, ours,
 
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.models.flops import needed_flops
+from ernie_m.rows.objectives import TOKEN
 
 H200_TOKENS = 180_000  # a second: large, length 512, bf16, half of the measured matmul peak
 PARTS = ("full", "pairs", "bf16", "btmlm", "loader")
@@ -221,7 +222,7 @@ def useful_flops(setup: Setup, result: Result) -> float:
     """Useful FLOP/s of our steps, median."""
     model = setup.model(CorpusFolder(setup.data))
     steps = zip(*(result[key] for key in ("tokens", "pairs", "predicted", "seconds")), strict=True)
-    return statistics.median(needed_flops(model, n, pairs, k) / seconds for n, pairs, k, seconds in steps)
+    return statistics.median(needed_flops(model, n, pairs, {TOKEN: k}) / seconds for n, pairs, k, seconds in steps)
 
 
 def waiting(result: Result) -> float:

@@ -22,11 +22,12 @@ import torch
 
 from ernie_m.base.special_tokens import FIRST_POSITION_ID, PAD_ID
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows import row_source
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.rows.read_pairs import pairs_read
 
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
@@ -129,7 +130,7 @@ class OurTraining:
     def __init__(self, setup: Setup, data: PretrainingData, precision: str) -> None:
         from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
-        self.ranks, self.num_metrics = start_ranks(), len(data.metric_names)
+        self.ranks, self.num_metrics = start_ranks(), len(data.metrics)
         config = EngineConfig(zero_stage=setup.zero_stage, precision=precision)  # type: ignore[arg-type]
         batch = BatchConfig(rows_per_step=setup.rows, micro_batch_rows=setup.rows)
         model = _encoder(setup.model(data.folder))
@@ -140,13 +141,13 @@ class OurTraining:
                 layer.compile(dynamic=False)
 
     def step(self, batch: PackedBatch) -> None:
-        from ernie_m.models.loss import objective_scales
+        from ernie_m.models.loss import loss_scales
         from ernie_m.models.pseudo_parallel import fill_placeholders
 
-        predicted_O = torch.from_numpy(np.bincount(batch.objective_N, minlength=len(OBJECTIVES))).float()
-        scales_O = objective_scales(torch.ones(len(OBJECTIVES)), predicted_O, 1, 1).to(self.ranks.device)
+        predicted_O = torch.from_numpy(np.bincount(batch.loss_N, minlength=len(LOSS_INDEX))).float()
+        scales_L = loss_scales(torch.ones(len(LOSS_INDEX)), predicted_O, 1, 1).to(self.ranks.device)
         filled = fill_placeholders(self.engine.module, to_device(batch, self.ranks.device))
-        self.engine.forward_backward(filled, LossRequest(scales_O, self.num_metrics))
+        self.engine.forward_backward(filled, LossRequest(scales_L, self.num_metrics))
         self.engine.update(LEARNING_RATE)
 
 

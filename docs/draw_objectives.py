@@ -17,7 +17,8 @@ from matplotlib import pyplot
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, mask_id
 from ernie_m.rows.attention_rule import attention_rule, dense_mask
 from ernie_m.rows.batch import Example
-from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, TLM, CorruptionConfig, Objective
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, PLM, TLM, XLCO, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.show.attention_pictures import draw_rule
 
@@ -36,6 +37,8 @@ def panels() -> list[tuple[str, np.ndarray, list[str]]]:
         ("BTMLM stage 1", BTMLM, True),
         ("BTMLM stage 2", BTMLM, False),
         ("CLM", CLM, False),
+        ("XLCO", XLCO, False),
+        ("PLM", PLM, False),
     ):
         drawn.append((title, *mask_and_labels(objective, stage_1)))
     return drawn
@@ -45,7 +48,7 @@ def mask_and_labels(objective: Objective, stage_1: bool) -> tuple[np.ndarray, li
     """The dense mask of one document, and what each position shows."""
     sentences = (np.concatenate([X, Y[:3] + 1]),) if objective.is_pseudo_parallel else (X, Y)[: objective.num_sentences]
     example = Example(sentences, (1, 2)[: len(sentences)])
-    document = objective.lay_out(example, CORRUPTION, VOCAB_SIZE, key=5, target_language=2)
+    document = Layout(objective, CORRUPTION, VOCAB_SIZE).lay_out(example, key=5, target_language=2)
     if stage_1:
         document = replace(document, input_ids=document.generation_ids, reads=document.generation_reads)
     batch = pack([PackedRow([document], 0, 0)], len(document))
@@ -63,7 +66,7 @@ def mask_and_labels(objective: Objective, stage_1: bool) -> tuple[np.ndarray, li
 
 
 def main() -> None:
-    figure, axes = pyplot.subplots(2, 3, figsize=(13, 8.8), layout="constrained")
+    figure, axes = pyplot.subplots(2, 4, figsize=(17, 8.8), layout="constrained")
     for axis, (title, mask, labels) in zip(axes.flat, panels(), strict=True):
         draw_rule(axis, mask, labels, labels)
         axis.set_title(title)

@@ -16,10 +16,12 @@ from data_prep.shard_writer import Rows
 from ernie_m.base.special_tokens import FIRST_PIECE_ID, NO_LANGUAGE, mask_id
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Document, Example, PackedBatch
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import HEADS, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 
 VOCAB_SIZE = 101
@@ -48,7 +50,7 @@ def _documents(
             ]
             example = Example(tuple(chosen), tuple(range(1, 1 + len(chosen))))
             target = TARGET_LANGUAGE if objective.is_pseudo_parallel else NO_LANGUAGE
-            documents.append(objective.lay_out(example, CORRUPTION, VOCAB_SIZE, next(keys), target))
+            documents.append(Layout(objective, CORRUPTION, VOCAB_SIZE).lay_out(example, next(keys), target))
         laid_out.append(documents)
     return laid_out
 
@@ -60,7 +62,15 @@ def _batch(objective: Objective, rows: Sequence[Sequence[Document]], sequence_le
 
 
 def _encoder(dtype: torch.dtype = torch.float32, seed: int = 0, **shape: object) -> Encoder:
-    small = {"num_layers": 2, "hidden_size": 32, "num_heads": 4, "ffn_size": 64, "dropout": 0.0, "max_positions": 130}
+    small = {
+        "heads": HEADS,
+        "num_layers": 2,
+        "hidden_size": 32,
+        "num_heads": 4,
+        "ffn_size": 64,
+        "dropout": 0.0,
+        "max_positions": 130,
+    }
     config = ModelConfig(**{**small, "vocab_size": VOCAB_SIZE, "num_languages": 4, **shape})  # type: ignore[arg-type]
     model = Encoder(config).to(dtype).eval()
     rng = torch.Generator().manual_seed(seed)

@@ -21,10 +21,11 @@ from ernie_m.base.console import InputError
 from ernie_m.base.sampling import key_of
 from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.models.evaluation import accuracy_at_1, cross_lingual_gain, gain_rows, in_rows, mean_pooled, read_aligned
-from ernie_m.models.model import without_training
+from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 
 RULES = ("MMLM", "TLM", "CAMLM")
@@ -64,13 +65,14 @@ def perplexity_rows(
 ) -> list[PackedRow]:
     """Rows of an objective made of held-out pairs, every sentence once; its masks follow from the pair's number."""
     objective, number = OBJECTIVES[rule], OBJECTIVE_INDEX[rule]
+    layout = Layout(objective, corruption, vocab_size)
     documents = []
     for i, pair in enumerate(pairs):
         parts = [pair] if objective.num_sentences == 2 else _sides(pair)
         for side, part in enumerate(parts):
-            if int(objective.length(corruption, *map(len, part.sentences))) <= sequence_length:
+            if int(layout.length(*map(len, part.sentences))) <= sequence_length:
                 key = key_of(EVALUATION_SEED, "perplexity", rule, i, side)
-                documents.append(objective.lay_out(part, corruption, vocab_size, key))
+                documents.append(layout.lay_out(part, key))
     return [PackedRow(row, number, 0) for row in in_rows(documents, sequence_length)]
 
 
@@ -80,7 +82,7 @@ def _sides(pair: Example) -> list[Example]:
 
 def perplexity(model: nn.Module, rows: Sequence[PackedRow], sequence_length: int, device: torch.device) -> float:
     """exp of the mean nll over all predicted tokens of `rows`."""
-    request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics=1)
+    request = LossRequest(torch.zeros(len(LOSS_INDEX), device=device), num_metrics=1)
     total, count = 0.0, 0
     with without_training(model):
         for start in range(0, len(rows), ROWS_AT_A_TIME):

@@ -68,7 +68,7 @@ def of_run(run: Path, data: Path | None) -> Iterator[Subject]:
 def untrained(config: TrainingConfig, data: Path) -> Subject:
     """The recipe's model at step 0: as its seed draws it, or with the weights of its `init_from`."""
     manifest = CorpusFolder(data).manifest
-    shape = config.model.resolved(manifest.vocab_size, len(manifest.languages))
+    shape = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
     model = Encoder(shape).initialise(config.seed)
     if config.init_from:
         start_from(config.init_from, Target.of(shape, data, manifest), model, Voters(0, 1))

@@ -143,7 +143,7 @@ def objectives_in(recipe: Mapping[str, Any]) -> str:
 
 def flops(config: TrainingConfig, vocab_size: int) -> float:
     """FLOPs of the whole training, forward and backward, BTMLM's generation included (ernie_m.planning.speed)."""
-    model = config.model.resolved(vocab_size, config.model.num_languages or 1)
+    model = config.shape.resolved(vocab_size, config.model.num_languages or 1)
     total = 0.0
     for stage in config.stages:
         generating = sum(share for name, share in stage.rows.items() if OBJECTIVES[name].is_pseudo_parallel)

@@ -13,11 +13,11 @@ from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
 from ernie_m.corpus.manifest import MANIFEST_FILE, Manifest
 from ernie_m.hosts.findings import Problem
+from ernie_m.models.size import parameter_count
 from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.supervision.environment import exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
-    from ernie_m.models.model import ModelConfig
     from ernie_m.training.recipe import TrainingConfig
 
 CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4
@@ -26,22 +26,12 @@ DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
 """Prefixes of variables that deepspeed's pdsh launch gives to all hosts; with CUDA on the starting machine also NCCL."""
 
 
-def parameter_count(config: ModelConfig) -> int:
-    """Parameters of the encoder of that shape, by arithmetic; XLM-R's vocabulary where it leaves that to the data."""
-    D, F = config.hidden_size, config.ffn_size
-    norm = 2 * D
-    embeddings = (config.vocab + config.max_positions + 1 + (config.num_languages or 0)) * D + norm
-    layer = 4 * D * D + 4 * D + norm + 2 * D * F + F + D + norm
-    head = D * D + D + norm + config.vocab  # its output matrix is the word embedding
-    return embeddings + config.num_layers * layer + head
-
-
 def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | None) -> int:
     """Bytes that a run will still fill: checkpoints that it keeps and one more, less those that are there, and an export.
 
     `shards`: what the first host said of the data, if anything.
     """
-    model, output = config.model, config.output
+    model, output = config.shape, config.output
     if "vocab_size" in shards:
         model = replace(model, vocab_size=shards["vocab_size"], num_languages=shards["languages"])
     there = len(committed_folders(run / CHECKPOINTS_FOLDER)) if run else 0
@@ -59,7 +49,7 @@ def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str,
         problems.append(Problem((), str(error), "or start on another number of ranks"))
     try:
         if "vocab_size" in shards:
-            config.model.resolved(shards["vocab_size"], shards["languages"])
+            config.shape.resolved(shards["vocab_size"], shards["languages"])
     except InputError as error:
         problems.append(Problem((), str(error), "take the recipe that belongs to this data"))
     return problems
@@ -78,7 +68,7 @@ def start_problems(config: TrainingConfig, data: Path | None, run: Path | None) 
             folder_of(config.init_from)
             return []
         manifest = Manifest.read(data)
-        shape = config.model.resolved(manifest.vocab_size, len(manifest.languages))
+        shape = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
         check_start(config.init_from, Target.of(shape, data, manifest), run)
     except InputError as error:
         return [Problem((), str(error), "or train from random weights with init_from=null")]
@@ -108,7 +98,7 @@ def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[st
         steps, rest = divmod(rows, num_ranks * micro)
         split = f"{num_ranks} ranks x {micro} x {steps}" if not rest else f"does not divide over {num_ranks} ranks x {micro}"
         lines.append(f"batch        {rows} rows a step, {split}")
-        lines.append(f"model        {parameter_count(config.model) / 1e6:,.0f} M parameters")
+        lines.append(f"model        {parameter_count(config.shape) / 1e6:,.0f} M parameters")
     if "tokens" in (shards := first.get("shards", {})):
         lines.append("data         {languages} languages, {streams} streams, {tokens:,} tokens".format(**shards))
     return lines

@@ -1,7 +1,8 @@
 """Our weights as a Hugging Face folder: XLM-R's class, which every release of transformers has, or ERNIE-M's.
 
 The fused query-key-value matrix is split, and the language embedding of masks stays behind: real tokens never carried it.
-XLM-R's class also takes the MLM head; ERNIE-M's, which transformers has up to 4.57, has no place for one.
+XLM-R's class also takes the MLM head, where the run has one; ERNIE-M's, which transformers has up to 4.57, has no place
+for it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
+from transformers import PreTrainedModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, XLMRobertaTokenizer
 from transformers.utils import logging
 
 from ernie_m.base.console import InputError
@@ -23,7 +24,8 @@ from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LAYOUTS, XLM_ROBERTA, Layout
 from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS
-from ernie_m.models.model import ModelConfig, longest_document
+from ernie_m.models.shape import ModelConfig, longest_document
+from ernie_m.rows.objectives import TOKEN
 
 FORMATS = tuple(LAYOUTS)
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -48,7 +50,7 @@ def to_hugging_face(weights: dict[str, Tensor], config: ModelConfig, layout: Lay
     theirs: dict[str, Tensor] = {}
     for ours, names in layout.with_prefix(layout.encoder_names(config.num_layers)).items():
         theirs |= zip(names, weights[ours].chunk(len(names)), strict=True)
-    theirs |= {name: weights[ours] for ours, name in layout.head.items()}
+    theirs |= {name: weights[ours] for ours, name in layout.head.items() if ours in weights}
     if layout.token_type is not None:
         theirs[f"{layout.prefix}.{layout.token_type}"] = torch.zeros(1, config.hidden_size)
     return theirs
@@ -91,8 +93,14 @@ def _make_readable(folder: Path) -> None:
 
 def _save_xlm_roberta(weights: dict[str, Tensor], config: ModelConfig, to: Path) -> None:
     logging.disable_progress_bar()
-    model = XLMRobertaForMaskedLM(XLMRobertaConfig(**hugging_face_config(config), type_vocab_size=1))
-    theirs = to_hugging_face(weights, config)
-    theirs |= {"lm_head.decoder.weight": weights["embeddings.word.weight"], "lm_head.decoder.bias": theirs["lm_head.bias"]}
+    shape, theirs = XLMRobertaConfig(**hugging_face_config(config), type_vocab_size=1), to_hugging_face(weights, config)
+    model: PreTrainedModel
+    if TOKEN in config.head_names:
+        model = XLMRobertaForMaskedLM(shape)
+        theirs |= {"lm_head.decoder.weight": weights["embeddings.word.weight"]}
+        theirs |= {"lm_head.decoder.bias": theirs["lm_head.bias"]}
+    else:
+        model = XLMRobertaModel(shape, add_pooling_layer=False)
+        theirs = {name.removeprefix(f"{XLM_ROBERTA.prefix}."): tensor for name, tensor in theirs.items()}
     model.load_state_dict(theirs)
     model.save_pretrained(to)

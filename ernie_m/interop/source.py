@@ -26,7 +26,8 @@ from ernie_m.interop.fairseq import FINAL_NORM, MODEL_FILE, FairseqFile
 from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LAYOUTS, Layout
 from ernie_m.interop.same_vocabulary import check_vocabulary
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders, verify
 from ernie_m.runs.fragments import WEIGHT, FragmentReader
 from ernie_m.runs.run_folder import model_config

@@ -37,9 +37,11 @@ class Started:
         lines = [f"starting from {self.path} ({self.kind}, SHA-256 {self.sha256[:12]}...): {self.vocabulary}"]
         if LANGUAGES in self.fresh:
             lines.append("  starts anew: language embeddings, at zero")
-        if any(name.startswith("head.") for name in self.fresh):
+        if any(name.startswith("heads.token.") for name in self.fresh):
             drawn = "its matrix drawn from the seed, biases zero, norm one"
             lines.append(f"  starts anew: the MLM head, {drawn}; its output matrix is the word embedding")
+        if any(name.startswith("heads.sentence.") for name in self.fresh):
+            lines.append("  starts anew: the sentence head, its projection drawn from the seed")
         if self.unused:
             more = f" and {len(self.unused) - SHOWN} more" if len(self.unused) > SHOWN else ""
             lines.append(f"  not used: {', '.join(self.unused[:SHOWN])}{more}")

@@ -51,7 +51,7 @@ def _obstacle_to_flex(device: torch.device, attention_dropout: float, head_size:
     return "" if head_size >= SMALLEST_HEAD else f"heads of {head_size}; flex needs {SMALLEST_HEAD} or more"
 
 
-def build_mask(backend: str, batch: PackedBatch) -> Any:
+def build_mask(backend: str, batch: PackedBatch[Tensor]) -> Any:
     """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex, RowPieces for pieces.
 
     Where there is nothing to cut, pieces are sdpa. So is flex without gradient: its kernel is compiled anew for each number

@@ -24,7 +24,7 @@ _BITS = 32  # of `reads`
 _LAST = 2**31 - 1
 
 
-def block_mask(rule: MaskRule, batch: PackedBatch) -> BlockMask:
+def block_mask(rule: MaskRule, batch: PackedBatch[Tensor]) -> BlockMask:
     """The rule of a micro-batch with its metadata, for blocks of 128 of B rows (and all heads)."""
     partial_Bqk, full_Bqk = judged_blocks(batch)
     length = batch.document_BS.shape[1]
@@ -33,7 +33,7 @@ def block_mask(rule: MaskRule, batch: PackedBatch) -> BlockMask:
     )
 
 
-def judged_blocks(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def judged_blocks(batch: PackedBatch[Tensor]) -> tuple[Tensor, Tensor]:
     """(partial, full) pairs of query and key blocks, bool [B, S / 128, S / 128], S rounded up."""
     document = _blocks(batch.document_BS, PAD_DOCUMENT)
     document = torch.where(document == PAD_DOCUMENT, _LAST, document)  # as padding stands

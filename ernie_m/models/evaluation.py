@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.sampling import generator, key_of
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
-from ernie_m.models.model import without_training
+from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import Document, Example, LossRequest
 from ernie_m.rows.corruption import num_masked
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import CAMLM, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 
 TRUE, SHUFFLED = 0, 1  # metric numbers of the gain's two kinds of rows
@@ -69,7 +70,8 @@ def gain_rows(
     Both see the same masks of the same sentence, and only those are predicted. Pairs that are too long are left out;
     a language pair with fewer than two has nothing to shuffle. Raises InputError when no pair is left.
     """
-    usable = [p for p in pairs if int(CAMLM.length(corruption, *(max(map(len, p.sentences)),) * 2)) <= sequence_length]
+    layout = Layout(CAMLM, corruption, vocab_size)
+    usable = [p for p in pairs if int(layout.length(*(max(map(len, p.sentences)),) * 2)) <= sequence_length]
     by_languages: dict[tuple[int, ...], list[Example]] = {}
     for pair in usable:
         by_languages.setdefault(pair.languages, []).append(pair)
@@ -86,9 +88,7 @@ def gain_rows(
                         (pair.sentences[side], other.sentences[1 - side]), (languages[side], languages[1 - side])
                     )
                     key = key_of(seed, "gain", languages, i, side)  # the first sentence's masks come from its first numbers
-                    documents[kind].append(
-                        _first_sentence_only(CAMLM.lay_out(example, corruption, vocab_size, key), corruption, example)
-                    )
+                    documents[kind].append(_first_sentence_only(layout.lay_out(example, key), corruption, example))
     if not documents[TRUE]:
         raise InputError("no language pair has two held-out pairs that fit a row; keep more with held_out in the catalog")
     return [
@@ -100,7 +100,8 @@ def gain_rows(
 
 def _first_sentence_only(document: Document, corruption: CorruptionConfig, example: Example) -> Document:
     count = int(num_masked(len(example.sentences[0]), corruption.mask_rate))
-    return replace(document, predicted=document.predicted[:count], labels=document.labels[:count])
+    first = {name: getattr(document, name)[:count] for name in ("predicted", "labels", "prediction")}
+    return replace(document, **first)
 
 
 def in_rows(documents: Sequence[Document], sequence_length: int) -> list[list[Document]]:
@@ -132,7 +133,7 @@ def cross_lingual_gain(
     """
     together = world_size * rows_at_a_time
     padded = [*rows, *[PackedRow([], 0, TRUE)] * (-len(rows) % together)]
-    request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics=2)
+    request = LossRequest(torch.zeros(len(LOSS_INDEX), device=device), num_metrics=2)
     sums = torch.zeros(2, 2, dtype=torch.float64, device=device)
     with without_training(model):
         for start in range(0, len(padded), together):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    from ernie_m.models.model import ModelConfig
+from ernie_m.models.shape import ModelConfig
+from ernie_m.models.size import HEAD_SIZES
+from ernie_m.rows.objectives import TOKEN
 
 
 def matrix_weights(model: ModelConfig) -> float:
@@ -18,16 +19,17 @@ def trunk_flops(model: ModelConfig, keys: float) -> float:
     return 6.0 * matrix_weights(model) + 12.0 * model.num_layers * model.hidden_size * keys
 
 
-def head_flops(model: ModelConfig) -> float:
-    """FLOPs of a *predicted* token, forward and backward, through the head: 6 (V D + D^2)."""
-    return 6.0 * (model.vocab * model.hidden_size + model.hidden_size**2)
+def head_flops(model: ModelConfig, head: str = TOKEN) -> float:
+    """FLOPs of a prediction, forward and backward, through a head; a token's: 6 (V D + D^2)."""
+    return HEAD_SIZES[head].flops(model)
 
 
-def needed_flops(model: ModelConfig, tokens: float, pairs: float, predicted: float) -> float:
+def needed_flops(model: ModelConfig, tokens: float, pairs: float, predicted: Mapping[str, float]) -> float:
     """FLOPs that useful tokens need, forward and backward: no padding, nothing twice, of attention the pairs that are read
-    (ernie_m.rows.read_pairs), not whole rows."""
+    (ernie_m.rows.read_pairs), not whole rows. `predicted`: predictions of each head."""
     attention = pairs * 12.0 * model.num_layers * model.hidden_size
-    return tokens * trunk_flops(model, 0) + attention + predicted * head_flops(model)
+    of_heads = sum(count * head_flops(model, head) for head, count in predicted.items())
+    return tokens * trunk_flops(model, 0) + attention + of_heads
 
 
 def behind_attention(model: ModelConfig) -> float:

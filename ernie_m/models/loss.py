@@ -1,9 +1,9 @@
 """The loss: exact over the global step, computed for predicted positions alone.
 
-    loss = sum over objectives of  weight * (nll summed over the global step) / (its predicted tokens in the global step)
+    loss = sum over predictions of  weight * (nll summed over the global step) / (its predicted tokens in the global step)
 
 1. `predicted_nll`: -log p of each predicted token, and its gradient: the logits of predicted positions, once, in place.
-2. `objective_scales`: the factor of each objective's nll, with DeepSpeed's own averaging undone.
+2. `loss_scales`: the factor of each loss's nll, with DeepSpeed's own averaging undone.
 3. `weighted_loss`: the micro-batch's share of the loss.
 """
 
@@ -120,22 +120,22 @@ def _slices(logits_NV: Tensor) -> tuple[Tensor, ...]:
     return logits_NV.split(max(1, logits_at_a_time(logits_NV.device) // logits_NV.shape[1]))
 
 
-def objective_scales(weights_O: Tensor, predicted_O: Tensor, world_size: int, accumulation_steps: int) -> Tensor:
-    """What to multiply an objective's summed nll with before DeepSpeed's backward: fp32 [O].
+def loss_scales(weights_L: Tensor, predicted_L: Tensor, world_size: int, accumulation_steps: int) -> Tensor:
+    """What to multiply each loss's summed nll with before DeepSpeed's backward: fp32 [L].
 
-    `predicted_O` counts the predicted tokens of the *global* step. DeepSpeed divides each micro-batch's loss by the
+    `predicted_L` counts what is predicted in the *global* step. DeepSpeed divides each micro-batch's loss by the
     accumulation steps and averages gradients over ranks; both are undone here, and only here.
     """
-    per_token_O = weights_O / predicted_O.clamp(min=1)
-    return per_token_O * (world_size * accumulation_steps)
+    per_prediction_L = weights_L / predicted_L.clamp(min=1)
+    return per_prediction_L * (world_size * accumulation_steps)
 
 
-def weighted_loss(nll_N: Tensor, objective_N: Tensor, scales_O: Tensor) -> Tensor:
-    """Sum over predicted positions of their nll times their objective's scale: a scalar; 0 (with a graph) when N is 0."""
-    return (nll_N * scales_O[objective_N.long()]).sum()
+def weighted_loss(nll_N: Tensor, loss_N: Tensor, scales_L: Tensor) -> Tensor:
+    """Sum over predictions of their nll times their loss's scale: a scalar; 0 (with a graph) when N is 0."""
+    return (nll_N * scales_L[loss_N.long()]).sum()
 
 
 def metric_sums(nll_N: Tensor, metric_N: Tensor, num_metrics: int) -> Tensor:
-    """Summed nll of each (objective, stream) metric, fp64 [M], without gradient."""
+    """Summed nll of each (loss, stream) metric, fp64 [M], without gradient."""
     zeros = torch.zeros(num_metrics, dtype=torch.float64, device=nll_N.device)
     return zeros.index_add(0, metric_N.long(), nll_N.detach().double())

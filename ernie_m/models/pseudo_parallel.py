@@ -10,11 +10,11 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ernie_m.models.model import without_training
+from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import PackedBatch
 
 
-def fill_placeholders(model: nn.Module, batch: PackedBatch) -> PackedBatch:
+def fill_placeholders(model: nn.Module, batch: PackedBatch[Tensor]) -> PackedBatch[Tensor]:
     """The batch with the pseudo tokens of `model` in its slots; unchanged when it carries no generation.
 
     Under ZeRO-3 every rank must call this on the same micro-batches; `pack(generates=True)` sees to that.

@@ -31,7 +31,7 @@ class RowPieces:
     masks: list[Tensor]
 
 
-def row_pieces(rule: MaskRule, batch: PackedBatch) -> RowPieces | None:
+def row_pieces(rule: MaskRule, batch: PackedBatch[Tensor]) -> RowPieces | None:
     """The rows of a micro-batch in pieces; None where they would save too little to be worth their calls."""
     num_rows, sequence_length = batch.document_BS.shape
     spans = [(row, start, stop) for row in range(num_rows) for start, stop in _cut(batch.document_BS[row])]

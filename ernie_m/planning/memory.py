@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ernie_m.hosts.job import parameter_count
+from ernie_m.models.size import parameter_count
 from ernie_m.training.gradient_exchange import BUCKET_ELEMENTS
 
 if TYPE_CHECKING:  # planning needs no torch, which these import
-    from ernie_m.models.model import ModelConfig
+    from ernie_m.models.shape import ModelConfig
 
 PARTS = ("weights", "optimizer", "gradients", "buckets", "activations", "logits", "temporary")
 Memory = dict[str, float]

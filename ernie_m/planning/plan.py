@@ -12,7 +12,7 @@ from ernie_m.base import devices
 from ernie_m.base.console import InputError
 from ernie_m.models import flops
 from ernie_m.planning import memory, speed, step
-from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.objectives import OBJECTIVES, TOKEN
 from ernie_m.training.gradient_exchange import choose_exchange
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _largest(job: Job, precision: str, stage: int, checkpointing: bool, divisors
 def plan_for(job: Job, precision: str, stage: int, checkpointing: bool, micro_batch: int) -> Plan:
     """Memory and time with this micro-batch (it must divide the rows of a rank)."""
     config, device, width = job.config, job.device, PRECISION_BYTES[precision]
-    model = replace(config.model, activation_checkpointing=checkpointing)
+    model = replace(config.shape, activation_checkpointing=checkpointing)
     accumulation = config.batch.rows_per_step // (micro_batch * job.num_ranks)
     spread = _spread(job, precision, stage, accumulation)
     exchange = spread.exchange
@@ -200,7 +200,8 @@ def needed_flops(job: Job, phase: StageConfig) -> float:
     """Those of a full step of a stage, of all ranks: what MFU is told by (ernie_m.training.utilization)."""
     work = _work(job, phase, 1)
     tokens = work.tokens * job.num_ranks
-    return flops.needed_flops(job.config.model, tokens, tokens * keys_read(job, phase), tokens * work.predicted_share)
+    predicted = {TOKEN: tokens * work.predicted_share}
+    return flops.needed_flops(job.config.shape, tokens, tokens * keys_read(job, phase), predicted)
 
 
 def best(all_plans: Iterable[Plan], precision: str) -> Plan | None:

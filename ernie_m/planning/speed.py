@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from ernie_m.base.devices import Device
 from ernie_m.models.flops import behind_attention, head_flops, trunk_flops
 from ernie_m.planning.memory import MAX_LOGITS, MicroBatch
-from ernie_m.rows.objectives import INSERT, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.corruption import CORRUPTIONS
+from ernie_m.rows.objectives import CORRUPTED, NEXT, OBJECTIVES, TOKEN, CorruptionConfig, Objective
 
 if TYPE_CHECKING:
-    from ernie_m.models.model import ModelConfig
+    from ernie_m.models.shape import ModelConfig
 
 REACHED = 0.8
 """Share of a link's or a memory's nominal bandwidth that long transfers reach."""
@@ -27,11 +28,16 @@ def has_flex(model: ModelConfig, device: Device) -> bool:
 
 
 def predicted_share(rows: Mapping[str, float], corruption: CorruptionConfig) -> float:
-    """Predicted positions per position of a full row, over a mix of objectives (name -> share of rows)."""
+    """Predicted tokens per position of a full row, over a mix of objectives (name -> share of rows)."""
+    return sum(share * _asked_share(OBJECTIVES[name], corruption) for name, share in rows.items()) / sum(rows.values())
+
+
+def _asked_share(objective: Objective, corruption: CorruptionConfig) -> float:
+    """Of one objective; sentences, of which a row has a few, count for nothing."""
     m = corruption.mask_rate
-    inserted = m / (1 + m)  # the masks are positions of their own
-    by_name = {name: (inserted if objective.corruption == INSERT else m) for name, objective in OBJECTIVES.items()}
-    return sum(share * by_name[name] for name, share in rows.items()) / sum(rows.values())
+    corrupted = m / (1 + m) if CORRUPTIONS[objective.corruption].appends else m  # appended masks are positions of their own
+    shares = {CORRUPTED: corrupted, NEXT: len(objective.causal) / objective.num_sentences}
+    return sum(shares.get(prediction.asked, 0.0) for prediction in objective.predictions if prediction.head == TOKEN)
 
 
 def largest_micro_batch(rows: int, length: int, mix: Mapping[str, float], corruption: CorruptionConfig) -> MicroBatch:

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ernie_m.base.devices import Device
-from ernie_m.hosts.job import parameter_count
 from ernie_m.models import flops
+from ernie_m.models.size import parameter_count
 from ernie_m.planning import speed
 from ernie_m.planning.memory import MAX_LOGITS
 from ernie_m.planning.speed import REACHED, Work
 from ernie_m.training.gradient_exchange import GradientExchange
 
 if TYPE_CHECKING:
-    from ernie_m.models.model import ModelConfig
+    from ernie_m.models.shape import ModelConfig
 
 FLEX_BLOCKS = 0.62
 """Share of a row's pairs in the blocks of 128 x 128 that flex does not skip, for documents of 30 to 80 tokens."""

@@ -4,18 +4,24 @@ Shape legend, used as name suffixes everywhere:
     B rows of a micro-batch   S positions of a row (sequence length)   L positions of one document
     E examples or the documents made of them   C sentences of an example   T tokens of text
     N predicted positions of a micro-batch   R rows that hold placeholders   K placeholders of a micro-batch
-    D hidden size   H heads   V vocabulary   M metrics, one per (objective, stream)
+    D hidden size   H heads   V vocabulary   L losses, one a prediction   M metrics, one per (loss, stream)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+A = TypeVar("A")
+"""Array type of a batch: np.ndarray on the host, torch's Tensor on a device."""
+B = TypeVar("B")
 PAD_DOCUMENT = -1
 NO_HORIZON = 2**30  # reads ahead without limit
 
@@ -52,8 +58,9 @@ class Examples:
 class Document:
     """An example laid out for one objective; L positions, numbered from 0 inside the document.
 
-    `predicted` are the positions whose `labels` the loss asks for. A document with placeholders also carries what
-    BTMLM stage 1 sees: `generation_ids` (nothing corrupted), `generation_reads`, and `placeholders`, its slots.
+    `predicted` are the positions, ascending, at which the objective's `prediction` (its number there) asks for `labels`.
+    A document with placeholders also carries what BTMLM stage 1 sees: `generation_ids` (nothing corrupted),
+    `generation_reads`, and `placeholders`, its slots.
     """
 
     input_ids: np.ndarray
@@ -64,6 +71,7 @@ class Document:
     horizon: np.ndarray
     predicted: np.ndarray
     labels: np.ndarray
+    prediction: np.ndarray
     generation_ids: np.ndarray
     generation_reads: np.ndarray
     placeholders: np.ndarray
@@ -93,7 +101,8 @@ class Documents:
         """Documents [first, last), numbered from the start of the first of them."""
         start, stop = int(self._borders[first]), int(self._borders[last])
         spans = dict.fromkeys((f.name for f in fields(Document)), slice(start, stop))
-        spans["predicted"] = spans["labels"] = slice(*np.searchsorted(self.joined.predicted, (start, stop)).tolist())
+        asked = slice(*np.searchsorted(self.joined.predicted, (start, stop)).tolist())
+        spans |= dict.fromkeys(("predicted", "labels", "prediction"), asked)
         spans["placeholders"] = slice(*np.searchsorted(self.joined.placeholders, (start, stop)).tolist())
         cut = Document(**{name: getattr(self.joined, name)[span] for name, span in spans.items()})
         return Documents(_moved(cut, -start), self.lengths_E[first:last])
@@ -123,56 +132,62 @@ def _moved(document: Document, by: int) -> Document:
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Generic[A]):
     """What BTMLM stage 1 needs of a micro-batch: the rows that hold placeholders, uncorrupted, and where these are.
 
     `rows_R` indexes the micro-batch; `placeholders_K` and `slots_K` are the same positions, flat in R x S and in B x S.
     """
 
-    rows_R: Any
-    input_ids_RS: Any
-    reads_RS: Any
-    placeholders_K: Any
-    slots_K: Any
+    rows_R: A
+    input_ids_RS: A
+    reads_RS: A
+    placeholders_K: A
+    slots_K: A
 
 
 @dataclass(frozen=True)
-class PackedBatch:
-    """A micro-batch of rows, each row several documents side by side; int32 arrays (numpy on the host, torch after `map`).
+class PackedBatch(Generic[A]):
+    """A micro-batch of rows, each row several documents side by side; int32 arrays, numpy's on the host (ernie_m.rows),
+    torch's on the device (ernie_m.models); `map` makes one of the other.
 
-    Padding: document -1, reads 0, input <pad>. `predicted_N` are flat positions in B x S, `labels_N` their true ids,
-    `objective_N` and `metric_N` say which loss and which (objective, stream) metric they count for.
+    Padding: document -1, reads 0, input <pad>. `predicted_N` are flat positions in B x S, head after head: `head_sizes` says
+    how many are asked of each. `labels_N` are what the head makes of them (token ids, or the way to another position);
+    `loss_N` and `metric_N` say which loss (ernie_m.rows.objectives.LOSS_INDEX) and which metric they count for.
     """
 
-    input_ids_BS: Any
-    position_ids_BS: Any
-    language_BS: Any
-    document_BS: Any
-    group_BS: Any
-    reads_BS: Any
-    horizon_BS: Any
-    predicted_N: Any
-    labels_N: Any
-    objective_N: Any
-    metric_N: Any
-    generation: Generation | None
+    input_ids_BS: A
+    position_ids_BS: A
+    language_BS: A
+    document_BS: A
+    group_BS: A
+    reads_BS: A
+    horizon_BS: A
+    predicted_N: A
+    labels_N: A
+    loss_N: A
+    metric_N: A
+    generation: Generation[A] | None = None
+    head_sizes: Mapping[str, int] = field(default_factory=dict)
 
-    def map(self, function: Callable[[Any], Any]) -> PackedBatch:
+    def map(self, function: Callable[[A], B]) -> PackedBatch[B]:
         """The same batch with `function` applied to every array."""
-        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "generation"}
-        generation = self.generation and Generation(
-            **{f.name: function(getattr(self.generation, f.name)) for f in fields(self.generation)}
-        )
-        return PackedBatch(**{name: function(array) for name, array in content.items()}, generation=generation)
+        arrays = {name: function(getattr(self, name)) for name in ARRAYS}
+        own = self.generation
+        generation = None if own is None else Generation(*(function(getattr(own, f.name)) for f in fields(own)))
+        return PackedBatch(**arrays, generation=generation, head_sizes=self.head_sizes)
+
+
+ARRAYS = tuple(f.name for f in fields(PackedBatch) if f.name not in ("generation", "head_sizes"))
+"""Names of a batch's own arrays."""
 
 
 @dataclass(frozen=True)
 class LossRequest:
     """What the model's forward needs beside the batch to compute a loss.
 
-    `scales_O` fp32: factor of each objective's nll (ernie_m.models.loss.objective_scales). Inside a dataclass on purpose:
+    `scales_L` fp32: factor of each loss's summed nll (ernie_m.models.loss.loss_scales). Inside a dataclass on purpose:
     DeepSpeed casts bare tensor arguments to half precision.
     """
 
-    scales_O: Any
+    scales_L: Tensor
     num_metrics: int

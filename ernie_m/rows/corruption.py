@@ -1,9 +1,11 @@
-"""Which tokens are predicted, and what the model sees in their place. Randomness is an argument."""
+"""Which tokens are predicted, and what the model sees in their place: a table of ways. Randomness is an argument."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,3 +57,51 @@ def replace_80_10_10(numbers: np.ndarray, ids: np.ndarray, vocab_size: int) -> n
     tenth, fraction = tenths >> 32, tenths & 0xFFFFFFFF
     random_ids = FIRST_PIECE_ID + (fraction * (mask_id(vocab_size) - FIRST_PIECE_ID) >> 32).astype(np.int32)
     return np.where(tenth < 8, np.int32(mask_id(vocab_size)), np.where(tenth < 9, random_ids, ids))
+
+
+class Laid(NamedTuple):
+    """Examples laid side by side, nothing corrupted yet; positions of all of them are numbered as one row.
+
+    `ids` and `position_ids` int32 of each position; `places_T` and `tokens_T` position and id of each token of text;
+    `appended` positions of the masks that stand behind the sentences, in the order of their originals.
+    """
+
+    ids: np.ndarray
+    position_ids: np.ndarray
+    places_T: np.ndarray
+    tokens_T: np.ndarray
+    appended: np.ndarray
+
+
+class Corrupted(NamedTuple):
+    """What the model sees, and the positions (int32, ascending) at which it is asked for the tokens that were chosen."""
+
+    ids: np.ndarray
+    position_ids: np.ndarray
+    predicted: np.ndarray
+
+
+def replaced(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, vocab_size: int) -> Corrupted:
+    """Masks in the place of the `chosen` tokens (indices into T), 80/10/10."""
+    predicted, ids = laid.places_T[chosen].astype(np.int32), laid.ids.copy()
+    ids[predicted] = replace_80_10_10(numbers_T[chosen], laid.tokens_T[chosen], vocab_size)
+    return Corrupted(ids, laid.position_ids, predicted)
+
+
+def inserted(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, vocab_size: int) -> Corrupted:
+    """The tokens stay; each appended mask shares the position id of the token that it asks for."""
+    behind, position_ids = laid.appended.astype(np.int32), laid.position_ids.copy()
+    position_ids[behind] = position_ids[laid.places_T[chosen]]
+    return Corrupted(laid.ids, position_ids, behind)
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One way. `appends`: a mask is a position of its own, behind the sentences; `apply`: None where nothing is chosen."""
+
+    appends: bool
+    apply: Callable[[Laid, np.ndarray, np.ndarray, int], Corrupted] | None
+
+
+NOTHING, REPLACE, INSERT = "none", "replace", "insert"
+CORRUPTIONS = {NOTHING: Corruption(False, None), REPLACE: Corruption(False, replaced), INSERT: Corruption(True, inserted)}

@@ -127,6 +127,20 @@ def _first_from(numbers: range, least: int) -> int:
     return len(range(numbers.start, min(least, numbers.stop), numbers.step))
 
 
+@dataclass(frozen=True)
+class Metric:
+    """What a mean loss is taken over: a prediction of an objective (by its loss), on one stream."""
+
+    objective: str
+    loss: str
+    stream: str
+
+    @property
+    def name(self) -> str:
+        """As in metrics.jsonl: CAMLM/de-en."""
+        return f"{self.loss}/{self.stream}"
+
+
 class PretrainingData:
     """Every step's micro-batches, from an opened corpus folder.
 
@@ -138,7 +152,7 @@ class PretrainingData:
         self._settings = RowSettings(config.sequence_length, folder.manifest.vocab_size, config.corruption, seed)
         self._sources: dict[str, list[RowSource]] = {}
         self._mixtures: dict[str, Mixture] = {}
-        self.metric_names: list[str] = []
+        self.metrics: list[Metric] = []
         self._first_metric: dict[str, int] = {}
         for name in schedule.objectives:
             sources = self._sources_of(OBJECTIVES[name])
@@ -148,8 +162,9 @@ class PretrainingData:
             self._sources[name] = sources
             shares = smoothed([source.stream.num_tokens for source in sources], config.alpha)
             self._mixtures[name] = Mixture(shares, seed, name, "mixture")
-            self._first_metric[name] = len(self.metric_names)
-            self.metric_names += [f"{name}/{source.stream.name}" for source in sources]
+            self._first_metric[name] = len(self.metrics)
+            losses = [prediction.loss for prediction in OBJECTIVES[name].predictions]
+            self.metrics += [Metric(name, loss, source.stream.name) for source in sources for loss in losses]
 
     def _sources_of(self, objective: Objective) -> list[RowSource]:
         streams = self.folder.parallel() if objective.num_sentences == 2 else self.folder.monolingual()
@@ -184,10 +199,10 @@ class PretrainingData:
             if not settings.holds(joined.tokens_T):
                 for source, draw in drawn:
                     source.locate(draw.visit).check_ids(settings.vocab_size)
-            documents = OBJECTIVES[name].lay_out_all(joined, settings.corruption, settings.vocab_size)
+            documents = drawn[0][0].layout.lay_out_all(joined)
             for part, (_, draw) in zip(examples, drawn, strict=True):
                 first, last = last, last + len(part.keys_E)
-                metric = self._first_metric[name] + draw.stream
+                metric = self._first_metric[name] + draw.stream * len(OBJECTIVES[name].predictions)
                 rows.append(PackedRow(documents.part(first, last), OBJECTIVE_INDEX[name], metric))
         return rows
 
@@ -236,7 +251,7 @@ class PretrainingData:
         location.check_ids(self._settings.vocab_size)
         return location.sentences()
 
-    def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch]:
+    def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch[np.ndarray]]:
         """This rank's micro-batches of global step `step`, numpy arrays."""
         num_rows, batches = self.schedule.rows_per_step, []
         for start in range(0, num_rows, world_size * micro_batch_rows):
@@ -246,7 +261,7 @@ class PretrainingData:
         return batches
 
 
-def to_device(batch: PackedBatch, device: torch.device) -> PackedBatch:
+def to_device(batch: PackedBatch[np.ndarray], device: torch.device) -> PackedBatch[torch.Tensor]:
     """The batch as torch tensors on `device`."""
     import torch  # here, because the data order needs none: what looks at it alone is quick and small
 

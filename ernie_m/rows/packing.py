@@ -13,8 +13,12 @@ import numpy as np
 
 from ernie_m.base.special_tokens import NO_LANGUAGE, PAD_ID
 from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch
+from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
 
 NO_ROW = -1
+FIRST_LOSS = np.array([LOSS_INDEX[objective.predictions[0].loss] for objective in OBJECTIVES.values()], np.int32)
+"""Loss of each objective's first prediction; its others follow."""
+HEAD_OF_LOSS = np.array([HEADS.index(prediction.head) for prediction in PREDICTIONS.values()])
 
 
 def place(lengths: np.ndarray, capacity: int, num_rows: int) -> np.ndarray:
@@ -45,7 +49,10 @@ def place(lengths: np.ndarray, capacity: int, num_rows: int) -> np.ndarray:
 
 
 class PackedRow:
-    """One row: its documents, and the objective and metric that their predictions count for."""
+    """One row: its documents, the number of their objective, and the metric that its first prediction counts for.
+
+    Metrics of its other predictions follow that one.
+    """
 
     def __init__(self, documents: Documents | Sequence[Document], objective: int, metric: int) -> None:
         self.documents = documents if isinstance(documents, Documents) else Documents.of(documents)
@@ -57,7 +64,7 @@ class PackedRow:
         return len(self.documents.joined)
 
 
-def pack(rows: Sequence[PackedRow], sequence_length: int, generates: bool = False) -> PackedBatch:
+def pack(rows: Sequence[PackedRow], sequence_length: int, generates: bool = False) -> PackedBatch[np.ndarray]:
     """Lay rows of documents out as one micro-batch of numpy arrays.
 
     `generates` says that some rank's micro-batch of this moment holds placeholders: then this one carries a Generation
@@ -74,7 +81,7 @@ def pack(rows: Sequence[PackedRow], sequence_length: int, generates: bool = Fals
     }
     document = np.full(shape, PAD_DOCUMENT, np.int32)
     generation_ids, generation_reads = columns["input_ids"].copy(), columns["reads"].copy()
-    predicted, labels, placeholders, objective, metric = [], [], [], [], []
+    predicted, labels, placeholders, loss, metric = [], [], [], [], []
     for index, row in enumerate(rows):
         content, span = row.documents.joined, slice(0, row.num_tokens)
         for name, array in columns.items():
@@ -85,20 +92,30 @@ def pack(rows: Sequence[PackedRow], sequence_length: int, generates: bool = Fals
         predicted.append(index * sequence_length + content.predicted)
         placeholders.append(index * sequence_length + content.placeholders)
         labels.append(content.labels)
-        objective.append(np.full(len(content.predicted), row.objective, np.int32))
-        metric.append(np.full(len(content.predicted), row.metric, np.int32))
+        loss.append(FIRST_LOSS[row.objective] + content.prediction)
+        metric.append(row.metric + content.prediction)
+    loss_N = _joined(loss)
+    by_head, sizes = in_order_of_heads(loss_N)
     return PackedBatch(
         **{f"{name}_BS": array for name, array in columns.items()},
         document_BS=document,
-        predicted_N=_joined(predicted),
-        labels_N=_joined(labels),
-        objective_N=_joined(objective),
-        metric_N=_joined(metric),
+        predicted_N=_joined(predicted)[by_head],
+        labels_N=_joined(labels)[by_head],
+        loss_N=loss_N[by_head],
+        metric_N=_joined(metric)[by_head],
+        head_sizes=sizes,
         generation=_generation(_joined(placeholders), generation_ids, generation_reads) if generates else None,
     )
 
 
-def _generation(slots: np.ndarray, ids_BS: np.ndarray, reads_BS: np.ndarray) -> Generation:
+def in_order_of_heads(loss_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    """The order that puts predictions of these losses head after head, and how many each head has."""
+    head_N = HEAD_OF_LOSS[loss_N]
+    counts = np.bincount(head_N, minlength=len(HEADS)).tolist()
+    return np.argsort(head_N, kind="stable"), {head: count for head, count in zip(HEADS, counts, strict=True) if count}
+
+
+def _generation(slots: np.ndarray, ids_BS: np.ndarray, reads_BS: np.ndarray) -> Generation[np.ndarray]:
     sequence_length = ids_BS.shape[1]
     rows = np.unique(slots // sequence_length) if len(slots) else np.zeros(1, np.int32)
     within = np.searchsorted(rows, slots // sequence_length) * sequence_length + slots % sequence_length

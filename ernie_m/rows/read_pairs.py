@@ -11,7 +11,7 @@ import numpy as np
 from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 
 
-def pairs_read(batch: PackedBatch) -> int:
+def pairs_read(batch: PackedBatch[np.ndarray]) -> int:
     """Pairs that the attention rule lets real tokens of a batch of numpy arrays read; padding counts as no query.
 
     Documents lie side by side, as ernie_m.rows.packing lays them.

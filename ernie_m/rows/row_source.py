@@ -27,8 +27,9 @@ from ernie_m.base.sampling import Permutation, key_of, mix
 from ernie_m.base.special_tokens import NO_LANGUAGE, UNK_ID, mask_id
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
+from ernie_m.rows.layout import NUM_SPECIAL, Layout
 from ernie_m.rows.objectives import CorruptionConfig, Objective
-from ernie_m.rows.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing
+from ernie_m.rows.window_plan import Fitting, WindowPlan, flowing
 
 WINDOW_POSITIONS = 16_384  # positions planned together: large enough to pack tightly, small enough to plan on the fly
 LEAST_ROWS = 32  # of a window: its borders lie where a line ends, up to a row before or behind their place
@@ -116,7 +117,8 @@ class RowSource:
         self.languages = tuple(language_ids[language] for language in stream.languages)
         self.target_languages = np.array(target_languages, np.int64)
         self._rows_per_window = max(LEAST_ROWS, WINDOW_POSITIONS // settings.sequence_length)
-        self._fitting = Fitting(objective, settings.corruption, settings.sequence_length)
+        self.layout = Layout(objective, settings.corruption, settings.vocab_size)
+        self._fitting = Fitting(self.layout, settings.sequence_length)
         self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)
         self._draws_key = key_of(*self._key, "draws")
@@ -130,7 +132,7 @@ class RowSource:
 
     def row(self, visit: int) -> Documents:
         """Documents of the `visit`-th row, counted over all epochs from 0."""
-        return self.objective.lay_out_all(self.examples(visit), self.settings.corruption, self.settings.vocab_size)
+        return self.layout.lay_out_all(self.examples(visit))
 
     def examples(self, visit: int) -> Examples:
         """The examples of the `visit`-th row, pairs in the direction they are drawn in."""
@@ -188,20 +190,20 @@ class RowSource:
         An example is cut at few rows' ends while its mean length is a small part of a row's, at nearly all when it is many
         times as long; in between as measured on real pairs, within 0.1 of the ends: half a per cent at rows of 128.
         """
-        objective, corruption, length = self.objective, self.settings.corruption, self.settings.sequence_length
+        objective, layout, length = self.objective, self.layout, self.settings.sequence_length
         positions, weight, filled = np.zeros(len(lines)), np.zeros(len(lines)), lines > 0
         tokens, text = tokens[filled], tokens[filled].sum(axis=1)
         whole = (documents if objective.merges_lines else lines)[filled].astype(np.float64)
-        per_token = objective.positions_per_token(corruption)
+        per_token = layout.positions_per_token
         in_a_row = (length - NUM_SPECIAL * objective.num_sentences) / per_token  # tokens
         if objective.merges_lines:
             cut = np.ones(len(text))  # at every row's end
         else:
-            of_each = objective.expected_length(corruption, *(tokens / whole[:, None]).T)
+            of_each = layout.expected_length(*(tokens / whole[:, None]).T)
             above = np.maximum(0, of_each / length - CUT_FROM)
             cut = above / (above + HALF_CUT)
         pieces = whole + cut * text / in_a_row
-        of_piece = objective.expected_length(corruption, *(tokens / pieces[:, None]).T)
+        of_piece = layout.expected_length(*(tokens / pieces[:, None]).T)
         beside_tokens = of_piece - per_token * text / pieces
         positions[filled] = pieces * of_piece
         weight[filled] = beside_tokens / (per_token + beside_tokens * cut / in_a_row) * (whole / lines[filled])
@@ -245,4 +247,4 @@ class RowSource:
         if fraction in (0, 1) or tokens_C.sum() <= self.settings.sequence_length:
             return Border(line, end_C)
         share = min(int(tokens_C.sum()), max(0, round(target - before(line - 1))))
-        return Border(line, begin_C + np.array(self.objective.cut(tokens_C.tolist(), share)))
+        return Border(line, begin_C + np.array(self.layout.cut(tokens_C.tolist(), share)))

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ernie_m.rows.objectives import CorruptionConfig, Objective
+from ernie_m.rows.layout import NUM_SPECIAL, Layout
 from ernie_m.rows.packing import NO_ROW, place
 
-NUM_SPECIAL = 2  # <s> and </s> around a piece of text
 MIN_PIECE = 8  # tokens: nothing is cut into shorter pieces, but in rows too short for that
 PIECES_PER_ROW = 16  # a row has room for about so many pieces of the least length, or more
 TIGHT = 1 / 64  # of a row: so much room at its end is not worth a cut
@@ -45,16 +44,16 @@ class Piece(NamedTuple):
 
 
 class Fitting:
-    """Places examples of one objective into rows of `capacity` positions."""
+    """Places examples of one layout into rows of `capacity` positions."""
 
-    def __init__(self, objective: Objective, corruption: CorruptionConfig, capacity: int) -> None:
-        self._objective, self._corruption, self._capacity = objective, corruption, capacity
+    def __init__(self, layout: Layout, capacity: int) -> None:
+        self._layout, self._capacity = layout, capacity
         self._least = max(1, min(MIN_PIECE, capacity // PIECES_PER_ROW))
 
     def plan(self, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int) -> WindowPlan:
         """Rows of these examples; one with an empty side teaches nothing and is left out."""
         starts_EC, num_tokens_EC = (a[num_tokens_EC.min(axis=1) > 0] for a in (starts_EC, num_tokens_EC))
-        lengths_E = np.asarray(self._objective.length(self._corruption, *num_tokens_EC.T), np.int64)
+        lengths_E = np.asarray(self._layout.length(*num_tokens_EC.T), np.int64)
         rows_E = place(lengths_E, self._capacity, num_rows)
         if (rows_E == NO_ROW).any():
             rows_R, poured = self._poured_with_the_emptiest(num_tokens_EC, lengths_E, rows_E, num_rows)
@@ -112,10 +111,10 @@ class Fitting:
 
     def _cut(self, whole: Piece, room: int) -> tuple[Piece | None, Piece | None]:
         """The longest part of it for which there is room, and the rest; nothing where one of them would be too short."""
-        count = self._objective.fitted(self._corruption, whole.size, room)
+        count = self._layout.fitted(whole.size, room)
         total = sum(whole.size)
         if count is not None and total - sum(count) < self._least:
-            count = self._objective.cut(whole.size, max(0, total - self._least))
+            count = self._layout.cut(whole.size, max(0, total - self._least))
         if count is None or sum(count) < self._least or min(count) == 0:
             return None, None
         begin = tuple(b + n for b, n in zip(whole.begin, count, strict=True))
@@ -124,7 +123,7 @@ class Fitting:
         return Piece(self._length(count), whole.example, whole.begin, count), of_rest
 
     def _length(self, tokens: Sequence[int]) -> int:
-        return int(self._objective.length(self._corruption, *tokens))
+        return int(self._layout.length(*tokens))
 
 
 def flowing(starts_E: np.ndarray, end: int, capacity: int, num_rows: int) -> WindowPlan:

@@ -31,6 +31,9 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE_PATTERN = "rank_*.safetensors"
 PIECE_BYTES = 1 << 24  # written, hashed and counted as progress at a time
 
+OLD_PREFIXES = (("head.", "heads.token."),)
+"""(of 0.1, present) beginnings of parameters' names: checkpoints of 0.1 load."""
+
 _DTYPE_NAMES = {torch.float32: "F32", torch.int32: "I32", torch.int64: "I64"}
 
 
@@ -168,6 +171,11 @@ def _pieces(head: bytes, tensors: Iterable[Tensor]) -> Iterator[memoryview]:
             yield memoryview(flat[start : start + at_a_time].cpu().numpy().data).cast("B")
 
 
+def _present(name: str) -> str:
+    """A parameter's name today."""
+    return next((new + name.removeprefix(old) for old, new in OLD_PREFIXES if name.startswith(old)), name)
+
+
 class FragmentReader:
     """Any elements of any parameter, out of the files that all ranks of some run wrote into `folder`."""
 
@@ -182,7 +190,7 @@ class FragmentReader:
                 name, _, rest = key.rpartition("@")
                 start, _, kind = rest.partition(":")
                 (size,) = file.get_slice(key).get_shape()
-                self._pieces.setdefault((name, kind), []).append((int(start), int(start) + size, file, key))
+                self._pieces.setdefault((_present(name), kind), []).append((int(start), int(start) + size, file, key))
         for pieces in self._pieces.values():
             pieces.sort(key=lambda piece: piece[0])
 

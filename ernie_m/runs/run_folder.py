@@ -36,7 +36,8 @@ from ernie_m.base.run_files import (
     OF_TRAINING,
 )
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
 from ernie_m.runs.fragments import FragmentReader
 

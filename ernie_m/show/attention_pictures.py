@@ -13,10 +13,12 @@ import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.models.attention import build_mask
-from ernie_m.models.model import Encoder, stage_1
+from ernie_m.models.model import Encoder
+from ernie_m.models.pretraining import stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 from ernie_m.rows.dataloader import PretrainingData, RowAddress, to_device
@@ -46,7 +48,7 @@ class View:
 
     title: str
     objective: Objective
-    batch: PackedBatch
+    batch: PackedBatch[Tensor]
     asked: Mapping[int, int | None]
     """Position -> the id that it is to predict, None where the model writes what it likes (BTMLM's stage 1)."""
 
@@ -79,7 +81,7 @@ def last_rows(
     return {name: found[name] for name in OBJECTIVES if name in found}
 
 
-def packed(data: PretrainingData, addresses: Sequence[RowAddress]) -> PackedBatch:
+def packed(data: PretrainingData, addresses: Sequence[RowAddress]) -> PackedBatch[Tensor]:
     """Rows of one objective as a micro-batch of training, on the CPU."""
     generates = OBJECTIVES[addresses[0].objective].is_pseudo_parallel
     return to_device(pack(data.rows(addresses), data.config.sequence_length, generates), torch.device("cpu"))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
 from ernie_m.corpus.vocabulary import Vocabulary
-from ernie_m.models.model import Encoder, stage_1, without_training
+from ernie_m.models.model import Encoder
+from ernie_m.models.pretraining import stage_1, without_training
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.dataloader import PretrainingData, RowAddress
 from ernie_m.show.attention_pictures import packed
@@ -91,7 +92,7 @@ def written(
 def _candidates(model: Encoder, hidden_ND: Tensor, vocabulary: Vocabulary) -> list[tuple[tuple[str, float], ...]]:
     """The likeliest real pieces at each position, special tokens apart as when pseudo tokens are chosen."""
     with without_training(model):
-        logits_NV = model.head.logits(hidden_ND).float()[:, FIRST_PIECE_ID:-1]
+        logits_NV = model.token_head.logits(hidden_ND).float()[:, FIRST_PIECE_ID:-1]
     likeliest = torch.topk(torch.softmax(logits_NV, dim=1), CANDIDATES, dim=1)
     return [
         tuple(zip(vocabulary.pieces(ids), probabilities, strict=True))

@@ -183,7 +183,7 @@ class Engine:
         """The model as DeepSpeed holds it, for forwards without gradient."""
         return self._engine.module
 
-    def forward_backward(self, batch: PackedBatch, request: LossRequest) -> Tensor:
+    def forward_backward(self, batch: PackedBatch[Tensor], request: LossRequest) -> Tensor:
         """Accumulate the gradient of one micro-batch; returns its summed nll, fp64 [M]."""
         loss, nll_M = self._engine(batch, request)
         if self._sums:

@@ -66,7 +66,7 @@ class Journal:
 
         tokens_per_second stands in each step's line; the other numbers and `extra`, without what is None, in the last.
         """
-        names = self._data.metric_names
+        names = [metric.name for metric in self._data.metrics]
         lines: list[dict[str, Any]] = [
             {"step": record.step + 1, **mean_losses(names, nll.tolist(), record.predicted_M.tolist())}
             | {"learning_rate": record.learning_rate, "tokens": record.num_tokens}

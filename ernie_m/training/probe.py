@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ernie_m.base.console import InputError
-from ernie_m.models.model import without_training
-from ernie_m.rows.batch import Document, LossRequest, PackedBatch
+from ernie_m.models.pretraining import without_training
+from ernie_m.rows.batch import ARRAYS, Document, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import PretrainingData, to_device
-from ernie_m.rows.objectives import OBJECTIVES
-from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.rows.objectives import LOSS_INDEX
+from ernie_m.rows.packing import PackedRow, in_order_of_heads, pack
 
+OLD_NAMES = {"objective_N": "loss_N"}  # of 0.1, where each objective had one loss
 POSITIONS = 32
 MOST_PREDICTED = 4  # tokens: their logits over the whole vocabulary are what costs
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; another card or kernel rounds otherwise
@@ -48,7 +49,7 @@ def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
     num_documents = max(1, int((ends <= POSITIONS).sum()))
     length = -(-int(ends[num_documents - 1]) // POSITIONS) * POSITIONS
     batch = pack([PackedRow(documents[:num_documents], row.objective, row.metric)], length)
-    arrays = {name: array for name, array in vars(batch).items() if isinstance(array, np.ndarray)}
+    arrays = {name: getattr(batch, name) for name in ARRAYS}
     arrays |= {name: array[:MOST_PREDICTED] for name, array in arrays.items() if name.endswith("_N")}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
@@ -60,10 +61,12 @@ def _documents(row: PackedRow) -> list[Document]:
 
 def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device) -> float:
     """Mean nll of the probe's predicted tokens, nats; a collective under ZeRO-3."""
-    batch = to_device(PackedBatch(**{name: tensor.numpy() for name, tensor in probe.items()}, generation=None), device)
+    arrays = {OLD_NAMES.get(name, name): tensor.numpy() for name, tensor in probe.items()}
+    _, sizes = in_order_of_heads(arrays["loss_N"])
+    batch = to_device(PackedBatch(**arrays, generation=None, head_sizes=sizes), device)
     num_predicted = len(probe["labels_N"])
     num_metrics = int(probe["metric_N"].max()) + 1 if num_predicted else 1
-    request = LossRequest(torch.zeros(len(OBJECTIVES), device=device), num_metrics)
+    request = LossRequest(torch.zeros(len(LOSS_INDEX), device=device), num_metrics)
     with without_training(model):
         _, nll_M = model(batch, request)
     return float(nll_M.sum()) / max(1, num_predicted)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated
 
 from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
-from ernie_m.models.model import ModelConfig, longest_document
+from ernie_m.models.shape import ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig, StageConfig
-from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.objectives import PREDICTIONS, TOKEN, heads_of
 from ernie_m.training.divergence import GuardConfig
 from ernie_m.training.engine import BatchConfig, EngineConfig, OptimizerConfig
 
@@ -58,7 +58,7 @@ class TrainingConfig(Section):
     objective_weights: dict[str, Annotated[float, Range(least=0, most=1e6, zero="nothing is learnt from it")]] = field(
         default_factory=dict
     )
-    """Factor of each objective's mean loss; 1 where not named."""
+    """Factor of each mean loss, named like its objective; 1 where not named."""
     model: ModelConfig = ModelConfig()
     """Shape of the encoder."""
     data: DataConfig = DataConfig()
@@ -76,10 +76,24 @@ class TrainingConfig(Section):
 
     def check(self) -> None:
         self.require(bool(self.stages), "stages", "at least one stage")
-        unknown = [name for name in self.objective_weights if name not in OBJECTIVES]
-        self.require(not unknown, "objective_weights", f"objectives out of {', '.join(OBJECTIVES)}")
+        unknown = [name for name in self.objective_weights if name not in PREDICTIONS]
+        self.require(not unknown, "objective_weights", f"losses out of {', '.join(PREDICTIONS)}")
+        missing = [name for name in self.heads if name not in (self.model.heads or self.heads)]
+        if missing:
+            raise InputError(f"model.heads: {self.model.heads}; expected null, or all that the stages ask: {self.heads}")
         if self.data.sequence_length > longest_document(self.model):
             raise InputError(
                 f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
                 f"{longest_document(self.model)}"
             )
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Heads that the objectives of the stages ask."""
+        return heads_of({name for stage in self.stages for name in stage.rows})
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model section with its heads; None stands for the token head alone, as in runs from before there were more."""
+        wanted = self.model.heads or self.heads
+        return replace(self.model, heads=None if wanted == (TOKEN,) else wanted)

@@ -66,7 +66,7 @@ class Trainer:
         self.config, self.ds_configs = config, ds_configs
         self.folder = CorpusFolder(data)
         manifest = self.folder.manifest
-        self.model_config = config.model.resolved(manifest.vocab_size, len(manifest.languages))
+        self.model_config = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
         self.schedule = Schedule(config.stages, config.batch.rows_per_step)
         self.data = PretrainingData(self.folder, config.data, self.schedule, config.seed)
         self.run_folder = RunFolder(run)
@@ -284,7 +284,7 @@ class Trainer:
         print(
             f"{millions:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "
             f"ZeRO {engine.zero_stage}, {self.config.batch.rows_per_step} x {self.config.data.sequence_length} positions a "
-            f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metric_names)} streams"
+            f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metrics)} streams"
         )
         exchange, model = engine.exchange, engine.module
         chosen = (engine.ranks.interface, engine.precision, model.attention_choice, model.layer_norm_choice)

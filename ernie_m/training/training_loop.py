@@ -17,17 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ernie_m import __version__
 from ernie_m.base.console import InputError
 from ernie_m.base.interruption import Interruption, StopRequest
 from ernie_m.base.sampling import key_of
 from ernie_m.models.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
-from ernie_m.models.loss import objective_scales
+from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES
+from ernie_m.rows.objectives import HEADS, LOSS_INDEX, PREDICTIONS, TOKEN
 from ernie_m.rows.packing import PackedRow
 from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.runs.checkpoint_store import CheckpointStore
@@ -73,10 +74,10 @@ class TrainingLoop:
         self.config, self.data, self.engine, self.around = config, data, engine, around
         self.ranks, self.store, self.journal = around.ranks, around.store, around.journal
         self.num_steps = data.schedule.num_steps
-        self.weights_O = torch.tensor(
-            [config.objective_weights.get(name, 1.0) for name in OBJECTIVES], device=self.ranks.device
-        )
-        self.objective_M = np.array([OBJECTIVE_INDEX[name.split("/")[0]] for name in data.metric_names])
+        weights = [config.objective_weights.get(loss, 1.0) for loss in PREDICTIONS]
+        self.weights_L = torch.tensor(weights, device=self.ranks.device)
+        self.head_M = np.array([HEADS.index(PREDICTIONS[metric.loss].head) for metric in data.metrics])
+        self.loss_M = np.array([LOSS_INDEX[metric.loss] for metric in data.metrics])
         self.pending: list[StepRecord] = []
         self.left_out = SkippedUpdates(config.guards.max_skipped_updates)
         self.gain_rows = self._held_out_rows()
@@ -127,7 +128,7 @@ class TrainingLoop:
         """Whether the job before ended between the checkpoint of `first_step` and the measurement due there."""
         return self._evaluates_at(first_step) and first_step not in measured_steps
 
-    def _batches_of(self, step: int) -> list[PackedBatch] | None:
+    def _batches_of(self, step: int) -> list[PackedBatch[np.ndarray]] | None:
         if step in self.around.skipped:
             return None
         try:
@@ -160,21 +161,21 @@ class TrainingLoop:
 
     # -- a step --------------------------------------------------------------------------------------------------
 
-    def _step(self, step: int, micro_batches: list[PackedBatch]) -> StepRecord:
-        num_metrics = len(self.data.metric_names)
+    def _step(self, step: int, micro_batches: list[PackedBatch[np.ndarray]]) -> StepRecord:
+        num_metrics = len(self.data.metrics)
         counts = np.sum([np.bincount(b.metric_N, minlength=num_metrics) for b in micro_batches], axis=0)
         num_tokens = sum(int((b.document_BS >= 0).sum()) for b in micro_batches)
         num_pairs = sum(map(pairs_read, micro_batches))
         summed = self._agree(f"step {step}", np.concatenate([counts, [num_tokens, num_pairs]]).astype(np.float64))
         predicted_M, (total_tokens, total_pairs) = summed[:-2], map(int, summed[-2:])
-        predicted_O = np.bincount(self.objective_M, weights=predicted_M, minlength=len(OBJECTIVES))
-        scales_O = objective_scales(
-            self.weights_O,
-            torch.from_numpy(predicted_O).float().to(self.ranks.device),
+        predicted_L = np.bincount(self.loss_M, weights=predicted_M, minlength=len(LOSS_INDEX))
+        scales_L = loss_scales(
+            self.weights_L,
+            torch.from_numpy(predicted_L).float().to(self.ranks.device),
             self.ranks.world_size,
             self.engine.accumulation_steps,
         )
-        request = LossRequest(scales_O, num_metrics)
+        request = LossRequest(scales_L, num_metrics)
         learning_rate = self.config.optimizer.learning_rate(step, self.num_steps)
         torch.manual_seed(key_of(self.config.seed, "dropout", step, self.ranks.rank) % 2**63)
         nll_M = torch.zeros(num_metrics, dtype=torch.float64, device=self.ranks.device)
@@ -187,7 +188,7 @@ class TrainingLoop:
         self._guard(step, updated)
         return StepRecord(step, nll_M, predicted_M, total_tokens, total_pairs, learning_rate)
 
-    def _filled(self, batch: PackedBatch) -> PackedBatch:
+    def _filled(self, batch: PackedBatch[Tensor]) -> PackedBatch[Tensor]:
         """The batch with BTMLM's pseudo tokens in its placeholders, if it has any."""
         if batch.generation is None:
             return batch
@@ -214,7 +215,8 @@ class TrainingLoop:
             bad = int((~np.isfinite(nll_TM)).any(axis=1).nonzero()[0][0])
             raise InputError(non_finite_message(self.pending[bad].step, "the loss"))
         tokens = [record.num_tokens for record in self.pending]
-        predicted = sum(float(record.predicted_M.sum()) for record in self.pending)
+        predicted_M = np.sum([record.predicted_M for record in self.pending], axis=0)
+        predicted = dict(zip(HEADS, np.bincount(self.head_M, predicted_M, len(HEADS)).tolist(), strict=True))
         numbers = self.meter.numbers(tokens, sum(record.num_pairs for record in self.pending), predicted)
         if self.journal is not None:
             extra = {"gradient_norm": self.engine.gradient_norm, "loss_scale": self.engine.loss_scale}
@@ -222,7 +224,7 @@ class TrainingLoop:
         self.pending.clear()
 
     def _held_out_rows(self) -> list[PackedRow]:
-        if self.config.output.evaluate_every == 0:
+        if self.config.output.evaluate_every == 0 or TOKEN not in self.engine.module.heads:
             return []
         pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
         if len(pairs) < 2:

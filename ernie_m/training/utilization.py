@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +23,7 @@ from ernie_m.models.flops import needed_flops
 from ernie_m.runs.metrics import TIME_SHARE
 
 if TYPE_CHECKING:
-    from ernie_m.models.model import ModelConfig
+    from ernie_m.models.shape import ModelConfig
     from ernie_m.runs.ranks import Ranks
     from ernie_m.training.recipe import TrainingConfig
 
@@ -114,15 +114,17 @@ class Yardstick:
     rows_per_step: int
     peak: float
 
-    def numbers(self, seconds: np.ndarray, tokens: Sequence[int], pairs: float, predicted: float) -> dict[str, float]:
-        """The numbers of a line about steps with so many useful `tokens` each; `pairs` read and `predicted` tokens in all.
+    def numbers(
+        self, seconds: np.ndarray, tokens: Sequence[int], pairs: float, predicted: Mapping[str, float]
+    ) -> dict[str, float]:
+        """The numbers of a line about steps with so many useful `tokens` each, `pairs` read and `predicted` by head in all.
 
         `seconds` [ranks, NUM_SECONDS] are every rank's, as its clock read them.
 
         tokens_per_second  useful tokens (all but padding) of all ranks, a second of rank 0's time outside of saving and
                            evaluation
         mfu                FLOPs of useful tokens in the same time, as a share of the peak: 6 N a token, 12 L D a pair that
-                           the attention rule lets one read (documents, not whole rows), the head's a predicted one.
+                           the attention rule lets one read (documents, not whole rows), its head's a prediction.
                            Generation is overhead, as recomputed activations are: it adds none.
         padding_share      of the steps' positions
         time_share/...     an activity's share of all the time, mean of the ranks
@@ -158,7 +160,7 @@ class Meter:
         total = float(ranks.host_sum(np.array([peak]))[0])
         return cls(Yardstick(model, config.data.sequence_length, config.batch.rows_per_step, total), ranks)
 
-    def numbers(self, tokens: Sequence[int], pairs: float, predicted: float) -> dict[str, float]:
+    def numbers(self, tokens: Sequence[int], pairs: float, predicted: Mapping[str, float]) -> dict[str, float]:
         """Those of the steps since the last call, all ranks' (Yardstick.numbers); a collective."""
         seconds = np.zeros((self._ranks.world_size, NUM_SECONDS))
         seconds[self._ranks.rank] = self.clock.read()

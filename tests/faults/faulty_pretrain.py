@@ -117,7 +117,7 @@ def main() -> None:
     def struck_micro_batch(self: Engine, batch: Any, request: Any) -> Any:
         strike("micro-batch")
         if (by := factor("scale loss")) is not None:
-            request = dataclasses.replace(request, scales_O=request.scales_O * by)
+            request = dataclasses.replace(request, scales_L=request.scales_L * by)
         nll_M = forward_backward(self, batch, request)
         return nll_M if (by := factor("scale nll")) is None else nll_M * by
 

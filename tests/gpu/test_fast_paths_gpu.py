@@ -13,7 +13,7 @@ from ernie_m.models import loss
 from ernie_m.models.gelu_linear import GeluLinear
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import BTMLM, CAMLM, OBJECTIVES
+from ernie_m.rows.objectives import BTMLM, CAMLM, LOSS_INDEX
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
@@ -77,7 +77,7 @@ def test_checkpointed_layers_draw_the_same_dropout_again(
 ) -> None:
     """The forward that backward makes again must drop what the first one dropped."""
     batch = batch_of(CAMLM, documents_of(CAMLM), S).map(lambda tensor: tensor.to(DEVICE))
-    request = LossRequest(torch.ones(len(OBJECTIVES), device=DEVICE), 1)
+    request = LossRequest(torch.ones(len(LOSS_INDEX), device=DEVICE), 1)
     gradients = []
     for checkpointing, seed in ((False, 1), (True, 1), (True, 2)):
         shape = {"num_layers": 4, "hidden_size": 128, "max_positions": S + 2, "attention": "sdpa"}
@@ -95,7 +95,7 @@ def test_compiled_layers_change_no_number_with_gradient_and_without(
 ) -> None:
     """Training compiles one graph and BTMLM's generation another; neither is made anew for the next batch."""
     batches = [batch_of(BTMLM, documents_of(BTMLM, seed=seed), S).map(lambda tensor: tensor.to(DEVICE)) for seed in range(3)]
-    request = LossRequest(torch.ones(len(OBJECTIVES), device=DEVICE), 1)
+    request = LossRequest(torch.ones(len(LOSS_INDEX), device=DEVICE), 1)
     found = []
     for compiled in (False, True):
         torch._dynamo.reset()

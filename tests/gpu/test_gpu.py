@@ -15,7 +15,7 @@ import torch
 from ernie_m.models.attention import attend, build_mask, choose_attention
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import BTMLM, CAMLM, OBJECTIVES, Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM, LOSS_INDEX, Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf
@@ -67,7 +67,7 @@ def test_loss_and_gradient_of_the_model_are_the_same_with_flex(
     encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     batch = batch_of(CAMLM, documents_of(CAMLM), S).map(lambda tensor: tensor.cuda())
-    request = LossRequest(torch.ones(len(OBJECTIVES), device="cuda"), 1)
+    request = LossRequest(torch.ones(len(LOSS_INDEX), device="cuda"), 1)
     losses, gradients = [], []
     for backend in ("sdpa", "flex"):
         model = encoder_of(num_layers=4, hidden_size=128, attention="sdpa", max_positions=S + 2).cuda()
@@ -110,7 +110,7 @@ def test_a_step_in_half_precision_ends_finite_and_learns(
     )
     batch = batch_of(BTMLM, documents_of(BTMLM), S).map(lambda tensor: tensor.cuda())
     num_predicted = len(batch.predicted_N)
-    request = LossRequest(torch.full((len(OBJECTIVES),), 1 / num_predicted, device=ranks.device), 1)
+    request = LossRequest(torch.full((len(LOSS_INDEX),), 1 / num_predicted, device=ranks.device), 1)
     losses = []
     for _ in range(40):  # fp16 spends its first ones on finding the loss scale
         filled = fill_placeholders(engine.module, batch)

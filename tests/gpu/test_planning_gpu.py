@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ernie_m.models.attention import choose_attention
-from ernie_m.models.model import ModelConfig
+from ernie_m.models.shape import ModelConfig
 from ernie_m.planning.memory import MicroBatch, Sharding, peak, total
 
 pytestmark = [

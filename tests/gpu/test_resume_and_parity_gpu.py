@@ -14,7 +14,7 @@ import torch
 from ernie_m.models.attention import choose_attention
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import BTMLM, OBJECTIVES, Objective
+from ernie_m.rows.objectives import BTMLM, LOSS_INDEX, Objective
 from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.runs.metrics import read_metrics
 from tests.integration.conftest import ROOT, data, embedded, environment
@@ -91,7 +91,7 @@ def test_an_objective_on_a_gpu_is_that_on_the_cpu(
     for device in ("cpu", "cuda"):
         model = encoder_of(num_layers=2, hidden_size=128, max_positions=S + 2, attention="sdpa").to(device)
         batch = fill_placeholders(model, host.map(lambda tensor, d=device: tensor.to(d)))
-        loss, nll_M = model(batch, LossRequest(torch.ones(len(OBJECTIVES), device=device), 1))
+        loss, nll_M = model(batch, LossRequest(torch.ones(len(LOSS_INDEX), device=device), 1))
         loss.backward()
         gradient = torch.cat([p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None])
         found.append((float(loss), float(nll_M.sum()), gradient))
@@ -116,7 +116,7 @@ def test_stage_1_of_any_number_of_rows_compiles_nothing(
             rows = [documents[i % 2] for i in range(num_rows)]
             fill_placeholders(model, batch_of(BTMLM, rows, S).map(lambda tensor: tensor.cuda()))
         batch = batch_of(BTMLM, documents, S).map(lambda tensor: tensor.cuda())
-        loss, _ = model(batch, LossRequest(torch.ones(len(OBJECTIVES), device="cuda"), 1))
+        loss, _ = model(batch, LossRequest(torch.ones(len(LOSS_INDEX), device="cuda"), 1))
         loss.backward()
     assert before > 0
     assert counters["stats"]["unique_graphs"] == before, "compile_for had made what a step needs"

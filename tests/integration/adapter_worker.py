@@ -18,10 +18,11 @@ from deepspeed.accelerator import get_accelerator
 
 from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import LossRequest
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.runs.checkpoint import rank_file
 from ernie_m.runs.fragments import FragmentReader, write_tensors
 from ernie_m.training import deepspeed_adapter
@@ -95,7 +96,7 @@ def main(data: Path, output: Path) -> None:
     def used(engine: Engine, folder: Path) -> None:
         """A step, a save and a restore of it."""
         (batch,) = rows.step(0, 0, 1, ROWS)
-        request = LossRequest(torch.full((len(OBJECTIVES),), 1e-3), len(rows.metric_names))
+        request = LossRequest(torch.full((len(LOSS_INDEX),), 1e-3), len(rows.metrics))
         engine.forward_backward(to_device(batch, ranks.device), request)
         assert engine.update(1e-4)
         assert engine.num_parameters > 1e4

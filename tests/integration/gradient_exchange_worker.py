@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ernie_m.models.model import Encoder
 from ernie_m.rows.batch import LossRequest, PackedBatch
-from ernie_m.rows.objectives import CAMLM, OBJECTIVES
+from ernie_m.rows.objectives import CAMLM, LOSS_INDEX
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training import gradient_exchange
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, Precision, start_ranks
@@ -29,7 +29,7 @@ DISTINCT = 4
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 CASES: list[tuple[Precision, int]] = [("bf16", 32), ("fp16", 128)]
 LOSS_SCALE = {"bf16": 1.0, "fp16": 2.0**16}  # of a step's first update
-REQUEST = LossRequest(torch.full((len(OBJECTIVES),), 2.0**-8), 1)  # so that fp16's does not overflow
+REQUEST = LossRequest(torch.full((len(LOSS_INDEX),), 2.0**-8), 1)  # so that fp16's does not overflow
 
 
 def micro_batches(rank: int) -> list[PackedBatch]:

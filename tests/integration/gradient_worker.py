@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.models.loss import objective_scales
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.loss import loss_scales
+from ernie_m.models.model import Encoder
 from ernie_m.models.pseudo_parallel import fill_placeholders
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import LossRequest
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
 ROWS = 8
@@ -32,10 +33,10 @@ def reference(model: Encoder, data: PretrainingData) -> dict[str, torch.Tensor]:
     (batch,) = (to_device(b, torch.device("cpu")) for b in data.step(0, 0, 1, ROWS))
     batch = fill_placeholders(model, batch)
     hidden = model.hidden_states(batch).flatten(0, 1)
-    logits = model.head.logits(hidden)[batch.predicted_N.long()]
+    logits = model.token_head.logits(hidden)[batch.predicted_N.long()]
     loss = torch.zeros(())
     for name, weight in WEIGHTS.items():
-        chosen = batch.objective_N == OBJECTIVE_INDEX[name]
+        chosen = batch.loss_N == OBJECTIVE_INDEX[name]
         loss = loss + weight * F.cross_entropy(logits[chosen], batch.labels_N.long()[chosen])
     model.zero_grad()
     loss.backward()
@@ -62,7 +63,7 @@ def main(folder: Path, output: Path) -> None:
     config = config.resolved(corpus.manifest.vocab_size, len(corpus.manifest.languages))
     expected = reference(Encoder(config).initialise(0), data)
     norm, new_weights = updated(Encoder(config).initialise(0), expected)
-    num_metrics = len(data.metric_names)
+    num_metrics = len(data.metrics)
     weights_O = torch.tensor([WEIGHTS.get(name, 1.0) for name in OBJECTIVES])
     results = []
     for zero_stage in (0, 1, 2, 3):
@@ -77,13 +78,13 @@ def main(folder: Path, output: Path) -> None:
                 batch_config,
             )
             batches = data.step(0, ranks.rank, ranks.world_size, batch_config.micro_batch_rows)
-            counts = torch.tensor([float((b.objective_N == o).sum()) for b in batches for o in range(len(OBJECTIVES))])
+            counts = torch.tensor([float((b.loss_N == o).sum()) for b in batches for o in range(len(LOSS_INDEX))])
             mine_O = counts.view(len(batches), -1).sum(0)
-            scales_O = objective_scales(weights_O, ranks.sum(mine_O.clone()), ranks.world_size, engine.accumulation_steps)
+            scales_L = loss_scales(weights_O, ranks.sum(mine_O.clone()), ranks.world_size, engine.accumulation_steps)
             gradients = {}
             for number, batch in enumerate(batches):
                 filled = fill_placeholders(engine.module, to_device(batch, ranks.device))
-                engine.forward_backward(filled, LossRequest(scales_O, num_metrics))
+                engine.forward_backward(filled, LossRequest(scales_L, num_metrics))
                 if number == len(batches) - 1:
                     gradients = engine.full_gradients()
                 engine.update(LEARNING_RATE)

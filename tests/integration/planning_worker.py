@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import MMLM, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import LOSS_INDEX, MMLM, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
@@ -30,7 +32,7 @@ def micro_batch(case: dict[str, Any], vocab_size: int, rng: np.random.Generator,
     rows = []
     for _ in range(case["rows"]):
         ids = rng.integers(FIRST_PIECE_ID, mask_id(vocab_size), case["sequence_length"] - 2, dtype=np.int32)
-        document = MMLM.lay_out(Example((ids,), (1,)), CorruptionConfig(mask_rate=0.3), vocab_size, key=len(rows))
+        document = Layout(MMLM, CorruptionConfig(mask_rate=0.3), vocab_size).lay_out(Example((ids,), (1,)), key=len(rows))
         rows.append(PackedRow([document], OBJECTIVE_INDEX["MMLM"], 0))
     return to_device(pack(rows, case["sequence_length"]), device)
 
@@ -48,7 +50,7 @@ def allocated(profile: torch.profiler.profile) -> list[int]:
 
 def steps(case: dict[str, Any], model: ModelConfig, ranks: Ranks, batches: list[PackedBatch]) -> Engine:
     """Two steps, the second without its update: Adam's moments exist from the first one on."""
-    request = LossRequest(torch.full((len(OBJECTIVES),), 1e-2, device=ranks.device), 1)
+    request = LossRequest(torch.full((len(LOSS_INDEX),), 1e-2, device=ranks.device), 1)
     engine = Engine(
         Encoder(model, ranks.device).initialise(0),
         ranks,

@@ -22,7 +22,8 @@ from ernie_m.corpus.manifest import Manifest
 from ernie_m.hosts.job import start_problems
 from ernie_m.interop.export import export
 from ernie_m.interop.weight_files import WeightFiles
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.run_folder import RunFolder, identity_of, load_weights
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.trainer import Trainer
@@ -76,7 +77,7 @@ def test_two_ranks_start_from_the_weights_and_resume_without_them(
     trained, expected = load_weights(configuration, checkpoint), load_file(source / "model.safetensors")
     word = "roberta.embeddings.word_embeddings.weight"
     torch.testing.assert_close(trained["embeddings.word.weight"], expected[word], rtol=0, atol=1e-11)
-    dense = trained["head.dense.weight"]
+    dense = trained["heads.token.dense.weight"]
     torch.testing.assert_close(dense, expected["lm_head.dense.weight"], rtol=0, atol=1e-11)
     assert trained[LANGUAGES].abs().max() < 1e-11
 
@@ -136,7 +137,8 @@ import torch.distributed as dist
 from ernie_m.base.console import InputError
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.ranks import Voters
 shape = {"num_layers": 2, "hidden_size": 16, "num_heads": 4, "ffn_size": 32, "max_positions": 20}
 config = ModelConfig(**shape, vocab_size=66, num_languages=4)

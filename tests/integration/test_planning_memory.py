@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ernie_m.base.hostfile import free_port
-from ernie_m.hosts.job import parameter_count
-from ernie_m.models.model import ModelConfig
+from ernie_m.models.shape import ModelConfig
+from ernie_m.models.size import parameter_count
 from ernie_m.planning.memory import MicroBatch, Sharding, peak, total
 from tests.integration.conftest import ROOT, environment
 

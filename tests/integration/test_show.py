@@ -25,7 +25,7 @@ from ernie_m.models.model import Encoder, stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import DATA_ORDER, to_device
-from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.runs.metrics import mean_losses, read_metrics
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens
@@ -81,9 +81,9 @@ def whole_step(run: OpenedRun, step: int) -> PackedBatch:
 def losses(run: OpenedRun, model: Encoder, step: int) -> dict[str, float]:
     """What training logs for a step that `model` makes."""
     batch = fill_placeholders(model, to_device(whole_step(run, step), CPU))
-    names = run.data.metric_names
+    names = [metric.name for metric in run.data.metrics]
     with torch.no_grad():
-        _, nll_M = model(batch, LossRequest(torch.zeros(len(OBJECTIVES)), len(names)))
+        _, nll_M = model(batch, LossRequest(torch.zeros(len(LOSS_INDEX)), len(names)))
     return mean_losses(names, nll_M.tolist(), np.bincount(batch.metric_N.numpy(), minlength=len(names)).tolist())
 
 
@@ -151,7 +151,7 @@ def test_written_tokens_are_those_that_the_training_step_generates(at_second_sta
     with torch.no_grad():
         generated = model(trained)
         hidden = model.hidden_states(stage_1(trained, generation))
-        logits = model.head.logits(hidden.flatten(0, 1)[generation.placeholders_K])
+        logits = model.token_head.logits(hidden.flatten(0, 1)[generation.placeholders_K])
     best = logits[:, FIRST_PIECE_ID:-1].softmax(dim=1).amax(dim=1)
     of_document: dict[tuple[int, int], list[tuple[int, float]]] = {}
     for slot, *token in zip(generation.slots_K.tolist(), generated.tolist(), best.tolist(), strict=True):

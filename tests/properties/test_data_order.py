@@ -12,12 +12,13 @@ import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import MIXTURE_PERIOD, Mixture, apportion
-from ernie_m.base.special_tokens import BOS_ID, EOS_ID
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Stream
 from ernie_m.rows.batch import Document, PackedBatch
 from ernie_m.rows.corruption import num_masked
 from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData, RowAddress, Schedule, StageConfig
-from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, OBJECTIVES, REPLACE, TLM, CorruptionConfig, Objective
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, NOTHING, OBJECTIVES, REPLACE, TLM, CorruptionConfig, Objective
 from ernie_m.rows.row_source import RowSettings, RowSource
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def contents(batch: PackedBatch) -> list[RowContent]:
     rows = []
     for index in range(len(batch.input_ids_BS)):
         own = batch.predicted_N // S == index
-        flat = [batch.predicted_N[own] % S, batch.labels_N[own], batch.objective_N[own], batch.metric_N[own]]
+        flat = [batch.predicted_N[own] % S, batch.labels_N[own], batch.loss_N[own], batch.metric_N[own]]
         rows.append(tuple(getattr(batch, f"{c}_BS")[index].tobytes() for c in columns) + tuple(a.tobytes() for a in flat))
     return rows
 
@@ -83,7 +84,7 @@ def sentences_of(objective: Objective, document: Document) -> tuple[tuple[int, .
     assert ids[0] == BOS_ID
     assert ids[-1] == EOS_ID
     parts = np.split(ids, np.flatnonzero(ids == EOS_ID))
-    return tuple(tuple(part[1:].tolist()) for part in parts[:-1] if len(part) > 1)
+    return tuple(filter(None, (tuple(part[part >= FIRST_PIECE_ID].tolist()) for part in parts)))
 
 
 def lines_of(stream: Stream) -> list[tuple[tuple[int, ...], ...]]:
@@ -133,7 +134,7 @@ def test_ranks_agree_on_which_micro_steps_generate(corpus_folder: CorpusFolder) 
 def test_rows_of_a_step_are_spread_so_that_ranks_hold_like_rows(corpus_folder: CorpusFolder) -> None:
     data = open_data(corpus_folder)
     for rank in range(4):
-        objectives = np.concatenate([np.unique(batch.objective_N) for batch in data.step(0, rank, 4, 4)])
+        objectives = np.concatenate([np.unique(batch.loss_N) for batch in data.step(0, rank, 4, 4)])
         assert set(objectives.tolist()) == {0, 1, 2}
 
 
@@ -153,7 +154,7 @@ def test_every_example_comes_exactly_once_an_epoch(corpus_folder: CorpusFolder, 
 def test_what_is_longer_than_a_row_goes_on_in_another_and_nearly_all_others_are_whole(corpus_folder: CorpusFolder) -> None:
     stream = corpus_folder.parallel()[0]
     expected = {tuple(sorted(line)) for line in lines_of(stream)}
-    whole = {line for line in expected if CAMLM.length(CORRUPTION, *map(len, line)) <= S}
+    whole = {line for line in expected if Layout(CAMLM, CORRUPTION, 1000).length(*map(len, line)) <= S}
     source = source_of(corpus_folder, CAMLM, stream)
     found = [tuple(sorted(sentences_of(CAMLM, d))) for row in one_epoch(source) for d in row]
     cut = set(found) - expected
@@ -207,7 +208,7 @@ def test_epochs_differ_in_order_and_masks(corpus_folder: CorpusFolder, objective
         masks.append({key: sorted(d.labels.tolist()) for key, d in placed.items()})
     same = [masks[0][key] == masks[1][key] for key in masks[0].keys() & masks[1].keys() if len(key[0]) > 10]
     assert len(same) > 20
-    if objective is not CLM:  # which predicts everything, always
+    if objective.corruption != NOTHING:  # what is not drawn is always the same
         assert sum(same) < 0.2 * len(same)
 
 
@@ -302,7 +303,7 @@ def test_schedule_draws_each_objectives_rows_without_gap_over_the_stages() -> No
             drawn.setdefault(address.objective, []).append(address.draw)
     assert all(draws == list(range(len(draws))) for draws in drawn.values())
     assert [len(drawn[name]) for name in ("MMLM", "TLM")] == [4 * 6 + 4 * 6 + 8 * 3, 4 * 6 + 3 * 6 + 8 * 3]
-    assert set(drawn) == set(schedule.objectives) == set(OBJECTIVES)
+    assert set(drawn) == set(schedule.objectives) == {name for stage in STAGES for name in stage.rows}
     with pytest.raises(InputError, match=r"rows_per_step: 2.*mixes 3 objectives"):
         Schedule(STAGES, 2)
 
@@ -330,7 +331,7 @@ def test_alpha_lifts_the_small_languages(corpus_folder: CorpusFolder) -> None:
         schedule = Schedule((StageConfig(steps=1, rows={"MMLM": 1}),), MIXTURE_PERIOD)
         data = PretrainingData(corpus_folder, DataConfig(sequence_length=S, alpha=alpha), schedule, 0)
         mixture = data._mixtures["MMLM"]
-        sw = data.metric_names.index("MMLM/sw")
+        sw = [metric.name for metric in data.metrics].index("MMLM/sw")
         return sum(mixture[i].stream == sw for i in range(MIXTURE_PERIOD)) / MIXTURE_PERIOD
 
     tokens = {stream.name: stream.num_tokens for stream in corpus_folder.monolingual()}
@@ -345,7 +346,7 @@ def test_held_out_pairs_never_train(corpus_folder: CorpusFolder) -> None:
     lines = {tuple(sorted(line)) for line in lines_of(held_out)}
     assert len(lines) == 30
     data = open_data(corpus_folder)
-    assert len(data.metric_names) == len(set(data.metric_names)) == 2 * 2 + 3 * 4
+    assert len(data.metrics) == len({metric.name for metric in data.metrics}) == 2 * 2 + 3 * 4
     documents = [document for draw in range(600) for document in data.row(RowAddress("TLM", draw)).documents]
     trained = {tuple(sorted(sentences_of(TLM, document))) for document in documents}
     assert len(trained) > 1000

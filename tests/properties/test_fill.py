@@ -13,6 +13,7 @@ from data_prep.shard_writer import Rows
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
 from ernie_m.corpus.folder import TRAIN, Shard, ShardList, Shards, Stream, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import CorruptionConfig, Objective
 from ernie_m.rows.row_source import RowSettings, RowSource
 
@@ -63,7 +64,7 @@ def test_rows_are_full_and_none_is_without_a_prediction(
         lengths_EC = (location.stops_EC - location.starts_EC).astype(np.int64)
         assert lengths_EC.min(initial=1) > 0, "every piece has text in each language, and so something is predicted"
         tokens_of_rows.append(int(lengths_EC.sum()))
-        positions.append(int(np.sum(objective.length(CorruptionConfig(), *lengths_EC.T))))
+        positions.append(int(np.sum(Layout(objective, CorruptionConfig(), 1000).length(*lengths_EC.T))))
         spans += list(zip(location.starts_EC.tolist(), location.stops_EC.tolist(), strict=True))
     assert min(tokens_of_rows) > 0, f"{tokens_of_rows.count(0)} of {len(positions)} rows hold no token"
     assert max(positions) <= sequence_length

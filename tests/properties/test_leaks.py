@@ -14,7 +14,21 @@ from torch import Tensor
 from ernie_m.models.model import Encoder
 from ernie_m.rows.attention_rule import attention_rule, check_no_leak, closure, dense_mask
 from ernie_m.rows.batch import Document, Example, PackedBatch
-from ernie_m.rows.objectives import BTMLM, CAMLM, INSERT, NEXT_TOKEN, REPLACE, CorruptionConfig, Objective
+from ernie_m.rows.corruption import INSERT, NOTHING, REPLACE
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import (
+    BTMLM,
+    CAMLM,
+    CORRUPTED,
+    NEXT,
+    PLM,
+    SENTENCE,
+    SENTENCES,
+    XLCO,
+    CorruptionConfig,
+    Objective,
+    Prediction,
+)
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
@@ -66,7 +80,7 @@ def with_other_ids(batch: PackedBatch, where: Tensor) -> PackedBatch:
 
 def logits(model: Encoder, batch: PackedBatch, where: Tensor, layer: int | None = None) -> Tensor:
     with torch.no_grad():
-        return model.head.logits(model.hidden_states(batch, layer)[where])
+        return model.token_head.logits(model.hidden_states(batch, layer)[where])
 
 
 def embedded_gradient(model: Encoder, batch: PackedBatch, where: Tensor) -> Tensor:
@@ -78,7 +92,7 @@ def embedded_gradient(model: Encoder, batch: PackedBatch, where: Tensor) -> Tens
         caught.append(output)
 
     handle = model.embeddings.register_forward_hook(catch)
-    model.head.logits(model.hidden_states(batch)[where]).log_softmax(-1)[:, 7].sum().backward()
+    model.token_head.logits(model.hidden_states(batch)[where]).log_softmax(-1)[:, 7].sum().backward()
     handle.remove()
     assert caught[0].grad is not None
     return caught[0].grad.abs().amax(-1)
@@ -89,12 +103,12 @@ def naive_camlm(monkeypatch: pytest.MonkeyPatch) -> Objective:
     """The table one would write first; only without the check can it be built."""
     with monkeypatch.context() as patched:
         patched.setattr("ernie_m.rows.objectives.check_no_leak", lambda *_: None)
-        return Objective("CAMLM", 2, INSERT, CAMLM.groups, NAIVE)
+        return replace(CAMLM, reads=NAIVE)
 
 
 def test_closure_refuses_the_naive_CAMLM_table() -> None:
     with pytest.raises(ValueError, match="X reaches MX"):
-        Objective("naive", 2, INSERT, CAMLM.groups, NAIVE)
+        replace(CAMLM, reads=NAIVE)
     with pytest.raises(ValueError, match="a mask would see its answer"):
         check_no_leak("three steps", {"M": "A", "A": "B", "B": "C", "C": "C"}, [("M", "C")])
     assert closure(NAIVE)["MX"] == {"X", "Y", "MX"}
@@ -108,7 +122,7 @@ def test_closure_holds_for_the_tables_in_use() -> None:
 
 def test_closure_also_guards_stage_1() -> None:
     with pytest.raises(ValueError, match="stage 1: P reaches X"):
-        Objective("B", 1, "replace", ("X", "P"), BTMLM.reads, (), {"X": "X P", "P": "X P"})
+        replace(BTMLM, generation_reads={"X": "X P", "P": "X P"})
 
 
 # -- any table at all ----------------------------------------------------------------------------------------------
@@ -116,7 +130,7 @@ def test_closure_also_guards_stage_1() -> None:
 
 def any_entry(rng: np.random.Generator) -> dict[str, Any]:
     """An entry of any shape, most of them well-formed, with any reads."""
-    num_sentences, corruption = int(rng.integers(1, 3)), str(rng.choice([REPLACE, INSERT, NEXT_TOKEN]))
+    num_sentences, corruption = int(rng.integers(1, 3)), str(rng.choice([REPLACE, INSERT, NOTHING]))
     groups = ["X", "Y"][:num_sentences] + ["MX", "MY"][: num_sentences * (corruption == INSERT)]
     is_pseudo_parallel = num_sentences == 1 and corruption == REPLACE and rng.random() < 0.7
     groups += ["P"] * is_pseudo_parallel
@@ -126,9 +140,15 @@ def any_entry(rng: np.random.Generator) -> dict[str, Any]:
     def table() -> dict[str, str]:
         return {group: " ".join(g for g in groups if rng.random() < 0.4) for group in groups}
 
-    reads, generation = table(), table() if is_pseudo_parallel else None
+    reads, generation, causal, asked = table(), table() if is_pseudo_parallel else None, (), CORRUPTED
+    if corruption == NOTHING:
+        asked = SENTENCES if num_sentences == 2 and rng.random() < 0.3 else NEXT
+    if asked == NEXT:
+        chosen = tuple(group for group in groups if rng.random() < 0.6)
+        causal = chosen or (groups[-1],)
+    predictions = (Prediction("ANY", SENTENCE if asked == SENTENCES else "token", asked),)
     return {"num_sentences": num_sentences, "corruption": corruption, "groups": tuple(groups), "reads": reads,
-            "generation_reads": generation}  # fmt: skip
+            "predictions": predictions, "causal": causal, "generation_reads": generation}  # fmt: skip
 
 
 def reached_by_brute_force(document: Document, reads: np.ndarray) -> np.ndarray:
@@ -145,11 +165,14 @@ def leaks(objective: Objective) -> bool:
     """Whether a token that predicts learns of what it is asked for, or stage 1's sentence of its placeholders."""
     sentences = [np.arange(10, 14, dtype=np.int32), np.arange(30, 33, dtype=np.int32)][: objective.num_sentences]
     example = Example(tuple(sentences), (1, 2)[: objective.num_sentences])
-    document = objective.lay_out(example, CorruptionConfig(mask_rate=0.5), 101, 7, 3)
+    document = Layout(objective, CorruptionConfig(mask_rate=0.5), 101).lay_out(example, 7, 3)
     reached = reached_by_brute_force(document, document.reads)
     places = np.arange(len(document))
-    if objective.corruption == NEXT_TOKEN:
-        return any(bool(reached[q, q + 1 :].any()) for q in document.predicted)
+    if objective.predictions[0].asked == NEXT:
+        behind = [(document.group == document.group[q]) & (places > q) for q in document.predicted]
+        return any(bool(reached[q, later].any()) for q, later in zip(document.predicted, behind, strict=True))
+    if objective.predictions[0].asked == SENTENCES:
+        return any(bool(reached[q, document.group != document.group[q]].any()) for q in document.predicted)
     if objective.corruption == INSERT:
         shares = [(places < 6), (places >= 6) & (places < 11)]  # 4 and 3 tokens, and two specials each
         own = [shares[0 if label < 30 else 1] for label in document.labels]
@@ -176,26 +199,30 @@ def test_any_entry_is_accepted_if_and_only_if_it_does_not_leak(monkeypatch: pyte
             patched.setattr("ernie_m.rows.objectives.check_no_leak", lambda *_: None)
             unchecked, fault = built(entry)
         if unchecked is None:
-            assert "none reads a sentence" in fault, f"{entry}: {fault}"
+            assert "none reads a sentence" in fault or "is never seen" in fault, f"{entry}: {fault}"
             continue
         checked, fault = built(entry)
         assert (checked is None) == leaks(unchecked), f"{entry}: {fault}"
         assert checked is not None or "would see its answer. Let neither" in fault
-        seen["accepted" if checked is not None else "refused", entry["corruption"]] += 1
+        kind = entry["corruption"] if entry["corruption"] != NOTHING else entry["predictions"][0].asked
+        seen["accepted" if checked is not None else "refused", kind] += 1
     assert min(seen[found, INSERT] for found in ("accepted", "refused")) > 10, seen
-    assert min(seen["accepted", corruption] for corruption in (REPLACE, NEXT_TOKEN)) > 100
-    assert seen["refused", REPLACE] > 10
-    assert seen["refused", NEXT_TOKEN] == 0
+    assert min(seen["accepted", kind] for kind in (REPLACE, NEXT)) > 100
+    assert min(seen["refused", kind] for kind in (REPLACE, NEXT, SENTENCES)) > 5, seen
+    assert seen["accepted", SENTENCES] > 5
 
 
-ORDINARY = {"num_sentences": 2, "corruption": INSERT, "groups": CAMLM.groups, "reads": CAMLM.reads}
-PSEUDO = {"num_sentences": 1, "corruption": REPLACE, "groups": BTMLM.groups, "reads": BTMLM.reads}
+ASKED = {"predictions": (Prediction("ODD"),)}
+ORDINARY = {"num_sentences": 2, "corruption": INSERT, "groups": CAMLM.groups, "reads": CAMLM.reads, **ASKED}
+PSEUDO = {"num_sentences": 1, "corruption": REPLACE, "groups": BTMLM.groups, "reads": BTMLM.reads, **ASKED}
+PREFIX = {"num_sentences": 2, "corruption": NOTHING, "groups": PLM.groups, "reads": PLM.reads, "causal": ("Y",),
+          "predictions": PLM.predictions}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (ORDINARY | {"corruption": "insrt"}, "corruption 'insrt'; expected one of replace, insert, next_token"),
+        (ORDINARY | {"corruption": "insrt"}, "corruption 'insrt'; expected one of none, replace, insert"),
         (ORDINARY | {"num_sentences": 3}, "num_sentences 3; expected 1, a line of text, or 2"),
         (ORDINARY | {"num_sentences": 0}, "num_sentences 0; expected 1"),
         (ORDINARY | {"groups": ("X", "Y", "MY", "MX")}, "X reaches MY"),
@@ -210,9 +237,21 @@ PSEUDO = {"num_sentences": 1, "corruption": REPLACE, "groups": BTMLM.groups, "re
         (ORDINARY | {"reads": dict.fromkeys(CAMLM.groups, "")}, "predicted, and none reads a sentence"),
         (ORDINARY | {"generation_reads": CAMLM.reads}, "inserted ones"),
         (PSEUDO | {"generation_reads": {"X": "X"}}, "generation_reads .* expected a line for each of X, P"),
-        (PSEUDO | {"corruption": NEXT_TOKEN, "generation_reads": BTMLM.generation_reads}, "need masks that replace tokens"),
+        (PSEUDO | {"corruption": NOTHING, "generation_reads": BTMLM.generation_reads}, "need masks that replace tokens"),
+        (ORDINARY | {"predictions": ()}, "no predictions; nothing would be learnt"),
+        (ORDINARY | {"predictions": (Prediction("ODD", "words"),)}, "head 'words'; expected one of token, sentence"),
+        (ORDINARY | {"predictions": (Prediction("ODD", asked="all"),)}, "asked 'all'; expected one of corrupted, next"),
+        (ORDINARY | {"predictions": (Prediction("A/B"),)}, "loss 'A/B'; a slash"),
+        (ORDINARY | {"predictions": (Prediction("ODD", asked=NEXT),)}, "both or neither"),
+        (ORDINARY | {"causal": ("Y",)}, "with causal groups"),
+        (PREFIX | {"causal": ("Z",)}, "causal Z; expected groups of sentences: X, Y"),
+        (PREFIX | {"causal": ("X",), "reads": {"X": "X Y", "Y": "Y"}}, "reads Y, which stands behind it"),
+        (PREFIX | {"reads": {"X": "X Y", "Y": "X Y"}}, "Y reaches X"),
+        (PSEUDO | {"groups": ("X",), "reads": {"X": "X"}, "corruption": NOTHING,
+                   "predictions": XLCO.predictions}, "asks for translations, and num_sentences is 1"),
         (
             {
+                **ASKED,
                 "num_sentences": 2,
                 "corruption": REPLACE,
                 "groups": ("X", "Y", "P"),

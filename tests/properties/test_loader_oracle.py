@@ -19,8 +19,10 @@ from ernie_m.base.sampling import key_of, mix, numbers_of
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, FIRST_POSITION_ID, NO_LANGUAGE, PAD_ID, mask_id
 from ernie_m.corpus.folder import CorpusFolder, Shard
 from ernie_m.rows.batch import Document, Documents, Example, Examples, PackedBatch
+from ernie_m.rows.corruption import INSERT, REPLACE
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
-from ernie_m.rows.objectives import INSERT, NEXT_TOKEN, OBJECTIVES, REPLACE, CorruptionConfig, Objective
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import HEADS, LOSS_INDEX, NEXT, OBJECTIVES, PREDICTIONS, SENTENCES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import WINDOW_POSITIONS, RowSettings, RowSource
 from ernie_m.rows.window_plan import MIN_PIECE
@@ -58,14 +60,17 @@ def slow_document(
 ) -> Columns:
     """One example, token by token."""
     mask, tokens, drawn = mask_id(vocab_size), [], 0  # of a token: id, what is shown, position, language, group
-    masks, predicted, labels = [], [], []
+    masks, predicted, labels, firsts = [], [], [], []
     for sentence, (ids, language) in enumerate(zip(example.sentences, example.languages, strict=True)):
         numbers = [number(key + drawn + i) for i in range(len(ids))]
         chosen = sorted(range(len(ids)), key=lambda i: (numbers[i] >> 40, i))[: num_chosen(len(ids), corruption.mask_rate)]
         drawn += len(ids)
-        tokens.append((EOS_ID if sentence else BOS_ID,) * 2 + (len(tokens) + FIRST_POSITION_ID, language, sentence))
+        begin = len(tokens) if objective.apart else 0
+        firsts.append(len(tokens))
+        first = EOS_ID if sentence and not objective.apart else BOS_ID
+        tokens.append((first, first, len(tokens) - begin + FIRST_POSITION_ID, language, sentence))
         for i, token in enumerate(ids.tolist()):
-            shown, position = token, len(tokens) + FIRST_POSITION_ID
+            shown, position = token, len(tokens) - begin + FIRST_POSITION_ID
             if i in chosen and objective.corruption == REPLACE:
                 shown = shown_instead(numbers[i], token, vocab_size)
                 predicted.append(len(tokens))
@@ -74,11 +79,17 @@ def slow_document(
                 masks.append((mask, mask, position, language, sentence + len(example.sentences)))
                 labels.append(token)
             tokens.append((token, shown, position, language, sentence))
-        tokens.append((EOS_ID,) * 2 + (len(tokens) + FIRST_POSITION_ID, language, sentence))
+        tokens.append((EOS_ID, EOS_ID, len(tokens) - begin + FIRST_POSITION_ID, language, sentence))
     if objective.corruption == INSERT:
         predicted = list(range(len(tokens), len(tokens) + len(masks)))
-    if objective.corruption == NEXT_TOKEN:
-        predicted, labels = list(range(len(tokens) - 1)), [token[0] for token in tokens[1:]]
+    (prediction,) = objective.predictions
+    causal = [number_of for number_of, group in enumerate(objective.groups) if group in objective.causal]
+    if prediction.asked == NEXT:
+        pairs = list(itertools.pairwise(range(len(tokens))))
+        predicted = [i for i, j in pairs if tokens[i][4] == tokens[j][4] and tokens[i][4] in causal]
+        labels = [tokens[i + 1][0] for i in predicted]
+    if prediction.asked == SENTENCES:
+        predicted, labels = firsts, [firsts[1] - firsts[0], firsts[0] - firsts[1]]
     tokens += masks
     placeholders = []
     if objective.is_pseudo_parallel:
@@ -99,9 +110,10 @@ def slow_document(
     return {
         **columns,
         "reads": [of_group[0][group] for group in columns["group"]],
-        "horizon": list(range(len(tokens))) if objective.corruption == NEXT_TOKEN else [2**30] * len(tokens),
+        "horizon": [index if group in causal else 2**30 for index, group in enumerate(columns["group"])],
         "predicted": predicted,
         "labels": labels,
+        "prediction": [0] * len(labels),
         "generation_ids": original if objective.is_pseudo_parallel else columns["input_ids"],
         "generation_reads": [of_group[1][group] for group in columns["group"]],
         "placeholders": placeholders,
@@ -143,7 +155,7 @@ def side_by_side(examples: list[Example], keys: list[int], targets: list[int]) -
 def test_documents_laid_out_together_are_those_of_the_oracle(objective: Objective, mask_rate: float, share: float) -> None:
     corruption = CorruptionConfig(mask_rate=mask_rate, pseudo_token_share=share)
     examples, keys, targets = random_examples(objective, 150, seed=3)
-    documents = objective.lay_out_all(side_by_side(examples, keys, targets), corruption, 1000)
+    documents = Layout(objective, corruption, 1000).lay_out_all(side_by_side(examples, keys, targets))
     assert len(documents) == 150
     for document, example, key, target in zip(documents, examples, keys, targets, strict=True):
         assert columns_of(document) == slow_document(objective, example, corruption, 1000, key, target)
@@ -152,14 +164,13 @@ def test_documents_laid_out_together_are_those_of_the_oracle(objective: Objectiv
 
 def test_documents_are_the_same_alone_and_in_any_company(objective: Objective) -> None:
     corruption, (examples, keys, targets) = CorruptionConfig(), random_examples(objective, 60, seed=4)
-    together = objective.lay_out_all(side_by_side(examples, keys, targets), corruption, 1000)
+    together = Layout(objective, corruption, 1000).lay_out_all(side_by_side(examples, keys, targets))
     for first, last in ((0, 60), (7, 8), (13, 40), (59, 60), (5, 5)):
         part = together.part(first, last)
         assert part.lengths_E.tolist() == together.lengths_E[first:last].tolist()
         if last > first:
-            apart = objective.lay_out_all(
-                side_by_side(*(v[first:last] for v in (examples, keys, targets))), corruption, 1000
-            )
+            own = side_by_side(*(v[first:last] for v in (examples, keys, targets)))
+            apart = Layout(objective, corruption, 1000).lay_out_all(own)
             assert columns_of(part.joined) == columns_of(apart.joined)
         assert columns_of(Documents.of([together[i] for i in range(first, last)]).joined) == columns_of(part.joined)
 
@@ -240,7 +251,7 @@ class SlowFitting:
         self.examples = [tuple(spans) for spans, _ in text]
 
     def length(self, spans: tuple[Span, ...]) -> int:
-        return int(self.objective.length(CorruptionConfig(), *(stop - start for start, stop in spans)))
+        return int(Layout(self.objective, CorruptionConfig(), 1000).length(*(stop - start for start, stop in spans)))
 
     def planned(self) -> list[list[tuple[Span, ...]]]:
         rows: list[list[tuple[Span, ...]]] = [[] for _ in range(self.num_rows)]
@@ -391,7 +402,7 @@ def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> d
         "horizon": 2**30,
     }
     grid: dict[str, Any] = {f"{name}_BS": [] for name in (*padding, "document")}
-    flat: dict[str, list[int]] = {name: [] for name in ("predicted_N", "labels_N", "objective_N", "metric_N")}
+    flat: dict[str, list[int]] = {name: [] for name in ("predicted_N", "labels_N", "loss_N", "metric_N")}
     generation: dict[str, list[Any]] = {
         name: [] for name in ("rows_R", "input_ids_RS", "reads_RS", "placeholders_K", "slots_K")
     }
@@ -405,7 +416,7 @@ def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> d
             row["document"] += [number_of] * len(document["input_ids"])
             flat["predicted_N"] += [index * S + start + i for i in document["predicted"]]
             flat["labels_N"] += document["labels"]
-            flat["objective_N"] += [objective] * len(document["labels"])
+            flat["loss_N"] += [list(LOSS_INDEX.values())[objective]] * len(document["labels"])
             flat["metric_N"] += [metric] * len(document["labels"])
             slots += [start + i for i in document["placeholders"]]
         rest = S - len(row["document"])
@@ -417,12 +428,15 @@ def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> d
             generation["rows_R"].append(index)
             generation["input_ids_RS"].append(row["generation_ids"] + [PAD_ID] * rest)
             generation["reads_RS"].append(row["generation_reads"] + [0] * rest)
+    heads = [HEADS.index(list(PREDICTIONS.values())[loss].head) for loss in flat["loss_N"]]
+    by_head = sorted(range(len(heads)), key=heads.__getitem__)
+    flat = {name: [column[i] for i in by_head] for name, column in flat.items()}
     assert bool(generation["rows_R"]) <= generates
     return {**grid, **flat, **({f"generation.{k}": v for k, v in generation.items()} if generates else {})}
 
 
 def content_of(batch: PackedBatch) -> dict[str, Any]:
-    arrays = {name: value for name, value in vars(batch).items() if name != "generation"}
+    arrays = {name: value for name, value in vars(batch).items() if name not in ("generation", "head_sizes")}
     if batch.generation is not None:
         arrays |= {f"generation.{name}": value for name, value in vars(batch.generation).items()}
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int32)}
@@ -446,7 +460,7 @@ def test_micro_batches_are_those_of_the_oracle(corpus_folder: CorpusFolder, worl
                 for address in together[rank::world_size]:
                     metric = f"{address.objective}/{data._drawn(address)[0].stream.name}"
                     order = list(OBJECTIVES).index(address.objective)
-                    rows.append((slow_row(data, address), order, data.metric_names.index(metric)))
+                    rows.append((slow_row(data, address), order, [metric.name for metric in data.metrics].index(metric)))
                     for document in rows[-1][0] if OBJECTIVES[address.objective].num_sentences == 2 else ():
                         directions[document["language"][0] < document["language"][-1]] += 1
                 generates = any(address.objective == "BTMLM" for address in together)

@@ -14,7 +14,7 @@ from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import Document, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import BTMLM, OBJECTIVE_INDEX, OBJECTIVES
+from ernie_m.rows.objectives import BTMLM, LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, SENTENCE, Objective
 from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
@@ -48,17 +48,24 @@ def test_hidden_states_in_a_packed_row_are_those_of_the_document_alone(
     assert sum(1 for _ in located(rows)) == 5
 
 
+def independent(objective: Objective, rows: list[list[Document]]) -> list[list[Document]]:
+    """What no other document's company may change: each document; where sentences of a row are told apart, each row."""
+    if any(prediction.head == SENTENCE for prediction in objective.predictions):
+        return rows
+    return [[document] for row in rows for document in row]
+
+
 def test_losses_of_a_packed_batch_are_those_of_its_documents_alone(
     objective: Objective, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     model, rows = encoder_of(num_layers=4, seed=4), documents_of(objective)
-    scales = torch.linspace(0.5, 1.5, len(OBJECTIVES))
+    scales = torch.linspace(0.5, 1.5, len(LOSS_INDEX))
     number = OBJECTIVE_INDEX[objective.name]
-    each_its_metric = [PackedRow([document], number, metric) for metric, (*_, document) in enumerate(located(rows))]
+    each_its_metric = [PackedRow(own, number, metric) for metric, own in enumerate(independent(objective, rows))]
     request = LossRequest(scales, num_metrics=len(each_its_metric))
     apart = model(to_device(pack(each_its_metric, S), CPU), request)[1]
     loss, together = model(batch_of(objective, rows), LossRequest(scales, num_metrics=1))
-    alone = [model(batch_of(objective, [[document]]), LossRequest(scales, 1)) for *_, document in located(rows)]
+    alone = [model(batch_of(objective, [own]), LossRequest(scales, 1)) for own in independent(objective, rows)]
     torch.testing.assert_close(together, apart.sum(0, keepdim=True), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(apart, torch.cat([nll for _, nll in alone]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss, torch.stack([part for part, _ in alone]).sum(), rtol=1e-5, atol=1e-5)
@@ -70,12 +77,12 @@ def test_gradients_of_a_packed_batch_are_the_sum_of_its_documents(
     objective: Objective, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     model, rows = encoder_of(dtype=torch.float64), documents_of(objective)
-    request = LossRequest(torch.ones(len(OBJECTIVES), dtype=torch.float64), 1)
+    request = LossRequest(torch.ones(len(LOSS_INDEX), dtype=torch.float64), 1)
     model(batch_of(objective, rows), request)[0].backward()
     packed = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
-    for *_, document in located(rows):
-        model(batch_of(objective, [[document]]), request)[0].backward()
+    for own in independent(objective, rows):
+        model(batch_of(objective, [own]), request)[0].backward()
     for name, parameter in model.named_parameters():
         if name in packed:
             torch.testing.assert_close(parameter.grad, packed[name], rtol=1e-5, atol=1e-6)
@@ -134,18 +141,18 @@ def test_pseudo_tokens_are_never_special_even_when_these_are_likeliest(
 ) -> None:
     model = encoder_of()
     with torch.no_grad():
-        model.head.decoder_bias[:FIRST_PIECE_ID] = 1000.0
-        model.head.decoder_bias[mask_id(VOCAB_SIZE)] = 1000.0
+        model.token_head.decoder_bias[:FIRST_PIECE_ID] = 1000.0
+        model.token_head.decoder_bias[mask_id(VOCAB_SIZE)] = 1000.0
     batch = mixed_batch(spread)
     pseudo = fill_placeholders(model, batch).input_ids_BS[slots_of(batch)]
     assert int(pseudo.min()) >= FIRST_PIECE_ID
     assert int(pseudo.max()) < mask_id(VOCAB_SIZE)
     for ordinary in (FIRST_PIECE_ID, mask_id(VOCAB_SIZE) - 1):  # the borders themselves can be generated
         with torch.no_grad():
-            model.head.decoder_bias[ordinary] = 500.0
+            model.token_head.decoder_bias[ordinary] = 500.0
         assert bool((fill_placeholders(model, batch).input_ids_BS[slots_of(batch)] == ordinary).any())
         with torch.no_grad():
-            model.head.decoder_bias[ordinary] = 0.0
+            model.token_head.decoder_bias[ordinary] = 0.0
 
 
 def test_generation_reads_the_uncorrupted_sentence(
@@ -169,8 +176,8 @@ def test_stage_1_runs_on_its_own_ids_and_its_own_reads(encoder_of: EncoderOf, sp
         handle.remove()
     own_rows = batch_of_rows(batch, [0, 2])
     ids, reads = own_rows.input_ids_BS.clone(), own_rows.reads_BS.clone()
-    labels = batch.labels_N[batch.objective_N == OBJECTIVE_INDEX["BTMLM"]]
-    at = batch.predicted_N[batch.objective_N == OBJECTIVE_INDEX["BTMLM"]].long()
+    labels = batch.labels_N[batch.loss_N == OBJECTIVE_INDEX["BTMLM"]]
+    at = batch.predicted_N[batch.loss_N == OBJECTIVE_INDEX["BTMLM"]].long()
     ids.view(-1)[torch.where(at < S, at, at - S)] = labels  # row 2 is row 1 of these
     reads[(own_rows.group_BS == 0) & (own_rows.document_BS >= 0)] = 0b01  # the sentence reads the sentence
     with torch.no_grad():
@@ -264,5 +271,5 @@ def test_packing_keeps_documents_and_metrics_apart(objective: Objective, documen
         assert np.array_equal(batch.predicted_N[of_document], row * S + start + document.predicted)
         assert np.array_equal(batch.labels_N[of_document], document.labels)
         assert (batch.metric_N[of_document] == 10 + row).all()
-        assert (batch.objective_N[of_document] == number).all()
+        assert (batch.loss_N[of_document] == number).all()
     assert len(batch.predicted_N) == sum(len(d.predicted) for *_, d in located(rows))

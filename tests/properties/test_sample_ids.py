@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ernie_m.base.sampling import MIXTURE_PERIOD
-from ernie_m.base.special_tokens import EOS_ID
+from ernie_m.base.special_tokens import EOS_ID, FIRST_PIECE_ID
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.rows.batch import Document
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
@@ -33,7 +33,8 @@ def tokens_of(objective: Objective, document: Document) -> Counter[tuple[int, ..
     added = {CAMLM.name: len(document.predicted), BTMLM.name: len(document.placeholders)}.get(objective.name, 0)
     ids = ids[: len(ids) - added]
     parts = np.split(ids, np.flatnonzero(ids == EOS_ID))
-    return Counter(tuple(part[1:].tolist()) for part in parts[:-1] if len(part) > 1)
+    sentences = (tuple(part[part >= FIRST_PIECE_ID].tolist()) for part in parts)
+    return Counter(sentence for sentence in sentences if sentence)
 
 
 def stream_of(folder: CorpusFolder, name: str) -> Stream:
@@ -81,7 +82,7 @@ def test_ids_of_a_step_name_its_rows_and_are_known_without_opening_a_shard(
         assert row["id"] == f"{row['objective']}/{row['stream']}/{row['visit']:08d}"
     rows = data.schedule.rows_of_step(11)
     assert [(row["objective"], row["draw"]) for row in described] == [(a.objective, a.draw) for a in rows]
-    metrics = [data.metric_names[data.row(address).metric] for address in rows]
+    metrics = [[metric.name for metric in data.metrics][data.row(address).metric] for address in rows]
     monkeypatch.setattr(RowSource, "_location", lambda *_: pytest.fail("opened a shard"))
     ids = data.sample_ids(11)
     assert ids == [row["id"] for row in described]
@@ -116,7 +117,7 @@ def test_no_row_is_left_out_and_none_comes_twice_over_the_steps(corpus_folder: C
     for name in itertools.chain.from_iterable(map(data.sample_ids, range(num_steps))):
         stream, _, visit = name.rpartition("/")
         visits.setdefault(stream, []).append(int(visit))
-    assert visits.keys() == set(data.metric_names)
+    assert visits.keys() == {metric.name for metric in data.metrics}
     assert all(sorted(found) == list(range(len(found))) for found in visits.values())
     assert sum(map(len, visits.values())) == num_steps * rows_per_step
     assert visits["CAMLM/de-en"] != sorted(visits["CAMLM/de-en"]), "not in the order of visits within a period"

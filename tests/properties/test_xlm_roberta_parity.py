@@ -13,7 +13,8 @@ from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mask_id
 from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.export import export, to_hugging_face
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
 
@@ -59,7 +60,7 @@ def test_loaded_from_XLM_R_every_layer_and_all_logits_are_its_own(theirs: XLMRob
         assert len(expected.hidden_states) == 4
         for layer, hidden in enumerate(expected.hidden_states):
             torch.testing.assert_close(ours.hidden_states(batch, layer)[real], hidden[real], **TOLERANCE)
-        logits = ours.head.logits(ours.hidden_states(batch))
+        logits = ours.token_head.logits(ours.hidden_states(batch))
     torch.testing.assert_close(logits[real], expected.logits[real], **TOLERANCE)
     assert expected.logits[real].std() > 0.3
 
@@ -78,7 +79,7 @@ def test_the_parity_test_would_see_a_lost_token_type_or_swapped_projection(
             harmed.add_(0.1 * torch.arange(harmed.numel()).view_as(harmed) / harmed.numel())
             theirs.save_pretrained(tmp_path / name)
             other, _ = loaded(tmp_path / name, target_of(CONFIG))
-            assert (other.head.logits(other.hidden_states(as_batch(ids))) - expected).abs().max() > 1e-2
+            assert (other.token_head.logits(other.hidden_states(as_batch(ids))) - expected).abs().max() > 1e-2
 
 
 def test_random_XLM_R_to_ours_to_hugging_face_to_ours_is_bitwise_and_logits_agree(
@@ -163,7 +164,7 @@ def test_exported_hidden_states_and_logits_are_ours(exported: tuple[Path, Encode
             for layer, hidden in enumerate(states):
                 torch.testing.assert_close(model.hidden_states(batch, layer)[real], hidden[real], **TOLERANCE)
             logits = AutoModelForMaskedLM.from_pretrained(folder).eval()(**inputs).logits
-            torch.testing.assert_close(model.head.logits(model.hidden_states(batch))[real], logits[real], **TOLERANCE)
+            torch.testing.assert_close(model.token_head.logits(model.hidden_states(batch))[real], logits[real], **TOLERANCE)
         assert logits[real].std() > 0.3
 
 

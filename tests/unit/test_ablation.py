@@ -20,7 +20,7 @@ from ernie_m.base.console import InputError
 from ernie_m.base.run_files import METRICS_FILE
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def test_perplexity_equals_that_of_each_document_alone(rule: str, encoder_of: En
     nll, count = 0.0, 0
     for document in documents:
         batch = to_device(pack([PackedRow([document], 0, 0)], 64), CPU)
-        nll += float(model(batch, LossRequest(torch.zeros(len(OBJECTIVES)), 1))[1].sum())
+        nll += float(model(batch, LossRequest(torch.zeros(len(LOSS_INDEX)), 1))[1].sum())
         count += len(document.labels)
     assert measures.perplexity(model, rows, 64, CPU) == pytest.approx(math.exp(nll / count), rel=1e-5)
 

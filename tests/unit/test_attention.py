@@ -11,7 +11,8 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from ernie_m.base.console import InputError
 from ernie_m.models.attention import attend, build_mask, choose_attention
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.attention_rule import attention_rule, closure, dense_mask, group_bits
 from ernie_m.rows.objectives import BTMLM, CAMLM, Objective
 

@@ -111,11 +111,11 @@ def test_the_gain_is_positive_for_a_model_that_copies(encoder_of: EncoderOf) -> 
         model.embeddings.word.weight.normal_(0, 1)
         model.embeddings.norm.weight.fill_(1)
         block = model.layers[0]
-        for norm in (block.attention_norm, block.ffn_norm, model.head.norm):
+        for norm in (block.attention_norm, block.ffn_norm, model.token_head.norm):
             norm.weight.fill_(1)
         block.qkv.weight[64:].copy_(torch.eye(32))
         block.attention_out.weight.copy_(8 * torch.eye(32))
-        model.head.dense.weight.copy_(torch.eye(32))
+        model.token_head.dense.weight.copy_(torch.eye(32))
     gain = cross_lingual_gain(model, rows, S, CPU)
     assert gain.gain > 0.1
     assert gain.num_predicted == 2 * 24

@@ -21,7 +21,8 @@ from ernie_m.hosts import job, link, probe, session
 from ernie_m.hosts.checks import CHECKS, Report, judge
 from ernie_m.hosts.examination import Results
 from ernie_m.hosts.session import HostError, HostSession
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.training.recipe import TrainingConfig
 
 HOSTS = ("worker-1", "worker-2", "worker-3", "worker-4")

@@ -19,8 +19,10 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.special_tokens import PAD_ID
 from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.interop.layout import XLM_ROBERTA
 from ernie_m.interop.start import start_from
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.ranks import Voters
 from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
@@ -29,7 +31,7 @@ CONFIG = ModelConfig(
     num_layers=3, hidden_size=16, num_heads=4, ffn_size=40, max_positions=20, vocab_size=66, num_languages=4, dropout=0.0
 )
 LANGUAGE = "embeddings.language.weight"
-HEAD = ("head.dense.weight", "head.dense.bias", "head.norm.weight", "head.norm.bias", "head.decoder_bias")
+HEAD = tuple(XLM_ROBERTA.head)
 NAMES = (  # Hugging Face -> fairseq as released in 2019; the first that fits
     (r"roberta\.embeddings\.word_embeddings\.", "decoder.sentence_encoder.embed_tokens."),
     (r"roberta\.embeddings\.position_embeddings\.", "decoder.sentence_encoder.embed_positions."),
@@ -129,7 +131,7 @@ def test_weights_are_bitwise_those_of_the_peer_and_logits_agree(
     real = ids != PAD_ID
     with torch.no_grad():
         expected = peer(ids, attention_mask=real.long()).logits[real]
-        logits = model.head.logits(model.hidden_states(as_batch(ids)))[real]
+        logits = model.token_head.logits(model.hidden_states(as_batch(ids)))[real]
     torch.testing.assert_close(logits, expected, **TOLERANCE)
     assert expected.std() > 0.3
 

@@ -14,10 +14,12 @@ from transformers import XLMRobertaForMaskedLM
 
 from ernie_m.base.console import InputError
 from ernie_m.interop.export import export
+from ernie_m.interop.layout import XLM_ROBERTA
 from ernie_m.interop.source import open_source
 from ernie_m.interop.start import check_start, start_from
 from ernie_m.interop.weight_files import WeightFiles
-from ernie_m.models.model import Encoder, ModelConfig
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.ranks import Voters
 from ernie_m.runs.run_folder import RunFolder
@@ -30,7 +32,7 @@ CONFIG = ModelConfig(
     num_layers=2, hidden_size=16, num_heads=4, ffn_size=32, max_positions=20, vocab_size=66, num_languages=4, dropout=0.0
 )
 ALONE = Voters(0, 1)
-HEAD = {"head.dense.weight", "head.dense.bias", "head.norm.weight", "head.norm.bias", "head.decoder_bias"}
+HEAD = set(XLM_ROBERTA.head)
 LANGUAGE = "embeddings.language.weight"
 
 

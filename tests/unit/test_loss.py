@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ernie_m.models import loss
-from ernie_m.models.loss import metric_sums, objective_scales, plain_nll, predicted_nll, weighted_loss
+from ernie_m.models.loss import loss_scales, metric_sums, plain_nll, predicted_nll, weighted_loss
 
 WORLD, ACCUMULATION = 3, 2
 
@@ -145,7 +145,7 @@ def test_scales_undo_averaging_over_ranks_and_accumulation_steps() -> None:
     all_nll = torch.cat([nll(features) for features, _ in micro_batches])
     defined = sum(weights[o] * all_nll[objectives == o].sum() / predicted[o] for o in (0, 1))
     (expected,) = torch.autograd.grad(defined, parameter)
-    scales = objective_scales(weights, predicted.double(), WORLD, ACCUMULATION)
+    scales = loss_scales(weights, predicted.double(), WORLD, ACCUMULATION)
     gradients = []
     for rank in range(WORLD):
         own = micro_batches[rank * ACCUMULATION : (rank + 1) * ACCUMULATION]
@@ -156,7 +156,7 @@ def test_scales_undo_averaging_over_ranks_and_accumulation_steps() -> None:
 
 
 def test_scales_of_known_numbers() -> None:
-    scales = objective_scales(torch.tensor([1.0, 2.0]), torch.tensor([8.0, 4.0]), 2, 3)
+    scales = loss_scales(torch.tensor([1.0, 2.0]), torch.tensor([8.0, 4.0]), 2, 3)
     assert scales.tolist() == [0.75, 3.0]
     assert scales.dtype == torch.float32
 

@@ -10,9 +10,11 @@ import torch
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
-from ernie_m.models.model import Encoder, ModelConfig, longest_document
+from ernie_m.models.heads import Targets
+from ernie_m.models.model import Encoder
+from ernie_m.models.shape import ModelConfig, longest_document
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import BTMLM, CAMLM, MMLM, OBJECTIVES
+from ernie_m.rows.objectives import BTMLM, CAMLM, LOSS_INDEX, MMLM
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
@@ -38,10 +40,10 @@ def test_initialisation_is_drawn_from_the_seed_as_the_paper_says() -> None:
 
 def test_the_output_matrix_is_the_word_embedding() -> None:
     model = Encoder(ModelConfig(**SHAPE))
-    assert model.head.decoder_weight is model.embeddings.word.weight
+    assert model.token_head.decoder_weight is model.embeddings.word.weight
     names = [name for name, _ in model.named_parameters()]
     assert len(names) == len(set(names))
-    assert "head.decoder_weight" not in names
+    assert "heads.token.decoder_weight" not in names
 
 
 @pytest.mark.parametrize(("which", "changed"), [("masked", "masks"), ("all", "tokens"), ("none", "nothing")])
@@ -62,7 +64,7 @@ def test_the_language_embedding_goes_where_the_configuration_says(
 def test_activation_checkpointing_changes_no_number(
     encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
-    batch, request = batch_of(CAMLM, documents_of(CAMLM)), LossRequest(torch.ones(len(OBJECTIVES)), 1)
+    batch, request = batch_of(CAMLM, documents_of(CAMLM)), LossRequest(torch.ones(len(LOSS_INDEX)), 1)
     gradients = []
     for checkpointing in (False, True):
         model = encoder_of(activation_checkpointing=checkpointing)
@@ -115,9 +117,9 @@ def test_the_head_alone_agrees_with_the_logits(encoder_of: EncoderOf, documents_
     model, batch = encoder_of(), batch_of(BTMLM, documents_of(BTMLM))
     with torch.no_grad():
         hidden = model.hidden_states(batch).flatten(0, 1)[batch.predicted_N.long()]
-        logits = model.head.logits(hidden)
-        nll = model.head(hidden, batch.labels_N)
-        assert torch.equal(model.head(hidden), logits[:, 4:100].argmax(-1).int() + 4)
+        logits = model.token_head.logits(hidden)
+        nll = model.token_head(hidden, Targets(batch.predicted_N, batch.labels_N, batch.input_ids_BS.shape[1]))
+        assert torch.equal(model.token_head(hidden), logits[:, 4:100].argmax(-1).int() + 4)
     expected = -logits.log_softmax(-1).gather(1, batch.labels_N.long()[:, None])[:, 0]
     torch.testing.assert_close(nll, expected, rtol=1e-5, atol=1e-5)
 
@@ -129,9 +131,9 @@ def test_generation_by_slices_of_the_vocabulary_is_generation_at_once(
     with torch.no_grad():
         at_once = model(batch)
         for logits in (1, 7 * len(at_once), 50 * len(at_once)):  # one word at a time, 14 slices of 7, 2 of 50
-            monkeypatch.setattr("ernie_m.models.model.logits_at_a_time", lambda device, most=logits: most)
+            monkeypatch.setattr("ernie_m.models.heads.logits_at_a_time", lambda device, most=logits: most)
             assert torch.equal(model(batch), at_once)
-        for parameter in (model.head.decoder_weight, model.head.decoder_bias):
+        for parameter in (model.token_head.decoder_weight, model.token_head.decoder_bias):
             parameter.zero_()
         assert (model(batch) == 4).all(), "the first piece of equals"
     assert at_once.dtype == torch.int32
@@ -144,8 +146,8 @@ def test_loss_weighs_each_objective_by_its_scale(
     model = encoder_of()
     mixed = batch_of(CAMLM, documents_of(CAMLM))
     number = torch.arange(len(mixed.predicted_N)) % 2 * 2  # MMLM's and CAMLM's in turn
-    mixed = replace(mixed, objective_N=number.int(), metric_N=(number // 2).int())
-    scales = torch.tensor([0.5, 9.0, 2.0, 9.0, 9.0])
+    mixed = replace(mixed, loss_N=number.int(), metric_N=(number // 2).int())
+    scales = torch.tensor([0.5, 9.0, 2.0, 9.0, 9.0, 9.0, 9.0])
     loss, nll = model(mixed, LossRequest(scales, 2))
     assert loss.item() == pytest.approx((0.5 * nll[0] + 2 * nll[1]).item(), rel=1e-5)
     assert not nll.requires_grad
@@ -176,7 +178,7 @@ def test_shapes_that_make_no_sense_are_refused(key: str, value: float) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_generation_tells_words_apart_that_are_alike_in_half_precision(dtype: torch.dtype, encoder_of: EncoderOf) -> None:
     """Of a vocabulary of close words the one that is likeliest in fp64 is written, not the first of those that tie."""
-    head = encoder_of(dtype, vocab_size=2001).head
+    head = encoder_of(dtype, vocab_size=2001).token_head
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         head.decoder_weight.copy_(1 + 0.002 * torch.randn(head.decoder_weight.shape, generator=rng))

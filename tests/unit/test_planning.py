@@ -15,15 +15,15 @@ from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.hostfile import read_hostfile
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.hosts.job import parameter_count
 from ernie_m.models import flops, loss
-from ernie_m.models.model import ModelConfig
+from ernie_m.models.shape import ModelConfig
+from ernie_m.models.size import parameter_count
 from ernie_m.planning import memory, speed, step
 from ernie_m.planning.memory import MOMENTS, MicroBatch, Sharding, moments, peak, standing, total
 from ernie_m.planning.plan import Job, _spread, best, bucket_elements, keys_read, needed_flops, plan_for, plans
 from ernie_m.planning.reading import counted_keys
 from ernie_m.planning.report import report
-from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.objectives import OBJECTIVES, TOKEN, CorruptionConfig
 from ernie_m.training.recipe import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def test_costs_are_those_of_the_published_arithmetic() -> None:
 
 def test_64_V100_take_two_thirds_of_a_second_for_a_step_of_large_at_53_TFLOPs() -> None:
     tokens = 2048 * 512 / 64
-    assert flops.needed_flops(LARGE, tokens, 512 * tokens, 0.15 * tokens) / 53e12 == pytest.approx(0.68, abs=0.01)
+    assert flops.needed_flops(LARGE, tokens, 512 * tokens, {TOKEN: 0.15 * tokens}) / 53e12 == pytest.approx(0.68, abs=0.01)
 
 
 def test_checkpointing_and_chunks_compute_a_third_again_and_generation_is_a_forward() -> None:

@@ -63,11 +63,11 @@ def test_a_probe_is_found_wherever_the_step_predicts_anything(
     without_text(data, empty, monkeypatch)
     probe = make_probe(data, 4)
     assert len(probe["labels_N"]) > 0
-    assert set(probe["objective_N"].tolist()).isdisjoint(empty)
+    assert set(probe["loss_N"].tolist()).isdisjoint(empty)
 
 
 def test_a_step_that_predicts_nothing_is_said_to(data: PretrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_text(data, {0, 1, 2, 3, 4}, monkeypatch)
+    without_text(data, set(range(len(OBJECTIVES))), monkeypatch)
     with pytest.raises(InputError, match=r"no row of step 4 holds a token to predict.*inspect_step.py --step 4") as caught:
         make_probe(data, 4)
     assert "\n" not in str(caught.value)
@@ -96,7 +96,9 @@ def test_replaying_leaves_no_trace(data: PretrainingData, encoder_of: EncoderOf)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["embeddings.word", "embeddings.position", "layers.1", "head.dense", "head.decoder_bias"])
+@pytest.mark.parametrize(
+    "name", ["embeddings.word", "embeddings.position", "layers.1", "heads.token.dense", "heads.token.decoder_bias"]
+)
 def test_a_model_that_is_not_the_saved_one_is_refused(data: PretrainingData, encoder_of: EncoderOf, name: str) -> None:
     """Each part of the model weighs in: another value there, and the check sees it."""
     model, probe = model_for(data, encoder_of), make_probe(data, 4)

@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 from ernie_m.base.console import InputError
 from ernie_m.base.devices import DEVICES, peak_of_board
-from ernie_m.models.model import ModelConfig
+from ernie_m.models.shape import ModelConfig
+from ernie_m.rows.objectives import TOKEN
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training import utilization
 from ernie_m.training.recipe import OutputConfig
@@ -118,7 +119,7 @@ def seconds_of(*ranks: dict[str, float]) -> np.ndarray:
 def test_useful_flops_are_those_of_the_formula() -> None:
     """Base: 6 N a token, 12 L D a pair that is read, 6 (V D + D^2) a predicted token, written out."""
     yardstick = Yardstick(BASE, 512, rows_per_step=4, peak=1e12)
-    numbers = yardstick.numbers(seconds_of({"all": 8.0, "generation": 3.0}), [1000, 900], 60_000, 250)
+    numbers = yardstick.numbers(seconds_of({"all": 8.0, "generation": 3.0}), [1000, 900], 60_000, {TOKEN: 250})
     N = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
     flops = 1900 * 6 * N + 60_000 * 12 * 12 * 768 + 250 * 6 * (250_002 * 768 + 768 * 768)
     assert numbers["mfu"] == pytest.approx(flops / 8.0 / 1e12, rel=1e-12)
@@ -129,11 +130,13 @@ def test_useful_flops_are_those_of_the_formula() -> None:
 def test_generation_is_time_and_no_useful_work_and_saving_and_evaluation_are_no_time_of_steps() -> None:
     yardstick = Yardstick(BASE, 512, rows_per_step=4, peak=1e12)
     spent = {"all": 10.0, "generation": 2.0, "loading": 1.0}
-    plain = yardstick.numbers(seconds_of(spent), [2000], 10**6, 300)
-    paused = yardstick.numbers(seconds_of(spent | {"all": 16.0, "saving": 2.0, "evaluation": 4.0}), [2000], 10**6, 300)
+    plain = yardstick.numbers(seconds_of(spent), [2000], 10**6, {TOKEN: 300})
+    paused = yardstick.numbers(
+        seconds_of(spent | {"all": 16.0, "saving": 2.0, "evaluation": 4.0}), [2000], 10**6, {TOKEN: 300}
+    )
     for key in ("tokens_per_second", "mfu", "padding_share"):
         assert paused[key] == pytest.approx(plain[key], rel=1e-12)
-    longer = yardstick.numbers(seconds_of(spent | {"all": 15.0, "generation": 7.0}), [2000], 10**6, 300)
+    longer = yardstick.numbers(seconds_of(spent | {"all": 15.0, "generation": 7.0}), [2000], 10**6, {TOKEN: 300})
     assert longer["mfu"] == pytest.approx(plain["mfu"] * 10 / 15, rel=1e-12)
     shares = [paused[f"time_share/{name}"] for name in ACTIVITIES]
     assert shares == pytest.approx([2 / 16, 1 / 16, 2 / 16, 4 / 16])
@@ -142,7 +145,7 @@ def test_generation_is_time_and_no_useful_work_and_saving_and_evaluation_are_no_
 def test_shares_are_means_of_ranks_and_the_slowest_loader_shows() -> None:
     yardstick = Yardstick(BASE, 512, rows_per_step=4, peak=1e12)
     ranks = [{"all": 10.0, "loading": 0.0, "saving": 1.0}, {"all": 20.0, "loading": 12.0, "saving": 2.0}]
-    numbers = yardstick.numbers(seconds_of(*ranks), [2000], 10**6, 300)
+    numbers = yardstick.numbers(seconds_of(*ranks), [2000], 10**6, {TOKEN: 300})
     assert numbers["time_share/loading"] == pytest.approx(0.3)
     assert numbers["time_share/saving"] == pytest.approx(0.1)
     assert numbers["slowest_loading"] == pytest.approx(0.6)
@@ -150,7 +153,7 @@ def test_shares_are_means_of_ranks_and_the_slowest_loader_shows() -> None:
 
 
 def test_no_time_at_all_divides_by_nothing() -> None:
-    numbers = Yardstick(BASE, 512, 4, 1e12).numbers(np.zeros((1, 5)), [2048], 10**6, 300)
+    numbers = Yardstick(BASE, 512, 4, 1e12).numbers(np.zeros((1, 5)), [2048], 10**6, {TOKEN: 300})
     assert all(np.isfinite(value) for value in numbers.values())
     assert numbers["padding_share"] == 0
 
@@ -163,7 +166,7 @@ def two_ranks_numbers(rank: int, folder: Path) -> None:
     with meter.clock.during(SAVING):
         now.pass_seconds((1.0, 8.0)[rank])
     now.pass_seconds((9.0, 12.0)[rank])
-    (folder / f"{rank}.json").write_text(json.dumps(meter.numbers([900], 10_000, 100)))
+    (folder / f"{rank}.json").write_text(json.dumps(meter.numbers([900], 10_000, {TOKEN: 100})))
 
 
 def test_two_ranks_say_the_same_of_both(tmp_path: Path) -> None:
@@ -260,9 +263,10 @@ def test_the_yardstick_follows_the_model() -> None:
     """Twice the layers, twice the trunk; the head stays."""
     seconds = seconds_of({"all": 1.0})
     small, deep = (Yardstick(replace(BASE, num_layers=n), 512, 4, 1e12) for n in (12, 24))
-    trunk = [y.numbers(seconds, [1000], 80_000, 0)["mfu"] for y in (small, deep)]
+    trunk = [y.numbers(seconds, [1000], 80_000, {TOKEN: 0})["mfu"] for y in (small, deep)]
     head = [
-        y.numbers(seconds, [1000], 80_000, 100)["mfu"] - without for y, without in zip((small, deep), trunk, strict=True)
+        y.numbers(seconds, [1000], 80_000, {TOKEN: 100})["mfu"] - without
+        for y, without in zip((small, deep), trunk, strict=True)
     ]
     assert trunk[1] == pytest.approx(2 * trunk[0])
     assert head[0] == pytest.approx(head[1])

@@ -71,7 +71,7 @@ def test_tokens_drawn_are_those_in_the_rows_of_training(corpus_folder: CorpusFol
     for step in range(steps):
         for address in schedule.rows_of_step(step):
             row = data.row(address)
-            kind, _, name = data.metric_names[row.metric].partition("/")
+            kind, _, name = [metric.name for metric in data.metrics][row.metric].partition("/")
             special = 2 * OBJECTIVES[kind].num_sentences
             seen[name] += sum(len(document.input_ids) - special for document in row.documents)
     report = folder_stats(corpus_folder.folder, alpha, Plan(steps, rows_per_step, SEQUENCE_LENGTH, 2 / 3))

@@ -1,0 +1,112 @@
+"""What is asked of states: a head is a module (states, targets) -> nll of each prediction.
+
+A model has the heads that its objectives ask (ernie_m.rows.objectives.Prediction) and runs all of them in every
+micro-batch, also with nothing to predict, since under ZeRO-3 each rank must. A new head is a class here, its line in HEADS
+and its size in ernie_m.models.size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.models.loss import fp32_linear, logits_at_a_time, predicted_nll
+from ernie_m.models.shape import ModelConfig
+from ernie_m.models.tied_gradient import TiedGradient
+from ernie_m.rows.objectives import SENTENCE, TOKEN
+
+Norm = Callable[..., nn.Module]
+"""(width, eps=...) -> a layer norm."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one head is asked of a micro-batch: N flat positions in B x S, ascending in each row, and their labels, int32."""
+
+    positions_N: Tensor
+    labels_N: Tensor
+    row_length: int
+
+
+class TokenHead(nn.Module):
+    """Dense, GELU, layer norm, then the word embedding as output matrix, on selected positions only.
+
+    The head registers the embedding's Parameter as its own: ZeRO-3 then gathers it when the head runs.
+    """
+
+    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
+        self.decoder_weight = word_embedding
+        self.decoder_bias = nn.Parameter(torch.zeros(config.vocab))
+
+    def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
+        """With targets: nll fp32 [N]. Without: the likeliest real piece of each position, int32 [N] (no special token)."""
+        hidden_ND = self.norm(F.gelu(self.dense(states_ND)))
+        if targets is not None:
+            return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, targets.labels_N, tied)
+        return self._likeliest(hidden_ND).to(torch.int32)
+
+    def _likeliest(self, hidden_ND: Tensor) -> Tensor:
+        """The maximum over slices of the vocabulary: the matrix is read once, and no slice's logits leave the cache.
+
+        In fp32: bf16's eight bits leave dozens of words alike, of which the first in the vocabulary would be written.
+        """
+        end = len(self.decoder_weight) - 1  # <mask> is the last word
+        width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
+        best_N = hidden_ND.new_full(hidden_ND.shape[:1], -torch.inf, dtype=torch.float32)
+        piece_N = torch.full_like(best_N, FIRST_PIECE_ID, dtype=torch.long)
+        for start in range(FIRST_PIECE_ID, end, width):
+            words = slice(start, min(start + width, end))
+            value_N, index_N = fp32_linear(hidden_ND, self.decoder_weight[words], self.decoder_bias[words]).max(dim=-1)
+            piece_N = torch.where(value_N > best_N, index_N + start, piece_N)
+            best_N = torch.maximum(best_N, value_N)
+        return piece_N
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All logits [..., V]: for tests, export checks and small inputs."""
+        return F.linear(self.norm(F.gelu(self.dense(hidden))), self.decoder_weight, self.decoder_bias)
+
+
+class SentenceHead(nn.Module):
+    """Which of the row's sentences is this one's translation? The contrast of InfoXLM (arXiv 2007.07834, section 3.3).
+
+    A sentence is its first token's state, projected and of length 1; a score is a cosine / TEMPERATURE. The candidates are
+    all other sentences of the own row, in both languages: so the result depends on neither ranks nor micro-batches, and
+    there is no queue of old states (InfoXLM keeps one of 131,072).
+    """
+
+    TEMPERATURE = 0.05
+
+    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm) -> None:
+        super().__init__()
+        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
+        """-log p(translation) of each sentence, fp32 [N]. A label is the distance to the translation's first token."""
+        assert targets is not None
+        projected_ND = self.projection(states_ND)
+        projected_ND = F.normalize(projected_ND.to(torch.promote_types(projected_ND.dtype, torch.float32)), dim=-1)
+        positions_N = targets.positions_N.long()
+        rows_N, partners_N = positions_N // targets.row_length, positions_N + targets.labels_N.long()
+        is_partner_NN = positions_N[None, :] == partners_N[:, None]
+        is_candidate_NN = rows_N[None, :] == rows_N[:, None]
+        is_candidate_NN = is_candidate_NN & (positions_N[None, :] != positions_N[:, None])
+        scores_NN = (projected_ND @ projected_ND.t()) / self.TEMPERATURE
+        scores_NN = scores_NN.masked_fill(~is_candidate_NN, torch.finfo(scores_NN.dtype).min)
+        return scores_NN.logsumexp(-1) - (scores_NN * is_partner_NN).sum(-1)
+
+
+HEADS: dict[str, Callable[[ModelConfig, nn.Parameter, Norm], nn.Module]] = {TOKEN: TokenHead, SENTENCE: SentenceHead}
+"""By the names of ernie_m.rows.objectives.HEADS, in their order: (shape, word embedding, norm) -> head."""
+
+
+def heads_for(config: ModelConfig, word_embedding: nn.Parameter, norm: Norm) -> nn.ModuleDict:
+    """The heads that the shape names."""
+    return nn.ModuleDict({name: HEADS[name](config, word_embedding, norm) for name in HEADS if name in config.head_names})

@@ -1,0 +1,96 @@
+"""What is pre-trained: a backbone with heads. The backbone gives states; the heads make losses of them.
+
+Everything a rank asks of it goes through `forward`, as ZeRO-3 wants it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ernie_m.models.heads import Targets, TokenHead
+from ernie_m.models.loss import metric_sums, weighted_loss
+from ernie_m.models.tied_gradient import TiedGradient, tied_gradient
+from ernie_m.rows.batch import Generation, LossRequest, PackedBatch
+from ernie_m.rows.objectives import TOKEN
+
+
+class PretrainingModel(nn.Module):
+    """A backbone, which gives `hidden_states`, with the heads that its objectives ask."""
+
+    heads: nn.ModuleDict
+
+    @abstractmethod
+    def hidden_states(
+        self,
+        batch: PackedBatch[Tensor],
+        layer: int | None = None,
+        wanted_N: Tensor | None = None,
+        tied: TiedGradient | None = None,
+    ) -> Tensor:
+        """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last).
+
+        With `wanted_N`, flat positions in B x S, only theirs behind the last layer, [N, D]. `tied` is for a loss by the
+        token head that was given the same.
+        """
+
+    @property
+    def token_head(self) -> TokenHead:
+        """The head that predicts tokens, and writes BTMLM's."""
+        return cast(TokenHead, self.heads[TOKEN])
+
+    def forward(self, batch: PackedBatch[Tensor], request: LossRequest | None = None) -> tuple[Tensor, Tensor] | Tensor:
+        """With a request: (loss, summed nll fp64 [M]). Without: stage 1 of BTMLM, pseudo tokens int32 [K]."""
+        if request is None:
+            assert batch.generation is not None
+            first = stage_1(batch, batch.generation)
+            return self.token_head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
+        tied = tied_gradient(batch.input_ids_BS) if TOKEN in self.heads else None
+        nll_N = self._nll(self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied), batch, tied)
+        loss = weighted_loss(nll_N, batch.loss_N, request.scales_L)
+        return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
+
+    def _nll(self, states_ND: Tensor, batch: PackedBatch[Tensor], tied: TiedGradient | None) -> Tensor:
+        """Of each prediction, fp32 [N]: every head runs, on its own share."""
+        sizes = [batch.head_sizes.get(name, 0) for name in self.heads]
+        assert sum(sizes) == len(batch.predicted_N), f"predictions for {dict(batch.head_sizes)}, heads {[*self.heads]}"
+        columns = (states_ND, batch.predicted_N, batch.labels_N)
+        parts = zip(*(column.split(sizes) for column in columns), strict=True)
+        row_length = batch.input_ids_BS.shape[1]
+        nll = [
+            head(states, Targets(positions, labels, row_length), tied)
+            for head, (states, positions, labels) in zip(self.heads.values(), parts, strict=True)
+        ]
+        return torch.cat(nll) if len(nll) > 1 else cast(Tensor, nll[0])
+
+
+@contextlib.contextmanager
+def without_training(model: nn.Module) -> Iterator[None]:
+    """No gradient and no dropout inside the block; the model's mode is restored behind it."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def stage_1(batch: PackedBatch[Tensor], generation: Generation[Tensor]) -> PackedBatch[Tensor]:
+    """The rows with placeholders as BTMLM's stage 1 reads them: nothing corrupted, its own reads table."""
+    rows = generation.rows_R.long()
+    return replace(
+        batch,
+        input_ids_BS=generation.input_ids_RS,
+        reads_BS=generation.reads_RS,
+        **{
+            name: getattr(batch, name)[rows]
+            for name in ("position_ids_BS", "language_BS", "document_BS", "group_BS", "horizon_BS")
+        },
+    )

@@ -1,0 +1,76 @@
+"""The shape of the encoder: the section `model` of a recipe. No torch: a doctor and a planner read it too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+from ernie_m.base.config import Section, section
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
+from ernie_m.base.special_tokens import FIRST_POSITION_ID, XLM_R_VOCAB_SIZE
+from ernie_m.rows.objectives import HEADS, TOKEN
+
+
+@section
+class ModelConfig(Section):
+    """Shape of the encoder; defaults are XLM-R base."""
+
+    num_layers: Annotated[int, Range(least=1, most=1000)] = 12
+    """Transformer layers: base 12, large 24."""
+    hidden_size: Annotated[int, Range(least=1, most=2**16)] = 768
+    """Width D of the hidden states: base 768, large 1024."""
+    num_heads: Annotated[int, Range(least=1, most=2**16)] = 12
+    """Attention heads; must divide hidden_size."""
+    ffn_size: Annotated[int, Range(least=1, most=2**20)] = 3072
+    """Width of the feed-forward layer, 4 D in the paper."""
+    vocab_size: Annotated[int, Range(least=1, most=2**24)] | None = None
+    """Vocabulary with special tokens; null takes the data's (XLM-R's tokenizer gives 250,002)."""
+    num_languages: Annotated[int, Range(least=1, most=2**15)] | None = None
+    """Languages with an embedding; null takes the data's."""
+    max_positions: Annotated[int, Range(least=18, most=2**20)] = 514
+    """Size of the position table; ids start at 2, so 514 allow 512 tokens."""
+    language_embedding: Literal["masked", "all", "none"] = "masked"
+    """Which tokens carry their language: <mask> alone, all (XLM) or none."""
+    dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.1
+    """Dropout of hidden states; 0 when starting from XLM-R (InfoXLM)."""
+    attention_dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.0
+    """Dropout of attention weights; leaves the fast attention path."""
+    attention: Literal["auto", "sdpa", "pieces", "flex"] = "auto"
+    """Attention backend; auto takes flex on GPUs from sm80 on, sdpa on older ones, pieces on CPU."""
+    activation_checkpointing: bool = False
+    """Recompute each layer in the backward pass: less memory, about a third more time."""
+    layer_norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
+    """Epsilon of layer norms."""
+    initializer_range: Annotated[float, Range(above=0, most=1000)] = 0.02
+    """Standard deviation of the initial weights; narrow models want more than BERT's 0.02 (docs/log.md)."""
+    heads: tuple[str, ...] | None = None
+    """Heads beside the encoder; null takes those that the stages' objectives ask (token alone where there are none)."""
+
+    def check(self) -> None:
+        known = all(name in HEADS for name in self.heads or ())
+        self.require(known and self.heads != (), "heads", f"some of {', '.join(HEADS)}, or null")
+        self.require(self.hidden_size % self.num_heads == 0, "num_heads", f"a divisor of hidden_size={self.hidden_size}")
+        flex_drops = self.attention == "flex" and self.attention_dropout > 0
+        self.require(not flex_drops, "attention_dropout", "0 with attention=flex, which has none")
+
+    def resolved(self, vocab_size: int, num_languages: int) -> ModelConfig:
+        """This shape with the data's vocabulary and languages; InputError where it names others."""
+        for key, of_data in (("vocab_size", vocab_size), ("num_languages", num_languages)):
+            if getattr(self, key) not in (None, of_data):
+                raise InputError(f"model.{key}: {getattr(self, key)}; expected {of_data}, the data's (or null)")
+        return replace(self, vocab_size=vocab_size, num_languages=num_languages)
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """Heads of a model of this shape."""
+        return self.heads or (TOKEN,)
+
+    @property
+    def vocab(self) -> int:
+        return self.vocab_size or XLM_R_VOCAB_SIZE
+
+
+def longest_document(config: ModelConfig) -> int:
+    """Positions that one document may take."""
+    return config.max_positions - FIRST_POSITION_ID

@@ -1,0 +1,211 @@
+"""How an objective's examples become positions of a row, all examples at once (subscript = position id):
+
+1. Sentences are laid side by side with running positions: <s> x </s>, and for pairs </s> y </s> behind it; sentences that
+   stand `apart` each as <s> x </s>, positions from the start.
+2. Behind them come what the corruption appends, a mask for each token that is asked for, or placeholders in a target
+   language at the next positions.
+3. The corruption chooses tokens and hides them (ernie_m.rows.corruption).
+4. Each of the objective's predictions finds the positions it is asked at, and their labels (FINDERS).
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ernie_m.base.arrays import ranges
+from ernie_m.base.sampling import mix, numbers_of
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_POSITION_ID, NO_LANGUAGE, mask_id
+from ernie_m.rows.batch import NO_HORIZON, Document, Documents, Example, Examples
+from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Laid, choose_masked, expected_masked, num_masked
+from ernie_m.rows.objectives import CORRUPTED, NEXT, SENTENCES, CorruptionConfig, Objective
+
+NUM_SPECIAL = 2
+"""Special tokens around each sentence."""
+NOTHING_CHOSEN = np.zeros(0, np.int64)
+
+
+class Asked(NamedTuple):
+    """Positions (int32, ascending) that a prediction is asked at, and its labels (int32)."""
+
+    positions: np.ndarray
+    labels: np.ndarray
+
+
+class Found(NamedTuple):
+    """What the finders look at: the layout, what was chosen of its text, and where its sentences begin.
+
+    `parts_EP` and `starts_EP`: length and first position of each part of each example; `group`: of each position.
+    """
+
+    laid: Laid
+    corrupted: Corrupted
+    chosen: np.ndarray
+    group: np.ndarray
+    starts_EP: np.ndarray
+    parts_EP: np.ndarray
+
+
+def _corrupted_tokens(objective: Objective, found: Found) -> Asked:
+    return Asked(found.corrupted.predicted, found.laid.tokens_T[found.chosen])
+
+
+def _next_tokens(objective: Objective, found: Found) -> Asked:
+    is_asked = objective.causal_by_group[found.group]
+    is_asked[(found.starts_EP + found.parts_EP - 1)[:, : objective.num_sentences].ravel()] = False
+    positions = np.flatnonzero(is_asked).astype(np.int32)
+    return Asked(positions, found.laid.ids[positions + 1])
+
+
+def _translations(objective: Objective, found: Found) -> Asked:
+    """The label is relative, so that it stays true wherever the document is put."""
+    first_EC = found.starts_EP[:, : objective.num_sentences]
+    return Asked(first_EC.ravel().astype(np.int32), (first_EC[:, ::-1] - first_EC).ravel().astype(np.int32))
+
+
+FINDERS: dict[str, Callable[[Objective, Found], Asked]] = {
+    CORRUPTED: _corrupted_tokens,
+    NEXT: _next_tokens,
+    SENTENCES: _translations,
+}
+"""For each word of ernie_m.rows.objectives.ASKED."""
+
+
+class Layout:
+    """How one objective's examples are laid out, under a corruption's rates and for a vocabulary."""
+
+    def __init__(self, objective: Objective, rates: CorruptionConfig, vocab_size: int) -> None:
+        self.objective, self.rates, self.vocab_size = objective, rates, vocab_size
+        self._corruption = CORRUPTIONS[objective.corruption]
+
+    def length(self, *num_tokens: Any) -> Any:
+        """Positions that an example of these sentence lengths (ints or arrays) takes: exact, before anything is drawn."""
+        return self._length(num_tokens, num_masked)
+
+    def expected_length(self, *mean_tokens: Any) -> Any:
+        """Mean positions of examples whose sentences have these mean lengths (numbers or arrays)."""
+        return self._length(mean_tokens, expected_masked)
+
+    def _length(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> Any:
+        total = sum(num_tokens) + NUM_SPECIAL * len(num_tokens)  # in this order: of floats the last bit decides on rows
+        return total + sum(self._additions(num_tokens, masked))
+
+    def _additions(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> list[Any]:
+        """Positions behind the sentences: the appended masks of each sentence, or the placeholders."""
+        if self._corruption.appends:
+            return [masked(n, self.rates.mask_rate) for n in num_tokens]
+        if self.objective.is_pseudo_parallel:
+            return [masked(num_tokens[0], self.rates.pseudo_token_share)]
+        return []
+
+    @property
+    def positions_per_token(self) -> float:
+        """About how many positions one more token of a sentence takes, with what is appended for it."""
+        of_masks = self.rates.mask_rate * self._corruption.appends
+        return 1 + (of_masks + self.rates.pseudo_token_share * self.objective.is_pseudo_parallel)
+
+    @staticmethod
+    def cut(num_tokens: Sequence[int], share: int) -> tuple[int, ...]:
+        """The beginning of each sentence, in proportion, about `share` tokens in all; rounded up: no sentence vanishes."""
+        total = sum(num_tokens)
+        return tuple(-(-n * share // total) for n in num_tokens)
+
+    def fitted(self, num_tokens: Sequence[int], capacity: int) -> tuple[int, ...] | None:
+        """The longest cut of these sentence lengths, in proportion, that fits; None when less than 1 token each does."""
+        if min(num_tokens) < 1:
+            return None
+        if sum(num_tokens) <= capacity and int(self.length(*num_tokens)) <= capacity:
+            return tuple(num_tokens)
+        about = int(capacity / self.positions_per_token)  # specials and rounding take up to 6 a sentence
+        first = max(1, min(sum(num_tokens), about - 6 * self.objective.num_sentences))
+        shares = range(first, min(sum(num_tokens), about + 1))
+        fits = bisect.bisect_right(shares, capacity, key=lambda share: int(self.length(*self.cut(num_tokens, share))))
+        return self.cut(num_tokens, shares[fits - 1]) if fits else None
+
+    def lay_out(self, example: Example, key: int, target_language: int = NO_LANGUAGE) -> Document:
+        """Turn an example into a document; all draws come from `key`, any number. Placeholders carry `target_language`."""
+        lengths = [len(sentence) for sentence in example.sentences]
+        keys_E, targets_E = np.array([mix(key)], np.uint64), np.array([target_language])
+        tokens_T = np.concatenate(example.sentences)
+        return self.lay_out_all(
+            Examples(tokens_T, np.array([lengths]), np.array([example.languages]), keys_E, targets_E)
+        ).joined
+
+    def lay_out_all(self, examples: Examples) -> Documents:
+        """Turn examples into documents, all at once: each is the one that its example gives alone.
+
+        A document's parts (P) are its sentences with their specials, then the masks of each sentence or the placeholders.
+        """
+        objective, lengths_EC = self.objective, examples.lengths_EC
+        assert lengths_EC.shape[1] == objective.num_sentences
+        additions = self._additions(list(lengths_EC.T), num_masked)
+        parts_EP = np.stack([*(lengths_EC.T + NUM_SPECIAL), *additions], axis=1)
+        starts_EP = (np.cumsum(parts_EP) - parts_EP.ravel()).reshape(parts_EP.shape)
+        lengths_E, repeated = parts_EP.sum(axis=1), parts_EP.ravel()
+        index = np.arange(int(repeated.sum()), dtype=np.int32)
+        group = np.repeat(np.tile(np.arange(len(objective.groups), dtype=np.int32), len(parts_EP)), repeated)
+        language = np.repeat(self._languages(examples).astype(np.int32), repeated)
+
+        laid = self._laid(examples, starts_EP, parts_EP, index)
+        chosen, corrupted = self._corrupt(examples, laid)
+        found = Found(laid, corrupted, chosen, group, starts_EP, parts_EP)
+        asked = [FINDERS[prediction.asked](objective, found) for prediction in objective.predictions]
+        predicted, labels, prediction = _in_order(asked)
+        generates = objective.is_pseudo_parallel
+        slots = ranges(starts_EP[:, -1], parts_EP[:, -1]) if generates else np.zeros(0)
+        joined = Document(
+            input_ids=corrupted.ids,
+            position_ids=corrupted.position_ids,
+            language=language,
+            group=group,
+            reads=objective.reads_by_group[group],
+            horizon=np.where(objective.causal_by_group[group], index, np.int32(NO_HORIZON)),
+            predicted=predicted,
+            labels=labels,
+            prediction=prediction,
+            generation_ids=laid.ids if generates else corrupted.ids,
+            generation_reads=objective.generation_reads_by_group[group],
+            placeholders=slots.astype(np.int32),
+        )
+        return Documents(joined, lengths_E)
+
+    def _languages(self, examples: Examples) -> np.ndarray:
+        """Language of each part [E, P]: masks have their sentence's, placeholders the target's."""
+        of_sentences = [examples.languages_EC] * (1 + self._corruption.appends)
+        of_placeholders = [examples.targets_E[:, None]] if self.objective.is_pseudo_parallel else []
+        return np.concatenate([*of_sentences, *of_placeholders], axis=1)
+
+    def _laid(self, examples: Examples, starts_EP: np.ndarray, parts_EP: np.ndarray, index: np.ndarray) -> Laid:
+        num_sentences, apart = self.objective.num_sentences, self.objective.apart
+        ids = np.full(len(index), mask_id(self.vocab_size), np.int32)
+        first_EC = starts_EP[:, :num_sentences]
+        ids[first_EC] = [BOS_ID, BOS_ID if apart else EOS_ID][:num_sentences]
+        ids[first_EC + examples.lengths_EC + 1] = EOS_ID
+        places_T = ranges(first_EC.ravel() + 1, examples.lengths_EC.ravel())
+        ids[places_T] = examples.tokens_T
+        begins, lengths = (starts_EP.ravel(), parts_EP.ravel()) if apart else (starts_EP[:, 0], parts_EP.sum(axis=1))
+        position_ids = index - np.repeat((begins - FIRST_POSITION_ID).astype(np.int32), lengths)
+        appended = slice(num_sentences, 2 * num_sentences if self._corruption.appends else num_sentences)
+        behind = ranges(starts_EP[:, appended].ravel(), parts_EP[:, appended].ravel())
+        return Laid(ids, position_ids, places_T, examples.tokens_T, behind)
+
+    def _corrupt(self, examples: Examples, laid: Laid) -> tuple[np.ndarray, Corrupted]:
+        """The tokens chosen (indices into T), and what is seen."""
+        if self._corruption.apply is None:
+            return NOTHING_CHOSEN, Corrupted(laid.ids, laid.position_ids, NOTHING_CHOSEN.astype(np.int32))
+        numbers_T = numbers_of(examples.keys_E, examples.lengths_EC.sum(axis=1))
+        chosen = choose_masked(numbers_T, examples.lengths_EC.ravel(), self.rates.mask_rate)
+        return chosen, self._corruption.apply(laid, chosen, numbers_T, self.vocab_size)
+
+
+def _in_order(asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of all predictions, ascending; their labels; and which of the predictions each is of, int32."""
+    if len(asked) == 1:
+        return *asked[0], np.zeros(len(asked[0].positions), np.int32)
+    number = np.repeat(np.arange(len(asked), dtype=np.int32), [len(part.positions) for part in asked])
+    positions, labels = (np.concatenate(columns) for columns in zip(*asked, strict=True))
+    order = np.argsort(positions, kind="stable")
+    return positions[order], labels[order], number[order]
