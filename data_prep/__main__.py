@@ -122,7 +122,7 @@ class Commands:
             tokenizer_sha256: beginning of the SHA-256 that the tokenizer must have.
         """
         from data_prep import build as building
-        from data_prep.job import start_ranks
+        from data_prep.launched_ranks import start_ranks
         from data_prep.phases import QUARANTINE, STOP
 
         if on_error not in (STOP, QUARANTINE):
@@ -151,7 +151,7 @@ class Commands:
             tokenizer: SentencePiece model that you mean to use; refused when it is not the one of the shards.
             workers: processes on this machine (default 1); or start it by mpirun, as build.
         """
-        from data_prep.job import start_ranks
+        from data_prep.launched_ranks import start_ranks
         from data_prep.verify import verify
 
         ranks = start_ranks(workers)
@@ -197,12 +197,12 @@ class Commands:
             plot: PNG file to draw shares, p and repeats into.
             overwrite: replace files that are already there.
         """
-        from data_prep.stats import Plan
+        from data_prep.stats import DrawPlan
         from data_prep.stats_report import stats
 
         plan = None
         if steps is not None:
-            plan = Plan(
+            plan = DrawPlan(
                 steps,
                 rows_per_step,
                 sequence_length,

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from data_prep.mpi_pool import MpiPool, serve
-from data_prep.team import Parcel, Team, team_sizes
+from data_prep.team import MemoryFile, Team, team_sizes
 from data_prep.workers import Ranks, TeamWork, prepare_quietly
 from ernie_m.base.console import InputError
 
@@ -83,11 +83,11 @@ def share_memory(communicator: Any) -> bool:
     host = communicator.Split_type(MPI.COMM_TYPE_SHARED)
     is_one_host = host.Get_size() == communicator.Get_size()
     host.Free()
-    if not communicator.allreduce(is_one_host and Parcel.is_supported(), MPI.LAND):
+    if not communicator.allreduce(is_one_host and MemoryFile.is_supported(), MPI.LAND):
         return False
     token = communicator.bcast(os.urandom(16), root=0)
-    parcel = Parcel(token) if communicator.Get_rank() == 0 else None
-    path = communicator.bcast(parcel.path if parcel else None, root=0)
+    memory_file = MemoryFile(token) if communicator.Get_rank() == 0 else None
+    path = communicator.bcast(memory_file.path if memory_file else None, root=0)
     can_open = False
     with suppress(OSError):
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # elsewhere it may be anybody's pipe
@@ -95,6 +95,6 @@ def share_memory(communicator: Any) -> bool:
             can_open = os.pread(file, 1000, 0) == pickle.dumps(token, pickle.HIGHEST_PROTOCOL)
         os.close(file)
     can_open = communicator.allreduce(can_open, MPI.LAND)
-    if parcel:
-        parcel.close()
+    if memory_file:
+        memory_file.close()
     return can_open

@@ -2,8 +2,8 @@
 
 1. Each language and each pair is a stream: rows, tokens, mean length, its share of the tokens of its kind, and p, how often
    training draws it: tokens ** alpha, normalised over all languages or over all pairs.
-2. A `Plan` says how many rows training draws: of `rows_per_step` rows of a step, `parallel_share` are pairs (TLM, CAMLM),
-   the others running text (MMLM, BTMLM). Equal batches of MMLM, TLM and CAMLM are a share of 2/3.
+2. A `DrawPlan` says how many rows training draws: of `rows_per_step` rows of a step, `parallel_share` are pairs (TLM,
+   CAMLM), the others running text (MMLM, BTMLM). Equal batches of MMLM, TLM and CAMLM are a share of 2/3.
 3. A row of S positions carries ROW_FILL * S positions of text. Of running text <s> and </s> take 2 in S; of pairs the four
    special tokens take 4 for each pair's mean of n tokens. Rows a stream gives times tokens a row are the tokens drawn;
    divided by the stream's tokens they are its *repeats*: epochs, how often each of its sentences is seen.
@@ -44,7 +44,7 @@ Counted = dict[tuple[str, ...], dict[str, Pieces]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class DrawPlan:
     """How much training draws. `parallel_share` None: EQUAL_BATCHES, or what there is when there is only one kind."""
 
     steps: int
@@ -89,7 +89,7 @@ class FolderStats:
 
     data: str
     alpha: float
-    plan: Plan | None
+    plan: DrawPlan | None
     languages: tuple[StreamStats, ...]
     pairs: tuple[StreamStats, ...]
 
@@ -103,7 +103,7 @@ class FolderStats:
         return {**asdict(self), "many_repeats": MANY_REPEATS}
 
 
-def folder_stats(data: Path, alpha: float, plan: Plan | None = None) -> FolderStats:
+def folder_stats(data: Path, alpha: float, plan: DrawPlan | None = None) -> FolderStats:
     """Numbers of all streams; raises InputError for a plan that draws what the folder has not."""
     folder = CorpusFolder(data)
     languages, pairs = folder.monolingual(TRAIN), folder.parallel(TRAIN)
@@ -133,18 +133,18 @@ def _counted_pieces(data: Path) -> Counted:
     return counted
 
 
-def _with_share(plan: Plan, has_text: bool, has_pairs: bool, data: Path) -> Plan:
+def _with_share(plan: DrawPlan, has_text: bool, has_pairs: bool, data: Path) -> DrawPlan:
     share = plan.parallel_share
     if share is None:
         share = EQUAL_BATCHES if has_text and has_pairs else float(has_pairs)
     if (share > 0 and not has_pairs) or (share < 1 and not has_text):
         kind = "pairs" if share > 0 and not has_pairs else "monolingual text"
         raise InputError(f"--parallel_share {share:g}: {data} has no {kind}; leave the option out, or build with some")
-    return Plan(plan.steps, plan.rows_per_step, plan.sequence_length, share)
+    return DrawPlan(plan.steps, plan.rows_per_step, plan.sequence_length, share)
 
 
 def _streams(
-    train: list[Stream], held_out: list[Stream], alpha: float, plan: Plan | None, counted: Counted
+    train: list[Stream], held_out: list[Stream], alpha: float, plan: DrawPlan | None, counted: Counted
 ) -> tuple[StreamStats, ...]:
     train = [stream for stream in train if stream.num_tokens > 0]  # training leaves empty ones out
     total = sum(stream.num_tokens for stream in train)
@@ -170,7 +170,7 @@ def _streams(
     )
 
 
-def _rows_drawn(streams: list[Stream], chances: list[float], plan: Plan | None) -> list[float]:
+def _rows_drawn(streams: list[Stream], chances: list[float], plan: DrawPlan | None) -> list[float]:
     """Rows that training draws of each stream of one kind."""
     if plan is None or not streams:
         return [0.0] * len(streams)
@@ -181,7 +181,7 @@ def _rows_drawn(streams: list[Stream], chances: list[float], plan: Plan | None) 
     return [rows * count / sum(counts) for count in counts]
 
 
-def _tokens_drawn(stream: Stream, rows: float, plan: Plan | None) -> float | None:
+def _tokens_drawn(stream: Stream, rows: float, plan: DrawPlan | None) -> float | None:
     if plan is None:
         return None
     if len(stream.languages) == 1:
@@ -208,7 +208,7 @@ def report(found: FolderStats) -> str:
     return "\n\n".join(parts)
 
 
-def _plan_line(plan: Plan) -> str:
+def _plan_line(plan: DrawPlan) -> str:
     share = plan.parallel_share or 0.0
     return (
         f"plan: {plan.steps:,} steps of {plan.rows_per_step:,} rows of {plan.sequence_length} positions; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.stats import Plan, folder_stats, report
+from data_prep.stats import DrawPlan, folder_stats, report
 from ernie_m.base.console import InputError
 from ernie_m.base.files import refuse_existing, write_json
 
@@ -12,7 +12,7 @@ from ernie_m.base.files import refuse_existing, write_json
 def stats(
     data: Path,
     alpha: float,
-    plan: Plan | None = None,
+    plan: DrawPlan | None = None,
     json: Path | None = None,
     plot: Path | None = None,
     overwrite: bool = False,

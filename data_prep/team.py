@@ -61,19 +61,19 @@ class Team(Generic[Item, Result]):
         The first exception of a worker is raised here, after which nothing new is started.
         """
         running: dict[Future[Result], Item] = {}
-        parcels: dict[Future[Result], Parcel] = {}
+        memory_files: dict[Future[Result], MemoryFile] = {}
 
         def collect(futures: Iterable[Future[Result]]) -> None:
             for future in list(futures):
-                if future in parcels:
-                    parcels.pop(future).close()
+                if future in memory_files:
+                    memory_files.pop(future).close()
                 finished(running.pop(future), future.result())
 
         def submit(executor: Executor, item: Item, in_memory: bool) -> None:
             if in_memory and self.shares_memory:
-                parcel = Parcel(item)
-                future = executor.submit(_unpacked, work, parcel.path)
-                parcels[future] = parcel
+                memory_file = MemoryFile(item)
+                future = executor.submit(_unpacked, work, memory_file.path)
+                memory_files[future] = memory_file
             else:
                 future = executor.submit(work, item)
             future.set_exception = partial(_set_exception, future)  # type: ignore[method-assign]
@@ -108,8 +108,8 @@ class Team(Generic[Item, Result]):
         finally:
             for future in running:
                 future.cancel()
-            for parcel in parcels.values():
-                parcel.close()
+            for memory_file in memory_files.values():
+                memory_file.close()
 
 
 def _set_exception(future: Future[Any], error: BaseException | None) -> None:
@@ -122,7 +122,7 @@ def _set_exception(future: Future[Any], error: BaseException | None) -> None:
         Future.set_exception(future, error)
 
 
-class Parcel:
+class MemoryFile:
     """A large object for another process of this machine, in memory that has a path; gone when the last process closes it.
 
     Through the executor's pipe it would go in 64 KiB pieces, each of which waits for the busy root, with the worker idle.

@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
-from data_prep.team import Parcel, Team, team_sizes
+from data_prep.team import MemoryFile, Team, team_sizes
 from ernie_m.base.console import InputError
 
 TeamWork = Callable[..., Any]
@@ -109,7 +109,7 @@ def _run_team(
         if num_workers == 0:
             return work(Team(number, len(sizes), 0, None), *arguments)
         with nullcontext(prepared) if prepared else _pool_of(number, sizes, cores) as pool:
-            return work(Team(number, len(sizes), num_workers, pool, shares_memory=Parcel.is_supported()), *arguments)
+            return work(Team(number, len(sizes), num_workers, pool, shares_memory=MemoryFile.is_supported()), *arguments)
     finally:
         os.sched_setaffinity(0, everywhere)
 

@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
 
 if TYPE_CHECKING:
-    from ernie_m.ablation.comparison import Plan
+    from ernie_m.ablation.comparison import ComparisonPlan
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = Path(__file__).resolve().parent / "recipes"
@@ -49,7 +49,7 @@ SHARED = """
         """
 
 
-Comparison = Callable[["Plan", str | None, int | None, tuple[str, ...]], None]
+Comparison = Callable[["ComparisonPlan", str | None, int | None, tuple[str, ...]], None]
 
 
 def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) -> Callable[..., None]:
@@ -79,14 +79,14 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
     return command
 
 
-def _objectives(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+def _objectives(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
     from ernie_m.ablation import comparison, report, variants
 
     compared = variants.objectives(RECIPES, recipe, steps, overrides)
     report.write("Objectives (the paper's Table 6)", compared, comparison.run(compared, plan), [], plan.to)
 
 
-def _pseudo_share(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+def _pseudo_share(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
     from ernie_m.ablation import comparison, report, variants
 
     compared = variants.pseudo_shares(RECIPES, "exp5", recipe, steps, overrides)
@@ -98,7 +98,7 @@ def _pseudo_share(plan: Plan, recipe: str | None, steps: int | None, overrides: 
     report.write("Share of pseudo tokens (the paper's Figure 6)", compared, results, remarks, plan.to)
 
 
-def _scratch(plan: Plan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+def _scratch(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
     from ernie_m.ablation import comparison, report, variants
     from ernie_m.corpus.folder import CorpusFolder
 
@@ -198,7 +198,7 @@ class Commands:
         """
         from dataclasses import replace
 
-        from ernie_m.ablation import subject
+        from ernie_m.ablation import measured_model
         from ernie_m.base.config import build, read_recipe
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.training.recipe import TrainingConfig
@@ -206,17 +206,17 @@ class Commands:
         if (run is None) == (recipe is None) or (recipe is not None and data is None):
             raise InputError("measure: give either --run, or --recipe with --data")
         check_same_measures(output, {"measure": "ablation"})
-        by = subject.Yardstick(_path(held_out), _path(tatoeba), pairs)
+        by = measured_model.MeasureData(_path(held_out), _path(tatoeba), pairs)
         folder = _path(data)
         if run is not None:
-            result = subject.measured(subject.of_run(Path(run), folder), Path(hugging_face), by)
+            result = measured_model.measured(measured_model.of_run(Path(run), folder), Path(hugging_face), by)
         else:
             assert recipe is not None
             assert folder is not None
             config = replace(build(TrainingConfig, read_recipe(Path(recipe)), recipe), seed=seed)
-            drawn = subject.untrained(config, folder)
-            subject.write_hugging_face(drawn, Path(hugging_face))
-            result = subject.measured(iter([drawn]), Path(hugging_face), by)
+            drawn = measured_model.untrained(config, folder)
+            measured_model.write_hugging_face(drawn, Path(hugging_face))
+            result = measured_model.measured(iter([drawn]), Path(hugging_face), by)
         write_json(Path(output), {"measure": "ablation", **result})
         print(f"written: {output}")
 
@@ -232,13 +232,13 @@ def _plan(
     pairs: int,
     finetune: str | None,
     finetune_options: str,
-) -> Plan:
-    from ernie_m.ablation.comparison import Plan, fine_tunings
+) -> ComparisonPlan:
+    from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings
 
     for name, folder in (("tatoeba", tatoeba), ("held_out", held_out)):
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"--{name} {folder}: no such folder")
-    return Plan(
+    return ComparisonPlan(
         root=ROOT,
         to=Path(to).resolve(),
         data=Path(data).resolve(),

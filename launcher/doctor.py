@@ -59,12 +59,12 @@ def doctor(
     """
     from ernie_m.base.files import write_json
     from ernie_m.base.hostfile import read_hostfile
-    from ernie_m.hosts import job
+    from ernie_m.hosts import job_checks
     from ernie_m.hosts.checks import judge
     from ernie_m.hosts.examination import Examination, examine
     from ernie_m.runs.job_defaults import job_names
+    from ernie_m.supervision.deepspeed_job import needs_ssh
     from ernie_m.supervision.environment import ssh_arguments
-    from ernie_m.supervision.job import needs_ssh
 
     if not (recipe or data or run or shared):
         job_named = job_names(recipe, data, run)
@@ -82,23 +82,23 @@ def doctor(
         master_addr=master_addr,
         master_port=master_port,
         ssh_options=(*shlex.split(ssh_options or ssh_arguments(here)), *(("-p", str(ssh_port)) if ssh_port else ())),
-        environment=job.environment_of_ranks(here),
+        environment=job_checks.environment_of_ranks(here),
     )
     results = examine(examination)
     first, num_ranks = next(iter(results.values())), sum(hosts.values())
     shards = first.get("shards", {})
-    report = judge(results, job.disk_needed(config, shards, Path(run) if run else None) if config else 0)
-    problems = [*report.problems, *(job.recipe_problems(config, num_ranks, shards) if config else [])]
-    problems += job.start_problems(config, Path(data) if data else None, Path(run) if run else None) if config else []
-    problems += job.launch_problems() if examination.through_ssh else []
+    report = judge(results, job_checks.disk_needed(config, shards, Path(run) if run else None) if config else 0)
+    problems = [*report.problems, *(job_checks.recipe_problems(config, num_ranks, shards) if config else [])]
+    problems += job_checks.start_problems(config, Path(data) if data else None, Path(run) if run else None) if config else []
+    problems += job_checks.launch_problems() if examination.through_ssh else []
     if json:
         write_json(Path(json), {"hosts": results, "problems": [asdict(problem) for problem in problems]})
 
     print(f"hosts        {len(hosts)} with {num_ranks} ranks" if hostfile else "hosts        this machine alone")
-    for line in job.description(config, num_ranks, first):
+    for line in job_checks.description(config, num_ranks, first):
         print(line)
     print(f"\n{report.table()}\n")
-    if examination.through_ssh and (names := job.not_exported(here, bool(first.get("facts", {}).get("gpus")))):
+    if examination.through_ssh and (names := job_checks.not_exported(here, bool(first.get("facts", {}).get("gpus")))):
         print(f"note: {', '.join(names)}: set here, but deepspeed does not pass them on; launcher/supervise.py does, or")
         print("      write them into .deepspeed_env as NAME=value\n")
     for note in report.notes:

@@ -30,7 +30,7 @@ TASKS = {
     "pawsx": "ernie_m.downstream.pawsx:PawsX",
     "ner": "ernie_m.downstream.ner:Ner",
     "mlqa": "ernie_m.downstream.mlqa:Mlqa",
-    "tatoeba": "ernie_m.downstream.bitext:Bitext",
+    "tatoeba": "ernie_m.downstream.bitext_tuning:BitextTuning",
 }
 OPTIONS = """
 
@@ -200,7 +200,7 @@ def _run(
 ) -> None:
     chosen_seeds = seeds_of(seeds)
     from ernie_m.downstream.experiment import Experiment, chosen_precision, run
-    from ernie_m.downstream.files import FileOptions
+    from ernie_m.downstream.task_files import FileOptions
 
     task, chosen = _task(name), chosen_precision(precision)
     experiment = Experiment(

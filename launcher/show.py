@@ -61,9 +61,9 @@ def show(
         raise InputError(f"{missing[0]} is not installed; a page needs the packages of: pip install -e '.[show]'")
 
     from ernie_m.base.files import written_atomically
-    from ernie_m.show.bitext import read_bitext
+    from ernie_m.show.bitext_folder import read_bitext
     from ernie_m.show.opened import open_run
-    from ernie_m.show.report import Look, check_same_run, page
+    from ernie_m.show.report import PageOptions, check_same_run, page
 
     check_same_run(target, Path(run))
     opened = open_run(Path(run), Path(data) if data else None, checkpoint)
@@ -76,7 +76,7 @@ def show(
     pairs = read_bitext(Path(bitext), opened.language_ids, sentences) if bitext else None
     compared = _before(before, trust_remote_code)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=scratch) as folder:
-        content = page(opened, Look(pairs, compared, step, layer), Path(folder))
+        content = page(opened, PageOptions(pairs, compared, step, layer), Path(folder))
     with written_atomically(target) as aside:
         aside.write_text(content, encoding="utf-8")
     print(f"written: {target} ({len(content.encode()) / 1e6:.1f} MB)")

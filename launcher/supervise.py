@@ -71,9 +71,9 @@ def supervise(
         export: further environment variables for other hosts, with commas: NAME or PREFIX*
     """
     from ernie_m.base.hostfile import read_hostfile
-    from ernie_m.supervision.job import JobCommand, Launcher
-    from ernie_m.supervision.policy import HostRoll, RestartPolicy
-    from ernie_m.supervision.supervisor import Patience, Supervisor
+    from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, JobCommand
+    from ernie_m.supervision.policy import ActiveHosts, RestartPolicy
+    from ernie_m.supervision.supervisor import GracePeriods, Supervisor
 
     if hostfile and num_ranks is not None:
         raise InputError("--hostfile and --num_ranks: give one; a hostfile says the ranks by its slots")
@@ -83,10 +83,10 @@ def supervise(
     hosts = read_hostfile(Path(hostfile)) if hostfile else {}
     first_host = next(iter(hosts), "")
     exports = tuple(name for name in export.split(",") if name)
-    launcher = Launcher(command, tuple(shlex.split(deepspeed_options)), num_ranks, master_addr, first_host, exports)
-    roll = HostRoll(hosts, host_failures, forgive_steps)
+    launcher = DeepspeedLauncher(command, tuple(shlex.split(deepspeed_options)), num_ranks, master_addr, first_host, exports)
+    active_hosts = ActiveHosts(hosts, host_failures, forgive_steps)
     policy = RestartPolicy(max_restarts, no_progress_limit)
-    raise SystemExit(Supervisor(launcher, policy, roll, Patience(linger, grace), readmit).run())
+    raise SystemExit(Supervisor(launcher, policy, active_hosts, GracePeriods(linger, grace), readmit).run())
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.embedded.files import LAYOUTS, sentence, write_embedded_corpus
+from data_prep.embedded.corpus_files import LAYOUTS, sentence, write_embedded_corpus
 from data_prep.embedded.phrases import LANGUAGES
 
 __all__ = ["LANGUAGES", "LAYOUTS", "embed", "sentence", "write_embedded_corpus"]

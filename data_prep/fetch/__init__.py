@@ -19,7 +19,7 @@ import yaml
 
 from data_prep.catalog import read_catalog
 from data_prep.fetch import catalog_file, opus, sources
-from data_prep.fetch.connection import GaveUpError, NotFoundError, Patience, mirrored
+from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
 from data_prep.fetch.download import download
 from data_prep.fetch.sources import Entry, Remote
 from ernie_m.base.command_line import nearest
@@ -44,14 +44,14 @@ def fetch(
     catalog: str | None = None,
     mirror: str | None = None,
     sha256: str | None = None,
-    patience: Patience | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> None:
     """Bring files to the folder `to` and name them in its catalog.yaml; prints a line a file.
 
     With several files, one that the server lacks does not keep the others from coming: it is told at the end.
     Raises InputError, GaveUpError, or OSError when the disk is full; the same call again goes on from there.
     """
-    patience = patience or Patience()
+    retry_policy = retry_policy or RetryPolicy()
     languages = _listed(lang)
     mirrored("", mirror)  # a mirror that is none is known at once
     if (corpus is None) == (catalog is None):
@@ -59,13 +59,13 @@ def fetch(
     if catalog is not None:
         remotes = _of_catalog(catalog, languages)
     else:
-        remotes = _of_corpus(str(corpus), languages, mirror, patience)
+        remotes = _of_corpus(str(corpus), languages, mirror, retry_policy)
     if sha256 is not None and (len(remotes) != 1 or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256)):
         raise InputError(f"--sha256 {sha256}: expected 64 hexadecimal digits, and one file; these are {len(remotes)} files")
     catalog_file.missing_from(to / "catalog.yaml", [remote.entry for remote in remotes])
     to.mkdir(parents=True, exist_ok=True)
     _require_space(to, remotes)
-    _bring_all(to, remotes, mirror, sha256 or "", patience)
+    _bring_all(to, remotes, mirror, sha256 or "", retry_policy)
 
 
 def _listed(lang: str | None) -> list[str]:
@@ -75,7 +75,7 @@ def _listed(lang: str | None) -> list[str]:
     return list(dict.fromkeys(codes))
 
 
-def _of_corpus(name: str, languages: list[str], mirror: str | None, patience: Patience) -> list[Remote]:
+def _of_corpus(name: str, languages: list[str], mirror: str | None, retry_policy: RetryPolicy) -> list[Remote]:
     known = {word.lower(): word for word in (*OWN, *OPUS_NAMES)}
     found = known.get(name.lower(), name.removeprefix("opus/") if name.startswith("opus/") else "")
     if not opus.NAME.fullmatch(found):
@@ -91,7 +91,7 @@ def _of_corpus(name: str, languages: list[str], mirror: str | None, patience: Pa
     if found == "cc100":
         return [remote for code in languages for remote in sources.cc100_files(code)]
     by_pair = {"wikimatrix": sources.wikimatrix_file, "multiun": sources.multiun_file, "iitb": sources.iitb_file}
-    find = by_pair.get(found) or partial(opus.opus_file, found, mirror=mirror, patience=patience)
+    find = by_pair.get(found) or partial(opus.opus_file, found, mirror=mirror, retry_policy=retry_policy)
     return [find(*_pair(text)) for text in languages]
 
 
@@ -145,12 +145,12 @@ def _require_space(to: Path, remotes: Sequence[Remote]) -> None:
         )
 
 
-def _bring_all(to: Path, remotes: Sequence[Remote], mirror: str | None, sha256: str, patience: Patience) -> None:
+def _bring_all(to: Path, remotes: Sequence[Remote], mirror: str | None, sha256: str, retry_policy: RetryPolicy) -> None:
     failed: list[NotFoundError | GaveUpError] = []
     for number, remote in enumerate(remotes, start=1):
         path = to / remote.path
         try:
-            came = download(mirrored(remote.url, mirror), path, sha256=sha256, hint=remote.hint, patience=patience)
+            came = download(mirrored(remote.url, mirror), path, sha256=sha256, hint=remote.hint, retry_policy=retry_policy)
         except (NotFoundError, GaveUpError) as error:
             if len(remotes) == 1:
                 raise

@@ -47,7 +47,7 @@ class GaveUpError(ConnectionError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """When to try again, and when to give up."""
 
     tries: int = 8
@@ -69,14 +69,16 @@ def mirrored(url: str, mirror: str | None) -> str:
 
 
 @contextlib.contextmanager
-def opened(url: str, headers: dict[str, str], patience: Patience, hint: str = "") -> Iterator[http.client.HTTPResponse]:
+def opened(
+    url: str, headers: dict[str, str], retry_policy: RetryPolicy, hint: str = ""
+) -> Iterator[http.client.HTTPResponse]:
     """The server's answer; `hint` goes into the message of a NotFoundError.
 
     Raises DroppedError (RangeRefusedError for 416), NotFoundError, or InputError for any other refusal.
     """
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, **headers})
     try:
-        response = urllib.request.urlopen(request, timeout=patience.timeout_seconds)
+        response = urllib.request.urlopen(request, timeout=retry_policy.timeout_seconds)
     except urllib.error.HTTPError as error:
         error.close()
         raise _refusal(url, error.code, error.reason, hint) from None
@@ -110,7 +112,7 @@ def read_piece(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
         raise DroppedError(_told(error)) from None
 
 
-def persist(url: str, patience: Patience, step: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
+def persist(url: str, retry_policy: RetryPolicy, step: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
     """Call `step` until it is not DroppedError, with growing waits; raises GaveUpError when `reached()` no longer grows.
 
     Progress makes it patient again: an 80 GB file may break off a hundred times. Only what is further than ever before
@@ -124,26 +126,26 @@ def persist(url: str, patience: Patience, step: Callable[[], T], reached: Callab
             now = reached()
             failures = 1 if now > furthest else failures + 1
             furthest = max(now, furthest)
-            if failures >= patience.tries:
+            if failures >= retry_policy.tries:
                 kept = f"; {now:,} bytes are kept" if now else ""
                 message = f"gave up ({dropped}){kept}; give the same command again to go on"
                 raise GaveUpError(errno.ECONNABORTED, message, url) from None
-            seconds = min(patience.first_wait_seconds * 2 ** (failures - 1), LONGEST_WAIT_SECONDS)
+            seconds = min(retry_policy.first_wait_seconds * 2 ** (failures - 1), LONGEST_WAIT_SECONDS)
             print(f"{url}: {dropped}; trying again in {seconds:g} s", file=sys.stderr, flush=True)
             time.sleep(seconds)
 
 
-def read_json(url: str, patience: Patience, most_bytes: int = 1 << 26) -> Any:
+def read_json(url: str, retry_policy: RetryPolicy, most_bytes: int = 1 << 26) -> Any:
     """A small JSON answer; raises InputError when it is something else."""
 
     def read() -> bytes:
-        with opened(url, {}, patience) as response:
+        with opened(url, {}, retry_policy) as response:
             content = b""
             while len(content) < most_bytes and (piece := read_piece(response, 1 << 16)):
                 content += piece
             return content
 
-    content = persist(url, patience, read)
+    content = persist(url, retry_policy, read)
     try:
         return json.loads(content)
     except ValueError:

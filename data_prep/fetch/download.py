@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_prep.fetch.connection import DroppedError, Patience, RangeRefusedError, opened, persist, read_piece
+from data_prep.fetch.connection import DroppedError, RangeRefusedError, RetryPolicy, opened, persist, read_piece
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import fsync_path, lock, sha256_of, write_json
 
@@ -39,7 +39,7 @@ class Version:
     """In bytes; None when the server does not tell."""
 
 
-def download(url: str, path: Path, *, sha256: str = "", hint: str = "", patience: Patience | None = None) -> bool:
+def download(url: str, path: Path, *, sha256: str = "", hint: str = "", retry_policy: RetryPolicy | None = None) -> bool:
     """Bring `url` to `path`; False when it was there already.
 
     Raises InputError (NotFoundError: with `hint`), GaveUpError, or OSError when the disk is full; what came until then
@@ -50,7 +50,7 @@ def download(url: str, path: Path, *, sha256: str = "", hint: str = "", patience
         with _locked(_part_of(path)) as file:
             if not path.exists():  # another fetch may have finished it before we had the lock
                 _refuse_foreign(path, os.fstat(file.fileno()).st_size)
-                job = _Job(url, path, file, hint, patience or Patience())
+                job = _PartialDownload(url, path, file, hint, retry_policy or RetryPolicy())
                 job.bring()
                 os.fsync(file.fileno())
                 _check(_part_of(path), sha256)
@@ -106,21 +106,21 @@ def _check(path: Path, sha256: str) -> None:
 
 
 @dataclass
-class _Job:
+class _PartialDownload:
     """The filling of one partial file."""
 
     url: str
     path: Path
     file: io.FileIO
     hint: str
-    patience: Patience
+    retry_policy: RetryPolicy
 
     def have(self) -> int:
         return os.fstat(self.file.fileno()).st_size
 
     def bring(self) -> None:
         try:
-            persist(self.url, self.patience, self.connect, self.have)
+            persist(self.url, self.retry_policy, self.connect, self.have)
         except BaseException:
             if not self.have():  # nothing to go on with: leave no trace
                 _part_of(self.path).unlink(missing_ok=True)
@@ -137,7 +137,7 @@ class _Job:
         start = self.have()
         headers = {"Range": f"bytes={start}-", "If-Range": expected.validator} if start else {}
         try:
-            with opened(self.url, headers, self.patience, self.hint) as response:
+            with opened(self.url, headers, self.retry_policy, self.hint) as response:
                 self._receive(response, start, expected)
         except RangeRefusedError:
             self.file.truncate(0)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.fetch import cc100
+from data_prep.fetch import cc100_listing
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 
@@ -63,7 +63,7 @@ class Remote:
     @property
     def about_bytes(self) -> int:
         """Its size as published, rounded; 0 when nobody tells."""
-        return cc100.SIZES.get(self.path.name.removesuffix(".txt.xz"), 0) if self.path.parts[0] == "cc100" else 0
+        return cc100_listing.SIZES.get(self.path.name.removesuffix(".txt.xz"), 0) if self.path.parts[0] == "cc100" else 0
 
 
 def address_of(path: str) -> str | None:
@@ -106,18 +106,18 @@ def _unknown_language(pair: list[str], known: Sequence[str], name: str) -> str:
 
 def cc100_files(language: str) -> list[Remote]:
     """CC-100 of a language: one file, or two for `zh`; raises InputError with the nearest for one it does not have."""
-    codes = cc100.codes_of(language)
+    codes = cc100_listing.codes_of(language)
     if not codes:
-        by_name = {name.lower(): code for code, name in cc100.NAMES.items()}
+        by_name = {name.lower(): code for code, name in cc100_listing.NAMES.items()}
         hint = f", did you mean `{by_name[language.lower()]}`?" if language.lower() in by_name else None
-        hint = hint or nearest(language.lower(), cc100.NAMES) or f", expected one of {' '.join(cc100.NAMES)}"
+        hint = hint or nearest(language.lower(), cc100_listing.NAMES) or f", expected one of {' '.join(cc100_listing.NAMES)}"
         raise InputError(f"--lang {language}: CC-100 has no file {language}.txt.xz{hint}")
     return [remote_of(_cc100_entry(code)) for code in codes]
 
 
 def _cc100_entry(code: str) -> Entry:
     path = f"cc100/{code}.txt.xz"
-    return {"name": f"cc100.{code}", "format": "cc100", "path": path, "language": cc100.language_of(code)}
+    return {"name": f"cc100.{code}", "format": "cc100", "path": path, "language": cc100_listing.language_of(code)}
 
 
 def wikimatrix_file(source: str, target: str) -> Remote:

@@ -42,7 +42,7 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     """All that a comparison is run with."""
 
     root: Path
@@ -63,7 +63,7 @@ class Plan:
         return [f"{variant.name}_seed{seed}" for seed in range(self.seeds)]
 
 
-def run(variants: Sequence[Variant], plan: Plan) -> dict[str, list[dict[str, Any]]]:
+def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dict[str, Any]]]:
     """Do all that is not done; returns each variant's results, one a seed. Seeds come in turn: early ones are whole first.
 
     Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
@@ -74,7 +74,7 @@ def run(variants: Sequence[Variant], plan: Plan) -> dict[str, list[dict[str, Any
     return {variant.name: [_collected(plan, name) for name in plan.job_names(variant)] for variant in variants}
 
 
-def claim(variants: Sequence[Variant], plan: Plan) -> None:
+def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
     """Make TO the folder of this comparison, whose recipes there are its mark.
 
     Raises InputError when it is that of another one, or holds files under our names that we did not write.
@@ -97,7 +97,7 @@ def claim(variants: Sequence[Variant], plan: Plan) -> None:
             aside.write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def do(jobs: Sequence[Job], plan: Plan) -> None:
+def do(jobs: Sequence[Job], plan: ComparisonPlan) -> None:
     """Run jobs with this machine's cores shared out between those at work at once."""
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // plan.side_by_side))
@@ -111,11 +111,11 @@ def python(*words: object) -> tuple[str, ...]:
     return (sys.executable, *map(str, words))
 
 
-def _recipe_file(plan: Plan, variant: Variant) -> Path:
+def _recipe_file(plan: ComparisonPlan, variant: Variant) -> Path:
     return plan.to / "recipes" / f"{variant.name}.yaml"
 
 
-def _job(variant: Variant, seed: int, plan: Plan) -> Job:
+def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
     name = f"{variant.name}_seed{seed}"
     folder, measures = plan.to / "hugging_face" / name, plan.to / "measures" / f"{name}.json"
     by = [word for key in ("held_out", "tatoeba") if (path := getattr(plan, key)) for word in (f"--{key}", path)]
@@ -141,7 +141,7 @@ def _job(variant: Variant, seed: int, plan: Plan) -> Job:
     return Job(name, parts, plan.to / "logs" / f"{name}.log")
 
 
-def _training(variant: Variant, seed: int, plan: Plan, run: Path, recipe: Sequence[object]) -> Part:
+def _training(variant: Variant, seed: int, plan: ComparisonPlan, run: Path, recipe: Sequence[object]) -> Part:
     words = ["launcher/pretrain.py", *recipe, "--run", run, f"seed={seed}"]
     command = python(*words)
     if plan.deepspeed:
@@ -159,7 +159,7 @@ def _training(variant: Variant, seed: int, plan: Plan, run: Path, recipe: Sequen
     return Part("training", command, judges_itself=is_complete, run=run, num_steps=variant.num_steps)
 
 
-def _collected(plan: Plan, name: str) -> dict[str, Any]:
+def _collected(plan: ComparisonPlan, name: str) -> dict[str, Any]:
     result = dict(json.loads((plan.to / "measures" / f"{name}.json").read_text(encoding="utf-8")))
     tuned = {
         tuning.task: json.loads((plan.to / "fine_tuned" / name / tuning.task / "results.json").read_text(encoding="utf-8"))

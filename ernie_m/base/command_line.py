@@ -39,7 +39,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f", did you mean `{found[0]}`?" if found else ""
 
 
-def at_home(path: str, option: str) -> str:
+def with_home_expanded(path: str, option: str) -> str:
     """A path with its leading ~ replaced, which the shell leaves alone in --run=~/x, in quotes and on other hosts.
 
     Raises InputError for the home of nobody: it would become a folder called ~name.
@@ -69,7 +69,7 @@ def checked_arguments(component: Callable[..., Any], name: str, arguments: Seque
     missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
     if missing:
         raise InputError(f"{name}: --{missing[0]} is missing; --help explains the options")
-    given, types = {key: at_home(value, f"--{key}") for key, value in given.items()}, types_of(component)
+    given, types = {key: with_home_expanded(value, f"--{key}") for key, value in given.items()}, types_of(component)
     given = {key: number_of(value, types.get(key), f"--{key}") for key, value in given.items()}
     is_text = {key: str(option.annotation).startswith("str") for key, option in options.items()}
     flags = [f"--{key}={value!r}" if is_text[key] else f"--{key}={value}" for key, value in given.items()]

@@ -121,7 +121,7 @@ def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
         yield is_owner
 
 
-def look_before_removing(path: Path) -> None:
+def check_removable(path: Path) -> None:
     """Touch nothing; raise OSError when `remove` could not delete all of `path`, InputError for a link to nowhere."""
     if path.is_symlink() and not path.exists():
         raise InputError(

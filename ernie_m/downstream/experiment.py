@@ -17,12 +17,12 @@ from typing import Any
 from ernie_m.base.config import build, merge_overrides, to_mapping
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.files import write_json
-from ernie_m.downstream import encoders, files, paper, report, settings
+from ernie_m.downstream import encoders, paper, report, settings, task_files
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.seed import num_updates, run_seed
 from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.task import Hyperparameters, Setup, Task
-from ernie_m.downstream.training import Machinery, batching, ranks
+from ernie_m.downstream.training import TrainerOptions, batching, ranks
 from ernie_m.downstream.unknown import tell_unknown
 from ernie_m.interop.encoder import OpenEncoder, open_encoder
 from ernie_m.runs.ranks import this_device
@@ -40,7 +40,7 @@ class Experiment:
     setting: str
     encoder: Path | str
     """Folder or hub id of any Hugging Face encoder."""
-    files: files.FileOptions
+    files: task_files.FileOptions
     to: Path
     """Folder for everything that comes of it."""
     seeds: tuple[int, ...]
@@ -69,18 +69,18 @@ def run(experiment: Experiment) -> dict[str, Any]:
     size = encoders.size_of(encoder.config)
     hyperparameters = hyperparameters_of(task, experiment.setting, size, experiment.overrides)
     batching(hyperparameters, ranks()[1])
-    data = files.load(task, experiment.setting, experiment.files)
+    data = task_files.load(task, experiment.setting, experiment.files)
     setup = _setup(experiment, encoder, data, hyperparameters)
     for examples in (data.validation, data.test):
         task.check(examples, setup)
-    machinery = Machinery(experiment.precision, experiment.deepspeed, experiment.keep_models)
+    trainer_options = TrainerOptions(experiment.precision, experiment.deepspeed, experiment.keep_models)
     updates = num_updates(len(data.train), hyperparameters)
     if hyperparameters.evaluate_every > updates:
         raise InputError(
             f"evaluate_every: {hyperparameters.evaluate_every}; expected at most {updates}, the updates of a seed"
         )
     if rank == 0:
-        settings.claim(experiment.to, _settings(experiment, encoder, hyperparameters, machinery, data))
+        settings.claim(experiment.to, _settings(experiment, encoder, hyperparameters, trainer_options, data))
         _describe(experiment, size, data, setup, updates)
         tell_unknown(task, data, setup)
     results = [
@@ -91,7 +91,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
             encoder,
             experiment.to / f"seed_{seed}",
             seed,
-            machinery,
+            trainer_options,
             f"{task.name}, seed {seed} ({number} of {len(experiment.seeds)}): ",
         )
         for number, seed in enumerate(experiment.seeds, start=1)
@@ -105,7 +105,9 @@ def hyperparameters_of(task: Task[Any], setting: str, size: encoders.Size, overr
     return build(type(defaults), merge_overrides(to_mapping(defaults), overrides), "hyperparameters")
 
 
-def _setup(experiment: Experiment, encoder: OpenEncoder, data: files.TaskData, hyperparameters: Hyperparameters) -> Setup:
+def _setup(
+    experiment: Experiment, encoder: OpenEncoder, data: task_files.TaskData, hyperparameters: Hyperparameters
+) -> Setup:
     task, longest = experiment.task, encoder.tokenizer.model_max_length
     head = encoder.head(task.auto_class, task.labels(data.train))
     announce([*encoder.choices, *filter(None, [head.choice])])
@@ -131,8 +133,8 @@ def _settings(
     experiment: Experiment,
     encoder: OpenEncoder,
     hyperparameters: Hyperparameters,
-    machinery: Machinery,
-    data: files.TaskData,
+    trainer_options: TrainerOptions,
+    data: task_files.TaskData,
 ) -> dict[str, Any]:
     """All that the scores of a seed depend on."""
     folder, read_with = experiment.files.folder, experiment.task.read_with
@@ -141,7 +143,7 @@ def _settings(
         "task": experiment.task.name,
         "setting": experiment.setting,
         "hyperparameters": shaping,
-        "precision": machinery.precision,
+        "precision": trainer_options.precision,
         "zero_stage": (experiment.deepspeed or {}).get("zero_optimization", {}).get("stage"),
         "from_dev": experiment.files.from_dev,
         "encoder": settings.of_encoder(encoder),
@@ -149,7 +151,7 @@ def _settings(
     }
 
 
-def _describe(experiment: Experiment, size: str, data: files.TaskData, setup: Setup, updates: int) -> None:
+def _describe(experiment: Experiment, size: str, data: task_files.TaskData, setup: Setup, updates: int) -> None:
     task, hyperparameters = experiment.task, setup.hyperparameters
     shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in to_mapping(hyperparameters).items())
     trained = ", ".join(f"{language} {count:,}" for language, count in data.num_train.items())
@@ -158,7 +160,7 @@ def _describe(experiment: Experiment, size: str, data: files.TaskData, setup: Se
     print(f"{len(experiment.seeds)} seeds of {updates:,} updates", flush=True)
 
 
-def _difference(task: Task[Any], data: files.TaskData, from_dev: bool) -> str | None:
+def _difference(task: Task[Any], data: task_files.TaskData, from_dev: bool) -> str | None:
     """How what was tested on differs from what the paper tested on; None where it is that."""
     if from_dev:
         return "parts of dev files"
@@ -173,7 +175,7 @@ def _finish(
     experiment: Experiment,
     encoder: OpenEncoder,
     size: encoders.Size,
-    data: files.TaskData,
+    data: task_files.TaskData,
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     task = experiment.task

@@ -22,9 +22,9 @@ from transformers import set_seed
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import remove, write_json, written_atomically
-from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Scored, Setup, Task
-from ernie_m.downstream.training import Machinery, TaskTrainer, ranks, training_arguments
+from ernie_m.downstream.task_files import TaskData
+from ernie_m.downstream.training import TaskTrainer, TrainerOptions, ranks, training_arguments
 from ernie_m.interop.encoder import OpenEncoder
 
 RESULT_FILE = "result.json"
@@ -38,7 +38,7 @@ def run_seed(
     encoder: OpenEncoder,
     folder: Path,
     seed: int,
-    machinery: Machinery,
+    trainer_options: TrainerOptions,
     note: str = "",
 ) -> dict[str, Any]:
     """Train and score one seed in `folder`, or read what it came to when it is done; on all ranks alike.
@@ -54,7 +54,7 @@ def run_seed(
     folder.mkdir(parents=True, exist_ok=True)
     set_seed(seed)  # before the head is drawn
     trainer = TaskTrainer(
-        task, data, setup, encoder, training_arguments(task, setup.hyperparameters, folder, seed, machinery), note
+        task, data, setup, encoder, training_arguments(task, setup.hyperparameters, folder, seed, trainer_options), note
     )
     checkpoint = newest_whole_checkpoint(folder)
     if checkpoint and rank == 0:
@@ -71,7 +71,7 @@ def run_seed(
         "num_updates": state.max_steps,
         "seconds": round(time.monotonic() - started, 1),
     }
-    if machinery.keep_models:
+    if trainer_options.keep_models:
         trainer.save_whole(folder / MODEL_FOLDER)
     if rank == 0:
         _write_predictions(folder / "predictions", test)

@@ -15,7 +15,7 @@ from typing import Any
 from ernie_m.base.config import differing_keys
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of, write_json
-from ernie_m.downstream.files import SourceFile
+from ernie_m.downstream.task_files import SourceFile
 from ernie_m.interop.encoder import OpenEncoder
 
 SETTINGS_FILE, RESULTS_FILE, PICTURE_FILE = "settings.json", "results.json", "scores.png"

@@ -19,9 +19,9 @@ from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.table import table
 from ernie_m.downstream import encoders, paper, settings
 from ernie_m.downstream.announce import announce
-from ernie_m.downstream.bitext import Bitext, sides_of
-from ernie_m.downstream.files import find
+from ernie_m.downstream.bitext_tuning import BitextTuning, sides_of
 from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
+from ernie_m.downstream.task_files import find
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.models.evaluation import accuracy_at_1, mean_pooled, read_aligned
@@ -50,13 +50,15 @@ def run(
     `layer` counts as in `hidden_states`; 0 is the middle one. Returns results.json's content. Raises InputError for a folder
     without such files, for files or an encoder that are not as expected, and for a `to` that holds other scores.
     """
-    opened, task = open_encoder(encoder, trust_remote_code), Bitext()
+    opened, task = open_encoder(encoder, trust_remote_code), BitextTuning()
     chosen = encoders.layer_of(opened.config, layer)
     if not data.is_dir():
         raise InputError(f"--data {data}: no such folder")
-    files = find(data, Bitext.patterns["test"])
+    files = find(data, BitextTuning.patterns["test"])
     if not files:
-        raise InputError(f"{data}: no retrieval files; expected {Bitext.patterns['test'][0]} and their .eng beside them")
+        raise InputError(
+            f"{data}: no retrieval files; expected {BitextTuning.patterns['test'][0]} and their .eng beside them"
+        )
     pairs = {str(file.language): read_aligned(file.path, sides_of(file.path)[1]) for file in files}
     models = {TRAINED: opened.model(AutoModel)}
     what = {"task": task.name, "setting": "zero-shot", "layer": chosen, "untrained": untrained}
@@ -106,7 +108,7 @@ def summary(sweep: Sweep, chosen: int, num_pairs: Mapping[str, int]) -> dict[str
     return {
         "task": "tatoeba",
         "setting": "zero-shot",
-        "protocol": f"{Bitext.protocol}; layer {chosen} of {len(means[TRAINED]) - 1}, 0 being the embeddings",
+        "protocol": f"{BitextTuning.protocol}; layer {chosen} of {len(means[TRAINED]) - 1}, 0 being the embeddings",
         "layer": chosen,
         "average": {name: of_layer[chosen] for name, of_layer in means.items()},
         "best_layer_on_test": {"layer": best, "average": means[TRAINED][best]},

@@ -18,15 +18,15 @@ from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import remove
 from ernie_m.base.rank_facts import rank_facts
 from ernie_m.downstream.encoders import learning_rate_shares
-from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Hyperparameters, Logits, Scored, Setup, Task
+from ernie_m.downstream.task_files import TaskData
 from ernie_m.interop.encoder import OpenEncoder
 
 LARGEST_MICRO_BATCH = 32
 
 
 @dataclass(frozen=True)
-class Machinery:
+class TrainerOptions:
     """How training runs here; scores should not depend on it beyond rounding."""
 
     precision: str
@@ -216,9 +216,9 @@ class Reporter(TrainerCallback):
 
 
 def training_arguments(
-    task: Task[Any], hyperparameters: Any, folder: Path, seed: int, machinery: Machinery
+    task: Task[Any], hyperparameters: Any, folder: Path, seed: int, trainer_options: TrainerOptions
 ) -> TrainingArguments:
-    """Hyperparameters and machinery in the Trainer's words."""
+    """The hyperparameters as transformers' TrainingArguments."""
     micro, accumulation = batching(hyperparameters, ranks()[1])
     by_steps = hyperparameters.evaluate_every > 0
     every = {"eval_steps": hyperparameters.evaluate_every, "save_steps": hyperparameters.evaluate_every} if by_steps else {}
@@ -245,9 +245,9 @@ def training_arguments(
         logging_nan_inf_filter=False,  # a loss that is not a number is to be seen
         disable_tqdm=True,
         report_to="none",
-        bf16=machinery.precision == "bf16",
-        fp16=machinery.precision == "fp16",
-        deepspeed=machinery.deepspeed,
+        bf16=trainer_options.precision == "bf16",
+        fp16=trainer_options.precision == "fp16",
+        deepspeed=trainer_options.deepspeed,
         use_cpu=without_gpu,
         ddp_backend="gloo" if without_gpu and ranks()[1] > 1 else None,
         **every,

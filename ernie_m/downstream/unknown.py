@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ernie_m.corpus.unknown_pieces import Pieces, count_features, unknown_ids_of
-from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Setup, Task
+from ernie_m.downstream.task_files import TaskData
 
 SAMPLED = 300
 """Examples of a part and language, spread over all of them; by then the share of a file is known well enough."""

@@ -1,11 +1,11 @@
 """Before a job starts: what its hosts are like, and whether that will do (launcher/doctor.py).
 
-probe         runs on every host and answers questions about it; needs no torch to start
+host_agent    runs on every host and answers questions about it; needs no torch to start
 link          TCP between two hosts
-session       a probe at the other end of ssh
+session       an agent at the other end of ssh
 examination   asks all hosts everything, at once
 checks        judges the answers: a table and problems with remedies (pure; with findings and gpu_checks)
-job           what concerns the job as a whole: batch, disk, exported environment
+job_checks    what concerns the job as a whole: batch, disk, exported environment
 
 In: a hostfile and a job. Out: a table of hosts, and each problem with its remedy. Start reading at examination.
 """

@@ -63,7 +63,7 @@ def judge(results: Results, disk_bytes: int = 0) -> Report:
 
 
 def check_ssh(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """Is the probe there, over ssh without a password? Says what to do about the usual failures."""
+    """Is the agent there, over ssh without a password? Says what to do about the usual failures."""
     if "error" not in (answer := results[host].get("ssh", {})):
         return Finding(f"{answer['seconds']:.1f} s") if answer else None
     said = answer["error"]

@@ -1,4 +1,4 @@
-"""Asking the hosts of a hostfile, all at once: one ssh session each, with a probe at its end, for as long as it takes.
+"""Asking the hosts of a hostfile, all at once: one ssh session each, with an agent at its end, for as long as it takes.
 
 1. ssh to EVERY host, no password asked; deepspeed itself tries the first alone and meets the others in mid-start.
 2. clock, facts: what each says of itself.
@@ -26,8 +26,8 @@ from typing import Any
 
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import lock
-from ernie_m.hosts.probe import appears
-from ernie_m.hosts.session import PROBE, HostError, HostSession, remote_probe
+from ernie_m.hosts.host_agent import appears
+from ernie_m.hosts.session import AGENT, HostError, HostSession, remote_agent
 
 Results = dict[str, dict[str, Any]]
 """Host -> question -> answer; only what was asked."""
@@ -62,7 +62,7 @@ def examine(job: Examination) -> Results:
 
 
 def _command(host: str, job: Examination) -> list[str]:
-    return remote_probe(host, job.ssh_options, job.environment) if job.through_ssh else list(PROBE)
+    return remote_agent(host, job.ssh_options, job.environment) if job.through_ssh else list(AGENT)
 
 
 async def _examine(job: Examination) -> Results:

@@ -1,7 +1,7 @@
 """TCP between two hosts that are being examined: does it open, from which address, and how much goes through.
 
 A `Listener` on one host answers, in threads, `connect` and `stream` of others. Each connection starts with a line of JSON
-that holds the doctor's secret: the port is open to the network for as long as the probe lives, and serves nobody else.
+that holds the doctor's secret: the port is open to the network for as long as the agent lives, and serves nobody else.
 """
 
 from __future__ import annotations

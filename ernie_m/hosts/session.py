@@ -1,4 +1,4 @@
-"""A probe on one host at the other end of ssh, asked a line of JSON at a time."""
+"""An agent on one host at the other end of ssh, asked a line of JSON at a time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 CONNECT_SECONDS, START_SECONDS, ANSWER_SECONDS = 10, 60.0, 180.0
-"""For TCP to the ssh server; until the probe runs; for an answer (importing torch from a cold shared disk takes a while)."""
-PROBE = (sys.executable, "-m", "ernie_m.hosts.probe")
+"""For TCP to the ssh server; until the agent runs; for an answer (importing torch from a cold shared disk takes a while)."""
+AGENT = (sys.executable, "-m", "ernie_m.hosts.host_agent")
 
 
-def remote_probe(host: str, ssh_options: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The command for a probe on `host`, in this folder and with this interpreter, as deepspeed would start a rank there."""
+def remote_agent(host: str, ssh_options: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """The command for an agent on `host`, in this folder, with this interpreter, as deepspeed would start a rank."""
     given = ["env", *(f"{name}={value}" for name, value in environment.items())] if environment else []
-    remote = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join([*given, *PROBE])}"
+    remote = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join([*given, *AGENT])}"
     return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", *ssh_options, host, remote]
 
 
@@ -30,7 +30,7 @@ class HostError(Exception):
 
 
 class HostSession:
-    """A probe on one host, at the other end of ssh, or a child process here."""
+    """An agent on one host, at the other end of ssh, or a child process here."""
 
     def __init__(self, name: str, command: list[str]) -> None:
         self.name, self.command = name, command
@@ -38,14 +38,14 @@ class HostSession:
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the session
 
     async def start(self) -> dict[str, Any]:
-        """Start the probe; how long it took. Raises HostError with what ssh or the shell said."""
+        """Start the agent; how long it took. Raises HostError with what ssh or the shell said."""
         started, pipe = time.monotonic(), asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(*self.command, stdin=pipe, stdout=pipe, stderr=self.errors)
         await self._answer(START_SECONDS)
         return {"seconds": time.monotonic() - started}
 
     async def ask(self, name: str, /, tell: Callable[[int, int], None] | None = None, **question: Any) -> dict[str, Any]:
-        """The answer to a question of probe.ANSWERS; raises HostError when there is none, or it is an error."""
+        """The answer to a question of host_agent.ANSWERS; raises HostError when there is none, or it is an error."""
         if self.process is None or self.process.returncode is not None:
             raise HostError("the ssh session is lost")
         assert self.process.stdin is not None
@@ -54,7 +54,7 @@ class HostSession:
 
     async def close(self) -> None:
         if self.process is not None and self.process.returncode is None:
-            self.process.kill()  # its probe ends with its stdin
+            self.process.kill()  # its agent ends with its stdin
             await self.process.wait()
         self.errors.close()
 

@@ -50,7 +50,7 @@ ASIDE = ".tmp"
 ABANDONED = "abandoned_"
 
 
-class Voters(Protocol):
+class VotingRanks(Protocol):
     """What the store needs of the ranks (ernie_m.runs.ranks.Voters)."""
 
     rank: int
@@ -95,7 +95,7 @@ class CheckpointStore:
     def __init__(
         self,
         folder: Path,
-        voters: Voters,
+        voters: VotingRanks,
         retention: Retention | None = None,
         identity: str = "",
         is_owner: Callable[[], bool] = lambda: True,

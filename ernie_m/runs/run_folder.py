@@ -16,9 +16,9 @@ from torch import Tensor
 from ernie_m.base.config import build, differing_keys, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import (
+    check_removable,
     exclusive,
     is_left_over,
-    look_before_removing,
     remove,
     remove_left_overs,
     require_writable,
@@ -120,7 +120,7 @@ class RunFolder:
         left = [self.path / name for name in OF_TRAINING if name != CONFIG_FILE]
         require_writable(self.path)
         for path in left:
-            look_before_removing(path)
+            check_removable(path)
         for path in sorted(left, key=lambda path: path.name != COMPLETE_FILE):
             remove(path, keep_link=True)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ernie_m.ablation.subject import Subject
+from ernie_m.ablation.measured_model import MeasuredModel
 from ernie_m.base.config import build, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CONFIG_FILE, START_FILE
@@ -47,13 +47,13 @@ class OpenedRun:
             return None
         return f"the run has data order {order}, this release {DATA_ORDER}: its rows would not be those that were trained"
 
-    def after(self) -> Subject:
+    def after(self) -> MeasuredModel:
         """The checkpoint's weights."""
         model = Encoder(self.config.model).eval()
         model.load_state_dict(load_weights(dict(self.configuration), self.checkpoint))
-        return self._subject(model, self.checkpoint.step)
+        return self._measured_model(model, self.checkpoint.step)
 
-    def before(self) -> Subject:
+    def before(self) -> MeasuredModel:
         """The weights of step 0: drawn from the run's seed and, where `init_from` has others, replaced by those.
 
         Raises InputError when what the run started from is no longer there, or is not what it was.
@@ -73,10 +73,10 @@ class OpenedRun:
             recorded = self.path / START_FILE
             if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8"))["sha256"] != started.sha256:
                 raise InputError(f"init_from: {start}: other bytes than the run started from ({recorded}); {way_out}")
-        return self._subject(model, 0)
+        return self._measured_model(model, 0)
 
-    def _subject(self, model: Encoder, step: int) -> Subject:
-        return Subject(model, step, self.config.data, self.vocabulary, self.language_ids)
+    def _measured_model(self, model: Encoder, step: int) -> MeasuredModel:
+        return MeasuredModel(model, step, self.config.data, self.vocabulary, self.language_ids)
 
 
 def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None) -> OpenedRun:

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ernie_m.ablation.subject import Subject, write_hugging_face
+from ernie_m.ablation.measured_model import MeasuredModel, write_hugging_face
 from ernie_m.base.console import InputError
 from ernie_m.interop.encoder import OpenEncoder, open_encoder
 from ernie_m.models.model import Encoder
 from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens, retrieval, sentence_map
-from ernie_m.show.bitext import Bitext, shared_sentences
+from ernie_m.show.bitext_folder import BitextFolder, shared_sentences
 from ernie_m.show.opened import OpenedRun
 from ernie_m.show.overview import Table
 
@@ -31,16 +31,16 @@ NO_BITEXT = "no bitext was given (--bitext FOLDER)"
 
 
 @dataclass(frozen=True)
-class Look:
+class PageOptions:
     """What to show of a run. `before`: an encoder, 'start' for the run's weights of step 0, or 'none'."""
 
-    bitext: Bitext | None
+    bitext: BitextFolder | None
     before: OpenEncoder | str
     step: int
     layer: int = 0
 
 
-def page(run: OpenedRun, look: Look, scratch: Path) -> str:
+def page(run: OpenedRun, options: PageOptions, scratch: Path) -> str:
     """The whole page as HTML; `scratch` is a folder for exported weights, to be removed by the caller.
 
     Raises InputError for a layer that the model has not, and for weights of the start that are not at hand.
@@ -60,8 +60,8 @@ def page(run: OpenedRun, look: Look, scratch: Path) -> str:
             "recipe": overview.recipe(run),
             "curves": overview.curves(lines) if lines else None,
         },
-        **_of_rows(run, look, after.model, languages),
-        **_of_sentences(run, look, after, scratch),
+        **_of_rows(run, options, after.model, languages),
+        **_of_sentences(run, options, after, scratch),
     }
     loader = PackageLoader("ernie_m.show", ".")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -81,12 +81,12 @@ def check_same_run(page: Path, run: Path) -> None:
 # -- rows of training ------------------------------------------------------------------------------------------------
 
 
-def _of_rows(run: OpenedRun, look: Look, model: Encoder, languages: Mapping[int, str]) -> dict[str, Any]:
+def _of_rows(run: OpenedRun, options: PageOptions, model: Encoder, languages: Mapping[int, str]) -> dict[str, Any]:
     """Sections 'rules' and 'written'."""
     if run.data_order_problem:
         return dict.fromkeys(("rules", "written"), run.data_order_problem)
     ends = list(itertools.accumulate(stage.steps for stage in run.config.stages))
-    last = attention_pictures.last_rows(run.data, look.step, ends, SkipSteps.read(run.path))
+    last = attention_pictures.last_rows(run.data, options.step, ends, SkipSteps.read(run.path))
     rules = []
     for name, (step, rows) in last.items():
         address = next((row for row in rows if run.data.row(row).num_tokens), rows[0])
@@ -100,7 +100,7 @@ def _of_rows(run: OpenedRun, look: Look, model: Encoder, languages: Mapping[int,
     if pseudo is None:
         is_later = any(OBJECTIVES[name].is_pseudo_parallel for name in run.data.schedule.objectives)
         written: Any = (
-            f"up to step {look.step:,} the run has not trained on BTMLM" if is_later else "the recipe has no BTMLM"
+            f"up to step {options.step:,} the run has not trained on BTMLM" if is_later else "the recipe has no BTMLM"
         )
     else:
         step, rows = last[pseudo]
@@ -137,33 +137,33 @@ def _writer_words(run: OpenedRun, step: int) -> str:
 # -- sentences of a bitext -------------------------------------------------------------------------------------------
 
 
-def _of_sentences(run: OpenedRun, look: Look, after: Subject, scratch: Path) -> dict[str, Any]:
+def _of_sentences(run: OpenedRun, options: PageOptions, after: MeasuredModel, scratch: Path) -> dict[str, Any]:
     """Sections 'retrieval' and 'map'."""
-    if look.bitext is None:
+    if options.bitext is None:
         return dict.fromkeys(("retrieval", "map"), NO_BITEXT)
-    subjects = {"after": after}
-    if look.before == "start":
-        subjects["before"] = run.before()
+    models = {"after": after}
+    if options.before == "start":
+        models["before"] = run.before()
     try:
-        for when, subject in subjects.items():
-            write_hugging_face(subject, scratch / when)
+        for when, model in models.items():
+            write_hugging_face(model, scratch / when)
     except InputError as error:  # a BPE tokenizer, a language at every token
         return dict.fromkeys(("retrieval", "map"), str(error))
-    opened = {when: open_encoder(scratch / when) for when in subjects}
-    if isinstance(look.before, OpenEncoder):
-        opened["before"] = look.before
-    encoded = {when: retrieval.pooled(encoder, look.bitext, look.layer, when) for when, encoder in opened.items()}
-    names = {"before": f"before: {look.before.title if isinstance(look.before, OpenEncoder) else 'step 0'}"}
+    opened = {when: open_encoder(scratch / when) for when in models}
+    if isinstance(options.before, OpenEncoder):
+        opened["before"] = options.before
+    encoded = {when: retrieval.pooled(encoder, options.bitext, options.layer, when) for when, encoder in opened.items()}
+    names = {"before": f"before: {options.before.title if isinstance(options.before, OpenEncoder) else 'step 0'}"}
     names["after"] = f"after: step {run.checkpoint.step:,}"
     ordered = {names[when]: encoded[when] for when in ("before", "after") if when in encoded}
     return {
-        "retrieval": _retrieval(look.bitext, ordered, encoded),
-        "map": _map(look.bitext, ordered),
+        "retrieval": _retrieval(options.bitext, ordered, encoded),
+        "map": _map(options.bitext, ordered),
     }
 
 
 def _retrieval(
-    bitext: Bitext, ordered: Mapping[str, retrieval.Pooled], encoded: Mapping[str, retrieval.Pooled]
+    bitext: BitextFolder, ordered: Mapping[str, retrieval.PooledStates], encoded: Mapping[str, retrieval.PooledStates]
 ) -> dict[str, Any]:
     languages, shared = bitext.languages, shared_sentences(bitext)
     num_shared = retrieval.counts(languages, shared)
@@ -188,14 +188,14 @@ def _retrieval(
     }
 
 
-def _layer_words(ordered: Mapping[str, retrieval.Pooled]) -> str:
+def _layer_words(ordered: Mapping[str, retrieval.PooledStates]) -> str:
     layers = {title: f"layer {of.layer} of {of.num_layers}" for title, of in ordered.items()}
     if len(set(layers.values())) == 1:
         return next(iter(layers.values()))
     return ", ".join(f"{layer} ({title})" for title, layer in layers.items())
 
 
-def _map(bitext: Bitext, ordered: Mapping[str, retrieval.Pooled]) -> Any:
+def _map(bitext: BitextFolder, ordered: Mapping[str, retrieval.PooledStates]) -> Any:
     points = sentence_map.chosen_points(bitext)
     if len(points) < sentence_map.LEAST_POINTS:
         return f"the bitext has only {len(points)} sentences, a map needs {sentence_map.LEAST_POINTS}"

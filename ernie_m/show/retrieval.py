@@ -17,7 +17,7 @@ from ernie_m.downstream.encoders import layer_of
 from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.models.evaluation import accuracy_at_1, mean_pooled
 from ernie_m.runs.ranks import this_device
-from ernie_m.show.bitext import PIVOT, Bitext, Shared
+from ernie_m.show.bitext_folder import PIVOT, BitextFolder, SharedSentences
 from ernie_m.show.figures import as_image
 
 LEAST_SHARED = 20
@@ -25,7 +25,7 @@ LEAST_SHARED = 20
 
 
 @dataclass(frozen=True)
-class Pooled:
+class PooledStates:
     """What an encoder makes of a bitext: mean-pooled states fp32 [N, D] of one layer by (group, language), and the sweep,
     'fr' or 'fr (news)' -> of each layer, embeddings first, accuracy@1 [to the pivot, from it]."""
 
@@ -43,7 +43,7 @@ class Pooled:
         return torch.stack([self.states[group, language][line] for group, line in places])
 
 
-def pooled(opened: OpenEncoder, bitext: Bitext, layer: int, note: str) -> Pooled:
+def pooled(opened: OpenEncoder, bitext: BitextFolder, layer: int, note: str) -> PooledStates:
     """Encode a bitext; `layer` as in `hidden_states`, 0 the middle one. Raises InputError for a layer that is not there."""
     chosen = layer_of(opened.config, layer)
     encoder = opened.model(AutoModel)
@@ -64,10 +64,10 @@ def pooled(opened: OpenEncoder, bitext: Bitext, layer: int, note: str) -> Pooled
                 continue
             name = language if pivot == PIVOT and language not in sweep else f"{language}-{pivot} ({group.name})"
             sweep[name] = [accuracy_at_1(own, other) for own, other in zip(of_language, of_pivot, strict=True)]
-    return Pooled(chosen, int(opened.config.num_hidden_layers), states, dict(sorted(sweep.items())))
+    return PooledStates(chosen, int(opened.config.num_hidden_layers), states, dict(sorted(sweep.items())))
 
 
-def cells(of: Pooled, languages: Sequence[str], shared: Mapping[tuple[str, str], Shared]) -> np.ndarray:
+def cells(of: PooledStates, languages: Sequence[str], shared: Mapping[tuple[str, str], SharedSentences]) -> np.ndarray:
     """Accuracy@1 [L, L], 0 .. 1: row the language of the query, column the one searched; NaN where too little is shared."""
     found = np.full((len(languages), len(languages)), np.nan)
     for (a, b), sentences in shared.items():
@@ -80,7 +80,7 @@ def cells(of: Pooled, languages: Sequence[str], shared: Mapping[tuple[str, str],
     return found
 
 
-def counts(languages: Sequence[str], shared: Mapping[tuple[str, str], Shared]) -> np.ndarray:
+def counts(languages: Sequence[str], shared: Mapping[tuple[str, str], SharedSentences]) -> np.ndarray:
     """Sentences behind each cell: int [L, L]."""
     found = np.zeros((len(languages), len(languages)), np.int64)
     for (a, b), sentences in shared.items():
@@ -118,7 +118,7 @@ def heat_maps(maps: Mapping[str, np.ndarray], languages: Sequence[str], num_shar
 
 
 @as_image
-def sweeps(after: Pooled, before: Pooled | None) -> Figure:
+def sweeps(after: PooledStates, before: PooledStates | None) -> Figure:
     """Accuracy by layer: a line a language, the mean thick, the one before dashed."""
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axis = figure.subplots()

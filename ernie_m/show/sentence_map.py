@@ -14,9 +14,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ernie_m.show.bitext import PIVOT, Bitext, translations
+from ernie_m.show.bitext_folder import PIVOT, BitextFolder, translations
 from ernie_m.show.figures import as_image
-from ernie_m.show.retrieval import Pooled
+from ernie_m.show.retrieval import PooledStates
 
 LEAST_POINTS = 6
 SENTENCES_A_LANGUAGE = 40
@@ -44,7 +44,7 @@ class Points:
         return len(self.places)
 
 
-def chosen_points(bitext: Bitext, a_language: int = SENTENCES_A_LANGUAGE) -> Points:
+def chosen_points(bitext: BitextFolder, a_language: int = SENTENCES_A_LANGUAGE) -> Points:
     """Sentences in as many languages as there are first, until each language but English has `a_language` of them."""
     count = dict.fromkeys(bitext.languages, 0)
     chosen = []
@@ -58,7 +58,7 @@ def chosen_points(bitext: Bitext, a_language: int = SENTENCES_A_LANGUAGE) -> Poi
     return Points(languages, meanings, places_of, _examples(bitext, chosen))
 
 
-def _examples(bitext: Bitext, chosen: Sequence[Mapping[str, tuple[int, int]]]) -> tuple[int, ...]:
+def _examples(bitext: BitextFolder, chosen: Sequence[Mapping[str, tuple[int, int]]]) -> tuple[int, ...]:
     """Numbers of sentences that can be read beside a picture: each time the one with most languages not yet shown."""
     readable = [n for n, places in enumerate(chosen) if len(_text(bitext, places)) in EXAMPLE_LENGTHS]
     left = readable or list(range(len(chosen)))
@@ -72,14 +72,14 @@ def _examples(bitext: Bitext, chosen: Sequence[Mapping[str, tuple[int, int]]]) -
     return tuple(found)
 
 
-def _text(bitext: Bitext, places: Mapping[str, tuple[int, int]]) -> str:
+def _text(bitext: BitextFolder, places: Mapping[str, tuple[int, int]]) -> str:
     """The sentence in English, else in its first language."""
     language = min(places, key=lambda name: (name != PIVOT, name))
     group, line = places[language]
     return bitext.groups[group].sentences[language][line]
 
 
-def states_of(points: Points, pooled: Pooled) -> Tensor:
+def states_of(points: Points, pooled: PooledStates) -> Tensor:
     """Mean-pooled states of all points: fp32 [N, D]."""
     return torch.stack(
         [
@@ -106,7 +106,7 @@ def neighbours(points: Points, states_ND: Tensor) -> tuple[float, float]:
     return float((meanings[nearest] == meanings).mean()), float((languages[nearest] == languages).mean())
 
 
-def example_texts(points: Points, bitext: Bitext) -> list[list[tuple[str, str]]]:
+def example_texts(points: Points, bitext: BitextFolder) -> list[list[tuple[str, str]]]:
     """(language, text) of every translation of each example."""
     where = list(zip(points.meanings, points.languages, points.places, strict=True))
     return [

@@ -51,7 +51,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RestartDecision:
     """End the supervision with `exit_code`, or, where that is None, start again in `delay` seconds."""
 
     exit_code: int | None
@@ -68,25 +68,29 @@ class RestartPolicy:
         self.futile = 0
         self._furthest = RunState()
 
-    def judge(self, outcome: Outcome) -> Verdict:
+    def judge(self, outcome: Outcome) -> RestartDecision:
         """What follows. Order: complete, refused, stopped on request; the rest are failures."""
         after = outcome.after
         if after.complete:
-            return Verdict(0, "complete")
+            return RestartDecision(0, "complete")
         if after.stop_kind == "refused":
-            return Verdict(EXIT_REFUSED, after.stop_message or "refused; a restart would be too")
+            return RestartDecision(EXIT_REFUSED, after.stop_message or "refused; a restart would be too")
         if not outcome.is_failure:
-            return Verdict(EXIT_STOPPED, after.stop_message or "stopped on request")
+            return RestartDecision(EXIT_STOPPED, after.stop_message or "stopped on request")
         self.futile = 0 if self._is_progress(outcome) else self.futile + 1
         if outcome.exit_code == EXIT_REFUSED and self.futile and not outcome.incidents:
-            return Verdict(EXIT_REFUSED, "refused before a step was done; its error line stands above")
+            return RestartDecision(EXIT_REFUSED, "refused before a step was done; its error line stands above")
         reason = outcome.what_happened
         if self.futile >= self.no_progress_limit:
-            return Verdict(EXIT_GAVE_UP, f"{self.futile} starts in a row reached no new step; the last one: {reason}")
+            return RestartDecision(
+                EXIT_GAVE_UP, f"{self.futile} starts in a row reached no new step; the last one: {reason}"
+            )
         if self.restarts >= self.max_restarts:
-            return Verdict(EXIT_GAVE_UP, f"all {self.max_restarts} restarts (--max_restarts) used; the last end: {reason}")
+            return RestartDecision(
+                EXIT_GAVE_UP, f"all {self.max_restarts} restarts (--max_restarts) used; the last end: {reason}"
+            )
         self.restarts += 1
-        return Verdict(None, reason, min(LONGEST_DELAY_SECONDS, 2.0 ** max(0, self.futile - 1)))
+        return RestartDecision(None, reason, min(LONGEST_DELAY_SECONDS, 2.0 ** max(0, self.futile - 1)))
 
     def hosts_changed(self) -> None:
         """Another set of hosts deserves the full number of tries."""
@@ -100,7 +104,7 @@ class RestartPolicy:
         return after.committed > committed or after.reached > reached
 
 
-class HostRoll:
+class ActiveHosts:
     """Which hosts take part: all of the hostfile, less those that failed too often or cannot be reached."""
 
     def __init__(self, hosts: Mapping[str, int], host_failures: int, forgive_steps: int) -> None:

@@ -20,17 +20,17 @@ from types import FrameType
 from ernie_m.base.console import EXIT_STOPPED, InputError
 from ernie_m.base.hostfile import is_local
 from ernie_m.base.run_files import LAST_STOP_FILE, STOP_FILE
+from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, end_remote_orphans, needs_ssh, reachable
 from ernie_m.supervision.environment import withheld
-from ernie_m.supervision.job import Job, Launcher, end_remote_orphans, needs_ssh, reachable
 from ernie_m.supervision.ledger import Ledger, Summary
 from ernie_m.supervision.orphans import processes_of
 from ernie_m.supervision.policy import (
     EXIT_GAVE_UP,
     LONGEST_DELAY_SECONDS,
-    HostRoll,
+    ActiveHosts,
     Outcome,
+    RestartDecision,
     RestartPolicy,
-    Verdict,
     blamed_hosts,
     fitting,
 )
@@ -41,7 +41,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Patience:
+class GracePeriods:
     """How long, in seconds, the job may take to end by itself: `linger` after an incident or its last file, `grace`
     after it was asked to stop."""
 
@@ -53,11 +53,16 @@ class Supervisor:
     """Keeps one job alive; `run` returns the exit code."""
 
     def __init__(
-        self, launcher: Launcher, policy: RestartPolicy, roll: HostRoll, patience: Patience, readmit: bool = False
+        self,
+        launcher: DeepspeedLauncher,
+        policy: RestartPolicy,
+        active_hosts: ActiveHosts,
+        grace_periods: GracePeriods,
+        readmit: bool = False,
     ) -> None:
         self.command, self.run_folder = launcher.command, launcher.command.run
-        self.launcher, self.policy, self.roll = launcher, policy, roll
-        self.patience, self.readmit = patience, readmit
+        self.launcher, self.policy, self.active_hosts = launcher, policy, active_hosts
+        self.grace_periods, self.readmit = grace_periods, readmit
         self.ledger = Ledger(self.run_folder)
         self.stop_request = self.run_folder / STOP_FILE
         self._signals: list[str] = []
@@ -70,25 +75,25 @@ class Supervisor:
         if first.complete:
             say(f"{self.run_folder}: finished at step {first.committed}, nothing to do")
             return 0
-        self._check_surroundings()
+        self._check_environment()
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP stays ignored
                 signal.signal(number, self._note_signal)
         with tempfile.TemporaryDirectory(prefix="supervise-") as folder:
-            verdict = self._supervise(Path(folder))
-        say(f"{self.run_folder}: {verdict.reason}")
+            decision = self._supervise(Path(folder))
+        say(f"{self.run_folder}: {decision.reason}")
         last = read_state(self.run_folder)
         kept = seconds_in_steps(self.run_folder, first.committed, last.committed)
         say(str(Summary(self.policy.restarts, self._steps_lost, time.monotonic() - started, kept)))
-        assert verdict.exit_code is not None
-        return verdict.exit_code
+        assert decision.exit_code is not None
+        return decision.exit_code
 
-    def _check_surroundings(self) -> None:
+    def _check_environment(self) -> None:
         others = processes_of(self.command.script, self.run_folder)
         if others:
             raise InputError(f"{self.run_folder}: already trained by process {others[0]}; stop that, or take another --run")
-        if needs_ssh(self.roll.hosts):
-            silent = [host for host, answers in self._probe(self.roll.hosts).items() if not answers]
+        if needs_ssh(self.active_hosts.hosts):
+            silent = [host for host, answers in self._probe(self.active_hosts.hosts).items() if not answers]
             if silent:
                 raise InputError(
                     f"host {', '.join(silent)}: no answer through ssh; mend it or take it out of the hostfile "
@@ -101,28 +106,28 @@ class Supervisor:
             say(f"{self.stop_request}: left from before, removed")
             self.stop_request.unlink(missing_ok=True)
 
-    def _supervise(self, folder: Path) -> Verdict:
+    def _supervise(self, folder: Path) -> RestartDecision:
         while True:
             (self.run_folder / LAST_STOP_FILE).unlink(missing_ok=True)  # an earlier stop must not be taken for the next one
             before = read_state(self.run_folder)
             if before.complete:  # the ranks finished after their launcher had died
-                return Verdict(0, "complete")
-            hosts = self.roll.hosts
-            if self.roll.dropped:  # what the user chose is not ours to reduce: training refuses it clearly
-                hosts = fitting(self.roll.remaining, batch_of(self.run_folder))
-            if self.roll.hosts and not hosts:
-                why = "; ".join(f"{host} {reason}" for host, reason in self.roll.dropped.items())
-                return Verdict(EXIT_GAVE_UP, f"no hosts left over whose ranks the batch divides ({why})")
-            verdict = self._attempt(before, hosts, folder)
-            if verdict.exit_code is not None:
-                return verdict
-            say(f"{verdict.reason}; again in {verdict.delay:.0f} s")
-            if not self._pause(verdict.delay):
+                return RestartDecision(0, "complete")
+            hosts = self.active_hosts.hosts
+            if self.active_hosts.dropped:  # what the user chose is not ours to reduce: training refuses it clearly
+                hosts = fitting(self.active_hosts.remaining, batch_of(self.run_folder))
+            if self.active_hosts.hosts and not hosts:
+                why = "; ".join(f"{host} {reason}" for host, reason in self.active_hosts.dropped.items())
+                return RestartDecision(EXIT_GAVE_UP, f"no hosts left over whose ranks the batch divides ({why})")
+            decision = self._attempt(before, hosts, folder)
+            if decision.exit_code is not None:
+                return decision
+            say(f"{decision.reason}; again in {decision.delay:.0f} s")
+            if not self._pause(decision.delay):
                 self.stop_request.unlink(missing_ok=True)
-                return Verdict(EXIT_STOPPED, "stopped on request, between two starts")
+                return RestartDecision(EXIT_STOPPED, "stopped on request, between two starts")
             self._readmit()
 
-    def _attempt(self, before: RunState, hosts: dict[str, int], folder: Path) -> Verdict:
+    def _attempt(self, before: RunState, hosts: dict[str, int], folder: Path) -> RestartDecision:
         """One start of the job and the judgement of its end."""
         number = self.ledger.start(before.committed, hosts or {"localhost": self.launcher.num_ranks or 0})
         self._announce(number, before, hosts)
@@ -138,12 +143,12 @@ class Supervisor:
         dropped = self._attribute(outcome, hosts) if outcome.is_failure and len(hosts) > 1 else {}
         if dropped:
             self.policy.hosts_changed()
-        verdict = self.policy.judge(outcome)
-        if verdict.exit_code is not None and self._signals:
+        decision = self.policy.judge(outcome)
+        if decision.exit_code is not None and self._signals:
             self.stop_request.unlink(missing_ok=True)  # a job that was ended could not do it
         self._steps_lost += outcome.steps_lost
-        self.ledger.end(outcome, time.monotonic() - started, verdict.reason, dropped)
-        return verdict
+        self.ledger.end(outcome, time.monotonic() - started, decision.reason, dropped)
+        return decision
 
     def _watch(self, job: Job, before: RunState) -> RunState:
         """Wait for the job to end, within our patience once it should; returns the run folder's state at that moment."""
@@ -156,8 +161,8 @@ class Supervisor:
                 return state
             if ending_since is None and (state.complete or state.stop_kind or state.incidents_since(before)):
                 ending_since = now
-            if ending_since is not None and now - ending_since > self.patience.linger:
-                say(f"the job lingers {self.patience.linger:.0f} s after it ended; its processes are ended")
+            if ending_since is not None and now - ending_since > self.grace_periods.linger:
+                say(f"the job lingers {self.grace_periods.linger:.0f} s after it ended; its processes are ended")
                 return state
             if self._signals and self._is_out_of_grace(now):
                 say("not stopped in time; its processes are ended, steps since the newest checkpoint are lost")
@@ -169,10 +174,10 @@ class Supervisor:
         if self._stop_deadline == float("inf"):
             self._stop_deadline = now
             if is_started(self.run_folder):
-                say(f"{self._signals[0]}: the job is asked to save and stop, within {self.patience.grace:.0f} s")
+                say(f"{self._signals[0]}: the job is asked to save and stop, within {self.grace_periods.grace:.0f} s")
                 try:
                     self.stop_request.write_text(f"{self._signals[0]} to the supervisor\n", encoding="utf-8")
-                    self._stop_deadline += self.patience.grace
+                    self._stop_deadline += self.grace_periods.grace
                 except OSError as error:
                     say(f"{self.stop_request}: {error.strerror}")
         return now >= self._stop_deadline or len(self._signals) > 1
@@ -180,7 +185,7 @@ class Supervisor:
     def _attribute(self, outcome: Outcome, hosts: dict[str, int]) -> dict[str, str]:
         """Find the hosts that are to blame; returns those that the next start does without, and why."""
         blamed = blamed_hosts(outcome.incidents, hosts)
-        dropped = self.roll.record(blamed, outcome.after.reached)
+        dropped = self.active_hosts.record(blamed, outcome.after.reached)
         answers = self._probe(hosts)
         others = _remote(hosts)
         while len(others) > 1 and not any(answers[host] for host in others):
@@ -190,27 +195,27 @@ class Supervisor:
             answers = self._probe(hosts)
         for host, answer in answers.items():
             if not answer and host not in dropped:
-                self.roll.drop(host, "no answer through ssh")
+                self.active_hosts.drop(host, "no answer through ssh")
                 dropped.append(host)
-        why = {host: self.roll.dropped[host] for host in dropped}
+        why = {host: self.active_hosts.dropped[host] for host in dropped}
         for host, reason in why.items():
             say(f"{host} is left out from now on: {reason}")
         return why
 
     def _readmit(self) -> None:
-        if not self.readmit or not self.roll.dropped:
+        if not self.readmit or not self.active_hosts.dropped:
             return
-        for host, answers in self._probe(self.roll.dropped).items():
+        for host, answers in self._probe(self.active_hosts.dropped).items():
             if answers:
                 say(f"{host} answers again and is taken back")
-                self.roll.readmit(host)
+                self.active_hosts.readmit(host)
 
     def _probe(self, hosts: Iterable[str]) -> dict[str, bool]:
         """Whether each host can be used now."""
         return dict.fromkeys(hosts, True) | reachable(_remote(hosts), self.launcher.ssh_options)
 
     def _announce(self, number: int, before: RunState, hosts: dict[str, int]) -> None:
-        spared = [host for host in self.roll.remaining if host not in hosts]
+        spared = [host for host in self.active_hosts.remaining if host not in hosts]
         if spared:
             say(f"{', '.join(spared)} stays idle: the batch does not divide over more than {sum(hosts.values())} ranks")
         here = f"this machine ({self.launcher.num_ranks or 'all'} ranks)"

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from data_prep.build import Options, build
-from data_prep.job import start_ranks
+from data_prep.launched_ranks import start_ranks
 from ernie_m.base.console import run_cleanly
 
 

@@ -57,7 +57,7 @@ def pooled(folder: str) -> dict[str, Any]:
     with MpiPool(COMMUNICATOR) as pool:
         found["squares"] = [future.result() for future in [pool.submit(squared, n) for n in range(50)]]
         found["dealt, True"] = dealt(Team(0, 1, 2, pool, shares_memory=True))
-        with patch.object(team, "Parcel", None):  # not to be used
+        with patch.object(team, "MemoryFile", None):  # not to be used
             found["dealt, False"] = dealt(Team(0, 1, 2, pool, shares_memory=False))
         futures = [pool.submit(is_next_one_here, n) for n in range(4)]
         busy_until = time.monotonic() + 0.2

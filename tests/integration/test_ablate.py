@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ernie_m.ablation.comparison import Plan, run
+from ernie_m.ablation.comparison import ComparisonPlan, run
 from ernie_m.ablation.jobs import steps_done
 from ernie_m.ablation.variants import scratch
 from ernie_m.base.console import EXIT_STOPPED, InputError
@@ -66,7 +66,7 @@ def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
 
     def again(*overrides: str) -> dict[str, list[dict[str, Any]]]:
         """The same comparison in this process: its commands are started as before."""
-        plan = Plan(ROOT, to, data, seeds=1, side_by_side=2, held_out=embedded / "heldout", pairs=6)
+        plan = ComparisonPlan(ROOT, to, data, seeds=1, side_by_side=2, held_out=embedded / "heldout", pairs=6)
         vocab_size = CorpusFolder(data).manifest.vocab_size
         return run(scratch(ROOT / "launcher" / "recipes", str(recipe), STEPS, overrides, vocab_size), plan)
 

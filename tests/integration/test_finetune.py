@@ -19,10 +19,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from data_prep import embedded
 from ernie_m.base.console import InputError
 from ernie_m.downstream.experiment import Experiment, run
-from ernie_m.downstream.files import FileOptions
 from ernie_m.downstream.pawsx import PawsX
 from ernie_m.downstream.seed import newest_whole_checkpoint
 from ernie_m.downstream.task import Task
+from ernie_m.downstream.task_files import FileOptions
 from ernie_m.downstream.training import TaskTrainer
 from ernie_m.downstream.xnli import Xnli
 from tests.downstream_fixtures import EXACT, MARKS, pairs, real_data, tiny_encoder, without_dropout  # noqa: F401
@@ -211,7 +211,7 @@ def test_real_files_are_scored_as_an_independent_count_does(
 
 
 def task_part(task: Task[Any], pair: Any, index: int) -> str:
-    from ernie_m.downstream.files import dev_part
+    from ernie_m.downstream.task_files import dev_part
 
     return dev_part(task.split_key(pair, index))
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from data_prep import embedded
 from ernie_m.downstream.experiment import Experiment, run
-from ernie_m.downstream.files import FileOptions
 from ernie_m.downstream.mlqa import Mlqa
 from ernie_m.downstream.ner import Ner
+from ernie_m.downstream.task_files import FileOptions
 from tests.downstream_fixtures import EXACT, real_data, tiny_encoder, without_dropout
 
 __all__ = ["real_data", "tiny_encoder"]

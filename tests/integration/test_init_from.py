@@ -19,7 +19,7 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.hostfile import free_port
 from ernie_m.corpus.manifest import Manifest
-from ernie_m.hosts.job import start_problems
+from ernie_m.hosts.job_checks import start_problems
 from ernie_m.interop.export import export
 from ernie_m.interop.weight_files import WeightFiles
 from ernie_m.models.model import Encoder

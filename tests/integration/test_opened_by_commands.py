@@ -22,8 +22,8 @@ from transformers import AutoModelForSequenceClassification
 from ernie_m.base.console import InputError
 from ernie_m.downstream import tatoeba
 from ernie_m.downstream.experiment import Experiment, run
-from ernie_m.downstream.files import FileOptions
 from ernie_m.downstream.pawsx import PawsX
+from ernie_m.downstream.task_files import FileOptions
 from ernie_m.downstream.xnli import Xnli
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA

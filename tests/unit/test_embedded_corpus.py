@@ -26,8 +26,8 @@ from babel import Locale, lists, numbers, units
 from babel.dates import format_timedelta
 
 from data_prep.embedded import LANGUAGES, LAYOUTS, embed, sentence, write_embedded_corpus
+from data_prep.embedded.corpus_files import NOISE_SHARE, THRESHOLD, first_index, held_out, scored_pairs
 from data_prep.embedded.facts import AMOUNTS, CURRENCIES, LANGUAGE_NAMES, TERRITORIES, UNITS, Clause, Draws, Fact, fact
-from data_prep.embedded.files import NOISE_SHARE, THRESHOLD, first_index, held_out, scored_pairs
 from data_prep.embedded.phrases import Phrasebook, han_numeral, phrasebook
 from data_prep.sides import sides
 from ernie_m.base.console import InputError

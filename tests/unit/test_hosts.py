@@ -1,4 +1,4 @@
-"""The doctor's judgement: answers of a real probe, altered; and the probe's own parts, for real on this machine."""
+"""The doctor's judgement: answers of a real agent, altered; and the agent's own parts, for real on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
-from ernie_m.hosts import job, link, probe, session
+from ernie_m.hosts import host_agent, job_checks, link, session
 from ernie_m.hosts.checks import CHECKS, Report, judge
 from ernie_m.hosts.examination import Results
 from ernie_m.hosts.session import HostError, HostSession
@@ -32,8 +32,8 @@ GB = 10**9
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, Any]:
-    """What the real probe says of this machine, through JSON as it comes from a host."""
-    return dict(json.loads(json.dumps(probe.facts())))
+    """What the real agent says of this machine, through JSON as it comes from a host."""
+    return dict(json.loads(json.dumps(host_agent.facts())))
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_infiniband_wants_locked_memory(sound: Results) -> None:
 
 def test_nvidia_smi_is_read_as_it_writes() -> None:
     text = "NVIDIA H200, 143771, 4, 570.86.15, 9.0\nNVIDIA GH200 480GB, [N/A], [N/A], 570.86.15, 9.0\n"
-    assert probe.read_gpus(text) == [GPU, {**GPU, "name": "NVIDIA GH200 480GB", "total_mib": 0, "used_mib": 0}]
+    assert host_agent.read_gpus(text) == [GPU, {**GPU, "name": "NVIDIA GH200 480GB", "total_mib": 0, "used_mib": 0}]
 
 
 def test_a_gpu_that_torch_has_no_kernels_for_is_named_with_the_build_to_install(sound: Results) -> None:
@@ -205,8 +205,8 @@ def test_a_name_that_leads_nobody_to_its_host_is_noted_and_keeps_no_job_from_sta
 def test_a_folder_where_another_hosts_lock_is_not_seen_is_a_problem(sound: Results, tmp_path: Path) -> None:
     with (tmp_path / "lock").open("wb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        assert probe.problem_of_lock(tmp_path / "lock") is None
-    said = probe.problem_of_lock(tmp_path / "lock")  # held by nobody, as on a mount whose locks stay on their host
+        assert host_agent.problem_of_lock(tmp_path / "lock") is None
+    said = host_agent.problem_of_lock(tmp_path / "lock")  # held by nobody, as on a mount whose locks stay on their host
     assert said is not None
     sound["worker-3"]["share"]["lock"] = said
     problem, _ = only_problem(sound)
@@ -216,14 +216,16 @@ def test_a_folder_where_another_hosts_lock_is_not_seen_is_a_problem(sound: Resul
 
 def test_the_probe_starts_without_any_package() -> None:
     packages = ("torch", "numpy", "pyarrow", "yaml", "deepspeed", "transformers", "sentencepiece", "fire")
-    program = f"import sys; sys.modules.update(dict.fromkeys({packages})); import ernie_m.hosts.probe as p; print(p.facts())"
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({packages})); import ernie_m.hosts.host_agent as p; print(p.facts())"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "ModuleNotFoundError" in done.stdout, "that torch does not import is an answer"
 
 
 def test_the_doctor_starts_where_torch_is_broken() -> None:
-    modules = "ernie_m.hosts.job, ernie_m.hosts.examination, ernie_m.supervision.job"
+    modules = "ernie_m.hosts.job_checks, ernie_m.hosts.examination, ernie_m.supervision.deepspeed_job"
     program = f"import sys; sys.modules['torch'] = None; import {modules}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -231,7 +233,7 @@ def test_the_doctor_starts_where_torch_is_broken() -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "FILE_PATIENCE", 0.0)
+    monkeypatch.setattr(host_agent, "FILE_PATIENCE", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -242,7 +244,7 @@ def test_an_error_is_an_answer_and_the_next_question_is_answered_too() -> None:
         {"ask": "clock"},
     ]
     written = io.StringIO()
-    probe.serve(io.StringIO("".join(json.dumps(question) + "\n" for question in questions)), written)
+    host_agent.serve(io.StringIO("".join(json.dumps(question) + "\n" for question in questions)), written)
     ready, error, crash, clock = (json.loads(line)["answer"] for line in written.getvalue().splitlines())
     assert ready == {"ready": True}
     assert error == {"error": "/nowhere/at is not there"}
@@ -254,22 +256,22 @@ def test_an_error_is_an_answer_and_the_next_question_is_answered_too() -> None:
 def test_a_shared_folder_must_hold_what_was_just_written(tmp_path: Path) -> None:
     (tmp_path / "here").write_text("of an earlier look")
     with pytest.raises(InputError, match="what is written here is not seen"):
-        probe.share(str(tmp_path), "host-0", "token")
+        host_agent.share(str(tmp_path), "host-0", "token")
     (tmp_path / "here").write_text("token")
-    assert probe.share(str(tmp_path), "host-0", "token")["free_bytes"] > 0
+    assert host_agent.share(str(tmp_path), "host-0", "token")["free_bytes"] > 0
     assert (tmp_path / "host-0").read_text() == "token host-0"
 
 
 def test_the_source_hash_sees_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\n")
-    hashes = [probe.source_hash(tmp_path)]
+    hashes = [host_agent.source_hash(tmp_path)]
     (tmp_path / "a.py").write_text("x = 2\n")
-    hashes.append(probe.source_hash(tmp_path))
+    hashes.append(host_agent.source_hash(tmp_path))
     (tmp_path / "a.py").rename(tmp_path / "b.py")
-    hashes.append(probe.source_hash(tmp_path))
+    hashes.append(host_agent.source_hash(tmp_path))
     (tmp_path / "notes.txt").write_text("not code")
     assert len(set(hashes)) == 3
-    assert probe.source_hash(tmp_path) == hashes[-1]
+    assert host_agent.source_hash(tmp_path) == hashes[-1]
 
 
 def test_a_link_counts_what_arrived_and_serves_nobody_else() -> None:
@@ -283,10 +285,10 @@ def test_a_link_counts_what_arrived_and_serves_nobody_else() -> None:
 def test_a_taken_port_is_replaced_and_said() -> None:
     with socket.create_server(("", 0)) as other:
         port = other.getsockname()[1]
-        answer = probe.listen(port, "secret")
+        answer = host_agent.listen(port, "secret")
     assert answer["is_taken"]
     assert answer["port"] != port
-    assert not probe.listen(0, "secret")["is_taken"]
+    assert not host_agent.listen(0, "secret")["is_taken"]
 
 
 def _ask(command: list[str], *questions: str) -> list[dict[str, Any]]:
@@ -302,7 +304,7 @@ def _ask(command: list[str], *questions: str) -> list[dict[str, Any]]:
 
 
 def test_a_greeting_of_the_login_shell_is_no_answer() -> None:
-    script = f'echo "Welcome!"; echo "[1]"; exec {" ".join(session.PROBE)}'
+    script = f'echo "Welcome!"; echo "[1]"; exec {" ".join(session.AGENT)}'
     (clock,) = _ask(["sh", "-c", script], "clock")
     assert clock["time"] > 1.6e9
 
@@ -311,8 +313,8 @@ def test_the_far_shell_gets_folder_and_environment_as_they_are(tmp_path: Path, m
     folder = tmp_path / "a folder; of 'mine'"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    environment = {"PYTHONPATH": str(Path(probe.__file__).parents[2]), "OMP_NUM_THREADS": "3 $HOME"}
-    *ssh, host, remote = session.remote_probe("worker-1", ["-p", "2222"], environment)
+    environment = {"PYTHONPATH": str(Path(host_agent.__file__).parents[2]), "OMP_NUM_THREADS": "3 $HOME"}
+    *ssh, host, remote = session.remote_agent("worker-1", ["-p", "2222"], environment)
     assert host == "worker-1"
     assert ssh[0] == "ssh"
     assert ssh[-2:] == ["-p", "2222"]
@@ -323,7 +325,7 @@ def test_the_far_shell_gets_folder_and_environment_as_they_are(tmp_path: Path, m
 
 def test_what_a_library_prints_does_not_spoil_an_answer(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("print('no line end: ', end='', flush=True)")
-    (facts,) = _ask(["env", f"PYTHONPATH={tmp_path}", *session.PROBE], "facts")
+    (facts,) = _ask(["env", f"PYTHONPATH={tmp_path}", *session.AGENT], "facts")
     assert facts["torch"]["error"].startswith("AttributeError")
 
 
@@ -345,7 +347,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_parameters_are_counted_without_making_them(shape: ModelConfig) -> None:
-    assert job.parameter_count(shape) == sum(parameter.numel() for parameter in Encoder(shape).parameters())
+    assert job_checks.parameter_count(shape) == sum(parameter.numel() for parameter in Encoder(shape).parameters())
 
 
 def test_the_disk_holds_one_checkpoint_more_than_are_kept(tmp_path: Path) -> None:
@@ -353,29 +355,29 @@ def test_the_disk_holds_one_checkpoint_more_than_are_kept(tmp_path: Path) -> Non
         return build(TrainingConfig, {"stages": [{"steps": 100, "rows": {"MMLM": 1}}], "output": output}, "test")
 
     data = {"vocab_size": 100, "languages": 3}
-    parameters = job.parameter_count(ModelConfig(vocab_size=100, num_languages=3))
-    assert job.disk_needed(recipe(keep_last=3), data, None) == parameters * (12 * 4 + 4)
-    assert job.disk_needed(recipe(keep_last=3, keep_every=40), data, None) == parameters * (12 * 6 + 4)
-    assert job.disk_needed(recipe(), {}, None) > job.disk_needed(recipe(), data, None), (
+    parameters = job_checks.parameter_count(ModelConfig(vocab_size=100, num_languages=3))
+    assert job_checks.disk_needed(recipe(keep_last=3), data, None) == parameters * (12 * 4 + 4)
+    assert job_checks.disk_needed(recipe(keep_last=3, keep_every=40), data, None) == parameters * (12 * 6 + 4)
+    assert job_checks.disk_needed(recipe(), {}, None) > job_checks.disk_needed(recipe(), data, None), (
         "without data the vocabulary is XLM-R's"
     )
     for step in range(9):  # a run that goes on needs room for one more
         (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
-    assert job.disk_needed(recipe(keep_last=3), data, tmp_path) == parameters * (12 + 4)
+    assert job_checks.disk_needed(recipe(keep_last=3), data, tmp_path) == parameters * (12 + 4)
 
 
 def test_a_model_of_another_vocabulary_than_the_datas_is_a_problem() -> None:
     content = {"stages": [{"steps": 1, "rows": {"MMLM": 1}}], "model": {"vocab_size": 99}}
     config = build(TrainingConfig, content, "test")
-    (problem,) = job.recipe_problems(config, 1, {"vocab_size": 100, "languages": 3})
+    (problem,) = job_checks.recipe_problems(config, 1, {"vocab_size": 100, "languages": 3})
     assert "model.vocab_size: 99; expected 100" in str(problem)
-    assert job.recipe_problems(config, 1, {}) == []
+    assert job_checks.recipe_problems(config, 1, {}) == []
 
 
 def test_lines_on_which_deepspeed_stops_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "env"))
     (tmp_path / "env").write_text("A=1\n\n# note\nB=2\n")
-    said = [str(problem) for problem in job.launch_problems()]
+    said = [str(problem) for problem in job_checks.launch_problems()]
     assert [number for number in (1, 2, 3, 4) if any(f"line {number}:" in line for line in said)] == [2, 3]
 
 
@@ -385,27 +387,29 @@ def test_what_is_listed_for_deepspeed_or_exported_by_it_needs_no_note(
     monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "env"))
     (tmp_path / "env").write_text("HF_HOME=/cache\n")
     here = {"OMP_NUM_THREADS": "4", "HF_HOME": "/cache", "NCCL_DEBUG": "INFO", "PYTHONPATH": "x", "HOME": "/root"}
-    assert job.not_exported(here, has_gpus=True) == ["OMP_NUM_THREADS"]
-    assert job.not_exported(here, has_gpus=False) == ["NCCL_DEBUG", "OMP_NUM_THREADS"], "a login node exports no NCCL_*"
+    assert job_checks.not_exported(here, has_gpus=True) == ["OMP_NUM_THREADS"]
+    assert job_checks.not_exported(here, has_gpus=False) == ["NCCL_DEBUG", "OMP_NUM_THREADS"], (
+        "a login node exports no NCCL_*"
+    )
 
 
 def test_a_probe_has_the_threads_that_ranks_will_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "env"))
     here = {"OMP_NUM_THREADS": "4", "PYTHONPATH": "x", "HOME": "/root"}
-    assert job.environment_of_ranks(here) == {"OMP_NUM_THREADS": "4", "PYTHONPATH": "x"}
+    assert job_checks.environment_of_ranks(here) == {"OMP_NUM_THREADS": "4", "PYTHONPATH": "x"}
     (tmp_path / "env").write_text("OMP_NUM_THREADS=2\nHF_TOKEN=secret\n")
-    assert job.environment_of_ranks(here) == {"OMP_NUM_THREADS": "2", "PYTHONPATH": "x"}, "the file wins"
+    assert job_checks.environment_of_ranks(here) == {"OMP_NUM_THREADS": "2", "PYTHONPATH": "x"}, "the file wins"
 
 
 def test_deepspeed_exports_what_is_written_here_of_it() -> None:
     from deepspeed.launcher import runner
 
-    assert tuple(runner.EXPORT_ENVS) == job.DEEPSPEED_EXPORTS
+    assert tuple(runner.EXPORT_ENVS) == job_checks.DEEPSPEED_EXPORTS
 
 
 def test_an_error_of_the_data_is_the_hosts_and_names_the_file(tmp_path: Path) -> None:
-    assert "No such file" in probe.facts(str(tmp_path))["data"]["error"]
+    assert "No such file" in host_agent.facts(str(tmp_path))["data"]["error"]
     (tmp_path / "manifest.json").write_text("{}")
-    assert "not a manifest" in probe.facts(str(tmp_path))["data"]["error"]
+    assert "not a manifest" in host_agent.facts(str(tmp_path))["data"]["error"]
     with pytest.raises(InputError):
-        probe.shard_sizes(str(tmp_path))
+        host_agent.shard_sizes(str(tmp_path))

@@ -10,7 +10,7 @@ import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.runs.job_defaults import check_there, job_names
-from ernie_m.supervision.job import JobCommand
+from ernie_m.supervision.deepspeed_job import JobCommand
 from tests.integration.conftest import ROOT, environment
 
 RECIPES = ROOT / "launcher" / "recipes"

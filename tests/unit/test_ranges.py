@@ -21,7 +21,7 @@ from ernie_m.base.config import Section, build, hints_of, merge_overrides, read_
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range, described
 from ernie_m.base.table import table
-from ernie_m.downstream.bitext import BitextHyperparameters
+from ernie_m.downstream.bitext_tuning import BitextHyperparameters
 from ernie_m.downstream.mlqa import MlqaHyperparameters
 from ernie_m.downstream.ner import NerHyperparameters
 from ernie_m.downstream.task import Hyperparameters

@@ -12,9 +12,9 @@ import torch
 
 from ernie_m.base.console import InputError
 from ernie_m.show import retrieval, sentence_map
-from ernie_m.show.bitext import Bitext, Group, read_bitext, shared_sentences, translations
+from ernie_m.show.bitext_folder import AlignedSentences, BitextFolder, read_bitext, shared_sentences, translations
 from ernie_m.show.figures import isolated
-from ernie_m.show.retrieval import LEAST_SHARED, Pooled
+from ernie_m.show.retrieval import LEAST_SHARED, PooledStates
 
 LANGUAGES = ("de", "en", "fr", "sw", "zh")
 PAIRS = {"fr": range(60), "zh": range(35, 75), "sw": range(70, 80)}  # English sentences that each has a translation of
@@ -27,19 +27,22 @@ def write(folder: Path, **files: list[str]) -> None:
 
 
 @pytest.fixture
-def bitext() -> Bitext:
+def bitext() -> BitextFolder:
     """Pairs with English that overlap in part, in another order each, and a text in two languages without English."""
     groups = [
-        Group(f"{language}-en", {"en": [f"en {n}" for n in numbers], language: [f"{language} {n}" for n in numbers]})
+        AlignedSentences(
+            f"{language}-en", {"en": [f"en {n}" for n in numbers], language: [f"{language} {n}" for n in numbers]}
+        )
         for language, numbers in PAIRS.items()
     ]
-    return Bitext(
-        (*groups, Group("news", {"de": [f"de {n}" for n in range(25)], "sw": [f"sw' {n}" for n in range(25)]})), ()
+    return BitextFolder(
+        (*groups, AlignedSentences("news", {"de": [f"de {n}" for n in range(25)], "sw": [f"sw' {n}" for n in range(25)]})),
+        (),
     )
 
 
 @pytest.fixture
-def pooled(bitext: Bitext) -> Pooled:
+def pooled(bitext: BitextFolder) -> PooledStates:
     """Random states that lie near those of the same meaning, so that some are found and some are not."""
     rng = np.random.default_rng(0)
     meanings = rng.normal(size=(200, 6))
@@ -49,7 +52,7 @@ def pooled(bitext: Bitext) -> Pooled:
             rows = [int(text.split()[1]) + (100 if group.name == "news" else 0) for text in sentences]
             noise = rng.normal(0, 0.8, (len(rows), 6))
             states[number, language] = torch.tensor(meanings[rows] + noise, dtype=torch.float32)
-    return Pooled(1, 2, states, {"fr": [(0.0, 0.5), (0.25, 0.25), (1.0, 0.5)], "zh": [(0.5, 0.5)] * 3})
+    return PooledStates(1, 2, states, {"fr": [(0.0, 0.5), (0.25, 0.25), (1.0, 0.5)], "zh": [(0.5, 0.5)] * 3})
 
 
 def found_by_numpy(queries: np.ndarray, keys: np.ndarray) -> float:
@@ -61,7 +64,7 @@ def found_by_numpy(queries: np.ndarray, keys: np.ndarray) -> float:
     return right / len(queries)
 
 
-def test_cells_are_a_plain_numpy_computation(bitext: Bitext, pooled: Pooled) -> None:
+def test_cells_are_a_plain_numpy_computation(bitext: BitextFolder, pooled: PooledStates) -> None:
     languages = bitext.languages
     assert languages == ["en", "de", "fr", "sw", "zh"]
     cells = retrieval.cells(pooled, languages, shared_sentences(bitext))
@@ -86,7 +89,7 @@ def test_cells_are_a_plain_numpy_computation(bitext: Bitext, pooled: Pooled) -> 
     assert (np.triu(cells) != np.tril(cells).T)[np.isfinite(cells)].any(), "the two ways differ"
 
 
-def test_languages_without_a_common_file_meet_over_english_alone(bitext: Bitext) -> None:
+def test_languages_without_a_common_file_meet_over_english_alone(bitext: BitextFolder) -> None:
     shared = shared_sentences(bitext)
     assert {pair: len(s.places) for pair, s in shared.items()} == {
         ("en", "fr"): 60, ("en", "zh"): 40, ("en", "sw"): 10, ("de", "sw"): 25, ("fr", "zh"): 25, ("sw", "zh"): 5,
@@ -102,19 +105,22 @@ def test_languages_without_a_common_file_meet_over_english_alone(bitext: Bitext)
 
 def test_an_english_sentence_that_stands_twice_counts_once() -> None:
     groups = (
-        Group("a", {"en": ["Hi.", "Hi.", "No."], "fr": ["Salut.", "Bonjour.", "Non."]}),
-        Group("b", {"en": ["No.", "Hi."], "de": ["Nein.", "Hallo."]}),
+        AlignedSentences("a", {"en": ["Hi.", "Hi.", "No."], "fr": ["Salut.", "Bonjour.", "Non."]}),
+        AlignedSentences("b", {"en": ["No.", "Hi."], "de": ["Nein.", "Hallo."]}),
     )
-    shared = shared_sentences(Bitext(groups, ()))
+    shared = shared_sentences(BitextFolder(groups, ()))
     assert set(shared["de", "fr"].places) == {((1, 0), (0, 2)), ((1, 1), (0, 0))}
-    meanings = translations(Bitext(groups, ()))
+    meanings = translations(BitextFolder(groups, ()))
     assert meanings == [{"en": (0, 0), "fr": (0, 0), "de": (1, 1)}, {"en": (0, 2), "fr": (0, 2), "de": (1, 0)}]
 
 
 def test_of_several_files_with_both_languages_the_largest_counts() -> None:
     small, large = ({"en": [f"{size} {n}" for n in range(size)], "fr": [f"f {n}" for n in range(size)]} for size in (2, 3))
-    for groups in ((Group("a", small), Group("b", large)), (Group("a", large), Group("b", small))):
-        shared = shared_sentences(Bitext(groups, ()))["en", "fr"]
+    for groups in (
+        (AlignedSentences("a", small), AlignedSentences("b", large)),
+        (AlignedSentences("a", large), AlignedSentences("b", small)),
+    ):
+        shared = shared_sentences(BitextFolder(groups, ()))["en", "fr"]
         assert [groups[group].sentences is large for (group, _), _ in shared.places] == [True] * 3
 
 
@@ -152,11 +158,11 @@ def test_files_that_are_not_aligned_are_one_clear_line(tmp_path: Path) -> None:
         read_bitext(tmp_path, ("fr", "de"), limit=10)
 
 
-def test_the_sweep_is_a_mean_over_languages_and_both_ways(pooled: Pooled) -> None:
+def test_the_sweep_is_a_mean_over_languages_and_both_ways(pooled: PooledStates) -> None:
     assert pooled.mean_sweep() == pytest.approx([(0.25 + 0.5) / 2, (0.25 + 0.5) / 2, (0.75 + 0.5) / 2])
 
 
-def test_a_map_has_the_widest_known_sentences_first_and_all_languages(bitext: Bitext, pooled: Pooled) -> None:
+def test_a_map_has_the_widest_known_sentences_first_and_all_languages(bitext: BitextFolder, pooled: PooledStates) -> None:
     points = sentence_map.chosen_points(bitext, a_language=8)
     count = {language: points.languages.count(language) for language in bitext.languages}
     assert all(count[language] >= 8 for language in ("de", "fr", "sw", "zh"))
@@ -180,7 +186,7 @@ def test_a_map_has_the_widest_known_sentences_first_and_all_languages(bitext: Bi
     assert torch.equal(states[5], pooled.states[group, points.languages[5]][line])
 
 
-def test_neighbours_are_counted_by_meaning_and_by_language(bitext: Bitext) -> None:
+def test_neighbours_are_counted_by_meaning_and_by_language(bitext: BitextFolder) -> None:
     points = sentence_map.Points(("en", "en", "fr", "fr"), (0, 1, 0, 1), ((0, 0),) * 4, ())
     translations_together = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9]])
     assert sentence_map.neighbours(points, translations_together) == (1.0, 0.0)
@@ -200,7 +206,7 @@ def test_a_projection_keeps_clusters_and_repeats_itself() -> None:
     assert inside < min(np.linalg.norm(middles[i] - middles[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-def test_a_heat_map_shows_each_number_and_what_it_is_over(bitext: Bitext, pooled: Pooled) -> None:
+def test_a_heat_map_shows_each_number_and_what_it_is_over(bitext: BitextFolder, pooled: PooledStates) -> None:
     languages, shared = bitext.languages, shared_sentences(bitext)
     cells = retrieval.cells(pooled, languages, shared)
     address = retrieval.heat_maps({"before": cells, "after": cells}, languages, retrieval.counts(languages, shared))

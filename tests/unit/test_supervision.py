@@ -12,7 +12,7 @@ from ernie_m.supervision.ledger import Ledger, Summary, read_ledger
 from ernie_m.supervision.policy import (
     EXIT_GAVE_UP,
     EXIT_REFUSED,
-    HostRoll,
+    ActiveHosts,
     Outcome,
     RestartPolicy,
     blamed_hosts,
@@ -47,8 +47,8 @@ def test_the_completion_marker_counts_and_not_the_exit_code(exit_code: int) -> N
 
 def test_a_refusal_is_not_tried_again_and_says_why() -> None:
     refused = RunState(reached=5, stop_kind="refused", stop_message="the loss is not finite")
-    verdict = policy().judge(Outcome(RunState(), refused, 1))
-    assert (verdict.exit_code, verdict.reason) == (EXIT_REFUSED, "the loss is not finite")
+    decision = policy().judge(Outcome(RunState(), refused, 1))
+    assert (decision.exit_code, decision.reason) == (EXIT_REFUSED, "the loss is not finite")
     assert policy().judge(Outcome(RunState(), refused, 1, asked_to_stop=True)).exit_code == EXIT_REFUSED
     assert policy().judge(failure(0, exit_code=2)).exit_code == EXIT_REFUSED, "nothing was done: a mistake in the command"
 
@@ -111,15 +111,15 @@ def test_ranks_are_blamed_on_the_hosts_they_ran_on_in_the_hostfiles_order() -> N
 
 
 def test_a_host_is_dropped_when_it_fails_again_before_enough_steps() -> None:
-    roll = HostRoll(HOSTS, host_failures=2, forgive_steps=100)
-    assert roll.record(["b"], step=10) == []
-    assert roll.record(["b"], step=110) == [], "100 steps on, the first is forgotten"
-    assert roll.record(["a"], step=120) == []
-    assert roll.record(["b"], step=209) == ["b"]
-    assert roll.remaining == {"a": 2, "c": 4}
-    roll.readmit("b")
-    assert roll.remaining == HOSTS
-    assert roll.record(["b"], step=210) == [], "with a clean record"
+    active_hosts = ActiveHosts(HOSTS, host_failures=2, forgive_steps=100)
+    assert active_hosts.record(["b"], step=10) == []
+    assert active_hosts.record(["b"], step=110) == [], "100 steps on, the first is forgotten"
+    assert active_hosts.record(["a"], step=120) == []
+    assert active_hosts.record(["b"], step=209) == ["b"]
+    assert active_hosts.remaining == {"a": 2, "c": 4}
+    active_hosts.readmit("b")
+    assert active_hosts.remaining == HOSTS
+    assert active_hosts.record(["b"], step=210) == [], "with a clean record"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from ernie_m.base.console import InputError
+from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, JobCommand, needs_ssh
 from ernie_m.supervision.environment import KEEP_ALIVE, exported, ssh_arguments, withheld, write_environment_file
-from ernie_m.supervision.job import Job, JobCommand, Launcher, needs_ssh
 from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
 
 # --- what ranks on other hosts get
@@ -81,8 +81,8 @@ def test_options_that_are_the_supervisors_own_are_refused() -> None:
     command = JobCommand((__file__, "--run=elsewhere"))
     assert command.run == Path("elsewhere")
     with pytest.raises(InputError, match="--include=a is the supervisor's own"):
-        Launcher(command, ("--ssh_port", "22", "--include=a"))
-    assert Launcher(command, ("--ssh_port=2222",)).ssh_options[-2:] == ["-p", "2222"]
+        DeepspeedLauncher(command, ("--ssh_port", "22", "--include=a"))
+    assert DeepspeedLauncher(command, ("--ssh_port=2222",)).ssh_options[-2:] == ["-p", "2222"]
 
 
 def test_ssh_is_needed_but_for_a_single_local_host() -> None:

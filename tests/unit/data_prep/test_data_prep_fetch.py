@@ -10,7 +10,7 @@ import pytest
 from test_data_prep_fetch_server import Shop, get, named, opened_shop, stock
 
 from data_prep.catalog import read_catalog
-from data_prep.fetch import cc100
+from data_prep.fetch import cc100_listing
 from data_prep.fetch.connection import NotFoundError
 from ernie_m.base.console import InputError
 
@@ -20,7 +20,7 @@ OPUS_LANGUAGES = ["de", "en", "fr", "zh_cn", "zh_tw"]
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(cc100, "SIZES", dict.fromkeys(cc100.SIZES, 1))  # the real ones would want a big disk
+    monkeypatch.setattr(cc100_listing, "SIZES", dict.fromkeys(cc100_listing.SIZES, 1))  # the real ones need a big disk
     with opened_shop() as shop:
         yield shop
 

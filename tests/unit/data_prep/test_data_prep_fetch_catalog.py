@@ -11,7 +11,7 @@ from test_data_prep_fetch_server import QUICK, Shop, get, named, opened_shop, st
 
 import data_prep
 from data_prep.catalog import read_catalog
-from data_prep.fetch import OPUS_NAMES, catalog_file, cc100, fetch, sources
+from data_prep.fetch import OPUS_NAMES, catalog_file, cc100_listing, fetch, sources
 from data_prep.fetch.connection import GaveUpError
 from ernie_m.base.console import InputError
 
@@ -24,7 +24,7 @@ IN_PAIRS = {"ar", "bg", "de", "el", "es", "fr", "hi", "ru", "sw", "th", "tr", "u
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(cc100, "SIZES", dict.fromkeys(cc100.SIZES, 1))  # the real ones would want a big disk
+    monkeypatch.setattr(cc100_listing, "SIZES", dict.fromkeys(cc100_listing.SIZES, 1))  # the real ones need a big disk
     with opened_shop() as shop:
         yield shop
 
@@ -101,11 +101,11 @@ def test_the_shipped_catalog_has_96_languages_and_14_pairs_with_english() -> Non
 def test_its_96_languages_are_those_that_its_head_says() -> None:
     """All of CC-100 but the second scripts that are left out and the 13 smallest."""
     codes = [corpus.files[0].name.removesuffix(".txt.xz") for corpus in read_catalog(ERNIE_M) if corpus.format == "cc100"]
-    assert len(cc100.SIZES) == 116
-    assert set(codes) == set(cc100.SIZES) - ROMANISED - {"my_zaw"} - BELOW_THE_96
+    assert len(cc100_listing.SIZES) == 116
+    assert set(codes) == set(cc100_listing.SIZES) - ROMANISED - {"my_zaw"} - BELOW_THE_96
     assert len(codes) == len(set(codes)) == 97
-    assert max(cc100.SIZES[code] for code in BELOW_THE_96) < min(cc100.SIZES[code] for code in codes)
-    assert f"{sum(cc100.SIZES[code] for code in codes) / 2**30:.0f} GiB" in ERNIE_M.read_text(encoding="utf-8")
+    assert max(cc100_listing.SIZES[code] for code in BELOW_THE_96) < min(cc100_listing.SIZES[code] for code in codes)
+    assert f"{sum(cc100_listing.SIZES[code] for code in codes) / 2**30:.0f} GiB" in ERNIE_M.read_text(encoding="utf-8")
 
 
 def test_every_entry_is_what_fetch_itself_would_write() -> None:
@@ -183,12 +183,12 @@ def test_the_disk_is_measured_for_all_files_before_the_first(
 ) -> None:
     """By the published sizes; blown up here, so that no disk is large enough."""
     stock(shop, "/cc-100/sw.txt.xz", "/cc-100/cy.txt.xz")
-    monkeypatch.setitem(cc100.SIZES, "cy", 1 << 60)
+    monkeypatch.setitem(cc100_listing.SIZES, "cy", 1 << 60)
     with pytest.raises(InputError, match="CC-100's files alone need about"):
         get(shop, tmp_path, corpus="cc100", lang="sw,cy")
     assert shop.asked == []
     get(shop, tmp_path, corpus="cc100", lang="sw")
-    monkeypatch.setitem(cc100.SIZES, "sw", 1 << 60)
+    monkeypatch.setitem(cc100_listing.SIZES, "sw", 1 << 60)
     get(shop, tmp_path, corpus="cc100", lang="sw")  # what is whole needs no room
 
 

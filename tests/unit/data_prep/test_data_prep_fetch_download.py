@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from test_data_prep_fetch_server import QUICK, Shop, opened_shop
 
-from data_prep.fetch.connection import GaveUpError, NotFoundError, Patience, mirrored
+from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
 from data_prep.fetch.download import download
 from ernie_m.base.console import InputError, run_cleanly
 
 CONTENT = random.Random(0).randbytes(700_001)
-ONCE = Patience(tries=1, timeout_seconds=5)
+ONCE = RetryPolicy(tries=1, timeout_seconds=5)
 
 
 @pytest.fixture
@@ -34,8 +34,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "a.xz"
 
 
-def get(shop: Shop, path: Path, patience: Patience = QUICK, **more: str) -> bool:
-    return download(f"{shop.address}/a.xz", path, patience=patience, **more)
+def get(shop: Shop, path: Path, retry_policy: RetryPolicy = QUICK, **more: str) -> bool:
+    return download(f"{shop.address}/a.xz", path, retry_policy=retry_policy, **more)
 
 
 def beside(path: Path) -> list[str]:
@@ -162,7 +162,7 @@ def test_a_busy_server_is_asked_again(shop: Shop, path: Path, status: int) -> No
 
 def test_a_silent_server_is_left_after_the_timeout(shop: Shop, path: Path) -> None:
     shop.half_way = threading.Event()
-    get(shop, path, Patience(tries=2, first_wait_seconds=0.001, timeout_seconds=0.2))
+    get(shop, path, RetryPolicy(tries=2, first_wait_seconds=0.001, timeout_seconds=0.2))
     assert path.read_bytes() == CONTENT
     assert shop.ranges == [None, "bytes=350000-"]
 
@@ -172,7 +172,7 @@ def test_nobody_at_the_address_is_tried_again_and_then_given_up(tmp_path: Path) 
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/a.xz"
         with pytest.raises(GaveUpError, match="refused"):
-            download(url, tmp_path / "a.xz", patience=QUICK)
+            download(url, tmp_path / "a.xz", retry_policy=QUICK)
     assert list(tmp_path.iterdir()) == []
 
 

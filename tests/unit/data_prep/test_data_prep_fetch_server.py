@@ -18,9 +18,9 @@ import pytest
 
 from data_prep.catalog import read_catalog
 from data_prep.fetch import fetch
-from data_prep.fetch.connection import Patience
+from data_prep.fetch.connection import RetryPolicy
 
-QUICK = Patience(tries=4, first_wait_seconds=0.001, timeout_seconds=5)
+QUICK = RetryPolicy(tries=4, first_wait_seconds=0.001, timeout_seconds=5)
 
 
 class Shop(ThreadingHTTPServer):
@@ -127,7 +127,7 @@ def stock(shop: Shop, *paths: str) -> None:
 
 def get(shop: Shop, to: Path, **what: Any) -> None:
     """The command, with this shop as every publisher."""
-    fetch(to, mirror=shop.address, patience=QUICK, **what)
+    fetch(to, mirror=shop.address, retry_policy=QUICK, **what)
 
 
 def named(to: Path) -> dict[str, tuple[tuple[str, ...], str]]:

@@ -12,7 +12,7 @@ import pytest
 
 from data_prep import stats as stats_module
 from data_prep.mixture_plot import INCHES_PER_STREAM
-from data_prep.stats import MANY_REPEATS, FolderStats, Plan, StreamStats, folder_stats
+from data_prep.stats import MANY_REPEATS, DrawPlan, FolderStats, StreamStats, folder_stats
 from data_prep.stats_report import stats
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import MIXTURE_PERIOD
@@ -53,7 +53,7 @@ def test_as_many_rows_as_training_counts_in_an_epoch_are_one_repeat(
     streams = corpus_folder.parallel() if is_parallel else corpus_folder.monolingual()
     for number, found in enumerate(streams[:2]):
         rows = RowSource(objective, found, corpus_folder.language_ids, settings).rows_per_epoch
-        plan = Plan(rows, 1, SEQUENCE_LENGTH, float(is_parallel))
+        plan = DrawPlan(rows, 1, SEQUENCE_LENGTH, float(is_parallel))
         report = folder_stats(corpus_folder.folder, 0.0, plan)  # alpha 0: each stream gets the same rows
         described = (report.pairs if is_parallel else report.languages)[number]
         assert described.name == found.name
@@ -74,7 +74,7 @@ def test_tokens_drawn_are_those_in_the_rows_of_training(corpus_folder: CorpusFol
             kind, _, name = [metric.name for metric in data.metrics][row.metric].partition("/")
             special = 2 * OBJECTIVES[kind].num_sentences
             seen[name] += sum(len(document.input_ids) - special for document in row.documents)
-    report = folder_stats(corpus_folder.folder, alpha, Plan(steps, rows_per_step, SEQUENCE_LENGTH, 2 / 3))
+    report = folder_stats(corpus_folder.folder, alpha, DrawPlan(steps, rows_per_step, SEQUENCE_LENGTH, 2 / 3))
     described = {s.name: s for s in (*report.languages, *report.pairs)}
     assert described.keys() == seen.keys() >= {"en", "sw", "de-en"}
     for name, tokens in seen.items():
@@ -99,17 +99,17 @@ def test_p_is_the_smoothed_share_of_the_tokens_of_a_kind(monkeypatch: pytest.Mon
 
 def test_a_tiny_stream_gets_the_row_of_each_period_that_training_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(monkeypatch, stream("en", 10**9, 10**11), stream("sw", 10, 200))
-    sw = folder_stats(Path("d"), 1.0, Plan(steps=MIXTURE_PERIOD, rows_per_step=1, sequence_length=512)).languages[1]
+    sw = folder_stats(Path("d"), 1.0, DrawPlan(steps=MIXTURE_PERIOD, rows_per_step=1, sequence_length=512)).languages[1]
     assert sw.p * MIXTURE_PERIOD < 1e-4
     assert sw.tokens_drawn == pytest.approx(512 * TARGET_FILL, rel=0.01)
 
 
 def test_more_steps_or_rows_repeat_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(monkeypatch, stream("en", 5000, 10**6), stream("de-en", 4000, 10**6))
-    once = folder_stats(Path("d"), 0.3, Plan(100, 256, 128))
+    once = folder_stats(Path("d"), 0.3, DrawPlan(100, 256, 128))
     assert once.plan is not None
     assert once.plan.parallel_share == pytest.approx(2 / 3)
-    for plan in (Plan(400, 256, 128), Plan(100, 1024, 128), Plan(200, 512, 128)):
+    for plan in (DrawPlan(400, 256, 128), DrawPlan(100, 1024, 128), DrawPlan(200, 512, 128)):
         four_times = folder_stats(Path("d"), 0.3, plan)
         for a, b in zip((*once.languages, *once.pairs), (*four_times.languages, *four_times.pairs), strict=True):
             assert b.repeats == pytest.approx(4 * (a.repeats or 0))
@@ -118,14 +118,14 @@ def test_more_steps_or_rows_repeat_in_proportion(monkeypatch: pytest.MonkeyPatch
 def test_where_only_one_kind_is_there_all_rows_are_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, share, absent in (("en", 0.0, "pairs"), ("de-en", 1.0, "monolingual text")):
         folder_of(monkeypatch, stream(name, 5000, 10**6))
-        assert folder_stats(Path("d"), 0.3, Plan(10)).plan == Plan(10, parallel_share=share)
+        assert folder_stats(Path("d"), 0.3, DrawPlan(10)).plan == DrawPlan(10, parallel_share=share)
         with pytest.raises(InputError, match=rf"--parallel_share 0\.5: d has no {absent}"):
-            folder_stats(Path("d"), 0.3, Plan(10, parallel_share=0.5))
+            folder_stats(Path("d"), 0.3, DrawPlan(10, parallel_share=0.5))
 
 
 def test_the_report_marks_what_is_seen_more_than_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(monkeypatch, stream("en", 10**6, 10**8), stream("sw", 4000, 10**5), stream("de-en", 10**6, 10**8))
-    plan = Plan(3000, 256, 128)
+    plan = DrawPlan(3000, 256, 128)
     lines = {line.split()[0]: line for line in stats(Path("d"), 0.3, plan).splitlines() if line}
     assert lines["plan:"].startswith("plan: 3,000 steps of 256 rows of 128 positions; 33.3 % of the rows monolingual")
     worn = [s for s in folder_stats(Path("d"), 0.3, plan).languages if s.is_worn]
@@ -139,7 +139,7 @@ def test_the_report_marks_what_is_seen_more_than_four_times(monkeypatch: pytest.
 
 
 def test_json_holds_the_numbers_unrounded(corpus_folder: CorpusFolder, tmp_path: Path) -> None:
-    plan = Plan(50, 12, SEQUENCE_LENGTH, 0.5)
+    plan = DrawPlan(50, 12, SEQUENCE_LENGTH, 0.5)
     stats(corpus_folder.folder, 0.3, plan, json=tmp_path / "m.json")
     content = json.loads((tmp_path / "m.json").read_text(encoding="utf-8"))
     report = folder_stats(corpus_folder.folder, 0.3, plan)
@@ -151,7 +151,7 @@ def test_json_holds_the_numbers_unrounded(corpus_folder: CorpusFolder, tmp_path:
     assert {s["name"]: s["held_out_rows"] for s in content["pairs"] if s["held_out_rows"]} == held_out
 
 
-def made(num_languages: int, num_pairs: int, plan: Plan | None) -> FolderStats:
+def made(num_languages: int, num_pairs: int, plan: DrawPlan | None) -> FolderStats:
     def of(name: str, number: int) -> StreamStats:
         repeats = None if plan is None else 10.0 ** (number % 7 - 4)
         return StreamStats(f"{name}{number}", 5, 100, 20.0, 10.0**-number / 2, 0.01, 0, None, repeats)
@@ -160,9 +160,11 @@ def made(num_languages: int, num_pairs: int, plan: Plan | None) -> FolderStats:
     return FolderStats("d", 0.3, plan, languages, tuple(of("p", i) for i in range(num_pairs)))
 
 
-@pytest.mark.parametrize("plan", [None, Plan(10, parallel_share=0.5)])
+@pytest.mark.parametrize("plan", [None, DrawPlan(10, parallel_share=0.5)])
 @pytest.mark.parametrize(("num_languages", "num_pairs"), [(3, 1), (1, 0), (0, 2), (100, 14)])
-def test_the_plot_has_room_for_every_stream(num_languages: int, num_pairs: int, plan: Plan | None, tmp_path: Path) -> None:
+def test_the_plot_has_room_for_every_stream(
+    num_languages: int, num_pairs: int, plan: DrawPlan | None, tmp_path: Path
+) -> None:
     from data_prep.mixture_plot import draw
 
     draw(made(num_languages, num_pairs, plan), tmp_path / "m.png")

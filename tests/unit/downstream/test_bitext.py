@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from ernie_m.base.console import InputError
-from ernie_m.downstream.bitext import Bitext, SentencePair, hardest_negative_loss, negatives, sides_of
+from ernie_m.downstream.bitext_tuning import BitextTuning, SentencePair, hardest_negative_loss, negatives, sides_of
 from ernie_m.downstream.task import Setup
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.models.evaluation import mean_over_tokens
@@ -57,17 +57,17 @@ def test_the_other_side_is_told_by_the_name() -> None:
 def test_only_what_lies_below_the_pooled_layer_learns_and_the_encoder_alone_is_saved(
     tiny_encoder: Path, tmp_path: Path
 ) -> None:
-    hyperparameters: Any = Bitext().defaults("hardest-negative", "base")
+    hyperparameters: Any = BitextTuning().defaults("hardest-negative", "base")
     hyperparameters = type(hyperparameters)(**{**vars(hyperparameters), "layer": 1, "max_length": 20})
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder)
     setup = Setup(tokenizer, hyperparameters, (), "hardest-negative")
-    model = Bitext().model(open_encoder(tiny_encoder), setup).train()
+    model = BitextTuning().model(open_encoder(tiny_encoder), setup).train()
     learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert all(name.startswith(("encoder.embeddings.", "encoder.encoder.layer.0.")) for name in learning)
     assert len(learning) == 5 + 16
     texts = [SentencePair(f"{i} one two", "three " * (i + 1)) for i in range(3)]
-    features = list(Bitext().features(texts, setup, True))
-    batch = Bitext().collator(setup)(features)
+    features = list(BitextTuning().features(texts, setup, True))
+    batch = BitextTuning().collator(setup)(features)
     found = model(**batch)
     found["loss"].backward()
     assert all(parameter.grad is not None for name, parameter in model.named_parameters() if name in learning)
@@ -86,6 +86,6 @@ def test_scores_are_the_nearest_neighbours_both_ways() -> None:
     target = torch.tensor([[2.0, 0.0], [0.5, 0.6], [0.0, 3.0]]).numpy()
     pairs = [SentencePair("a", "b")] * 3
     setup: Any = SimpleNamespace()
-    scored = Bitext().score(pairs, [], (source, target), setup, "fra")
+    scored = BitextTuning().score(pairs, [], (source, target), setup, "fra")
     assert scored.predictions == [0, 2, 0]
     assert scored.metrics == {"accuracy": pytest.approx(100 / 3), "accuracy_from_english": pytest.approx(200 / 3)}

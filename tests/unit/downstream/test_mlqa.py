@@ -11,10 +11,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from ernie_m.base.console import InputError
-from ernie_m.downstream.files import FileOptions, load
 from ernie_m.downstream.mlqa import Mlqa, MlqaHyperparameters, context_language
 from ernie_m.downstream.squad import Answer, Question
 from ernie_m.downstream.task import Setup
+from ernie_m.downstream.task_files import FileOptions, load
 
 TASK = Mlqa()
 

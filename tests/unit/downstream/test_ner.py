@@ -16,9 +16,9 @@ from data_prep import embedded
 from ernie_m.base.console import InputError
 from ernie_m.downstream import ner
 from ernie_m.downstream.conll import OUTSIDE, Sentence, read_columns
-from ernie_m.downstream.files import FileOptions, load
 from ernie_m.downstream.ner import Ner, NerHyperparameters
 from ernie_m.downstream.task import Setup
+from ernie_m.downstream.task_files import FileOptions, load
 
 TYPES = ("LOC", "ORG", "PER")
 LABELS = (OUTSIDE, *(f"{start}-{kind}" for kind in TYPES for start in "BI"))

@@ -15,7 +15,7 @@ import torch
 
 from data_prep import embedded
 from ernie_m.downstream import tatoeba
-from ernie_m.downstream.bitext import Bitext, SentencePair
+from ernie_m.downstream.bitext_tuning import BitextTuning, SentencePair
 from ernie_m.downstream.classification import Pair
 from ernie_m.downstream.conll import Sentence
 from ernie_m.downstream.mlqa import Mlqa
@@ -62,7 +62,7 @@ def examples_of(task: Task[Any]) -> Sequence[Any]:
         return [words(number, draw) for number in range(COUNT)]
     if isinstance(task, Mlqa):
         return [question(number) for number in range(COUNT)]
-    if isinstance(task, Bitext):
+    if isinstance(task, BitextTuning):
         return [SentencePair(text(n), text(n, "fr")) for n in range(COUNT)]
     classes = task.labels(())
     return [Pair(text(n) + (" " + text(n + 40)) * (n % 3), text(n + 1), classes[n % len(classes)]) for n in range(COUNT)]
@@ -103,7 +103,7 @@ def padded(part: np.ndarray, length: int) -> np.ndarray:
     return np.pad(part, widths, constant_values=-100)
 
 
-@pytest.mark.parametrize("task", [Xnli(), PawsX(), Ner(), Mlqa(), Bitext()], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [Xnli(), PawsX(), Ner(), Mlqa(), BitextTuning()], ids=lambda task: task.name)
 def test_scores_losses_and_predictions_do_not_depend_on_the_side_of_padding(
     task: Task[Any], tiny_encoder: Path, left: Path
 ) -> None:

@@ -11,11 +11,11 @@ import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.downstream import settings, tatoeba
-from ernie_m.downstream.bitext import Bitext
-from ernie_m.downstream.files import FileOptions, SourceFile, load, named
+from ernie_m.downstream.bitext_tuning import BitextTuning
 from ernie_m.downstream.mlqa import Mlqa
 from ernie_m.downstream.pawsx import PawsX
 from ernie_m.downstream.task import Task
+from ernie_m.downstream.task_files import FileOptions, SourceFile, load, named
 from ernie_m.downstream.xnli import Xnli
 from ernie_m.interop.encoder import open_encoder
 
@@ -57,9 +57,9 @@ def test_a_moved_folder_is_the_same_and_files_named_elsewhere_do_not_hide_each_o
 
 def test_both_sides_of_bitext_count(tmp_path: Path) -> None:
     source, target = write(tmp_path / "x.fr-en.fr", "a\n"), write(tmp_path / "x.fr-en.en", "b\n")
-    before = settings.of_data([SourceFile(source, "fr")], tmp_path, Bitext().read_with)
+    before = settings.of_data([SourceFile(source, "fr")], tmp_path, BitextTuning().read_with)
     write(target, "c\n")
-    assert settings.of_data([SourceFile(source, "fr")], tmp_path, Bitext().read_with) != before
+    assert settings.of_data([SourceFile(source, "fr")], tmp_path, BitextTuning().read_with) != before
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from ernie_m.base.console import InputError
-from ernie_m.downstream.bitext import Bitext
-from ernie_m.downstream.files import PARTS, FileOptions, dev_part, find, load, named
+from ernie_m.downstream.bitext_tuning import BitextTuning
 from ernie_m.downstream.pawsx import PawsX
+from ernie_m.downstream.task_files import PARTS, FileOptions, dev_part, find, load, named
 from ernie_m.downstream.xnli import Xnli
 
 ROWS = "a man sleeps\tnobody sleeps\tcontradiction\na man sleeps\ta man rests\tentailment\na man sleeps\the hums\tneutral\n"
@@ -31,7 +31,7 @@ def test_a_placeholder_gives_the_language_and_different_ones_are_joined(tmp_path
 
 def test_the_same_placeholder_twice_means_the_same_language(tmp_path: Path) -> None:
     folder_of(tmp_path, "tatoeba.fra-eng.fra", "tatoeba.fra-eng.eng", "tatoeba.deu-eng.deu", "tatoeba.deu-eng.eng")
-    assert [file.language for file in find(tmp_path, Bitext.patterns["test"])] == ["deu", "fra"]
+    assert [file.language for file in find(tmp_path, BitextTuning.patterns["test"])] == ["deu", "fra"]
 
 
 def test_the_first_pattern_that_fits_anything_is_taken(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from ernie_m.downstream.training import Machinery, training_arguments
+from ernie_m.downstream.training import TrainerOptions, training_arguments
 from ernie_m.downstream.xnli import Xnli
 
 
@@ -24,6 +24,6 @@ def test_a_single_process_keeps_the_batch_whatever_number_of_gpus_it_sees(
     monkeypatch.setattr(TrainingArguments, "__post_init__", with_gpus)
     task = Xnli()
     hyperparameters = task.defaults("transfer", "base")
-    arguments = training_arguments(task, hyperparameters, tmp_path, 0, Machinery("fp32"))
+    arguments = training_arguments(task, hyperparameters, tmp_path, 0, TrainerOptions("fp32"))
     assert arguments.n_gpu <= 1
     assert arguments.train_batch_size * arguments.gradient_accumulation_steps == hyperparameters.batch_size

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 from data_prep.embedded import sentence
 from ernie_m.corpus.unknown_pieces import Pieces, count_features
 from ernie_m.downstream.classification import Pair
-from ernie_m.downstream.files import TaskData
 from ernie_m.downstream.task import Setup
+from ernie_m.downstream.task_files import TaskData
 from ernie_m.downstream.unknown import tell_unknown, tell_unknown_texts
 from ernie_m.downstream.xnli import Xnli
 from tests.downstream_fixtures import tiny_encoder  # noqa: F401

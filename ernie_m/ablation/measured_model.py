@@ -29,7 +29,7 @@ from ernie_m.training.recipe import TrainingConfig
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class MeasureData:
     """What to measure by. `held_out`: folder of XX-en.{XX,en}, of which `pairs` a language; `tatoeba`: LASER's files."""
 
     held_out: Path | None
@@ -38,7 +38,7 @@ class Yardstick:
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredModel:
     """A model, how its rows look, and what it reads with."""
 
     model: Encoder
@@ -48,7 +48,7 @@ class Subject:
     language_ids: dict[str, int]
 
 
-def of_run(run: Path, data: Path | None) -> Iterator[Subject]:
+def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
     """Every whole checkpoint of a finished run, oldest first; raises InputError when it is not finished."""
     folder = RunFolder(run)
     configuration, newest = folder.read()
@@ -62,10 +62,10 @@ def of_run(run: Path, data: Path | None) -> Iterator[Subject]:
         model = Encoder(shape)
         model.load_state_dict(load_weights(configuration, checkpoint))
         section = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
-        yield Subject(model, checkpoint.step, section, vocabulary, {name: 1 + i for i, name in enumerate(languages)})
+        yield MeasuredModel(model, checkpoint.step, section, vocabulary, {name: 1 + i for i, name in enumerate(languages)})
 
 
-def untrained(config: TrainingConfig, data: Path) -> Subject:
+def untrained(config: TrainingConfig, data: Path) -> MeasuredModel:
     """The recipe's model at step 0: as its seed draws it, or with the weights of its `init_from`."""
     manifest = CorpusFolder(data).manifest
     shape = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
@@ -73,37 +73,37 @@ def untrained(config: TrainingConfig, data: Path) -> Subject:
     if config.init_from:
         start_from(config.init_from, Target.of(shape, data, manifest), model, Voters(0, 1))
     vocabulary = Vocabulary(data / manifest.tokenizer_file)
-    return Subject(model, 0, config.data, vocabulary, manifest.language_ids())
+    return MeasuredModel(model, 0, config.data, vocabulary, manifest.language_ids())
 
 
-def write_hugging_face(subject: Subject, to: Path) -> None:
-    """Export a subject's weights; `to` is whole or not there. Raises InputError when it holds anything."""
+def write_hugging_face(model: MeasuredModel, to: Path) -> None:
+    """Export a model's weights; `to` is whole or not there. Raises InputError when it holds anything."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to}: not empty; give a new folder with --hugging_face")
     aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        export(subject.model.state_dict(), subject.model.config, subject.vocabulary.path, aside)
+        export(model.model.state_dict(), model.model.config, model.vocabulary.path, aside)
         aside.rename(to)
     finally:
         remove(aside)
 
 
-def measured(subjects: Iterator[Subject], hugging_face: Path, by: Yardstick) -> dict[str, Any]:
-    """All measures of the last of `subjects`, and of each of them those on pairs, for a curve.
+def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureData) -> dict[str, Any]:
+    """All measures of the last of `models`, and of each of them those on pairs, for a curve.
 
     {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "curve": [{"step", ...}]}
     """
     device = this_device()
     curve, last = [], None
-    for subject in subjects:
-        last = subject
+    for model in models:
+        last = model
         if by.held_out is not None:
-            pairs = read_held_out(by.held_out, subject.vocabulary, subject.language_ids, by.pairs)
+            pairs = read_held_out(by.held_out, model.vocabulary, model.language_ids, by.pairs)
             on_pairs = measured_on_pairs(
-                subject.model, pairs, subject.data.corruption, subject.vocabulary.size, subject.data.sequence_length, device
+                model.model, pairs, model.data.corruption, model.vocabulary.size, model.data.sequence_length, device
             )
-            curve.append({"step": subject.step, **on_pairs})
+            curve.append({"step": model.step, **on_pairs})
     assert last is not None
     result: dict[str, Any] = {"step": last.step, "curve": curve, "pairs": {}, "retrieval": {}}
     if curve:

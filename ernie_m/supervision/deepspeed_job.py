@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ernie_m.base.command_line import at_home
+from ernie_m.base.command_line import with_home_expanded
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.hostfile import free_port, is_local, likely_port, write_hostfile
 from ernie_m.runs.job_defaults import job_names
@@ -53,7 +53,7 @@ class JobCommand:
         job = job_names(*(_value_of(name, rest) or None for name in ("--recipe", "--data", "--run")))
         if not _value_of("--run", rest):
             rest = ["--run", job.run, *rest]
-        elif (run := at_home(job.run, "--run")) != job.run:
+        elif (run := with_home_expanded(job.run, "--run")) != job.run:
             rest = _with_value("--run", run, rest)
         return cls((*script, *rest), (*said, *job.choices))
 
@@ -81,7 +81,7 @@ class JobCommand:
 
 
 @dataclass(frozen=True)
-class Launcher:
+class DeepspeedLauncher:
     """How to start the job: the same for all starts, but for the hosts.
 
     deepspeed_options: further options of `deepspeed`; num_ranks: local ranks where there is no hostfile (None: one per

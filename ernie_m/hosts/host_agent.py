@@ -1,6 +1,6 @@
 """What one host says of itself: launcher/doctor.py starts this on every host and asks it, a line of JSON each way.
 
-    python -m ernie_m.hosts.probe     {"ask": "clock"}  ->  {"answer": {"time": 1767225600.0}}
+    python -m ernie_m.hosts.host_agent     {"ask": "clock"}  ->  {"answer": {"time": 1767225600.0}}
 
 `ANSWERS` is the table of questions. Where packages are missing this must still run: on top it imports the standard library
 and nothing of ours that needs more. What a question needs is imported inside it, and a failure is its answer.

@@ -46,7 +46,7 @@ class BitextHyperparameters(Hyperparameters):
     """Cosine at which a pair counts as a translation with probability one half."""
 
 
-class Bitext(Task[SentencePair]):
+class BitextTuning(Task[SentencePair]):
     """Tatoeba's retrieval after fine-tuning on given bitext."""
 
     name = "tatoeba"

@@ -112,7 +112,7 @@ def environment_files() -> list[Path]:
 
 
 def environment_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a probe on another host must have as ranks will: PYTHON*, by deepspeed itself, and the number of threads."""
+    """What an agent on another host must have as ranks will: PYTHON*, by deepspeed itself, and the number of threads."""
     listed = [line.rstrip().partition("=") for path in environment_files() for line in _lines(path)]
     given = {**environment, **{name.strip(): value for name, equals, value in listed if equals}}
     return {name: value for name, value in given.items() if name.startswith("PYTHON") or name == "OMP_NUM_THREADS"}

@@ -26,7 +26,7 @@ MANY_BY_SPLIT = re.compile(r"(?P<code>[a-z]{3})_[A-Z][a-z]{3}\.(?P<text>\w+)")
 
 
 @dataclass(frozen=True)
-class Group:
+class AlignedSentences:
     """Line-aligned sentences: as many of each language, those of one line translations of each other."""
 
     name: str
@@ -37,10 +37,10 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Bitext:
+class BitextFolder:
     """All groups of a folder in languages that were asked for; `left_out` says what was not taken, and why."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[AlignedSentences, ...]
     left_out: tuple[str, ...]
 
     @property
@@ -50,14 +50,14 @@ class Bitext:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedSentences:
     """Sentences that two languages share: number and line of the group on either side, and whether English joined them."""
 
     places: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
     over_english: bool
 
 
-def read_bitext(folder: Path, languages: Collection[str], limit: int) -> Bitext:
+def read_bitext(folder: Path, languages: Collection[str], limit: int) -> BitextFolder:
     """The first `limit` lines of every group of `folder`, without those that are blank on some side.
 
     Raises InputError for a folder that is missing or has nothing in at least two of `languages`, and for files that are
@@ -93,7 +93,7 @@ def read_bitext(folder: Path, languages: Collection[str], limit: int) -> Bitext:
             f"--bitext {folder}: no aligned files in two languages of the run ({', '.join(sorted(languages))}); expected "
             "tatoeba.fra-eng.fra beside .eng, fr-en.fr beside fr-en.en, or text.en beside text.fr"
         )
-    return Bitext(tuple(groups), tuple(left_out))
+    return BitextFolder(tuple(groups), tuple(left_out))
 
 
 def _named(path: Path, languages: Collection[str]) -> tuple[str, str] | None:
@@ -107,7 +107,7 @@ def _named(path: Path, languages: Collection[str]) -> tuple[str, str] | None:
     return None
 
 
-def _read(name: str, paths: Mapping[str, Path], limit: int) -> Group:
+def _read(name: str, paths: Mapping[str, Path], limit: int) -> AlignedSentences:
     """One group; the first file, English where it is there, is what the others must align with."""
     first, *others = sorted(paths, key=lambda language: (language != PIVOT, language))
     sides = {}
@@ -116,10 +116,10 @@ def _read(name: str, paths: Mapping[str, Path], limit: int) -> Group:
     kept = [line for line, texts in enumerate(zip(*sides.values(), strict=True)) if all(text.strip() for text in texts)]
     if not kept:
         raise InputError(f"{paths[first]}: no line has text in all of {', '.join(sides)}")
-    return Group(name, {language: [side[line] for line in kept] for language, side in sides.items()})
+    return AlignedSentences(name, {language: [side[line] for line in kept] for language, side in sides.items()})
 
 
-def shared_sentences(bitext: Bitext) -> dict[tuple[str, str], Shared]:
+def shared_sentences(bitext: BitextFolder) -> dict[tuple[str, str], SharedSentences]:
     """What each pair of languages (in the order of `bitext.languages`) shares, pairs without anything left out.
 
     The largest group that has both, or else the sentences whose English stands in both languages' groups, each once.
@@ -131,13 +131,13 @@ def shared_sentences(bitext: Bitext) -> dict[tuple[str, str], Shared]:
         if direct:
             largest = max(direct, key=lambda n: (len(bitext.groups[n]), -n))
             places = tuple(((largest, line), (largest, line)) for line in range(len(bitext.groups[largest])))
-            shared[a, b] = Shared(places, over_english=False)
+            shared[a, b] = SharedSentences(places, over_english=False)
         elif both := [text for text in lines_of[a] if text in lines_of[b]]:
-            shared[a, b] = Shared(tuple((lines_of[a][text], lines_of[b][text]) for text in both), over_english=True)
+            shared[a, b] = SharedSentences(tuple((lines_of[a][text], lines_of[b][text]) for text in both), over_english=True)
     return shared
 
 
-def _by_english(bitext: Bitext, language: str) -> dict[str, tuple[int, int]]:
+def _by_english(bitext: BitextFolder, language: str) -> dict[str, tuple[int, int]]:
     """English sentence -> group and line of its first translation into `language`."""
     found: dict[str, tuple[int, int]] = {}
     for number, group in enumerate(bitext.groups):
@@ -147,7 +147,7 @@ def _by_english(bitext: Bitext, language: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def translations(bitext: Bitext) -> list[dict[str, tuple[int, int]]]:
+def translations(bitext: BitextFolder) -> list[dict[str, tuple[int, int]]]:
     """Every sentence with its translations, language -> (group, line): those in most languages first, then as they stand.
 
     Sentences with the same English are one; groups without English stand for themselves.
