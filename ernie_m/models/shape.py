@@ -43,7 +43,7 @@ class ModelConfig(Section):
     layer_norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of layer norms."""
     initializer_range: Annotated[float, Range(above=0, most=1000)] = 0.02
-    """Standard deviation of the initial weights; narrow models want more than BERT's 0.02 (docs/log.md)."""
+    """Standard deviation of the initial weights; narrow models want more than BERT's 0.02 (docs/log/learning.md)."""
     heads: tuple[str, ...] | None = None
     """Heads beside the encoder; null takes those that the stages' objectives ask (token alone where there are none)."""
 
