@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
     """Take large blocks from the heap, too, and give nothing back: for work that allocates the same again and again.
 
     A training step on CPU asks for gigabytes of activations and gradients. Fresh from the kernel each time, a page at a
-    time, these cost more than the element-wise work that is done in them (docs/log/training_speed.md). Call it when that work begins:
+    time, these cost more than the element-wise work that is done in them (docs/log/speed.md). Call it when that work begins:
     blocks that were freed before, of other sizes, would stay as holes.
     """
     _set(_MMAP_MAX, 0)

@@ -18,7 +18,7 @@ from ernie_m.rows.attention_rule import MaskRule, dense_mask
 from ernie_m.rows.batch import PackedBatch
 
 LEAST = 96
-"""Positions of a piece that is worth a call (docs/log/training_speed.md)."""
+"""Positions of a piece that is worth a call (docs/log/speed.md)."""
 MOST = 0.5
 """Share of the rows' pairs up to which pieces are taken."""
 

@@ -2,7 +2,8 @@
 
 autograd adds a micro-batch's gradient to what the parameter has, in the parameter's own precision, and so do ranks. Each
 addition rounds, and what is smaller than half a unit in the last place of the sum is lost: of gradients that agree, with
-bf16's eight bits, all from the 256th on. Up to SUMMED_IN_HALF addends that is less than 0.3 % of the gradient (docs/log/numerics.md).
+bf16's eight bits, all from the 256th on. Up to SUMMED_IN_HALF addends that is less than 0.3 % of the gradient
+(docs/log/numerics.md).
 
 1. ZeRO 2 and 3 take each micro-batch's gradient away and add up this rank's share of it: DeepSpeed's `grad_accum_dtype`.
 2. ZeRO 0 and 1 leave it on the parameters (DeepSpeed's stage 0 knows no other type, and for bf16 its stage 1 changes to an
