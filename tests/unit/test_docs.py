@@ -1,0 +1,97 @@
+"""The pages keep their word: links and paths lead somewhere, and what "add …" pages show works as shown."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from data_prep import catalog, readers
+from data_prep.catalog import Corpus, Format
+from data_prep.readers import Reader, text_file
+from data_prep.readers.lines import decode
+from data_prep.records import Lines, no_count
+from ernie_m.base.console import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+PATH = re.compile(r"\b(?:ernie_m|data_prep|launcher|docs|benchmarks|tests|hostfiles|ds_configs)/[\w./-]*\w")
+PROMISED = {"docs/add_an_objective.md", "docs/add_a_backbone.md"}
+"""Pages that the index names and that are still to be written."""
+INVENTED = {"data_prep/readers/jsonl.py", "ernie_m/downstream/paraphrase.py"}
+"""Files that the pages tell a reader to write."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    targets = {(page.parent / link).resolve() for link in LINK.findall(text) if not link.startswith(("http", "mailto:"))}
+    dead = {str(target.relative_to(ROOT)) for target in targets if not target.exists()} - PROMISED
+    assert not dead, f"links to {dead}"
+    named = {path for path in PATH.findall(text) if Path(path).suffix in {".py", ".md", ".yaml", ".png"}}
+    dead = {path for path in named if not (ROOT / path).exists()} - INVENTED - PROMISED
+    assert not dead or page.name == "CHANGELOG.md", f"paths {dead}"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    seen, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        page = waiting.pop()
+        if page in seen or not page.is_file() or page.suffix != ".md":
+            continue
+        seen.add(page)
+        waiting += [(page.parent / link).resolve() for link in LINK.findall(page.read_text(encoding="utf-8"))]
+    lost = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md") if page not in seen}
+    assert not lost
+
+
+def code_of(page: str, **names: Any) -> dict[str, Any]:
+    """What the page's Python block defines, with the names it relies on."""
+    (block,) = re.findall(r"^ *```python\n(.*?)^ *```$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M | re.S)
+    exec(compile("from __future__ import annotations\n" + textwrap.dedent(block), page, "exec"), names)
+    return names
+
+
+def test_the_reader_of_the_page_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonl = code_of("add_a_reader.md", json=json, np=np, Lines=Lines, decode=decode, lines_of=text_file.lines_of)["parse"]
+    monkeypatch.setitem(catalog.FORMATS, "jsonl", Format(2))
+    as_text = partial(text_file.chunks, at_empty_lines=False)
+    monkeypatch.setitem(readers.READERS, "jsonl", Reader(as_text, jsonl, at_empty_lines=False))
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"de": "eins", "en": "one"}, {"de": "zwei"}, [], {"en": "three", "de": "drei"}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows) + "broken\n", encoding="utf-8")
+    corpus = Corpus("c", "jsonl", ("de", "en"), (path,))
+    for chunk_bytes in (1 << 20, 30):
+        read = [lines for chunk in readers.chunks(corpus, chunk_bytes, no_count) for lines in readers.parse(corpus, chunk)]
+        kept = [
+            (lines.texts[0][index], lines.texts[1][index])
+            for lines in read
+            for index in range(len(lines.numbers))
+            if index not in lines.rejected
+        ]
+        assert kept == [("eins", "one"), ("drei", "three")]
+        assert sum(len(lines.rejected) for lines in read) == 3
+
+
+def test_the_task_of_the_page_reads_and_scores(tmp_path: Path) -> None:
+    from ernie_m.downstream import classification, columns, task
+
+    known = {**vars(classification), **vars(columns), **vars(task), "ClassVar": ClassVar, "Mapping": Mapping}
+    paraphrase = code_of("add_a_task.md", **known)["Paraphrase"]()
+    path = tmp_path / "test-de.tsv"
+    path.write_text("a\tb\tyes\nc\td\tno\ne\tf\tno\n", encoding="utf-8")
+    (pairs,) = paraphrase.read(path, "de").values()
+    setup = task.Setup(None, paraphrase.defaults("transfer", "base"), paraphrase.labels(pairs), "transfer")
+    logits = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    assert paraphrase.score(pairs, [], logits, setup, "de").metrics["accuracy"] == pytest.approx(200 / 3)
+    path.write_text("a\tb\tmaybe\n", encoding="utf-8")
+    with pytest.raises(InputError, match="line 1: label 'maybe'"):
+        paraphrase.read(path, "de")
