@@ -1,6 +1,6 @@
 """A comparison as jobs: for every variant and seed the commands that train, export, measure and fine-tune it.
 
-TO/recipes/VARIANT.yaml        what each variant learns by          TO/logs/      output of all commands
+TO/recipes/VARIANT.yaml        each variant's recipe                TO/logs/      output of all commands
 TO/runs/VARIANT_seedN/         pre-training                         TO/done/      which commands are done
 TO/hugging_face/VARIANT_seedN/ its export                           TO/measures/  what was measured of it
 TO/fine_tuned/VARIANT_seedN/TASK/
@@ -64,7 +64,7 @@ class ComparisonPlan:
 
 
 def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dict[str, Any]]]:
-    """Do all that is not done; returns each variant's results, one a seed. Seeds come in turn: early ones are whole first.
+    """Do all that is not done; returns each variant's results, one a seed. The first seed of all variants comes first.
 
     Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
     """
@@ -75,7 +75,7 @@ def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dic
 
 
 def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
-    """Make TO the folder of this comparison, whose recipes there are its mark.
+    """Make TO the folder of this comparison; the recipes in it are its mark.
 
     Raises InputError when it is that of another one, or holds files under our names that we did not write.
     """
@@ -98,7 +98,7 @@ def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
 
 
 def do(jobs: Sequence[Job], plan: ComparisonPlan) -> None:
-    """Run jobs with this machine's cores shared out between those at work at once."""
+    """Run jobs; those that run at the same time share this machine's cores."""
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // plan.side_by_side))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -1,9 +1,9 @@
-"""Runs of a comparison, each as the commands that a user would type, some side by side; what is done is not done again.
+"""The jobs of a comparison: commands as a user would type them, some side by side. What is done is not repeated.
 
 1. A job is a chain of parts: train, export, measure, fine-tune. A part says itself whether it is done.
-2. As many jobs as wanted are at work; each part's output goes to the job's own log.
-3. A job that fails is left out and named at the end; the others go on. Asked to stop (SIGTERM, SIGUSR1, Ctrl-C), all are
-   asked to: a training saves first. The same command goes on where they were.
+2. `side_by_side` jobs run at the same time; the output of their parts goes to the job's own log.
+3. A job that fails is left out and named at the end; the others go on. On SIGTERM, SIGUSR1 or Ctrl-C all jobs are asked to
+   stop; a training saves first. The same command goes on where they were.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Part:
             remove(self.replaces)
 
     def succeeded(self) -> bool:
-        """Note that the command ended with exit code 0; False when it is not done even so."""
+        """Note that the command ended with exit code 0; False if the part is not done nevertheless."""
         if self.marker is not None:
             write_json(self.marker, {"command": list(self.command)})
         return self.is_done()
@@ -142,7 +142,7 @@ class Jobs:
             )
 
     def _goes_on(self, job: Job) -> bool:
-        """Whether the job has a next part, which is started then, behind one that ended."""
+        """After a part has ended: start the job's next part; returns whether there is one."""
         assert job.process is not None
         code, part = job.process.returncode, job.present
         job.process = None
@@ -186,7 +186,7 @@ class Jobs:
 
 
 def _ask_to_stop(job: Job) -> None:
-    """A training by its folder, which reaches all of its ranks at once; any other part by a signal."""
+    """Ask a training through its run folder, which reaches all of its ranks; any other part by a signal."""
     assert job.process is not None
     if job.present.run is not None and job.present.run.is_dir():
         (job.present.run / STOP_FILE).write_text("the comparison was asked to stop\n", encoding="utf-8")

@@ -30,7 +30,10 @@ from ernie_m.training.recipe import TrainingConfig
 
 @dataclass(frozen=True)
 class MeasureData:
-    """What to measure by. `held_out`: folder of XX-en.{XX,en}, of which `pairs` a language; `tatoeba`: LASER's files."""
+    """Data to measure on.
+
+    `held_out`: folder of XX-en.{XX,en}, `pairs` of each language are used; `tatoeba`: LASER's files.
+    """
 
     held_out: Path | None
     tatoeba: Path | None
@@ -39,7 +42,7 @@ class MeasureData:
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A model, how its rows look, and what it reads with."""
+    """A model with its data settings, vocabulary and language ids."""
 
     model: Encoder
     step: int
@@ -90,7 +93,7 @@ def write_hugging_face(model: MeasuredModel, to: Path) -> None:
 
 
 def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureData) -> dict[str, Any]:
-    """All measures of the last of `models`, and of each of them those on pairs, for a curve.
+    """All measures of the last of `models`; for a curve, also the measures on pairs of each of them.
 
     {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "curve": [{"step", ...}]}
     """

@@ -1,8 +1,8 @@
 """What the runs of a comparison are measured by; the same pairs and the same masks for every run.
 
-*Masked perplexity* on held-out pairs: exp of the mean nll of masked tokens, by each rule of attention: each sentence alone
-(MMLM), both sentences visible (TLM), only the translation visible (CAMLM). A run that never saw an objective is measured by
-its rule all the same: the rule decides who reads whom, and the weights are the same everywhere.
+*Masked perplexity* on held-out pairs: exp of the mean nll of masked tokens, under three attention rules: each sentence alone
+(MMLM), both sentences visible (TLM), only the translation visible (CAMLM). A run that was not trained on an objective is
+measured under its rule too: the rule only decides who reads whom, and needs no weights of its own.
 
 *Cross-lingual gain* and *retrieval*: ernie_m.models.evaluation.
 """

@@ -141,7 +141,7 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
 
 
 def mean_line(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The mean over lines at the steps that all of them have: a run that was stopped has one of its own, its last save."""
+    """The mean of several lines at their common steps. (A run that was stopped has a step of its own, its last save.)"""
     by_step = [dict(line) for line in lines]
     return [(x, statistics.fmean(line[x] for line in by_step)) for x, _ in lines[0] if all(x in line for line in by_step)]
 
@@ -168,7 +168,7 @@ def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Seque
 
 
 def pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[Path]]) -> str:
-    """The same lines' ends in words: BTMLM's perplexity over the last tenth of the steps that have it."""
+    """The ends of those lines as text: BTMLM's perplexity over the last tenth of its steps."""
     ends = {v.name: [smoothed_perplexity(run, num_points=10)[-1][1] for run in runs[v.name]] for v in variants}
     each = ", ".join(f"{v.title} {mean_and_spread(ends[v.name], 1)}" for v in variants)
     return f"perplexity of BTMLM's masks, training, last tenth of its steps: {each}"

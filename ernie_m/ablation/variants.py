@@ -1,4 +1,4 @@
-"""What is compared: variants that differ in one thing, each a whole recipe, scaled to the budget.
+"""What is compared: variants that differ in one thing. Each is a whole recipe, scaled to the budget.
 
 *objectives*: exp0 to exp5 of the paper's Table 6.   *pseudo-share*: BTMLM's share of pseudo tokens, Figure 6.
 *scratch*: a small model from scratch beside an MMLM-only twin that computes as much, Table 8.
@@ -43,7 +43,7 @@ class Variant:
     title: str
     """What people read, e.g. "MMLM + TLM"."""
     recipe: dict[str, Any]
-    """All that its runs learn by, but for the seed."""
+    """The recipe of its runs, all but the seed."""
     is_trained: bool = True
     """Whether it is pre-trained at all: exp0 is measured as it starts."""
     paper: Mapping[str, float] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def learning(recipes: Path, steps: int | None, overrides: Sequence[str]) -> list
 
 
 def recipe_of(recipes: Path, name: str, shape: str | None) -> dict[str, Any]:
-    """Recipe `name` of a folder; with `shape`, only its stages, and all else from the recipe of that name."""
+    """Recipe `name` of a folder. With `shape`, its stages, and all else from recipe `shape`."""
     content = _read(recipes, name)
     if shape is None:
         return content

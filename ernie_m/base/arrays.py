@@ -6,6 +6,6 @@ import numpy as np
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """start, start + 1, ... of every range, one range behind the other: int64 [lengths.sum()]."""
+    """The numbers of all ranges, range after range: start, start + 1, ... of each. int64 [lengths.sum()]."""
     before = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)

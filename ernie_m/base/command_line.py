@@ -1,8 +1,8 @@
 """Command lines with python-fire, checked before anything runs.
 
-Fire alone runs the whole command and only then rejects an unknown option, and it reads texts such as 1e3 as numbers;
-here a wrong command, an unknown, repeated or missing option is one line at once, with the nearest match, and so is a
-number out of the range that it is declared with: Annotated[int, Range(...)].
+Fire alone runs the whole command and rejects an unknown option only afterwards. It also reads texts such as 1e3 as numbers.
+Here a wrong command and an unknown, repeated or missing option are refused before anything runs, in one line that names the
+nearest match. So is a number outside the range of its declaration, Annotated[int, Range(...)].
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def with_home_expanded(path: str, option: str) -> str:
-    """A path with its leading ~ replaced, which the shell leaves alone in --run=~/x, in quotes and on other hosts.
+    """A path whose leading ~ is replaced by the home folder.
 
-    Raises InputError for the home of nobody: it would become a folder called ~name.
+    The shell does not do it in --run=~/x, in quotes or for other hosts.
+    Raises InputError where there is no such user: the path would become a folder called ~name.
     """
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):

@@ -1,8 +1,8 @@
 """Strict configuration: defaults in dataclasses beside their owners, then a YAML recipe, then `key.path=value`.
 
 A section is a frozen dataclass with a docstring under each field. Each number is declared with its range
-(ernie_m.base.ranges); `check` holds what values must satisfy beside that, e.g. together. Unknown keys and wrong
-types are errors that name the file, the key and the nearest match: nothing is dropped silently.
+(ernie_m.base.ranges). `check` tests what ranges cannot say, for example that two values fit together. Unknown keys and wrong
+types are errors that name the file, the key and the nearest match. Nothing is dropped silently.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Section:
         self.check()
 
     def check(self) -> None:
-        """Raise InputError through `require` for values that make no sense though each is in its range."""
+        """Raise InputError through `require` for values that are each in range but do not fit together."""
 
     def require(self, holds: bool, key: str, expected: str) -> None:
         """Raise InputError naming `key`, its value and what was expected, unless `holds`."""
@@ -74,7 +74,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's YAML; its `extends: NAME` takes all that it does not say from NAME.yaml beside it."""
+    """A recipe's YAML. With `extends: NAME`, keys that it does not set come from NAME.yaml in the same folder."""
     content = read_yaml(path)
     base = content.pop("extends", None)
     if base is None:
@@ -86,7 +86,7 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
 
 
 def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """`content` with each 'key.path=value' applied (values are YAML); raises InputError for one that is not so."""
+    """`content` with each 'key.path=value' applied (values are YAML); raises InputError for a text of another form."""
     merged = _deep_copy(content)
     for override in overrides:
         path, equals, value = str(override).partition("=")
@@ -106,7 +106,7 @@ def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[s
 
 
 def build(cls: type[S], content: Mapping[str, Any], source: str, prefix: str = "") -> S:
-    """Make a section of a mapping; raises InputError, naming `source` and the dotted key, for all that does not fit."""
+    """Make a section from a mapping; raises InputError with `source` and the dotted key for a value that does not fit."""
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in content:
         if key not in known:

@@ -20,7 +20,8 @@ EXIT_PEER_LOST = 76
 class InputError(ValueError):
     """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line.
 
-    With several ranks, rank 0 alone prints it, unless `only_here` says that the other ranks do not meet it.
+    With several ranks only rank 0 prints it. `only_here` says that other ranks do not meet this mistake: then the
+    rank that meets it prints it.
     """
 
     def __init__(self, message: str, only_here: bool = False) -> None:
@@ -41,9 +42,9 @@ class Choice:
 
 
 class SurvivingOutput:
-    """A text stream that goes on as /dev/null when whoever read it is gone: a rank must not die of a print.
+    """A text stream that becomes /dev/null when its reader is gone: a rank must not die because it prints.
 
-    DeepSpeed's launcher, stopped, takes the ssh with it that ranks of other hosts write to.
+    When DeepSpeed's launcher is stopped, the ssh connection that ranks on other hosts write to ends too.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -110,7 +111,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason_of(error: OSError) -> str:
-    """Why a file system said no; it calls a symbolic link that leads nowhere a file that exists."""
+    """Why the file system refused. (For a symbolic link to nowhere the system's own text says that the file exists.)"""
     if isinstance(error, FileExistsError) and error.filename and os.path.islink(error.filename):
         return f"a symbolic link to {os.readlink(error.filename)}, which is not there; make that folder, or mount its disk"
     return f"{error.strerror or error}"
@@ -144,7 +145,7 @@ class Progress:
             self._print(note, now)
 
     def close(self, note: str = "") -> None:
-        """Print the final state, if anything was worth a line before or the job was long."""
+        """Print the final state, if a line was printed before or the job was long."""
         now = time.monotonic()
         if self.is_terminal or now - self.started >= self.every:
             self._print(note, now, end="\n")

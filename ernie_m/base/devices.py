@@ -1,6 +1,6 @@
-"""Devices by their data sheets: memory, peak FLOP/s, links, and the shares of these that trainings reach.
+"""Devices: memory, peak FLOP/s and links from their data sheets, and the shares of the peak that trainings reach.
 
-Peaks are the vendors' data sheets, dense, without sparsity.
+Peaks are those of dense matrices, without sparsity.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ GIB = 2**30
 class Device:
     """One rank's device. `memory`: bytes that it shows; `peaks`: precision -> FLOP/s; `link`, `network`: bytes/s.
 
-    `link` is what a rank sends to others of its host, `network` what a host sends to others, all its ranks together.
-    `efficiency` and `attention`: shares of the peak that products of matrices and attention's reach on many rows.
+    `link` is the speed between ranks of one host. `network` is the speed between hosts, for all ranks of a host together.
+    `efficiency` and `attention`: the share of the peak that matrix products and attention reach on many rows.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Device:
 
     @property
     def usable(self) -> float:
-        """Bytes for the training: a GPU's less the CUDA context, NCCL and cuBLAS (1.5 GiB) and 4 % lost to fragments."""
+        """Bytes for the training: on a GPU the CUDA context, NCCL and cuBLAS take 1.5 GiB, fragmentation 4 %."""
         return self.memory * 0.96 - 1.5 * GIB if self.on_gpu else self.memory * 0.8
 
 
@@ -69,7 +69,7 @@ DEVICES = {
 
 
 def device_named(name: str) -> Device:
-    """A device of the table; raises InputError naming those there are."""
+    """A device of the table; raises InputError with the known names for another one."""
     if name not in DEVICES:
         raise InputError(f"--gpu {name}: unknown; expected one of {', '.join(DEVICES)}")
     return DEVICES[name]

@@ -1,4 +1,4 @@
-"""Files under their final name are whole: written aside, fsynced, renamed; and hashed in pieces. Deleting follows links."""
+"""Files under their final name are whole: written under a temporary name, fsynced, then renamed. Deleting follows links."""
 
 from __future__ import annotations
 
@@ -66,21 +66,21 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
 
 
 def is_left_over(path: Path) -> bool:
-    """Whether `written_atomically` made it; where nobody is writing, a kill left it behind."""
+    """Whether `written_atomically` made this temporary file. If nobody is writing now, a killed process left it."""
     return _ASIDE.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
 
 
 def remove_left_overs(folder: Path) -> None:
-    """Remove what kills left of files that were being written to `folder`; for who alone writes there."""
+    """Remove temporary files that killed processes left in `folder`. Only for the one process that writes there."""
     with contextlib.suppress(OSError):
         for path in filter(is_left_over, [*folder.iterdir()]):
             path.unlink(missing_ok=True)
 
 
 def lock(descriptor: int, path: Path, wait: bool = False) -> None:
-    """Lock an open file or folder for this process, by flock; the kernel lets go of it when it is closed.
+    """Lock an open file or folder for this process, by flock; the kernel releases the lock when the file is closed.
 
-    Raises BlockingIOError when somebody holds it (unless `wait`), InputError where `path`'s file system has no locks.
+    Raises BlockingIOError when another process holds it (unless `wait`), InputError where the file system has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,10 +95,10 @@ def lock(descriptor: int, path: Path, wait: bool = False) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
-    """Hold the lock file `path` within the block; the kernel lets go of it however the process ends.
+    """Hold the lock file `path` within the block; the kernel releases it however the process ends.
 
-    Yields what tells whether the file still names this holder: over a network file system a lock can be lost to
-    somebody else. Raises InputError, `otherwise` with the holder's name, when somebody holds it.
+    Yields a function that tells whether this process still holds it: on a network file system another host can take a lock
+    over. Raises InputError, `otherwise` with the holder's name, when another process holds it.
     """
     with open(path, "a+", encoding="utf-8") as file:
         try:
@@ -122,7 +122,7 @@ def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
 
 
 def check_removable(path: Path) -> None:
-    """Touch nothing; raise OSError when `remove` could not delete all of `path`, InputError for a link to nowhere."""
+    """Delete nothing; raise OSError if `remove` could not delete all of `path`, InputError for a link to nowhere."""
     if path.is_symlink() and not path.exists():
         raise InputError(
             f"{path}: a link to {os.readlink(path)}, which is not there; bring its disk back, or delete the link if nothing "
@@ -141,8 +141,8 @@ def require_writable(folder: Path) -> None:
 def remove(path: Path, keep_link: bool = False) -> None:
     """Delete a file or a folder; what is not there is no error.
 
-    A folder that is a link or a mount point holds its content on another disk: the content goes, and so does a link, unless
-    it is to be kept for what comes next. Raises OSError when something cannot be deleted.
+    If a folder is a link or a mount point, its content is on another disk. The content is deleted there. The link is deleted
+    too, unless it is to be kept for what comes next. Raises OSError when something cannot be deleted.
     """
     if not path.is_dir():
         path.unlink(missing_ok=True)
@@ -168,8 +168,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
-    """Raise InputError when the JSON file `output` is there and does not say to be of the same as `of`: figures of something
-    else, and other people's files, are not written over."""
+    """Raise InputError when the JSON file `output` exists and is not about the same things as `of`.
+
+    So figures of another model, and other people's files, are not overwritten.
+    """
     if output is None or not os.path.lexists(output):
         return
     try:

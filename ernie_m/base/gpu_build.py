@@ -1,4 +1,4 @@
-"""Whether a build of torch has kernels for a GPU, and which build has: arithmetic on version numbers, without torch.
+"""Does a build of torch have kernels for a GPU? If not, which build has? By version numbers alone, without torch.
 
 `pip install torch` takes the wheel for the newest CUDA. Those for CUDA 12.8 and later have had no kernels for V100 (sm_70)
 since torch 2.11; those for CUDA 12.6 have them up to torch 2.14.
@@ -41,9 +41,9 @@ def dotted(capability: tuple[int, int]) -> str:
 
 
 def _runs(capability: tuple[int, int], name: str) -> bool:
-    """Compiled code (sm) runs on its major version from its minor one on, intermediate code (compute) on all that follow.
+    """Compiled code (sm_XY) runs on X.Y and later minor versions of X; intermediate code (compute_XY) on all from X.Y on.
 
-    The `a` of sm_90a means that capability alone, the `f` of sm_100f its family. Names of other makers are not judged.
+    sm_90a runs on that capability alone, sm_100f on its family. Other makers' names are not judged.
     """
     found = _ARCHITECTURE.fullmatch(name)
     if not found:

@@ -1,6 +1,6 @@
-"""What the C library does with memory that is freed: glibc's mallopt, for those who know better than its guesses.
+"""What the C library does with freed memory: glibc's mallopt, for code whose pattern of allocations we know.
 
-Both functions change this process alone, and nothing where the C library is another one.
+Both functions change this process only. They do nothing where the C library is not glibc.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _NEVER = -1
 
 
 def keep_freed_memory() -> None:
-    """Take large blocks from the heap, too, and give nothing back: for work that allocates the same again and again.
+    """Take large blocks from the heap too, and give nothing back: for work that allocates the same sizes again and again.
 
-    A training step on CPU asks for gigabytes of activations and gradients. Fresh from the kernel each time, a page at a
-    time, these cost more than the element-wise work that is done in them (docs/log/speed.md). Call it when that work begins:
-    blocks that were freed before, of other sizes, would stay as holes.
+    A training step on CPU asks for gigabytes of activations and gradients. If the kernel provides them anew each time, page
+    by page, that costs more than the element-wise work in them (docs/log/speed.md). Call it when the training begins: blocks
+    of other sizes that were freed before would stay as holes.
     """
     _set(_MMAP_MAX, 0)
     _set(_TRIM_THRESHOLD, _NEVER)
@@ -26,8 +26,8 @@ def keep_freed_memory() -> None:
 def return_large_blocks() -> None:
     """Give blocks of a MiB and more back at once: for work whose blocks differ.
 
-    Left alone glibc raises its threshold, and holes of the size of a block stay in the heap: memory then grows with what
-    has passed through it.
+    By default glibc raises its threshold, and holes of the size of a block stay in the heap. Then memory grows with the
+    amount of data that has passed through.
     """
     _set(_MMAP_THRESHOLD, 1 << 20)
 

@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9._:%@+-]+")
 def read_hostfile(path: Path) -> dict[str, int]:
     """Host -> slots, in the file's order; raises InputError naming the line that is not `name slots=N`.
 
-    DeepSpeed itself meets a missing file by training on the local machine, and a malformed one with a traceback.
+    DeepSpeed itself trains on the local machine when the file is missing, and prints a traceback when it is malformed.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -47,7 +47,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
 
 
 def _odd_name(host: str) -> str:
-    """What is wrong with a name, which deepspeed would take as it stands and give to ssh."""
+    """What is wrong with a host's name; deepspeed would pass it to ssh unchecked."""
     if host.startswith("\ufeff"):
         return "begins with a byte order mark, which deepspeed takes for part of the name; save it as UTF-8 without one"
     if "[" in host:
@@ -71,15 +71,16 @@ def is_local(host: str) -> bool:
 
 
 def likely_port() -> int:
-    """A TCP port that is probably free on any machine: below those that Linux gives to connections (32768 on).
+    """A TCP port that is probably free on any machine: below those that Linux gives to outgoing connections (from 32768).
 
-    Ranks listen seconds after a port was chosen; one of the others may belong to any program's connection by then.
+    Ranks begin to listen seconds after the port was chosen. A port from 32768 on may belong to any program's connection by
+    then.
     """
     return 20_000 + secrets.randbelow(10_000)
 
 
 def free_port() -> int:
-    """One that nobody listens on now, on this machine."""
+    """A port that nobody listens on now, on this machine."""
     while True:
         port = likely_port()
         with socket.socket() as probe, suppress(OSError):

@@ -1,7 +1,7 @@
-"""Requests to stop: a signal, a time limit, a file, an output that nobody reads any more. Whoever works polls them.
+"""Requests to stop: a signal, a time limit, a file, or an output that nobody reads any more. The training polls them.
 
-A handler must not do more: DeepSpeed's launcher sends SIGTERM to one rank after the other, half a minute apart, so only
-what the ranks agree on (ernie_m.training.training_loop) may decide when all of them save and stop.
+A signal handler only notes the request. DeepSpeed's launcher sends SIGTERM to one rank after the other, half a minute
+apart; so the ranks must agree (ernie_m.training.training_loop) at which step all of them save and stop.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?")
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Why to stop: `kind` as it stands in last_stop.json, `message` for people."""
+    """Why to stop: `kind` is written to last_stop.json, `message` is for people."""
 
     kind: Literal["signal", "time"]
     message: str
 
 
 class Interruption:
-    """What asks this process to stop. `listen` early: a signal before it ends the process at once."""
+    """What asks this process to stop. Call `listen` early: before it, a signal ends the process at once."""
 
     def __init__(self, exit_after: float | None = None) -> None:
         """`exit_after`: seconds from now."""
@@ -50,7 +50,7 @@ class Interruption:
         sys.stdout, sys.stderr = SurvivingOutput(sys.stdout), SurvivingOutput(sys.stderr)
 
     def watch(self, run: Path) -> None:
-        """Also look for RUN/stop_requested: reaches a job on other hosts, where a signal does not travel."""
+        """Also look for RUN/stop_requested, which reaches ranks on other hosts; a signal does not."""
         self._stop_file = run / STOP_FILE
 
     def request(self) -> StopRequest | None:
@@ -68,7 +68,7 @@ class Interruption:
         return self._signal
 
     def obeyed(self) -> None:
-        """The stop is done: take the file away, or it would stop the next start as well."""
+        """The stop is done: remove the file, or it would stop the next start too."""
         if self._stop_file is not None:
             self._stop_file.unlink(missing_ok=True)
 
@@ -77,7 +77,10 @@ class Interruption:
 
 
 def _is_abandoned(descriptor: int) -> bool:
-    """Whether this is a pipe whose reader is gone: so it is where a launcher was stopped that a signal cannot reach past."""
+    """Whether this is a pipe whose reader is gone.
+
+    That is how a rank on another host learns that its launcher was stopped.
+    """
     poll = select.poll()
     poll.register(descriptor, 0)  # errors are always told
     return any(events & select.POLLERR for _, events in poll.poll(0))

@@ -1,7 +1,7 @@
-"""The variables by which launchers tell a process its rank: the one list of them.
+"""The environment variables by which launchers tell a process its rank: the only list of them.
 
-An inner launcher stands before the outer one that may have started it: deepspeed and torchrun before MPI, and all before
-srun, whose variables say nothing of the ranks that another launcher made of its task.
+The order matters: an inner launcher stands before the outer one that may have started it. So deepspeed and torchrun stand
+before MPI, and srun is last: its variables do not know of ranks that another launcher started inside its task.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launcher:
-    """The variables of a launcher; of several names for one number the first that is set counts.
+    """The variables of a launcher. Where a number has several names, the first one that is set counts.
 
-    `sign` is set by this launcher alone, where others use the same names. `brings` says what it tells its processes of a
-    place to meet: "address" MASTER_ADDR and MASTER_PORT, "mpi" MPI itself, which can be asked, "nothing" nothing.
+    `sign` is a variable that only this launcher sets, where others use the same names for the rest. `brings` says how its
+    processes find each other: "address" by MASTER_ADDR and MASTER_PORT, "mpi" by asking MPI, "nothing" not at all.
     """
 
     name: str
@@ -68,13 +68,13 @@ SRUN = LAUNCHERS[-1]
 
 
 def launcher_of(environment: Mapping[str, str]) -> Launcher | None:
-    """The first launcher of the list whose rank is there; None for a process alone."""
+    """The first launcher of the list whose rank variable is set; None for a process that was started alone."""
     there = (launcher for launcher in LAUNCHERS if launcher.rank in environment)
     return next((launcher for launcher in there if not launcher.sign or launcher.sign in environment), None)
 
 
 def rank_of(environment: Mapping[str, str]) -> int:
-    """The rank alone, for who tells people: 0 where it is not to be known. Raises nothing."""
+    """The rank alone, for messages: 0 where it is not known. Never raises."""
     launcher = launcher_of(environment)
     said = environment[launcher.rank] if launcher else "0"
     return int(said) if said.isdecimal() else 0

@@ -1,4 +1,4 @@
-"""Which of this machine's network interfaces leads where, and what its own name stands for."""
+"""This machine's network interfaces: which of them leads to a host, and which addresses its own name has."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANY_PORT = 9
 
 
 def own_address_towards(host: str) -> str:
-    """The address from which this machine would speak to `host`; nothing is sent. Raises OSError where none leads there."""
+    """The address from which this machine would talk to `host`; nothing is sent. Raises OSError where no route exists."""
     family, _, _, _, where = socket.getaddrinfo(host, ANY_PORT, type=socket.SOCK_DGRAM)[0]
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(where)
@@ -36,12 +36,12 @@ def interface_of(address: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches that address: 127.0.0.1, Debian's 127.0.1.1 for a host's own name, ::1."""
+    """Whether only this machine can reach the address: 127.0.0.1, Debian's 127.0.1.1 for the host's own name, ::1."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 def own_name() -> dict[str, object]:
-    """This host's name, and the addresses that it has here ([]: it is not known)."""
+    """This host's name, and the addresses that the name has on this host ([]: unknown)."""
     name, addresses = socket.gethostname(), []
     with suppress(OSError):
         addresses = sorted({str(found[4][0]) for found in socket.getaddrinfo(name, ANY_PORT, type=socket.SOCK_DGRAM)})

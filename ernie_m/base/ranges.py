@@ -1,11 +1,11 @@
-"""Which numbers make sense: a range stands in the declaration of each number, and is checked wherever one comes in.
+"""Which numbers make sense: each number is declared with its range, which is checked wherever a value comes in.
 
     peak_learning_rate: Annotated[float, Range(above=0, most=10)] = 2e-4
     gradient_clipping: Annotated[float, Range(least=0, most=1e6, zero="no clipping")] = 1.0
 
-A range has both ends. The lower one is where a value stops to make sense; 0 is let in only with the reason that `zero`
-gives. The upper one is no advice, but far above all use: what lies behind it is a slip (a point or an exponent too many),
-or breaks something else later (memory, int32 indices, a wait of years). What is not finite is in no range.
+A range has two ends. Below the lower one a value makes no sense; 0 is allowed only where `zero` says what it does. The upper
+end is no advice; it is far above all use. A larger value is a typing error, or breaks something else later (memory, int32
+indices, a wait of years). Infinity and NaN are in no range.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ernie_m.base.console import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers from `least` or above `above`, to `most` or below `below`; `zero` says what 0 does, which is then let in."""
+    """Numbers from `least` or above `above`, to `most` or below `below`. If `zero` says what 0 does, 0 is allowed too."""
 
     least: float | None = None
     above: float | None = None
@@ -71,7 +71,7 @@ def described(hint: Any) -> tuple[Any, Range | None]:
 
 
 def number_of(text: str, hint: Any, name: str) -> str:
-    """`text`, given on a command line for a number of type `hint`; raises InputError for what is none or out of range."""
+    """The number in `text`, from a command line, as type `hint`; raises InputError for no number, or one out of range."""
     base, allowed = described(hint)
     if allowed is None:
         return text
@@ -85,7 +85,7 @@ def number_of(text: str, hint: Any, name: str) -> str:
 
 
 def faults(value: Any, hint: Any, key: str) -> Iterator[str]:
-    """'key: value; expected ...' for each number in `value`, also inside of lists and mappings, that is out of its range."""
+    """'key: value; expected ...' for each number in `value` that is out of its range, also inside lists and mappings."""
     base, allowed = described(hint)
     arguments = typing.get_args(base)
     if value is None:

@@ -1,6 +1,6 @@
-"""Which rank this process is, of how many, here and altogether, by what its launcher put into the environment.
+"""Which rank this process is, and of how many, on this host and altogether: from the variables that its launcher set.
 
-ernie_m.base.launchers lists the variables; the first launcher of that list whose rank is there counts.
+ernie_m.base.launchers lists the variables; the first launcher of that list whose rank is set counts.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class RankFacts:
     """None: a process alone."""
 
     def environment(self) -> dict[str, str]:
-        """The same in torch's words, which DeepSpeed reads."""
+        """The same under torch's variable names, which DeepSpeed reads."""
         numbers = {"RANK": self.rank, "WORLD_SIZE": self.world_size, "LOCAL_RANK": self.local_rank}
         return {name: str(number) for name, number in numbers.items()}
 
 
 def rank_facts(environment: Mapping[str, str]) -> RankFacts:
-    """What the launcher said; raises InputError where it says it by halves."""
+    """What the launcher said; raises InputError where some of its variables are missing."""
     launcher = launcher_of(environment)
     if launcher is None:
         return RankFacts()
@@ -52,7 +52,7 @@ def rank_facts(environment: Mapping[str, str]) -> RankFacts:
 
 
 def check_meeting(facts: RankFacts, environment: Mapping[str, str]) -> None:
-    """Several processes need a place to meet; raises InputError, with a command that gives one, where there is none."""
+    """Raise InputError, with a command that helps, when several processes were started but have no address to meet at."""
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
     if facts.launcher is None or facts.world_size == 1 or not missing or facts.launcher.brings == "mpi":
         return

@@ -1,9 +1,9 @@
-"""What the files of a run's folder are called: one list for those who write them and for those who only look.
+"""Names of the files in a run folder: one list for the code that writes them and the code that reads them.
 
 RUN/config.yaml       the resolved configuration, and which data and tokenizer it was started on
 RUN/metrics.jsonl     a line a step             RUN/curves.png   the same to look at
 RUN/checkpoints/      step_00001000/ ..., latest
-RUN/.lock             held by the running job (flock: the kernel lets go of it, however the job ends)
+RUN/.lock             held by the running job (flock: the kernel releases it, however the job ends)
 RUN/spikes.jsonl      losses out of line, with their rows         RUN/samples.jsonl   rows of every step, if asked for
 RUN/skipped_steps.json    steps left out, on all later starts too
 RUN/started_from.json     which weights the run was started from (init_from), and what of the model they lack

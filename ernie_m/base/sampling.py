@@ -29,7 +29,7 @@ def generator(*parts: object) -> np.random.Generator:
 class Permutation:
     """A pseudo-random permutation of range(size), evaluated one index at a time (Feistel network, cycle walking).
 
-    No table: constant memory and time at any size, so that a data order can be entered anywhere.
+    There is no table: memory and time are constant at any size, so a data order can be entered anywhere.
     """
 
     NUM_ROUNDS = 6
@@ -56,9 +56,9 @@ class Permutation:
 
 
 def mix(value: Any) -> Any:
-    """splitmix64 of an int below 2^64 or of a uint64 array: a bijection in which every input bit reaches every output bit.
+    """splitmix64 of an int below 2^64 or of a uint64 array: a bijection in which each output bit depends on every input bit.
 
-    `mix(key + i)` is the i-th number of splitmix64's sequence that begins at the key, found without those before it.
+    `mix(key + i)` is number i of splitmix64's sequence from `key`; the numbers before it are not needed.
     """
     value = (value * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & (2**64 - 1)
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
@@ -72,13 +72,13 @@ def numbers_of(keys_E: np.ndarray, counts_E: np.ndarray) -> np.ndarray:
 
 
 def smoothed(counts: Sequence[int], alpha: float) -> list[float]:
-    """p_i proportional to counts_i ** alpha (XLM 0.7, XLM-R 0.3); alpha 1 keeps the proportions, 0 levels them."""
+    """p_i proportional to counts_i ** alpha (XLM 0.7, XLM-R 0.3); alpha 1 keeps the proportions, 0 makes all equal."""
     powers = [float(count) ** alpha for count in counts]
     return [power / sum(powers) for power in powers]
 
 
 def apportion(shares: Sequence[float], total: int) -> list[int]:
-    """Split `total` into integers as near to `shares` as can be (largest remainders; ties go to the first).
+    """Split `total` into integers as close to `shares` as possible (largest remainders; ties go to the first).
 
     A positive share gets at least 1; raises ValueError when `total` is smaller than the number of positive shares.
     """
@@ -107,8 +107,8 @@ class Draw:
 class Mixture:
     """An endless sequence of draws from streams of given probabilities; draw number j is found in O(1).
 
-    Every `MIXTURE_PERIOD` consecutive draws hold each stream in its exact share, in a keyed order of their own, so the
-    number of earlier draws of the same stream is arithmetic, not a count kept somewhere.
+    Every `MIXTURE_PERIOD` consecutive draws hold each stream in its exact share, in a keyed order of their own. So the
+    number of earlier draws of the same stream is computed; no count is kept.
     """
 
     def __init__(self, probabilities: Sequence[float], *key_parts: object) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their content; those whose body is numbers are aligned right."""
+    """Columns are as wide as their content; columns of numbers are aligned right."""
     columns = list(zip(head, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     is_right = [bool(rows) and all(_is_number(cell) for cell in column[1:]) for column in columns]

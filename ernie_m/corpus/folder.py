@@ -6,7 +6,8 @@ record batch each, so that every column is one flat buffer and a row is a slice 
     monolingual   tokens: list<int32>, starts_document: bool        a line of text a row
     parallel      source: list<int32>, target: list<int32>          a pair a row
 
-1. `Manifest` (ernie_m/corpus/manifest.py) says what there is; the shards are columns there, a million open in no time.
+1. `Manifest` (ernie_m/corpus/manifest.py) says what there is; the shards are columns there, a million of them open in a
+   fraction of a second.
 2. `CorpusFolder` opens it and groups its shards into streams: one per language, one per language pair.
 3. `Shard` maps one file on first use, when it is checked, and hands out numpy views, never copies. A folder keeps the
    `SHARDS_KEPT_OPEN` last used ones, so that a long run over a million files does not run out of memory maps.
@@ -111,9 +112,9 @@ class Shard:
         return self._batch.column("starts_document").to_numpy(zero_copy_only=False)
 
     def borders(self, first: int, last: int) -> np.ndarray:
-        """Where lines [first, last) begin and the last one ends, of each column: int32 [lines + 1, columns].
+        """Where lines [first, last) begin, and where the last one ends, in each column: int32 [lines + 1, columns].
 
-        Raises InputError when the file was cut since it was mapped, or its offsets cannot be those of lines.
+        Raises InputError when the file was truncated after it was mapped, or its offsets are not valid.
         """
         self.check_mapped()
         borders = np.stack([offsets[first : last + 1] for offsets in self.offsets], axis=1)
@@ -123,15 +124,15 @@ class Shard:
         return borders
 
     def check_mapped(self) -> None:
-        """Raise InputError if the file was cut since it was mapped.
+        """Raise InputError if the file was truncated after it was mapped.
 
-        To be called before reading: where the file ends before its map, the kernel ends the process without a word.
+        Call it before reading: if the file is shorter than its map, the kernel kills the process without a message.
         """
         if "_batch" in vars(self):
             check_size(str(self.path), self.entry)
 
     def check_ids(self, vocab_size: int, starts_EC: np.ndarray, stops_EC: np.ndarray) -> None:
-        """Raise InputError naming the first row in which one of these spans of tokens holds an id that no text has."""
+        """Raise InputError naming the first line in which one of these spans has an id that no text can have."""
         for column, name in enumerate(TOKEN_COLUMNS[self.num_columns]):
             for start, stop in zip(starts_EC[:, column].tolist(), stops_EC[:, column].tolist(), strict=True):
                 ids = self.values[column][start:stop]
@@ -144,7 +145,7 @@ class Shard:
                     )
 
     def altered(self, what: str) -> InputError:
-        """The error of a file that is not what was built."""
+        """The error for a file that is not the one that was built."""
         return InputError(
             f"{self.path}: {what}; the file was altered since it was built: rebuild the data "
             f"(`python -m data_prep verify --data {self.folder}` names all such files)"
@@ -174,7 +175,7 @@ def check_size(path: str, entry: ShardEntry) -> None:
 
 
 class Shards:
-    """A lazy sequence of `Shard`s: each is made, and its file mapped, when somebody asks for it."""
+    """A lazy sequence of `Shard`s: each is made, and its file mapped, on first use."""
 
     def __init__(self, entries: ShardList, opened: Callable[[int, int], Shard]) -> None:
         self._entries, self._opened = entries, opened
@@ -214,7 +215,7 @@ class Stream:
 
 
 class CorpusFolder:
-    """An opened corpus folder. Its shards are checked for presence and size on first use; now already if they are few.
+    """An opened corpus folder. Shards are checked for presence and size on first use, or at once if they are few.
 
     Raises InputError when the folder, the manifest, the tokenizer or a shard is missing or does not fit.
     """

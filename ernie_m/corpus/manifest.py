@@ -1,7 +1,8 @@
 """The one description of a corpus folder; data_prep writes it, training and the tools read it.
 
-manifest.json holds what is small: the tokenizer, the corpora, what was rejected. Its shards, perhaps a million, are rows
-of `shards.arrow` (ernie_m/corpus/shard_table.py), whose hash manifest.json holds: whoever pins the one has pinned all.
+manifest.json holds what is small: the tokenizer, the corpora, what was rejected. The shards, perhaps a million, are rows
+of `shards.arrow` (ernie_m/corpus/shard_table.py). manifest.json holds the hash of that table, and the table that of every
+shard. So the hash of manifest.json stands for the whole folder.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Manifest:
         return {language: NO_LANGUAGE + 1 + i for i, language in enumerate(self.languages)}
 
     def write(self, folder: Path) -> None:
-        """Write the shard table and then manifest.json into `folder`, each atomically: only both are a finished folder."""
+        """Write the shard table, then manifest.json, each atomically. A folder with both is finished."""
         write_table(folder, [(corpus.name, corpus.shards) for corpus in self.corpora])
         table = folder / SHARD_TABLE_FILE
         write_json(

@@ -1,12 +1,12 @@
-"""The shards of a corpus folder as columns: a million of them are a few tens of megabytes and open at once.
+"""The shards of a corpus folder as columns: a million of them take some tens of megabytes and open at once.
 
 `shards.arrow` lies beside manifest.json: an Arrow IPC file of one record batch, a row a shard, grouped by corpus
 (docs/data_format.md). File names are not stored, they follow from corpus, split and number.
 
 1. `ShardTable` holds the columns as numpy arrays: views of the mapped file, or made of `ShardEntry`s.
 2. `ShardList` is some of a table's rows in an order: a lazy sequence of `ShardEntry`, and arrays for whoever wants totals.
-3. `write_table` and `read_table` are the only ones who know the file. Only columns that are used come into memory; the
-   hashes, half of the file, do not.
+3. Only `write_table` and `read_table` know the file's layout. Only columns that are used come into memory; the hashes,
+   half of the file, do not.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def write_table(folder: Path, corpora: Sequence[tuple[str, ShardList]]) -> None:
 def read_table(folder: Path, size: int, sha256: str, names: Sequence[str], num_shards: Sequence[int]) -> ShardTable:
     """Map the table of `folder`, whose file has this size and hash, and whose corpora have these names and sizes.
 
-    The file is hashed by reading, not through the map: pages that are read do not count as this process's memory.
+    The hash is computed by reading the file, not through the map: pages that are read do not count as this process's memory.
     Raises InputError for anything else.
     """
     path = folder / SHARD_TABLE_FILE

@@ -1,13 +1,13 @@
-"""Does the tokenizer know this language? The share of pieces that stand for what the vocabulary does not have.
+"""Does the tokenizer know this language? By the share of unknown pieces.
 
-Such a piece is <unk>, or, in a model with byte fallback, which never gives <unk>, one that stands for a single byte. All
-unknown characters of a word in a row are one <unk>, beside the piece for the space in front: so text of which nothing is
-known has a share of about 50 %, not 100 (of bytes it may come near 100).
+An unknown piece is <unk>. A model with byte fallback never gives <unk>; there a piece that stands for a single byte is
+unknown. Neighbouring unknown characters of a word are one <unk>, beside the piece for the space in front of the word. So
+text that is unknown throughout has a share of about 50 %, not 100 (with byte fallback near 100).
 
 The limits were chosen on the Universal Declaration of Human Rights in 388 languages, under models of 4 to 388 languages:
-languages trained on in earnest stay below 2.5 % (nearly all below 0.5 %), those of a known script with letters of their
-own have 3 to 20 % (Polish by a model of English, French, German and Spanish 8, Yoruba 18), those of an unknown script 40
-to 50 %.
+languages that the tokenizer was trained on stay below 2.5 % (nearly all below 0.5 %), those of a known script with letters
+of their own have 3 to 20 % (Polish by a model of English, French, German and Spanish 8, Yoruba 18), those of an unknown
+script 40 to 50 %.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Pieces:
         return f"{self.shown} of the pieces of {what} are unknown to the tokenizer: it {known}"
 
     def refuse_unknown(self, what: str) -> None:
-        """Raise InputError for text of which so much is unknown that it is hardly that text any more."""
+        """Raise InputError for text of which too much is unknown."""
         if self.share > LIMIT_SHARE:
             raise InputError(
                 f"{self.alarm(what)} (more than {100 * LIMIT_SHARE:.0f} %); train one on it (data_prep train-tokenizer) or "
@@ -61,14 +61,14 @@ class Pieces:
 
 
 def count(ids: np.ndarray, unknown_ids: np.ndarray) -> Pieces:
-    """Of ids of any shape; of special tokens there should be none."""
+    """Count the pieces in ids of any shape, which should hold no special tokens."""
     if len(unknown_ids) == 1:
         return Pieces(ids.size, int(np.count_nonzero(ids == unknown_ids[0])))
     return Pieces(ids.size, int(np.isin(ids, unknown_ids).sum()))
 
 
 def unknown_ids_of(tokenizer: Any) -> np.ndarray | None:
-    """The ids by which a tokenizer of transformers spells the unknown; None where it has none (byte-level BPE)."""
+    """The ids of unknown pieces in a tokenizer of transformers; None where it has none (byte-level BPE)."""
     ids = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
     vocabulary = tokenizer.get_vocab()
     if all(name in vocabulary for name in ("<0x00>", "<0xFF>")):
@@ -77,7 +77,7 @@ def unknown_ids_of(tokenizer: Any) -> np.ndarray | None:
 
 
 def count_features(features: Iterable[Mapping[str, Any]], tokenizer: Any) -> Pieces:
-    """Of the columns of ids of features made by a tokenizer of transformers, special tokens left out."""
+    """Count the pieces in features made by a tokenizer of transformers, without special tokens."""
     unknown_ids = unknown_ids_of(tokenizer)
     if unknown_ids is None:
         return Pieces()

@@ -1,4 +1,4 @@
-"""How a data file was understood, told once."""
+"""Print once how a data file was understood."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class BitextTuning(Task[SentencePair]):
         return ()
 
     def features(self, examples: Sequence[SentencePair], setup: Setup, with_answers: bool) -> Sequence[Mapping[str, Any]]:
-        """Ids of both sides; translations are known by their place alone, so answers add nothing."""
+        """Ids of both sides. Line i translates line i, so `with_answers` adds nothing."""
         return BitextFeatures(examples, setup)
 
     def collator(self, setup: Setup) -> Callable[[list[Any]], Mapping[str, Any]]:
@@ -95,7 +95,7 @@ class BitextTuning(Task[SentencePair]):
         return collate
 
     def model(self, encoder: OpenEncoder, setup: Setup) -> PairEncoder:
-        """The encoder; raises InputError for a layer it has not."""
+        """The encoder; raises InputError for a layer that it does not have."""
         return PairEncoder(encoder.model(AutoModel), setup.hyperparameters)
 
     def score(
@@ -175,7 +175,7 @@ class PairEncoder(nn.Module):
 def hardest_negative_loss(logits_BB: Tensor, is_negative_BB: Tensor) -> Tensor:
     """Mean binary cross-entropy of each pair (the diagonal) and of its hardest negative, in both directions.
 
-    A row or column without any negative gives the pair's part alone.
+    A row or column without any negative contributes the pair's own term only.
     """
     hard_BB = logits_BB.masked_fill(~is_negative_BB, -torch.inf)
     positive = F.softplus(-logits_BB.diagonal()).mean()
@@ -183,7 +183,10 @@ def hardest_negative_loss(logits_BB: Tensor, is_negative_BB: Tensor) -> Tensor:
 
 
 def negatives(pairs: Sequence[tuple[list[int], list[int]]]) -> Tensor:
-    """bool [B, B]: whether target j is wrong for source i; pairs that share a sentence are no negatives of each other."""
+    """bool [B, B]: whether target j is a wrong translation of source i.
+
+    Pairs that share a sentence are not negatives of each other.
+    """
     return torch.tensor([[a[0] != b[0] and a[1] != b[1] for b in pairs] for a in pairs])
 
 

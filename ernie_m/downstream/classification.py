@@ -23,7 +23,7 @@ class Pair(NamedTuple):
 
 
 class PairFeatures(Sequence[Mapping[str, Any]]):
-    """Tokenized when indexed: translate-train has six million pairs, whose ids would take more room than their text."""
+    """Tokenized when indexed: translate-train has six million pairs, whose ids need more memory than their text."""
 
     def __init__(self, examples: Sequence[Pair], setup: Setup, with_answers: bool) -> None:
         self._examples, self._setup, self._with_answers = examples, setup, with_answers

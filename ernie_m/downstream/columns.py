@@ -1,6 +1,6 @@
 """Lines and tab-separated columns of evaluation files, with the place of what is wrong in them.
 
-Lines end at the line feed alone and quotation marks mean nothing: text of every language is taken as it stands.
+Only a line feed ends a line, and quotation marks have no meaning: text of every language is taken as it is.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
               -DOCSTART- a document; Latin-1 as often as UTF-8
     WikiANN   token TAB tag; in some copies each token carries its language (`de:Haus`)
 
-1. Bytes become text, UTF-8 if they are that, else Latin-1. Lines end at the newline alone and columns at spaces or tabs
-   alone: in Latin-1 text the bytes 85 and A0 are what `splitlines` and `split` would break at.
+1. Bytes are decoded as UTF-8 if they are valid, else as Latin-1. Only a newline ends a line, and only spaces or tabs end a
+   column: `splitlines` and `split` would also break at the bytes 85 and A0 of Latin-1 text.
 2. Tags become IOB2 by conlleval's rule: an entity starts at B-, or where the type is another than the previous token's. So
    IOB1 (B- only between neighbours of a type) and IOB2 come out right, and so do files that hold both.
 """
@@ -52,7 +52,7 @@ class ColumnFile:
 
 
 def read_columns(path: Path) -> ColumnFile:
-    """Sentences of one file; raises InputError, with the line, for what is not a token and an entity tag."""
+    """Sentences of one file; raises InputError with the line number where there is no token and entity tag."""
     text, choices = _decoded(path)
     rows = list(_rows(text, path))
     if not any(row is not None for _, row in rows):

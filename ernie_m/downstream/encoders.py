@@ -1,6 +1,6 @@
 """The layers of any encoder (ernie_m.interop.encoder opens it): its size, the one to pool, and the learning rate of each.
 
-Layers are found by the structure, not by a model's name: the lists of modules as long as `num_hidden_layers`.
+Layers are found by structure, not by a model's name: lists of modules of length `num_hidden_layers`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def layer_of(config: Any, asked: int) -> int:
 def learning_rate_shares(model: Any, decay: float) -> dict[str, float]:
     """Parameter name -> its share of the learning rate: layer i of L decay^(L-i), embeddings decay^(L+1), all else 1.
 
-    All else is the heads, a pooler, and a norm after the last layer. Raises InputError for an encoder whose layers are
-    not to be told apart (shared ones, as ALBERT's).
+    All else is the heads, a pooler, and a norm after the last layer. Raises InputError for an encoder whose layers cannot be
+    told apart (ALBERT shares them).
     """
     if decay == 1.0:
         return dict.fromkeys((name for name, _ in model.named_parameters()), 1.0)

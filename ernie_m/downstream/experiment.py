@@ -1,4 +1,4 @@
-"""All seeds of one task on one encoder: check, train, put together. The same call, given again, goes on.
+"""All seeds of one task on one encoder: check, train, summarise. The same call, given again, goes on where it was.
 
 In the folder: `settings.json` (what the scores depend on; `settings.claim` refuses others there), `seed_K/` with
 `result.json`, `predictions/LANGUAGE.jsonl` and `model/`, then `results.json` and `scores.png`.

@@ -102,7 +102,7 @@ class Mlqa(Task[Question]):
         return {language_known(language or ("en" if path.name in SQUAD_FILES else None), path): read_squad(path)}
 
     def labels(self, train: Sequence[Question]) -> tuple[str, ...]:
-        """None: an answer is a place."""
+        """None: an answer is a span, not a class."""
         return ()
 
     def features(self, examples: Sequence[Question], setup: Setup, with_answers: bool) -> Sequence[Mapping[str, Any]]:
@@ -119,7 +119,7 @@ class Mlqa(Task[Question]):
         return DataCollatorWithPadding(setup.tokenizer)
 
     def check(self, examples: Mapping[str, Sequence[Question]], setup: Setup) -> None:
-        """The rules for answers know the languages."""
+        """The answer rules must know the tested languages."""
         for language in examples:
             normaliser(context_language(language), setup.hyperparameters.answer_rules)
 
@@ -146,7 +146,7 @@ class Mlqa(Task[Question]):
         )
 
     def trivial_score(self, examples: Sequence[Question]) -> float:
-        """Nothing is right by saying always the same."""
+        """No constant answer is right."""
         return 0.0
 
     def split_key(self, example: Question, index: int) -> str:

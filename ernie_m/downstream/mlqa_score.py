@@ -2,15 +2,15 @@
 
 Both compare normalised texts: lower case, no punctuation, no articles, single spaces. What an article and what a word
 is depends on the language of the *context*, which is the language of the answer. The rules are those of
-facebookresearch/MLQA's mlqa_evaluation_v1.py, its oddities included, for a score is comparable or worthless:
+facebookresearch/MLQA's mlqa_evaluation_v1.py, with its oddities, so that scores are comparable:
 
     punctuation   Unicode's P categories and ASCII's symbols ($ + < = > ^ ` | ~ are symbols to Unicode)
     ar            the article is a prefix, but its letters go wherever they stand in a word, and leave a space
     zh            each of U+4E00..U+9FA5 is a word; what stands between them is split at spaces
     both empty    an exact match with an F1 of 0, for no word is shared
 
-Languages that script does not know (el, ru, th, tr ... of XQuAD) are scored as SQuAD v1.1's script scores every
-language: English articles, ASCII punctuation. This has to be asked for, for it is another measure.
+Languages that the script does not know (el, ru, th, tr ... of XQuAD) can be scored by SQuAD v1.1's script: English
+articles, ASCII punctuation. It is another measure, so the user must ask for it.
 """
 
 from __future__ import annotations

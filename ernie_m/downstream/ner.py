@@ -1,6 +1,6 @@
 """Named entities: CoNLL-2002/2003 and WikiANN; trained on English (`en`) or on every language (`all`).
 
-1. A word is predicted at its first piece, once. A word without a piece (a zero-width space) stands as the unknown one.
+1. A word is predicted at its first piece, once. A word without a piece (a zero-width space) becomes the unknown piece.
 2. A sentence too long for the encoder is read in overlapping windows of whole words; each word is predicted in the window
    that shows most around it. Nothing is truncated, so no word is scored without having been read.
 3. Scores are of entities, exactly as conlleval counts them: on words, type and both borders right.
@@ -84,7 +84,7 @@ class Ner(Task[Sentence]):
         return (OUTSIDE, *(f"{start}-{kind}" for kind in types for start in "BI"))
 
     def check(self, examples: Mapping[str, Sequence[Sentence]], setup: Setup) -> None:
-        """No entity type is scored that was not trained on."""
+        """Raise InputError for an entity type that was not trained on."""
         for sentence in (sentence for of_language in examples.values() for sentence in of_language):
             if unknown := {tag[2:] for tag in sentence.tags} - {label[2:] for label in setup.labels}:
                 raise InputError(
@@ -135,11 +135,11 @@ class Ner(Task[Sentence]):
         )
 
     def trivial_score(self, examples: Sequence[Sentence]) -> float:
-        """Saying that there is no entity finds none."""
+        """0: an answer without entities finds none."""
         return 0.0
 
     def split_key(self, example: Sentence, index: int) -> str:
-        """The text: WikiANN has sentences more than once."""
+        """The text itself: WikiANN holds some sentences more than once."""
         return " ".join(example.words)
 
 

@@ -61,7 +61,7 @@ TEST_SIZES: dict[str, dict[str, int]] = {
 def difference(task: str, tested: Mapping[str, int]) -> str | None:
     """How what was tested on (language -> number of examples) differs from the paper's test set; None where it does not.
 
-    Names of files decide nothing: they say what somebody called them.
+    File names do not count, only languages and numbers of examples.
     """
     sizes, name = TEST_SIZES[task], DATA_SETS[task]
     for language, count in tested.items():
@@ -75,7 +75,7 @@ def difference(task: str, tested: Mapping[str, int]) -> str | None:
 def row_of(task: str, setting: str, size: Size, difference: str | None) -> tuple[PaperRow | None, str | None]:
     """The paper's row for a model of its base or large size, or a line that says why there is none.
 
-    `difference`: how the data differ from the paper's; its row stands beside no others.
+    `difference`: how the data differ from the paper's. If they do, there is no row.
     """
     if difference:
         return None, f"no row of the paper: tested on {difference}; its rows are of {DATA_SETS[task]}'s test set"

@@ -1,4 +1,4 @@
-"""PAWS-X: is a sentence a paraphrase of another with much the same words, in 7 languages."""
+"""PAWS-X in 7 languages: is a sentence a paraphrase of another one with nearly the same words?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PawsX(PairClassification):
     }
 
     def difference(self, test: Mapping[str, Sequence[Pair]], paths: Sequence[Path]) -> str | None:
-        """Dev sets are as large as test sets: those at hand are known by their labels, the others by their names."""
+        """Dev sets are as large as test sets. They are recognised by the hash of their labels, else by file name."""
         for language, pairs in test.items():
             labels = "".join(str(self.classes.index(pair.label)) for pair in pairs)
             if hashlib.sha256(labels.encode()).hexdigest()[:16] == DEV_LABELS.get(language):

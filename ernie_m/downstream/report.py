@@ -1,8 +1,8 @@
 """Scores of all seeds: mean and spread by language, the gap between English and the others, the paper's row, collapsed
 seeds by name; as a table, as JSON and as a picture.
 
-A seed has *collapsed* when its validation score is not clearly above that of an answer that looks at nothing: by no more
-than two standard errors of such a score. It stays in the mean, and the mean without it stands beside.
+A seed has *collapsed* when its validation score is at most two standard errors above the score of an answer that looks at
+nothing. It counts in the mean; the mean without it is shown too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the seeds come to together."""
+    """The summary of all seeds."""
 
     languages: dict[str, dict[str, Spread]]
     """Language -> metric -> spread over seeds."""

@@ -41,7 +41,7 @@ def run_seed(
     trainer_options: TrainerOptions,
     note: str = "",
 ) -> dict[str, Any]:
-    """Train and score one seed in `folder`, or read what it came to when it is done; on all ranks alike.
+    """Train and score one seed in `folder`, or read its result if it is done; all ranks call it.
 
     Returns the content of result.json: `seed`, `validation` (best mean of the first metric, percent), `test` (language ->
     metric -> percent), `best_step`, `best_epoch`, `num_updates`, `seconds`.

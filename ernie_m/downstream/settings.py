@@ -1,8 +1,8 @@
-"""What the scores in a folder depend on: written before them and compared at every start, so that nothing of other settings,
-and nothing of anybody else's, is averaged in or written over.
+"""What the scores in a folder depend on. It is written before the scores and compared at every start.
 
-Files count by content, under their place below the data folder, since folders move; a file that was named elsewhere counts
-under its number among those named.
+So scores of other settings are never averaged in, and nobody's files are overwritten. Data files are compared by content,
+each under its path below the data folder, because folders move; a file outside it is known by its number on the command
+line.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def claim(to: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _is_empty_folder(path: Path) -> bool:
-    """Another rank of this start may have made a seed's folder already; it says nothing."""
+    """Whether it is an empty folder: another rank may just have made a seed's folder."""
     return path.is_dir() and not any(path.iterdir())
 
 

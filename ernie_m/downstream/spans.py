@@ -37,7 +37,7 @@ class SpanLimits:
 
 @dataclass
 class AnswerCount:
-    """How answers map to tokens and back."""
+    """How many answers map to tokens and back, and how."""
 
     exact: int = 0
     widened: int = 0
@@ -163,7 +163,7 @@ def _window(encoded: Any, row: int) -> dict[str, Any]:
 
 
 def _share_starts(windows: list[dict[str, Any]], step: int) -> None:
-    """Each token of the context may be an answer's start in one window alone; windows start `step` tokens apart."""
+    """Mark in which window each token may start an answer: in one window only; windows start `step` tokens apart."""
     ranges = [(number * step, number * step + len(window["offset_C2"])) for number, window in enumerate(windows)]
     owner_T = window_of_each(ranges, ranges[-1][1])
     for number, ((start, end), window) in enumerate(zip(ranges, windows, strict=True)):

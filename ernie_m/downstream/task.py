@@ -111,7 +111,7 @@ class Task(ABC, Generic[Example]):
         """Names of the classes, in the order of the logits; empty for none."""
 
     def check(self, examples: Mapping[str, Sequence[Example]], setup: Setup) -> None:
-        """Raise InputError for examples, by language, that this setup cannot score: before hours of training, not after."""
+        """Raise InputError for examples (by language) that this setup cannot score. Called before the training."""
 
     @abstractmethod
     def features(self, examples: Sequence[Example], setup: Setup, with_answers: bool) -> Sequence[Mapping[str, Any]]:
@@ -138,7 +138,7 @@ class Task(ABC, Generic[Example]):
 
     @abstractmethod
     def trivial_score(self, examples: Sequence[Example]) -> float:
-        """What an answer that looks at nothing gets on the first metric, in percent, e.g. the largest class's share."""
+        """The first metric, in percent, of an answer that does not look at the example, e.g. the largest class's share."""
 
     def model(self, encoder: OpenEncoder, setup: Setup) -> Any:
         """The encoder under this task's head, drawn from torch's random state; a `torch.nn.Module` with
@@ -146,7 +146,7 @@ class Task(ABC, Generic[Example]):
         return encoder.model(self.auto_class, setup.labels)
 
     def difference(self, test: Mapping[str, Sequence[Example]], paths: Sequence[Path]) -> str | None:
-        """How tested examples, as many a language as in the paper's test set, are seen not to be those; None where not."""
+        """How one can see that examples are not the paper's test set though the numbers agree; None if they may be."""
         return None
 
     def read_with(self, path: Path) -> Sequence[Path]:
@@ -156,6 +156,6 @@ class Task(ABC, Generic[Example]):
     def split_key(self, example: Example, index: int) -> str:
         """Examples with the same key stay together when a dev file is split (`--from_dev`); `index` is that in its file.
 
-        Translations of an example need the same key, else what is trained on in one language is tested in another.
+        Translations of an example need the same key; otherwise one language is trained on what another is tested on.
         """
         return str(index)

@@ -1,4 +1,4 @@
-"""Which files are trained on, chosen by and tested on: from a data folder by their usual names, or named one by one.
+"""Which files are for training, validation and test: found in a data folder by their usual names, or named one by one.
 
 Benchmarks come as published or in XTREME's layout; each task knows the names (`Task.patterns`). Where only dev files are at
 hand, `from_dev` cuts them into three parts by a hash of the example's key, the same in every language.
@@ -75,7 +75,7 @@ def load(task: Task[Any], setting: str, options: FileOptions) -> TaskData:
 
 
 def find(folder: Path, patterns: Sequence[str], language: str | None = None) -> list[SourceFile]:
-    """Files below `folder` that fit the first pattern that any fits; only those of `language`, or of none, where given."""
+    """Files below `folder` that match the first pattern with a match; with `language`, only its files or those of none."""
     for pattern in patterns:
         fits = _regex(pattern)
         found = []
@@ -149,7 +149,7 @@ def _read(task: Task[Any], files: Sequence[SourceFile], part: str) -> dict[str, 
 def _of_language(
     examples: dict[str, list[Any]], language: str | None, part: str, files: Sequence[SourceFile], setting: str
 ) -> dict[str, list[Any]]:
-    """Those of the language that is trained on: also what chooses the model may be in no other."""
+    """Examples of the language that is trained on; validation may not use another language either."""
     if language is None:
         return examples
     if language not in examples:
@@ -175,7 +175,7 @@ def _cut_dev(task: Task[Any], options: FileOptions) -> tuple[dict[Part, list[Sou
 
 
 def dev_part(key: str) -> Part:
-    """The part that a dev example goes to: its key's hash as a number in [0, 1), against DEV_SHARES."""
+    """The part that a dev example goes to: the hash of its key, as a number in [0, 1), is compared with DEV_SHARES."""
     at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
     if at < DEV_SHARES[0]:
         return "train"
@@ -202,7 +202,7 @@ def _language(match: re.Match[str]) -> str | None:
 
 
 def _language_of_name(path: Path, patterns: Sequence[str]) -> str | None:
-    """As `find` would say: the end of the path against each pattern."""
+    """The language that `find` would read from the path."""
     for pattern in patterns:
         length = pattern.count("/") + 1
         if match := _regex(pattern).fullmatch("/".join(path.parts[-length:])):

@@ -1,8 +1,8 @@
 """Tatoeba retrieval without any training: which sentence of the other language is nearest, layer by layer.
 
-Every layer is measured in both directions and beside an untrained model of the same shape, which shared names, digits and
-punctuation lift above chance. The score is that of one layer chosen beforehand, xx -> en as in XTREME; the best layer is
-shown too, and called what it is: chosen on the test set.
+Every layer is measured in both directions, beside an untrained model of the same shape: shared names, digits and punctuation
+lift that one above chance. The score is that of one layer chosen in advance, xx -> en as in XTREME. The best layer is shown
+too, with the remark that it is chosen on the test set.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class TaskTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model: Any, *arguments: Any, **keywords: Any) -> Any:
-        """The Trainer's; raises InputError, before any weight has changed by it, for one that is not finite."""
+        """The Trainer's loss; raises InputError for one that is not finite, before any weight changes."""
         found = super().compute_loss(model, *arguments, **keywords)
         loss = found[0] if isinstance(found, tuple) else found
         if model.training and not bool(torch.isfinite(loss).all()):
@@ -162,8 +162,8 @@ class TaskTrainer(Trainer):
 def loss_of_update(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
     """This micro-batch's part of the mean cross-entropy over the `num_items_in_batch` labels of an update, on all ranks.
 
-    Sentences have unequal numbers of words, so a mean of micro-batches' means would weigh a word by its company. Labels of
-    -100, which torch leaves out, are no words.
+    Sentences differ in length, so in a mean of micro-batches' means a word would count more beside fewer words. Labels of
+    -100 are not counted; torch leaves them out.
     """
     logits_LC = outputs["logits"].flatten(0, -2).float()
     return F.cross_entropy(logits_LC, labels.flatten(), reduction="sum") / num_items_in_batch
@@ -195,11 +195,11 @@ class Reporter(TrainerCallback):
         self._loss = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The total is known."""
+        """Begin the progress line; the number of updates is known now."""
         self._progress = Progress(f"{self._note}fine-tuning", state.max_steps - state.global_step, "updates")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """One update more."""
+        """Count one update."""
         assert self._progress is not None
         self._progress.advance(1, self._loss)
 
@@ -209,7 +209,7 @@ class Reporter(TrainerCallback):
             self._loss = f"loss {float(logs['loss']):.3f}"
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:
-        """The score that chooses, as it develops."""
+        """Print the validation score."""
         shown = ", ".join(f"{key.removeprefix('eval_')} {value:.2f}" for key, value in metrics.items())
         line = f"{self._note}update {state.global_step}/{state.max_steps}, validation: {shown} {self._loss}"
         print(line.rstrip(), flush=True)

@@ -1,4 +1,4 @@
-"""How much of the examples the encoder's tokenizer knows: a line at the start, an alarm a language that it knows badly."""
+"""How much of the text the encoder's tokenizer knows: a line at the start, and an alarm for each badly known language."""
 
 from __future__ import annotations
 

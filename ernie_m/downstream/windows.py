@@ -8,7 +8,7 @@ import numpy as np
 
 
 def window_of_each(windows: Sequence[tuple[int, int]], length: int) -> np.ndarray:
-    """Number of the window [start, end) in which each of `length` positions has most context on its poorer side: [length].
+    """For each of `length` positions, the window [start, end) in which its shorter side of context is longest: [length].
 
     Equals go to the longer window, then to the first, as in BERT's reading of SQuAD. Every position must be in a window.
     """
@@ -26,7 +26,7 @@ def window_of_each(windows: Sequence[tuple[int, int]], length: int) -> np.ndarra
 def word_windows(lengths: Sequence[int], room: int, overlap: int) -> list[tuple[int, int]]:
     """Windows [first, end) of whole words, `lengths` in pieces, of at most `room` pieces, that share up to `overlap`.
 
-    A word that alone has no room is a window of its own.
+    A word longer than `room` is a window of its own.
     """
     assert 0 <= overlap < room
     windows, start = [], 0

@@ -1,8 +1,8 @@
 """Judging what the hosts of a job said (ernie_m/hosts/examination.py): a table with a row a host, and what is wrong.
 
-`CHECKS` is the table's columns. A check looks at one host's answers, and at all hosts' where they must agree (most are
-right; a tie is decided by the first host), and returns a Finding: the cell's text and, if need be, problems with remedies.
-Nothing is asked here: everything follows from Results.
+`CHECKS` are the table's columns. A check looks at one host's answers, and at all hosts' answers where they must agree (the
+majority is right; in a tie the first host is). It returns a Finding: the cell's text and perhaps problems with remedies.
+Nothing is asked here: everything is computed from Results.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNLIMITED = -1
 
 @dataclass(frozen=True)
 class Report:
-    """`cells[host][column]`: text and whether it is a problem; and the problems, equal ones of several hosts joined."""
+    """`cells[host][column]`: a text and whether it is a problem; `problems`: equal ones of several hosts are one entry."""
 
     cells: dict[str, dict[str, tuple[str, bool]]]
     problems: list[Problem]
@@ -86,7 +86,7 @@ SSH_REMEDIES = {
 
 
 def check_clock(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """Do the clocks agree, within what the round trip lets us know?"""
+    """Do the clocks agree, as far as the round trip's time allows to tell?"""
     if not (answer := results[host].get("clock")):
         return None
     ahead, text = answer["ahead"], f"{answer['ahead']:+.3f} s"
@@ -136,7 +136,7 @@ def check_data(host: str, results: Results, disk_bytes: int) -> Finding | None:
 
 
 def check_shared(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """Does it see what others write to the run's folder, and they what it writes, and is there room?"""
+    """Does this host see what others write to the run folder, do they see what it writes, and is there room?"""
     if not (answer := results[host].get("share")):
         return None
     if "error" in answer:
@@ -201,7 +201,7 @@ def check_route(host: str, results: Results, disk_bytes: int) -> Finding | None:
 
 
 def check_name(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """What does its own name stand for there? Debian's 127.0.1.1 is where nobody else comes; training goes by routes."""
+    """Which address does its own name have there? No other host reaches Debian's 127.0.1.1; training uses routes instead."""
     if not (name := fact(results[host], "own_name")) or len(results) == 1:
         return None
     addresses = ", ".join(name["addresses"]) or "nothing"
@@ -214,7 +214,7 @@ def check_name(host: str, results: Results, disk_bytes: int) -> Finding | None:
 
 
 def check_ring(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """Is its link to the next host about as quick as the others?"""
+    """Is its link to the next host about as fast as the others?"""
     if not (answer := results[host].get("ring")):
         return None
     if "error" in answer:
@@ -245,7 +245,7 @@ CHECKS: Mapping[str, Callable[[str, Results, int], Finding | None]] = {
 
 
 def _software(result: Mapping[str, Any]) -> dict[str, str | None]:
-    """Versions by name; None for a package that is missing, and no key for what cannot be known."""
+    """Versions by name; None for a missing package, no key for what is unknown."""
     if not (facts := result.get("facts")):
         return {}
     known = {"CUDA of torch": facts["torch"].get("cuda"), "NCCL": facts["torch"].get("nccl")}

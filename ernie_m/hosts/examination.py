@@ -1,13 +1,13 @@
 """Asking the hosts of a hostfile, all at once: one ssh session each, with an agent at its end, for as long as it takes.
 
-1. ssh to EVERY host, no password asked; deepspeed itself tries the first alone and meets the others in mid-start.
+1. ssh to EVERY host, without a password; deepspeed itself tries only the first, and fails later at the others.
 2. clock, facts: what each says of itself.
 3. share: a file written here is read by each, and theirs here.
 4. route: the first host listens, where rank 0 will; the others connect to it.
 5. ring: host i sends to host i + 1, all together, as an all-reduce does.
 6. shard sizes, on the first host alone: it may be a million files.
 
-What comes of it is plain content, Results, for ernie_m/hosts/checks.py to judge. A question that fails is {"error": line}.
+The answers are plain data, Results, which ernie_m/hosts/checks.py judges. A question that fails gives {"error": line}.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STREAM_SECONDS, SILENT_SECONDS = 1.5, 5.0
 
 @dataclass(frozen=True)
 class Examination:
-    """What is to be looked at. `hosts` are names and slots; without `through_ssh` the one host is this machine."""
+    """What to examine. `hosts` are names and slots; without `through_ssh` the only host is this machine."""
 
     hosts: Mapping[str, int]
     through_ssh: bool
@@ -89,7 +89,7 @@ async def _examine(job: Examination) -> Results:
 
 
 async def _asked_all(what: str, sessions: list[HostSession], ask: Callable[[HostSession], Any]) -> None:
-    """Run `ask` on all sessions at once, naming every few seconds those that are still awaited."""
+    """Run `ask` on all sessions at once; every few seconds name those that have not answered."""
     awaited = [session.name for session in sessions]
 
     async def one(session: HostSession) -> None:
@@ -122,7 +122,7 @@ async def _introduce(session: HostSession, result: dict[str, Any], job: Examinat
 
 
 async def _clock(session: HostSession) -> dict[str, Any]:
-    """How far that clock is ahead of this one, taking the quickest of a few round trips and its middle."""
+    """How far that clock is ahead of this one: measured at the middle of the fastest of a few round trips."""
     best = {"round_trip": float("inf")}
     for _ in range(CLOCK_QUESTIONS):
         asked, started = time.time(), time.monotonic()
@@ -141,7 +141,7 @@ async def _answer_or_error(session: HostSession, name: str, /, **question: Any) 
 
 
 async def _share(folder: Path, live: list[HostSession], results: Results) -> None:
-    """Every host reads what is written here, and here is read what every host wrote; nothing stays behind."""
+    """Every host reads what this one writes, and this one reads what every host wrote; no file is left."""
     token = secrets.token_hex(8)
     try:
         with contextlib.ExitStack() as lending:
@@ -168,7 +168,7 @@ async def _share(folder: Path, live: list[HostSession], results: Results) -> Non
 
 @contextlib.contextmanager
 def _lent_folder(folder: Path, token: str) -> Iterator[Path]:
-    """A folder of ours inside `folder`; behind it all is as before, `folder` gone again if it was not there."""
+    """A temporary folder inside `folder`; afterwards all is as before, and `folder` is removed if it was made here."""
     folder = folder.absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lent = folder / f".doctor-{token}"

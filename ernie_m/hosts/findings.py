@@ -1,4 +1,4 @@
-"""What a check of a host comes to, and looking into hosts' answers."""
+"""The result of a check of one host, and helpers that read hosts' answers."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def fact(result: Mapping[str, Any], key: str) -> Any:
 
 
 def usual(values: Iterable[Any]) -> Any:
-    """The value most have, the first of several; None if there is none."""
+    """The most frequent value, the first of several; None if there is none."""
     counted = Counter(value for value in values if value is not None)
     return counted.most_common(1)[0][0] if counted else None

@@ -13,7 +13,7 @@ MAX_USED_MIB = 1024
 
 
 def check_gpus(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """As many GPUs as slots, of one kind, seen by torch, with nobody on them. A job without any GPU is a CPU job."""
+    """Are there as many GPUs as slots, of one kind, visible to torch and not in use? A job without any GPU is a CPU job."""
     facts = results[host].get("facts")
     if not facts:
         return None

@@ -2,8 +2,9 @@
 
     python -m ernie_m.hosts.host_agent     {"ask": "clock"}  ->  {"answer": {"time": 1767225600.0}}
 
-`ANSWERS` is the table of questions. Where packages are missing this must still run: on top it imports the standard library
-and nothing of ours that needs more. What a question needs is imported inside it, and a failure is its answer.
+`ANSWERS` is the table of questions. This file must run where packages are missing: at the top it imports the standard
+library, and only those of our modules that need no more. A question imports what it needs inside; if that fails, the error
+is its answer.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def shard_sizes(data: str, tell: Callable[[int, int], None] = lambda done, total
 
 
 def share(folder: str, name: str, token: str) -> Answer:
-    """Read what `folder`/here holds, leave this host's own file as a checkpoint is left (fsync, rename); free bytes."""
+    """Read the file `folder`/here and write this host's own, as checkpoints are written (fsync, rename); free bytes."""
     path = Path(folder)
     if not appears(path / "here", token):
         there = "is another folder there: what is written here is not seen" if path.parent.is_dir() else "is not there"
@@ -90,7 +91,7 @@ def share(folder: str, name: str, token: str) -> Answer:
 
 
 def problem_of_lock(path: Path) -> str | None:
-    """Whoever asks holds a lock on this file: None where it is seen here, else what is wrong."""
+    """The asking host holds a lock on this file: None if this host sees the lock, else what is wrong."""
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         try:
             lock(file.fileno(), path.parent.parent)
@@ -179,7 +180,7 @@ def _version(package: str) -> str | None:
 
 
 def _torch() -> Answer:
-    """What only importing it tells. No GPU is touched: a context of ours would count as memory in use."""
+    """What only an import of torch tells. No GPU is touched: our context would count as memory in use."""
     try:
         import torch
 
@@ -201,7 +202,7 @@ def _torch() -> Answer:
 
 
 def _data(folder: Path) -> Answer:
-    """Hashes of manifest and tokenizer; of the shard table, whose hash the manifest holds, only the size."""
+    """Hashes of manifest and tokenizer, and the size of the shard table (its hash is in the manifest)."""
     try:
         manifest = folder / "manifest.json"
         content = json.loads(manifest.read_text(encoding="utf-8"))

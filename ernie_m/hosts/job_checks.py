@@ -1,4 +1,4 @@
-"""What concerns the job as a whole and needs no other host: its batch, the disk it will take, what its ranks inherit."""
+"""Checks of the job as a whole, without other hosts: its batch, the disk space it needs, the environment of its ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
 
 
 def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | None) -> int:
-    """Bytes that a run will still fill: checkpoints that it keeps and one more, less those that are there, and an export.
+    """Bytes that a run still needs: the checkpoints it keeps and one more, without those that exist, and an export.
 
     `shards`: what the first host said of the data, if anything.
     """
@@ -56,7 +56,7 @@ def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str,
 
 
 def start_problems(config: TrainingConfig, data: Path | None, run: Path | None) -> list[Problem]:
-    """What `init_from` names must be there and fit; not asked of a run that has a checkpoint to go on from."""
+    """What `init_from` names must exist and fit. Not checked for a run that has a checkpoint to go on from."""
     if config.init_from is None or (run and committed_folders(run / CHECKPOINTS_FOLDER)):
         return []
     from ernie_m.interop.source import Target
@@ -89,7 +89,7 @@ def launch_problems() -> list[Problem]:
 
 
 def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[str, Any]) -> list[str]:
-    """Lines about what was asked of: what the first host has installed, how the batch divides, what the data holds."""
+    """Lines that describe the job: what the first host has installed, how the batch divides, what the data holds."""
     lines = []
     if software := first.get("facts", {}).get("software"):
         lines.append("installed    " + ", ".join(f"{name} {version or '-'}" for name, version in software.items()))
@@ -112,7 +112,7 @@ def environment_files() -> list[Path]:
 
 
 def environment_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """What an agent on another host must have as ranks will: PYTHON*, by deepspeed itself, and the number of threads."""
+    """Variables that an agent on another host gets, as ranks will: PYTHON*, which deepspeed sends, and OMP_NUM_THREADS."""
     listed = [line.rstrip().partition("=") for path in environment_files() for line in _lines(path)]
     given = {**environment, **{name.strip(): value for name, equals, value in listed if equals}}
     return {name: value for name, value in given.items() if name.startswith("PYTHON") or name == "OMP_NUM_THREADS"}

@@ -1,4 +1,4 @@
-"""TCP between two hosts that are being examined: does it open, from which address, and how much goes through.
+"""TCP between two hosts: does a connection open, from which address, and how fast is it.
 
 A `Listener` on one host answers, in threads, `connect` and `stream` of others. Each connection starts with a line of JSON
 that holds the doctor's secret: the port is open to the network for as long as the agent lives, and serves nobody else.
@@ -22,7 +22,7 @@ PIECE_BYTES = 1 << 18
 
 
 class Listener:
-    """Accepts on all addresses, for the life of the process; `port` 0, or one that is taken: the system chooses."""
+    """Accepts on all addresses until the process ends. If `port` is 0 or taken, the system chooses one."""
 
     def __init__(self, port: int, secret: str) -> None:
         self.secret = secret
@@ -63,7 +63,7 @@ def connect(host: str, port: int, secret: str) -> dict[str, Any]:
 
 
 def stream(host: str, port: int, secret: str, seconds: float) -> dict[str, Any]:
-    """Send for so many seconds: Gbit/s that arrived, until the receiver had counted the last byte. Raises OSError."""
+    """Send for so many seconds; returns the Gbit/s that arrived, counted by the receiver. Raises OSError."""
     piece = bytes(PIECE_BYTES)
     with _opened(host, port, secret) as connection:
         started = time.monotonic()
@@ -88,7 +88,7 @@ def _opened(host: str, port: int, secret: str) -> socket.socket:
 
 
 def _line(connection: socket.socket) -> bytes:
-    """A line, without its end; what came if the connection ended. Byte by byte: nothing behind it may be taken."""
+    """A line without its end, or what came before the connection ended. Read byte by byte: what follows is not ours."""
     line = b""
     while (byte := connection.recv(1)) not in (b"", b"\n") and len(line) < 4096:
         line += byte

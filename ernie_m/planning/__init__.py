@@ -3,7 +3,7 @@
 memory   bytes of a rank by part and moment of a step, from the recipe's shape alone
 speed    devices; FLOPs and traffic of a step
 step     seconds of a step: a roofline for each kind of work of a micro-batch, with stated efficiencies
-reading  keys that a token reads, counted on data
+reading  how many keys a token reads, counted on data
 plan     every ZeRO stage and precision, the largest micro-batch that fits, the one to take
 report   a table, the recipe as it stands, and a line of advice with its reasons
 

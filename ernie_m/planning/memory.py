@@ -1,4 +1,4 @@
-"""Bytes that one rank holds, by part, at the moments of a step when it holds most.
+"""Bytes that one rank holds, part by part, at those moments of a step when memory use is highest.
 
 1. What is always there (`standing`): weights, fp32 master weights, Adam's moments, DeepSpeed's bucket.
 2. What a micro-batch adds: saved activations (`activation_bytes`), logits of one chunk (`logit_bytes`), gradients.
@@ -42,8 +42,8 @@ LIVE_PARAMETERS = 10**9
 class Sharding:
     """How the training state is spread: ranks, ZeRO stage, bytes w of a number, elements of DeepSpeed's bucket.
 
-    `sum_width`: bytes of a number of the sum of micro-batches' gradients (0: w); `overlaps`: gradients are sent beside the
-    backward, out of two buckets; `reduces_wider`: as fp32, beside the bucket.
+    `sum_width`: bytes of a number in the sum of the micro-batches' gradients (0: w). `overlaps`: gradients are sent during
+    the backward, from two buckets. `reduces_wider`: they are sent as fp32, from memory beside the bucket.
     """
 
     num_ranks: int
@@ -61,16 +61,17 @@ class Sharding:
 
     @property
     def bucket_bytes(self) -> float:
-        """Of every backward: with contiguous_gradients all of a bucket is allocated."""
+        """Bytes of each backward: with contiguous_gradients a whole bucket is allocated."""
         once = self.width * (1 + self.overlaps) + 4 * self.reduces_wider
         return float(once * self.bucket_elements) if self.zero_stage else 0.0
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank processes at a time: rows of `sequence_length`, of which so many positions are predicted in all.
+    """What one rank processes at a time: `rows` of `sequence_length` positions, `predicted` of which are predicted in all.
 
-    `generating_rows` of them hold `placeholders` placeholders in all (BTMLM). `accumulates`: not the step's only one.
+    `generating_rows` of them hold `placeholders` placeholders in all (BTMLM). `accumulates`: the step has several
+    micro-batches.
     """
 
     rows: int
@@ -96,7 +97,7 @@ def peak(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: bool =
 
 
 def standing(num_parameters: int, sharding: Sharding) -> Memory:
-    """What is there between steps (ZeRO, arXiv 1910.02054, figure 1), and the bucket of every backward.
+    """What a rank holds between steps (ZeRO, arXiv 1910.02054, figure 1), and the bucket of each backward.
 
     Stages 1-3 keep an fp32 copy of this rank's share of the weights even in fp32; stage 0 does so in half precision only.
     """
@@ -110,14 +111,14 @@ def standing(num_parameters: int, sharding: Sharding) -> Memory:
 
 
 def activation_bytes(model: ModelConfig, batch: MicroBatch, width: int, sdpa: bool, on_gpu: bool) -> tuple[float, float]:
-    """(saved by all of the trunk up to the backward, held beside it while a layer is recomputed).
+    """(bytes that all layers save for the backward, bytes held in addition while a layer is recomputed).
 
-    A token saves in a layer, in numbers of w bytes (Korthikanti et al., arXiv 2205.05198, equation 1, less its dropout masks
-    and attention matrix; 34 bytes there, 24 here): input D, query, key and value 3 D, attended D, two inputs of norms 2 D,
-    input of the feed-forward D, GELU's input F (its output is made again: ernie_m.models.gelu_linear). Beside these: fp32
-    statistics of two norms and of each head's softmax; SDPA's dense mask, made a number per key and saved by every layer;
-    one byte a hidden number and dropout on GPUs (a mask), w on CPU (noise). With checkpointing a layer saves its input, and
-    one layer at a time is whole.
+    What one layer saves for a token, in numbers of w bytes: its input D; query, key and value 3 D; attention's output D; the
+    inputs of two norms 2 D; the feed-forward's input D; GELU's input F (its output is computed again:
+    ernie_m.models.gelu_linear). This is equation 1 of Korthikanti et al. (arXiv 2205.05198) without dropout masks and
+    attention matrix: 24 bytes instead of 34. In addition: fp32 statistics of two norms and of each head's softmax; SDPA's
+    dense mask as a number per key, saved by every layer; for each dropout one byte a hidden number on GPUs (a mask), w on
+    CPU (noise). With checkpointing a layer saves its input only, and one layer at a time is held in full.
     """
     T, D, S = batch.tokens, model.hidden_size, batch.sequence_length
     dropped = (1 if on_gpu else width) * D if model.dropout else 0
@@ -134,9 +135,9 @@ def activation_bytes(model: ModelConfig, batch: MicroBatch, width: int, sdpa: bo
 
 
 def logit_bytes(model: ModelConfig, predicted: float, width: int) -> tuple[float, float, float]:
-    """(logits, sum of the weight's gradient over chunks, a chunk's gradient on its way into that sum), bytes.
+    """Bytes of (logits, the sum of the weight's gradient over chunks, one chunk's gradient before it is added).
 
-    A chunk is all there is up to MAX_LOGITS; beyond, gradients of chunks are added up in fp32.
+    Up to MAX_LOGITS there is one chunk; beyond that the gradients of chunks are added up in fp32.
     """
     D, V = model.hidden_size, model.vocab
     chunk = min(predicted, _chunk(model))
@@ -178,7 +179,7 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
 
 
 def _update(model: ModelConfig, sharding: Sharding) -> Memory:
-    """At Adam's step: the gradient as it was reduced and in fp32; fused Adam needs nothing beside."""
+    """At Adam's step: the reduced gradient, also as fp32. Fused Adam needs no more."""
     P, w, stage = parameter_count(model), sharding.width, sharding.zero_stage
     if stage == 0:
         return {"gradients": w * P, "temporary": 4 * P if w < 4 else 0}

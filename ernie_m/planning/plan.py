@@ -1,4 +1,4 @@
-"""Which ZeRO stage, micro-batch and checkpointing to take for a recipe on so many ranks of a device, and why."""
+"""Which ZeRO stage, micro-batch and activation checkpointing to use for a recipe on given devices, and why."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Plan:
     days: float = float("inf")
 
     def keys(self) -> str:
-        """The recipe's keys for it."""
+        """The recipe's keys that choose this plan."""
         return (
             f"engine.zero_stage={self.zero_stage} engine.precision={self.precision} "
             f"batch.micro_batch_rows={self.micro_batch} model.activation_checkpointing={str(self.checkpointing).lower()}"
@@ -73,7 +73,7 @@ class Job:
         return self.device.half if asked == "auto" else asked
 
     def precisions(self) -> list[str]:
-        """Those to compare, the job's own first: all that the device has where the recipe says auto."""
+        """Precisions to compare, the job's own first; all of the device's where the recipe says auto."""
         if self.precision not in self.device.peaks:
             raise InputError(
                 f"engine.precision: {self.precision}; expected one of a {self.device.name}: {', '.join(self.device.peaks)}"
@@ -83,7 +83,7 @@ class Job:
 
 
 def bucket_elements(ds_configs: Path) -> dict[tuple[int, str], int]:
-    """(ZeRO stage, precision) -> reduce_bucket_size of the file of ds_configs/ that they name, where it says one."""
+    """(ZeRO stage, precision) -> reduce_bucket_size, where their file in ds_configs/ sets one."""
     found = {}
     for stage in range(4):
         for precision in PRECISION_BYTES:
@@ -197,7 +197,7 @@ def keys_read(job: Job, phase: StageConfig) -> float:
 
 
 def needed_flops(job: Job, phase: StageConfig) -> float:
-    """Those of a full step of a stage, of all ranks: what MFU is told by (ernie_m.training.utilization)."""
+    """FLOPs of a full step of a stage, of all ranks; the basis of MFU (ernie_m.training.utilization)."""
     work = _work(job, phase, 1)
     tokens = work.tokens * job.num_ranks
     predicted = {TOKEN: tokens * work.predicted_share}
@@ -205,7 +205,7 @@ def needed_flops(job: Job, phase: StageConfig) -> float:
 
 
 def best(all_plans: Iterable[Plan], precision: str) -> Plan | None:
-    """The fastest that fits in this precision; of equally fast ones (1 %) the one that leaves most memory."""
+    """The fastest plan that fits in this precision; of equally fast ones (within 1 %) the one that leaves most memory."""
     fitting = [plan for plan in all_plans if plan.fits and plan.precision == precision]
     if not fitting:
         return None

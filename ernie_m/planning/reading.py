@@ -1,4 +1,4 @@
-"""How many keys a token reads, counted on rows of prepared data: attention FLOPs are then those that are needed."""
+"""How many keys a token reads, counted on rows of prepared data, so that only needed attention FLOPs are counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan says to a person: assumptions, a row for each way to run, the recipe as it stands, and advice with reasons."""
+"""Plans as text: assumptions, a row for each way to run, the recipe as it is, and advice with reasons."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report(job: Job, all_plans: Sequence[Plan]) -> str:
 
 
 def assumptions(job: Job) -> list[str]:
-    """What the figures stand on."""
+    """What the figures assume."""
     config, device, precision = job.config, job.device, job.precision
     model, data = config.shape, config.data
     peak = device.peaks[precision] / 1e12
@@ -71,7 +71,7 @@ def as_it_stands(job: Job) -> str:
 
 
 def mfu(job: Job, plan: Plan) -> float:
-    """Needed FLOPs of the recipe's first stage in the predicted time, as a share of all ranks' peak."""
+    """MFU: needed FLOPs of the recipe's first stage over the predicted time, as a share of all ranks' peak."""
     peak = job.num_ranks * job.device.peaks[plan.precision]
     return needed_flops(job, job.config.stages[0]) / (plan.step_seconds[0] * peak)
 
@@ -132,6 +132,6 @@ def _row(plan: Plan, is_chosen: bool) -> tuple[str, ...]:
 
 
 def _seconds(seconds: Sequence[float]) -> str:
-    """One figure where the recipe's stages take the same time, else first-last."""
+    """One number where all stages of the recipe take the same time, else first-last."""
     texts = [f"{value:.2f}" for value in seconds]
     return texts[0] if len(set(texts)) == 1 else f"{min(texts, key=float)}-{max(texts, key=float)}"

@@ -1,4 +1,4 @@
-"""What there is to do in a step: FLOPs of a rank's share, bytes that the optimizer and ZeRO move.
+"""The work of a step: FLOPs of a rank's share, and bytes that the optimizer and ZeRO move.
 
 ernie_m.planning.step turns a micro-batch's work into seconds.
 """
@@ -41,9 +41,9 @@ def _asked_share(objective: Objective, corruption: CorruptionConfig) -> float:
 
 
 def largest_micro_batch(rows: int, length: int, mix: Mapping[str, float], corruption: CorruptionConfig) -> MicroBatch:
-    """Bounds for `rows` rows of a rank: all of the objective that predicts most, and BTMLM in all where the mix has it.
+    """Upper bounds for `rows` rows of a rank: as if all were of the objective that predicts most, and all BTMLM's too.
 
-    Micro-batches are dealt objective by objective, so a rank does meet rows of one kind only.
+    Rows are dealt objective by objective, so a micro-batch can hold rows of one objective only.
     """
     most = max(predicted_share({name: 1.0}, corruption) for name in mix)
     generating = rows if any(OBJECTIVES[name].is_pseudo_parallel for name in mix) else 0

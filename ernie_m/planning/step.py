@@ -65,7 +65,7 @@ class Spread:
 
 
 def micro_batch_seconds(model: ModelConfig, work: Work, device: Device, precision: str, width: int) -> dict[str, float]:
-    """Seconds of each kind of work of one micro-batch, forward and backward, with generation and recomputation."""
+    """Seconds of each kind of work in one micro-batch: forward, backward, generation and recomputation."""
     T, D, L = work.tokens / work.micro_batches, model.hidden_size, model.num_layers
     p, q, g = work.predicted_share, work.pseudo_token_share, work.generating_share
     peak, bandwidth = device.peaks[precision], REACHED * device.bandwidth
@@ -99,7 +99,7 @@ def hidden_seconds(model: ModelConfig, num_parameters: int, spread: Spread, comp
 
 
 def step_seconds(model: ModelConfig, work: Work, spread: Spread) -> tuple[float, float, float]:
-    """Seconds of a step: computing, optimizer, communication that nothing hides."""
+    """Seconds of a step: computing, optimizer, and communication that is not hidden behind computing."""
     P, m, device = parameter_count(model), work.micro_batches, spread.device
     computing = m * sum(micro_batch_seconds(model, work, device, spread.precision, spread.width).values())
     stage = spread.zero_stage

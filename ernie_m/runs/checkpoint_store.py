@@ -1,14 +1,14 @@
 """How checkpoints come about, on all ranks together, and which of them are kept.
 
-1. Snapshot: this rank's fragments are copied to host memory (the training waits for that alone), the rest happens on a
-   thread behind the training; or, without the memory for it, in the open.
+1. Snapshot: this rank's fragments are copied to host memory. The training waits for this copy only; a thread does the rest
+   while the training goes on. Without enough memory for the copy, the training waits until all is written.
 2. Each rank writes its file aside, into `step_00000100.tmp`, hashing what it writes, and fsyncs it.
 3. Rank 0 joins sizes and hashes of the expected ranks with the trainer's state into `manifest.json`.
-4. Every rank votes after each of these; a single no, be it a full disk, removes the folder: the older checkpoints stay,
-   the training goes on, an alarm is printed.
+4. Every rank votes after each of these. If one votes no, for example because its disk is full, the folder is removed: the
+   older checkpoints stay, the training goes on, an alarm is printed.
 5. Rename to `step_00000100`, then `latest`. Older ones go when the new one has been read back and verified.
 
-Loading: the newest folder whose files have the manifest's sizes and hashes; broken ones are named and passed over.
+Loading takes the newest folder whose files have the manifest's sizes and hashes; broken ones are named and passed over.
 A run with checkpoints of which none is whole is an error, never a silent start from zero.
 """
 
@@ -80,7 +80,7 @@ class Retention:
     keep_every: int = 0
 
     def superfluous(self, folders: list[Path]) -> list[Path]:
-        """Those of `folders` (newest first) that may go."""
+        """Those of `folders` (newest first) that may be deleted."""
         windows: dict[int, Path] = {}
         if self.keep_every:
             for folder in folders:  # the oldest of a window comes last and wins
@@ -101,7 +101,7 @@ class CheckpointStore:
         is_owner: Callable[[], bool] = lambda: True,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`identity` marks the checkpoints of this run; `is_owner` says, before a commit, that the folder is still ours."""
+        """`identity` marks this run's checkpoints; `is_owner` says, before a commit, if this job still holds the folder."""
         self.folder, self.voters, self.identity = folder, voters, identity
         self.retention = retention or Retention()
         self._is_owner, self._on_progress = is_owner, on_progress
@@ -117,7 +117,7 @@ class CheckpointStore:
     # -- saving --------------------------------------------------------------------------------------------------
 
     def prepare(self, state_bytes: int, on_gpu: bool) -> None:
-        """Make room for background saves, on a thread: else the first one's copy waits for it."""
+        """Allocate memory for background saves, on a thread; otherwise the first save would wait for it."""
         self._preparing = self._thread.submit(self._host_copy.reserve, state_bytes // 4, on_gpu)
 
     def save(
@@ -153,14 +153,14 @@ class CheckpointStore:
         self._running = self._thread.submit(behind)
 
     def finished(self, wait: bool = False) -> Saved | None:
-        """What came of each save, once, in order; None when nothing is left to tell or (unless `wait`) it goes on."""
+        """The result of each save, once, in order; None when there is none left, or (unless `wait`) the save still runs."""
         if self._running is not None and (wait or self._running.done()):
             self._ended.append(self._running.result())
             self._running = None
         return self._ended.pop(0) if self._ended else None
 
     def _wait(self) -> None:
-        """One save at a time: this one's snapshot would overwrite that one's."""
+        """Wait for the save that runs: a new snapshot would overwrite its memory."""
         if self._preparing is not None:
             self._preparing.exception()  # if it failed for want of memory, the copy says so
             self._preparing = None
@@ -240,7 +240,7 @@ class CheckpointStore:
             path.write_text(final.name + "\n", encoding="utf-8")  # for people; nothing here reads it
 
     def _retire(self, newest: Path) -> None:
-        """Delete what need not be kept, when the newest one reads back as it was meant."""
+        """Delete what need not be kept, after the newest checkpoint was read back and verified."""
         useless: list[Path] = []
         if self.voters.rank == 0:
             useless += [*self.retention.superfluous(committed_folders(self.folder)), *self.folder.glob(f"{ABANDONED}*")]
@@ -277,7 +277,7 @@ class CheckpointStore:
         return None
 
     def abandon_after(self, step: int) -> None:
-        """Take the checkpoints of more than `step` steps out of the way (rank 0); they go with the next verified one."""
+        """Set checkpoints of more than `step` steps aside (rank 0); they are deleted when the next one is verified."""
         if self.voters.rank == 0:
             for folder in committed_folders(self.folder):
                 if step_of(folder) > step:

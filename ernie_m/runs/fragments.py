@@ -1,9 +1,9 @@
 """A training state that knows no ranks: every parameter's fp32 weight and Adam moments, as pieces of flat tensors.
 
-DeepSpeed's own files hold what one ZeRO stage gave to one rank, pickled. Here each rank writes the pieces that it owns
-as safetensors named `<parameter>@<first element>:<kind>`; whoever reads takes the elements it wants from whichever files
-have them. So a checkpoint of any number of ranks and any stage loads on any other, without conversion, nothing is
-unpickled, and an export reads the same files.
+DeepSpeed's own files are pickles of what one ZeRO stage gave to one rank. Here each rank writes the fragments that it owns
+as safetensors named `<parameter>@<first element>:<kind>`. A reader takes the elements it needs from the files that have
+them. So a checkpoint of any number of ranks and any ZeRO stage loads on any other without conversion. Nothing is unpickled,
+and an export reads the same files.
 
 1. `fragments_of` makes views, not copies, of this rank's pieces, which ernie_m.training.deepspeed_adapter finds.
 2. `write_tensors` writes safetensors piece by piece, hashing as it goes.
@@ -70,8 +70,10 @@ class Part:
 def replicated_parts(
     model: nn.Module, rank: int, world_size: int, masters: Mapping[int, Tensor] | None = None
 ) -> Iterator[Part]:
-    """Where everybody has all of each parameter: the share that this rank answers for, all ranks together for each element
-    once. `masters` by id of the parameter; without, each is its own."""
+    """The parts that this rank writes where every rank holds all parameters; together the ranks write each element once.
+
+    `masters`: id of a parameter -> its fp32 master weights. Without it each parameter is its own master.
+    """
     for name, parameter in model.named_parameters():
         master = parameter if masters is None else masters[id(parameter)]
         start, stop = (master.numel() * r // world_size for r in (rank, rank + 1))
@@ -91,10 +93,10 @@ def fragments_of(parts: Iterable[Part], adam: torch.optim.Optimizer) -> list[Fra
 
 
 def create_moments(adam: torch.optim.Optimizer, num_updates: int, masters: list[Tensor] | None = None) -> None:
-    """Give a fresh Adam the state it would have after `num_updates` updates, moments zero: to be filled.
+    """Give a new Adam the state it would have after `num_updates` updates, with moments of zero, which are filled later.
 
-    `masters` are the tensors that it updates; without, those of its groups. The count lies where torch would put it: beside
-    the parameter for a fused or capturable optimizer, which else refuses tensors on two devices, and on the host for others.
+    `masters` are the tensors that it updates (default: those of its groups). The count of updates lies where torch puts it:
+    on the parameter's device for a fused or capturable optimizer, which refuses tensors on two devices, else on the host.
     """
     counts_on_device = bool(adam.defaults.get("fused") or adam.defaults.get("capturable"))
     groups_count = any("step" in group for group in adam.param_groups)  # as in DeepSpeed's FusedAdam
@@ -138,7 +140,7 @@ def write_tensors(
 ) -> dict[str, Any]:
     """Write tensors as one fsynced safetensors file; returns its {"bytes", "sha256"}.
 
-    The hash is of what was meant to be written, not of what a disk gives back.
+    The hash is of the bytes in memory, not of what the disk gives back: so it also finds a disk's errors.
     """
     header: dict[str, Any] = {}
     offset = 0

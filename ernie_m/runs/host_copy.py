@@ -1,4 +1,4 @@
-"""A copy of this rank's state in host memory, taken while the training waits: the one thing of a save that it waits for."""
+"""A copy of this rank's state in host memory: the only part of a save that the training waits for."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class HostCopy:
         self._threads = ThreadPoolExecutor(COPY_THREADS, thread_name_prefix="copy")
 
     def reserve(self, num_elements: int, pinned: bool) -> None:
-        """Make room for fp32 numbers; every page is touched, or the first copy would wait for the kernel to hand it out."""
+        """Allocate memory for fp32 numbers and touch every page; otherwise the first copy would wait for the kernel."""
         if self._buffer.numel() < num_elements or (num_elements and pinned != self._buffer.is_pinned()):
             self._buffer = torch.empty(0)  # let go of the old one first
             self._buffer = torch.zeros(num_elements, pin_memory=pinned)
 
     def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies of flat fp32 tensors; good until the next call."""
+        """Copies of flat fp32 tensors; valid until the next call."""
         on_gpu = any(tensor.is_cuda for tensor in tensors.values())
         self.reserve(sum(tensor.numel() for tensor in tensors.values()), on_gpu)
         copies: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""What a job is where the command leaves it out: `deepspeed --hostfile hostfiles/v100x64 launcher/pretrain.py` is whole.
+"""Defaults of a job: `deepspeed --hostfile hostfiles/v100x64 launcher/pretrain.py` is a whole command.
 
 The same for all commands that speak of that job: pretrain, plan, doctor, supervise.
 """
@@ -16,7 +16,7 @@ RECIPE, DATA, RUNS, HOSTFILE = "large", "data", "runs", "hostfiles/v100x64"
 
 @dataclass(frozen=True)
 class JobNames:
-    """Recipe, data and run folder of a job; `choices` are those that nobody made."""
+    """Recipe, data and run folder of a job; `choices` names those that came from defaults."""
 
     recipe: str
     data: str
@@ -25,7 +25,7 @@ class JobNames:
 
 
 def job_names(recipe: str | None, data: str | None, run: str | None) -> JobNames:
-    """What was given, and for the rest recipe large, data data/ and a run called as its recipe in runs/."""
+    """What was given; for the rest recipe large, data data/ and the run runs/RECIPE."""
     name = recipe or RECIPE
     defaults = {"recipe": RECIPE, "data": f"{DATA}/", "run": f"{RUNS}/{Path(name).stem}"}
     given = {"recipe": recipe, "data": data, "run": run}

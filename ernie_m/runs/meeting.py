@@ -39,7 +39,7 @@ def set_meeting(facts: RankFacts) -> None:
 
 
 def _ask_mpi(facts: RankFacts) -> tuple[str, int]:
-    """An address and a free port of rank 0, told by MPI to all; raises InputError where MPI is not at hand."""
+    """An address and a free port of rank 0, sent to all ranks by MPI; raises InputError where mpi4py is missing."""
     launcher = facts.launcher.name if facts.launcher else ""
     if importlib.util.find_spec("mpi4py") is None:
         raise InputError(f"started by {launcher}, but mpi4py is missing: pip install mpi4py, or start with torchrun")
@@ -57,10 +57,10 @@ def _ask_mpi(facts: RankFacts) -> tuple[str, int]:
 
 
 def choose_interface(facts: RankFacts) -> Choice:
-    """Have gloo and NCCL use the network interface that leads to where the ranks meet; before any process group.
+    """Bind gloo and NCCL to the network interface that leads to the meeting address; call it before any process group.
 
-    gloo alone takes the address of the host's own name, which is 127.0.1.1 on Debian: no other host reaches that. What the
-    user has set is left as it is. A collective where the ranks may be on several hosts.
+    By itself gloo takes the address of the host's own name. On Debian that is 127.0.1.1, which no other host can reach. What
+    the user has set stays. This is a collective where the ranks may be on several hosts.
     """
     subject = "network interface"
     if facts.world_size == 1:
@@ -81,7 +81,7 @@ def choose_interface(facts: RankFacts) -> Choice:
 
 
 def _own_address(facts: RankFacts) -> tuple[str, str]:
-    """This host's address for its peers, and what it leads to: the place to meet or, where that is here, another host."""
+    """This host's address for its peers, and what it leads to: the meeting address or, on that host itself, another host."""
     meeting = meeting_address()
     try:
         address = own_address_towards(meeting)

@@ -1,7 +1,7 @@
 """What a run leaves to look at: one JSON line a step, console lines, curves as PNG.
 
-Summed losses stay on the device until a line is due; then all steps since the last flush are fetched at once. Names
-come from the objective table: `loss/CAMLM`, `loss/CAMLM/de-en`.
+Summed losses stay on the device until a line is printed; then all steps since the last one are fetched at once. Names
+come from the table of objectives: `loss/CAMLM`, `loss/CAMLM/de-en`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def mean_losses(names: Sequence[str], nll: Sequence[float], predicted: Sequence[
 class LineLog:
     """JSON lines with a `step` each (rank 0 alone writes). Those of steps behind the checkpoint are dropped on resume.
 
-    A full disk ends no training: lines that find no room wait in memory for the next write that does, with an alarm.
+    A full disk does not end the training: an alarm is printed, and lines wait in memory until a write succeeds.
     """
 
     def __init__(self, path: Path, resume_step: int) -> None:
@@ -69,7 +69,7 @@ class LineLog:
                 print(f"alarm: {self.path}: {error.strerror}; its lines wait in memory", file=sys.stderr, flush=True)
 
     def sync(self) -> str | None:
-        """To the disk; what keeps lines from it. A checkpoint must not be ahead of its log."""
+        """Flush to the disk; returns why it failed, or None. A checkpoint must not be newer than its log."""
         self.write([])
         os.fsync(self._file.fileno())
         return f"{self.path}: {len(self._waiting)} bytes of lines find no room" if self._waiting else None

@@ -1,11 +1,11 @@
 """This process among its peers: rank, world size, device, and the few collectives we use.
 
-Three groups, so that nothing waits for what it has nothing to do with:
-- the default one carries tensors on the device (DeepSpeed's own as well);
-- `host_sum` and `barrier` go over gloo: what ranks decide together (counts of a step, requests to stop) never waits for
-  a device, nor a device for it;
-- `voters` have a gloo group of their own with a timeout of their own: a checkpoint is committed on a thread behind the
-  training, and a rank that cannot vote must not hold it for ever.
+Three process groups, so that no operation waits for an unrelated one:
+- the default one carries tensors on the device (DeepSpeed uses it too);
+- `host_sum` and `barrier` use gloo: what ranks decide together (counts of a step, requests to stop) does not wait for the
+  device, and the device does not wait for it;
+- `voters` have a gloo group with its own timeout: a thread commits a checkpoint while the training goes on, and a rank that
+  cannot vote must not block it forever.
 """
 
 from __future__ import annotations

@@ -97,7 +97,10 @@ class RunFolder:
             yield is_owner
 
     def stopped(self, kind: str, step: int | None, message: str) -> None:
-        """Note that the job ended in order (rank 0): "signal" or "time" goes on when started again, "refused" does not."""
+        """Note why the job ended in order (rank 0).
+
+        After "signal" or "time" the next start goes on, after "refused" it does not.
+        """
         content = {"kind": kind, "step": step, "message": message, "time": time.time()}
         write_json(self.path / LAST_STOP_FILE, content)
 
@@ -112,10 +115,11 @@ class RunFolder:
             aside.write_text(yaml.safe_dump(configuration, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     def _empty(self) -> None:
-        """Delete what an earlier run left, after a look at all of it: a disk not there or not writable stops it first.
+        """Delete what an earlier run left.
 
-        A kill in between leaves a run folder: what says that training is done goes first, and the settings stay until those
-        of the new run replace them. `checkpoints` may be a link to a bigger disk, and stays one.
+        First check that all of it can be deleted: a missing or read-only disk is an error.
+        If it is killed in between, a run folder is left: COMPLETE is deleted first, and the settings stay until those of the
+        new run replace them. `checkpoints` may be a link to a bigger disk, and stays one.
         """
         left = [self.path / name for name in OF_TRAINING if name != CONFIG_FILE]
         require_writable(self.path)
@@ -129,7 +133,7 @@ class RunFolder:
         write_json(self.path / COMPLETE_FILE, content)
 
     def completed(self) -> dict[str, Any]:
-        """What `complete` stored; raises InputError for a file that says nothing of the kind."""
+        """What `complete` stored; raises InputError for a file with other content."""
         path = self.path / COMPLETE_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
-"""Steps that a run leaves out: their numbers pass without forward or update, and their data is never seen.
+"""Steps that a run leaves out: they have no forward and no update, and their data is not used.
 
 `--skip_steps 1200:1300,1500:1510` names them as the trainer counts, from 0: A:B is steps A .. B-1. A run remembers what
 it was ever told to skip in RUN/skipped_steps.json, so that a restart without the option leaves the same steps out.
 
-A step that was trained before somebody asked to skip it has to be undone: only checkpoints of at most `first_new` steps
-may be resumed from.
+If a step was trained before somebody asked to skip it, it must be undone: the run resumes from a checkpoint of at most
+`first_new` steps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ernie_m.base.run_files import SKIPPED_STEPS_FILE
 
 @dataclass(frozen=True)
 class SkipSteps:
-    """A set of steps as ranges (first, end), sorted, apart from each other; `SkipSteps.of` makes them so."""
+    """A set of steps as ranges (first, end) that are sorted and do not touch; `SkipSteps.of` makes them so."""
 
     ranges: tuple[tuple[int, int], ...] = ()
 
@@ -40,9 +40,9 @@ class SkipSteps:
 
     @staticmethod
     def parse(text: str, num_steps: int | None = None) -> SkipSteps:
-        """The steps of '1200:1300,1500:1510'; '' is none. `num_steps`: length of the run, behind which nothing lies.
+        """The steps of '1200:1300,1500:1510'; '' is none. `num_steps`: length of the run.
 
-        Raises InputError for anything else, and for ranges that are empty or reach behind the run's last step.
+        Raises InputError for anything else, and for ranges that are empty or go beyond the run's last step.
         """
         ranges = [_parsed(part.strip(), num_steps) for part in text.split(",")] if text.strip() else []
         return SkipSteps.of(ranges)
@@ -100,8 +100,8 @@ class SkipSteps:
 def first_new(remembered: SkipSteps, asked: SkipSteps) -> int | None:
     """The earliest step that is asked for and not remembered; None when there is none.
 
-    A checkpoint of s finished steps, trained under `remembered`, is of use under `remembered.union(asked)` if and only
-    if this is None or at least s.
+    A checkpoint of s finished steps that was trained with `remembered` can be used with `remembered.union(asked)` only if
+    this is None or at least s.
     """
     new = [remembered.next_kept(first) for first, _ in asked.ranges]
     return min((step for step in new if step in asked), default=None)

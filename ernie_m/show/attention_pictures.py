@@ -1,5 +1,5 @@
 """Who reads whom in rows as training packs them: the dense mask of a real row of each objective, and a part of it large
-enough to read its tokens. docs/draw_objectives.py draws its small example with the same lines."""
+enough to read its tokens. docs/draw_objectives.py draws its small example with the same code."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def legible_part(view: View, limit: int = LEGIBLE) -> np.ndarray:
 def labels(
     view: View, positions: np.ndarray, vocabulary: Vocabulary, languages: Mapping[int, str]
 ) -> tuple[list[str], list[str]]:
-    """Of each position its position id and piece, and the language of a mask; the same with what it must predict."""
+    """A label for each position: position id, piece, a mask's language; and the same with what must be predicted."""
     ids, places, language = (view.column(name)[positions] for name in ("input_ids", "position_ids", "language"))
     plain, asking = [], []
     for position, token, piece, place, number in zip(
@@ -152,7 +152,7 @@ def draw_rule(
 
 
 def _unmeasured(labels: Sequence[str]) -> float:
-    """Points by which East Asian labels may be longer than matplotlib's fonts, which lack them, make believe."""
+    """How many points wider East Asian labels may be in the browser: matplotlib's fonts lack these characters."""
     return 2.8 * max(sum(unicodedata.east_asian_width(c) in "WF" for c in label) for label in labels)
 
 

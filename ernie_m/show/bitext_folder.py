@@ -1,9 +1,9 @@
-"""Bitext in a folder, in whatever form it lies there, as groups of line-aligned sentences.
+"""The bitext files of a folder, in any of the usual layouts, as groups of line-aligned sentences.
 
 tatoeba.fra-eng.{fra,eng}    LASER's pairs               fr-en.{fr,en}    pairs
 news.{en,fr,sw}              one text in many languages  {eng_Latn,fra_Latn}.devtest    the same as FLORES has it
 
-Two languages that share no file meet over English: sentences with the same English beside them are translations.
+Two languages without a common file are joined through English: sentences with the same English line are translations.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MANY_BY_SPLIT = re.compile(r"(?P<code>[a-z]{3})_[A-Z][a-z]{3}\.(?P<text>\w+)")
 
 @dataclass(frozen=True)
 class AlignedSentences:
-    """Line-aligned sentences: as many of each language, those of one line translations of each other."""
+    """Line-aligned sentences: the same number in each language; sentences of one line translate each other."""
 
     name: str
     sentences: Mapping[str, Sequence[str]]
@@ -38,7 +38,7 @@ class AlignedSentences:
 
 @dataclass(frozen=True)
 class BitextFolder:
-    """All groups of a folder in languages that were asked for; `left_out` says what was not taken, and why."""
+    """All groups of a folder in the wanted languages; `left_out` says what was not used, and why."""
 
     groups: tuple[AlignedSentences, ...]
     left_out: tuple[str, ...]
@@ -108,7 +108,7 @@ def _named(path: Path, languages: Collection[str]) -> tuple[str, str] | None:
 
 
 def _read(name: str, paths: Mapping[str, Path], limit: int) -> AlignedSentences:
-    """One group; the first file, English where it is there, is what the others must align with."""
+    """Read one group. All files must have as many lines as the first one, which is the English one if there is one."""
     first, *others = sorted(paths, key=lambda language: (language != PIVOT, language))
     sides = {}
     for other in others:
@@ -120,7 +120,7 @@ def _read(name: str, paths: Mapping[str, Path], limit: int) -> AlignedSentences:
 
 
 def shared_sentences(bitext: BitextFolder) -> dict[tuple[str, str], SharedSentences]:
-    """What each pair of languages (in the order of `bitext.languages`) shares, pairs without anything left out.
+    """The sentences that each two languages share (in the order of `bitext.languages`), without pairs that share none.
 
     The largest group that has both, or else the sentences whose English stands in both languages' groups, each once.
     """
@@ -148,7 +148,7 @@ def _by_english(bitext: BitextFolder, language: str) -> dict[str, tuple[int, int
 
 
 def translations(bitext: BitextFolder) -> list[dict[str, tuple[int, int]]]:
-    """Every sentence with its translations, language -> (group, line): those in most languages first, then as they stand.
+    """Every sentence with its translations, language -> (group, line). Those in most languages come first.
 
     Sentences with the same English are one; groups without English stand for themselves.
     """

@@ -1,5 +1,7 @@
-"""Figures as the page holds them: SVG whose texts stay texts, so that the browser finds fonts for every script, and whose
-bytes follow from what is drawn alone."""
+"""Figures for the page: SVG in which text stays text, so that the browser finds fonts for every script.
+
+The same drawing gives the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ STYLE: Any = {
 
 
 def as_image(draw: Callable[P, Figure]) -> Callable[P, str]:
-    """Make of a function that draws a figure one that gives it as the address of an <img>: data:image/svg+xml;base64,..."""
+    """Turn a function that draws a figure into one that returns the address for an <img>: data:image/svg+xml;base64,..."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
@@ -42,6 +44,6 @@ def as_image(draw: Callable[P, Figure]) -> Callable[P, str]:
 
 
 def isolated(text: str) -> str:
-    """The text for a label: right-to-left scripts keep to themselves, what does not print shows its code."""
+    """A label's text: right-to-left text is isolated, and characters that do not print show their code."""
     shown = "".join(c if c.isprintable() else f"‹U+{ord(c):04X}›" for c in text)
     return f"{FIRST_STRONG}{shown}{POP_ISOLATE}"

@@ -1,4 +1,4 @@
-"""What a run is and how it went, out of its configuration, its data and its metrics."""
+"""What a run is and how it went, from its configuration, its data and its metrics."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def scores(lines: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def recipe(run: OpenedRun) -> str:
-    """All of the configuration that decides what was learnt, YAML."""
+    """The part of the configuration that decides what the model learns, as YAML."""
     content = {key: run.configuration[key] for key in LEARNT_BY if key in run.configuration}
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
@@ -113,7 +113,7 @@ def thinned(lines: Sequence[Mapping[str, Any]], most: int = MOST_POINTS) -> list
 
 @as_image
 def curves(lines: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss of each objective, and of what else was measured: the gain, useful tokens/s, padding."""
+    """Loss of each objective, and of what else was measured: the gain, real tokens/s, padding."""
     lines = thinned(lines)
     also = [key for key in (GAIN, *SPEED) if points_of(lines, key)]
     columns = 2 if also else 1

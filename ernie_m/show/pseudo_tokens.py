@@ -1,5 +1,7 @@
-"""What BTMLM writes: sentences of rows of training with the pseudo tokens that the model puts behind them, what else it
-thought of, and the row that training then makes of them."""
+"""What BTMLM writes: sentences of training rows with the pseudo tokens that the model puts behind them.
+
+Beside each token stand the likeliest other pieces, beside each sentence the document that training makes of it.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,7 @@ class Written:
 def written(
     data: PretrainingData, rows: Sequence[RowAddress], model: Encoder, vocabulary: Vocabulary, languages: Mapping[int, str]
 ) -> list[Written]:
-    """Examples out of the first of these rows of BTMLM, of as many pairs of languages as there are."""
+    """Examples from the first of these BTMLM rows, from as many different language pairs as possible."""
     batch = packed(data, rows[:ROWS])
     assert batch.generation is not None
     generation, S = batch.generation, batch.input_ids_BS.shape[1]

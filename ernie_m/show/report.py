@@ -1,4 +1,4 @@
-"""The page: each section's content, or the words that say why it is left out, put into report.html.jinja."""
+"""The page: fills report.html.jinja with each section's content, or with the reason why it is left out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PageOptions:
 def page(run: OpenedRun, options: PageOptions, scratch: Path) -> str:
     """The whole page as HTML; `scratch` is a folder for exported weights, to be removed by the caller.
 
-    Raises InputError for a layer that the model has not, and for weights of the start that are not at hand.
+    Raises InputError for a layer that the model does not have, and for missing weights of the start.
     """
     lines = overview.metrics_up_to(run)
     languages = {number: name for name, number in run.language_ids.items()}

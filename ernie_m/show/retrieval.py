@@ -81,7 +81,7 @@ def cells(of: PooledStates, languages: Sequence[str], shared: Mapping[tuple[str,
 
 
 def counts(languages: Sequence[str], shared: Mapping[tuple[str, str], SharedSentences]) -> np.ndarray:
-    """Sentences behind each cell: int [L, L]."""
+    """Number of sentences behind each cell: int [L, L]."""
     found = np.zeros((len(languages), len(languages)), np.int64)
     for (a, b), sentences in shared.items():
         i, j = languages.index(a), languages.index(b)
@@ -91,7 +91,7 @@ def counts(languages: Sequence[str], shared: Mapping[tuple[str, str], SharedSent
 
 @as_image
 def heat_maps(maps: Mapping[str, np.ndarray], languages: Sequence[str], num_shared: np.ndarray) -> Figure:
-    """Maps beside each other: accuracy in percent, under it how many sentences it is over."""
+    """Heat maps side by side: accuracy in percent, with the number of sentences below it."""
     num, side = len(languages), 1.2 + 0.42 * len(languages)
     known = [of[np.isfinite(of)] for of in maps.values()]
     top = max(0.1, np.ceil(10 * max((of.max() for of in known if of.size), default=1.0)) / 10)  # one scale for all

@@ -1,7 +1,7 @@
-"""The same sentences in all languages as points of a plane, before and after: do translations lie together, or languages?
+"""The same sentences in all languages as points of a plane, before and after training: do translations lie together?
 
-Points are t-SNE's of scikit-learn (cosine, started from PCA, a fixed seed). Each map is fitted alone: places compare
-within a map, not between two.
+Points come from scikit-learn's t-SNE (cosine, started from PCA, a fixed seed). Each map is fitted alone, so places can be
+compared within a map, not between two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The job itself: one `deepspeed` in a process group of its own, started on the hosts given, ended with all its ranks."""
+"""The job: one `deepspeed` in its own process group, started on the given hosts, ended with all its ranks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class JobCommand:
 
     @classmethod
     def of(cls, words: Sequence[str]) -> JobCommand:
-        """The command behind `--`, whole: training where it names no script, with the --run that training would take.
+        """The complete command behind `--`: the training's script if it names none, and the default --run if it gives none.
 
         The run's ~ is replaced: this process looks into that folder, too.
         """
@@ -82,7 +82,7 @@ class JobCommand:
 
 @dataclass(frozen=True)
 class DeepspeedLauncher:
-    """How to start the job: the same for all starts, but for the hosts.
+    """How to start the job. All starts are the same except for the hosts.
 
     deepspeed_options: further options of `deepspeed`; num_ranks: local ranks where there is no hostfile (None: one per
     device); master_addr: where the ranks meet, instead of the first host's name, as long as `first_host` takes part;
@@ -156,7 +156,7 @@ class Job:
     command: JobCommand
 
     def exit_code(self) -> int | None:
-        """The launcher's, None while it runs. It can be 0 after a kill -9: what counts is the run folder."""
+        """The launcher's exit code, None while it runs. It can be 0 after a kill -9, so the run folder decides, not this."""
         return self.launcher.poll()
 
     def end(self, seconds: float = TERMINATION_SECONDS) -> int:
@@ -178,23 +178,23 @@ class Job:
 
 
 def needs_ssh(hosts: Mapping[str, int]) -> bool:
-    """Whether some of these hosts is reached through ssh: all but a single one that is this machine."""
+    """Whether ssh is needed: always, unless the only host is this machine."""
     return len(hosts) > 1 or any(not is_local(host) for host in hosts)
 
 
 def reachable(hosts: Sequence[str], ssh_options: Sequence[str]) -> dict[str, bool]:
-    """Whether ssh gets through to each host, asked side by side, in some ten seconds at most."""
+    """Whether ssh reaches each host; all are asked at the same time, which takes about ten seconds at most."""
     return {host: code != 255 for host, code in _on_each(hosts, ssh_options, "true").items()}
 
 
 def end_remote_orphans(hosts: Sequence[str], ssh_options: Sequence[str], command: JobCommand) -> None:
-    """End what is left of the job on other hosts, which have the same paths."""
+    """End what is left of the job on other hosts. They must have the same paths."""
     words = [sys.executable, "-m", "ernie_m.supervision.orphans", str(command.script), str(command.run)]
     _on_each(hosts, ssh_options, f"cd {shlex.quote(os.getcwd())} && {shlex.join(words)}")
 
 
 def _value_of(option: str, words: Sequence[str]) -> str:
-    """What follows `option` among words, or stands behind its =; the last one counts, "" if there is none."""
+    """The value of `option`: the next word, or what follows its =. The last one counts; "" if there is none."""
     given = ""
     for number, word in enumerate(words):
         name, has_value, value = word.partition("=")
@@ -204,7 +204,7 @@ def _value_of(option: str, words: Sequence[str]) -> str:
 
 
 def _with_value(option: str, value: str, words: Sequence[str]) -> list[str]:
-    """The words with another value of that option, wherever and however it is given."""
+    """The words with another value for that option, in whichever form it is given."""
     changed = [f"{option}={value}" if word.startswith(f"{option}=") else word for word in words]
     for number, word in enumerate(changed[:-1]):
         if word == option:

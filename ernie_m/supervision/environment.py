@@ -1,4 +1,4 @@
-"""What ranks on other hosts get of this environment, through deepspeed and pdsh, unharmed by the shells between.
+"""Which environment variables ranks on other hosts get, and how values survive deepspeed, pdsh and the shells between.
 
 deepspeed with pdsh exports variables that begin with MLFLOW, PYTHON, MV2 or UCX (on CUDA also NCCL, LD_LIBRARY, PATH),
 and the lines of the file that DS_ENV_FILE names (`.deepspeed_env` otherwise). We write such a file: the variables of
@@ -34,8 +34,8 @@ def ssh_arguments(environment: Mapping[str, str]) -> str:
 def exported(environment: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, str]:
     """The variables for ranks on other hosts: those of EXPORTED without secrets, and `extra` names or NAME* as asked.
 
-    Secrets (WANDB_API_KEY, HF_TOKEN, ...) would be seen by all on command lines and in logs: only when asked for by
-    their full name. Raises InputError for an extra name that is not set, or a value of several lines.
+    Everybody could see secrets (WANDB_API_KEY, HF_TOKEN, ...) on command lines and in logs; they are exported only when
+    asked for by their full name. Raises InputError for an extra name that is not set, or a value of several lines.
     """
     asked = tuple(extra)
     chosen = {}
@@ -72,12 +72,12 @@ def withheld(environment: Mapping[str, str], extra: Iterable[str] = ()) -> list[
 
 
 def for_pdsh(value: str) -> str:
-    """A value that survives: deepspeed puts it in double quotes, pdsh reads %, the shell of the far host the rest."""
+    """A value quoted to arrive unchanged: deepspeed adds double quotes, pdsh reads %, the remote shell the rest."""
     return re.sub(r'([\\"$`])', r"\\\1", value).replace("%", "%%")
 
 
 def pdsh_argument(word: str) -> str:
-    """A word of the training command that survives: deepspeed quotes words with a blank, and none else."""
+    """A word of the training command quoted so that it arrives unchanged: deepspeed quotes only words with a blank."""
     if " " in word:
         return re.sub(r"([\\$`])", r"\\\1", word).replace("%", "%%")
     return shlex.quote(word).replace("%", "%%")

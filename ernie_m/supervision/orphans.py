@@ -1,4 +1,4 @@
-"""Processes of a job on this machine: found by their very arguments, ended when they outlived their launcher.
+"""Processes of a job on this machine: found by their exact arguments, ended when they outlived their launcher.
 
 `python -m ernie_m.supervision.orphans SCRIPT RUN` ends those of the machine it runs on; the supervisor calls it over ssh.
 """
@@ -58,7 +58,7 @@ def members_of_group(group: int) -> list[int]:
 
 
 def _this_process_and_those_above() -> set[int]:
-    """A script that wraps the supervisor may have all these words among its arguments too."""
+    """Ids of this process and its ancestors: a script around the supervisor may have the same words as arguments."""
     found, process = set(), os.getpid()
     while process:
         found.add(process)

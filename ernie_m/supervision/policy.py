@@ -1,6 +1,6 @@
-"""What follows from how a start of the job ended: done, stopped, refused, given up, or once more, and on which hosts.
+"""What to do after a start of the job has ended: finish, give up, or start again, and on which hosts.
 
-Nothing here looks at a disk, a process or a clock.
+Everything here is computed from arguments: no disk, no process, no clock.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Outcome:
 
     @property
     def steps_lost(self) -> int:
-        """Steps this start did in vain: those behind the newest committed checkpoint, to be repeated."""
+        """Steps that must be repeated: those after the newest committed checkpoint."""
         if self.after.complete or self.after.metrics_version == self.before.metrics_version:
             return 0  # it may have ended before it touched the metrics: then their last steps were lost by the start before
         return max(0, self.after.reached - self.after.committed)
@@ -69,7 +69,7 @@ class RestartPolicy:
         self._furthest = RunState()
 
     def judge(self, outcome: Outcome) -> RestartDecision:
-        """What follows. Order: complete, refused, stopped on request; the rest are failures."""
+        """What to do next. Checked in this order: complete, refused, stopped on request; all else is a failure."""
         after = outcome.after
         if after.complete:
             return RestartDecision(0, "complete")
@@ -93,7 +93,7 @@ class RestartPolicy:
         return RestartDecision(None, reason, min(LONGEST_DELAY_SECONDS, 2.0 ** max(0, self.futile - 1)))
 
     def hosts_changed(self) -> None:
-        """Another set of hosts deserves the full number of tries."""
+        """Start counting again: another set of hosts gets the full number of tries."""
         self.futile = 0
 
     def _is_progress(self, outcome: Outcome) -> bool:
@@ -105,7 +105,7 @@ class RestartPolicy:
 
 
 class ActiveHosts:
-    """Which hosts take part: all of the hostfile, less those that failed too often or cannot be reached."""
+    """Which hosts take part: those of the hostfile, without those that failed too often or cannot be reached."""
 
     def __init__(self, hosts: Mapping[str, int], host_failures: int, forgive_steps: int) -> None:
         self.hosts, self.host_failures, self.forgive_steps = dict(hosts), host_failures, forgive_steps
@@ -142,7 +142,7 @@ class ActiveHosts:
 def blamed_hosts(incidents: Iterable[Incident], hosts: Mapping[str, int]) -> list[str]:
     """Hosts of the ranks that were lost, in the hostfile's order.
 
-    No one when every host is named: then either side of a broken network blamed the other, or all was lost at once.
+    None when every host is named: then two sides of a broken network blame each other, or all hosts failed at once.
     """
     host_of = hosts_of_ranks(hosts)
     lost = {host_of[rank] for incident in incidents for rank in incident.ranks if 0 <= rank < len(host_of)}
@@ -150,7 +150,7 @@ def blamed_hosts(incidents: Iterable[Incident], hosts: Mapping[str, int]) -> lis
 
 
 def fitting(hosts: Mapping[str, int], batch: tuple[int, int] | None) -> dict[str, int]:
-    """The hosts from the first on over whose ranks the batch divides; empty when there is no such set.
+    """As many hosts as possible, from the first one on, whose ranks divide the batch; empty when there are none.
 
     `batch` is (rows of a step, rows of a micro-batch); None (not known yet) takes all.
     """

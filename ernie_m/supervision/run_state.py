@@ -1,6 +1,6 @@
 """What a run folder says about its job: complete, how far, stopped on purpose, which ranks were lost.
 
-The launcher's exit code does not say it reliably; these files do. All of them may be missing or torn at any moment.
+The launcher's exit code is not reliable; these files are. Each may be missing or incomplete at any moment.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RunState:
     incidents: tuple[Incident, ...] = ()
 
     def incidents_since(self, before: RunState) -> tuple[Incident, ...]:
-        """Those that were not there `before` (all, if the file was started anew)."""
+        """Incidents that were not there `before` (all of them, if the file was begun again)."""
         known = len(before.incidents)
         return self.incidents[known:] if len(self.incidents) >= known else self.incidents
 
@@ -78,7 +78,10 @@ def read_state(run: Path) -> RunState:
 
 
 def is_started(run: Path) -> bool:
-    """Whether training has made this its run folder. Until then nothing may be put there: it would look like another's."""
+    """Whether training has made this its run folder.
+
+    Before that nothing may be written there: training would refuse the folder.
+    """
     return (run / CONFIG_FILE).is_file()
 
 
@@ -102,7 +105,7 @@ def seconds_in_steps(run: Path, after: int, until: int) -> float:
 
 
 def _last_step(path: Path) -> int:
-    """Of the last whole line that has one; reads from the end, twice as far as long as it finds none."""
+    """The step of the last complete line that has one. Reads from the end, each time twice as far, until one is found."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = 1 << 16

@@ -1,7 +1,7 @@
-"""The loop: start the job, watch it, judge how it ended, leave out bad hosts, start it again.
+"""The loop: start the job, watch it, decide what its end means, leave out bad hosts, start it again.
 
 A signal to the supervisor becomes RUN/stop_requested, which rank 0 polls wherever the job is: signals do not travel
-through pdsh. Whatever ends or lingers is ended with its whole process group before the next start.
+through pdsh. Before the next start the whole process group of the last one is ended.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Supervisor:
         self._steps_lost = 0
 
     def run(self) -> int:
-        """Until the run is complete, stopped, refused or given up. Raises InputError before anything is started."""
+        """Run until the training is complete, stopped, refused or given up. Raises InputError before anything is started."""
         started, first = time.monotonic(), read_state(self.run_folder)
         if first.complete:
             say(f"{self.run_folder}: finished at step {first.committed}, nothing to do")
@@ -128,7 +128,7 @@ class Supervisor:
             self._readmit()
 
     def _attempt(self, before: RunState, hosts: dict[str, int], folder: Path) -> RestartDecision:
-        """One start of the job and the judgement of its end."""
+        """One start of the job, and the decision after its end."""
         number = self.ledger.start(before.committed, hosts or {"localhost": self.launcher.num_ranks or 0})
         self._announce(number, before, hosts)
         started = time.monotonic()
@@ -151,7 +151,7 @@ class Supervisor:
         return decision
 
     def _watch(self, job: Job, before: RunState) -> RunState:
-        """Wait for the job to end, within our patience once it should; returns the run folder's state at that moment."""
+        """Wait for the job to end, within the grace periods once it should; returns the run folder's state then."""
         ending_since = None
         while True:
             ended = job.exit_code() is not None
@@ -170,7 +170,10 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def _is_out_of_grace(self, now: float) -> bool:
-        """Ask the job to stop, once; whether it has had its time. A second signal, or nothing to save, ends it at once."""
+        """Ask the job to stop, once; returns whether its time is over.
+
+        A second signal, or nothing to save, ends it at once.
+        """
         if self._stop_deadline == float("inf"):
             self._stop_deadline = now
             if is_started(self.run_folder):
@@ -183,7 +186,7 @@ class Supervisor:
         return now >= self._stop_deadline or len(self._signals) > 1
 
     def _attribute(self, outcome: Outcome, hosts: dict[str, int]) -> dict[str, str]:
-        """Find the hosts that are to blame; returns those that the next start does without, and why."""
+        """Find the hosts that failed; returns those that the next start leaves out, and why."""
         blamed = blamed_hosts(outcome.incidents, hosts)
         dropped = self.active_hosts.record(blamed, outcome.after.reached)
         answers = self._probe(hosts)
@@ -241,6 +244,6 @@ def _remote(hosts: Iterable[str]) -> list[str]:
 
 
 def say(text: str) -> None:
-    """A line of the supervisor's own between the job's output; goes on without where the terminal is gone."""
+    """Print a line of the supervisor itself; goes on silently when the terminal is gone."""
     with contextlib.suppress(OSError):
         print(f"supervise: {text}", file=sys.stderr, flush=True)
