@@ -1,4 +1,4 @@
-"""Do the two sides of a parallel corpus belong together? Judged by their lengths alone, on a sample.
+"""Do the two sides of a parallel corpus belong together? Judged by the lengths of lines in a sample.
 
 Translations of long sentences are long. So the log length ratio of true pairs varies much less than that of pairs matched
 at random from the same lines, whatever the two languages. The score is 1 - spread(as paired) / spread(at random): 0.5 to 0.8
@@ -31,7 +31,7 @@ class Alignment:
 
     @property
     def score(self) -> float | None:
-        """1: lengths go together as well as can be; 0: no better than chance; None: too few pairs, or all of one length."""
+        """1: the lengths agree perfectly; 0: no better than chance; None: too few pairs, or all of one length."""
         if self.pairs < FEWEST_PAIRS or self.at_random < 0.05 * self.pairs:
             return None
         return round(1 - self.as_paired / self.at_random, 3)
@@ -42,7 +42,7 @@ class Alignment:
 
 
 def measure(lengths: np.ndarray) -> Alignment:
-    """Of the pairs of one chunk; `lengths` are characters, int64 [2, pairs]."""
+    """Measure the pairs of one chunk; `lengths` in characters, int64 [2, pairs]."""
     num_pairs = lengths.shape[1]
     if num_pairs < 2:
         return Alignment()

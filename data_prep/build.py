@@ -1,7 +1,7 @@
 """A catalog and a tokenizer -> a corpus folder, on one process or on many hosts, with the same bytes.
 
-1. Rank 0 looks at everything that can be wrong first: catalog, tokenizer, output folder, a sample of each corpus, free disk.
-2. The corpora are dealt out to teams of ranks (ranks.py); each chunk is converted to its shards and a marker (convert.py).
+1. Rank 0 first checks all that can be wrong: catalog, tokenizer, output folder, a sample of each corpus, free disk space.
+2. Teams of ranks share the corpora (team.py); each chunk is converted to its shards and a marker (convert.py).
    A chunk that has its marker is not done again, so a build that was killed goes on where it was.
 3. Where the catalog asks for it, repeated lines are removed (deduplicate.py).
 4. Rank 0 reads the markers and writes report, tokenizer, shard table and, last, the manifest: a folder without it is not
@@ -45,7 +45,7 @@ IDENTITY_BYTES = 1 << 16  # of each end of an input file: tells a changed file w
 
 @dataclass(frozen=True)
 class Options:
-    """How to build. Of these only `chunk_bytes`, and `on_error` where a corpus cannot be used, change what is written."""
+    """How to build. Only `chunk_bytes` changes what is written, and `on_error` where a corpus cannot be used."""
 
     chunk_bytes: int = readers.CHUNK_BYTES
     overwrite: bool = False
@@ -111,7 +111,7 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
 
 
 def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:
-    """The beginning of every corpus, looked at; and name -> message of those that are to be left out."""
+    """An estimate from the beginning of every corpus; and name -> message of corpora to be left out."""
     estimates, failed = [], {}
     progress = Progress("look at the beginning of every corpus", len(corpora), "corpora")
     for corpus in corpora:
@@ -129,7 +129,7 @@ def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> 
 
 
 def _plan(corpora: tuple[Corpus, ...], failed: dict[str, str], vocabulary: Vocabulary, options: Options) -> dict[str, Any]:
-    """All that the bytes depend on: a build goes on only where this is the same."""
+    """Everything that the output depends on: a build is continued only if this is the same."""
     described = []
     for corpus in corpora:
         files = [] if corpus.name in failed else [_identity(path) for path in corpus.files]
@@ -152,7 +152,7 @@ def _identity(path: Path) -> dict[str, Any]:
 
 
 def _run(ranks: Ranks, phase: Phase, job: Job) -> None:
-    """A phase of the work on all teams; the first failure is raised on rank 0, the other ranks leave."""
+    """Run a phase of the work on all teams; the first failure is raised on rank 0, and the other ranks exit."""
     errors = [error for error in ranks.run_teams(phase, job) if error is not None]
 
     def raise_first() -> None:
@@ -186,7 +186,7 @@ def _finish(job: Job, started: float) -> Manifest:
 
 
 def versions() -> dict[str, str]:
-    """What made the shards."""
+    """Versions of the software that made the shards."""
     return {
         "ernie_m": ernie_m.__version__,
         "python": platform.python_version(),

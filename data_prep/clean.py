@@ -1,4 +1,4 @@
-"""Which lines are kept, and in what form. A pair is judged whole, so that its sides stay aligned."""
+"""Which lines are kept, and in which form. A pair is kept or rejected as a whole, so its sides stay aligned."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def usable(corpus: Corpus, count: Count) -> Iterator[tuple[str, ...]]:
 
 
 def is_held_out(sources: list[str], fraction: float) -> np.ndarray:
-    """Whether each text is held out, by the text alone: every copy of a sentence, in any corpus, is in the same split.
+    """Whether each text is held out. The text alone decides, so all copies of a sentence, in any corpus, are in one split.
 
     A text held out at one fraction is held out at every larger one. bool [texts].
     """

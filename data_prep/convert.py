@@ -1,7 +1,7 @@
-"""One chunk -> its shards and its marker. What every rank does, again and again; knows nothing of other chunks.
+"""One chunk -> its shards and its marker: the work of every rank. Chunks do not depend on each other.
 
-parse -> clean -> encode -> a shard a split, written atomically -> the marker, written last. So a chunk whose marker is
-there is done, and one that was cut short by a kill leaves nothing that counts.
+parse -> clean -> encode -> one shard for each split, written atomically -> the marker, written last. So a chunk with a
+marker is done, and a chunk that was interrupted leaves nothing that counts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EXAMPLE_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Task:
-    """A chunk to convert: already read from a stream, or a place in a file to be read by whoever converts it."""
+    """A chunk to convert: its content, read from a stream, or its place in a file that the converting rank reads."""
 
     corpus: Corpus
     chunk: Chunk | Cut
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What a rank reports of a chunk; what the data needs is in the marker."""
+    """What a rank reports about a chunk, for progress and statistics; all that the data needs is in the marker."""
 
     process: str
     """Host and process."""
@@ -185,7 +185,7 @@ def this_process() -> str:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident memory that this process has had; not getrusage's, which starts with its parent's."""
+    """Peak resident memory of this process. (getrusage's figure begins with that of the parent.)"""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM:")).split()[1])

@@ -2,9 +2,10 @@
 
 1. While chunks are converted, the 128-bit BLAKE2b of every kept row (a pair: of both sides) is written beside its shard,
    sorted, and the shard waits in work/.
-2. The range of keys is cut into buckets; whoever takes a bucket reads its stretch of every key file, and notes the rows
-   whose key has come before, in the order of the file.
-3. Whoever takes a chunk writes its shard without the noted rows. A document whose first line goes starts at its next.
+2. The range of keys is divided into buckets. For each bucket a rank reads its part of every key file and notes the rows
+   whose key occurred earlier in the corpus.
+3. For each chunk a rank writes the shard without the noted rows. If a document's first line is removed, the document starts
+   at its next line.
 
 So the first copy stays, whatever the number of ranks. Each step leaves files that are whole, and is not done twice.
 """
@@ -71,7 +72,7 @@ def sorted_keys(keys: np.ndarray) -> np.ndarray:
 
 
 def num_bits(num_rows: int) -> int:
-    """How many leading bits tell buckets apart, so that each has about ROWS_PER_BUCKET rows at most."""
+    """How many leading bits of a key number its bucket, so that a bucket has about ROWS_PER_BUCKET rows at most."""
     return max(0, (max(1, num_rows) - 1) // ROWS_PER_BUCKET).bit_length()
 
 

@@ -1,6 +1,6 @@
-"""What a build will take, from a sample of the beginning of each corpus: rows, tokens, disk, time.
+"""What a build will need (rows, tokens, disk, time), from a sample at the beginning of each corpus.
 
-The sample also shows, before hours of work, that every file is there, is what its name says, and holds usable lines.
+The sample also checks, before hours of work, that every file exists, is what its name says, and holds usable lines.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Estimate:
 
     @property
     def disk_bytes(self) -> int:
-        """Of the shards; twice, while repeated lines are being removed, with 24 bytes of key a row."""
+        """Bytes of the shards; while repeated lines are removed, twice that and 24 bytes of key a row."""
         size = self.tokens * BYTES_PER_TOKEN + self.rows * BYTES_PER_ROW * len(self.corpus.languages)
         return int(2 * size + 24 * self.rows if self.corpus.deduplicate else size)
 

@@ -1,4 +1,4 @@
-"""Which ranks a command of data_prep works with: those of the MPI job that it was started in, or its own."""
+"""The ranks of a data_prep command: those of the MPI job that it belongs to, or processes that it starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ernie_m.base.launchers import launcher_of
 def start_ranks(num_workers: int | None) -> Ranks:
     """The ranks of the MPI job that this process is part of, else `num_workers` (default 1) processes of this machine.
 
-    Raises InputError when a launcher has started several processes that MPI does not join: each would do all the work.
+    Raises InputError when a launcher started several processes without MPI: each would do all the work.
     """
     started, by = _started()
     if started == 1:

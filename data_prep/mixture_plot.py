@@ -1,4 +1,4 @@
-"""A mixture as a picture: on the left each stream's share of the tokens beside how often it is drawn, on the right repeats.
+"""A mixture as a picture: left, each stream's share of the tokens and how often it is drawn; right, its repeats.
 
 One row of the picture is a kind (languages above pairs), one line a stream, largest first, each line of the same height
 whether there are 3 or 100.
@@ -60,7 +60,7 @@ def _draw_shares(axis: Any, kind: str, streams: Sequence[StreamStats], alpha: fl
 
 
 def _draw_repeats(axis: Any, title: str, streams: Sequence[StreamStats]) -> None:
-    """Bars from 1: to the right text is seen again, to the left not all of it is seen."""
+    """Bars that start at 1: to the right text is repeated, to the left not all of it is seen."""
     repeats = [max(s.repeats or 0.0, LEAST_SHOWN) for s in streams]
     colors = [WORN_COLOR if s.is_worn else FRESH_COLOR for s in streams]
     axis.barh(range(len(streams)), [value - 1 for value in repeats], left=1, height=0.7, color=colors)

@@ -1,8 +1,8 @@
 """The ranks of an MPI communicator as an executor of `concurrent.futures`, which its first rank, the root, feeds.
 
-mpi4py.futures sends a rank its next task when the last one's result has been looked at, by a thread that polls a thousand
-times a second; where the root works too, both wait for its interpreter. Here each rank has one task ahead, as the processes
-of ProcessPoolExecutor have, so that the thread which sends and receives need look up now and then only.
+mpi4py.futures sends a rank its next task only after the last result was received, by a thread that polls a thousand times a
+second; if the root computes too, both compete for its interpreter. Here each rank has one task in advance, as the processes
+of ProcessPoolExecutor have, so the thread that sends and receives needs to poll only rarely.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NO_MORE = None
 class MpiPool(Executor):
     """On the root: an executor on all other ranks, each of which is in `serve`.
 
-    Work, arguments and results are pickled; what a rank raises, the future raises here, with the rank's traceback as a note.
+    Work, arguments and results are pickled. A rank's exception is raised here by the future, with its traceback as a note.
     """
 
     def __init__(self, communicator: Any) -> None:
@@ -43,7 +43,7 @@ class MpiPool(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Finish what is not cancelled, and let the ranks go. Waits in any case: MPI belongs to one thread at a time."""
+        """Finish what is not cancelled and release the ranks. Always waits: only one thread at a time may use MPI."""
         if cancel_futures:
             for future, _ in list(self._waiting):
                 future.cancel()
@@ -66,7 +66,7 @@ class MpiPool(Executor):
                     future.set_exception(error)
 
     def _send(self) -> bool:
-        """Send the next task to the rank that has least to do, if there is one."""
+        """Send the next task, if there is one, to the rank with the fewest tasks."""
         rank = min(self._sent, key=lambda rank: len(self._sent[rank]))
         if not self._waiting or len(self._sent[rank]) == TASKS_A_RANK:
             return False
@@ -76,7 +76,7 @@ class MpiPool(Executor):
         return True
 
     def _receive(self) -> bool:
-        """Take in a result, if one has come. A rank works on its tasks in their order."""
+        """Receive a result, if one has arrived. A rank does its tasks in order."""
         found = [rank for rank, sent in self._sent.items() if sent and self._communicator.iprobe(rank)]
         for rank in found:
             has_worked, result = self._communicator.recv(None, rank)
@@ -107,7 +107,7 @@ def serve(communicator: Any) -> None:
 
 
 class Pause:
-    """Waits in vain that get longer: 0.1 ms to LONGEST_PAUSE."""
+    """A pause between polls that grows from 0.1 ms to LONGEST_PAUSE."""
 
     def __init__(self) -> None:
         self._seconds = 1e-4

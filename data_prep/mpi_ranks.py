@@ -77,7 +77,7 @@ class MpiRanks(Ranks):
 
 
 def share_memory(communicator: Any) -> bool:
-    """Whether all ranks can open what the first one lays out in memory: on one host, in one world of processes."""
+    """Whether all ranks can open a memory file of the first one: they are on one host and see the same /proc."""
     from mpi4py import MPI
 
     host = communicator.Split_type(MPI.COMM_TYPE_SHARED)

@@ -2,10 +2,10 @@
 
 1. A build marks the folder it makes: MARK_FILE, with the names of its corpora. Release 0.1 wrote no mark; there a
    manifest.json or work/.plan.json that can be read and is of our format stands for it.
-2. A folder without a mark is somebody's, and is taken only while it is empty.
+2. A folder without a mark belongs to somebody else; it is used only if it is empty.
 3. In a marked folder a file is ours by its exact name: of the build, of its ranks, of a corpus that the mark names. Where
    there is any other, nothing is touched.
-4. What is ours is deleted file by file, and folders once they are empty: never a folder with all that may be in it.
+4. Our files are deleted one by one, and folders only when they are empty; never a folder with unknown content.
 """
 
 from __future__ import annotations

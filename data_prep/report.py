@@ -1,4 +1,4 @@
-"""What came of every corpus: gathered from the markers, told as a table, as report.json and as report.txt.
+"""The result of every corpus, from the markers: as a table, as report.json and as report.txt.
 
 Both files depend on the input alone: the same corpora give the same report on any number of ranks.
 """
@@ -80,7 +80,7 @@ def _refuse_unusable(job: Job, result: Result, shards: list[ShardEntry]) -> None
 
 
 def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
-    """Add the markers of a corpus up, in the order of its chunks; its shards, a split after the other."""
+    """Sum the markers of a corpus in the order of its chunks; its shards, first all of one split, then of the other."""
     shards: list[ShardEntry] = []
     total = result.tally
     for index in range(num_chunks(job, corpus)):
@@ -109,7 +109,7 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
 
 
 def summary(results: list[Result]) -> str:
-    """The table at the end of a build, and below it what needs a look."""
+    """The table at the end of a build, and below it what a person should look at."""
     head = ["corpus", "format", "languages", "rows", "tokens", "rejected", "unknown", "alignment", "disk bytes a text byte"]
     rows = []
     for result in results:

@@ -1,4 +1,4 @@
-"""Rows of ids -> an Arrow IPC shard of one record batch, whole or not there."""
+"""Rows of ids -> an Arrow IPC shard of one record batch, written atomically."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The sides of translation pairs as text of one language each: what a comparison needs in which all models read the same
-sentences, and only some of them as pairs.
+"""The two sides of translation pairs, each as text of one language.
+
+For comparisons in which all models read the same sentences, but only some of them read pairs:
 
     python -m data_prep.sides --catalog my.yaml --to sides/
 

@@ -72,7 +72,7 @@ class StreamStats:
 
     @property
     def is_worn(self) -> bool:
-        """Whether training repeats it more often than is nearly as good as fresh text."""
+        """Whether training repeats it so often that repeated text is clearly worse than fresh text."""
         return self.repeats is not None and self.repeats > MANY_REPEATS
 
     @property
@@ -104,7 +104,7 @@ class FolderStats:
 
 
 def folder_stats(data: Path, alpha: float, plan: DrawPlan | None = None) -> FolderStats:
-    """Numbers of all streams; raises InputError for a plan that draws what the folder has not."""
+    """Numbers of all streams; raises InputError for a plan that draws what the folder does not have."""
     folder = CorpusFolder(data)
     languages, pairs = folder.monolingual(TRAIN), folder.parallel(TRAIN)
     if plan is not None:
@@ -122,7 +122,7 @@ def folder_stats(data: Path, alpha: float, plan: DrawPlan | None = None) -> Fold
 def _counted_pieces(data: Path) -> Counted:
     """What report.json, written beside the manifest, says of the pieces of each stream; nothing where there is none.
 
-    The manifest has no room for it: its readers take the keys they know and no other.
+    They are not in the manifest because its readers refuse keys that they do not know.
     """
     counted: Counted = {}
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):

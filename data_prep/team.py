@@ -1,9 +1,9 @@
-"""How a team shares work: its root reads and deals out, the others take, and a small team's root works too.
+"""How a team shares work: its root reads and hands out tasks, the others do them; a small team's root does tasks too.
 
-1. A task is a chunk that the root has read, or a place in a file that the taker reads itself. Of the former only a few are
-   under way at once, since they are held in memory.
-2. While its team is busy, the root of a small team works too; of a large one it has enough to do with reading.
-3. Who takes is behind `concurrent.futures.Executor`: processes of this machine (ranks.py) or ranks of MPI (mpi_pool.py).
+1. A task is a chunk that the root has read, or a place in a file that the other process reads itself. Only a few tasks of
+   the first kind exist at a time, because they are held in memory.
+2. While its team is busy, the root of a small team does tasks itself; in a large team reading keeps it busy.
+3. Tasks go through `concurrent.futures.Executor`: to processes of this machine (workers.py) or ranks of MPI (mpi_pool.py).
 
 Nothing that is written depends on any of this.
 """
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 
 def team_sizes(num_ranks: int) -> list[int]:
-    """As few teams as TEAM_SIZE allows, as equal as can be."""
+    """As few teams as TEAM_SIZE allows, as equal in size as possible."""
     num_teams = -(-num_ranks // TEAM_SIZE)
     return [num_ranks // num_teams + (i < num_ranks % num_teams) for i in range(num_teams)]
 
@@ -113,19 +113,19 @@ class Team(Generic[Item, Result]):
 
 
 def _set_exception(future: Future[Any], error: BaseException | None) -> None:
-    """`Future.set_exception`, harmless where the future was taken back.
+    """`Future.set_exception` that ignores a cancelled future.
 
-    A pool of Python 3.11 that breaks fails all its futures, and its thread would die of one that was cancelled: with the
-    others never told, and the other processes left at work.
+    When a pool breaks, Python 3.11 sets an exception on all its futures. At a cancelled one its thread would die: the other
+    futures would never end, and the other processes would keep running.
     """
     with suppress(InvalidStateError):
         Future.set_exception(future, error)
 
 
 class MemoryFile:
-    """A large object for another process of this machine, in memory that has a path; gone when the last process closes it.
+    """A large object for another process of this machine, in memory with a path; freed when the last process closes it.
 
-    Through the executor's pipe it would go in 64 KiB pieces, each of which waits for the busy root, with the worker idle.
+    Through the executor's pipe it would go in parts of 64 KiB; each waits for the busy root while the worker is idle.
     """
 
     def __init__(self, content: object) -> None:

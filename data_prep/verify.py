@@ -1,4 +1,4 @@
-"""Does a corpus folder keep its manifest's promises? Every byte is read."""
+"""Does a corpus folder hold what its manifest says? Every byte is read."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _tokenizer_failures(data: Path, manifest: Manifest, tokenizer: Path | None) 
 
 
 def _faults(check: Check) -> list[str]:
-    """What is wrong inside a shard whose bytes are the manifest's."""
+    """What is wrong inside a shard whose hash is right."""
     schema = MONOLINGUAL_SCHEMA if check.num_languages == 1 else PARALLEL_SCHEMA
     path = check.data / check.entry.file
     try:

@@ -1,6 +1,6 @@
-"""The folder a build writes into, and what it leaves there for its next start.
+"""The folder that a build writes into, and the files that its next start reads.
 
-    .lock                          held by the running build (flock: the kernel lets go of it, however the build ends)
+    .lock                          held by the running build (flock: the kernel releases it, however the build ends)
     .data_prep.json                says that the folder is a build's, and of which corpora (ownership.py)
     shards/<corpus>/...            finished shards
     work/.plan.json                what is being built; a later start has to ask for the same
@@ -9,7 +9,7 @@
     ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
     report.json report.txt, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
 
-A folder that is neither new, empty nor marked as a build's is somebody's and stays as it is.
+Any folder that is not new, empty or marked by a build belongs to somebody else and is not touched.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def marker_path(out: Path, corpus: str, index: int, is_final: bool = False) -> P
 
 
 def write_marker(out: Path, corpus: str, index: int, content: dict[str, Any], is_final: bool = False) -> None:
-    """Say that a chunk is done."""
+    """Write the marker of a finished chunk."""
     path = marker_path(out, corpus, index, is_final)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, content)
@@ -165,7 +165,7 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def write_stop(out: Path, message: str) -> None:
-    """Tell all teams to start nothing new."""
+    """Ask all teams to start nothing new."""
     (out / WORK_FOLDER / STOP_FILE).write_text(message, encoding="utf-8")
 
 

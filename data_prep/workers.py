@@ -1,7 +1,7 @@
-"""Who does the work: one process, or N on this machine (--workers). Those of an MPI job: mpi_ranks.py.
+"""The processes that do the work: one, or N on this machine (--workers). For the ranks of an MPI job see mpi_ranks.py.
 
 Ranks form teams of at most TEAM_SIZE. The first rank of a team, its root, reads streams and deals out tasks; the others take
-them (team.py). One reader feeds about so many, and with a team a file the readers do not wait for each other.
+them (team.py). One reader can feed about TEAM_SIZE ranks, and each team reads its own file without waiting for others.
 
 Nothing that is written depends on any of this.
 """
@@ -40,7 +40,7 @@ class Ranks:
     def prepared(self, prepare: Callable[[], Any]) -> Iterator[None]:
         """Within the block ranks other than the first are there, and have called `prepare` while the first did other things.
 
-        What is wrong with the input is for the first one to tell.
+        Only the first rank reports what is wrong with the input.
         """
         sizes = team_sizes(self.num_ranks)
         if sizes[0] == 1:
@@ -79,7 +79,7 @@ class Ranks:
         return results
 
     def on_first(self, work: Callable[[], Any]) -> Any:
-        """Do something on rank 0 alone; every rank gets the result. A failure ends all ranks, and rank 0 tells it."""
+        """Run a function on rank 0 only; every rank gets its result. A failure ends all ranks, and rank 0 reports it."""
         error: InputError | OSError | None = None
         result = None
         if self.rank == 0:
@@ -95,7 +95,7 @@ class Ranks:
         return result
 
     def _shared(self, content: Any) -> Any:
-        """What rank 0 holds, on every rank."""
+        """Rank 0's value, on every rank."""
         return content
 
 
@@ -115,7 +115,7 @@ def _run_team(
 
 
 def _cores_of(number: int, sizes: list[int]) -> list[int]:
-    """The cores of a team, where there are as many ranks as cores; else none, and the system decides."""
+    """The cores of a team if there are as many ranks as cores; else none, and the system decides."""
     everywhere = os.sched_getaffinity(0)
     return sorted(everywhere)[sum(sizes[:number]) :] if sum(sizes) == len(everywhere) > 1 else []
 
@@ -130,7 +130,7 @@ def _pool_of(
 
 
 def _keep_to(cores: list[int], rank: int) -> None:
-    """Where there are as many ranks as cores each keeps to its own: moved about they lose a tenth of their speed."""
+    """Bind this rank to its core if there are as many ranks as cores: ranks that are moved lose a tenth of their speed."""
     if cores:
         os.sched_setaffinity(0, {cores[rank]})
 
@@ -145,7 +145,7 @@ def _begin_worker(parent: int, cores: list[int], num_workers: int, prepare: Call
 
 
 def prepare_quietly(prepare: Callable[[], Any]) -> None:
-    """Call it on a rank that is not the first."""
+    """Call `prepare` on a rank that is not the first. Errors are ignored here: the first rank reports them."""
     with suppress(InputError, OSError):  # the first rank meets it too, and tells
         prepare()
 

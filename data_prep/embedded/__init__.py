@@ -1,8 +1,9 @@
 """The embedded corpus: text in twelve languages that is generated, not shipped; without limit, and the same every time.
 
-1. `facts`    fact i of seed s, in codes and numbers: clauses such as ("variety", ("de", "CH")), ("months", (8, 9)).
-2. `phrases`  the fact in any of `LANGUAGES`, through the localized patterns and names of Unicode CLDR (from Babel).
-3. `files`    monolingual, parallel and held-out files in the layouts of CC-100, OPUS, WikiMatrix, MultiUN and IIT Bombay.
+1. `facts`         fact i of seed s, in codes and numbers: clauses such as ("variety", ("de", "CH")), ("months", (8, 9)).
+2. `phrases`       the fact in any of `LANGUAGES`, through the localized patterns and names of Unicode CLDR (from Babel).
+3. `corpus_files`  monolingual, parallel and held-out files in the layouts of CC-100, OPUS, WikiMatrix, MultiUN and IIT
+   Bombay.
 
     en  Thai (South Korea), 10 quarters ago, January – November, and August – October.
     ru  тайский (Республика Корея), 10 кварталов назад, январь – ноябрь и август – октябрь.

@@ -1,6 +1,6 @@
-"""The corpus as files: in the layouts in which users get theirs, so that the same readers serve both.
+"""The corpus as files, in the layouts of real corpora, so that the same readers read both.
 
-1. Every file draws its sentences from an index range of its own, so no fact serves twice.
+1. Every file takes its sentences from its own range of indices, so no fact is used twice.
 2. Monolingual text becomes CC-100 files; the English-centred pairs are spread over the published layouts of parallel text.
 3. The WikiMatrix files also hold pairs that do not belong together, below the score where a reader should cut.
 4. Held-out pairs come last: a fact is passed over if its text, in either language, stands in a training file.
@@ -218,7 +218,7 @@ def _gzip(content: bytes) -> bytes:
 
 
 def _zip(members: dict[str, bytes]) -> bytes:
-    """A zip whose members carry the earliest date a zip can hold."""
+    """A zip whose members have the earliest date that a zip can store."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
@@ -229,7 +229,7 @@ def _zip(members: dict[str, bytes]) -> bytes:
 
 
 def _tar(members: dict[str, bytes]) -> bytes:
-    """A tar whose members belong to nobody and date from 1970."""
+    """A tar whose members have no owner and are dated 1970."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in members.items():

@@ -8,9 +8,9 @@
     ("date", (731_657,))                    Wednesday, March 17        среда, 17 марта
     ("rate", ("JPY", "duration-week", 5))   5 Japanese yen per week    5 японских иен в неделю
 
-Babel is imported when the first phrasebook opens, and its absence is one clear line. Each phrasebook loads data of its own:
-Babel 2.18 resolves aliases in place, in structures that locales share, and so gives Thai months in Hebrew to a process that
-asked for the Hebrew ones before.
+Babel is imported when the first phrasebook opens; if it is missing, one line says so. Each phrasebook loads its own copy of
+the data: Babel 2.18 resolves aliases in place, in structures that locales share, so a process that asked for Hebrew months
+first would get Thai months in Hebrew.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Phrasebook:
 
 
 def _unshared(localedata: Any, language: str) -> Any:
-    """The data of one locale that no other locale has a part of: loaded past Babel's cache, which is left as it was."""
+    """A copy of one locale's data that no other locale shares: loaded without Babel's cache, which stays unchanged."""
     cache = getattr(localedata, "_cache", {})  # private: a Babel without it is taken as it is
     kept = dict(cache)
     cache.clear()

@@ -1,4 +1,4 @@
-"""`python -m data_prep fetch`: the corpora that people really use, from their publishers to a folder with a catalog.
+"""`python -m data_prep fetch`: public corpora, from their publishers to a folder with a catalog.
 
 1. What: a corpus and languages (`--corpus cc100 --lang sw`), or all that a catalog names (`--catalog ernie_m`).
 2. Where from: `sources` knows the addresses, `opus` asks OPUS for those that it alone knows.
@@ -48,7 +48,7 @@ def fetch(
 ) -> None:
     """Bring files to the folder `to` and name them in its catalog.yaml; prints a line a file.
 
-    With several files, one that the server lacks does not keep the others from coming: it is told at the end.
+    If the server lacks one of several files, the others are fetched nevertheless, and the error comes at the end.
     Raises InputError, GaveUpError, or OSError when the disk is full; the same call again goes on from there.
     """
     retry_policy = retry_policy or RetryPolicy()
@@ -132,7 +132,7 @@ def _is_chosen(languages: list[str], chosen: list[str]) -> bool:
 
 
 def _require_space(to: Path, remotes: Sequence[Remote]) -> None:
-    """By the published sizes, so that a week's download does not end on its last day; each file's own is checked later."""
+    """Compare free space with the published sizes before the download begins; each file's real size is checked later."""
     parts = [(to / remote.path.with_name(f"{remote.path.name}.part"), remote) for remote in remotes]
     missing = [(part, remote) for part, remote in parts if not (to / remote.path).exists() and remote.about_bytes]
     here = sum(part.stat().st_size for part, _ in missing if part.exists())

@@ -1,7 +1,7 @@
-"""The catalog that fetch writes beside the files: entries are added to it, what stands there is left as it is.
+"""The catalog that fetch writes beside the files: entries are added, existing content stays unchanged.
 
-The user may edit it: comments, thresholds and other corpora stay. It is changed under a lock on its folder, since
-several fetches may share it, and the new text gets its name only once `read_catalog` has found in it what it should.
+The user may edit it: comments, thresholds and other corpora stay. Several fetches may share it, so it is changed under a
+lock on its folder. The new text replaces the old one only after `read_catalog` has read it correctly.
 """
 
 from __future__ import annotations

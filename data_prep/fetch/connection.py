@@ -1,4 +1,4 @@
-"""What can happen on the way to a server, in four words.
+"""What can go wrong with a server, as four kinds of errors.
 
 `DroppedError`: worth another try; `NotFoundError`: the address is wrong; `GaveUpError`: tried long enough; any other
 refusal is an InputError. `persist` turns the first into the third.
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class DroppedError(Exception):
-    """The connection broke, was silent for too long or the server is busy: another try may do."""
+    """The connection broke or was silent for too long, or the server is busy: another try may succeed."""
 
 
 class RangeRefusedError(DroppedError):
@@ -43,7 +43,7 @@ class NotFoundError(InputError):
 
 
 class GaveUpError(ConnectionError):
-    """Tried long enough; what came is kept."""
+    """Tried long enough; the bytes received so far are kept."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ def read_piece(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
 def persist(url: str, retry_policy: RetryPolicy, step: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
     """Call `step` until it is not DroppedError, with growing waits; raises GaveUpError when `reached()` no longer grows.
 
-    Progress makes it patient again: an 80 GB file may break off a hundred times. Only what is further than ever before
-    counts, or a server that cannot resume and always breaks off would be asked forever.
+    Each progress resets the count of tries: an 80 GB file may break off a hundred times. Only bytes beyond the furthest
+    point so far count as progress; otherwise a server that cannot resume and always breaks off would be asked forever.
     """
     furthest, failures = reached(), 0
     while True:

@@ -1,4 +1,4 @@
-"""One file from a server to its final name, over as many connections and commands as it takes.
+"""Fetch one file to its final name, with as many connections and commands as needed.
 
 1. Bytes go to `<name>.part`, locked against a second fetch; `<name>.part.json` remembers which version of the remote
    file they are of (its ETag or Last-Modified) and how long it is.
@@ -31,7 +31,7 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 @dataclass(frozen=True)
 class Version:
-    """Which version of a remote file some bytes are of."""
+    """Which version of a remote file the bytes belong to."""
 
     validator: str = ""
     """Its strong ETag, else its Last-Modified; empty when the server tells neither."""
@@ -72,7 +72,7 @@ def _memory_of(path: Path) -> Path:
 
 
 def _remembered(path: Path) -> Version | None:
-    """What is known of the partial file of `path`; None when nothing is, or nothing of ours."""
+    """What was stored about the partial file of `path`; None if nothing was, or nothing by us."""
     try:
         return Version(**json.loads(_memory_of(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -80,7 +80,7 @@ def _remembered(path: Path) -> Version | None:
 
 
 def _refuse_foreign(path: Path, have: int) -> None:
-    """A fetch writes what it knows before the first byte, whole: bytes without it came from another program."""
+    """Raise InputError for a partial file without our notes: a fetch writes them before the first byte."""
     if _remembered(path) is None and (have or os.path.lexists(_memory_of(path))):
         raise InputError(
             f"{_part_of(path)}: not of a fetch of ours ({_memory_of(path).name} does not tell of which file it is); rename "
@@ -205,7 +205,7 @@ def _version_of(response: http.client.HTTPResponse) -> Version:
 
 
 def _is_same(version: Version, expected: Version) -> bool:
-    """Whether a 206 is of the expected version; servers may leave its validator out, having checked our If-Range."""
+    """Whether a 206 answer is of the expected version. Servers may omit the validator because they checked our If-Range."""
     same_length = expected.length is None or version.length == expected.length
     return same_length and version.validator in ("", expected.validator)
 

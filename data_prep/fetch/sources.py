@@ -1,6 +1,6 @@
-"""Who publishes what where; where it goes in the user's folder; how the catalog names it.
+"""Addresses of public corpora, their paths in the user's folder, and their entries in the catalog.
 
-The path in the folder says which file it is, whatever the catalog that names it:
+The path in the folder identifies the file, whichever catalog names it:
 
     cc100/sw.txt.xz                        https://data.statmt.org/cc-100/sw.txt.xz
     wikimatrix/WikiMatrix.en-sw.tsv.gz     https://dl.fbaipublicfiles.com/laser/WikiMatrix/v1/WikiMatrix.en-sw.tsv.gz
@@ -62,7 +62,7 @@ class Remote:
 
     @property
     def about_bytes(self) -> int:
-        """Its size as published, rounded; 0 when nobody tells."""
+        """Its published size, rounded; 0 if none is published."""
         return cc100_listing.SIZES.get(self.path.name.removesuffix(".txt.xz"), 0) if self.path.parts[0] == "cc100" else 0
 
 

@@ -1,7 +1,7 @@
-"""Where a stream of text is cut into chunks: at an empty line or a line's end, never inside a line.
+"""Where a stream of text is cut into chunks: at an empty line or at the end of a line, never inside a line.
 
-A chunk is the unit of work, of restart, and (but for rejected lines) the content of one shard, so where it starts and
-ends may depend on the file alone, never on who reads it:
+A chunk is the unit of work and of restart, and, without its rejected lines, the content of one shard. So its start and end
+must depend on the file only, not on the reader:
 
 1. A chunk has a nominal size. It goes on to the next *border* behind it: the end of the first empty line that starts there
    within LOOK_AHEAD bytes (where documents are separated by empty lines), else the end of the line.
@@ -48,7 +48,7 @@ class Cutter:
         return b"".join(self.parts(size))
 
     def parts(self, size: int) -> list[bytes]:
-        """The same in parts, for those who will add to them: a chunk is large, and copies of it are peaks of memory."""
+        """The same as a list of parts, for callers that add to them: joining copies a large chunk and needs more memory."""
         parts, missing, piece = [], size, self._pending
         while len(piece) < missing:
             parts.append(piece)
@@ -115,7 +115,7 @@ def _end_of_line(piece: bytes, number: int) -> int:
 
 
 def bounded(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same lines, of an endless one only its beginning: for readers that ask for lines by number."""
+    """The same lines, an endless one cut to its beginning: for readers that ask for lines by number."""
     length = 0  # of the line so far
     for piece in pieces:
         last = piece.rfind(b"\n") + 1

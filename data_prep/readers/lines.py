@@ -62,7 +62,7 @@ def judge_encoding(lines: list[bytes], name: str) -> None:
 
 
 def stretches(content: bytes) -> Iterator[bytes]:
-    """A chunk in pieces that end at line ends: a list of all of its lines would take three times its memory."""
+    """A chunk in parts that end at line ends: a list of all its lines would need three times its memory."""
     start = 0
     while start < len(content):
         stop = content.find(b"\n", start + STRETCH_BYTES) + 1 or len(content)
@@ -71,6 +71,6 @@ def stretches(content: bytes) -> Iterator[bytes]:
 
 
 def some_at_once(lines: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
-    """(index of the first, some lines): what is processed together, so that texts and ids in between stay few."""
+    """(index of the first, some lines): the lines are processed in groups, so that few texts and ids are in memory."""
     for first in range(0, len(lines), LINES_AT_ONCE):
         yield first, lines[first : first + LINES_AT_ONCE]

@@ -1,8 +1,8 @@
 """Files of any packing as pieces of plain bytes.
 
 Plain, .gz, .xz, .bz2, one member of a .zip, one member of a .tar/.tgz/.tar.gz/.tar.xz/.tar.bz2. The decompressors are
-driven by hand because the standard library's file objects take damage after the first stream of an .xz or .bz2 for
-its end, and an empty .gz for an empty text; here every byte of the file has to make sense.
+called directly, because the standard library's file objects treat damage after the first stream of an .xz or .bz2 as the end
+of the file, and an empty .gz as an empty text. Here every byte of the file must be valid.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_zip_member(path: Path, choose: Callable[[list[str], Path], str], count:
 
 
 def read_tar_member(path: Path, is_wanted: Callable[[str], bool], wanted: str, count: Count) -> Iterator[bytes]:
-    """The content of the one member whose name `is_wanted`; the archive is read through once, to its very end."""
+    """The content of the one member whose name `is_wanted`; the archive is read once, to its end."""
     packed = _unpacked(path, count)
     readable: Any = _Readable(packed)
     found: str | None = None
@@ -172,7 +172,7 @@ def _decompressed(raw: Iterable[bytes], new_decompressor: Decompressor) -> Itera
 
 @contextlib.contextmanager
 def damage_named(path: Path, kind: str) -> Iterator[None]:
-    """Turn every way a packed file can be broken into one InputError that names it."""
+    """Turn every error of a damaged packed file into one InputError that names the file."""
     try:
         yield
     except (EOFError, lzma.LZMAError, xz.XZError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:

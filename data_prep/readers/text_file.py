@@ -1,4 +1,4 @@
-"""Corpora of one text file: read in order, or, where the file can be entered at many places, cut up without reading it.
+"""Corpora of one text file: read in order, or, if it can be entered at many places, divided without reading it.
 
 A plain file can be entered anywhere, an .xz file at its blocks (`xz -T` and `pixz` write many; the index at the end tells
 where). All else is one stream, which one process reads for all.
@@ -61,7 +61,7 @@ def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:
 
 
 def cut_chunk(path: Path, cut: Cut, at_empty_lines: bool) -> Chunk:
-    """Read one chunk of a file that `cuts` cut up; whatever block it takes bytes from is checked whole."""
+    """Read one chunk of a file that `cuts` divided; each block that it takes bytes from is checked completely."""
 
     def pieces_from(offset: int) -> Iterator[bytes]:
         if path.suffix.lower() == ".xz":
@@ -100,7 +100,7 @@ def _xz_file(path: Path) -> xz.XZFile:
 
 @lru_cache(maxsize=2)
 def _opened_xz(path: str, size: int, changed: int) -> xz.XZFile:
-    """The index of a large file has thousands of blocks: not to be read again for every chunk, but for a changed file."""
+    """Open an .xz file, with its index of thousands of blocks kept from chunk to chunk until the file changes."""
     return xz.XZFile(path)
 
 

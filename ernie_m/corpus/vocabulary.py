@@ -1,4 +1,4 @@
-"""Text -> model ids by SentencePiece, with XLM-R's (fairseq's) numbering."""
+"""SentencePiece text -> model ids, with XLM-R's (fairseq's) numbering; what a vocabulary is, by its bytes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Vocabulary:
         """Model ids that stand for what the vocabulary does not have: <unk>, and single bytes where the model has them."""
 
     def model_proto(self) -> Any:
-        """The model's ModelProto, parsed at each call: it is large and seldom needed."""
+        """The model's own description of itself (a ModelProto), parsed afresh: it is large and seldom needed."""
         content = self._processor.serialized_model_proto()
         return sentencepiece_model_pb2.ModelProto.FromString(content)  # type: ignore[attr-defined]
 
@@ -63,7 +63,7 @@ class Vocabulary:
         return _model_ids(np.asarray(self._processor.encode(text), dtype=np.int32))
 
     def encode_batch(self, texts: Sequence[str]) -> EncodedTexts:
-        """Model ids of many texts, without special tokens, on one core: other cores belong to other ranks."""
+        """Model ids of many texts, without special tokens, on one core: a rank keeps to its own."""
         return joined([self._encoded(texts[i : i + TEXTS_AT_A_TIME]) for i in range(0, len(texts), TEXTS_AT_A_TIME)])
 
     def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
@@ -73,7 +73,7 @@ class Vocabulary:
         return EncodedTexts(_model_ids(np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1])), offsets)
 
     def normalised(self, texts: Sequence[str]) -> list[str]:
-        """The texts as the segmentation sees them: normalised by the model's rules, U+2581 for each space and in front."""
+        """The texts as the segmentation sees them: mapped by the model's rules, U+2581 for a space and in front."""
         return list(self._processor.normalize(list(texts)))
 
     def decode(self, ids: Sequence[int]) -> str:
