@@ -18,7 +18,7 @@ RECENT_STEPS = 100
 """Steps whose mean is told as the latest loss."""
 MOST_POINTS = 1000
 """Points of a curve: of more steps, means of equal stretches are drawn."""
-SPEED = {"tokens_per_second": "useful tokens/s", "padding_share": "padding, share of the positions"}
+SPEED = {"tokens_per_second": "real tokens/s", "padding_share": "padding, share of the positions"}
 NAMES = {GAIN: "cross-lingual gain, nats a mask"}
 
 
