@@ -20,4 +20,5 @@ ROOMS = (
     "downstream",
     "ablation",
     "show",
+    "commands",
 )

@@ -15,12 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import Choice
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import Choice
+from ernie_m.base.ranges import Range
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -78,5 +75,10 @@ def plan(
     print(report(job, plans(job)))
 
 
+def main(called: str = "ernie-m plan") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(plan, called)
+
+
 if __name__ == "__main__":
-    run_command(plan, "launcher/plan.py")
+    main()

@@ -12,12 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 
 def inspect_step(
@@ -65,5 +62,10 @@ def inspect_step(
         write_json(Path(output), {"run": run, "step": step, "rows": rows})
 
 
+def main(called: str = "ernie-m inspect-step") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(inspect_step, called)
+
+
 if __name__ == "__main__":
-    run_command(inspect_step, "launcher/inspect_step.py")
+    main()

@@ -15,13 +15,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.launchers import rank_of
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.launchers import rank_of
+from ernie_m.base.ranges import Range
 
 if TYPE_CHECKING:
     from ernie_m.runs.job_defaults import JobNames
@@ -100,5 +97,10 @@ def recipe_path(recipe: str) -> Path:
     return path
 
 
+def main(called: str = "ernie-m pretrain") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(pretrain, called)
+
+
 if __name__ == "__main__":
-    run_command(pretrain, "launcher/pretrain.py")
+    main()

@@ -14,12 +14,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 
 def supervise(
@@ -95,6 +92,11 @@ def _split(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:at], words[at + 1 :]
 
 
-if __name__ == "__main__":
+def main(called: str = "ernie-m supervise") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
     sys.argv = _split(sys.argv)[0]
-    run_command(supervise, "launcher/supervise.py")
+    run_command(supervise, called)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,12 +12,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.files import remove
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.files import remove
 
 
 def export(run: str, to: str, data: str | None = None, format: str = "xlm-roberta", checkpoint: str | None = None) -> None:
@@ -58,5 +55,10 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
     print(f"exported step {chosen.step} of {run} to {target} ({format})")
 
 
+def main(called: str = "ernie-m export") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(export, called)
+
+
 if __name__ == "__main__":
-    run_command(export, "launcher/export.py")
+    main()

@@ -16,12 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 if TYPE_CHECKING:
     from ernie_m.ablation.comparison import ComparisonPlan
@@ -256,5 +253,10 @@ def _path(text: str | None) -> Path | None:
     return Path(text).resolve() if text else None
 
 
+def main(called: str = "ernie-m ablate") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(Commands, called)
+
+
 if __name__ == "__main__":
-    run_command(Commands, "launcher/ablate.py")
+    main()

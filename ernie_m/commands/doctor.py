@@ -14,12 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 if TYPE_CHECKING:
     from ernie_m.training.recipe import TrainingConfig
@@ -124,5 +121,10 @@ def _recipe(recipe: str | None, overrides: tuple[str, ...]) -> TrainingConfig | 
     return build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
 
 
+def main(called: str = "ernie-m doctor") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(doctor, called)
+
+
 if __name__ == "__main__":
-    run_command(doctor, "launcher/doctor.py")
+    main()

@@ -14,12 +14,9 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 
 def show(
@@ -94,5 +91,10 @@ def _before(name: str, trust_remote_code: bool) -> Any:
         raise InputError(f"--before {name}: expected start, none, or a Hugging Face folder or hub id: {error}") from None
 
 
+def main(called: str = "ernie-m show") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(show, called)
+
+
 if __name__ == "__main__":
-    run_command(show, "launcher/show.py")
+    main()

@@ -17,12 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {
@@ -219,7 +216,12 @@ def _run(
     run(experiment)
 
 
-if __name__ == "__main__":
+def main(called: str = "ernie-m finetune") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
     # The deepspeed launcher puts it before the command; the environment says the same.
     sys.argv[1:] = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
-    run_command(Commands, "launcher/finetune.py")
+    run_command(Commands, called)
+
+
+if __name__ == "__main__":
+    main()

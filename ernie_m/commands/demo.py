@@ -17,15 +17,12 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import duration, fail
-    from ernie_m.base.hostfile import free_port
-    from ernie_m.base.ranges import Range
-    from ernie_m.base.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
-    from ernie_m.runs.checkpoint import LATEST_FILE
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import duration, fail
+from ernie_m.base.hostfile import free_port
+from ernie_m.base.ranges import Range
+from ernie_m.base.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
+from ernie_m.runs.checkpoint import LATEST_FILE
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("fr", "ru", "el", "ar", "hi", "zh", "ko", "th")  # held-out files that retrieval is measured on, with English
@@ -114,5 +111,10 @@ def _line(name: str, accuracy: dict[str, float]) -> str:
     return f"{name:<8}{100 * accuracy['untrained']:>10.1f}%{100 * accuracy['trained']:>8.1f}%{ratio:>6.1f}x"
 
 
+def main(called: str = "ernie-m demo") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(demo, called)
+
+
 if __name__ == "__main__":
-    run_command(demo, "launcher/demo.py")
+    main()

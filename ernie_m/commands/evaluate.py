@@ -10,12 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-try:
-    from ernie_m.base.command_line import run as run_command
-    from ernie_m.base.console import InputError
-    from ernie_m.base.ranges import Range
-except ModuleNotFoundError as error:
-    raise SystemExit(f"error: {error}; install the package first: pip install -e .") from None
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+from ernie_m.base.ranges import Range
 
 
 class Commands:
@@ -131,5 +128,10 @@ class Commands:
             write_json(Path(output), {**of, "step": chosen.step, **vars(result)})
 
 
+def main(called: str = "ernie-m evaluate") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(Commands, called)
+
+
 if __name__ == "__main__":
-    run_command(Commands, "launcher/evaluate.py")
+    main()
