@@ -11,7 +11,12 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["ernie_m", "ernie_m.*", "data_prep", "data_prep.*"]),
-    package_data={"data_prep": ["*.yaml"], "ernie_m.show": ["*.jinja"]},
+    package_data={
+        "data_prep": ["*.yaml", "py.typed"],
+        "ernie_m": ["py.typed", "shipped/*/*"],  # links here, files in a wheel: ernie_m/base/shipped.py
+        "ernie_m.show": ["*.jinja"],
+    },
+    entry_points={"console_scripts": ["ernie-m = ernie_m.commands.choice:main"]},
     install_requires=[
         "torch>=2.6",
         "deepspeed>=0.19,<0.20",
@@ -47,6 +52,7 @@ setup(
             "scikit-learn>=1.4",
             "sentence-transformers>=5.2",
             "seqeval>=1.2.2",
+            "setuptools>=70.1",  # makes wheels by itself
             "tensorboard>=2.16.2",
             "types-PyYAML",
             "wandb>=0.19",

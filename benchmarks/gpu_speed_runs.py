@@ -37,9 +37,9 @@ MASK_RATE, HEAD = 0.15, 64
 SPECIAL_IDS = 4  # labels are pieces
 KEPT_LOGITS = (28, 30, 32)  # powers of two, for ernie_m.models.loss.MAX_LOGITS
 FP16_ON_CPU = (
-    "import sys; from deepspeed.accelerator import get_accelerator as accelerator;"
+    "from deepspeed.accelerator import get_accelerator as accelerator;"
     "type(accelerator()).is_fp16_supported = lambda self: True;"  # DeepSpeed refuses it there unless told that it is
-    "sys.path.insert(0, 'launcher'); import pretrain; pretrain.run_command(pretrain.pretrain, 'pretrain')"
+    "from ernie_m.commands.pretrain import main; main()"
 )
 
 

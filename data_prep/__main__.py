@@ -262,9 +262,9 @@ def _flag(name: str, value: Any) -> bool:
     return value
 
 
-def main() -> None:
-    """Entry point."""
-    run(Commands, "data_prep")
+def main(called: str = "data_prep") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run(Commands, called)
 
 
 if __name__ == "__main__":

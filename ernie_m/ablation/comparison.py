@@ -26,6 +26,8 @@ from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.files import written_atomically
 from ernie_m.base.hostfile import free_port
+from ernie_m.base.shipped import DS_CONFIGS
+from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.training.trainer import Trainer
 
 FOLDERS = ("recipes", "runs", "hugging_face", "logs", "done", "measures")
@@ -34,7 +36,7 @@ RESULTS = ("fine_tuned", "results.json", "results.md", "comparison.png", "pseudo
 
 @dataclass(frozen=True)
 class FineTuning:
-    """A benchmark that every variant is fine-tuned on: command of launcher/finetune.py, its data, more options."""
+    """A benchmark that every variant is fine-tuned on: command of `ernie-m finetune`, its data, more options."""
 
     task: str
     data: Path
@@ -45,8 +47,6 @@ class FineTuning:
 class ComparisonPlan:
     """All that a comparison is run with."""
 
-    root: Path
-    """Where launcher/ and ds_configs/ are."""
     to: Path
     data: Path
     seeds: int
@@ -103,12 +103,12 @@ def do(jobs: Sequence[Job], plan: ComparisonPlan) -> None:
     threads = str(max(1, cores // plan.side_by_side))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
-    Jobs(jobs, plan.side_by_side, environment, plan.root).run()
+    Jobs(jobs, plan.side_by_side, environment).run()
 
 
-def python(*words: object) -> tuple[str, ...]:
-    """A command of this interpreter."""
-    return (sys.executable, *map(str, words))
+def python_m(module: str, *words: object) -> tuple[str, ...]:
+    """`python -m MODULE WORDS`, by this interpreter."""
+    return (sys.executable, "-m", module, *map(str, words))
 
 
 def _recipe_file(plan: ComparisonPlan, variant: Variant) -> Path:
@@ -119,12 +119,12 @@ def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
     name = f"{variant.name}_seed{seed}"
     folder, measures = plan.to / "hugging_face" / name, plan.to / "measures" / f"{name}.json"
     by = [word for key in ("held_out", "tatoeba") if (path := getattr(plan, key)) for word in (f"--{key}", path)]
-    measure = ["launcher/ablate.py", "measure", "--hugging_face", folder, "--output", measures, "--pairs", plan.pairs, *by]
+    measure = ["measure", "--hugging_face", folder, "--output", measures, "--pairs", plan.pairs, *by]
     recipe = ["--recipe", _recipe_file(plan, variant), "--data", plan.data]
     if variant.is_trained:
         run = plan.to / "runs" / name
         parts = [_training(variant, seed, plan, run, recipe)]
-        export = python("launcher/export.py", "--run", run, "--to", folder)
+        export = python_m("ernie_m", "export", "--run", run, "--to", folder)
         parts.append(Part("export", export, plan.to / "done" / f"{name}.export.json", replaces=folder))
         replaces = None
         measure += ["--run", run]
@@ -132,26 +132,27 @@ def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
         parts = []
         replaces = folder  # which measuring writes
         measure += [*recipe, "--seed", seed]
-    parts.append(Part("measuring", python(*measure), plan.to / "done" / f"{name}.measure.json", replaces=replaces))
+    measuring = python_m("ernie_m", "ablate", *measure)
+    parts.append(Part("measuring", measuring, plan.to / "done" / f"{name}.measure.json", replaces=replaces))
     for tuning in plan.fine_tuning:
         to = plan.to / "fine_tuned" / name / tuning.task
-        command = python("launcher/finetune.py", tuning.task, "--model", folder, "--data", tuning.data, "--to", to)
+        command = python_m("ernie_m", "finetune", tuning.task, "--model", folder, "--data", tuning.data, "--to", to)
         marker = plan.to / "done" / f"{name}.{tuning.task}.json"
         parts.append(Part(f"fine-tuning on {tuning.task}", (*command, *tuning.options), marker))
     return Job(name, parts, plan.to / "logs" / f"{name}.log")
 
 
 def _training(variant: Variant, seed: int, plan: ComparisonPlan, run: Path, recipe: Sequence[object]) -> Part:
-    words = ["launcher/pretrain.py", *recipe, "--run", run, f"seed={seed}"]
-    command = python(*words)
+    words = [*recipe, "--run", run, f"seed={seed}"]
+    command = python_m("ernie_m", "pretrain", *words)
     if plan.deepspeed:
         launcher = Path(sys.executable).parent / "deepspeed"
-        command = tuple(map(str, [launcher, "--master_port", free_port(), *plan.deepspeed, *words]))
+        command = tuple(map(str, [launcher, "--master_port", free_port(), *plan.deepspeed, "--module", TRAINING, *words]))
     config = replace(variant.config, seed=seed)
 
     def is_complete() -> bool:
         try:
-            return Trainer(config, plan.data, run, plan.root / "ds_configs").run_folder.is_complete
+            return Trainer(config, plan.data, run, DS_CONFIGS).run_folder.is_complete
         except InputError as error:
             raise InputError(f"{error} (a comparison: take another --to)") from None
 

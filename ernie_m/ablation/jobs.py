@@ -84,12 +84,11 @@ class Job:
 
 @dataclass
 class Jobs:
-    """All jobs of a comparison; `environment` and `folder` are those of their processes."""
+    """All jobs of a comparison; `environment` is that of their processes, which run in the folder of this one."""
 
     jobs: Sequence[Job]
     side_by_side: int
     environment: Mapping[str, str]
-    folder: Path
     _stop: signal.Signals | None = field(default=None, init=False)
 
     def run(self) -> None:
@@ -133,7 +132,6 @@ class Jobs:
             log.flush()
             job.process = subprocess.Popen(
                 part.command,
-                cwd=self.folder,
                 env=dict(self.environment),
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ernie_m.ablation.comparison import python
+from ernie_m.ablation.comparison import python_m
 from ernie_m.ablation.jobs import Job, Part
 from ernie_m.base.console import InputError
 from ernie_m.base.files import written_atomically
@@ -61,14 +61,13 @@ def data_job(source: Path, to: Path) -> Job:
         (to / name).mkdir(exist_ok=True)
     pairs, everything, sides, tokenizer = (to / name for name in ("pairs.yaml", "catalog.yaml", "sides", "spm.model"))
     write_catalogs(source, sides, pairs, everything)
-    prepare = ("-m", "data_prep")
     sampled = ("--vocab_size", VOCAB_SIZE, "--max_sentences", TOKENIZER_SENTENCES, "--overwrite")
-    train = python(*prepare, "train-tokenizer", "--catalog", everything, "--out", tokenizer, *sampled)
-    build = python(*prepare, "build", "--catalog", everything, "--tokenizer", tokenizer, "--out", to / "data")
+    train = python_m("data_prep", "train-tokenizer", "--catalog", everything, "--out", tokenizer, *sampled)
+    build = python_m("data_prep", "build", "--catalog", everything, "--tokenizer", tokenizer, "--out", to / "data")
     parts = [
         Part(
             "sides of the pairs",
-            python("-m", "data_prep.sides", "--catalog", pairs, "--to", sides, "--overwrite"),
+            python_m("data_prep.sides", "--catalog", pairs, "--to", sides, "--overwrite"),
             to / "done/sides.json",
         ),
         Part("tokenizer", train, to / "done/tokenizer.json"),

@@ -15,6 +15,7 @@ from typing import Any
 from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import apportion
+from ernie_m.base.shipped import recipe_path
 from ernie_m.planning.speed import Work, hardware_flops, predicted_share
 from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.training.recipe import TrainingConfig
@@ -28,7 +29,7 @@ TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives
     "exp5": {"xnli": 76.9, "ner": 79.6},
 }
 PAPER_SETTINGS = {"xnli": "transfer", "ner": "en"}
-"""Task -> the setting of launcher/finetune.py that these are scores of."""
+"""Task -> the setting of `ernie-m finetune` that these are scores of."""
 UNTRAINED = "exp0"
 PSEUDO_SHARES = (0.05, 0.10, 0.15, 0.20)
 LEARNING = ("learning_mmlm", "learning_tlm", "learning_camlm", "learning_btmlm")
@@ -59,20 +60,20 @@ class Variant:
         return sum(stage.steps for stage in self.config.stages)
 
 
-def objectives(recipes: Path, shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+def objectives(shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
     """exp0 to exp5; `shape`: a recipe that gives all but the stages."""
     variants = []
     for name in TABLE_6:
         is_trained = name != UNTRAINED
-        recipe = budgeted(recipe_of(recipes, name if is_trained else "exp1", shape), steps, overrides)
+        recipe = budgeted(recipe_of(name if is_trained else "exp1", shape), steps, overrides)
         title = objectives_in(recipe) if is_trained else "no further pre-training"
         variants.append(Variant(name, title, recipe, is_trained, TABLE_6[name]))
     return variants
 
 
-def pseudo_shares(recipes: Path, name: str, shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+def pseudo_shares(name: str, shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
     """Recipe `name`, which must have BTMLM, with each share of pseudo tokens that the paper compares."""
-    recipe = budgeted(recipe_of(recipes, name, shape), steps, overrides)
+    recipe = budgeted(recipe_of(name, shape), steps, overrides)
     if "BTMLM" not in objectives_in(recipe):
         raise InputError(f"--recipe {name}: its stages have no BTMLM, which pseudo tokens are for; expected e.g. exp5")
     variants = []
@@ -82,9 +83,9 @@ def pseudo_shares(recipes: Path, name: str, shape: str | None, steps: int | None
     return variants
 
 
-def scratch(recipes: Path, name: str, steps: int | None, overrides: Sequence[str], vocab_size: int) -> list[Variant]:
+def scratch(name: str, steps: int | None, overrides: Sequence[str], vocab_size: int) -> list[Variant]:
     """Recipe `name` and a twin with MMLM alone, whose steps are chosen so that both compute as much."""
-    recipe = budgeted(recipe_of(recipes, name, None), steps, overrides)
+    recipe = budgeted(recipe_of(name, None), steps, overrides)
     stem = Path(name).stem  # a recipe may be given by its path
     full = Variant(f"{stem}_full", objectives_in(recipe), recipe)
     wanted = flops(full.config, vocab_size)
@@ -94,27 +95,19 @@ def scratch(recipes: Path, name: str, steps: int | None, overrides: Sequence[str
     return [Variant(f"{stem}_mmlm", f"MMLM, {twin_steps:,} steps", twin), full]
 
 
-def learning(recipes: Path, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+def learning(steps: int | None, overrides: Sequence[str]) -> list[Variant]:
     """The four of docs/results.md, and the weights they start from."""
-    made = {name: budgeted(recipe_of(recipes, name, None), steps, overrides) for name in LEARNING}
+    made = {name: budgeted(recipe_of(name, None), steps, overrides) for name in LEARNING}
     trained = [Variant(name.removeprefix("learning_"), objectives_in(recipe), recipe) for name, recipe in made.items()]
     return [Variant("untrained", "untrained", made[LEARNING[0]], is_trained=False), *trained]
 
 
-def recipe_of(recipes: Path, name: str, shape: str | None) -> dict[str, Any]:
-    """Recipe `name` of a folder. With `shape`, its stages, and all else from recipe `shape`."""
-    content = _read(recipes, name)
+def recipe_of(name: str, shape: str | None) -> dict[str, Any]:
+    """Recipe `name`; with `shape`, only its stages, and all else from the recipe of that name."""
+    content = read_recipe(recipe_path(name))
     if shape is None:
         return content
-    return {**_read(recipes, shape), "stages": content["stages"]}
-
-
-def _read(recipes: Path, name: str) -> dict[str, Any]:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else recipes / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in recipes.glob("*.yaml")))
-        raise InputError(f"recipe {name}: no such file {path}; known recipes: {known}")
-    return read_recipe(path)
+    return {**read_recipe(recipe_path(shape)), "stages": content["stages"]}
 
 
 def budgeted(recipe: dict[str, Any], steps: int | None, overrides: Sequence[str]) -> dict[str, Any]:

@@ -26,11 +26,18 @@ Options = Mapping[str, inspect.Parameter]
 
 
 def run(component: Callable[..., Any], name: str) -> None:
-    """Run a function, or a class whose public methods are commands, on the arguments of this process; exits cleanly."""
+    """Run a function, or a class whose public methods are commands, on the arguments of this process; exits cleanly.
+
+    name: how the user called it: a script, or a program and one of its commands, as in "ernie-m plan".
+    """
     # The last thing that Python does is to look through all of torch's objects for cycles: a second of every rank, for which
     # whoever waits for the command waits too.
     atexit.register(gc.freeze)
-    run_cleanly(lambda: fire.Fire(component, command=checked_arguments(component, name, sys.argv[1:]), name=name))
+    program, *words = name.split()
+    shown: Any = component
+    for word in reversed(words):  # fire would put a name of two words in quotes
+        shown = {word: shown}
+    run_cleanly(lambda: fire.Fire(shown, command=[*words, *checked_arguments(component, name, sys.argv[1:])], name=program))
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

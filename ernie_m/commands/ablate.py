@@ -1,9 +1,9 @@
 """Compare pre-trainings that differ in one thing: train, export, measure, fine-tune each, and put them in one table.
 
-    python launcher/ablate.py objectives   --data DATA --to RUNS --recipe small --steps 20000 --tatoeba TATOEBA
-    python launcher/ablate.py pseudo-share --data DATA --to RUNS --recipe small --steps 20000
-    python launcher/ablate.py scratch      --data DATA --to RUNS
-    python launcher/ablate.py learning     --source CORPORA --to RUNS --jobs 2
+    ernie-m ablate objectives   --data DATA --to RUNS --recipe small --steps 20000 --tatoeba TATOEBA
+    ernie-m ablate pseudo-share --data DATA --to RUNS --recipe small --steps 20000
+    ernie-m ablate scratch      --data DATA --to RUNS
+    ernie-m ablate learning     --source CORPORA --to RUNS --jobs 2
 
 The same command, given again, goes on: what is finished is not done again, an interrupted training resumes. To stop, send
 SIGTERM or press Ctrl-C: trainings save first. Everything comes to lie in RUNS: recipes, runs, logs, results.md.
@@ -23,8 +23,6 @@ from ernie_m.base.ranges import Range
 if TYPE_CHECKING:
     from ernie_m.ablation.comparison import ComparisonPlan
 
-ROOT = Path(__file__).resolve().parents[1]
-RECIPES = Path(__file__).resolve().parent / "recipes"
 SHARED = """
 
         Args:
@@ -40,7 +38,7 @@ SHARED = """
             tatoeba: folder of tatoeba.LLL-eng.LLL and .eng: retrieval in those languages that the data has
             held_out: folder of line-aligned XX-en.XX and XX-en.en: masked perplexity and cross-lingual gain
             pairs: pairs of each of those languages that are used
-            finetune: benchmarks that each run is fine-tuned on by launcher/finetune.py, as TASK=FOLDER with commas
+            finetune: benchmarks that each run is fine-tuned on by `ernie-m finetune`, as TASK=FOLDER with commas
                 between, e.g. xnli=data/xnli,ner=data/conll
             finetune_options: more for these, e.g. --finetune_options="--seeds 2 --from_dev epochs=1"
         """
@@ -79,14 +77,14 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
 def _objectives(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
     from ernie_m.ablation import comparison, report, variants
 
-    compared = variants.objectives(RECIPES, recipe, steps, overrides)
+    compared = variants.objectives(recipe, steps, overrides)
     report.write("Objectives (the paper's Table 6)", compared, comparison.run(compared, plan), [], plan.to)
 
 
 def _pseudo_share(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
     from ernie_m.ablation import comparison, report, variants
 
-    compared = variants.pseudo_shares(RECIPES, "exp5", recipe, steps, overrides)
+    compared = variants.pseudo_shares("exp5", recipe, steps, overrides)
     results = comparison.run(compared, plan)
     runs = {v.name: [plan.to / "runs" / name for name in plan.job_names(v)] for v in compared}
     picture = plan.to / "pseudo_share.png"
@@ -100,7 +98,7 @@ def _scratch(plan: ComparisonPlan, recipe: str | None, steps: int | None, overri
     from ernie_m.corpus.folder import CorpusFolder
 
     vocab_size = CorpusFolder(plan.data).manifest.vocab_size
-    compared = variants.scratch(RECIPES, recipe or "small", steps, overrides, vocab_size)
+    compared = variants.scratch(recipe or "small", steps, overrides, vocab_size)
     results = comparison.run(compared, plan)
     each = ", ".join(f"{v.name} {variants.flops(v.config, vocab_size):.3g}" for v in compared)
     remarks = [
@@ -161,7 +159,7 @@ class Commands:
 
         tatoeba, held_out = (str(Path(source) / "eval" / name) for name in ("tatoeba", "heldout"))
         plan = _plan(f"{to}/data", to, seeds, jobs, "", tatoeba, held_out, pairs, None, "")
-        compared = variants.learning(RECIPES, steps, overrides)
+        compared = variants.learning(steps, overrides)
         comparison.claim(compared, plan)
         comparison.do([data_job(Path(source).resolve(), plan.to)], plan)
         results = comparison.run(compared, plan)
@@ -185,7 +183,7 @@ class Commands:
         Args:
             hugging_face: the run's export; with --recipe: folder to write, the export of the untrained weights
             output: JSON file to write
-            run: run folder of launcher/pretrain.py
+            run: run folder of a pre-training
             recipe: path of a recipe, whose weights are measured as its seed draws them
             data: data folder; with --run by default the one it was started on
             seed: with --recipe: of the weights
@@ -236,7 +234,6 @@ def _plan(
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"--{name} {folder}: no such folder")
     return ComparisonPlan(
-        root=ROOT,
         to=Path(to).resolve(),
         data=Path(data).resolve(),
         seeds=seeds,

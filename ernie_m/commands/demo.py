@@ -1,6 +1,6 @@
 """The main job, small: raw corpus files -> shards -> pre-training on two ranks -> evaluation -> Hugging Face folder.
 
-    python launcher/demo.py --to demo
+    ernie-m demo --to demo
 
 Every step is the very command that a user would type; it is printed before it runs. Given again, the demo goes on
 where it was.
@@ -23,8 +23,8 @@ from ernie_m.base.hostfile import free_port
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
 from ernie_m.runs.checkpoint import LATEST_FILE
+from ernie_m.runs.job_defaults import TRAINING
 
-ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("fr", "ru", "el", "ar", "hi", "zh", "ko", "th")  # held-out files that retrieval is measured on, with English
 
 
@@ -40,17 +40,16 @@ def demo(
     Args:
         to: folder for everything the demo makes
         ranks: local processes to train on; 0 takes every GPU, or two processes where there is none
-        recipe: name in launcher/recipes/
+        recipe: name or path of a recipe
         vocab_size: of the SentencePiece tokenizer trained on the corpus
     """
     import torch
 
     started = time.monotonic()
     ranks = ranks or torch.cuda.device_count() or 2
-    folder = Path(to).resolve()  # the commands run in the repository
+    folder = Path(to).resolve()
     raw, tokenizer, data, run, exported = (folder / name for name in ("raw", "spm.model", "data", "run", "hugging_face"))
-    python = [sys.executable]
-    prepare = [*python, "-m", "data_prep"]
+    prepare, ours = ([sys.executable, "-m", name] for name in ("data_prep", "ernie_m"))
     catalog = raw / "catalog.yaml"
     if not catalog.is_file():
         call([*prepare, "embed", "--out", raw])
@@ -60,12 +59,12 @@ def demo(
         call([*prepare, "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", data])
     call([*prepare, "verify", "--data", data])
     launch = [Path(sys.executable).parent / "deepspeed", "--num_gpus", ranks, "--master_port", free_port()]
-    call([*launch, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run])
+    call([*launch, "--module", TRAINING, "--recipe", recipe, "--data", data, "--run", run])
     if not (run / COMPLETE_FILE).is_file():
         fail(f"{run}: training did not finish; the same command goes on from its last checkpoint", 1)
     if not exported.is_dir():
-        call([*python, "launcher/export.py", "--run", run, "--to", exported])
-    evaluate = [*python, "launcher/evaluate.py"]
+        call([*ours, "export", "--run", run, "--to", exported])
+    evaluate = [*ours, "evaluate"]
     call([*evaluate, "gain", "--run", run, "--output", folder / "gain.json"])
     for language in PAIRS:
         sides = [raw / "heldout" / f"{language}-en.{side}" for side in (language, "en")]
@@ -80,7 +79,7 @@ def call(command: list[object]) -> None:
     print(f"\n$ {shlex.join(words)}", flush=True)
     # One thread a rank: more fight over the cores.
     environment = {"OMP_NUM_THREADS": "1", **os.environ} if "pretrain" in " ".join(words) else None
-    code = subprocess.run(words, cwd=ROOT, env=environment).returncode
+    code = subprocess.run(words, env=environment).returncode
     if code:
         fail(f"`{shlex.join(words)}` ended with exit code {code}", code)
 

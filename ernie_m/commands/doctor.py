@@ -1,7 +1,7 @@
 """Look before you start: are the hosts alike and at hand, is the data whole, is there room, does the batch divide.
 
-    python launcher/doctor.py --hostfile hostfiles/v100x64 --recipe large --data DATA --run RUN --bandwidth
-    python launcher/doctor.py --data DATA            this machine alone, without ssh
+    ernie-m doctor --hostfile hostfiles/v100x64 --recipe large --data DATA --run RUN --bandwidth
+    ernie-m doctor --data DATA            this machine alone, without ssh
 
 One table with a row a host, then what is wrong with its remedy; exit code 0 only when nothing is.
 """
@@ -38,10 +38,10 @@ def doctor(
 ) -> None:
     """Check what a job needs, on every host; problems are listed with their remedies, and the exit code is 2.
 
-    With none of --recipe, --data, --run and --shared the job is the one that pretrain.py takes: large, data/, runs/large.
+    With none of --recipe, --data, --run and --shared the job is the one that pretrain takes: large, data/, runs/large.
 
     Args:
-        overrides: keys of the recipe as key.path=value, as for pretrain.py
+        overrides: keys of the recipe as key.path=value, as for pretrain
         hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`; without it this machine alone
         recipe: recipe whose batch must divide over the hostfile's slots, and whose checkpoints must fit on the disk
         data: data folder; the same on all hosts, shard sizes looked at by the first (`data_prep verify` also rehashes)
@@ -96,7 +96,7 @@ def doctor(
         print(line)
     print(f"\n{report.table()}\n")
     if examination.through_ssh and (names := job_checks.not_exported(here, bool(first.get("facts", {}).get("gpus")))):
-        print(f"note: {', '.join(names)}: set here, but deepspeed does not pass them on; launcher/supervise.py does, or")
+        print(f"note: {', '.join(names)}: set here, but deepspeed does not pass them on; `ernie-m supervise` does, or")
         print("      write them into .deepspeed_env as NAME=value\n")
     for note in report.notes:
         print(f"note: {note}\n")
@@ -112,9 +112,8 @@ def _recipe(recipe: str | None, overrides: tuple[str, ...]) -> TrainingConfig | 
         if overrides:
             raise InputError(f"{overrides[0]}: changes a recipe, but none is named; give --recipe")
         return None
-    from pretrain import recipe_path
-
     from ernie_m.base.config import build, merge_overrides, read_recipe
+    from ernie_m.base.shipped import recipe_path
     from ernie_m.training.recipe import TrainingConfig
 
     path = recipe_path(recipe)

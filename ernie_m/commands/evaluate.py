@@ -1,7 +1,7 @@
 """Measure an encoder.
 
-python launcher/evaluate.py retrieval --model HF_FOLDER_OR_HUB_ID --source FILE --target FILE [--layer K|all]
-python launcher/evaluate.py gain --run RUN [--data DATA]
+ernie-m evaluate retrieval --model HF_FOLDER_OR_HUB_ID --source FILE --target FILE [--layer K|all]
+ernie-m evaluate gain --run RUN [--data DATA]
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Commands:
         An untrained model of the same shape is measured beside it: shared digits, names and punctuation alone beat chance.
 
         Args:
-            model: folder or hub id of any Hugging Face encoder (launcher/export.py makes one)
+            model: folder or hub id of any Hugging Face encoder (`ernie-m export` makes one)
             source: a sentence a line
             target: their translations, line by line
             layer: 0 (embeddings) .. number of layers, or all
@@ -88,7 +88,7 @@ class Commands:
         """Cross-lingual gain on held-out pairs: how much a true translation helps CAMLM against somebody else's, in nats.
 
         Args:
-            run: run folder of launcher/pretrain.py
+            run: run folder of a pre-training
             data: data folder with held-out pairs; default: the one the run was started on
             pairs: how many held-out pairs to use at most
             output: also write the figures to this JSON file

@@ -1,7 +1,7 @@
 """Export a checkpoint of a run, by default its newest, for Hugging Face.
 
-    python launcher/export.py --run RUN --to FOLDER
-    python launcher/export.py --run RUN --to FOLDER --format ernie_m
+    ernie-m export --run RUN --to FOLDER
+    ernie-m export --run RUN --to FOLDER --format ernie_m
 
 FOLDER then loads with AutoModel, AutoModelForMaskedLM and AutoTokenizer (XLM-R's class; safetensors), and with
 SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. README.md there tells how it came about.
@@ -21,7 +21,7 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
     """Write the weights of a pre-training run as a Hugging Face folder.
 
     Args:
-        run: run folder of launcher/pretrain.py
+        run: run folder of a pre-training
         to: folder to make; must not exist or be empty
         data: data folder, for its tokenizer; default: the one the run was started on
         format: xlm-roberta, a class that all releases of transformers have, or ernie_m, that of the released weights,

@@ -1,8 +1,8 @@
 """Fine-tune any Hugging Face encoder on the paper's benchmarks and score it, over several seeds.
 
-    python launcher/finetune.py xnli --model HF_FOLDER --data XNLI --to RUN [--setting transfer] [key=value ...]
-    deepspeed --num_gpus 8 launcher/finetune.py xnli --model HF_FOLDER --data XNLI --to RUN --setting translate-train-all
-    python launcher/finetune.py tatoeba --model HF_FOLDER --data TATOEBA --to RUN
+    ernie-m finetune xnli --model HF_FOLDER --data XNLI --to RUN [--setting transfer] [key=value ...]
+    deepspeed --num_gpus 8 --module ernie_m.commands.finetune xnli --model HF_FOLDER --data XNLI --to RUN
+    ernie-m finetune tatoeba --model HF_FOLDER --data TATOEBA --to RUN
 
 Commands: xnli, pawsx, ner, mlqa, tatoeba. The same command, given again, goes on: finished seeds are not trained again.
 docs/fine_tuning.md tells which files each task takes and how it is scored.
@@ -20,8 +20,8 @@ from typing import Annotated, Any
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
+from ernie_m.base.shipped import DS_CONFIGS
 
-ROOT = Path(__file__).resolve().parents[1]
 TASKS = {
     "xnli": "ernie_m.downstream.xnli:Xnli",
     "pawsx": "ernie_m.downstream.pawsx:PawsX",
@@ -34,7 +34,7 @@ OPTIONS = """
         Args:
             overrides: hyperparameters instead of the paper's, as key=value: learning_rate, batch_size, epochs, max_length,
                 layer_decay, weight_decay, warmup_share, adam_epsilon, clip, micro_batch, evaluate_every, and the task's own
-            model: folder or hub id of any Hugging Face encoder (launcher/export.py makes one; XLM-R, mBERT ...)
+            model: folder or hub id of any Hugging Face encoder (`ernie-m export` makes one; XLM-R, mBERT ...)
             data: folder with the benchmark's files under their published names or XTREME's
             to: folder for seeds, scores and pictures; the same one again goes on
             setting: {settings}; the first is the default
@@ -169,7 +169,7 @@ def deepspeed_config(zero_stage: int, precision: str) -> dict[str, Any]:
 
     The optimizer is ours, with a learning rate for each layer; one that DeepSpeed made would have a single one.
     """
-    path = ROOT / "ds_configs" / f"zero{zero_stage}_{precision}.json"
+    path = DS_CONFIGS / f"zero{zero_stage}_{precision}.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     del config["optimizer"]
     return dict(config)

@@ -1,7 +1,7 @@
 """Show the data of one step of a run, e.g. of a loss spike.
 
-    python launcher/inspect_step.py --run RUN --step 1200
-    python launcher/inspect_step.py --run RUN --step 1200 --objective CAMLM --decode
+    ernie-m inspect_step --run RUN --step 1200
+    ernie-m inspect_step --run RUN --step 1200 --objective CAMLM --decode
 
 A line a row: its id (objective/stream/visit, as spikes are logged), shard, and lines of the shard from 0, a range a
 document. Works on any machine that has the run's folder and its data, also while the run goes on.
@@ -29,7 +29,7 @@ def inspect_step(
     """Print which rows a step of a run is made of, and their text; leave such steps out with --skip_steps A:B.
 
     Args:
-        run: run folder of launcher/pretrain.py
+        run: run folder of a pre-training
         step: the step as spikes name it, from 0: line "step": 1201 of metrics.jsonl is step 1200
         objective: only rows of this one, e.g. CAMLM; default: all
         decode: also print the text of every row, a document a line, a line a language

@@ -1,7 +1,7 @@
 """Before you book: will it fit, with which ZeRO stage and micro-batch, and how many days will it take.
 
-    python launcher/plan.py --hostfile hostfiles/v100x64 --recipe large
-    python launcher/plan.py --hostfile hostfiles/h200x8 --recipe large --gpu H200 model.activation_checkpointing=false
+    ernie-m plan --hostfile hostfiles/v100x64 --recipe large
+    ernie-m plan --hostfile hostfiles/h200x8 --recipe large --gpu H200 model.activation_checkpointing=false
 
 One table of memory a GPU by part, step time and days for every precision and ZeRO stage, with and without activation
 checkpointing, each at the largest micro-batch that fits and divides the batch; then one line of advice with reasons.
@@ -19,8 +19,6 @@ from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import Choice
 from ernie_m.base.ranges import Range
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def plan(
     *overrides: str,
@@ -34,19 +32,18 @@ def plan(
     """Plan a job: memory, micro-batch, step time and days for each precision and ZeRO stage, and advice.
 
     Args:
-        overrides: keys of the recipe as key.path=value, as for pretrain.py
-        recipe: a name in launcher/recipes/ or a path to a YAML file; default: large
+        overrides: keys of the recipe as key.path=value, as for pretrain
+        recipe: a name or a path to a YAML file; default: large
         hostfile: file of `name slots=N` lines, as for `deepspeed --hostfile`; default: hostfiles/v100x64
         gpu: V100-32GB, A100-80GB, H100, H200 or cpu; by default the one that the hostfile's name begins with, else V100-32GB
         network: Gbit/s that a host sends to others, all its network cards together; by default the device's usual
         efficiency: share of the device's peak that matrix products reach, e.g. 0.7; by default the one stated
         data: folder of prepared data to count on what attention reads; whole rows are counted where there is none
     """
-    from pretrain import recipe_path
-
     from ernie_m.base.config import build, merge_overrides, read_recipe
     from ernie_m.base.devices import DEVICES, device_named
     from ernie_m.base.hostfile import read_hostfile
+    from ernie_m.base.shipped import DS_CONFIGS, HOSTFILES, recipe_path
     from ernie_m.planning.plan import Job, bucket_elements, plans
     from ernie_m.planning.reading import counted_keys
     from ernie_m.planning.report import report
@@ -57,7 +54,7 @@ def plan(
     for choice in (choice for choice in job_named.choices if choice.subject == "recipe"):
         print(choice)
     if hostfile is None:
-        hostfile = str(ROOT / HOSTFILE)
+        hostfile = str(HOSTFILES / Path(HOSTFILE).name)
         print(Choice("hostfile", HOSTFILE, "--hostfile is not given"))
     hosts = read_hostfile(Path(hostfile))
     stem = Path(hostfile).name.lower()
@@ -71,7 +68,7 @@ def plan(
     path = recipe_path(job_named.recipe)
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
     keys = counted_keys(config, Path(data)) if data else {}
-    job = Job(config, hosts, device, bucket_elements(ROOT / "ds_configs"), keys)
+    job = Job(config, hosts, device, bucket_elements(DS_CONFIGS), keys)
     print(report(job, plans(job)))
 
 

@@ -1,12 +1,16 @@
 """Pre-train an encoder.
 
+    ernie-m pretrain --recipe demo --data DATA --run RUN optimizer.peak_learning_rate=1e-3 seed=7     one process
+    deepspeed --num_gpus 8 --module ernie_m.commands.pretrain --recipe base --data DATA --run RUN
+
+In a checkout launcher/pretrain.py stands for the module:
+
     deepspeed --num_gpus 8 launcher/pretrain.py --recipe base --data DATA --run RUN
     deepspeed --hostfile hostfiles/v100x64 launcher/pretrain.py          recipe large, data/, runs/large
-    python launcher/pretrain.py --recipe demo --data DATA --run RUN optimizer.peak_learning_rate=1e-3 seed=7
 
 The same command, given again, goes on from the newest whole checkpoint of RUN, on any number of ranks that the batch
 divides over, in any ZeRO stage. SIGTERM or SIGUSR1 to any rank: saved and stopped within a step, exit code 75.
-launcher/supervise.py restarts by itself.
+`ernie-m supervise` restarts by itself.
 """
 
 from __future__ import annotations
@@ -19,12 +23,10 @@ from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.launchers import rank_of
 from ernie_m.base.ranges import Range
+from ernie_m.base.shipped import DS_CONFIGS, recipe_path
 
 if TYPE_CHECKING:
     from ernie_m.runs.job_defaults import JobNames
-
-ROOT = Path(__file__).resolve().parents[1]
-RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 def pretrain(
@@ -44,7 +46,7 @@ def pretrain(
 
     Args:
         overrides: any key of the recipe as key.path=value, e.g. batch.micro_batch_rows=8 output.save_every=500
-        recipe: a name in launcher/recipes/ (demo, small, base, large; exp1 .. exp5, the paper's ablations; learning,
+        recipe: a name (demo, small, base, large; exp1 .. exp5, the paper's ablations; learning,
             learning_mmlm, learning_tlm, learning_camlm, learning_btmlm, those of docs/results.md) or a path to a YAML
             file; default: large
         data: folder made by `python -m data_prep build`; default: data/
@@ -69,7 +71,7 @@ def pretrain(
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
     trackers = [name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted]
     seconds = seconds_of(exit_after, "--exit_after") if exit_after else None
-    folders = Path(job.data), Path(job.run), ROOT / "ds_configs"
+    folders = Path(job.data), Path(job.run), DS_CONFIGS
     Trainer(config, *folders, from_scratch, trackers, seconds, skip_steps, ranks).run()
 
 
@@ -86,15 +88,6 @@ def named_job(recipe: str | None, data: str | None, run: str | None) -> JobNames
         problem = str(error)
     check_there(job, problem)
     return job
-
-
-def recipe_path(recipe: str) -> Path:
-    """The file of a recipe given by name or path; raises InputError naming those there are."""
-    path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise InputError(f"recipe {recipe}: no such file {path}; known recipes: {names}")
-    return path
 
 
 def main(called: str = "ernie-m pretrain") -> None:

@@ -1,7 +1,7 @@
 """Look at a run: one static HTML page with its curves, retrieval between languages, a map of sentences, and its rows.
 
-    python launcher/show.py --run RUN --output report.html
-    python launcher/show.py --run RUN --bitext tatoeba/ --output report.html
+    ernie-m show --run RUN --output report.html
+    ernie-m show --run RUN --bitext tatoeba/ --output report.html
 
 The page holds all that it shows (nothing is fetched): loss curves and scores; a heat map of retrieval, language by language;
 the same sentences in all languages before and after training; who reads whom in packed rows of each objective; and what
@@ -35,7 +35,7 @@ def show(
     """Write a page that shows a run.
 
     Args:
-        run: run folder of launcher/pretrain.py
+        run: run folder of a pre-training
         output: HTML file to write
         bitext: folder with sentences to retrieve: tatoeba.fra-eng.fra beside .eng, fr-en.fr beside .en, or one text in many
             languages (text.en, text.fr, text.sw; fra_Latn.devtest); without it retrieval and map are left out

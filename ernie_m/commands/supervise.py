@@ -1,10 +1,11 @@
 """Keep a job alive: start it, restart it from its newest checkpoint when it fails, leave out hosts that keep failing.
 
-    python launcher/supervise.py --hostfile hostfiles/v100x64 -- launcher/pretrain.py --recipe large --data DATA --run RUN
-    python launcher/supervise.py --num_ranks 8 -- launcher/pretrain.py --recipe base --data DATA --run RUN
+    ernie-m supervise --hostfile hostfiles/v100x64 -- pretrain --recipe large --data DATA --run RUN
+    ernie-m supervise --num_ranks 8 -- pretrain --recipe base --data DATA --run RUN
 
-Behind `--` stands what you would give to `deepspeed`, which is started for you with the right hosts, address and port.
-Nothing there is launcher/pretrain.py with its defaults: recipe large, data data/, run runs/large.
+Behind `--` stands what all ranks run, `pretrain` or a script such as launcher/pretrain.py, and its arguments; deepspeed is
+started for you with the right hosts, address and port. Nothing there is `pretrain` with its defaults: recipe large, data
+data/, run runs/large.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def supervise(
 ) -> None:
     """Keep the job behind `--` alive until RUN/COMPLETE is there.
 
-    Usage: python launcher/supervise.py [options] -- launcher/pretrain.py --recipe R --data D --run RUN [key=value ...]
+    Usage: ernie-m supervise [options] -- pretrain --recipe R --data D --run RUN [key=value ...]
 
     What it goes by are files in RUN, not exit codes: COMPLETE (done), last_stop.json (stopped on request, or refused),
     incidents.jsonl (ranks that were lost), checkpoints/ and metrics.jsonl (progress). Its own ledger is

@@ -41,7 +41,8 @@ def ranks() -> tuple[int, int]:
     """(rank, number of ranks) as a launcher has set them; raises InputError for one that the Trainer does not know."""
     facts = rank_facts(os.environ)
     if facts.launcher is not None and facts.launcher.brings != "address" and facts.world_size > 1:
-        way_out = f"start one task a host, and in it torchrun --nproc_per_node {facts.world_size} launcher/finetune.py ..."
+        ours = "-m ernie_m.commands.finetune ..."
+        way_out = f"start one task a host, and in it torchrun --nproc_per_node {facts.world_size} {ours}"
         raise InputError(f"{facts.launcher.name} started {facts.world_size} ranks, which would train alone each; {way_out}")
     return facts.rank, facts.world_size
 

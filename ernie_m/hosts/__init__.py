@@ -1,4 +1,4 @@
-"""Before a job starts: are its hosts ready for it (launcher/doctor.py)?
+"""Before a job starts: are its hosts ready for it (`ernie-m doctor`)?
 
 host_agent    runs on every host and answers questions about it; needs no torch to start
 link          TCP between two hosts

@@ -163,7 +163,7 @@ def check_cores(host: str, results: Results, disk_bytes: int) -> Finding | None:
     computes = not facts["gpus"] and not facts["torch"].get("devices")
     if computes and slots > 1 and slots * (threads or cores) > cores:
         each = f"OMP_NUM_THREADS={threads}" if threads else f"OMP_NUM_THREADS is not set, so each takes all {cores}"
-        remedy = f"set OMP_NUM_THREADS={cores // slots} here, launcher/supervise.py passes it on; or in .deepspeed_env"
+        remedy = f"set OMP_NUM_THREADS={cores // slots} here, `ernie-m supervise` passes it on; or in .deepspeed_env"
         return Finding.wrong(f"{slots} ranks on {cores} cores: {each}", remedy, text)
     return Finding(text)
 

@@ -185,7 +185,7 @@ def _lent_folder(folder: Path, token: str) -> Iterator[Path]:
 async def _route(job: Examination, first: HostSession, live: list[HostSession], results: Results) -> None:
     """All connect to the first host, at the port and the addresses where rank 0 may be told to listen.
 
-    deepspeed takes the first address that `hostname -I` names there, launcher/supervise.py the hostfile's name.
+    deepspeed takes the first address that `hostname -I` names there, `ernie-m supervise` the hostfile's name.
     """
     addresses = results[first.name]["facts"]["addresses"]
     candidates = [job.master_addr] if job.master_addr else [*addresses[:1], first.name]

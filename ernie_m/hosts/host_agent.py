@@ -1,4 +1,4 @@
-"""What one host says of itself: launcher/doctor.py starts this on every host and asks it, a line of JSON each way.
+"""What one host says of itself: `ernie-m doctor` starts this on every host and asks it, a line of JSON each way.
 
     python -m ernie_m.hosts.host_agent     {"ask": "clock"}  ->  {"answer": {"time": 1767225600.0}}
 

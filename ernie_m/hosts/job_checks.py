@@ -121,7 +121,7 @@ def environment_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
 def not_exported(environment: Mapping[str, str], has_gpus: bool) -> list[str]:
     """Names of variables set here that matter to ranks and that deepspeed would not give them on other hosts.
 
-    launcher/supervise.py does: it owns the list (ernie_m/supervision/environment.py).
+    `ernie-m supervise` does: it owns the list (ernie_m/supervision/environment.py).
     """
     listed = {line.partition("=")[0].strip() for path in environment_files() for line in _lines(path)}
     by_itself = (*DEEPSPEED_EXPORTS, *(("NCCL",) if has_gpus else ()))

@@ -167,7 +167,7 @@ def open_encoder(name: str | Path, trust_remote_code: bool = False) -> OpenEncod
     folder = folder_of(str(name))
     if not (folder / CONFIG_FILE).is_file():
         is_run = (folder / RUN_CONFIG).is_file()
-        way_out = "a run of ours: export it with launcher/export.py" if is_run else "e.g. of launcher/export.py"
+        way_out = "a run of ours: export it with `ernie-m export`" if is_run else "e.g. of `ernie-m export`"
         raise InputError(f"{name}: no config.json there; expected a Hugging Face folder, {way_out}")
     content = read_config(folder)
     check_foreign_code(str(name), folder, content, trust_remote_code)

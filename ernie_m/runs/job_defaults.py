@@ -12,6 +12,8 @@ from ernie_m.base.console import Choice, InputError
 from ernie_m.corpus.manifest import MANIFEST_FILE
 
 RECIPE, DATA, RUNS, HOSTFILE = "large", "data", "runs", "hostfiles/v100x64"
+TRAINING = "ernie_m.commands.pretrain"
+"""The module that all ranks of a training run, from any folder: `deepspeed --module` takes it."""
 
 
 @dataclass(frozen=True)
@@ -41,5 +43,5 @@ def check_there(job: JobNames, recipe_problem: str | None) -> None:
         problems.append(f"--data {job.data}: {what}; expected one made by `python -m data_prep build --out {job.data} ...`")
     if problems:
         recipe = RECIPE if recipe_problem else job.recipe
-        words = f"launcher/pretrain.py --recipe {recipe} --data DATA --run {job.run}"
+        words = f"--module {TRAINING} --recipe {recipe} --data DATA --run {job.run}"
         raise InputError(f"{'; '.join(problems)}; a complete command: deepspeed --hostfile {HOSTFILE} {words}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from ernie_m.base.command_line import with_home_expanded
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.hostfile import free_port, is_local, likely_port, write_hostfile
-from ernie_m.runs.job_defaults import job_names
+from ernie_m.runs.job_defaults import TRAINING, job_names
 from ernie_m.supervision.environment import pdsh_argument, ssh_arguments, write_environment_file
 from ernie_m.supervision.orphans import end_orphans, members_of_group
 
@@ -25,7 +25,8 @@ OWN_OPTIONS = (
     *("--hostfile", "-H", "--num_gpus", "--num_accelerators", "--num_nodes", "--master_port", "--master_addr"),
     *("--include", "-i", "--exclude", "-e", "--no_ssh", "--node_rank", "--module"),
 )
-TRAINING = "launcher/pretrain.py"
+PRETRAIN = "pretrain"
+"""The command that stands for the module TRAINING behind `--`."""
 NO_HOSTFILE = os.devnull  # else deepspeed would take /job/hostfile where there is one
 SSH_SECONDS = 5
 TERMINATION_SECONDS = 30.0  # between SIGTERM and SIGKILL
@@ -33,36 +34,38 @@ TERMINATION_SECONDS = 30.0  # between SIGTERM and SIGKILL
 
 @dataclass(frozen=True)
 class JobCommand:
-    """What stands behind `--`: the script that all ranks run, and its arguments, --run among them."""
+    """What stands behind `--`: the program that all ranks run, and its arguments, --run among them."""
 
     words: tuple[str, ...]
+    """First the program: the path of a script, or TRAINING, a module."""
     choices: tuple[Choice, ...] = ()
     """What nobody asked for, to be said."""
 
     @classmethod
     def of(cls, words: Sequence[str]) -> JobCommand:
-        """The complete command behind `--`: the training's script if it names none, and the default --run if it gives none.
+        """The complete command behind `--`: training if it names none, and the default --run if it gives none.
 
         The run's ~ is replaced: this process looks into that folder, too.
         """
-        script = list(words[:1]) or [TRAINING]
-        rest = list(words[1:])
-        said = [] if words else [Choice("command", TRAINING, "there is none behind --")]
-        if Path(script[0]).name != Path(TRAINING).name:
-            return cls((*script, *rest))
+        first, rest = (words[0] if words else PRETRAIN), list(words[1:])
+        said = [] if words else [Choice("command", PRETRAIN, "there is none behind --")]
+        program = TRAINING if first == PRETRAIN else first
+        if program != TRAINING and Path(program).name != f"{PRETRAIN}.py":
+            return cls((program, *rest))
         job = job_names(*(_value_of(name, rest) or None for name in ("--recipe", "--data", "--run")))
         if not _value_of("--run", rest):
             rest = ["--run", job.run, *rest]
         elif (run := with_home_expanded(job.run, "--run")) != job.run:
             rest = _with_value("--run", run, rest)
-        return cls((*script, *rest), (*said, *job.choices))
+        return cls((program, *rest), (*said, *job.choices))
 
     def __post_init__(self) -> None:
         if not self.words:
-            raise InputError("no command; expected `-- launcher/pretrain.py --recipe R --data D --run RUN` at the end")
-        if not self.script.is_file():
+            raise InputError("no command; expected `-- pretrain --recipe R --data D --run RUN` at the end")
+        if not (self.is_module or Path(self.program).is_file()):
             raise InputError(
-                f"{self.script}: no such file; expected the script to train with behind `--`, without `deepspeed`"
+                f"{self.program}: no such file; "
+                "expected `pretrain` or a script to train with behind `--`, without `deepspeed`"
             )
         if not _value_of("--run", self.words):
             raise InputError("the command behind `--` has no --run RUN: the supervisor watches the job through that folder")
@@ -72,8 +75,12 @@ class JobCommand:
             )
 
     @property
-    def script(self) -> Path:
-        return Path(self.words[0])
+    def program(self) -> str:
+        return self.words[0]
+
+    @property
+    def is_module(self) -> bool:
+        return self.program == TRAINING
 
     @property
     def run(self) -> Path:
@@ -110,7 +117,7 @@ class DeepspeedLauncher:
         if needs_ssh(hosts):
             environment["DS_ENV_FILE"] = str(write_environment_file(folder / "environment", self.exports, self._uses_pdsh))
             environment["PDSH_SSH_ARGS_APPEND"] = ssh_arguments(os.environ)
-        options = [*self.deepspeed_options, *self._where(hosts, folder)]
+        options = [*self.deepspeed_options, *self._where(hosts, folder), *(["--module"] if self.command.is_module else [])]
         command = [self._executable(), *options, *words]
         return Job(subprocess.Popen(command, env=environment, start_new_session=True), self.command)
 
@@ -168,7 +175,7 @@ class Job:
             self.launcher.poll()
             time.sleep(0.1)
         self._signal(signal.SIGKILL)
-        end_orphans(self.command.script, self.command.run)
+        end_orphans(self.command.program, self.command.run)
         return self.launcher.wait()
 
     def _signal(self, number: signal.Signals) -> None:
@@ -189,7 +196,7 @@ def reachable(hosts: Sequence[str], ssh_options: Sequence[str]) -> dict[str, boo
 
 def end_remote_orphans(hosts: Sequence[str], ssh_options: Sequence[str], command: JobCommand) -> None:
     """End what is left of the job on other hosts. They must have the same paths."""
-    words = [sys.executable, "-m", "ernie_m.supervision.orphans", str(command.script), str(command.run)]
+    words = [sys.executable, "-m", "ernie_m.supervision.orphans", command.program, str(command.run)]
     _on_each(hosts, ssh_options, f"cd {shlex.quote(os.getcwd())} && {shlex.join(words)}")
 
 

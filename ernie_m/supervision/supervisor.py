@@ -89,7 +89,7 @@ class Supervisor:
         return decision.exit_code
 
     def _check_environment(self) -> None:
-        others = processes_of(self.command.script, self.run_folder)
+        others = processes_of(self.command.program, self.run_folder)
         if others:
             raise InputError(f"{self.run_folder}: already trained by process {others[0]}; stop that, or take another --run")
         if needs_ssh(self.active_hosts.hosts):
@@ -97,7 +97,7 @@ class Supervisor:
             if silent:
                 raise InputError(
                     f"host {', '.join(silent)}: no answer through ssh; mend it or take it out of the hostfile "
-                    "(launcher/doctor.py --hostfile F says more)"
+                    "(`ernie-m doctor --hostfile F` says more)"
                 )
             unsaid = withheld(os.environ, self.launcher.exports)
             if unsaid:

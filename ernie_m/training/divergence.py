@@ -2,7 +2,7 @@
 
 1. `SpikeDetector` holds a running level of each objective's loss, median and MAD (median absolute deviation) over the
    last steps: a spike itself moves them little. Its state is the last losses, so it is rebuilt from metrics.jsonl and
-   a restart does not change a verdict. It only reports: an operator looks at the rows (launcher/inspect_step.py) and
+   a restart does not change a verdict. It only reports: an operator looks at the rows (ernie-m inspect_step) and
    leaves them out with --skip_steps if they are at fault.
 2. `SkippedUpdates` counts fp16 updates that the loss scaler left out, in a row: a few are how it finds its scale, many
    mean that the gradients overflow at any scale.
@@ -126,7 +126,7 @@ class SkippedUpdates:
         raise InputError(
             f"step {step}: the fp16 gradients overflowed {self.in_a_row} times in a row{scale}, so nothing was learnt since "
             f"step {first}; use engine.precision=bf16 where the hardware has it, lower optimizer.peak_learning_rate in "
-            f"another --run, or look at the rows with launcher/inspect_step.py --step {first} --decode and leave them out "
+            f"another --run, or look at the rows with ernie-m inspect_step --step {first} --decode and leave them out "
             f"with --skip_steps {first}:{step + 1}"
         )
 
@@ -136,6 +136,6 @@ def non_finite_message(step: int, what: str) -> str:
     return (
         f"step {step}: {what} is not finite; this update was not made and the newest checkpoint is from before it. A plain "
         "restart would meet it again: lower optimizer.peak_learning_rate in another --run, use engine.precision=bf16 if "
-        f"this is fp16, or look at its rows with launcher/inspect_step.py --step {step} --decode and leave them out with "
+        f"this is fp16, or look at its rows with ernie-m inspect_step --step {step} --decode and leave them out with "
         f"--skip_steps {step}:{step + 1}"
     )

@@ -41,7 +41,7 @@ def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
         raise InputError(
             f"{data.folder.folder}: no row of step {step} holds a token to predict, so that nothing is trained there and no "
             f"checkpoint could be proved; expected text in each of its {len(addresses)} rows. Look at them with "
-            f"launcher/inspect_step.py --step {step}, then rebuild the data or leave the step out (--skip_steps)"
+            f"ernie-m inspect_step --step {step}, then rebuild the data or leave the step out (--skip_steps)"
         )
     row = min(found, key=lambda row: len(_documents(row)[0]))
     documents = _documents(row)

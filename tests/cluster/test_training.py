@@ -115,13 +115,15 @@ def test_the_command_alone_is_a_job(cluster: Cluster, data: Path, tmp_path: Path
     are other: recipes/large.yaml is a small model, and the hostfile names two hosts with a slot each."""
     checkout, log = tmp_path / "checkout", tmp_path / "deepspeed.log"
     shutil.copytree(ROOT / "launcher", checkout / "launcher", ignore=shutil.ignore_patterns("__pycache__"))
+    links = {"symlinks": True, "ignore": shutil.ignore_patterns("__pycache__")}
+    shutil.copytree(ROOT / "ernie_m", checkout / "ernie_m", **links)  # whose recipes are those of this checkout
     (checkout / "launcher" / "recipes" / "large.yaml").write_text(yaml.safe_dump(tiny_recipe(3, 3)))
     (checkout / "ds_configs").symlink_to(ROOT / "ds_configs")
     (checkout / "data").symlink_to(data)
     (checkout / "hostfiles").mkdir()
     shutil.copy(cluster.hostfile(), checkout / "hostfiles" / "v100x64")
     command = ("deepspeed", "--hostfile", "hostfiles/v100x64", "launcher/pretrain.py")
-    job = cluster.start(LOGIN, *command, log=log, folder=checkout, environment={"PYTHONPATH": str(ROOT)})
+    job = cluster.start(LOGIN, *command, log=log, folder=checkout, environment={"PYTHONPATH": str(checkout)})
     assert job.wait(timeout=240) == 0, log.read_text()
     assert (checkout / "runs" / "large" / "COMPLETE").is_file(), log.read_text()
     for line in ("recipe: large (", "data: data/ (", "run: runs/large (", "2 ranks on cpu"):

@@ -14,7 +14,6 @@ import json
 import os
 import resource
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -143,12 +142,10 @@ def main() -> None:
         from deepspeed.accelerator import get_accelerator
 
         type(get_accelerator()).is_fp16_supported = lambda self: True
-    sys.path.insert(0, str(ROOT / "launcher"))
-    sys.argv[0] = "launcher/pretrain.py"
-    import pretrain
+    from ernie_m.commands import pretrain
 
     with contextlib.suppress(BrokenPipeError):
-        pretrain.run_command(pretrain.pretrain, "launcher/pretrain.py")
+        pretrain.main("launcher/pretrain.py")
 
 
 if __name__ == "__main__":

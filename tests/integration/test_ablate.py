@@ -66,9 +66,9 @@ def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
 
     def again(*overrides: str) -> dict[str, list[dict[str, Any]]]:
         """The same comparison in this process: its commands are started as before."""
-        plan = ComparisonPlan(ROOT, to, data, seeds=1, side_by_side=2, held_out=embedded / "heldout", pairs=6)
+        plan = ComparisonPlan(to, data, seeds=1, side_by_side=2, held_out=embedded / "heldout", pairs=6)
         vocab_size = CorpusFolder(data).manifest.vocab_size
-        return run(scratch(ROOT / "launcher" / "recipes", str(recipe), STEPS, overrides, vocab_size), plan)
+        return run(scratch(str(recipe), STEPS, overrides, vocab_size), plan)
 
     capfd.readouterr()
     results = again()

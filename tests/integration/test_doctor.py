@@ -143,7 +143,7 @@ def test_sound_hosts_are_well_and_nothing_stays_behind(cluster: Cluster, doctor:
     assert min(first["ring"]["gbit_per_second"], second["ring"]["gbit_per_second"]) > 0.01
     assert set(second["route"]["tried"].values()) == {None}
     assert abs(second["clock"]["ahead"]) < 1
-    assert second["facts"]["omp_num_threads"] == "1", "as launcher/supervise.py exports it"
+    assert second["facts"]["omp_num_threads"] == "1", "as `ernie-m supervise` exports it"
     for host in (SOUND, ODD):
         assert " x" not in _row(run, host)
 

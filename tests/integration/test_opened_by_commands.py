@@ -3,7 +3,6 @@ over, and a training that diverges stops."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from ernie_m.base.console import InputError
+from ernie_m.commands.evaluate import Commands
 from ernie_m.downstream import tatoeba
 from ernie_m.downstream.experiment import Experiment, run
 from ernie_m.downstream.pawsx import PawsX
@@ -36,13 +36,8 @@ QUICK = ("learning_rate=1e-3", "batch_size=16", "epochs=1", "max_length=40")
 
 @pytest.fixture(scope="module")
 def evaluate() -> Any:
-    """The commands of launcher/evaluate.py."""
-    spec = importlib.util.spec_from_file_location("launcher_evaluate", ROOT / "launcher" / "evaluate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Commands()
+    """The commands of `ernie-m evaluate`."""
+    return Commands()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import re
 import shutil
@@ -63,14 +62,8 @@ def at_second_stage(run: Path) -> OpenedRun:
 
 @pytest.fixture(scope="module")
 def launcher() -> Callable[..., None]:
-    """launcher/show.py's function."""
-    spec = importlib.util.spec_from_file_location("launcher_show", ROOT / "launcher" / "show.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found: Callable[..., None] = module.show
-    return found
+    """The command's function."""
+    return show
 
 
 def whole_step(run: OpenedRun, step: int) -> PackedBatch:

@@ -127,10 +127,9 @@ def fp16_on_cpu(folder: Path) -> Path:
     """launcher/pretrain.py where DeepSpeed, which refuses fp16 on CPU, is told that it is supported."""
     script = folder / "pretrain.py"
     script.write_text(
-        "import sys; from deepspeed.accelerator import get_accelerator\n"
+        "from deepspeed.accelerator import get_accelerator\n"
         "type(get_accelerator()).is_fp16_supported = lambda self: True\n"
-        f"sys.path.insert(0, {str(ROOT / 'launcher')!r}); sys.argv[0] = 'pretrain.py'\n"
-        "import pretrain; pretrain.run_command(pretrain.pretrain, 'pretrain')\n"
+        "from ernie_m.commands.pretrain import main; main()\n"
     )
     return script
 

@@ -18,6 +18,7 @@ from ernie_m.ablation.comparison import fine_tunings, mean_by_layer, number_of
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import METRICS_FILE
+from ernie_m.base.shipped import RECIPES
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, CorruptionConfig
@@ -26,7 +27,6 @@ from ernie_m.rows.packing import PackedRow, pack
 if TYPE_CHECKING:
     from conftest import EncoderOf
 
-RECIPES = Path(__file__).resolve().parents[2] / "launcher" / "recipes"
 CORRUPTION, CPU = CorruptionConfig(mask_rate=0.3), torch.device("cpu")
 
 
@@ -40,7 +40,7 @@ def pairs_of(count: int, seed: int = 0) -> list[Example]:
 
 
 def test_the_objectives_of_table_6_differ_in_their_rows_alone() -> None:
-    compared = variants.objectives(RECIPES, None, None, [])
+    compared = variants.objectives(None, None, [])
     assert [v.title for v in compared] == [
         "no further pre-training",
         "MMLM",
@@ -68,28 +68,28 @@ def test_a_budget_scales_stages_in_proportion_and_the_warm_up_with_them() -> Non
 
 
 def test_a_shape_gives_all_but_the_stages() -> None:
-    taken = variants.recipe_of(RECIPES, "exp3", "small")
+    taken = variants.recipe_of("exp3", "small")
     small, exp3 = read_recipe(RECIPES / "small.yaml"), read_recipe(RECIPES / "exp3.yaml")
     assert taken["stages"] == exp3["stages"] != small["stages"]
     assert {k: v for k, v in taken.items() if k != "stages"} == {k: v for k, v in small.items() if k != "stages"}
     with pytest.raises(InputError, match="recipe smal: no such file"):
-        variants.recipe_of(RECIPES, "exp3", "smal")
+        variants.recipe_of("exp3", "smal")
 
 
 def test_pseudo_shares_differ_in_the_share_alone_and_need_BTMLM() -> None:
-    compared = variants.pseudo_shares(RECIPES, "exp5", "small", 100, [])
+    compared = variants.pseudo_shares("exp5", "small", 100, [])
     shares = [v.config.data.corruption.pseudo_token_share for v in compared]
     assert shares == [0.05, 0.10, 0.15, 0.20]
     for variant in compared[1:]:
         (line,) = differing_keys(compared[0].recipe, variant.recipe)
         assert line.startswith("data.corruption.pseudo_token_share")
     with pytest.raises(InputError, match="no BTMLM"):
-        variants.pseudo_shares(RECIPES, "exp3", None, None, [])
+        variants.pseudo_shares("exp3", None, None, [])
 
 
 def test_the_MMLM_twin_computes_as_much_in_more_steps() -> None:
     """CAMLM predicts a smaller share of its positions, BTMLM generates: the twin's number of steps is another."""
-    twin, full = variants.scratch(RECIPES, str(RECIPES / "small.yaml"), 4000, [], vocab_size=12_000)
+    twin, full = variants.scratch(str(RECIPES / "small.yaml"), 4000, [], vocab_size=12_000)
     assert (twin.name, full.name) == ("small_mmlm", "small_full")
     one_step = variants.flops(twin.config, 12_000) / twin.num_steps
     assert abs(variants.flops(twin.config, 12_000) - variants.flops(full.config, 12_000)) <= one_step / 2
@@ -110,7 +110,7 @@ def test_compute_counts_the_generation_of_BTMLM() -> None:
 
 
 def test_learning_variants_have_equal_steps_and_positions() -> None:
-    untrained, *trained = variants.learning(RECIPES, None, [])
+    untrained, *trained = variants.learning(None, [])
     assert not untrained.is_trained
     assert [v.title for v in trained] == [
         "MMLM",
@@ -232,7 +232,7 @@ def result_of(gain: float, layers: dict[str, list[float]], xnli: float) -> dict[
 
 
 def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compared = variants.objectives(RECIPES, None, None, [])[:2]
+    compared = variants.objectives(None, None, [])[:2]
     seeds = [
         result_of(0.1, {"0": [0.2, 0.4], "1": [0.4, 0.8]}, 70.0),
         result_of(0.3, {"0": [0.4, 0.8], "1": [0.1, 0.2]}, 72.0),
@@ -257,7 +257,7 @@ def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, ca
 
 
 def test_what_was_not_measured_is_said_and_not_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compared = variants.objectives(RECIPES, None, None, [])[:1]
+    compared = variants.objectives(None, None, [])[:1]
     nothing = {"step": 10, "retrieval": {}, "curve": [], "pairs": {}, "fine_tuned": {}}
     report.write("A title", compared, {compared[0].name: [nothing]}, [], tmp_path)
     out = capsys.readouterr().out
@@ -276,7 +276,7 @@ def test_the_curve_of_figure_6_is_the_exp_of_mean_losses_of_the_steps_that_have_
     lines += [{"step": n, "loss/MMLM": 9.0, "loss/BTMLM": float(n % 2)} for n in range(5, 9)]
     (tmp_path / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert report.smoothed_perplexity(tmp_path, num_points=2) == [(6, math.exp(0.5)), (8, math.exp(0.5))]
-    compared, runs = variants.pseudo_shares(RECIPES, "exp5", None, None, [])[:1], {"pseudo_05": [tmp_path, tmp_path]}
+    compared, runs = variants.pseudo_shares("exp5", None, None, [])[:1], {"pseudo_05": [tmp_path, tmp_path]}
     report.draw_pseudo_perplexity(compared, runs, tmp_path / "figure.png")
     ends = f"{math.exp(0.0):.1f} ± 0.0"  # the last of four steps is its tenth
     assert report.pseudo_perplexity(compared, runs).endswith(f"last tenth of its steps: 5 % pseudo tokens {ends}")

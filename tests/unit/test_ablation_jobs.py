@@ -25,7 +25,7 @@ def note(tmp_path: Path, word: str, what: str = "note", code: int = 0) -> Part:
 
 def do(tmp_path: Path, *jobs: list[Part], side_by_side: int = 1) -> Jobs:
     numbered = [Job(f"job{i}", list(parts), tmp_path / f"job{i}.log") for i, parts in enumerate(jobs)]
-    made = Jobs(numbered, side_by_side, os.environ, tmp_path)
+    made = Jobs(numbered, side_by_side, os.environ)
     made.run()
     return made
 

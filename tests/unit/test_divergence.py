@@ -115,7 +115,7 @@ def test_overflows_in_a_row_stop_the_run_with_advice() -> None:
         InputError, match=r"step 7: .*overflowed 3 times in a row \(loss scale now 0.5\).*since step 5"
     ) as told:
         updates.record(7, True, 0.5)
-    for way_out in ("engine.precision=bf16", "optimizer.peak_learning_rate", "inspect_step.py --step 5", "--skip_steps 5:8"):
+    for way_out in ("engine.precision=bf16", "optimizer.peak_learning_rate", "inspect_step --step 5", "--skip_steps 5:8"):
         assert way_out in str(told.value)
 
 

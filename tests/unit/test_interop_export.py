@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoTokenizer
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
+from ernie_m.commands.export import export as export_command
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.interop.export import export
 from ernie_m.interop.model_card import model_card
@@ -27,7 +27,6 @@ from ernie_m.runs.run_folder import RunFolder
 from tests.fixtures.ernie_m_export import CONFIG, TEXTS, random_encoder, train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, target_of
 
-LAUNCHER = Path(__file__).resolve().parents[2] / "launcher" / "export.py"
 METRICS = [
     {"step": 1, "loss/MMLM": 9.0, "loss/CAMLM": 8.0, "loss/CAMLM/de-en": 8.0, "learning_rate": 1e-4, "tokens": 1000},
     {"step": 2, "loss/MMLM": 7.0, "learning_rate": 2e-4, "tokens": 1100},
@@ -80,13 +79,8 @@ def run(tmp_path: Path) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def command() -> Callable[..., None]:
-    """launcher/export.py's function."""
-    spec = importlib.util.spec_from_file_location("export_launcher", LAUNCHER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.export
+    """The command's function."""
+    return export_command
 
 
 def test_a_card_tells_data_steps_objectives_recipe_and_scores(

@@ -13,8 +13,6 @@ from ernie_m.runs.job_defaults import check_there, job_names
 from ernie_m.supervision.deepspeed_job import JobCommand
 from tests.integration.conftest import ROOT, environment
 
-RECIPES = ROOT / "launcher" / "recipes"
-
 
 def call(script: str, *arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "launcher" / script), *map(str, arguments)]
@@ -60,7 +58,8 @@ def test_plan_and_supervise_take_the_same_job(tmp_path: Path) -> None:
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout.startswith("recipe: large (")
     command = JobCommand.of([])
-    assert command.words == ("launcher/pretrain.py", "--run", "runs/large")
+    assert command.words == (TRAINING, "--run", "runs/large")
+    assert JobCommand.of(["pretrain", "--recipe=base"]).words == (TRAINING, "--run", "runs/base", "--recipe=base")
     assert [choice.subject for choice in command.choices] == ["command", "recipe", "data", "run"]
     assert JobCommand.of(["launcher/pretrain.py", "--recipe=base", "a.b=1"]).run == Path("runs/base")
     given = ["launcher/pretrain.py", "--recipe", "base", "--data", "d", "--run", "r"]

@@ -54,7 +54,8 @@ def tops(names: set[str]) -> set[str]:
 
 def test_every_folder_is_a_room_and_no_module_stands_outside() -> None:
     inside = {path.name for path in (ROOT / "ernie_m").iterdir() if path.name != "__pycache__"}
-    assert inside - {"__init__.py", "__main__.py", "py.typed"} == set(ROOMS)
+    assert inside - {"__init__.py", "__main__.py", "py.typed", "shipped"} == set(ROOMS)
+    assert not list((ROOT / "ernie_m" / "shipped").rglob("*.py"))
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -96,6 +97,12 @@ def test_what_needs_no_torch_starts_without(room: str) -> None:
 def test_what_stands_beside_a_training_for_days_needs_no_torch() -> None:
     modules = "ernie_m.runs.checkpoint, ernie_m.supervision.supervisor, ernie_m.training.watchdog"
     assert run_alone(f"import sys; sys.modules['torch'] = None; import {modules}") == ""
+
+
+def test_what_a_command_line_is_checked_with_needs_no_torch() -> None:
+    """--help and a mistyped option answer at once, of every command."""
+    modules = [name for name in FILES if room_of(name) == "commands"]
+    assert run_alone(f"import sys; sys.modules['torch'] = None; import {', '.join(modules)}") == ""
 
 
 def test_training_loads_no_room_above_it() -> None:

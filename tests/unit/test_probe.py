@@ -68,7 +68,7 @@ def test_a_probe_is_found_wherever_the_step_predicts_anything(
 
 def test_a_step_that_predicts_nothing_is_said_to(data: PretrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     without_text(data, set(range(len(OBJECTIVES))), monkeypatch)
-    with pytest.raises(InputError, match=r"no row of step 4 holds a token to predict.*inspect_step.py --step 4") as caught:
+    with pytest.raises(InputError, match=r"no row of step 4 holds a token to predict.*inspect_step --step 4") as caught:
         make_probe(data, 4)
     assert "\n" not in str(caught.value)
 

@@ -7,7 +7,6 @@ import inspect
 import math
 import pkgutil
 import re
-import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from ernie_m.base.command_line import checked_arguments, types_of
 from ernie_m.base.config import Section, build, hints_of, merge_overrides, read_recipe, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range, described
+from ernie_m.base.shipped import recipe_path
 from ernie_m.base.table import table
 from ernie_m.downstream.bitext_tuning import BitextHyperparameters
 from ernie_m.downstream.mlqa import MlqaHyperparameters
@@ -30,7 +30,7 @@ from ernie_m.training.recipe import TrainingConfig
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED: dict[str, Any] = {"learning_rate": 1e-4, "batch_size": 8, "epochs": 1, "max_length": 128}
 ROOTS: dict[type[Section], dict[str, Any]] = {
-    TrainingConfig: read_recipe(ROOT / "launcher" / "recipes" / "demo.yaml"),
+    TrainingConfig: read_recipe(recipe_path("demo")),
     Hyperparameters: TRAINED,
     NerHyperparameters: TRAINED,
     BitextHyperparameters: TRAINED,
@@ -181,26 +181,25 @@ def test_what_is_no_finite_number_is_in_no_range(value: Any) -> None:
 
 
 def commands() -> dict[str, Any]:
-    """'launcher/plan.py' or 'data_prep build' -> function."""
-    sys.path.insert(0, str(ROOT / "launcher"))
+    """'plan' or 'data_prep build' -> function."""
     found: dict[str, Any] = {}
-    for path in [*sorted((ROOT / "launcher").glob("*.py")), ROOT / "data_prep" / "__main__.py"]:
-        module = importlib.import_module("data_prep.__main__" if path.stem == "__main__" else path.stem)
-        name = re.search(r"\brun(?:_command)?\((\w+), \"(?:launcher|data_prep)", path.read_text(encoding="utf-8"))
-        assert name, path
+    for command, entry in COMMANDS.items():
+        module = importlib.import_module(entry.module)
+        name = re.search(r"\brun(?:_command)?\((\w+), called\)", inspect.getsource(module))
+        assert name, entry.module
         component = getattr(module, name[1])
         if inspect.isclass(component):
             public = {key: value for key, value in vars(component).items() if not key.startswith("_")}
-            found |= {f"{path.stem} {key}": (component, key, function) for key, function in public.items()}
+            found |= {f"{command} {key}": (component, key, function) for key, function in public.items()}
         else:
-            found[path.stem] = (component, "", component)
+            found[command] = (component, "", component)
     return found
 
 
-COMMANDS = commands()
+FUNCTIONS = commands()
 OPTIONS = [
     (name, option)
-    for name, (_, _, function) in COMMANDS.items()
+    for name, (_, _, function) in FUNCTIONS.items()
     for option, hint in types_of(function).items()
     if described(hint)[0] in (int, float)
 ]
@@ -208,7 +207,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{name} --{option}" for name, option in OPTIONS])
 def test_a_number_of_a_command_is_in_its_range_or_refused_before_anything_runs(name: str, option: str) -> None:
-    component, command, function = COMMANDS[name]
+    component, command, function = FUNCTIONS[name]
     base, allowed = described(types_of(function)[option])
     assert allowed is not None, f"{name}: --{option} has no range"
     parameters = inspect.signature(function).parameters

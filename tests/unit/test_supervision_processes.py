@@ -144,6 +144,7 @@ def test_ranks_that_outlived_their_launcher_are_found_by_script_and_run_alone(tm
         "same words elsewhere": sleeper(tmp_path / "else", "--run", "run"),
         "named in passing": sleeper(tmp_path, "--data", str(runs["run"])),
         "a supervisor": sleeper(tmp_path, "supervise.py", "--", "train.py", "--run", str(runs["run"])),
+        "one of ernie-m": sleeper(tmp_path, "bin/ernie-m", "supervise", "--", "train.py", "--run", str(runs["run"])),
     }
     try:
         script = tmp_path / "train.py"
@@ -152,6 +153,26 @@ def test_ranks_that_outlived_their_launcher_are_found_by_script_and_run_alone(tm
         assert set(end_orphans(script, runs["run"])) == expected
         assert [started[name].wait(timeout=10) for name in ("absolute", "relative")] == [-signal.SIGKILL] * 2
         assert all(started[name].poll() is None for name in list(started)[2:])
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+
+def test_ranks_of_a_module_are_found_by_its_name_from_any_folder(tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    run = str(tmp_path / "run")
+    started = {
+        "a rank": sleeper(tmp_path / "else", "-m", TRAINING, "--local_rank=0", "--run", run),
+        "a script": sleeper(tmp_path, "--run", run),
+        "another run": sleeper(tmp_path, "-m", TRAINING, "--run", f"{run}2"),
+        **{
+            f"a supervisor: {words}": sleeper(tmp_path, *words.split(), "--", TRAINING, "--run", run)
+            for words in ("ernie-m supervise", "-m ernie_m supervise", "-m ernie_m.commands.supervise")
+        },
+    }
+    try:
+        assert processes_of(TRAINING, Path(run)) == [started["a rank"].pid]
     finally:
         for process in started.values():
             process.kill()

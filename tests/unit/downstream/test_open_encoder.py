@@ -334,7 +334,7 @@ def test_what_is_no_encoder_of_text_is_refused_with_what_it_is(
 @pytest.mark.parametrize(
     ("file", "change", "expected"),
     [
-        (CONFIG, None, "no config.json there; expected a Hugging Face folder, e.g. of launcher/export.py"),
+        (CONFIG, None, "no config.json there; expected a Hugging Face folder, e.g. of `ernie-m export`"),
         (CONFIG, {"num_hidden_layers": "two"}, "not an encoder that transformers knows"),
         (CONFIG, {"model_type": "never_heard_of"}, "not an encoder that transformers knows"),
         (CONFIG, {"hidden_size": -3}, "copy"),
@@ -371,5 +371,5 @@ def test_a_pickle_that_would_run_something_is_one_line(tiny_encoder: Path, tmp_p
 
 def test_a_run_of_ours_is_told_to_be_exported(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(InputError, match=r"a run of ours: export it with launcher/export\.py"):
+    with pytest.raises(InputError, match=r"a run of ours: export it with `ernie-m export`"):
         open_encoder(tmp_path)
