@@ -17,19 +17,19 @@ from ernie_m.ablation.jobs import steps_done
 from ernie_m.ablation.variants import scratch
 from ernie_m.base.console import EXIT_STOPPED, InputError
 from ernie_m.corpus.folder import CorpusFolder
-from tests.integration.conftest import ROOT, environment, tiny_recipe
+from tests.integration.conftest import environment, tiny_recipe
 
 STEPS = 24
 
 
 def start(recipe: Path, data: Path, embedded: Path, to: Path) -> subprocess.Popen[str]:
-    """`ablate.py scratch` on the embedded corpus, two runs side by side."""
+    """`ernie-m ablate scratch` on the embedded corpus, two runs side by side, from a folder that is not the checkout."""
     options = {"recipe": recipe, "data": data, "to": to, "steps": STEPS, "jobs": 2, "pairs": 6}
     options["held_out"] = embedded / "heldout"
     words = [f"--{key}={value}" for key, value in options.items()]
     return subprocess.Popen(
-        [sys.executable, "launcher/ablate.py", "scratch", *words],
-        cwd=ROOT,
+        [sys.executable, "-m", "ernie_m", "ablate", "scratch", *words],
+        cwd=recipe.parent,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
