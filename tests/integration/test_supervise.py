@@ -18,13 +18,15 @@ from typing import Any
 import pytest
 import yaml
 
+from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.runs.metrics import read_metrics
+from ernie_m.supervision.job import PRETRAIN
 from ernie_m.supervision.ledger import read_ledger
 from ernie_m.supervision.orphans import processes_of
 from tests.integration.conftest import ROOT, environment
 from tests.integration.test_training import RECIPE
 
-TRAINING = Path("launcher/pretrain.py")
+SCRIPT = Path("launcher/pretrain.py")
 SCRIPTED = Path("tests/integration/scripted_training.py")
 NUM_STEPS = 60
 # Behaves as a login on another host would: none of our environment, the command line read by a shell once more.
@@ -39,7 +41,9 @@ exec env -i PATH="$PATH" HOME="$HOME" ERNIE_M_HOST="$host" bash -c "$*"
 class Supervised:
     """A started supervisor whose output is kept."""
 
-    def __init__(self, script: Path, run: Path, options: list[Any], arguments: list[Any], more: dict[str, str]) -> None:
+    def __init__(
+        self, script: Path | str, run: Path, options: list[Any], arguments: list[Any], more: dict[str, str]
+    ) -> None:
         self.script, self.run = script, run
         self.output = run.parent / "output"
         command = [sys.executable, "launcher/supervise.py", *options, "--", script, "--run", run, *arguments]
@@ -65,7 +69,7 @@ class Supervised:
 
     def job(self) -> list[int]:
         """Launchers and ranks that live now."""
-        return processes_of(ROOT / self.script, self.run)
+        return processes_of(TRAINING if self.script == PRETRAIN else ROOT / self.script, self.run)
 
     def end(self) -> None:
         for process in [self.process.pid, *self.job()]:
@@ -79,7 +83,7 @@ def supervise(tmp_path: Path) -> Iterator[Any]:
     """Start a supervisor on tmp_path/run; nothing of it outlives the test."""
     started = []
 
-    def start(script: Path, options: list[Any], arguments: list[Any] | None = None, **more: str) -> Supervised:
+    def start(script: Path | str, options: list[Any], arguments: list[Any] | None = None, **more: str) -> Supervised:
         started.append(Supervised(script, tmp_path / "run", options, arguments or [], more))
         return started[-1]
 
@@ -104,7 +108,7 @@ def test_training_whose_ranks_are_killed_at_random_moments_is_brought_to_its_end
     stages = [{"steps": NUM_STEPS, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 1}}]
     output = {"log_every": 1, "save_every": 8, "evaluate_every": 0}
     recipe.write_text(yaml.safe_dump(RECIPE | {"stages": stages, "output": output}))
-    job = supervise(TRAINING, ["--num_ranks", 2, "--linger", 20], ["--recipe", recipe, "--data", data])
+    job = supervise(PRETRAIN, ["--num_ranks", 2, "--linger", 20], ["--recipe", recipe, "--data", data])
     chance = random.Random(4)
     for first, last in ((9, 15), (20, 32)):
         at = chance.randrange(first, last)
@@ -136,7 +140,7 @@ def test_training_whose_ranks_are_killed_at_random_moments_is_brought_to_its_end
 def test_a_mistake_ends_at_once_without_a_restart(data: Path, supervise: Any, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
-    job = supervise(TRAINING, ["--num_ranks", 1], ["--recipe", recipe, "--data", data, "optimizer.warmup_steps=many"])
+    job = supervise(SCRIPT, ["--num_ranks", 1], ["--recipe", recipe, "--data", data, "optimizer.warmup_steps=many"])
     assert job.exit_code() == 2, job.text
     assert job.text.count("supervise: start ") == 1
     assert "expected a whole number" in job.text
