@@ -52,7 +52,7 @@ setup(
             "scikit-learn>=1.4",
             "sentence-transformers>=5.2",
             "seqeval>=1.2.2",
-            "setuptools>=70.1",  # makes wheels by itself
+            "setuptools>=77.0.3",  # makes wheels by itself; torch asks for it too
             "tensorboard>=2.16.2",
             "types-PyYAML",
             "wandb>=0.19",
