@@ -20,6 +20,7 @@ import yaml
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.commands.show import show
 from ernie_m.models.model import Encoder
 from ernie_m.models.pretraining import stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders

@@ -20,7 +20,7 @@ import yaml
 
 from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.runs.metrics import read_metrics
-from ernie_m.supervision.job import PRETRAIN
+from ernie_m.supervision.deepspeed_job import PRETRAIN
 from ernie_m.supervision.ledger import read_ledger
 from ernie_m.supervision.orphans import processes_of
 from tests.integration.conftest import ROOT, environment

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ernie_m.base.console import InputError
-from ernie_m.runs.job_defaults import check_there, job_names
+from ernie_m.base.shipped import RECIPES
+from ernie_m.runs.job_defaults import TRAINING, check_there, job_names
 from ernie_m.supervision.deepspeed_job import JobCommand
 from tests.integration.conftest import ROOT, environment
 

@@ -21,6 +21,7 @@ from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range, described
 from ernie_m.base.shipped import recipe_path
 from ernie_m.base.table import table
+from ernie_m.commands.choice import COMMANDS
 from ernie_m.downstream.bitext_tuning import BitextHyperparameters
 from ernie_m.downstream.mlqa import MlqaHyperparameters
 from ernie_m.downstream.ner import NerHyperparameters

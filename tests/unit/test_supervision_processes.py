@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ernie_m.base.console import InputError
+from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, JobCommand, needs_ssh
 from ernie_m.supervision.environment import KEEP_ALIVE, exported, ssh_arguments, withheld, write_environment_file
 from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
