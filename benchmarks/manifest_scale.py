@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, ShardEntry, shard_file
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
 from ernie_m.rows.objectives import OBJECTIVES
@@ -84,7 +85,7 @@ def write_folder(folder: Path, shards_per_corpus: int) -> float:
     tokenizer.write_bytes(bytes(5_000_000))  # as large as XLM-R's: it is hashed on opening
     digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
     started = time.perf_counter()
-    Manifest(tokenizer.name, digest, 250_002, tuple(corpora)).write(folder)
+    Manifest(tokenizer.name, digest, Specials.xlm_r(250_002), tuple(corpora)).write(folder)
     return seconds + time.perf_counter() - started
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import sentencepiece
+import tokenizers
 
 import ernie_m
 from data_prep import readers, work_folder
@@ -37,8 +38,9 @@ from data_prep.report import collect, summary, write_reports
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError, Progress, duration
 from ernie_m.base.files import sha256_of, written_atomically
+from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.folder import Manifest
-from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
+from ernie_m.corpus.tokenizer_files import companion_hashes, companions_of, name_in_data
 
 IDENTITY_BYTES = 1 << 16  # of each end of an input file: tells a changed file without reading all of it
 
@@ -93,7 +95,7 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
     corpora = tuple(read_catalog(catalog))
     encoder = encoder_of(tokenizer)
     known = recognised(encoder.vocabulary, options.tokenizer_sha256)
-    if tokenizer.resolve().is_relative_to(out.resolve()):
+    if encoder.vocabulary.path.resolve().is_relative_to(out.resolve()):
         raise InputError(f"tokenizer {tokenizer}: lies in the output folder, which may be emptied; copy it elsewhere")
     stack.enter_context(work_folder.locked(out))
     work_folder.refuse_finished(out, options.overwrite)
@@ -128,7 +130,9 @@ def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> 
     return estimates, failed
 
 
-def _plan(corpora: tuple[Corpus, ...], failed: dict[str, str], vocabulary: Vocabulary, options: Options) -> dict[str, Any]:
+def _plan(
+    corpora: tuple[Corpus, ...], failed: dict[str, str], vocabulary: AnyVocabulary, options: Options
+) -> dict[str, Any]:
     """Everything that the output depends on: a build is continued only if this is the same."""
     described = []
     for corpus in corpora:
@@ -167,13 +171,10 @@ def _finish(job: Job, started: float) -> Manifest:
     usable = [result for result in results if result.entry is not None]
     if not usable:
         raise InputError(f"no corpus of the catalog could be used ({results[0].error}); nothing was built")
-    with written_atomically(job.out / TOKENIZER_FILE) as aside:
-        shutil.copyfile(job.tokenizer, aside)
     vocabulary = encoder_of(job.tokenizer).vocabulary
-    if sha256_of(job.out / TOKENIZER_FILE) != vocabulary.fingerprint:
-        raise InputError(f"tokenizer {job.tokenizer}: changed while the shards were built; run the build again")
+    name, companions = _copy_tokenizer(vocabulary, job.out)
     entries = tuple(result.entry for result in usable if result.entry is not None)
-    manifest = Manifest(TOKENIZER_FILE, vocabulary.fingerprint, vocabulary.size, entries, versions())
+    manifest = Manifest(name, vocabulary.fingerprint, vocabulary.specials, entries, versions(), companions)
     write_reports(job.out, results)
     manifest.write(job.out)
     work_folder.finish(job.out)
@@ -185,6 +186,17 @@ def _finish(job: Job, started: float) -> Manifest:
     return manifest
 
 
+def _copy_tokenizer(vocabulary: AnyVocabulary, out: Path) -> tuple[str, dict[str, str]]:
+    """Copy the tokenizer's files into `out`: what the main one is called there, and the others with their hashes."""
+    name = name_in_data(vocabulary.path)
+    for path in (vocabulary.path, *companions_of(vocabulary.path)):
+        with written_atomically(out / (name if path == vocabulary.path else path.name)) as aside:
+            shutil.copyfile(path, aside)
+    if sha256_of(out / name) != vocabulary.fingerprint:
+        raise InputError(f"tokenizer {vocabulary.path}: changed while the shards were built; run the build again")
+    return name, companion_hashes(out / name)
+
+
 def versions() -> dict[str, str]:
     """Versions of the software that made the shards."""
     return {
@@ -192,5 +204,6 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "pyarrow": pyarrow.__version__,
         "sentencepiece": sentencepiece.__version__,
+        "tokenizers": tokenizers.__version__,
         "numpy": np.__version__,
     }

@@ -27,9 +27,10 @@ from data_prep.records import Chunk, Lines
 from data_prep.shard_writer import Rows, selected
 from data_prep.words.word_cache import WordCache
 from ernie_m.base.host_memory import return_large_blocks
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, ShardEntry, shard_file
 from ernie_m.corpus.unknown_pieces import Pieces, count
-from ernie_m.corpus.vocabulary import EncodedTexts, Vocabulary
+from ernie_m.corpus.vocabulary import EncodedTexts
 
 EXAMPLES = 5
 EXAMPLE_CHARACTERS = 200
@@ -176,7 +177,7 @@ class Conversion:
 def encoder_of(tokenizer: Path) -> WordCache:
     """This process's encoder; its cache lives on from chunk to chunk."""
     return_large_blocks()
-    return WordCache(Vocabulary(tokenizer))
+    return WordCache(open_vocabulary(tokenizer))
 
 
 def this_process() -> str:

@@ -10,6 +10,8 @@ import re
 
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.special_tokens import XLM_R_VOCAB_SIZE, vocab_size_of
+from ernie_m.corpus.any_vocabulary import AnyVocabulary
+from ernie_m.corpus.json_vocabulary import JsonVocabulary
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 
 XLM_R_SHA256 = "cfc8146abe2a0488e9e2a0c56de7952f7c11ab059eca145a0a727afce0db2865"
@@ -17,7 +19,7 @@ XLM_R_BYTES = 5_069_051
 SHOWN = 12  # hex digits of a hash that are shown: enough to tell files apart
 
 
-def recognised(vocabulary: Vocabulary, expected_sha256: str | None = None) -> Choice:
+def recognised(vocabulary: AnyVocabulary, expected_sha256: str | None = None) -> Choice:
     """What `vocabulary` is, for the log; `expected_sha256` is the beginning of the hash that the user means to have.
 
     Raises InputError when the hash is not the expected one, when the file ends too early, and, unless the user expects
@@ -25,6 +27,8 @@ def recognised(vocabulary: Vocabulary, expected_sha256: str | None = None) -> Ch
     """
     if expected_sha256 is not None:
         _refuse_other_than(expected_sha256, vocabulary)
+    if isinstance(vocabulary, JsonVocabulary):
+        return _described(vocabulary)
     if vocabulary.fingerprint == XLM_R_SHA256:
         return Choice("tokenizer", "XLM-R's own", f"SHA-256 {XLM_R_SHA256[:SHOWN]}...")
     _refuse_truncated(vocabulary)
@@ -36,16 +40,26 @@ def recognised(vocabulary: Vocabulary, expected_sha256: str | None = None) -> Ch
             f"{XLM_R_SHA256[:SHOWN]}... ({XLM_R_BYTES:,} bytes): a damaged or changed download; fetch it again, or, if the "
             f"model is your own, say so by --tokenizer_sha256 {vocabulary.fingerprint[:SHOWN]}"
         )
-    kind = "unigram" if vocabulary.is_unigram else "BPE"
     pieces = vocabulary.size - vocab_size_of(0)
     return Choice(
         "tokenizer",
-        f"a SentencePiece {kind} model of our own or unknown origin, {pieces:,} pieces",
+        f"a {vocabulary.kind} model of our own or unknown origin, {pieces:,} pieces",
         f"SHA-256 {vocabulary.fingerprint[:SHOWN]}..., not XLM-R's {XLM_R_SHA256[:SHOWN]}...: its weights do not fit",
     )
 
 
-def _refuse_other_than(expected: str, vocabulary: Vocabulary) -> None:
+def _described(vocabulary: JsonVocabulary) -> Choice:
+    specials = vocabulary.specials
+    roles = {name: vocabulary.pieces([getattr(specials, name)])[0] for name in ("begin", "end", "pad", "mask")}
+    return Choice(
+        "tokenizer",
+        f"a {vocabulary.kind} tokenizer.json, {vocabulary.size:,} ids, {specials.num_replaceable:,} of which may replace "
+        f"others; {', '.join(f'{name} {piece}' for name, piece in roles.items())}; positions from {specials.first_position}",
+        f"SHA-256 {vocabulary.fingerprint[:SHOWN]}...",
+    )
+
+
+def _refuse_other_than(expected: str, vocabulary: AnyVocabulary) -> None:
     prefix = expected.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{8,64}", prefix):
         raise InputError(f"--tokenizer_sha256 {expected}: expected the first 8 to 64 hexadecimal digits of a SHA-256")

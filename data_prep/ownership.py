@@ -23,7 +23,7 @@ from ernie_m.base.files import write_json
 from ernie_m.corpus.folder import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN
 from ernie_m.corpus.manifest import FORMAT_NAME
 from ernie_m.corpus.shard_table import SHARDS_FOLDER
-from ernie_m.corpus.vocabulary import TOKENIZER_FILE
+from ernie_m.corpus.tokenizer_files import COMPANIONS, TOKENIZER_FILE, TOKENIZER_JSON
 
 MARK_FILE = ".data_prep.json"
 LOCK_FILE, WORK_FOLDER, RANKS_FOLDER, PLAN_FILE, END_FILE = ".lock", "work", "ranks", ".plan.json", "end.json"
@@ -32,7 +32,8 @@ PROVISIONAL_FOLDER = ".provisional"  # no corpus can be called so
 STOP_FILE = ".stop"
 _MARK_FORMAT, _MARK_VERSION = "ernie-m data_prep build", 1
 _PLAN_KEYS = {"chunk_bytes", "tokenizer_sha256", "versions", "corpora"}
-_TOP_FILES = (TOKENIZER_FILE, MANIFEST_FILE, SHARD_TABLE_FILE, REPORT_FILE, READABLE_REPORT_FILE, MARK_FILE)
+_TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_JSON, *COMPANIONS)
+_TOP_FILES = (*_TOKENIZER_FILES, MANIFEST_FILE, SHARD_TABLE_FILE, REPORT_FILE, READABLE_REPORT_FILE, MARK_FILE)
 _OUR_LOCK = re.compile(r"(process \d+ on [^;]+; [0-9a-f]{16}\n)?")  # empty: its process was killed before it wrote
 _NUMBER = r"(\d{5}|[1-9]\d{5,})"
 SHOWN = 5

@@ -12,9 +12,9 @@ from data_prep.team import Team
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import sha256_of
-from ernie_m.base.special_tokens import UNK_ID, mask_id
+from ernie_m.base.special_tokens import Specials
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.folder import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, Manifest, Shard, ShardEntry
-from ernie_m.corpus.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Check:
     """Of all shards, in the manifest's order."""
     num_languages: int
     entry: ShardEntry
-    vocab_size: int
+    specials: Specials
 
 
 def verify(data: Path, tokenizer: Path | None = None, ranks: Ranks | None = None) -> list[str]:
@@ -54,7 +54,7 @@ def check_shards(team: Team, data: Path) -> list[tuple[int, str]]:
 
     shards = ((corpus, entry) for corpus in manifest.corpora for entry in corpus.shards)
     checks = (
-        Check(data, number, len(corpus.languages), entry, manifest.vocab_size)
+        Check(data, number, len(corpus.languages), entry, manifest.specials)
         for number, (corpus, entry) in enumerate(shards)
         if number % team.num_teams == team.number
     )
@@ -92,14 +92,30 @@ def _tokenizer_failures(data: Path, manifest: Manifest, tokenizer: Path | None) 
         failures.append(f"{path}: missing, though the manifest names it; rebuild the data")
     elif sha256_of(path) != manifest.tokenizer_sha256:
         failures.append(f"{path}: not the tokenizer of these shards (SHA-256 differs from the manifest's); rebuild the data")
-    elif (size := Vocabulary(path).size) != manifest.vocab_size:
-        failures.append(f"{path}: a vocabulary of {size}, the manifest says {manifest.vocab_size}; rebuild the data")
-    if tokenizer is not None and (found := Vocabulary(tokenizer).fingerprint) != manifest.tokenizer_sha256:
+    else:
+        failures += _companion_failures(data, manifest) or _special_failures(path, manifest)
+    if tokenizer is not None and (found := open_vocabulary(tokenizer).fingerprint) != manifest.tokenizer_sha256:
         failures.append(
             f"tokenizer {tokenizer}: not the one of {data} (SHA-256 {found[:12]}, the shards were made with "
             f"{manifest.tokenizer_sha256[:12]}); use {path} or rebuild the data"
         )
     return failures
+
+
+def _companion_failures(data: Path, manifest: Manifest) -> list[str]:
+    names = [n for n, sha256 in manifest.tokenizer_companions.items() if not _is_whole(data / n, sha256)]
+    return [f"{data / name}: missing or not the file of this tokenizer; rebuild the data" for name in names]
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
+
+
+def _special_failures(path: Path, manifest: Manifest) -> list[str]:
+    """Where the tokenizer says other things of itself than the manifest; the first position is the model's to say."""
+    said, found = manifest.specials.to_json(), open_vocabulary(path).specials.to_json()
+    different = [key for key in said if said[key] != found[key] and key != "first_position"]
+    return [f"{path}: its {key} is {found[key]}, the manifest says {said[key]}; rebuild the data" for key in different]
 
 
 def _faults(check: Check) -> list[str]:
@@ -115,12 +131,12 @@ def _faults(check: Check) -> list[str]:
                 return [f"{reader.num_record_batches} record batches, expected 1"]
             batch = reader.get_batch(0)
             batch.validate(full=True)
-            return _batch_faults(batch, TOKEN_COLUMNS[check.num_languages], check.entry, check.vocab_size)
+            return _batch_faults(batch, TOKEN_COLUMNS[check.num_languages], check.entry, check.specials)
     except pa.ArrowInvalid as error:
         return [f"not a readable Arrow file ({error})"]
 
 
-def _batch_faults(batch: pa.RecordBatch, columns: tuple[str, ...], entry: ShardEntry, vocab_size: int) -> list[str]:
+def _batch_faults(batch: pa.RecordBatch, columns: tuple[str, ...], entry: ShardEntry, specials: Specials) -> list[str]:
     faults = []
     if batch.num_rows != entry.rows:
         faults.append(f"{batch.num_rows} rows, the manifest says {entry.rows}")
@@ -133,9 +149,9 @@ def _batch_faults(batch: pa.RecordBatch, columns: tuple[str, ...], entry: ShardE
             faults.append(f"column {name} has rows without tokens")
         if len(ids) != num_tokens or offsets[0] != 0 or offsets[-1] != len(ids):
             faults.append(f"column {name} holds {len(ids)} tokens, the manifest says {num_tokens}")
-        if len(ids) and (ids.min() < UNK_ID or ids.max() >= mask_id(vocab_size)):
+        if not specials.are_text(ids).all():
             faults.append(
-                f"column {name} has ids from {ids.min()} to {ids.max()}, expected {UNK_ID} to {mask_id(vocab_size) - 1} "
-                f"in a vocabulary of {vocab_size}"
+                f"column {name} has ids from {ids.min()} to {ids.max()}, expected {specials.text_shown} "
+                f"in a vocabulary of {specials.vocab_size}"
             )
     return faults

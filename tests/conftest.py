@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data_prep.shard_writer import Rows
-from ernie_m.base.special_tokens import FIRST_PIECE_ID, NO_LANGUAGE, mask_id
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, NO_LANGUAGE, Specials, mask_id
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
 from ernie_m.models.model import Encoder
@@ -150,5 +150,5 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> CorpusFolder:
     tokenizer = folder / "sentencepiece.bpe.model"
     tokenizer.write_bytes(b"stands in for a tokenizer: rows are made of ids alone")
     digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
-    Manifest(tokenizer.name, digest, CORPUS_VOCAB_SIZE, corpora).write(folder)
+    Manifest(tokenizer.name, digest, Specials.xlm_r(CORPUS_VOCAB_SIZE), corpora).write(folder)
     return CorpusFolder(folder)

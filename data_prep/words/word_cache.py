@@ -23,6 +23,7 @@ from data_prep.words.segmentation_gap import SegmentationGap
 from data_prep.words.word_independence import SPACE, why_words_depend
 from data_prep.words.word_table import ABSENT, MAX_BYTES, Words, WordTable
 from ernie_m.base.console import Choice
+from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.vocabulary import EncodedTexts, Vocabulary, joined
 
 MAX_WORDS = 400_000  # about 100 MB with their ids and the trie of a model of 250,000 pieces
@@ -66,14 +67,15 @@ class WordCache:
     Counters: `words_seen` and, of them, `words_known`; `texts_seen` and, of them, `texts_whole`, those encoded whole.
     """
 
-    def __init__(self, vocabulary: Vocabulary, max_words: int = MAX_WORDS) -> None:
+    def __init__(self, vocabulary: AnyVocabulary, max_words: int = MAX_WORDS) -> None:
         self.vocabulary = vocabulary
         self.max_words = max_words
-        model = vocabulary.model_proto()
-        reason = why_words_depend(model)
+        self._model = vocabulary if isinstance(vocabulary, Vocabulary) else None
+        proto = None if self._model is None else self._model.model_proto()
+        reason = "its proof is for SentencePiece models" if proto is None else why_words_depend(proto)
         self.choice = Choice("word cache", "off" if reason else "on", reason or "no piece and no rule reaches over a space")
         self._is_on = reason is None
-        self._gap = SegmentationGap(model) if vocabulary.is_unigram and self._is_on else None
+        self._gap = SegmentationGap(proto) if self._model and self._model.is_unigram and self._is_on else None
         self.words_seen = self.words_known = self.texts_seen = self.texts_whole = 0
         self.clear()
 
@@ -189,7 +191,8 @@ class WordCache:
         encoded = self.vocabulary.encode_batch(words)
         self._start[places] = encoded.offsets[:-1] + len(self._pool.filled)
         self._length[places] = np.diff(encoded.offsets)
-        self._limit[places] = self._gap.limits(self.vocabulary.normalised(words), *encoded) if self._gap else np.inf
+        limits = self._gap.limits(self._model.normalised(words), *encoded) if self._gap and self._model else np.inf
+        self._limit[places] = limits
         self._is_kept[places] = True
         self._pool.add(encoded.values)
 

@@ -26,7 +26,7 @@ import pyarrow as pa
 
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import sha256_of
-from ernie_m.base.special_tokens import UNK_ID, mask_id
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.manifest import FORMAT_VERSION, MANIFEST_FILE, CorpusEntry, Manifest
 from ernie_m.corpus.shard_table import HELD_OUT, SHARD_TABLE_FILE, SPLITS, TRAIN, ShardEntry, ShardList, shard_file
 
@@ -131,17 +131,17 @@ class Shard:
         if "_batch" in vars(self):
             check_size(str(self.path), self.entry)
 
-    def check_ids(self, vocab_size: int, starts_EC: np.ndarray, stops_EC: np.ndarray) -> None:
+    def check_ids(self, specials: Specials, starts_EC: np.ndarray, stops_EC: np.ndarray) -> None:
         """Raise InputError naming the first line in which one of these spans has an id that no text can have."""
         for column, name in enumerate(TOKEN_COLUMNS[self.num_columns]):
             for start, stop in zip(starts_EC[:, column].tolist(), stops_EC[:, column].tolist(), strict=True):
                 ids = self.values[column][start:stop]
-                wrong = np.flatnonzero((ids < UNK_ID) | (ids >= mask_id(vocab_size)))
+                wrong = np.flatnonzero(~specials.are_text(ids))
                 if len(wrong):
                     row = int(np.searchsorted(self.offsets[column], start + wrong[0], "right")) - 1
                     raise self.altered(
-                        f"row {row} of column {name} holds the id {ids[wrong[0]]}, expected {UNK_ID} to "
-                        f"{mask_id(vocab_size) - 1} in a vocabulary of {vocab_size}"
+                        f"row {row} of column {name} holds the id {ids[wrong[0]]}, expected "
+                        f"{specials.text_shown} in a vocabulary of {specials.vocab_size}"
                     )
 
     def altered(self, what: str) -> InputError:

@@ -18,12 +18,14 @@ import numpy as np
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of, write_json
-from ernie_m.base.special_tokens import NO_LANGUAGE
+from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.shard_table import SHARD_TABLE_FILE, ShardEntry, ShardList, read_table, write_table
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_NAME = "ernie-m token shards"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+XLM_R_VERSION = 2
+"""The format before: XLM-R's layout alone, of which it told the size of the vocabulary."""
 
 
 @dataclass(frozen=True, init=False)
@@ -60,9 +62,17 @@ class Manifest:
 
     tokenizer_file: str
     tokenizer_sha256: str
-    vocab_size: int
+    specials: Specials
+    """Of the tokenizer: its special tokens, what may replace a masked token, and the size of the vocabulary."""
     corpora: tuple[CorpusEntry, ...]
     versions: dict[str, str] = field(default_factory=dict)
+    tokenizer_companions: dict[str, str] = field(default_factory=dict)
+    """The tokenizer's other files, such as tokenizer_config.json: name -> SHA-256."""
+
+    @property
+    def vocab_size(self) -> int:
+        """The highest id + 1."""
+        return self.specials.vocab_size
 
     @property
     def languages(self) -> list[str]:
@@ -85,7 +95,8 @@ class Manifest:
                 "languages": self.languages,
                 "tokenizer_file": self.tokenizer_file,
                 "tokenizer_sha256": self.tokenizer_sha256,
-                "vocab_size": self.vocab_size,
+                "tokenizer_companions": self.tokenizer_companions,
+                "special_tokens": self.specials.to_json(),
                 "versions": self.versions,
                 "corpora": [_summary(corpus) for corpus in self.corpora],
                 "shard_table": {"file": table.name, "bytes": table.stat().st_size, "sha256": sha256_of(table)},
@@ -105,11 +116,16 @@ class Manifest:
             if content.pop("format") != FORMAT_NAME:
                 raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
             version = content.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise InputError(f"{path}: format version {version}, this release reads {FORMAT_VERSION}; rebuild the data")
+            if version not in (XLM_R_VERSION, FORMAT_VERSION):
+                reads = f"{XLM_R_VERSION} and {FORMAT_VERSION}"
+                raise InputError(f"{path}: format version {version}, this release reads {reads}; rebuild the data")
             content.pop("languages")
+            if version == XLM_R_VERSION:
+                specials = Specials.xlm_r(operator.index(content.pop("vocab_size")))
+            else:
+                specials = Specials.from_json(content.pop("special_tokens"), f"{path}: special_tokens")
             corpora = _read_corpora(folder, content.pop("corpora"), **content.pop("shard_table"))
-            return Manifest(corpora=corpora, **content)
+            return Manifest(specials=specials, corpora=corpora, **content)
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: not a valid manifest ({type(error).__name__}: {error}); rebuild the data") from None
 

@@ -13,9 +13,11 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
-from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, mask_id, vocab_size_of
+from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, Specials, vocab_size_of
+from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE
 
-TOKENIZER_FILE = "sentencepiece.bpe.model"  # the name XLM-R and `transformers` use, whatever the algorithm
+__all__ = ["TOKENIZER_FILE", "EncodedTexts", "Vocabulary", "joined"]
+
 TEXTS_AT_A_TIME = 4096  # bounds the Python lists between SentencePiece and numpy
 
 
@@ -44,10 +46,11 @@ class Vocabulary:
         if first != ["<unk>", "<s>", "</s>"]:
             raise InputError(f"tokenizer {self.path}: pieces 0-2 are {first}, expected <unk> <s> </s> (XLM-R's layout)")
         self.fingerprint = sha256_of(self.path)
-        self.size = vocab_size_of(self._processor.get_piece_size())
-        self.mask_id = mask_id(self.size)
+        self.specials = Specials.xlm_r(vocab_size_of(self._processor.get_piece_size()))
+        self.size, self.mask_id = self.specials.vocab_size, self.specials.mask
         model = self.model_proto()
         self.is_unigram = model.trainer_spec.model_type == model.trainer_spec.UNIGRAM
+        self.kind = "SentencePiece unigram" if self.is_unigram else "SentencePiece BPE"
         num_bytes = 256 if model.trainer_spec.byte_fallback else 0
         byte_pieces = [self._processor.piece_to_id(f"<0x{byte:02X}>") + FAIRSEQ_OFFSET for byte in range(num_bytes)]
         self.unknown_ids = np.array([UNK_ID, *byte_pieces], np.int32)

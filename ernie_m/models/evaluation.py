@@ -53,7 +53,7 @@ def held_out_pairs(folder: CorpusFolder, limit: int) -> list[Example]:
             if len(of_stream) == limit:
                 break  # the others need not be opened
             borders_EC = shard.borders(0, min(shard.entry.rows, limit - len(of_stream)))
-            shard.check_ids(folder.manifest.vocab_size, borders_EC[:1], borders_EC[-1:])
+            shard.check_ids(folder.manifest.specials, borders_EC[:1], borders_EC[-1:])
             for starts, stops in itertools.pairwise(borders_EC.tolist()):
                 columns = zip(shard.values, starts, stops, strict=True)
                 of_stream.append(Example(tuple(values[a:b] for values, a, b in columns), languages))

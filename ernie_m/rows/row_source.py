@@ -24,7 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ernie_m.base.sampling import Permutation, key_of, mix
-from ernie_m.base.special_tokens import NO_LANGUAGE, UNK_ID, mask_id
+from ernie_m.base.special_tokens import NO_LANGUAGE, UNK_ID, Specials, mask_id
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
 from ernie_m.rows.layout import NUM_SPECIAL, Layout
@@ -50,7 +50,7 @@ class RowLocation:
 
     def check_ids(self, vocab_size: int) -> None:
         """Raise InputError, naming file and row, when an id of the text is none of this vocabulary's."""
-        self.shard.check_ids(vocab_size, self.starts_EC, self.stops_EC)
+        self.shard.check_ids(Specials.xlm_r(vocab_size), self.starts_EC, self.stops_EC)
 
     def lines(self) -> list[tuple[int, int]]:
         """First and last line (a shard's row, from 0) that each example takes text of."""

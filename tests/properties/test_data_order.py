@@ -367,7 +367,7 @@ def test_an_objective_without_its_data_is_refused(tmp_path: Path, corpus_folder:
     for name in ("shards", "sentencepiece.bpe.model"):
         (tmp_path / name).symlink_to(corpus_folder.folder / name)
     manifest = corpus_folder.manifest
-    Manifest(manifest.tokenizer_file, manifest.tokenizer_sha256, manifest.vocab_size, mono).write(tmp_path)
+    Manifest(manifest.tokenizer_file, manifest.tokenizer_sha256, manifest.specials, mono).write(tmp_path)
     folder = CorpusFolder(tmp_path)
     for name, message in (
         ("CAMLM", "no parallel text, which CAMLM needs"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ernie_m.base.sampling import MIXTURE_PERIOD, Permutation
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import TRAIN, CorpusEntry, CorpusFolder, Manifest, Shard, ShardEntry, shard_file
 from ernie_m.rows.batch import PackedBatch
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
@@ -75,7 +76,9 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
         corpora.append(CorpusEntry(name, "made", codes, sum(entry.rows for entry in entries), {}, entries))
     tokenizer = folder / "sentencepiece.bpe.model"
     tokenizer.write_bytes(b"stands in for a tokenizer: rows are made of ids alone")
-    Manifest(tokenizer.name, hashlib.sha256(tokenizer.read_bytes()).hexdigest(), 250_002, tuple(corpora)).write(folder)
+    Manifest(
+        tokenizer.name, hashlib.sha256(tokenizer.read_bytes()).hexdigest(), Specials.xlm_r(250_002), tuple(corpora)
+    ).write(folder)
     assert sum(stream.num_rows for f in [CorpusFolder(folder)] for stream in (*f.monolingual(), *f.parallel())) > 10**10
     return folder
 

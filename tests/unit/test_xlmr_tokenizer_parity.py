@@ -7,46 +7,21 @@ combining marks and exact ties, a line in 70,000.
 
 from __future__ import annotations
 
-import datetime
-import random
 import shutil
 import unicodedata
 from pathlib import Path
 
-import babel
 import numpy as np
 import pytest
-from babel import dates, units
 from transformers import XLMRobertaTokenizer
 
 from data_prep import embedded
 from data_prep.tokenizer_training import train_tokenizer
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
+from tests.tokenizer_fixtures import LOCALES, SENTENCES, sentences
 
-# XLM-R's languages as far as CLDR has enough of them; fil is its tl, nb its no.
-CODES = (
-    "af am ar as az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fil fr fy ga gd gl gu ha he hi hr hu hy id is "
-    "it ja jv ka kk km kn ko ku ky lo lt lv mg mk ml mn mr ms my nb ne nl or pa pl ps pt ro ru sd si sk sl so sq sr sv "
-    "sw ta te th tr ug uk ur uz vi yi zh zh_Hant"
-)
-LOCALES = CODES.split()
-SENTENCES = 150  # a language
 VOCAB_SIZE = 9000
-
-
-def sentences(code: str) -> list[str]:
-    """Lists of names, dates and quantities in one language."""
-    draw, locale = random.Random(code), babel.Locale.parse(code)
-    names = [*locale.territories.values(), *locale.languages.values(), *locale.currencies.values()]
-    found = []
-    for _ in range(SENTENCES):
-        day = datetime.date(draw.randint(1900, 2100), draw.randint(1, 12), draw.randint(1, 28))
-        words = [*draw.sample(names, 4), dates.format_date(day, "full", locale)]
-        words.append(units.format_unit(draw.randint(1, 99), "length-kilometer", locale=locale))
-        draw.shuffle(words)
-        found.append(", ".join(words[:3]) + ". " + " ".join(words[3:]))
-    return found
 
 
 @pytest.fixture(scope="module")

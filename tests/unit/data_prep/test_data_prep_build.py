@@ -65,7 +65,7 @@ def test_the_manifest_counts_what_was_kept_and_rejected(built: Path) -> None:
     assert train[0].file == "shards/t.de-en/train-00000.arrow"
     assert train[1].file == "shards/t.de-en/train-00001.arrow"
     versions = json.loads((built / "manifest.json").read_text())["versions"]
-    assert set(versions) == {"ernie_m", "python", "pyarrow", "sentencepiece", "numpy"}
+    assert set(versions) == {"ernie_m", "python", "pyarrow", "sentencepiece", "tokenizers", "numpy"}
 
 
 def test_the_folder_opens_for_training(built: Path, tokenizer: Path) -> None:
