@@ -44,11 +44,10 @@ class JsonVocabulary:
         self.fingerprint = sha256_of(self.path)
         content = read_object(self.path)
         try:
-            roles = roles_of(content, self.path)
+            roles, ids = roles_of(content, self.path), ids_by_name(content)
             self.specials = specials_of(content, roles, self.path)
-            self._special_names = {
-                i: name for name, i in ids_by_name(content).items() if name in special_names(content, roles)
-            }
+            special = {ids[name] for name in special_names(content, roles)} | {*self.specials.never_text}
+            self._special_names = {i: name for name, i in ids.items() if i in special}
             self.kind = _kind(content)
             _refuse_contradictions(content, self.path)
             self._tokenizer = Tokenizer.from_str(json.dumps(_hidden(content, {*self._special_names.values()}, self.path)))
@@ -61,7 +60,7 @@ class JsonVocabulary:
         self._refuse_other_ids(content)
         self.size, self.mask_id = self.specials.vocab_size, self.specials.mask
         is_never = np.zeros(self.size, np.bool_)
-        is_never[[*self._special_names, *self.specials.never_text]] = True
+        is_never[[*self._special_names]] = True
         if self.specials.unknown is not None:
             is_never[self.specials.unknown] = False
         self._is_never = is_never

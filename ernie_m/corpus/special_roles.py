@@ -99,7 +99,7 @@ def specials_of(content: Mapping[str, Any], roles: Mapping[str, str], path: Path
         pad=pad,
         unknown=ids.get(roles.get("unk_token", "")),
         mask=mask,
-        first_position=_first_position(path, begin == ids.get(BOS) and pad == PAD_ID, pad),
+        first_position=first_position(path, pad, begin == ids.get(BOS) and pad == PAD_ID),
         vocab_size=max(ids.values()) + 1,
         replaceable=ranges_of(i for name, i in ids.items() if i not in special and not UNUSED.fullmatch(name)),
     )
@@ -149,7 +149,7 @@ def around_of(processor: Mapping[str, Any] | None) -> Around:
     return Around()
 
 
-def _first_position(path: Path, is_roberta_like: bool, pad: int) -> int:
+def first_position(path: Path, pad: int, is_behind_pad: bool) -> int:
+    """Position id of the first token, by the config.json beside the tokenizer `path`; else `is_behind_pad` decides."""
     model_type = read_object(path.with_name(MODEL_CONFIG)).get("model_type")
-    is_behind_pad = is_roberta_like if model_type is None else model_type in POSITIONS_BEHIND_PAD
-    return pad + 1 if is_behind_pad else 0
+    return pad + 1 if (is_behind_pad if model_type is None else model_type in POSITIONS_BEHIND_PAD) else 0

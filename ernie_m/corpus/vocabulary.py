@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from sentencepiece import sentencepiece_model_pb2
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, Specials, vocab_size_of
+from ernie_m.corpus.special_roles import first_position
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE
 
 __all__ = ["TOKENIZER_FILE", "EncodedTexts", "Vocabulary", "joined"]
@@ -46,7 +48,8 @@ class Vocabulary:
         if first != ["<unk>", "<s>", "</s>"]:
             raise InputError(f"tokenizer {self.path}: pieces 0-2 are {first}, expected <unk> <s> </s> (XLM-R's layout)")
         self.fingerprint = sha256_of(self.path)
-        self.specials = Specials.xlm_r(vocab_size_of(self._processor.get_piece_size()))
+        specials = Specials.xlm_r(vocab_size_of(self._processor.get_piece_size()))
+        self.specials = replace(specials, first_position=first_position(self.path, specials.pad, is_behind_pad=True))
         self.size, self.mask_id = self.specials.vocab_size, self.specials.mask
         model = self.model_proto()
         self.is_unigram = model.trainer_spec.model_type == model.trainer_spec.UNIGRAM

@@ -123,7 +123,7 @@ def test_only_so_many_shards_stay_mapped_and_none_keeps_its_file_open(copy: Path
         del shard
         assert len(maps_of(copy)) == expected
         assert most <= expected + 1, "one more may be in use"
-        assert len(list(Path("/proc/self/fd").iterdir())) == num_files
+        assert len(list(Path("/proc/self/fd").iterdir())) <= num_files, "of others, the collector may close some"
         del folder, streams
         gc.collect()
         assert maps_of(copy) == []
