@@ -22,7 +22,8 @@ class Commands:
         python -m data_prep verify --data data/
         python -m data_prep stats  --data data/
 
-    To start from XLM-R take its own sentencepiece.bpe.model as the tokenizer and leave out the first step.
+    To start from XLM-R take its own sentencepiece.bpe.model as the tokenizer, for another encoder its Hugging Face folder,
+    and leave out the first step.
     The catalog names the corpora: data_prep/example_catalog.yaml shows every format; docs/data_format.md explains it.
     """
 
@@ -109,7 +110,8 @@ class Commands:
 
         Args:
             catalog: YAML file with the corpora; its paths are relative to its own folder.
-            tokenizer: SentencePiece model: XLM-R's sentencepiece.bpe.model or one of train-tokenizer.
+            tokenizer: SentencePiece model (XLM-R's sentencepiece.bpe.model, or one of train-tokenizer), or any encoder's of
+                Hugging Face: its folder, its tokenizer.json, or a hub id that is in the local cache.
             out: folder to write; must be new, empty, or left by an interrupted build. With MPI: on a shared disk.
             workers: processes on this machine (default 1; not with mpirun).
             shard_mb: plain text that goes into a shard, in MiB; also the unit of work, of which some are held in memory.
@@ -148,7 +150,7 @@ class Commands:
 
         Args:
             data: folder made by `build`.
-            tokenizer: SentencePiece model that you mean to use; refused when it is not the one of the shards.
+            tokenizer: the one that you mean to use; refused when it is not the one of the shards.
             workers: processes on this machine (default 1); or start it by mpirun, as build.
         """
         from data_prep.launched_ranks import start_ranks

@@ -14,8 +14,8 @@ from ernie_m.ablation.measures import measured_by_retrieval, measured_on_pairs, 
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.files import remove
+from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.export import export
 from ernie_m.interop.source import Target
@@ -47,7 +47,7 @@ class MeasuredModel:
     model: Encoder
     step: int
     data: DataConfig
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
     language_ids: dict[str, int]
 
 
@@ -57,7 +57,7 @@ def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
     configuration, newest = folder.read()
     if not folder.is_complete:
         raise InputError(f"{run}: not finished; let its training end first")
-    vocabulary = Vocabulary(tokenizer_of(configuration, data))
+    vocabulary = open_vocabulary(tokenizer_of(configuration, data))
     languages = configuration["data_identity"]["languages"]
     shape = model_config(configuration)
     for path in reversed(committed_folders(folder.checkpoints)):
@@ -75,7 +75,7 @@ def untrained(config: TrainingConfig, data: Path) -> MeasuredModel:
     model = Encoder(shape).initialise(config.seed)
     if config.init_from:
         start_from(config.init_from, Target.of(shape, data, manifest), model, Voters(0, 1))
-    vocabulary = Vocabulary(data / manifest.tokenizer_file)
+    vocabulary = open_vocabulary(data / manifest.tokenizer_file)
     return MeasuredModel(model, 0, config.data, vocabulary, manifest.language_ids())
 
 

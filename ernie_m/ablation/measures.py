@@ -19,7 +19,7 @@ from torch import nn
 
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import key_of
-from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.evaluation import accuracy_at_1, cross_lingual_gain, gain_rows, in_rows, mean_pooled, read_aligned
 from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import Example, LossRequest
@@ -39,7 +39,7 @@ LANGUAGE_CODES = {  # Tatoeba's three letters -> ours
 }  # fmt: skip
 
 
-def read_held_out(folder: Path, vocabulary: Vocabulary, language_ids: dict[str, int], limit: int) -> list[Example]:
+def read_held_out(folder: Path, vocabulary: AnyVocabulary, language_ids: dict[str, int], limit: int) -> list[Example]:
     """The first `limit` pairs of each `XX-en.{XX,en}` of a folder whose languages the run knows, encoded.
 
     Raises InputError when there is none.

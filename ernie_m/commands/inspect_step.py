@@ -37,7 +37,7 @@ def inspect_step(
         output: also write the rows to this JSON file
     """
     from ernie_m.base.files import write_json
-    from ernie_m.corpus.vocabulary import Vocabulary
+    from ernie_m.corpus.any_vocabulary import open_vocabulary
     from ernie_m.rows.run_data import open_data
     from ernie_m.runs.skip_steps import SkipSteps
 
@@ -49,7 +49,7 @@ def inspect_step(
     rows = [row for row in opened.describe_step(step) if objective in (None, row["objective"])]
     state = "skipped in this run" if step in SkipSteps.read(Path(run)) else f"--skip_steps {step}:{step + 1} leaves it out"
     print(f"step {step} of {run}: {len(rows)} rows; {state}")
-    vocabulary = Vocabulary(opened.folder.tokenizer_path) if decode else None
+    vocabulary = open_vocabulary(opened.folder.tokenizer_path) if decode else None
     for row in rows:
         ranges = " ".join(f"{first}-{last}" if last > first else f"{first}" for first, last in row["lines"])
         print(f"{row['id']}  {row['shard']}  lines {ranges}")

@@ -7,28 +7,26 @@ for it.
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, XLMRobertaTokenizer
+from transformers import PreTrainedModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
 from transformers.utils import logging
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.files import write_json
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
-from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LAYOUTS, XLM_ROBERTA, Layout
+from ernie_m.interop.tokenizer_export import refuse_unwritable, write_tokenizer
 from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS
 from ernie_m.models.shape import ModelConfig, longest_document
 from ernie_m.rows.objectives import TOKEN
 
 FORMATS = tuple(LAYOUTS)
-TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def hugging_face_config(config: ModelConfig) -> dict[str, Any]:
@@ -61,14 +59,14 @@ def export(
 ) -> None:
     """Write safetensors, config and tokenizer into `to`; `model_type` is one of FORMATS.
 
-    The tokenizer is XLM-R's class for both: ERNIE-M's would cut digits, punctuation and Chinese characters apart, other
-    than in training. Raises InputError for a BPE tokenizer (transformers' XLM-R class would read it as a unigram one and
-    give other ids) and for a model whose every token carries its language.
+    The tokenizer is never ERNIE-M's class, which would cut digits, punctuation and Chinese characters apart, other than in
+    training (ernie_m/interop/tokenizer_export.py). Raises InputError for a tokenizer of another layout than XLM-R's, and for
+    a model whose every token carries its language.
     """
     if config.language_embedding == "all":
         raise InputError("model.language_embedding=all: cannot be exported, neither class has a language embedding")
-    if not Vocabulary(tokenizer).is_unigram:
-        raise InputError(f"{tokenizer}: a BPE model, which XLM-R's tokenizer class cannot hold; expected a unigram one")
+    vocabulary = open_vocabulary(tokenizer)
+    refuse_unwritable(vocabulary)
     if model_type == ERNIE_M.model_type:
         content = {name: tensor.contiguous() for name, tensor in to_hugging_face(weights, config, ERNIE_M).items()}
         save_file(content, to / SAFETENSORS, metadata={"format": "pt"})
@@ -76,19 +74,8 @@ def export(
         write_json(to / CONFIG_FILE, hugging_face_config(config) | description)
     else:
         _save_xlm_roberta(weights, config, to)
-    shutil.copyfile(tokenizer, to / TOKENIZER_FILE)
-    assert sha256_of(to / TOKENIZER_FILE) == sha256_of(tokenizer)
-    XLMRobertaTokenizer.from_pretrained(to, model_max_length=longest_document(config)).save_pretrained(to)
-    _make_readable(to)
-
-
-def _make_readable(folder: Path) -> None:
-    """For releases of transformers before 5, and for others than the owner."""
-    path = folder / TOKENIZER_CONFIG
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content.pop("extra_special_tokens", None)  # <s> and </s> once more, as a list, where transformers 4 wants a mapping
-    write_json(path, content)
-    (folder / SAFETENSORS).chmod((folder / CONFIG_FILE).stat().st_mode)  # safetensors makes them the owner's alone
+    write_tokenizer(vocabulary, to, longest_document(config))
+    (to / SAFETENSORS).chmod((to / CONFIG_FILE).stat().st_mode)  # safetensors makes them the owner's alone
 
 
 def _save_xlm_roberta(weights: dict[str, Tensor], config: ModelConfig, to: Path) -> None:

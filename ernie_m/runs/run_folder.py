@@ -35,7 +35,7 @@ from ernie_m.base.run_files import (
     LOCK_FILE,
     OF_TRAINING,
 )
-from ernie_m.corpus.vocabulary import TOKENIZER_FILE
+from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
@@ -193,7 +193,7 @@ def tokenizer_of(configuration: dict[str, Any], data: Path | None) -> Path:
     """The tokenizer file of the run's data, its fingerprint checked; raises InputError when it is another's."""
     identity = configuration["data_identity"]
     folder = data or Path(identity["folder"])
-    path = folder / TOKENIZER_FILE
+    path = folder / (TOKENIZER_JSON if (folder / TOKENIZER_JSON).is_file() else TOKENIZER_FILE)
     if not path.is_file():
         raise InputError(f"{path}: no such file; name the run's data folder with --data")
     if sha256_of(path) != identity["tokenizer_sha256"]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.attention import build_mask
 from ernie_m.models.model import Encoder
 from ernie_m.models.pretraining import stage_1
@@ -116,7 +116,7 @@ def legible_part(view: View, limit: int = LEGIBLE) -> np.ndarray:
 
 
 def labels(
-    view: View, positions: np.ndarray, vocabulary: Vocabulary, languages: Mapping[int, str]
+    view: View, positions: np.ndarray, vocabulary: AnyVocabulary, languages: Mapping[int, str]
 ) -> tuple[list[str], list[str]]:
     """A label for each position: position id, piece, a mask's language; and the same with what must be predicted."""
     ids, places, language = (view.column(name)[positions] for name in ("input_ids", "position_ids", "language"))
@@ -157,7 +157,7 @@ def _unmeasured(labels: Sequence[str]) -> float:
 
 
 @as_image
-def picture(view: View, positions: np.ndarray, vocabulary: Vocabulary, languages: Mapping[int, str]) -> Figure:
+def picture(view: View, positions: np.ndarray, vocabulary: AnyVocabulary, languages: Mapping[int, str]) -> Figure:
     """The part of a row that can be read, large, and all of the row, small."""
     side = 1.8 + INCH * len(positions)
     figure = Figure(figsize=(side + 3.4, max(side, 3.2)), layout="constrained")

@@ -12,7 +12,7 @@ from ernie_m.ablation.measured_model import MeasuredModel
 from ernie_m.base.config import build, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CONFIG_FILE, START_FILE
-from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import start_from
 from ernie_m.models.model import Encoder
@@ -33,7 +33,7 @@ class OpenedRun:
     config: TrainingConfig
     checkpoint: Checkpoint
     data: PretrainingData
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
 
     @property
     def language_ids(self) -> dict[str, int]:
@@ -89,5 +89,5 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
     content = {key: value for key, value in configuration.items() if key != "data_identity"}
     config = build(TrainingConfig, content, str(run / CONFIG_FILE))
     config = replace(config, model=replace(config.model, attention="sdpa"))  # here, whatever the run's cards were
-    vocabulary = Vocabulary(opened.folder.tokenizer_path)
+    vocabulary = open_vocabulary(opened.folder.tokenizer_path)
     return OpenedRun(run, configuration, config, checkpoint_of(run, checkpoint), opened, vocabulary)

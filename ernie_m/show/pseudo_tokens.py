@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
-from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.model import Encoder
 from ernie_m.models.pretraining import stage_1, without_training
 from ernie_m.models.pseudo_parallel import fill_placeholders
@@ -50,7 +50,11 @@ class Written:
 
 
 def written(
-    data: PretrainingData, rows: Sequence[RowAddress], model: Encoder, vocabulary: Vocabulary, languages: Mapping[int, str]
+    data: PretrainingData,
+    rows: Sequence[RowAddress],
+    model: Encoder,
+    vocabulary: AnyVocabulary,
+    languages: Mapping[int, str],
 ) -> list[Written]:
     """Examples from the first of these BTMLM rows, from as many different language pairs as possible."""
     batch = packed(data, rows[:ROWS])
@@ -91,7 +95,7 @@ def written(
     return found
 
 
-def _candidates(model: Encoder, hidden_ND: Tensor, vocabulary: Vocabulary) -> list[tuple[tuple[str, float], ...]]:
+def _candidates(model: Encoder, hidden_ND: Tensor, vocabulary: AnyVocabulary) -> list[tuple[tuple[str, float], ...]]:
     """The likeliest real pieces at each position, special tokens apart as when pseudo tokens are chosen."""
     with without_training(model):
         logits_NV = model.token_head.logits(hidden_ND).float()[:, FIRST_PIECE_ID:-1]

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from data_prep import embedded
+from tests.tokenizer_fixtures import changed, word_piece
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "the small house is green and the dog runs over a bridge nyumba ndogo ni ya kijani"
 WORDS = TEXT.split()
@@ -97,6 +100,21 @@ def test_mistakes_are_one_line_and_exit_code_2(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_one_line(run(*arguments), *parts)
+
+
+def test_a_build_takes_a_folder_of_hugging_faces_and_refuses_what_is_none_in_one_line(catalog: Path, tmp_path: Path) -> None:
+    tokenizer, out = word_piece([embedded.sentence(0, i, "en") for i in range(50)], tmp_path / "hf", 150), tmp_path / "data"
+    build = ("build", "--catalog", catalog, "--out", out, "--allow_unknown", "--tokenizer")
+    (tmp_path / "empty").mkdir()
+    assert_one_line(run(*build, tmp_path / "empty"), "a folder without tokenizer.json or sentencepiece.bpe.model")
+    assert_one_line(run(*build, "nobody/has-this"), "no hub id whose tokenizer.json is in the local cache")
+    nothing_around = changed(tokenizer, tmp_path / "decoder", lambda it: it.update(post_processor=None), {})
+    assert_one_line(run(*build, nothing_around), "it puts no token before a text (a decoder's tokenizer?)")
+    assert not out.exists()
+    built = run(*build, tokenizer, "--workers", 2)
+    assert built.returncode == 0, built.stderr
+    assert "tokenizer: a WordPiece tokenizer.json" in built.stdout
+    assert run("verify", "--data", out, "--tokenizer", tokenizer / "tokenizer.json").returncode == 0
 
 
 def test_a_truncated_corpus_leaves_no_finished_folder(catalog: Path, tmp_path: Path) -> None:

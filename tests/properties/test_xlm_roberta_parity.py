@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,14 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, XLMRobe
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mask_id
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.export import export, to_hugging_face
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
+from tests.tokenizer_fixtures import metaspace, word_piece
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
@@ -180,7 +183,28 @@ def test_exported_tokenizer_gives_the_ids_the_model_was_trained_on(exported: tup
     assert tokenizer(*TEXTS[:2])["input_ids"] == [BOS_ID, *first, EOS_ID, EOS_ID, *second, EOS_ID], "pairs as in training"
 
 
-def test_a_BPE_tokenizer_is_refused_at_export_rather_than_giving_other_ids(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a BPE model"):
-        export_with("bpe", tmp_path)
-    assert not list(tmp_path.rglob("*.safetensors"))
+def test_a_BPE_model_is_exported_with_a_tokenizer_json_that_gives_its_ids(tmp_path: Path) -> None:
+    folder, model, vocabulary = export_with("bpe", tmp_path)
+    test_exported_tokenizer_gives_the_ids_the_model_was_trained_on((folder, model, vocabulary))
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
+    again = open_vocabulary(folder)
+    assert (again.kind, again.specials) == ("BPE", vocabulary.specials)
+
+
+def test_a_tokenizer_json_is_exported_as_it_came(tmp_path: Path) -> None:
+    tokenizer = metaspace(TEXTS, tmp_path / "tokenizer", 99)
+    config = ModelConfig(**SHAPE, vocab_size=open_vocabulary(tokenizer).size, num_languages=4)
+    (tmp_path / "hf").mkdir()
+    export(Encoder(config).state_dict(), config, tokenizer, tmp_path / "hf")
+    for path in tokenizer.iterdir():
+        assert (tmp_path / "hf" / path.name).read_bytes() == path.read_bytes()
+    exported, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "hf", tokenizer))
+    assert exported(TEXTS)["input_ids"] == theirs(TEXTS)["input_ids"]
+
+
+def test_a_tokenizer_of_another_layout_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    tokenizer, config = word_piece(TEXTS, tmp_path / "tokenizer", 99), ModelConfig(**SHAPE, vocab_size=99, num_languages=4)
+    (tmp_path / "hf").mkdir()
+    with pytest.raises(InputError, match="its begin is 6, expected 0, as in XLM-R's layout"):
+        export(Encoder(config).state_dict(), config, tokenizer, tmp_path / "hf")
+    assert not list((tmp_path / "hf").iterdir())
