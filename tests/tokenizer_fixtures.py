@@ -11,7 +11,7 @@ from typing import Any
 
 import babel
 from babel import dates, units
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.models.bert import BertTokenizer
 
@@ -110,3 +110,50 @@ def changed(
     if config is not None:
         (to / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     return to
+
+
+def llama(lines: Sequence[str], folder: Path, size: int = SMALL) -> Path:
+    """EuroBERT's, out of Llama 3: whole words need no merges, special tokens come behind the model's, pairs begin anew."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    words = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(words, "isolated"), as_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        lines, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer.add_special_tokens(["<|begin|>", "<|end|>", "<|reserved|>", "<|mask|>", "<|pad|>"])
+    template = processors.TemplateProcessing(
+        single="<|begin|> $A <|end|>",
+        pair="<|begin|> $A <|end|> <|begin|> $B <|end|>",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("<|begin|>", "<|end|>")],
+    )
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(), template])
+    roles = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "mask_token": "<|mask|>", "pad_token": "<|pad|>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+    return folder
+
+
+def gemma(lines: Sequence[str], folder: Path, size: int = SMALL) -> Path:
+    """mmBERT's, out of Gemma: BPE of characters with U+2581 for a space, bytes for what is unknown, unused ids."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    special, unused = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"], [f"<unused{i}>" for i in range(3)]
+    names = [*special, *unused, *(f"<0x{byte:02X}>" for byte in range(256))]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=names, limit_alphabet=200, max_token_length=8, show_progress=False
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    content = json.loads(tokenizer.to_str())
+    added = [token for token in content["added_tokens"] if token["content"] in (*special, *unused)]
+    content["added_tokens"] = [{**token, "special": token["content"] in special} for token in added]
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", pair="<bos> $A <eos> $B <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)]
+    )
+    roles = {"bos_token": "<bos>", "eos_token": "<eos>", "mask_token": "<mask>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+    return folder

@@ -20,7 +20,7 @@ from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.json_vocabulary import JsonVocabulary
 from ernie_m.corpus.unknown_pieces import count
-from tests.tokenizer_fixtures import KINDS, LOCALES, SMALL, changed, saved, sentences
+from tests.tokenizer_fixtures import KINDS, LOCALES, SMALL, changed, gemma, llama, saved, sentences
 
 ODD = [
     " in front",
@@ -86,6 +86,25 @@ def test_specials_are_those_of_transformers(kind: str, folders: dict[str, Path])
     unused = {i for name, i in theirs.get_vocab().items() if name.startswith("[unused")}
     assert bool(unused) == (kind == "WordPiece")
     assert replaceable == {*range(len(theirs))} - {*theirs.all_special_ids} - unused
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (llama, Specials(800, 801, 800, 804, None, 803, 0, 805, ((0, 800),))),
+        (gemma, Specials(2, 1, None, 0, 3, 4, 0, 800, ((8, 800),))),
+    ],
+)
+def test_layouts_of_encoders_made_of_decoders(
+    make: Callable[..., Path], expected: Specials, lines: list[str], tmp_path: Path
+) -> None:
+    theirs, ours = AutoTokenizer.from_pretrained(make(lines[::4], tmp_path, 800)), open_vocabulary(tmp_path)
+    texts = [*lines[::3], *ODD]
+    assert ours.specials == expected
+    assert in_lists(ours, texts) == theirs(texts, add_special_tokens=False)["input_ids"]
+    second = [] if expected.begin_second is None else [expected.begin_second]
+    a, b = (theirs(text, add_special_tokens=False)["input_ids"] for text in ("one", "two"))
+    assert theirs("one", "two")["input_ids"] == [expected.begin, *a, expected.end, *second, *b, expected.end]
 
 
 def test_XLM_Rs_layout_is_found_in_its_tokenizer_json(folders: dict[str, Path]) -> None:
