@@ -134,6 +134,17 @@ def test_names_of_special_tokens_in_a_text_are_text(kind: str, folders: dict[str
         assert vocabulary.decode(ids.tolist()) == f"a {' '.join(names)} b {''.join(names)}"
 
 
+def test_names_that_the_normaliser_also_sees_are_text_too(small: dict[str, Path], tmp_path: Path) -> None:
+    """One that drops noncharacters would undo the hiding of a special token that it is applied to."""
+
+    def normalised(content: dict[str, Any]) -> None:
+        content["added_tokens"] = [{**token, "normalized": True} for token in content["added_tokens"]]
+        content["normalizer"] = {"type": "Replace", "pattern": {"String": "\uffff"}, "content": ""}
+
+    vocabulary = open_vocabulary(changed(small["WordPiece"], tmp_path / "t", normalised))
+    assert vocabulary.specials.are_text(vocabulary.encode("a [MASK] b [SEP]")).all()
+
+
 def test_a_special_token_that_a_text_is_turned_into_stops_the_build_by_name(small: dict[str, Path], tmp_path: Path) -> None:
     """A normaliser may write what is hidden; nothing else can."""
     hiding = [{"type": "Replace", "pattern": {"String": "X"}, "content": "\uffff<s>"}]
