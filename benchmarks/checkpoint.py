@@ -37,7 +37,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest, PackedBatch
@@ -66,7 +66,7 @@ def made_batch(seed: int, num_rows: int = ROWS, length: int = LENGTH) -> PackedB
     rows = []
     for _ in range(num_rows):
         ids = rng.integers(FIRST_PIECE_ID, MODEL.vocab - 1, length - 2, dtype=np.int32)
-        layout = Layout(OBJECTIVES["MMLM"], CorruptionConfig(), MODEL.vocab)
+        layout = Layout(OBJECTIVES["MMLM"], CorruptionConfig(), Specials.xlm_r(MODEL.vocab))
         document = layout.lay_out(Example((ids,), (1,)), key=1000 * seed + len(rows))
         rows.append(PackedRow([document], OBJECTIVE_INDEX["MMLM"], 0))
     return pack(rows, length)

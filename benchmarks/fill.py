@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     folder, rows, is_good = CorpusFolder(options.data), [], True
     for length in map(int, options.lengths.split(",")):
-        settings = RowSettings(length, folder.manifest.vocab_size, CorruptionConfig(), 0)
+        settings = RowSettings(length, folder.manifest.specials, CorruptionConfig(), 0)
         for objective in OBJECTIVES.values():
             for stream in folder.parallel() if objective.num_sentences == 2 else folder.monolingual():
                 source = RowSource(objective, stream, folder.language_ids, settings, (1,))

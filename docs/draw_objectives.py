@@ -14,7 +14,7 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from ernie_m.base.special_tokens import BOS_ID, EOS_ID, mask_id
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, Specials, mask_id
 from ernie_m.rows.attention_rule import attention_rule, dense_mask
 from ernie_m.rows.batch import Example
 from ernie_m.rows.layout import Layout
@@ -48,7 +48,7 @@ def mask_and_labels(objective: Objective, stage_1: bool) -> tuple[np.ndarray, li
     """The dense mask of one document, and what each position shows."""
     sentences = (np.concatenate([X, Y[:3] + 1]),) if objective.is_pseudo_parallel else (X, Y)[: objective.num_sentences]
     example = Example(sentences, (1, 2)[: len(sentences)])
-    document = Layout(objective, CORRUPTION, VOCAB_SIZE).lay_out(example, key=5, target_language=2)
+    document = Layout(objective, CORRUPTION, Specials.xlm_r(VOCAB_SIZE)).lay_out(example, key=5, target_language=2)
     if stage_1:
         document = replace(document, input_ids=document.generation_ids, reads=document.generation_reads)
     batch = pack([PackedRow([document], 0, 0)], len(document))

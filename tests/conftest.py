@@ -50,7 +50,7 @@ def _documents(
             ]
             example = Example(tuple(chosen), tuple(range(1, 1 + len(chosen))))
             target = TARGET_LANGUAGE if objective.is_pseudo_parallel else NO_LANGUAGE
-            documents.append(Layout(objective, CORRUPTION, VOCAB_SIZE).lay_out(example, next(keys), target))
+            documents.append(Layout(objective, CORRUPTION, Specials.xlm_r(VOCAB_SIZE)).lay_out(example, next(keys), target))
         laid_out.append(documents)
     return laid_out
 

@@ -24,7 +24,7 @@ from ernie_m.models.model import Encoder
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.runs.checkpoint import committed_folders, verify
 from ernie_m.runs.ranks import Voters, this_device
-from ernie_m.runs.run_folder import RunFolder, load_weights, model_config, tokenizer_of
+from ernie_m.runs.run_folder import RunFolder, encoder_of, load_weights, tokenizer_of
 from ernie_m.training.recipe import TrainingConfig
 
 
@@ -59,10 +59,9 @@ def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
         raise InputError(f"{run}: not finished; let its training end first")
     vocabulary = open_vocabulary(tokenizer_of(configuration, data))
     languages = configuration["data_identity"]["languages"]
-    shape = model_config(configuration)
     for path in reversed(committed_folders(folder.checkpoints)):
         checkpoint = newest if path == newest.folder else verify(path)
-        model = Encoder(shape)
+        model = encoder_of(configuration)
         model.load_state_dict(load_weights(configuration, checkpoint))
         section = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
         yield MeasuredModel(model, checkpoint.step, section, vocabulary, {name: 1 + i for i, name in enumerate(languages)})
@@ -72,7 +71,7 @@ def untrained(config: TrainingConfig, data: Path) -> MeasuredModel:
     """The recipe's model at step 0: as its seed draws it, or with the weights of its `init_from`."""
     manifest = CorpusFolder(data).manifest
     shape = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
-    model = Encoder(shape).initialise(config.seed)
+    model = Encoder(shape, specials=manifest.specials).initialise(config.seed)
     if config.init_from:
         start_from(config.init_from, Target.of(shape, data, manifest), model, Voters(0, 1))
     vocabulary = open_vocabulary(data / manifest.tokenizer_file)
@@ -104,7 +103,7 @@ def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureDat
         if by.held_out is not None:
             pairs = read_held_out(by.held_out, model.vocabulary, model.language_ids, by.pairs)
             on_pairs = measured_on_pairs(
-                model.model, pairs, model.data.corruption, model.vocabulary.size, model.data.sequence_length, device
+                model.model, pairs, model.data.corruption, model.vocabulary.specials, model.data.sequence_length, device
             )
             curve.append({"step": model.step, **on_pairs})
     assert last is not None

@@ -19,6 +19,7 @@ from torch import nn
 
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import key_of
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.evaluation import accuracy_at_1, cross_lingual_gain, gain_rows, in_rows, mean_pooled, read_aligned
 from ernie_m.models.pretraining import without_training
@@ -61,11 +62,11 @@ def read_held_out(folder: Path, vocabulary: AnyVocabulary, language_ids: dict[st
 
 
 def perplexity_rows(
-    rule: str, pairs: Sequence[Example], corruption: CorruptionConfig, vocab_size: int, sequence_length: int
+    rule: str, pairs: Sequence[Example], corruption: CorruptionConfig, specials: Specials, sequence_length: int
 ) -> list[PackedRow]:
     """Rows of an objective made of held-out pairs, every sentence once; its masks follow from the pair's number."""
     objective, number = OBJECTIVES[rule], OBJECTIVE_INDEX[rule]
-    layout = Layout(objective, corruption, vocab_size)
+    layout = Layout(objective, corruption, specials)
     documents = []
     for i, pair in enumerate(pairs):
         parts = [pair] if objective.num_sentences == 2 else _sides(pair)
@@ -96,7 +97,7 @@ def measured_on_pairs(
     model: nn.Module,
     pairs: Sequence[Example],
     corruption: CorruptionConfig,
-    vocab_size: int,
+    specials: Specials,
     sequence_length: int,
     device: torch.device,
 ) -> dict[str, float]:
@@ -104,9 +105,9 @@ def measured_on_pairs(
     model.to(device)
     result = {}
     for rule in RULES:
-        rows = perplexity_rows(rule, pairs, corruption, vocab_size, sequence_length)
+        rows = perplexity_rows(rule, pairs, corruption, specials, sequence_length)
         result[f"perplexity/{rule}"] = perplexity(model, rows, sequence_length, device)
-    rows = gain_rows(pairs, corruption, vocab_size, sequence_length, EVALUATION_SEED)
+    rows = gain_rows(pairs, corruption, specials, sequence_length, EVALUATION_SEED)
     return result | {"gain": cross_lingual_gain(model, rows, sequence_length, device).gain}
 
 

@@ -6,7 +6,6 @@ ernie-m evaluate gain --run RUN [--data DATA]
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -99,10 +98,9 @@ class Commands:
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.corpus.folder import CorpusFolder
         from ernie_m.models.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
-        from ernie_m.models.model import Encoder
         from ernie_m.rows.dataloader import DataConfig
         from ernie_m.runs.ranks import this_device
-        from ernie_m.runs.run_folder import RunFolder, load_weights, model_config, tokenizer_of
+        from ernie_m.runs.run_folder import RunFolder, encoder_of, load_weights, tokenizer_of
 
         of = {"measure": "gain", "run": run}
         check_same_measures(output, of)
@@ -112,12 +110,12 @@ class Commands:
         rows = gain_rows(
             held_out_pairs(folder, pairs),
             data_config.corruption,
-            folder.manifest.vocab_size,
+            folder.manifest.specials,
             data_config.sequence_length,
             seed=0,
         )
         device = this_device()
-        model = Encoder(replace(model_config(configuration), attention="auto"), device)
+        model = encoder_of(configuration, device, attention="auto")
         model.load_state_dict(load_weights(configuration, chosen))
         result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)
         print(

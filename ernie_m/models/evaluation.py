@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.sampling import generator, key_of
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
 from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import Document, Example, LossRequest
@@ -63,14 +64,14 @@ def held_out_pairs(folder: CorpusFolder, limit: int) -> list[Example]:
 
 
 def gain_rows(
-    pairs: Sequence[Example], corruption: CorruptionConfig, vocab_size: int, sequence_length: int, seed: int
+    pairs: Sequence[Example], corruption: CorruptionConfig, specials: Specials, sequence_length: int, seed: int
 ) -> list[PackedRow]:
     """CAMLM rows of every pair in both directions, each once with its translation and once with another pair's.
 
     Both see the same masks of the same sentence, and only those are predicted. Pairs that are too long are left out;
     a language pair with fewer than two has nothing to shuffle. Raises InputError when no pair is left.
     """
-    layout = Layout(CAMLM, corruption, vocab_size)
+    layout = Layout(CAMLM, corruption, specials)
     usable = [p for p in pairs if int(layout.length(*(max(map(len, p.sentences)),) * 2)) <= sequence_length]
     by_languages: dict[tuple[int, ...], list[Example]] = {}
     for pair in usable:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.base.special_tokens import Specials
 from ernie_m.models.loss import fp32_linear, logits_at_a_time, predicted_nll
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient
@@ -39,12 +39,13 @@ class TokenHead(nn.Module):
     The head registers the embedding's Parameter as its own: ZeRO-3 then gathers it when the head runs.
     """
 
-    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm) -> None:
+    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> None:
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
         self.decoder_weight = word_embedding
         self.decoder_bias = nn.Parameter(torch.zeros(config.vocab))
+        self.pieces = specials.replaceable
 
     def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
         """With targets: nll fp32 [N]. Without: the likeliest real piece of each position, int32 [N] (no special token)."""
@@ -58,12 +59,12 @@ class TokenHead(nn.Module):
 
         In fp32: bf16's eight bits leave dozens of words alike, of which the first in the vocabulary would be written.
         """
-        end = len(self.decoder_weight) - 1  # <mask> is the last word
         width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
         best_N = hidden_ND.new_full(hidden_ND.shape[:1], -torch.inf, dtype=torch.float32)
-        piece_N = torch.full_like(best_N, FIRST_PIECE_ID, dtype=torch.long)
-        for start in range(FIRST_PIECE_ID, end, width):
-            words = slice(start, min(start + width, end))
+        piece_N = torch.full_like(best_N, self.pieces[0][0], dtype=torch.long)
+        slices = ((start, min(start + width, end)) for first, end in self.pieces for start in range(first, end, width))
+        for start, stop in slices:
+            words = slice(start, stop)
             value_N, index_N = fp32_linear(hidden_ND, self.decoder_weight[words], self.decoder_bias[words]).max(dim=-1)
             piece_N = torch.where(value_N > best_N, index_N + start, piece_N)
             best_N = torch.maximum(best_N, value_N)
@@ -84,7 +85,7 @@ class SentenceHead(nn.Module):
 
     TEMPERATURE = 0.05
 
-    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm) -> None:
+    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> None:
         super().__init__()
         self.projection = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -103,10 +104,12 @@ class SentenceHead(nn.Module):
         return scores_NN.logsumexp(-1) - (scores_NN * is_partner_NN).sum(-1)
 
 
-HEADS: dict[str, Callable[[ModelConfig, nn.Parameter, Norm], nn.Module]] = {TOKEN: TokenHead, SENTENCE: SentenceHead}
-"""By the names of ernie_m.rows.objectives.HEADS, in their order: (shape, word embedding, norm) -> head."""
+MakeHead = Callable[[ModelConfig, nn.Parameter, Norm, Specials], nn.Module]
+HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: SentenceHead}
+"""By the names of ernie_m.rows.objectives.HEADS, in their order: (shape, word embedding, norm, specials) -> head."""
 
 
-def heads_for(config: ModelConfig, word_embedding: nn.Parameter, norm: Norm) -> nn.ModuleDict:
+def heads_for(config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> nn.ModuleDict:
     """The heads that the shape names."""
-    return nn.ModuleDict({name: HEADS[name](config, word_embedding, norm) for name in HEADS if name in config.head_names})
+    chosen = (name for name in HEADS if name in config.head_names)
+    return nn.ModuleDict({name: HEADS[name](config, word_embedding, norm, specials) for name in chosen})

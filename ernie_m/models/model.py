@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ernie_m.base.special_tokens import NO_LANGUAGE, PAD_ID, mask_id
+from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.models.attention import attend, build_mask, choose_attention, compile_attention
 from ernie_m.models.gelu_linear import GeluLinear
 from ernie_m.models.heads import Norm, heads_for
@@ -28,20 +28,21 @@ from ernie_m.rows.batch import PackedBatch
 class Embeddings(nn.Module):
     """Token + position (+ language at masks), layer norm, dropout: ids [B, S] -> hidden [B, S, D]."""
 
-    def __init__(self, config: ModelConfig, norm: Norm = nn.LayerNorm) -> None:
+    def __init__(self, config: ModelConfig, specials: Specials, norm: Norm = nn.LayerNorm) -> None:
         super().__init__()
-        self.config = config
-        self.word = nn.Embedding(config.vocab, config.hidden_size, padding_idx=PAD_ID)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size, padding_idx=PAD_ID)
+        self.config, self.specials = config, specials
+        behind_padding = specials.first_position - 1 if specials.first_position else None
+        self.word = nn.Embedding(config.vocab, config.hidden_size, padding_idx=specials.pad)
+        self.position = nn.Embedding(config.max_positions, config.hidden_size, padding_idx=behind_padding)
         self.language = nn.Embedding(1 + (config.num_languages or 0), config.hidden_size, padding_idx=NO_LANGUAGE)
         self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(
         self, input_ids_BS: Tensor, position_ids_BS: Tensor, language_BS: Tensor, tied: TiedGradient | None = None
     ) -> Tensor:
-        hidden_BSD = embedding_rows(input_ids_BS, self.word.weight, PAD_ID, tied) + self.position(position_ids_BS)
+        hidden_BSD = embedding_rows(input_ids_BS, self.word.weight, self.specials.pad, tied) + self.position(position_ids_BS)
         if self.config.language_embedding == "masked":
-            language_BS = language_BS * (input_ids_BS == mask_id(self.config.vocab))
+            language_BS = language_BS * (input_ids_BS == self.specials.mask)
         if self.config.language_embedding != "none":
             hidden_BSD = hidden_BSD + self.language(language_BS)
         return F.dropout(self.norm(hidden_BSD), self.config.dropout, self.training)
@@ -79,16 +80,17 @@ class Layer(nn.Module):
 class Encoder(PretrainingModel):
     """The backbone of our own: embeddings and layers, with the heads that its shape names."""
 
-    def __init__(self, config: ModelConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", specials: Specials | None = None) -> None:
+        """`device`: where it will run, which decides on kernels; `specials`: of the data's vocabulary, XLM-R's if None."""
         super().__init__()
-        self.config = config
+        self.config, specials = config, specials or Specials.xlm_r(config.vocab)
         head_size = config.hidden_size // config.num_heads
         self.attention_choice = choose_attention(config.attention, torch.device(device), config.attention_dropout, head_size)
         self.layer_norm_choice = choose_layer_norm(torch.device(device))
         norm = layer_norm(self.layer_norm_choice.value)
-        self.embeddings = Embeddings(config, norm)
+        self.embeddings = Embeddings(config, specials, norm)
         self.layers = nn.ModuleList(Layer(config, norm) for _ in range(config.num_layers))
-        self.heads = heads_for(config, cast(nn.Parameter, self.embeddings.word.weight), norm)
+        self.heads = heads_for(config, cast(nn.Parameter, self.embeddings.word.weight), norm, specials)
 
     def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`: normal(0, initializer_range), biases 0, norms 1, language embeddings 0."""
@@ -101,8 +103,9 @@ class Encoder(PretrainingModel):
                     parameter.zero_()
                 else:
                     parameter.copy_(torch.empty(parameter.shape).normal_(0, self.config.initializer_range, generator=rng))
-            self.embeddings.word.weight[PAD_ID].zero_()
-            self.embeddings.position.weight[PAD_ID].zero_()
+            for table in (self.embeddings.word, self.embeddings.position):
+                if table.padding_idx is not None:
+                    table.weight[table.padding_idx].zero_()
         return self
 
     def compile_for(self, batch: PackedBatch[Tensor]) -> None:

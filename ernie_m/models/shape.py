@@ -11,6 +11,8 @@ from ernie_m.base.ranges import Range
 from ernie_m.base.special_tokens import FIRST_POSITION_ID, XLM_R_VOCAB_SIZE
 from ernie_m.rows.objectives import HEADS, TOKEN
 
+Attention = Literal["auto", "sdpa", "pieces", "flex"]
+
 
 @section
 class ModelConfig(Section):
@@ -36,7 +38,7 @@ class ModelConfig(Section):
     """Dropout of hidden states; 0 when starting from XLM-R (InfoXLM)."""
     attention_dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.0
     """Dropout of attention weights; leaves the fast attention path."""
-    attention: Literal["auto", "sdpa", "pieces", "flex"] = "auto"
+    attention: Attention = "auto"
     """Attention backend; auto takes flex on GPUs from sm80 on, sdpa on older ones, pieces on CPU."""
     activation_checkpointing: bool = False
     """Recompute each layer in the backward pass: less memory, about a third more time."""

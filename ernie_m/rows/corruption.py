@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ernie_m.base.arrays import ranges
-from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.base.special_tokens import Specials
 
 
 def num_masked(num_tokens: Any, mask_rate: float) -> Any:
@@ -48,15 +48,15 @@ def choose_masked(numbers_T: np.ndarray, lengths: np.ndarray, mask_rate: float) 
     return np.sort(smallest.view(np.int64) + np.repeat(starts, counts))
 
 
-def replace_80_10_10(numbers: np.ndarray, ids: np.ndarray, vocab_size: int) -> np.ndarray:
+def replace_80_10_10(numbers: np.ndarray, ids: np.ndarray, specials: Specials) -> np.ndarray:
     """BERT's split for masks that replace tokens: 80 % <mask>, 10 % a random piece, 10 % unchanged (ids: int32 [n]).
 
     `numbers` uint64 [n] are random; the lower 32 bits are used, the upper ones chose the masks.
     """
     tenths = (numbers & 0xFFFFFFFF) * 10
     tenth, fraction = tenths >> 32, tenths & 0xFFFFFFFF
-    random_ids = FIRST_PIECE_ID + (fraction * (mask_id(vocab_size) - FIRST_PIECE_ID) >> 32).astype(np.int32)
-    return np.where(tenth < 8, np.int32(mask_id(vocab_size)), np.where(tenth < 9, random_ids, ids))
+    random_ids = specials.replacements((fraction * specials.num_replaceable >> 32).astype(np.int64))
+    return np.where(tenth < 8, np.int32(specials.mask), np.where(tenth < 9, random_ids, ids))
 
 
 class Laid(NamedTuple):
@@ -81,14 +81,14 @@ class Corrupted(NamedTuple):
     predicted: np.ndarray
 
 
-def replaced(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, vocab_size: int) -> Corrupted:
+def replaced(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, specials: Specials) -> Corrupted:
     """Masks in the place of the `chosen` tokens (indices into T), 80/10/10."""
     predicted, ids = laid.places_T[chosen].astype(np.int32), laid.ids.copy()
-    ids[predicted] = replace_80_10_10(numbers_T[chosen], laid.tokens_T[chosen], vocab_size)
+    ids[predicted] = replace_80_10_10(numbers_T[chosen], laid.tokens_T[chosen], specials)
     return Corrupted(ids, laid.position_ids, predicted)
 
 
-def inserted(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, vocab_size: int) -> Corrupted:
+def inserted(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, specials: Specials) -> Corrupted:
     """The tokens stay; each appended mask shares the position id of the token that it asks for."""
     behind, position_ids = laid.appended.astype(np.int32), laid.position_ids.copy()
     position_ids[behind] = position_ids[laid.places_T[chosen]]
@@ -100,7 +100,7 @@ class Corruption:
     """One way. `appends`: a mask is a position of its own, behind the sentences; `apply`: None where nothing is chosen."""
 
     appends: bool
-    apply: Callable[[Laid, np.ndarray, np.ndarray, int], Corrupted] | None
+    apply: Callable[[Laid, np.ndarray, np.ndarray, Specials], Corrupted] | None
 
 
 NOTHING, REPLACE, INSERT = "none", "replace", "insert"

@@ -149,7 +149,7 @@ class PretrainingData:
 
     def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
         self.folder, self.config, self.schedule = folder, config, schedule
-        self._settings = RowSettings(config.sequence_length, folder.manifest.vocab_size, config.corruption, seed)
+        self._settings = RowSettings(config.sequence_length, folder.manifest.specials, config.corruption, seed)
         self._sources: dict[str, list[RowSource]] = {}
         self._mixtures: dict[str, Mixture] = {}
         self.metrics: list[Metric] = []
@@ -198,7 +198,7 @@ class PretrainingData:
             settings, last, joined = self._settings, 0, Examples.joined(examples)
             if not settings.holds(joined.tokens_T):
                 for source, draw in drawn:
-                    source.locate(draw.visit).check_ids(settings.vocab_size)
+                    source.locate(draw.visit).check_ids(settings.specials)
             documents = drawn[0][0].layout.lay_out_all(joined)
             for part, (_, draw) in zip(examples, drawn, strict=True):
                 first, last = last, last + len(part.keys_E)
@@ -248,7 +248,7 @@ class PretrainingData:
         """Token ids of each document of a row, a sentence a language of its stream: nothing masked or added."""
         source, draw = self._drawn(RowAddress(objective, draw_number))
         location = source.locate(draw.visit)
-        location.check_ids(self._settings.vocab_size)
+        location.check_ids(self._settings.specials)
         return location.sentences()
 
     def step(self, step: int, rank: int, world_size: int, micro_batch_rows: int) -> list[PackedBatch[np.ndarray]]:
@@ -257,7 +257,8 @@ class PretrainingData:
         for start in range(0, num_rows, world_size * micro_batch_rows):
             together = range(start, min(start + world_size * micro_batch_rows, num_rows))
             rows = self.rows(self.schedule.rows_of_step(step, together[rank::world_size]))
-            batches.append(pack(rows, self.config.sequence_length, self.schedule.generates(step, together)))
+            generates = self.schedule.generates(step, together)
+            batches.append(pack(rows, self.config.sequence_length, generates, self._settings.specials))
         return batches
 
 

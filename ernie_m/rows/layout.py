@@ -1,7 +1,7 @@
 """How an objective's examples become positions of a row, all examples at once (subscript = position id):
 
-1. Sentences are laid side by side with running positions: <s> x </s>, and for pairs </s> y </s> behind it; sentences that
-   stand `apart` each as <s> x </s>, positions from the start.
+1. Sentences are laid side by side with running positions: <s> x </s>, and for pairs </s> y </s> behind it, or whatever
+   the vocabulary has for these (Specials); sentences that stand `apart` each as <s> x </s>, positions from the start.
 2. Behind them come what the corruption appends, a mask for each token that is asked for, or placeholders in a target
    language at the next positions.
 3. The corruption chooses tokens and hides them (ernie_m.rows.corruption).
@@ -18,13 +18,11 @@ import numpy as np
 
 from ernie_m.base.arrays import ranges
 from ernie_m.base.sampling import mix, numbers_of
-from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_POSITION_ID, NO_LANGUAGE, mask_id
+from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.rows.batch import NO_HORIZON, Document, Documents, Example, Examples
 from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Laid, choose_masked, expected_masked, num_masked
 from ernie_m.rows.objectives import CORRUPTED, NEXT, SENTENCES, CorruptionConfig, Objective
 
-NUM_SPECIAL = 2
-"""Special tokens around each sentence."""
 NOTHING_CHOSEN = np.zeros(0, np.int64)
 
 
@@ -75,11 +73,18 @@ FINDERS: dict[str, Callable[[Objective, Found], Asked]] = {
 
 
 class Layout:
-    """How one objective's examples are laid out, under a corruption's rates and for a vocabulary."""
+    """How one objective's examples are laid out, under a corruption's rates and for a vocabulary.
 
-    def __init__(self, objective: Objective, rates: CorruptionConfig, vocab_size: int) -> None:
-        self.objective, self.rates, self.vocab_size = objective, rates, vocab_size
+    `num_special`: special tokens of an example, all its sentences together.
+    """
+
+    def __init__(self, objective: Objective, rates: CorruptionConfig, specials: Specials) -> None:
+        self.objective, self.rates, self.specials = objective, rates, specials
         self._corruption = CORRUPTIONS[objective.corruption]
+        second = specials.begin if objective.apart else specials.begin_second
+        self._begins = (specials.begin, second)[: objective.num_sentences]  # None: nothing stands in front
+        self._fronts = np.array([begin is not None for begin in self._begins], np.int64)
+        self.num_special = int(self._fronts.sum()) + objective.num_sentences
 
     def length(self, *num_tokens: Any) -> Any:
         """Positions that an example of these sentence lengths (ints or arrays) takes: exact, before anything is drawn."""
@@ -90,7 +95,7 @@ class Layout:
         return self._length(mean_tokens, expected_masked)
 
     def _length(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> Any:
-        total = sum(num_tokens) + NUM_SPECIAL * len(num_tokens)  # in this order: of floats the last bit decides on rows
+        total = sum(num_tokens) + self.num_special  # in this order: of floats the last bit decides on rows
         return total + sum(self._additions(num_tokens, masked))
 
     def _additions(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> list[Any]:
@@ -142,7 +147,7 @@ class Layout:
         objective, lengths_EC = self.objective, examples.lengths_EC
         assert lengths_EC.shape[1] == objective.num_sentences
         additions = self._additions(list(lengths_EC.T), num_masked)
-        parts_EP = np.stack([*(lengths_EC.T + NUM_SPECIAL), *additions], axis=1)
+        parts_EP = np.stack([*(lengths_EC + self._fronts + 1).T, *additions], axis=1)
         starts_EP = (np.cumsum(parts_EP) - parts_EP.ravel()).reshape(parts_EP.shape)
         lengths_E, repeated = parts_EP.sum(axis=1), parts_EP.ravel()
         index = np.arange(int(repeated.sum()), dtype=np.int32)
@@ -179,15 +184,18 @@ class Layout:
         return np.concatenate([*of_sentences, *of_placeholders], axis=1)
 
     def _laid(self, examples: Examples, starts_EP: np.ndarray, parts_EP: np.ndarray, index: np.ndarray) -> Laid:
-        num_sentences, apart = self.objective.num_sentences, self.objective.apart
-        ids = np.full(len(index), mask_id(self.vocab_size), np.int32)
+        num_sentences, apart, specials = self.objective.num_sentences, self.objective.apart, self.specials
+        ids = np.full(len(index), specials.mask, np.int32)
         first_EC = starts_EP[:, :num_sentences]
-        ids[first_EC] = [BOS_ID, BOS_ID if apart else EOS_ID][:num_sentences]
-        ids[first_EC + examples.lengths_EC + 1] = EOS_ID
-        places_T = ranges(first_EC.ravel() + 1, examples.lengths_EC.ravel())
+        for column, begin in enumerate(self._begins):
+            if begin is not None:
+                ids[first_EC[:, column]] = begin
+        text_EC = first_EC + self._fronts
+        ids[text_EC + examples.lengths_EC] = specials.end
+        places_T = ranges(text_EC.ravel(), examples.lengths_EC.ravel())
         ids[places_T] = examples.tokens_T
         begins, lengths = (starts_EP.ravel(), parts_EP.ravel()) if apart else (starts_EP[:, 0], parts_EP.sum(axis=1))
-        position_ids = index - np.repeat((begins - FIRST_POSITION_ID).astype(np.int32), lengths)
+        position_ids = index - np.repeat((begins - specials.first_position).astype(np.int32), lengths)
         appended = slice(num_sentences, 2 * num_sentences if self._corruption.appends else num_sentences)
         behind = ranges(starts_EP[:, appended].ravel(), parts_EP[:, appended].ravel())
         return Laid(ids, position_ids, places_T, examples.tokens_T, behind)
@@ -198,7 +206,7 @@ class Layout:
             return NOTHING_CHOSEN, Corrupted(laid.ids, laid.position_ids, NOTHING_CHOSEN.astype(np.int32))
         numbers_T = numbers_of(examples.keys_E, examples.lengths_EC.sum(axis=1))
         chosen = choose_masked(numbers_T, examples.lengths_EC.ravel(), self.rates.mask_rate)
-        return chosen, self._corruption.apply(laid, chosen, numbers_T, self.vocab_size)
+        return chosen, self._corruption.apply(laid, chosen, numbers_T, self.specials)
 
 
 def _in_order(asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

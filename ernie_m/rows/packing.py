@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ernie_m.base.special_tokens import NO_LANGUAGE, PAD_ID
+from ernie_m.base.special_tokens import NO_LANGUAGE, XLM_R_VOCAB_SIZE, Specials
 from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch
 from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
 
 NO_ROW = -1
+XLM_R = Specials.xlm_r(XLM_R_VOCAB_SIZE)
 FIRST_LOSS = np.array([LOSS_INDEX[objective.predictions[0].loss] for objective in OBJECTIVES.values()], np.int32)
 """Loss of each objective's first prediction; its others follow."""
 HEAD_OF_LOSS = np.array([HEADS.index(prediction.head) for prediction in PREDICTIONS.values()])
@@ -64,16 +65,18 @@ class PackedRow:
         return len(self.documents.joined)
 
 
-def pack(rows: Sequence[PackedRow], sequence_length: int, generates: bool = False) -> PackedBatch[np.ndarray]:
-    """Lay rows of documents out as one micro-batch of numpy arrays.
+def pack(
+    rows: Sequence[PackedRow], sequence_length: int, generates: bool = False, specials: Specials = XLM_R
+) -> PackedBatch[np.ndarray]:
+    """Lay rows of documents out as one micro-batch of numpy arrays; `specials` have what fills their ends.
 
     `generates` says that some rank's micro-batch of this moment holds placeholders: then this one carries a Generation
     in any case, on its first row if it has none itself, since under ZeRO-3 all ranks must do the same forwards.
     """
     shape = (len(rows), sequence_length)
     columns = {
-        "input_ids": np.full(shape, PAD_ID, np.int32),
-        "position_ids": np.full(shape, PAD_ID, np.int32),
+        "input_ids": np.full(shape, specials.pad, np.int32),
+        "position_ids": np.full(shape, max(0, specials.first_position - 1), np.int32),
         "language": np.full(shape, NO_LANGUAGE, np.int32),
         "group": np.zeros(shape, np.int32),
         "reads": np.zeros(shape, np.int32),

@@ -24,10 +24,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ernie_m.base.sampling import Permutation, key_of, mix
-from ernie_m.base.special_tokens import NO_LANGUAGE, UNK_ID, Specials, mask_id
+from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
-from ernie_m.rows.layout import NUM_SPECIAL, Layout
+from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import CorruptionConfig, Objective
 from ernie_m.rows.window_plan import Fitting, WindowPlan, flowing
 
@@ -48,9 +48,9 @@ class RowLocation:
     starts_EC: np.ndarray
     stops_EC: np.ndarray
 
-    def check_ids(self, vocab_size: int) -> None:
+    def check_ids(self, specials: Specials) -> None:
         """Raise InputError, naming file and row, when an id of the text is none of this vocabulary's."""
-        self.shard.check_ids(Specials.xlm_r(vocab_size), self.starts_EC, self.stops_EC)
+        self.shard.check_ids(specials, self.starts_EC, self.stops_EC)
 
     def lines(self) -> list[tuple[int, int]]:
         """First and last line (a shard's row, from 0) that each example takes text of."""
@@ -92,14 +92,13 @@ class RowSettings:
     """What shapes a row, for all streams alike."""
 
     sequence_length: int
-    vocab_size: int
+    specials: Specials
     corruption: CorruptionConfig
     seed: int
 
     def holds(self, tokens_T: np.ndarray) -> bool:
         """Whether the vocabulary holds all these tokens of text."""
-        within = int(tokens_T.min(initial=UNK_ID)), int(tokens_T.max(initial=UNK_ID))
-        return within[0] >= UNK_ID and within[1] < mask_id(self.vocab_size)
+        return bool(self.specials.are_text(tokens_T).all())
 
 
 class RowSource:
@@ -117,7 +116,7 @@ class RowSource:
         self.languages = tuple(language_ids[language] for language in stream.languages)
         self.target_languages = np.array(target_languages, np.int64)
         self._rows_per_window = max(LEAST_ROWS, WINDOW_POSITIONS // settings.sequence_length)
-        self.layout = Layout(objective, settings.corruption, settings.vocab_size)
+        self.layout = Layout(objective, settings.corruption, settings.specials)
         self._fitting = Fitting(self.layout, settings.sequence_length)
         self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)
@@ -195,7 +194,7 @@ class RowSource:
         tokens, text = tokens[filled], tokens[filled].sum(axis=1)
         whole = (documents if objective.merges_lines else lines)[filled].astype(np.float64)
         per_token = layout.positions_per_token
-        in_a_row = (length - NUM_SPECIAL * objective.num_sentences) / per_token  # tokens
+        in_a_row = (length - layout.num_special) / per_token  # tokens
         if objective.merges_lines:
             cut = np.ones(len(text))  # at every row's end
         else:

@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ernie_m.rows.layout import NUM_SPECIAL, Layout
+from ernie_m.rows.layout import Layout
 from ernie_m.rows.packing import NO_ROW, place
 
+NUM_SPECIAL = 2  # around a piece of running text
 MIN_PIECE = 8  # tokens: nothing is cut into shorter pieces, but in rows too short for that
 PIECES_PER_ROW = 16  # a row has room for about so many pieces of the least length, or more
 TIGHT = 1 / 64  # of a row: so much room at its end is not worth a cut

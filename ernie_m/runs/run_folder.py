@@ -7,9 +7,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -35,9 +37,10 @@ from ernie_m.base.run_files import (
     LOCK_FILE,
     OF_TRAINING,
 )
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON
 from ernie_m.models.model import Encoder
-from ernie_m.models.shape import ModelConfig
+from ernie_m.models.shape import Attention, ModelConfig
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
 from ernie_m.runs.fragments import FragmentReader
 
@@ -48,6 +51,9 @@ FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, a
     ("engine", "zero_stage"),
     ("batch", "micro_batch_rows"),
 )
+
+
+SPECIAL_TOKENS = "special_tokens"
 
 
 class RunFolder:
@@ -177,9 +183,31 @@ def model_config(configuration: dict[str, Any]) -> ModelConfig:
     return build(ModelConfig, configuration["model"], CONFIG_FILE, "model.")
 
 
+def specials_recorded(specials: Specials) -> dict[str, Any]:
+    """What a run's `data_identity` says of its special tokens: nothing of XLM-R's layout, as before there were others."""
+    is_xlm_r = specials == Specials.xlm_r(specials.vocab_size)
+    return {} if is_xlm_r else {SPECIAL_TOKENS: specials.to_json()}
+
+
+def specials_of(configuration: dict[str, Any]) -> Specials:
+    """The special tokens of a run's vocabulary, from its saved configuration."""
+    recorded = configuration["data_identity"].get(SPECIAL_TOKENS)
+    if recorded is not None:
+        return Specials.from_json(recorded, f"{CONFIG_FILE}: data_identity.{SPECIAL_TOKENS}")
+    return Specials.xlm_r(model_config(configuration).vocab)
+
+
+def encoder_of(
+    configuration: dict[str, Any], device: torch.device | str = "cpu", attention: Attention | None = None
+) -> Encoder:
+    """A run's model, from its saved configuration, with another attention backend if wanted; its weights are not filled."""
+    shape = model_config(configuration)
+    return Encoder(replace(shape, attention=attention or shape.attention), device, specials_of(configuration))
+
+
 def load_weights(configuration: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Tensor]:
     """fp32 weights of a verified checkpoint, on the CPU: the state dict of the run's model."""
-    model = Encoder(model_config(configuration))
+    model = encoder_of(configuration)
     FragmentReader(checkpoint.folder).fill_weights(model)
     return model.state_dict()
 

@@ -49,7 +49,7 @@ class OpenedRun:
 
     def after(self) -> MeasuredModel:
         """The checkpoint's weights."""
-        model = Encoder(self.config.model).eval()
+        model = Encoder(self.config.model, specials=self.data.folder.manifest.specials).eval()
         model.load_state_dict(load_weights(dict(self.configuration), self.checkpoint))
         return self._measured_model(model, self.checkpoint.step)
 
@@ -59,7 +59,7 @@ class OpenedRun:
         Raises InputError when what the run started from is no longer there, or is not what it was.
         """
         model, start, folder = (
-            Encoder(self.config.model).initialise(self.config.seed).eval(),
+            Encoder(self.config.model, specials=self.data.folder.manifest.specials).initialise(self.config.seed).eval(),
             self.config.init_from,
             self.data.folder,
         )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_m.base.special_tokens import FIRST_PIECE_ID
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.model import Encoder
 from ernie_m.models.pretraining import stage_1, without_training
@@ -98,11 +97,12 @@ def written(
 def _candidates(model: Encoder, hidden_ND: Tensor, vocabulary: AnyVocabulary) -> list[tuple[tuple[str, float], ...]]:
     """The likeliest real pieces at each position, special tokens apart as when pseudo tokens are chosen."""
     with without_training(model):
-        logits_NV = model.token_head.logits(hidden_ND).float()[:, FIRST_PIECE_ID:-1]
-    likeliest = torch.topk(torch.softmax(logits_NV, dim=1), CANDIDATES, dim=1)
+        logits_NV = model.token_head.logits(hidden_ND).float()
+    pieces = torch.cat([torch.arange(first, end) for first, end in model.token_head.pieces])
+    likeliest = torch.topk(torch.softmax(logits_NV[:, pieces], dim=1), CANDIDATES, dim=1)
     return [
         tuple(zip(vocabulary.pieces(ids), probabilities, strict=True))
-        for ids, probabilities in zip((likeliest.indices + FIRST_PIECE_ID).tolist(), likeliest.values.tolist(), strict=True)
+        for ids, probabilities in zip(pieces[likeliest.indices].tolist(), likeliest.values.tolist(), strict=True)
     ]
 
 

@@ -33,7 +33,7 @@ from ernie_m.runs.fragments import FragmentReader
 from ernie_m.runs.host_copy import choose_saving
 from ernie_m.runs.metrics import draw_curves
 from ernie_m.runs.ranks import START_PATIENCE, Ranks
-from ernie_m.runs.run_folder import RunFolder, identity_of
+from ernie_m.runs.run_folder import RunFolder, identity_of, specials_recorded
 from ernie_m.runs.skip_steps import SkipSteps, first_new
 from ernie_m.training.engine import Engine, start_ranks
 from ernie_m.training.journal import Journal
@@ -81,6 +81,7 @@ class Trainer:
                 "tokenizer_sha256": manifest.tokenizer_sha256,
                 "languages": manifest.languages,
                 "data_order": DATA_ORDER,
+                **specials_recorded(manifest.specials),
             },
         }
         self.run_folder.check(self.configuration, from_scratch)
@@ -246,7 +247,7 @@ class Trainer:
 
     def _engine(self, ranks: Ranks, checkpoint: Checkpoint | None) -> Engine:
         """The model under DeepSpeed: as at step 0, or as the checkpoint has it and checked by its probe."""
-        model = Encoder(self.model_config, ranks.device)
+        model = Encoder(self.model_config, ranks.device, self.folder.manifest.specials)
         reader = FragmentReader(checkpoint.folder) if checkpoint else None
         reader.fill_weights(model) if reader else self._initialise(model, ranks)
         engine = Engine(model, ranks, self.ds_configs, self.config.engine, self.config.optimizer, self.config.batch)

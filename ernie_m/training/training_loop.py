@@ -229,9 +229,9 @@ class TrainingLoop:
         pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
         if len(pairs) < 2:
             return []
-        vocab_size, data = self.data.folder.manifest.vocab_size, self.config.data
+        specials, data = self.data.folder.manifest.specials, self.config.data
         try:
-            return gain_rows(pairs, data.corruption, vocab_size, data.sequence_length, self.config.seed)
+            return gain_rows(pairs, data.corruption, specials, data.sequence_length, self.config.seed)
         except InputError as error:
             if self.journal is not None:
                 print(f"cross-lingual gain: not measured ({error})")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials, mask_id
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest, PackedBatch
@@ -32,7 +32,9 @@ def micro_batch(case: dict[str, Any], vocab_size: int, rng: np.random.Generator,
     rows = []
     for _ in range(case["rows"]):
         ids = rng.integers(FIRST_PIECE_ID, mask_id(vocab_size), case["sequence_length"] - 2, dtype=np.int32)
-        document = Layout(MMLM, CorruptionConfig(mask_rate=0.3), vocab_size).lay_out(Example((ids,), (1,)), key=len(rows))
+        document = Layout(MMLM, CorruptionConfig(mask_rate=0.3), Specials.xlm_r(vocab_size)).lay_out(
+            Example((ids,), (1,)), key=len(rows)
+        )
         rows.append(PackedRow([document], OBJECTIVE_INDEX["MMLM"], 0))
     return to_device(pack(rows, case["sequence_length"]), device)
 

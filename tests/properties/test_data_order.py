@@ -12,7 +12,7 @@ import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import MIXTURE_PERIOD, Mixture, apportion
-from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, Specials
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Stream
 from ernie_m.rows.batch import Document, PackedBatch
 from ernie_m.rows.corruption import num_masked
@@ -60,7 +60,7 @@ def global_rows(data: PretrainingData, step: int, world_size: int, micro_batch_r
 def source_of(
     folder: CorpusFolder, objective: Objective, stream: Stream, sequence_length: int = S, seed: int = 0
 ) -> RowSource:
-    settings = RowSettings(sequence_length, folder.manifest.vocab_size, CORRUPTION, seed)
+    settings = RowSettings(sequence_length, folder.manifest.specials, CORRUPTION, seed)
     return RowSource(objective, stream, folder.language_ids, settings, target_languages=(1, 2))
 
 
@@ -154,7 +154,7 @@ def test_every_example_comes_exactly_once_an_epoch(corpus_folder: CorpusFolder, 
 def test_what_is_longer_than_a_row_goes_on_in_another_and_nearly_all_others_are_whole(corpus_folder: CorpusFolder) -> None:
     stream = corpus_folder.parallel()[0]
     expected = {tuple(sorted(line)) for line in lines_of(stream)}
-    whole = {line for line in expected if Layout(CAMLM, CORRUPTION, 1000).length(*map(len, line)) <= S}
+    whole = {line for line in expected if Layout(CAMLM, CORRUPTION, Specials.xlm_r(1000)).length(*map(len, line)) <= S}
     source = source_of(corpus_folder, CAMLM, stream)
     found = [tuple(sorted(sentences_of(CAMLM, d))) for row in one_epoch(source) for d in row]
     cut = set(found) - expected
@@ -262,7 +262,7 @@ def test_rows_have_room_for_all_their_documents_at_every_mask_rate(
 ) -> None:
     for mask_rate, share in ((0.05, 0.05), (0.5, 0.2)):
         settings = RowSettings(
-            S, corpus_folder.manifest.vocab_size, CorruptionConfig(mask_rate=mask_rate, pseudo_token_share=share), 0
+            S, corpus_folder.manifest.specials, CorruptionConfig(mask_rate=mask_rate, pseudo_token_share=share), 0
         )
         stream = streams_of(corpus_folder, objective)[-1]
         source = RowSource(objective, stream, corpus_folder.language_ids, settings, (1,))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep.shard_writer import Rows
-from ernie_m.base.special_tokens import FIRST_PIECE_ID
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials
 from ernie_m.corpus.folder import TRAIN, Shard, ShardList, Shards, Stream, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
 from ernie_m.rows.layout import Layout
@@ -57,14 +57,16 @@ def test_rows_are_full_and_none_is_without_a_prediction(
     objective: Objective, text: str, sequence_length: int, tmp_path: Path
 ) -> None:
     stream = stream_of(tmp_path, objective.num_sentences, text)
-    source = RowSource(objective, stream, LANGUAGES, RowSettings(sequence_length, VOCAB_SIZE, CorruptionConfig(), 0), (2,))
+    source = RowSource(
+        objective, stream, LANGUAGES, RowSettings(sequence_length, Specials.xlm_r(VOCAB_SIZE), CorruptionConfig(), 0), (2,)
+    )
     tokens_of_rows, positions, spans = [], [], []
     for index in range(source.rows_per_epoch):
         location = source._location(index)
         lengths_EC = (location.stops_EC - location.starts_EC).astype(np.int64)
         assert lengths_EC.min(initial=1) > 0, "every piece has text in each language, and so something is predicted"
         tokens_of_rows.append(int(lengths_EC.sum()))
-        positions.append(int(np.sum(Layout(objective, CorruptionConfig(), 1000).length(*lengths_EC.T))))
+        positions.append(int(np.sum(Layout(objective, CorruptionConfig(), Specials.xlm_r(1000)).length(*lengths_EC.T))))
         spans += list(zip(location.starts_EC.tolist(), location.stops_EC.tolist(), strict=True))
     assert min(tokens_of_rows) > 0, f"{tokens_of_rows.count(0)} of {len(positions)} rows hold no token"
     assert max(positions) <= sequence_length
@@ -78,7 +80,9 @@ def test_rows_are_full_and_none_is_without_a_prediction(
 
 def test_rows_of_tokens_are_rows_with_predictions(objective: Objective, tmp_path: Path) -> None:
     stream = stream_of(tmp_path, objective.num_sentences, "TICO-19")
-    source = RowSource(objective, stream, LANGUAGES, RowSettings(64, VOCAB_SIZE, CorruptionConfig(), 0), (2,))
+    source = RowSource(
+        objective, stream, LANGUAGES, RowSettings(64, Specials.xlm_r(VOCAB_SIZE), CorruptionConfig(), 0), (2,)
+    )
     rows = [source.row(visit) for visit in range(0, source.rows_per_epoch, 7)]
     assert all(len(document.predicted) for row in rows for document in row)
     assert all(len(row) for row in rows)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ernie_m.base.special_tokens import Specials
 from ernie_m.models.model import Encoder
 from ernie_m.rows.attention_rule import attention_rule, check_no_leak, closure, dense_mask
 from ernie_m.rows.batch import Document, Example, PackedBatch
@@ -165,7 +166,7 @@ def leaks(objective: Objective) -> bool:
     """Whether a token that predicts learns of what it is asked for, or stage 1's sentence of its placeholders."""
     sentences = [np.arange(10, 14, dtype=np.int32), np.arange(30, 33, dtype=np.int32)][: objective.num_sentences]
     example = Example(tuple(sentences), (1, 2)[: objective.num_sentences])
-    document = Layout(objective, CorruptionConfig(mask_rate=0.5), 101).lay_out(example, 7, 3)
+    document = Layout(objective, CorruptionConfig(mask_rate=0.5), Specials.xlm_r(101)).lay_out(example, 7, 3)
     reached = reached_by_brute_force(document, document.reads)
     places = np.arange(len(document))
     if objective.predictions[0].asked == NEXT:

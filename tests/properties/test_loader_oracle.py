@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 
 from ernie_m.base.sampling import key_of, mix, numbers_of
-from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, FIRST_POSITION_ID, NO_LANGUAGE, PAD_ID, mask_id
+from ernie_m.base.special_tokens import (
+    BOS_ID,
+    EOS_ID,
+    FIRST_PIECE_ID,
+    FIRST_POSITION_ID,
+    NO_LANGUAGE,
+    PAD_ID,
+    Specials,
+    mask_id,
+)
 from ernie_m.corpus.folder import CorpusFolder, Shard
 from ernie_m.rows.batch import Document, Documents, Example, Examples, PackedBatch
 from ernie_m.rows.corruption import INSERT, REPLACE
@@ -155,7 +164,7 @@ def side_by_side(examples: list[Example], keys: list[int], targets: list[int]) -
 def test_documents_laid_out_together_are_those_of_the_oracle(objective: Objective, mask_rate: float, share: float) -> None:
     corruption = CorruptionConfig(mask_rate=mask_rate, pseudo_token_share=share)
     examples, keys, targets = random_examples(objective, 150, seed=3)
-    documents = Layout(objective, corruption, 1000).lay_out_all(side_by_side(examples, keys, targets))
+    documents = Layout(objective, corruption, Specials.xlm_r(1000)).lay_out_all(side_by_side(examples, keys, targets))
     assert len(documents) == 150
     for document, example, key, target in zip(documents, examples, keys, targets, strict=True):
         assert columns_of(document) == slow_document(objective, example, corruption, 1000, key, target)
@@ -164,13 +173,13 @@ def test_documents_laid_out_together_are_those_of_the_oracle(objective: Objectiv
 
 def test_documents_are_the_same_alone_and_in_any_company(objective: Objective) -> None:
     corruption, (examples, keys, targets) = CorruptionConfig(), random_examples(objective, 60, seed=4)
-    together = Layout(objective, corruption, 1000).lay_out_all(side_by_side(examples, keys, targets))
+    together = Layout(objective, corruption, Specials.xlm_r(1000)).lay_out_all(side_by_side(examples, keys, targets))
     for first, last in ((0, 60), (7, 8), (13, 40), (59, 60), (5, 5)):
         part = together.part(first, last)
         assert part.lengths_E.tolist() == together.lengths_E[first:last].tolist()
         if last > first:
             own = side_by_side(*(v[first:last] for v in (examples, keys, targets)))
-            apart = Layout(objective, corruption, 1000).lay_out_all(own)
+            apart = Layout(objective, corruption, Specials.xlm_r(1000)).lay_out_all(own)
             assert columns_of(part.joined) == columns_of(apart.joined)
         assert columns_of(Documents.of([together[i] for i in range(first, last)]).joined) == columns_of(part.joined)
 
@@ -251,7 +260,9 @@ class SlowFitting:
         self.examples = [tuple(spans) for spans, _ in text]
 
     def length(self, spans: tuple[Span, ...]) -> int:
-        return int(Layout(self.objective, CorruptionConfig(), 1000).length(*(stop - start for start, stop in spans)))
+        return int(
+            Layout(self.objective, CorruptionConfig(), Specials.xlm_r(1000)).length(*(stop - start for start, stop in spans))
+        )
 
     def planned(self) -> list[list[tuple[Span, ...]]]:
         rows: list[list[tuple[Span, ...]]] = [[] for _ in range(self.num_rows)]
@@ -344,7 +355,7 @@ def test_rows_of_a_window_hold_what_the_oracle_plans(
     monkeypatch.setattr("ernie_m.rows.row_source.LEAST_ROWS", 4)
     assert WINDOW_POSITIONS != 2048, "smaller ones are planned here: the oracle is slow, and most windows end inside a shard"
     stream = (corpus_folder.parallel() if objective.num_sentences == 2 else corpus_folder.monolingual())[0]
-    settings = RowSettings(sequence_length, 30_000, CorruptionConfig(), 0)
+    settings = RowSettings(sequence_length, Specials.xlm_r(30_000), CorruptionConfig(), 0)
     source = RowSource(objective, stream, corpus_folder.language_ids, settings, (1,))
     per_window, seen, index = 2048 // sequence_length, 0, 0
     for shard, num_rows in zip(stream.shards, source._rows_of_shards().tolist(), strict=True):

@@ -126,7 +126,7 @@ def test_no_row_is_left_out_and_none_comes_twice_over_the_steps(corpus_folder: C
 def test_an_epochs_locations_hold_every_token_of_the_stream_exactly_once(
     corpus_folder: CorpusFolder, objective: Objective
 ) -> None:
-    settings = RowSettings(256, corpus_folder.manifest.vocab_size, CorruptionConfig(), 0)
+    settings = RowSettings(256, corpus_folder.manifest.specials, CorruptionConfig(), 0)
     for stream in corpus_folder.parallel() if objective.num_sentences == 2 else corpus_folder.monolingual():
         source = RowSource(objective, stream, corpus_folder.language_ids, settings, (1, 2))
         for epoch in (0, 3):

@@ -19,6 +19,7 @@ from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import METRICS_FILE
 from ernie_m.base.shipped import RECIPES
+from ernie_m.base.special_tokens import Specials
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, CorruptionConfig
@@ -161,7 +162,7 @@ def test_a_source_without_a_corpus_is_refused_by_its_name(source: Path, tmp_path
 def test_perplexity_equals_that_of_each_document_alone(rule: str, encoder_of: EncoderOf) -> None:
     """Packing and batching change nothing, and every predicted token counts once."""
     model, pairs = encoder_of(), pairs_of(9)
-    rows = measures.perplexity_rows(rule, pairs, CORRUPTION, 101, 64)
+    rows = measures.perplexity_rows(rule, pairs, CORRUPTION, Specials.xlm_r(101), 64)
     documents = [document for row in rows for document in row.documents]
     assert len(documents) == 9 * (3 - OBJECTIVES[rule].num_sentences)
     nll, count = 0.0, 0
@@ -173,11 +174,11 @@ def test_perplexity_equals_that_of_each_document_alone(rule: str, encoder_of: En
 
 
 def test_every_model_is_measured_by_the_same_masks(encoder_of: EncoderOf) -> None:
-    rows = [measures.perplexity_rows("TLM", pairs_of(5), CORRUPTION, 101, 64) for _ in range(2)]
+    rows = [measures.perplexity_rows("TLM", pairs_of(5), CORRUPTION, Specials.xlm_r(101), 64) for _ in range(2)]
     for one, other in zip(*([d for row in some for d in row.documents] for some in rows), strict=True):
         assert np.array_equal(one.input_ids, other.input_ids)
         assert np.array_equal(one.labels, other.labels)
-    result = measures.measured_on_pairs(encoder_of(), pairs_of(5), CORRUPTION, 101, 64, CPU)
+    result = measures.measured_on_pairs(encoder_of(), pairs_of(5), CORRUPTION, Specials.xlm_r(101), 64, CPU)
     assert set(result) == {"perplexity/MMLM", "perplexity/TLM", "perplexity/CAMLM", "gain"}
     assert all(math.isfinite(value) for value in result.values())
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ernie_m.base.sampling import numbers_of
-from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
+from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials, mask_id
 from ernie_m.rows.corruption import choose_masked, expected_masked, num_masked, replace_80_10_10
 
 VOCAB_SIZE = 5000
@@ -22,7 +22,7 @@ def numbers(count: int, seed: int) -> np.ndarray:
 
 def test_masks_that_replace_are_80_percent_mask_10_random_10_unchanged() -> None:
     ids = np.full(NUM_TOKENS, 1234, dtype=np.int32)
-    shown = replace_80_10_10(numbers(NUM_TOKENS, 0), ids, VOCAB_SIZE)
+    shown = replace_80_10_10(numbers(NUM_TOKENS, 0), ids, Specials.xlm_r(VOCAB_SIZE))
     assert shown.dtype == np.int32
     masked, unchanged = (shown == mask_id(VOCAB_SIZE)).mean(), (shown == ids).mean()
     random_ids = shown[(shown != mask_id(VOCAB_SIZE)) & (shown != ids)]
@@ -35,7 +35,7 @@ def test_masks_that_replace_are_80_percent_mask_10_random_10_unchanged() -> None
 def test_random_replacements_are_uniform_over_the_ordinary_pieces() -> None:
     vocab_size = 50
     ids = np.full(NUM_TOKENS, 7, dtype=np.int32)
-    shown = replace_80_10_10(numbers(NUM_TOKENS, 1), ids, vocab_size)
+    shown = replace_80_10_10(numbers(NUM_TOKENS, 1), ids, Specials.xlm_r(vocab_size))
     counts = np.bincount(shown[(shown != ids) & (shown != mask_id(vocab_size))], minlength=vocab_size)
     possible = [i for i in range(FIRST_PIECE_ID, mask_id(vocab_size)) if i != 7]
     assert counts.sum() == counts[possible].sum(), "no special token is ever put in"
@@ -90,7 +90,7 @@ def test_what_stands_in_a_masks_place_does_not_depend_on_how_it_was_chosen() -> 
     """One number serves both: its upper half chooses, its lower half replaces."""
     drawn, lengths = numbers(NUM_TOKENS, 4), np.full(NUM_TOKENS // 20, 20)
     masked = choose_masked(drawn, lengths, 0.15)
-    shown = replace_80_10_10(drawn[masked], np.full(len(masked), 1234, np.int32), VOCAB_SIZE)
+    shown = replace_80_10_10(drawn[masked], np.full(len(masked), 1234, np.int32), Specials.xlm_r(VOCAB_SIZE))
     assert (shown == mask_id(VOCAB_SIZE)).mean() == pytest.approx(0.8, abs=0.015)
     assert (shown == 1234).mean() == pytest.approx(0.1, abs=0.01)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT
 from ernie_m.models.evaluation import (
     SHUFFLED,
@@ -41,7 +42,7 @@ def pairs_of(count: int, languages: tuple[int, int] = (1, 2), seed: int = 0) -> 
 
 def test_true_and_shuffled_rows_predict_the_same_tokens_at_the_same_places() -> None:
     pairs = pairs_of(12) + pairs_of(5, (1, 3))
-    rows = gain_rows(pairs, CORRUPTION, 101, S, seed=0)
+    rows = gain_rows(pairs, CORRUPTION, Specials.xlm_r(101), S, seed=0)
     kinds = {kind: [d for row in rows if row.metric == kind for d in row.documents] for kind in (TRUE, SHUFFLED)}
     assert len(kinds[TRUE]) == len(kinds[SHUFFLED]) == 2 * 17, "each pair in both directions"
     for true, shuffled in zip(kinds[TRUE], kinds[SHUFFLED], strict=True):
@@ -57,17 +58,17 @@ def test_true_and_shuffled_rows_predict_the_same_tokens_at_the_same_places() -> 
 
 
 def test_a_lone_pair_cannot_be_shuffled() -> None:
-    rows = gain_rows(pairs_of(6) + pairs_of(1, (1, 3)), CORRUPTION, 101, S, seed=0)
+    rows = gain_rows(pairs_of(6) + pairs_of(1, (1, 3)), CORRUPTION, Specials.xlm_r(101), S, seed=0)
     assert sum(len(row.documents) for row in rows) == 2 * 2 * 6
     for pairs in ([], pairs_of(1)):
         with pytest.raises(InputError, match="no language pair has two held-out pairs"):
-            gain_rows(pairs, CORRUPTION, 101, S, seed=0)
+            gain_rows(pairs, CORRUPTION, Specials.xlm_r(101), S, seed=0)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_the_gain_is_the_same_on_every_number_of_ranks(encoder_of: EncoderOf, world_size: int) -> None:
     model = encoder_of().train()
-    rows = gain_rows(pairs_of(20), CORRUPTION, 101, S, seed=0)
+    rows = gain_rows(pairs_of(20), CORRUPTION, Specials.xlm_r(101), S, seed=0)
     expected = cross_lingual_gain(model, rows, S, CPU, rows_at_a_time=2)
     partial: list[torch.Tensor] = []
     for rank in range(world_size):
@@ -103,7 +104,7 @@ def test_the_gain_is_positive_for_a_model_that_copies(encoder_of: EncoderOf) -> 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     sentences = [rng.integers(4, 100, 8, dtype=np.int32) for _ in range(24)]
-    rows = gain_rows([Example((s, s.copy()), (1, 2)) for s in sentences], CORRUPTION, 101, S, seed=0)
+    rows = gain_rows([Example((s, s.copy()), (1, 2)) for s in sentences], CORRUPTION, Specials.xlm_r(101), S, seed=0)
     model = encoder_of(num_layers=1)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ernie_m.base.special_tokens import Specials
 from ernie_m.models.heads import HEADS, SentenceHead, Targets
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
@@ -66,7 +67,7 @@ def test_XLCO_is_a_choice_among_the_other_sentences_of_its_row(
             partners += [len(states) + 1, len(states)]
             states += [F.normalize(head.projection(hidden[i]), dim=-1) for i in (first, second)]
         for i, partner in enumerate(partners):
-            scores = {j: float(states[i] @ states[j]) / head.TEMPERATURE for j in range(len(states)) if j != i}
+            scores = {j: (states[i] @ states[j]).item() / head.TEMPERATURE for j in range(len(states)) if j != i}
             expected.append(math.log(sum(math.exp(s - scores[partner]) for s in scores.values())))
     _, nll_M = model(batch_of(XLCO, rows), request())
     assert nll_M.item() == pytest.approx(sum(expected), rel=1e-9)
@@ -162,6 +163,6 @@ def test_a_model_has_the_heads_that_its_objectives_ask() -> None:
 
 
 def test_a_sentence_alone_in_its_row_has_no_loss() -> None:
-    head = SentenceHead(SHAPE, torch.nn.Parameter(torch.zeros(1)), torch.nn.LayerNorm)
+    head = SentenceHead(SHAPE, torch.nn.Parameter(torch.zeros(1)), torch.nn.LayerNorm, Specials.xlm_r(101))
     targets = Targets(torch.tensor([0, 9]), torch.tensor([9, -9]), 64)
     assert head(torch.randn(2, 32), targets).tolist() == [0.0, 0.0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ernie_m.base.console import InputError
-from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, mask_id
+from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, Specials, mask_id
 from ernie_m.rows.batch import Document, Example
 from ernie_m.rows.corruption import num_masked
 from ernie_m.rows.layout import Layout
@@ -34,7 +34,9 @@ def laid_out(
     rng = np.random.default_rng(seed)
     sentences = [rng.integers(FIRST_PIECE_ID, MASK, n, dtype=np.int32) for n in lengths[: objective.num_sentences]]
     example = Example(tuple(sentences), (5, 6)[: len(sentences)])
-    return example, Layout(objective, corruption or CorruptionConfig(mask_rate=0.3), VOCAB_SIZE).lay_out(example, seed, 9)
+    return example, Layout(objective, corruption or CorruptionConfig(mask_rate=0.3), Specials.xlm_r(VOCAB_SIZE)).lay_out(
+        example, seed, 9
+    )
 
 
 def test_length_is_that_of_the_layout(objective: Objective) -> None:
@@ -46,7 +48,7 @@ def test_length_is_that_of_the_layout(objective: Objective) -> None:
             mask_rate=float(rng.uniform(0.02, 0.6)), pseudo_token_share=float(rng.uniform(0.05, 0.2))
         )
         _, document = laid_out(objective, lengths, seed, corruption)
-        length = int(Layout(objective, corruption, VOCAB_SIZE).length(*lengths))
+        length = int(Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).length(*lengths))
         assert length == len(document)
         seen.add(length)
     assert len(seen) > 30
@@ -55,10 +57,12 @@ def test_length_is_that_of_the_layout(objective: Objective) -> None:
 def test_length_takes_arrays_and_its_mean_is_expected_length(objective: Objective) -> None:
     corruption = CorruptionConfig()
     columns = np.random.default_rng(1).lognormal(np.log(25), 0.5, (objective.num_sentences, 4000)).astype(int) + 1
-    lengths = Layout(objective, corruption, VOCAB_SIZE).length(*columns)
-    one_by_one = [int(Layout(objective, corruption, VOCAB_SIZE).length(*column)) for column in columns.T[:50].tolist()]
+    lengths = Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).length(*columns)
+    one_by_one = [
+        int(Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).length(*column)) for column in columns.T[:50].tolist()
+    ]
     assert lengths[:50].tolist() == one_by_one
-    assert Layout(objective, corruption, VOCAB_SIZE).expected_length(*columns.mean(axis=1)) == pytest.approx(
+    assert Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).expected_length(*columns.mean(axis=1)) == pytest.approx(
         lengths.mean(), rel=0.01
     )
 
@@ -69,19 +73,19 @@ def test_fitted_fits_and_wastes_little(objective: Objective) -> None:
     for _ in range(300):
         lengths = rng.integers(1, 200, objective.num_sentences).tolist()
         capacity = int(rng.integers(4, 160))
-        kept = Layout(objective, corruption, VOCAB_SIZE).fitted(lengths, capacity)
+        kept = Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).fitted(lengths, capacity)
         if kept is None:
-            assert Layout(objective, corruption, VOCAB_SIZE).length(*[1] * len(lengths)) > capacity, (
+            assert Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).length(*[1] * len(lengths)) > capacity, (
                 f"{lengths} could have been cut to {capacity}"
             )
             continue
-        length = int(Layout(objective, corruption, VOCAB_SIZE).length(*kept))
+        length = int(Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).length(*kept))
         assert length <= capacity
         assert all(1 <= k <= n for k, n in zip(kept, lengths, strict=True))
         if list(kept) == lengths:
             continue
         cut += 1
-        assert Layout(objective, corruption, VOCAB_SIZE).length(*lengths) > capacity, "what fits is not cut"
+        assert Layout(objective, corruption, Specials.xlm_r(VOCAB_SIZE)).length(*lengths) > capacity, "what fits is not cut"
         assert capacity - length <= 4, f"{lengths} cut to {kept}, {length} of {capacity}"
         if objective.num_sentences == 2:
             assert abs(kept[0] * sum(lengths) - lengths[0] * sum(kept)) <= sum(lengths), f"{lengths} cut to {kept}"
@@ -89,7 +93,7 @@ def test_fitted_fits_and_wastes_little(objective: Objective) -> None:
 
 
 def test_fitted_gives_up_when_not_even_one_token_fits(objective: Objective) -> None:
-    assert Layout(objective, CorruptionConfig(), VOCAB_SIZE).fitted([9] * objective.num_sentences, 2) is None
+    assert Layout(objective, CorruptionConfig(), Specials.xlm_r(VOCAB_SIZE)).fitted([9] * objective.num_sentences, 2) is None
 
 
 def test_MMLM_hides_content_alone_and_labels_are_the_truth() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
 from ernie_m.rows.objectives import CAMLM, INSERT, TLM, CorruptionConfig, Objective
 from ernie_m.rows.row_source import CUT_FROM, HALF_CUT, TARGET_FILL, RowLocation, RowSettings, RowSource
@@ -70,7 +71,7 @@ def random_stream(num_languages: int, num_shards: int, seed: int) -> Stream:
 
 @pytest.mark.parametrize("sequence_length", [16, 128, 512])
 def test_rows_of_all_shards_at_once_are_those_of_each_alone(objective: Objective, sequence_length: int) -> None:
-    settings = RowSettings(sequence_length, 1000, CorruptionConfig(), seed=0)
+    settings = RowSettings(sequence_length, Specials.xlm_r(1000), CorruptionConfig(), seed=0)
     stream = random_stream(objective.num_sentences, 2000, sequence_length)
     source = RowSource(objective, stream, LANGUAGE_IDS, settings, (1,))
     expected = [slow_num_rows(objective, entry, settings) for entry in stream.entries]
@@ -84,7 +85,7 @@ def test_rows_beyond_32_bits_are_counted(objective: Objective) -> None:
     entry = ShardEntry(shard_file("c", TRAIN, 0), TRAIN, 10**8, (2**31 - 1,) * objective.num_sentences, 0, "00" * 32, 0)
     shards = ShardList.of("c", objective.num_sentences, [entry])
     many = ShardList(shards.table, np.zeros(5000, np.int32), objective.num_sentences)
-    settings = RowSettings(16, 1000, CorruptionConfig(), seed=0)
+    settings = RowSettings(16, Specials.xlm_r(1000), CorruptionConfig(), seed=0)
     stream = Stream(("de", "en")[: objective.num_sentences], many, Shards(many, lambda *_: None))  # type: ignore[arg-type, return-value]
     source = RowSource(objective, stream, LANGUAGE_IDS, settings, (1,))
     of_each = slow_num_rows(objective, entry, settings)
@@ -119,7 +120,7 @@ def test_a_pair_with_an_empty_side_is_left_out_and_all_others_come() -> None:
     vars(shard).update(offsets=tuple(borders_EC.T.astype(np.int32)), values=tuple(values))
     stream = Stream(("de", "en"), shards, Shards(shards, lambda *_: shard))
     for objective in (TLM, CAMLM):
-        source = RowSource(objective, stream, LANGUAGE_IDS, RowSettings(128, 1000, CorruptionConfig(), 0))
+        source = RowSource(objective, stream, LANGUAGE_IDS, RowSettings(128, Specials.xlm_r(1000), CorruptionConfig(), 0))
         spans = [source.locate(visit) for visit in range(source.rows_per_epoch)]
         found = np.concatenate([location.starts_EC for location in spans])
         expected = borders_EC[:-1][lengths.min(axis=1) > 0]

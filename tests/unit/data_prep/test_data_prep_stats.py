@@ -48,7 +48,7 @@ def test_as_many_rows_as_training_counts_in_an_epoch_are_one_repeat(
 ) -> None:
     """What keeps the constants and formulas of `stats` those of row_source: they may not import each other."""
     objective = OBJECTIVES[name]
-    settings = RowSettings(SEQUENCE_LENGTH, corpus_folder.manifest.vocab_size, CorruptionConfig(), seed=0)
+    settings = RowSettings(SEQUENCE_LENGTH, corpus_folder.manifest.specials, CorruptionConfig(), seed=0)
     is_parallel = objective.num_sentences == 2
     streams = corpus_folder.parallel() if is_parallel else corpus_folder.monolingual()
     for number, found in enumerate(streams[:2]):
