@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from ernie_m.base.console import Choice, InputError
 from ernie_m.models.block_mask import block_mask
 from ernie_m.models.row_pieces import RowPieces, attend_in_pieces, row_pieces
-from ernie_m.rows.attention_rule import attention_rule, dense_mask
+from ernie_m.rows.attention_rule import attention_rule, dense_mask, within_window
 from ernie_m.rows.batch import PackedBatch
 
 SMALLEST_HEAD = 16
@@ -51,15 +51,19 @@ def _obstacle_to_flex(device: torch.device, attention_dropout: float, head_size:
     return "" if head_size >= SMALLEST_HEAD else f"heads of {head_size}; flex needs {SMALLEST_HEAD} or more"
 
 
-def build_mask(backend: str, batch: PackedBatch[Tensor]) -> Any:
+def build_mask(backend: str, batch: PackedBatch[Tensor], window: int | None = None) -> Any:
     """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex, RowPieces for pieces.
+
+    `window`: how far from its own position id a token reads; None: to the ends of its document.
 
     Where there is nothing to cut, pieces are sdpa. So is flex without gradient: its kernel is compiled anew for each number
     of rows and each length, minutes each, and generation, probes and evaluations come in many.
     """
     rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
+    if window is not None:
+        rule = within_window(rule, batch.position_ids_BS, window)
     if backend == "flex" and torch.is_grad_enabled():
-        return block_mask(rule, batch)
+        return block_mask(rule, batch, window)
     if backend == "pieces" and (pieces := row_pieces(rule, batch)) is not None:
         return pieces
     num_rows, sequence_length = batch.document_BS.shape

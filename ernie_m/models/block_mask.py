@@ -5,7 +5,8 @@ torch's create_block_mask evaluates the rule on all S x S pairs to find out. Her
 horizon), and pairs of blocks are judged by their summaries:
 
     skipped   no document, group or horizon in common: nobody of the query block reads anybody of the key block
-    full      one and the same document, all groups read by all, all within all horizons: the kernel asks no rule
+    full      one and the same document, all groups read by all, all within all horizons (and the window, where there is
+              one): the kernel asks no rule
     partial   the rest, and the diagonal: the kernel asks the rule, so that too many of these cost time and change nothing
 """
 
@@ -24,16 +25,16 @@ _BITS = 32  # of `reads`
 _LAST = 2**31 - 1
 
 
-def block_mask(rule: MaskRule, batch: PackedBatch[Tensor]) -> BlockMask:
-    """The rule of a micro-batch with its metadata, for blocks of 128 of B rows (and all heads)."""
-    partial_Bqk, full_Bqk = judged_blocks(batch)
+def block_mask(rule: MaskRule, batch: PackedBatch[Tensor], window: int | None = None) -> BlockMask:
+    """The rule of a micro-batch with its metadata, for blocks of 128 of B rows (and all heads); `window`: the rule's."""
+    partial_Bqk, full_Bqk = judged_blocks(batch, window)
     length = batch.document_BS.shape[1]
     return BlockMask.from_kv_blocks(
         *_listed(partial_Bqk), *_listed(full_Bqk), BLOCK_SIZE=BLOCK, mask_mod=rule, seq_lengths=(length, length)
     )
 
 
-def judged_blocks(batch: PackedBatch[Tensor]) -> tuple[Tensor, Tensor]:
+def judged_blocks(batch: PackedBatch[Tensor], window: int | None = None) -> tuple[Tensor, Tensor]:
     """(partial, full) pairs of query and key blocks, bool [B, S / 128, S / 128], S rounded up."""
     document = _blocks(batch.document_BS, PAD_DOCUMENT)
     document = torch.where(document == PAD_DOCUMENT, _LAST, document)  # as padding stands
@@ -52,6 +53,12 @@ def judged_blocks(batch: PackedBatch[Tensor]) -> tuple[Tensor, Tensor]:
     is_one = (first[:, :, None] == last[:, None, :]) & (first[:, None, :] == last[:, :, None])
     unread = torch.einsum("bqg,bkg->bqk", 1 - read_by_all, is_there) > 0
     full = is_one & is_real[:, None, :, 0] & ~unread & (start + BLOCK - 1 <= horizon.amin(-1)[:, :, None])
+    if window is not None:
+        position = _blocks(batch.position_ids_BS, 0)
+        nearest, farthest = position.amin(-1), position.amax(-1)
+        ahead, behind = nearest[:, :, None] - farthest[:, None, :], nearest[:, None, :] - farthest[:, :, None]
+        in_reach &= (ahead <= window) & (behind <= window)
+        full &= (-ahead <= window) & (-behind <= window)
     itself = torch.eye(len(start), dtype=torch.bool, device=document.device)
     return (in_reach | itself) & ~full, full
 

@@ -39,6 +39,19 @@ def attention_rule(document_BS: Any, group_BS: Any, reads_BS: Any, horizon_BS: A
     return may_read
 
 
+def within_window(may_read: MaskRule, position_BS: Any, window: int) -> MaskRule:
+    """The rule, and no reading of a key whose position id is farther than `window` from the query's (sliding windows).
+
+    Position ids are those inside a document, so that a mask that shares its original's position reads as far as that would.
+    """
+
+    def may_read_near(row: Any, head: Any, query: Any, key: Any) -> Any:
+        distance = position_BS[row, query] - position_BS[row, key]
+        return may_read(row, head, query, key) & (distance <= window) & (distance >= -window)
+
+    return may_read_near
+
+
 def dense_mask(may_read: MaskRule, rows: Any, positions: Any) -> Any:
     """Evaluate the rule on broadcast indices: bool [B, 1, S, S] from `rows` arange(B) and `positions` arange(S)."""
     row = rows[:, None, None, None]

@@ -1,0 +1,138 @@
+"""Which models of transformers the rule can be carried into: by what their class says, then by trying.
+
+No list of classes could be relied on: what a class does with its masks, windows and positions changes between releases of
+transformers, in silence. So two short documents are packed side by side when a model is taken, and three things must hold:
+
+1. each layer asked our attention function, once;
+2. the second document's states are bit-equal when the first one's words change, and the other way round;
+3. they are the class's own of that document alone, with its own attention, windows and positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ernie_m.base.console import InputError
+from ernie_m.models.backbones.rule import NAME, OtherAttentionError, RowsRead
+from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, PackedBatch
+
+SHORT = 7
+PADDING = 3
+MOST = 600
+"""Tokens of the longer document, which should be longer than what a window lets it read."""
+TOLERANCE = 1e-3
+"""Of the states' greatest, in fp32: far from rounding (1e-6) and from a position or window that is off by one (1e-2)."""
+LIBRARY = "transformers."
+
+
+class Backbone(Protocol):
+    """What is tried of ernie_m.models.backbones.encoder.ForeignEncoder."""
+
+    encoder: Any
+    batch_first_position: int
+
+    @property
+    def whole(self) -> Any: ...
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def windows(self) -> tuple[int, ...]: ...
+    @property
+    def longest_document(self) -> int | None: ...
+    def rows_read(self, batch: PackedBatch) -> RowsRead: ...
+    def states(self, rows: RowsRead) -> Tensor: ...
+
+
+def check_class(model: Any, name: str) -> None:
+    """Raise InputError, in one line, for what is no encoder whose layers ask transformers' registry for their attention."""
+    kind = model.config.model_type
+    if not type(model).__module__.startswith(LIBRARY):
+        what = "its Python code is its own, and may do anything with masks"
+    elif getattr(model.config, "is_encoder_decoder", False):
+        what = "an encoder with a decoder behind it"
+    elif getattr(model.config, "is_decoder", False) or any(getattr(m, "is_causal", False) for m in model.modules()):
+        what = "a decoder, whose tokens read only what stands before them"
+    elif not getattr(model, "_supports_attention_backend", False):
+        what = "its layers compute attention by themselves, as those with relative positions do"
+    else:
+        return
+    raise _refused(name, kind, what)
+
+
+def check_rule_is_carried(backbone: Backbone, name: str) -> None:
+    """Leave the model with our attention; raise InputError where one of the three does not hold.
+
+    Weights on the meta device are not tried.
+    """
+    model = backbone.whole
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model.set_attn_implementation(NAME)
+        return
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            what = _what_is_wrong(backbone)
+    except (OtherAttentionError, TypeError, ValueError, KeyError, IndexError) as error:
+        what = " ".join(str(error).split())
+    finally:
+        model.train(was_training)
+    if what:
+        raise _refused(name, model.config.model_type, what)
+
+
+def _what_is_wrong(backbone: Backbone) -> str:
+    model, longest = backbone.whole, backbone.longest_document or MOST
+    length = min(MOST, longest, max(backbone.windows, default=0) + 2 * SHORT)
+    device = next(model.parameters()).device
+    rng = torch.Generator().manual_seed(0)
+    first, other_first, second, other_second = (
+        _ids(backbone, num_tokens, rng).to(device) for num_tokens in (SHORT, SHORT, length, length)
+    )
+    model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+    alone = backbone.encoder(input_ids=second[None], attention_mask=torch.ones_like(second)[None]).last_hidden_state[0]
+    model.set_attn_implementation(NAME)
+    rows = backbone.rows_read(_side_by_side(backbone, first, second))
+    states = backbone.states(rows)[0]
+    if rows.num_calls != backbone.num_layers:
+        return f"{rows.num_calls} of its {backbone.num_layers} layers take attention of others"
+    of_first, of_second = slice(0, SHORT), slice(SHORT, SHORT + length)
+    for ids, kept in (((other_first, second), of_second), ((first, other_second), of_first)):
+        changed = backbone.states(backbone.rows_read(_side_by_side(backbone, *ids)))[0]
+        if not torch.equal(changed[kept], states[kept]):
+            return "documents of a row read each other in it all the same"
+    distance = float((states[of_second] - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
+    if not distance < TOLERANCE:
+        return f"a document behind another comes out otherwise than alone, by {distance:.1g} of the greatest state"
+    return ""
+
+
+def _ids(backbone: Backbone, num_tokens: int, rng: torch.Generator) -> Tensor:
+    """Any words but padding, from which some classes count positions."""
+    ids = torch.randint(0, backbone.vocab_size - 1, (num_tokens,), generator=rng)
+    padding = backbone.whole.config.pad_token_id
+    return ids if padding is None else ids + (ids >= padding)
+
+
+def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor) -> PackedBatch:
+    """A row of two documents, all read all, and padding."""
+    lengths = [len(first), len(second), PADDING]
+    document = torch.tensor([0, 1, PAD_DOCUMENT]).repeat_interleave(torch.tensor(lengths))
+    position = torch.cat([torch.arange(length) for length in lengths]) + backbone.batch_first_position
+    ids, none = torch.cat([first, second, first[:PADDING]])[None], torch.zeros(0, dtype=torch.long)
+    real, zeros = (document >= 0).long(), torch.zeros_like(document)
+    columns = (position, zeros, document, zeros, real, torch.full_like(document, NO_HORIZON))
+    arrays: list[Any] = [ids, *(column[None].to(ids.device) for column in columns), none, none, none, none]
+    return PackedBatch(*arrays, None)
+
+
+def _refused(name: str, kind: str, what: str) -> InputError:
+    return InputError(
+        f"{name}: model type {kind}: {what}; expected an encoder that takes attention of others, such as bert, xlm-roberta, "
+        "modernbert, eurobert or gte"
+    )

@@ -1,0 +1,188 @@
+"""A model of transformers as a backbone: hidden states of packed rows, under the one attention rule.
+
+What differs from our own encoder is put right here: position ids start where the model's do, token types are 0, no language
+is embedded, and dropout of attention is as the model has it unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ernie_m.base.special_tokens import FIRST_POSITION_ID
+from ernie_m.models.attention import choose_attention
+from ernie_m.models.backbones.checks import check_class, check_rule_is_carried
+from ernie_m.models.backbones.heads import HEADS, token_head
+from ernie_m.models.backbones.rule import KEYWORD, RowsRead
+from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
+from ernie_m.rows.batch import PackedBatch
+
+
+class ForeignEncoder(nn.Module):
+    """An opened model of transformers that reads by our rule, with a head on chosen states.
+
+    The model's modules are used as they are, not copied. `whole` goes on sharing them, so that it can be saved; its own
+    forward is no longer of use (its attention is ours), but a copy's is, once `set_attn_implementation("sdpa")`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        attention: str = "auto",
+        device: torch.device | str = "cpu",
+        attention_dropout: float | None = None,
+        seed: int = 0,
+        name: str = "",
+        batch_first_position: int = FIRST_POSITION_ID,
+    ) -> None:
+        """`model`: in fp32, bare or with its head of masked words; where it stands it is tried on a few tokens.
+
+        `attention`, `device`: as for our own encoder. `attention_dropout`: None is the model's. `seed`: of a head, if it
+        gets a new one. `name`: what to call it in errors. `batch_first_position`: where position ids of batches start.
+        Raises InputError for models that are no encoders, or that the rule cannot be carried into.
+        """
+        super().__init__()
+        name = name or type(model).__name__
+        check_class(model, name)
+        self._outside = (model,)  # a tuple, so that its modules are not registered twice
+        self.encoder: Any = model.base_model
+        self.config: Any = model.config
+        self.batch_first_position = batch_first_position
+        for parameter in _pooler(self.encoder):
+            parameter.requires_grad_(False)  # no loss reaches it
+        self.head, self.head_choice = token_head(model, self.words, seed)
+        self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
+        self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
+        check_rule_is_carried(self, name)
+        names = HEADS.get(self.config.model_type)
+        if names is not None and names.last_attention:
+            last_attention = self.encoder.get_submodule(names.last_attention.format(last=self.num_layers - 1))
+            last_attention.register_forward_hook(_keep_wanted, with_kwargs=True)
+
+    @property
+    def whole(self) -> Any:
+        """The model as it was given, sharing all its parameters."""
+        return self._outside[0]
+
+    @property
+    def _position_table(self) -> nn.Embedding | None:
+        named = self.encoder.named_modules()
+        tables = (module for name, module in named if name.rpartition(".")[2] == "position_embeddings")
+        return next((table for table in tables if isinstance(table, nn.Embedding)), None)
+
+    @property
+    def words(self) -> nn.Embedding:
+        embedding: nn.Embedding = self.encoder.get_input_embeddings()
+        return embedding
+
+    @property
+    def width(self) -> int:
+        return int(self.config.hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the word table; the tokenizer may have fewer."""
+        return self.words.num_embeddings
+
+    @property
+    def head_size(self) -> int:
+        return int(getattr(self.config, "head_dim", None) or self.width // self.config.num_attention_heads)
+
+    @property
+    def first_position(self) -> int:
+        """Position id of a document's first token: behind the padding's, where the table has a row for that."""
+        table = self._position_table
+        return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
+
+    @property
+    def longest_document(self) -> int | None:
+        """Positions that one document may take; None where neither a table nor the configuration has a limit."""
+        table = self._position_table
+        if table is not None:
+            return table.num_embeddings - self.first_position
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Positions on either side that layers with a sliding window read, distinct and in order; () where none has one."""
+        said = {getattr(module, "sliding_window", None) for module in self.encoder.modules()}
+        return tuple(sorted(window - 1 for window in said if isinstance(window, int)))
+
+    def names_in_class(self) -> dict[str, str]:
+        """What `whole` calls each parameter, by its name here; a new head's own parameters are not among them."""
+        of_class = {id(parameter): name for name, parameter in self.whole.named_parameters()}
+        named = ((name, of_class.get(id(parameter))) for name, parameter in self.named_parameters())
+        return {name: there for name, there in named if there is not None}
+
+    def hidden_states(
+        self,
+        batch: PackedBatch,
+        layer: int | None = None,
+        wanted_N: Tensor | None = None,
+        tied: TiedGradient | None = None,
+    ) -> Tensor:
+        """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last), as the class itself numbers them.
+
+        With `wanted_N`, flat positions in B x S, only theirs, [N, D]. `tied` is for a loss by the head that was given the
+        same, and is left alone where the head is not tied.
+        """
+        is_last = layer in (None, self.num_layers)
+        wanted_N = None if wanted_N is None else wanted_N.long()
+        rows = self.rows_read(batch, wanted_N if is_last else None)
+        hidden = self.states(rows, None if is_last else layer, tied)
+        if wanted_N is None:
+            return hidden
+        return hidden[0] if rows.is_cut else hidden.flatten(0, 1)[wanted_N]
+
+    def rows_read(self, batch: PackedBatch, wanted_N: Tensor | None = None) -> RowsRead:
+        """Who reads whom in a micro-batch, as the layers ask for it."""
+        return RowsRead(batch, self.attention_choice.value, self.attention_dropout, wanted_N)
+
+    def states(self, rows: RowsRead, layer: int | None = None, tied: TiedGradient | None = None) -> Tensor:
+        """[B, S, D] behind `layer`, the last by default; [1, N, D] if `rows.is_cut` says so afterwards."""
+        batch = rows.batch
+        position_BS = (batch.position_ids_BS.long() - self.batch_first_position).clamp(min=0) + self.first_position
+        output = self.encoder(
+            inputs_embeds=self._embedded(batch.input_ids_BS, tied),
+            position_ids=position_BS,
+            output_hidden_states=layer is not None,
+            return_dict=True,
+            **{KEYWORD: rows},
+        )
+        hidden: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
+        return hidden
+
+    def _embedded(self, ids_BS: Tensor, tied: TiedGradient | None) -> Tensor:
+        words = self.words
+        if tied is None or not self.head.is_tied:
+            return words(ids_BS)
+        assert words.padding_idx is not None
+        return embedding_rows(ids_BS, words.weight, words.padding_idx, tied)
+
+
+def _keep_wanted(module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any) -> Any:
+    """A forward hook on the last layer's attention: behind it no position needs another, the wanted ones go on alone.
+
+    Not where none is wanted: some classes look at the first position of what is left.
+    """
+    rows: RowsRead | None = keywords.get(KEYWORD)
+    if rows is None or rows.wanted_N is None or not len(rows.wanted_N):
+        return None
+    rows.is_cut = True
+    return (output[0].flatten(0, 1)[rows.wanted_N][None], *output[1:])
+
+
+def _pooler(encoder: Any) -> list[nn.Parameter]:
+    pooler = getattr(encoder, "pooler", None)
+    return list(pooler.parameters()) if isinstance(pooler, nn.Module) else []
+
+
+def _attention_dropout(config: Any) -> float:
+    said = (getattr(config, key, None) for key in ("attention_probs_dropout_prob", "attention_dropout"))
+    return float(next((value for value in said if value is not None), 0.0))

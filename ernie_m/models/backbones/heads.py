@@ -1,0 +1,114 @@
+"""The masked-language heads of transformers' classes, taken apart: what is done to a state, then a matrix of words.
+
+HEADS is the one place that knows how a class calls its parts. A new class with a head of its own is one line there; a model
+that has none, or an unknown one, gets a new one, tied to its word embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ernie_m.base.console import Choice
+from ernie_m.models.loss import predicted_nll
+from ernie_m.models.tied_gradient import TiedGradient
+
+GELU = ""
+"""In `transform`: the activation that a head calls as a function."""
+NEW_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class HeadNames:
+    """Dotted names in the class: the modules that a state passes, in their order, and the linear layer behind them."""
+
+    transform: tuple[str, ...]
+    decoder: str
+    last_attention: str = ""
+    """In the bare encoder: the module of the last layer behind which no position needs another, residual included."""
+
+
+_BERT = HeadNames(("cls.predictions.transform",), "cls.predictions.decoder", "encoder.layer.{last}.attention")
+_ROBERTA = HeadNames(("lm_head.dense", GELU, "lm_head.layer_norm"), "lm_head.decoder", "encoder.layer.{last}.attention")
+_ROTARY_ROBERTA = HeadNames(_ROBERTA.transform, _ROBERTA.decoder)
+
+HEADS = {
+    "albert": HeadNames(("predictions.dense", "predictions.activation", "predictions.LayerNorm"), "predictions.decoder"),
+    "bert": _BERT,
+    "camembert": _ROBERTA,
+    "data2vec-text": _ROBERTA,
+    "distilbert": HeadNames(("vocab_transform", "activation", "vocab_layer_norm"), "vocab_projector"),
+    "electra": HeadNames(("generator_predictions",), "generator_lm_head", _BERT.last_attention),
+    "ernie": _BERT,
+    "eurobert": HeadNames((), "lm_head"),
+    "gte": _ROTARY_ROBERTA,
+    "jina_embeddings_v3": _ROTARY_ROBERTA,
+    "modernbert": HeadNames(("head",), "decoder"),
+    "nomic_bert": HeadNames(_BERT.transform, _BERT.decoder),
+    "roberta": _ROBERTA,
+    "roberta-prelayernorm": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "xlm-roberta-xl": _ROBERTA,
+}
+"""By `model_type`."""
+
+
+class TokenHead(nn.Module):
+    """States [N, D] -> what is said of their words. The matrix is the class's decoder, usually the embeddings' Parameter.
+
+    It is registered here as well: ZeRO-3 then gathers it when the head runs. `is_tied`: it is the embeddings', and a
+    TiedGradient may carry its gradient to theirs.
+    """
+
+    def __init__(self, transform: nn.Module, words: nn.Embedding, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.is_tied = weight is words.weight and words.padding_idx is not None
+        self.transform = transform
+        assert isinstance(weight, nn.Parameter)
+        self.decoder_weight = weight
+        if isinstance(bias, nn.Parameter):
+            self.decoder_bias = bias
+        else:
+            self.register_buffer("decoder_bias", weight.new_zeros(len(weight)), persistent=False)
+
+    def forward(self, hidden_ND: Tensor, labels_N: Tensor, tied: TiedGradient | None = None) -> Tensor:
+        """-log p of each label, fp32 [N]. `tied` as in ernie_m.models.loss.predicted_nll; left alone without `is_tied`."""
+        tied = tied if self.is_tied else None
+        return predicted_nll(self.transform(hidden_ND), self.decoder_weight, self.decoder_bias, labels_N, tied)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All logits [..., V]: for tests, export checks and small inputs."""
+        return F.linear(self.transform(hidden), self.decoder_weight, self.decoder_bias)
+
+
+def token_head(model: Any, words: nn.Embedding, seed: int) -> tuple[TokenHead, Choice]:
+    """The head of a model of transformers, or a new one drawn from `seed` on its `words`; and which, with the reason."""
+    decoder, names = model.get_output_embeddings(), HEADS.get(model.config.model_type)
+    if decoder is None:
+        return new_head(model.config, words, seed), Choice("token head", "new", "the model has none of masked words")
+    if names is None:
+        reason = f"how {type(model).__name__} is put together is not known here"
+        return new_head(model.config, words, seed), Choice("token head", "new", reason)
+    assert decoder is model.get_submodule(names.decoder)
+    parts = [nn.GELU() if name == GELU else model.get_submodule(name) for name in names.transform]
+    transform = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    return TokenHead(transform, words, decoder.weight, decoder.bias), Choice(
+        "token head", "the model's", type(model).__name__
+    )
+
+
+def new_head(config: Any, words: nn.Embedding, seed: int) -> TokenHead:
+    """Dense, GELU, layer norm, and the words' own matrix with a bias of zero; the dense layer is drawn from `seed`."""
+    width, device, dtype = words.embedding_dim, words.weight.device, words.weight.dtype
+    dense = nn.Linear(config.hidden_size, width, device=device, dtype=dtype)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        dense.weight.copy_(torch.empty(dense.weight.shape).normal_(0, config.initializer_range, generator=rng))
+        dense.bias.zero_()
+    norm = nn.LayerNorm(width, eps=NEW_NORM_EPS, device=device, dtype=dtype)
+    bias = nn.Parameter(torch.zeros(words.num_embeddings, device=device, dtype=dtype))
+    return TokenHead(nn.Sequential(dense, nn.GELU(), norm), words, words.weight, bias)
