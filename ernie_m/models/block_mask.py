@@ -23,6 +23,7 @@ from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 BLOCK = 128
 _BITS = 32  # of `reads`
 _LAST = 2**31 - 1
+_FAR = 2**29  # from any position id
 
 
 def block_mask(rule: MaskRule, batch: PackedBatch[Tensor], window: int | None = None) -> BlockMask:
@@ -55,7 +56,8 @@ def judged_blocks(batch: PackedBatch[Tensor], window: int | None = None) -> tupl
     full = is_one & is_real[:, None, :, 0] & ~unread & (start + BLOCK - 1 <= horizon.amin(-1)[:, :, None])
     if window is not None:
         position = _blocks(batch.position_ids_BS, 0)
-        nearest, farthest = position.amin(-1), position.amax(-1)
+        nearest = torch.where(is_real, position, _FAR).amin(-1)
+        farthest = torch.where(is_real, position, -_FAR).amax(-1)
         ahead, behind = nearest[:, :, None] - farthest[:, None, :], nearest[:, None, :] - farthest[:, :, None]
         in_reach &= (ahead <= window) & (behind <= window)
         full &= (-ahead <= window) & (-behind <= window)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from ernie_m.models import block_mask
 from ernie_m.models.attention import attend, build_mask
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 LENGTHS = (((280, 80),), ((150, 3), (90, 40), (5, 5)), ((4, 3), (7, 9)))  # one long document, some, almost only padding
 
 
-def of_the_dense_mask(batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+def of_the_dense_mask(batch: PackedBatch, window: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """(somebody reads somebody, everybody reads everybody) of each pair of blocks, bool [B, Q, K]."""
-    dense = build_mask("sdpa", batch)[:, 0]
+    dense = build_mask("sdpa", batch, window)[:, 0]
     beyond = -dense.shape[-1] % block_mask.BLOCK
     blocks = F.pad(dense, (0, beyond, 0, beyond)).unflatten(2, (-1, block_mask.BLOCK)).unflatten(1, (-1, block_mask.BLOCK))
     return blocks.any(-1).any(2), blocks.all(-1).all(2)
@@ -41,11 +41,24 @@ def packed(
 
 def test_blocks_that_somebody_reads_are_kept_and_full_ones_are_full(packed: PackedBatch, stages_of: StagesOf) -> None:
     for stage in stages_of(packed):
-        partial, full = judged_blocks(stage)
-        some, everything = of_the_dense_mask(stage)
-        assert not (partial & full).any()
-        assert not (some & ~(partial | full)).any(), "a block is skipped that is read"
-        assert not (full & ~everything).any(), "a block is called full that is not"
+        for window in (None, 10, 90, 200):
+            partial, full = judged_blocks(stage, window)
+            some, everything = of_the_dense_mask(stage, window)
+            assert not (partial & full).any()
+            assert not (some & ~(partial | full)).any(), "a block is skipped that is read"
+            assert not (full & ~everything).any(), "a block is called full that is not"
+
+
+def test_blocks_beyond_the_window_are_skipped(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    batch = batch_of(MMLM, documents_of(MMLM, (((500, 5),),)), 512)
+    assert torch.equal(torch.stack(judged_blocks(batch, 600)), torch.stack(judged_blocks(batch)))
+    partial, full = judged_blocks(batch, 10)
+    assert not full.any()
+    apart = (torch.arange(4)[:, None] - torch.arange(4)).abs()
+    assert torch.equal(partial[0], apart <= 1)
+    partial, full = judged_blocks(batch, 255)
+    assert torch.equal(full[0, :3, :3], apart[:3, :3] <= 1), "padding is in the last one"
+    assert torch.equal((partial | full)[0, :3, :3], apart[:3, :3] <= 2)
 
 
 def test_any_integers_at_all_are_judged_safely(packed: PackedBatch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,12 +75,14 @@ def test_any_integers_at_all_are_judged_safely(packed: PackedBatch, monkeypatch:
     reads = torch.where(drawn(0, 6) > 0, drawn(2, 4), drawn(0, 4)) * (document >= 0)
     horizon = torch.where(drawn(0, 6) > 0, 30, drawn(0, 22))
     batch = replace(packed, document_BS=document, group_BS=drawn(0, 5) // 4, reads_BS=reads, horizon_BS=horizon)
-    partial, full = block_mask.judged_blocks(batch)
-    some, everything = of_the_dense_mask(batch)
-    assert not (some & ~(partial | full)).any()
-    assert not (full & ~everything).any()
-    found = [int(kind.sum()) for kind in (partial, full, ~(partial | full))]
-    assert min(found) > 20, found
+    batch = replace(batch, position_ids_BS=torch.arange(22).expand(shape) // 2 + drawn(0, 3))
+    for window in (None, 3, 5):
+        partial, full = block_mask.judged_blocks(batch, window)
+        some, everything = of_the_dense_mask(batch, window)
+        assert not (some & ~(partial | full)).any()
+        assert not (full & ~everything).any()
+        found = [int(kind.sum()) for kind in (partial, full, ~(partial | full))]
+        assert min(found) > 20, found
 
 
 def test_lists_name_the_blocks_that_were_judged(packed: PackedBatch) -> None:
@@ -100,7 +115,10 @@ def test_nothing_is_kept_beyond_what_create_block_mask_keeps(
 def test_flex_with_these_blocks_is_sdpa(packed: PackedBatch) -> None:
     length, rng = packed.document_BS.shape[1], torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(3, 2, length, 16, generator=rng) for _ in range(3))
-    with torch.no_grad():
-        ours = attend(query, key, value, build_mask("flex", packed), 0.0)
-        expected = attend(query, key, value, build_mask("sdpa", packed), 0.0)
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    for window in (None, 20):
+        blocks = build_mask("flex", packed, window)
+        assert isinstance(blocks, BlockMask)  # without gradient it would be sdpa's
+        with torch.no_grad():
+            ours = attend(query, key, value, blocks, 0.0)
+            expected = attend(query, key, value, build_mask("sdpa", packed, window), 0.0)
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)

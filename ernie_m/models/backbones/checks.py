@@ -5,7 +5,7 @@ transformers, in silence. So two short documents are packed side by side when a 
 
 1. each layer asked our attention function, once;
 2. the second document's states are bit-equal when the first one's words change, and the other way round;
-3. they are the class's own of that document alone, with its own attention, windows and positions.
+3. they are the class's own of that document alone, with its own attention and windows, wherever its tokens stand in the row.
 """
 
 from __future__ import annotations
@@ -91,22 +91,23 @@ def _what_is_wrong(backbone: Backbone) -> str:
     length = min(MOST, longest, max(backbone.windows, default=0) + 2 * SHORT)
     device = next(model.parameters()).device
     rng = torch.Generator().manual_seed(0)
+    order = torch.randperm(length, generator=rng).to(device)
     first, other_first, second, other_second = (
         _ids(backbone, num_tokens, rng).to(device) for num_tokens in (SHORT, SHORT, length, length)
     )
     model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
     alone = backbone.encoder(input_ids=second[None], attention_mask=torch.ones_like(second)[None]).last_hidden_state[0]
     model.set_attn_implementation(NAME)
-    rows = backbone.rows_read(_side_by_side(backbone, first, second))
+    rows = backbone.rows_read(_side_by_side(backbone, first, second, order))
     states = backbone.states(rows)[0]
     if rows.num_calls != backbone.num_layers:
         return f"{rows.num_calls} of its {backbone.num_layers} layers take attention of others"
     of_first, of_second = slice(0, SHORT), slice(SHORT, SHORT + length)
     for ids, kept in (((other_first, second), of_second), ((first, other_second), of_first)):
-        changed = backbone.states(backbone.rows_read(_side_by_side(backbone, *ids)))[0]
+        changed = backbone.states(backbone.rows_read(_side_by_side(backbone, *ids, order)))[0]
         if not torch.equal(changed[kept], states[kept]):
             return "documents of a row read each other in it all the same"
-    distance = float((states[of_second] - alone).abs().max() / alone.abs().max().clamp(min=1e-6))
+    distance = float((states[of_second] - alone[order]).abs().max() / alone.abs().max().clamp(min=1e-6))
     if not distance < TOLERANCE:
         return f"a document behind another comes out otherwise than alone, by {distance:.1g} of the greatest state"
     return ""
@@ -119,16 +120,20 @@ def _ids(backbone: Backbone, num_tokens: int, rng: torch.Generator) -> Tensor:
     return ids if padding is None else ids + (ids >= padding)
 
 
-def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor) -> PackedBatch:
-    """A row of two documents, all read all, and padding."""
-    lengths = [len(first), len(second), PADDING]
-    document = torch.tensor([0, 1, PAD_DOCUMENT]).repeat_interleave(torch.tensor(lengths))
-    position = torch.cat([torch.arange(length) for length in lengths]) + backbone.batch_first_position
-    ids, none = torch.cat([first, second, first[:PADDING]])[None], torch.zeros(0, dtype=torch.long)
+def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor, order: Tensor) -> PackedBatch:
+    """A row of two documents, all read all, and padding; the second one's tokens stand in another order than they have.
+
+    That is what tokens at others' positions, such as inserted masks, are to a model; in order, rotary ones would do without
+    position ids.
+    """
+    lengths = torch.tensor([len(first), len(second), PADDING])
+    document = torch.tensor([0, 1, PAD_DOCUMENT]).repeat_interleave(lengths)
+    position = torch.cat([torch.arange(len(first)), order.cpu(), torch.arange(PADDING)]) + backbone.batch_first_position
+    ids, none = torch.cat([first, second[order], first[:PADDING]])[None], torch.zeros(0, dtype=torch.long)
     real, zeros = (document >= 0).long(), torch.zeros_like(document)
     columns = (position, zeros, document, zeros, real, torch.full_like(document, NO_HORIZON))
-    arrays: list[Any] = [ids, *(column[None].to(ids.device) for column in columns), none, none, none, none]
-    return PackedBatch(*arrays, None)
+    arrays: list[Any] = [ids, *(column[None].to(ids.device) for column in columns), none, none, none, none, None]
+    return PackedBatch(*arrays)
 
 
 def _refused(name: str, kind: str, what: str) -> InputError:

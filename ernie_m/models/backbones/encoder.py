@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import FIRST_POSITION_ID
 from ernie_m.models.attention import choose_attention
 from ernie_m.models.backbones.checks import check_class, check_rule_is_carried
@@ -33,14 +34,16 @@ class ForeignEncoder(nn.Module):
         attention: str = "auto",
         device: torch.device | str = "cpu",
         attention_dropout: float | None = None,
+        activation_checkpointing: bool = False,
         seed: int = 0,
         name: str = "",
         batch_first_position: int = FIRST_POSITION_ID,
     ) -> None:
         """`model`: in fp32, bare or with its head of masked words; where it stands it is tried on a few tokens.
 
-        `attention`, `device`: as for our own encoder. `attention_dropout`: None is the model's. `seed`: of a head, if it
-        gets a new one. `name`: what to call it in errors. `batch_first_position`: where position ids of batches start.
+        `attention`, `device`, `activation_checkpointing`: as for our own encoder. `attention_dropout`: None is the model's.
+        `seed`: of a head, if it gets a new one. `name`: what to call it in errors. `batch_first_position`: where position
+        ids of batches start.
         Raises InputError for models that are no encoders, or that the rule cannot be carried into.
         """
         super().__init__()
@@ -56,6 +59,10 @@ class ForeignEncoder(nn.Module):
         self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)
+        if activation_checkpointing:
+            if not self.encoder.supports_gradient_checkpointing:
+                raise InputError(f"{name}: its class cannot recompute layers; set model.activation_checkpointing=false")
+            model.gradient_checkpointing_enable({"use_reentrant": False})
         names = HEADS.get(self.config.model_type)
         if names is not None and names.last_attention:
             last_attention = self.encoder.get_submodule(names.last_attention.format(last=self.num_layers - 1))

@@ -1,0 +1,222 @@
+"""What is taken as a backbone and what is refused, in one line; heads; what a backbone says of itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+
+from ernie_m.base.console import InputError
+from ernie_m.models.backbones import rule as rule_module
+from ernie_m.models.backbones.encoder import ForeignEncoder
+from ernie_m.models.backbones.rule import NAME, OtherAttentionError, RowsRead
+from ernie_m.rows.objectives import CAMLM, MMLM
+from tests.backbone_fixtures import FAMILIES, SHAPE, VOCAB_SIZE, WINDOW, backbone_of, own_states, random_model
+
+if TYPE_CHECKING:
+    from conftest import BatchOf, DocumentsOf
+
+BEHIND_PADDING = {"XLMRoberta", "Roberta", "Camembert", "XLMRobertaXL", "RobertaPreLayerNorm", "Data2VecText"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_backbone_says_what_rows_must_know_of_it(family: str) -> None:
+    backbone = backbone_of(random_model(family))
+    assert (backbone.width, backbone.num_layers, backbone.vocab_size, backbone.head_size) == (32, 4, VOCAB_SIZE, 8)
+    first = 2 if family in BEHIND_PADDING else 0
+    assert (backbone.first_position, backbone.longest_document) == (first, 130 - first)
+    assert backbone.windows == ((WINDOW,) if family == "ModernBert" else ())
+
+
+# -- refused -------------------------------------------------------------------------------------------------------
+
+
+class BroughtAlong(BertForMaskedLM):
+    """As a folder with Python code brings its class."""
+
+    __module__ = "transformers_modules.somebody.model"
+
+
+def decoder() -> Any:
+    return random_model("Bert", "LMHeadModel", is_decoder=True)
+
+
+def encoder_decoder() -> Any:
+    return random_model(
+        "Bart", "Model", d_model=32, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=8, decoder_ffn_dim=8
+    )
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (decoder, "model type bert: a decoder, whose tokens"),
+        (lambda: random_model("Llama", "ForCausalLM"), "model type llama: a decoder"),
+        (encoder_decoder, "model type bart: an encoder with a decoder behind it"),
+        (lambda: BroughtAlong(BertConfig(**SHAPE)), "its Python code is its own"),
+        (lambda: random_model("DebertaV2"), "model type deberta-v2: its layers compute attention by themselves"),
+        (lambda: random_model("MPNet"), "model type mpnet: its layers compute attention by themselves"),
+        (lambda: random_model("RemBert"), "model type rembert: its layers compute attention by themselves"),
+        (lambda: random_model("Xmod"), "model type xmod: Input language unknown"),
+        (lambda: random_model("Esm", mask_token_id=3), "model type esm: a document behind another comes out otherwise"),
+    ],
+    ids=["decoder", "llama", "bart", "code", "deberta", "mpnet", "rembert", "xmod", "esm"],
+)
+def test_what_the_rule_cannot_be_carried_into_is_refused_in_one_line(made: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        ForeignEncoder(made(), name="somebody/model")
+    assert str(caught.value).startswith("somebody/model: ")
+    assert "expected an encoder" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def everybody(rows: RowsRead, window: int | None) -> Tensor:
+    num_rows, length = rows.batch.document_BS.shape
+    return torch.ones(num_rows, 1, length, length, dtype=torch.bool)
+
+
+def without_windows(rows: RowsRead, window: int | None) -> Any:
+    return rule_module.build_mask("sdpa", rows.batch)
+
+
+def one_too_wide(rows: RowsRead, window: int | None) -> Any:
+    return rule_module.build_mask("sdpa", rows.batch, window and window + 1)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (everybody, "documents of a row read each other"),
+        (without_windows, "comes out otherwise than alone"),
+        (one_too_wide, "comes out otherwise than alone"),
+    ],
+)
+def test_a_rule_that_does_not_arrive_is_noticed(mask: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("ModernBert")
+    monkeypatch.setattr(RowsRead, "mask", mask)
+    with pytest.raises(InputError, match=message):
+        ForeignEncoder(model)
+
+
+def test_positions_that_do_not_arrive_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in ("Bert", "EuroBert"):
+        model = random_model(family)
+        plain = type(model.base_model).forward
+
+        def without_positions(self: Any, *inputs: Any, plain: Any = plain, **keywords: Any) -> Any:
+            keywords.pop("position_ids", None)
+            return plain(self, *inputs, **keywords)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(type(model.base_model), "forward", without_positions)
+            with pytest.raises(InputError, match="comes out otherwise than alone"):
+                ForeignEncoder(model)
+
+
+def test_layers_that_do_not_ask_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("Bert")
+    monkeypatch.setattr(model.bert.encoder.layer[1], "forward", lambda hidden, *_, **__: hidden)
+    with pytest.raises(InputError, match="3 of its 4 layers take attention of others"):
+        ForeignEncoder(model)
+    alone = backbone_of(random_model("Bert"))
+    with pytest.raises(OtherAttentionError, match="does not reach its layers"):
+        alone.encoder(torch.ones(1, 3, dtype=torch.long))
+
+
+def test_a_model_is_tried_without_dropout_and_stays_in_its_mode() -> None:
+    model = random_model("XLMRoberta").train()
+    backbone = ForeignEncoder(model)
+    assert model.training
+    assert backbone.encoder.training
+    assert model.config._attn_implementation == NAME
+
+
+def test_a_skeleton_without_weights_says_what_it_is() -> None:
+    config = random_model("ModernBert").config
+    with torch.device("meta"):
+        model = transformers.ModernBertForMaskedLM(config)
+    backbone = ForeignEncoder(model)
+    assert (backbone.vocab_size, backbone.windows, backbone.words.weight.is_meta) == (VOCAB_SIZE, (WINDOW,), True)
+
+
+# -- heads ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_without_head_gets_one_that_is_tied_to_its_words_and_drawn_from_the_seed(
+    documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    for family in ("Bert", "Albert", "EuroBert"):
+        model = random_model(family, "Model")
+        backbone, again, other = (backbone_of(model, seed=seed) for seed in (1, 1, 2))
+        assert str(backbone.head_choice) == "token head: new (the model has none of masked words)"
+        assert backbone.head.decoder_weight is backbone.words.weight
+        assert torch.equal(backbone.head.transform[0].weight, again.head.transform[0].weight)
+        assert not torch.equal(backbone.head.transform[0].weight, other.head.transform[0].weight)
+        batch = batch_of(MMLM, documents_of(MMLM))
+        nll_N = backbone.head(backbone.hidden_states(batch, wanted_N=batch.predicted_N), batch.labels_N)
+        nll_N.sum().backward()
+        assert backbone.words.weight.grad.abs().max() > 1e-3
+        assert not [name for name in backbone.names_in_class() if name.startswith(("head.transform", "head.decoder_bias"))]
+
+
+def test_a_head_that_is_not_known_is_replaced_and_that_is_said() -> None:
+    model = random_model("Ernie")
+    model.config.model_type = "something-new"
+    choice = backbone_of(model).head_choice
+    assert (choice.value, choice.reason) == ("new", "how ErnieForMaskedLM is put together is not known here")
+
+
+def test_parameters_stand_once_and_under_the_names_of_the_class() -> None:
+    for family in FAMILIES:
+        backbone = backbone_of(random_model(family))
+        names = backbone.names_in_class()
+        assert {*names} == {name for name, _ in backbone.named_parameters()}
+        unused = {name for name, _ in backbone.whole.named_parameters()} - {*names.values()}
+        assert not unused, f"{family}: {unused}"
+
+
+def test_a_pooler_that_no_loss_reaches_is_left_as_it_is() -> None:
+    backbone = backbone_of(random_model("XLMRoberta", "Model"))
+    assert not any(parameter.requires_grad for parameter in backbone.encoder.pooler.parameters())
+    assert backbone.words.weight.requires_grad
+
+
+def test_the_whole_model_is_saved_as_it_was_trained(tmp_path: Path, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    rows = documents_of(MMLM)
+    for family in ("Bert", "ModernBert"):
+        backbone, batch = backbone_of(random_model(family)), batch_of(MMLM, rows)
+        optimizer = torch.optim.SGD(backbone.parameters(), 0.1)
+        backbone.head(backbone.hidden_states(batch, wanted_N=batch.predicted_N), batch.labels_N).mean().backward()
+        optimizer.step()
+        backbone.whole.save_pretrained(tmp_path / family)
+        assert NAME not in (tmp_path / family / "config.json").read_text(encoding="utf-8")
+        there = AutoModelForMaskedLM.from_pretrained(tmp_path / family).eval()
+        own = own_states(there, torch.from_numpy(rows[0][0].input_ids).long())[-1]
+        with torch.no_grad():
+            trained = backbone.hidden_states(batch)[0, : len(own)]
+        torch.testing.assert_close(trained, own, rtol=1e-5, atol=1e-5)
+        assert (
+            trained - own_states(random_model(family), torch.from_numpy(rows[0][0].input_ids).long())[-1]
+        ).abs().max() > 0.01
+
+
+# -- dropout -------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_of_attention_is_the_models_unless_told_otherwise(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    model = random_model("Bert", attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0)
+    batch = batch_of(CAMLM, documents_of(CAMLM))
+    own, none = backbone_of(model), backbone_of(model, attention_dropout=0.0)
+    assert (own.attention_dropout, none.attention_dropout) == (0.5, 0.0)
+    with torch.no_grad():
+        expected = none.hidden_states(batch)
+        assert torch.equal(none.train().hidden_states(batch), expected)
+        assert not torch.equal(own.train().hidden_states(batch), expected)
+        assert torch.equal(own.eval().hidden_states(batch), expected)
+    with pytest.raises(InputError, match="attention=flex: not possible here"):
+        backbone_of(model, attention="flex")
