@@ -110,9 +110,12 @@ def test_logits_are_the_classes_own_and_wanted_positions_alone_give_the_same(
     assert logits.std() > 0.3
 
 
-def test_wanted_positions_of_one_row_come_in_the_order_asked_for(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+@pytest.mark.parametrize("family", KINDS)
+def test_wanted_positions_of_one_row_come_in_the_order_asked_for(
+    family: str, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
     """As many as the row has: their shape says nothing about what the last layer left out."""
-    backbone, batch = backbone_of(random_model("Bert")), batch_of(MMLM, documents_of(MMLM)[:1])
+    backbone, batch = backbone_of(random_model(family)), batch_of(MMLM, documents_of(MMLM)[:1])
     backwards = torch.arange(batch.input_ids_BS.numel()).flip(0)
     with torch.no_grad():
         everything = backbone.hidden_states(batch)[0]

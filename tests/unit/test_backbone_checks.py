@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
 from ernie_m.base.console import InputError
 from ernie_m.models.backbones import rule as rule_module
 from ernie_m.models.backbones.encoder import ForeignEncoder
-from ernie_m.models.backbones.rule import NAME, OtherAttentionError, RowsRead
+from ernie_m.models.backbones.rule import NAME, OtherAttentionError, RowsRead, attend_by_rule
 from ernie_m.rows.objectives import CAMLM, MMLM
 from tests.backbone_fixtures import FAMILIES, SHAPE, VOCAB_SIZE, WINDOW, backbone_of, own_states, random_model
 
@@ -128,6 +128,32 @@ def test_layers_that_do_not_ask_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
         alone.encoder(torch.ones(1, 3, dtype=torch.long))
 
 
+@pytest.mark.parametrize("scaling", [None, 0.125, 0.3])
+def test_attention_is_scaled_as_the_layer_asks_and_keys_are_shared_by_groups_of_heads(
+    scaling: float | None, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    batch, rng = batch_of(CAMLM, documents_of(CAMLM)), torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, heads, 64, 16, generator=rng) for heads in (4, 2, 2))
+    rows = RowsRead(batch, "sdpa", 0.0)
+    attended, _ = attend_by_rule(nn.Identity(), query, key, value, None, scaling=scaling, ernie_m_rows=rows)
+    key, value = (tensor[:, [0, 0, 1, 1]] for tensor in (key, value))
+    scores = (query @ key.transpose(-1, -2)) * (0.25 if scaling is None else scaling)
+    expected = scores.masked_fill(~rows.mask(None), -torch.inf).softmax(-1) @ value
+    torch.testing.assert_close(attended, expected.transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "brought", [{"position_bias": torch.zeros(1)}, {"softcap": 30.0}, {"attention_mask": torch.ones(1)}]
+)
+def test_layers_that_bring_more_than_the_rule_carries_are_refused(
+    brought: dict[str, Any], documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    rows, states = RowsRead(batch_of(MMLM, documents_of(MMLM)), "sdpa", 0.0), torch.zeros(2, 1, 64, 8)
+    keywords = {"attention_mask": None, "ernie_m_rows": rows, **brought}
+    with pytest.raises(OtherAttentionError, match="its layers bring"):
+        attend_by_rule(nn.Identity(), states, states, states, **keywords)
+
+
 def test_a_model_is_tried_without_dropout_and_stays_in_its_mode() -> None:
     model = random_model("XLMRoberta").train()
     backbone = ForeignEncoder(model)
@@ -180,8 +206,9 @@ def test_parameters_stand_once_and_under_the_names_of_the_class() -> None:
         assert not unused, f"{family}: {unused}"
 
 
-def test_a_pooler_that_no_loss_reaches_is_left_as_it_is() -> None:
-    backbone = backbone_of(random_model("XLMRoberta", "Model"))
+def test_a_pooler_that_no_loss_reaches_is_left_as_it_is(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    backbone, batch = backbone_of(random_model("XLMRoberta", "Model")), batch_of(MMLM, documents_of(MMLM))
+    assert backbone.hidden_states(batch, wanted_N=batch.predicted_N[:0]).shape == (0, 32), "though it looks at the first"
     assert not any(parameter.requires_grad for parameter in backbone.encoder.pooler.parameters())
     assert backbone.words.weight.requires_grad
 

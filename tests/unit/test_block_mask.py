@@ -87,12 +87,13 @@ def test_any_integers_at_all_are_judged_safely(packed: PackedBatch, monkeypatch:
 
 def test_lists_name_the_blocks_that_were_judged(packed: PackedBatch) -> None:
     """(FlexAttention on CPU asks the rule alone, so attention does not show it there.)"""
-    partial, full = block_mask.judged_blocks(packed)
-    blocks = build_mask("flex", packed)
-    assert torch.equal(blocks.to_dense()[:, 0].bool(), partial | full)
-    for row, query in itertools.product(range(3), range(partial.shape[1])):
-        number = int(blocks.full_kv_num_blocks[row, 0, query])
-        assert blocks.full_kv_indices[row, 0, query, :number].tolist() == full[row, query].nonzero()[:, 0].tolist()
+    for window in (None, 20):
+        partial, full = block_mask.judged_blocks(packed, window)
+        blocks = build_mask("flex", packed, window)
+        assert torch.equal(blocks.to_dense()[:, 0].bool(), partial | full)
+        for row, query in itertools.product(range(3), range(partial.shape[1])):
+            number = int(blocks.full_kv_num_blocks[row, 0, query])
+            assert blocks.full_kv_indices[row, 0, query, :number].tolist() == full[row, query].nonzero()[:, 0].tolist()
 
 
 @pytest.mark.parametrize("objective", [MMLM, TLM, CLM], ids=lambda objective: objective.name)
