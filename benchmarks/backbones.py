@@ -23,9 +23,11 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from ernie_m.models.backbones.encoder import ForeignEncoder
+from ernie_m.models.heads import Targets
 from ernie_m.models.tied_gradient import tied_gradient
 from ernie_m.rows.batch import Document, Example
 from ernie_m.rows.dataloader import to_device
+from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import MMLM, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack, place
 
@@ -37,7 +39,8 @@ def documents_of(text: Path, tokenizer: Any, number: int) -> list[Document]:
     lines = text.read_text(encoding="utf-8").splitlines()[:number]
     encoded = tokenizer(lines, add_special_tokens=False, truncation=True, max_length=254)["input_ids"]
     examples = [Example((np.array(ids, np.int32),), (1,)) for ids in encoded if ids]
-    return [MMLM.lay_out(example, CorruptionConfig(), len(tokenizer), key) for key, example in enumerate(examples)]
+    layout = Layout(MMLM, CorruptionConfig(), len(tokenizer))
+    return [layout.lay_out(example, key) for key, example in enumerate(examples)]
 
 
 def padded(documents: list[Document], padding: int) -> dict[str, torch.Tensor]:
@@ -88,7 +91,7 @@ def ours_of(backbone: ForeignEncoder, documents: list[Document], row: int) -> tu
         for batch in batches:
             tied = tied_gradient(batch.input_ids_BS)
             states = backbone.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied)
-            backbone.head(states, batch.labels_N, tied).mean().backward()
+            backbone.head(states, Targets(batch.predicted_N, batch.labels_N, row), tied).mean().backward()
 
     return forward, train
 

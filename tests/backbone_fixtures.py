@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
 from ernie_m.models.backbones.encoder import ForeignEncoder
+from ernie_m.models.heads import Targets
+from ernie_m.rows.batch import PackedBatch
 
 VOCAB_SIZE = 101
 SPECIAL = {"pad_token_id": PAD_ID, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "cls_token_id": BOS_ID}
@@ -66,6 +68,11 @@ def random_model(family: str, suffix: str = "ForMaskedLM", seed: int = 0, scale:
 def backbone_of(model: Any, **settings: Any) -> ForeignEncoder:
     """A copy of the model as a backbone in evaluation mode."""
     return ForeignEncoder(copy.deepcopy(model), **settings).eval()
+
+
+def targets_of(batch: PackedBatch[Tensor]) -> Targets:
+    """What the head of masked words is asked, where there are no others."""
+    return Targets(batch.predicted_N, batch.labels_N, batch.input_ids_BS.shape[1])
 
 
 def own_states(model: Any, ids: Tensor) -> tuple[Tensor, ...]:

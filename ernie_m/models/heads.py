@@ -49,10 +49,15 @@ class TokenHead(nn.Module):
 
     def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
         """With targets: nll fp32 [N]. Without: the likeliest real piece of each position, int32 [N] (no special token)."""
-        hidden_ND = self.norm(F.gelu(self.dense(states_ND)))
+        hidden_ND = self.transformed(states_ND)
         if targets is not None:
             return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, targets.labels_N, tied)
         return self._likeliest(hidden_ND).to(torch.int32)
+
+    def transformed(self, states: Tensor) -> Tensor:
+        """States [..., D] as the output matrix takes them."""
+        hidden: Tensor = self.norm(F.gelu(self.dense(states)))
+        return hidden
 
     def _likeliest(self, hidden_ND: Tensor) -> Tensor:
         """The maximum over slices of the vocabulary: the matrix is read once, and no slice's logits leave the cache.
@@ -72,7 +77,7 @@ class TokenHead(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """All logits [..., V]: for tests, export checks and small inputs."""
-        return F.linear(self.norm(F.gelu(self.dense(hidden))), self.decoder_weight, self.decoder_bias)
+        return F.linear(self.transformed(hidden), self.decoder_weight, self.decoder_bias)
 
 
 class SentenceHead(nn.Module):

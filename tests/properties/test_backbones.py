@@ -23,7 +23,7 @@ from ernie_m.models.row_pieces import RowPieces
 from ernie_m.models.tied_gradient import tied_gradient
 from ernie_m.rows.batch import Document, PackedBatch
 from ernie_m.rows.objectives import CAMLM, MMLM
-from tests.backbone_fixtures import FAMILIES, WINDOW, backbone_of, own_states, random_model
+from tests.backbone_fixtures import FAMILIES, WINDOW, backbone_of, own_states, random_model, targets_of
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf
@@ -155,7 +155,7 @@ def test_gradients_of_a_row_are_those_of_the_classes_own_loss(
     calls = count_calls(monkeypatch, backbone)
     tied = tied_gradient(batch.input_ids_BS)
     states = backbone.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied)
-    nll_N = backbone.head(states, batch.labels_N, tied)
+    nll_N = backbone.head(states, targets_of(batch), tied)
     nll_N.sum().backward()
     assert calls() == backbone.num_layers * (2 if is_recomputed else 1)
     total = torch.zeros((), dtype=torch.float64)

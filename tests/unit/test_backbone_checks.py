@@ -16,7 +16,7 @@ from ernie_m.models.backbones import rule as rule_module
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.backbones.rule import NAME, OtherAttentionError, RowsRead, attend_by_rule
 from ernie_m.rows.objectives import CAMLM, MMLM
-from tests.backbone_fixtures import FAMILIES, SHAPE, VOCAB_SIZE, WINDOW, backbone_of, own_states, random_model
+from tests.backbone_fixtures import FAMILIES, SHAPE, VOCAB_SIZE, WINDOW, backbone_of, own_states, random_model, targets_of
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf
@@ -184,10 +184,14 @@ def test_a_model_without_head_gets_one_that_is_tied_to_its_words_and_drawn_from_
         assert torch.equal(backbone.head.transform[0].weight, again.head.transform[0].weight)
         assert not torch.equal(backbone.head.transform[0].weight, other.head.transform[0].weight)
         batch = batch_of(MMLM, documents_of(MMLM))
-        nll_N = backbone.head(backbone.hidden_states(batch, wanted_N=batch.predicted_N), batch.labels_N)
+        nll_N = backbone.head(backbone.hidden_states(batch, wanted_N=batch.predicted_N), targets_of(batch))
         nll_N.sum().backward()
         assert backbone.words.weight.grad.abs().max() > 1e-3
-        assert not [name for name in backbone.names_in_class() if name.startswith(("head.transform", "head.decoder_bias"))]
+        assert not [
+            name
+            for name in backbone.names_in_class()
+            if name.startswith(("heads.token.transform", "heads.token.decoder_bias"))
+        ]
 
 
 def test_a_head_that_is_not_known_is_replaced_and_that_is_said() -> None:
@@ -218,7 +222,7 @@ def test_the_whole_model_is_saved_as_it_was_trained(tmp_path: Path, documents_of
     for family in ("Bert", "ModernBert"):
         backbone, batch = backbone_of(random_model(family)), batch_of(MMLM, rows)
         optimizer = torch.optim.SGD(backbone.parameters(), 0.1)
-        backbone.head(backbone.hidden_states(batch, wanted_N=batch.predicted_N), batch.labels_N).mean().backward()
+        backbone.head(backbone.hidden_states(batch, wanted_N=batch.predicted_N), targets_of(batch)).mean().backward()
         optimizer.step()
         backbone.whole.save_pretrained(tmp_path / family)
         assert NAME not in (tmp_path / family / "config.json").read_text(encoding="utf-8")

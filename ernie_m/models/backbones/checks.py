@@ -44,7 +44,7 @@ class Backbone(Protocol):
     def windows(self) -> tuple[int, ...]: ...
     @property
     def longest_document(self) -> int | None: ...
-    def rows_read(self, batch: PackedBatch) -> RowsRead: ...
+    def rows_read(self, batch: PackedBatch[Tensor]) -> RowsRead: ...
     def states(self, rows: RowsRead) -> Tensor: ...
 
 
@@ -120,7 +120,7 @@ def _ids(backbone: Backbone, num_tokens: int, rng: torch.Generator) -> Tensor:
     return ids if padding is None else ids + (ids >= padding)
 
 
-def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor, order: Tensor) -> PackedBatch:
+def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor, order: Tensor) -> PackedBatch[Tensor]:
     """A row of two documents, all read all, and padding; the second one's tokens stand in another order than they have.
 
     That is what tokens at others' positions, such as inserted masks, are to a model; in order, rotary ones would do without
@@ -132,7 +132,7 @@ def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor, order: Tens
     ids, none = torch.cat([first, second[order], first[:PADDING]])[None], torch.zeros(0, dtype=torch.long)
     real, zeros = (document >= 0).long(), torch.zeros_like(document)
     columns = (position, zeros, document, zeros, real, torch.full_like(document, NO_HORIZON))
-    arrays: list[Any] = [ids, *(column[None].to(ids.device) for column in columns), none, none, none, none, None]
+    arrays: list[Any] = [ids, *(column[None].to(ids.device) for column in columns), none, none, none, none]
     return PackedBatch(*arrays)
 
 

@@ -6,7 +6,7 @@ is embedded, and dropout of attention is as the model has it unless told otherwi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import FIRST_POSITION_ID
 from ernie_m.models.attention import choose_attention
 from ernie_m.models.backbones.checks import check_class, check_rule_is_carried
-from ernie_m.models.backbones.heads import HEADS, token_head
+from ernie_m.models.backbones.heads import HEADS, ForeignTokenHead, token_head
 from ernie_m.models.backbones.rule import KEYWORD, RowsRead
+from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
 from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.objectives import TOKEN
 
 
-class ForeignEncoder(nn.Module):
+class ForeignEncoder(PretrainingModel):
     """An opened model of transformers that reads by our rule, with a head on chosen states.
 
     The model's modules are used as they are, not copied. `whole` goes on sharing them, so that it can be saved; its own
@@ -55,7 +57,8 @@ class ForeignEncoder(nn.Module):
         self.batch_first_position = batch_first_position
         for parameter in _pooler(self.encoder):
             parameter.requires_grad_(False)  # no loss reaches it
-        self.head, self.head_choice = token_head(model, self.words, seed)
+        head, self.head_choice = token_head(model, self.words, seed)
+        self.heads = nn.ModuleDict({TOKEN: head})
         self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)
@@ -67,6 +70,11 @@ class ForeignEncoder(nn.Module):
         if names is not None and names.last_attention:
             last_attention = self.encoder.get_submodule(names.last_attention.format(last=self.num_layers - 1))
             last_attention.register_forward_hook(_keep_wanted, with_kwargs=True)
+
+    @property
+    def head(self) -> ForeignTokenHead:
+        """Of masked words."""
+        return cast(ForeignTokenHead, self.heads[TOKEN])
 
     @property
     def whole(self) -> Any:
@@ -129,7 +137,7 @@ class ForeignEncoder(nn.Module):
 
     def hidden_states(
         self,
-        batch: PackedBatch,
+        batch: PackedBatch[Tensor],
         layer: int | None = None,
         wanted_N: Tensor | None = None,
         tied: TiedGradient | None = None,
@@ -147,7 +155,7 @@ class ForeignEncoder(nn.Module):
             return hidden
         return hidden[0] if rows.is_cut else hidden.flatten(0, 1)[wanted_N]
 
-    def rows_read(self, batch: PackedBatch, wanted_N: Tensor | None = None) -> RowsRead:
+    def rows_read(self, batch: PackedBatch[Tensor], wanted_N: Tensor | None = None) -> RowsRead:
         """Who reads whom in a micro-batch, as the layers ask for it."""
         return RowsRead(batch, self.attention_choice.value, self.attention_dropout, wanted_N)
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ernie_m.base.console import Choice
-from ernie_m.models.loss import predicted_nll
+from ernie_m.models.heads import Targets, TokenHead
 from ernie_m.models.tied_gradient import TiedGradient
 
 GELU = ""
@@ -57,7 +56,7 @@ HEADS = {
 """By `model_type`."""
 
 
-class TokenHead(nn.Module):
+class ForeignTokenHead(TokenHead):
     """States [N, D] -> what is said of their words. The matrix is the class's decoder, usually the embeddings' Parameter.
 
     It is registered here as well: ZeRO-3 then gathers it when the head runs. `is_tied`: it is the embeddings', and a
@@ -65,7 +64,7 @@ class TokenHead(nn.Module):
     """
 
     def __init__(self, transform: nn.Module, words: nn.Embedding, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # the parts are given
         self.is_tied = weight is words.weight and words.padding_idx is not None
         self.transform = transform
         assert isinstance(weight, nn.Parameter)
@@ -75,17 +74,17 @@ class TokenHead(nn.Module):
         else:
             self.register_buffer("decoder_bias", weight.new_zeros(len(weight)), persistent=False)
 
-    def forward(self, hidden_ND: Tensor, labels_N: Tensor, tied: TiedGradient | None = None) -> Tensor:
-        """-log p of each label, fp32 [N]. `tied` as in ernie_m.models.loss.predicted_nll; left alone without `is_tied`."""
-        tied = tied if self.is_tied else None
-        return predicted_nll(self.transform(hidden_ND), self.decoder_weight, self.decoder_bias, labels_N, tied)
+    def transformed(self, states: Tensor) -> Tensor:
+        """States [..., D] as the output matrix takes them."""
+        hidden: Tensor = self.transform(states)
+        return hidden
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """All logits [..., V]: for tests, export checks and small inputs."""
-        return F.linear(self.transform(hidden), self.decoder_weight, self.decoder_bias)
+    def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
+        """As in TokenHead; `tied` is left alone without `is_tied`."""
+        return super().forward(states_ND, targets, tied if self.is_tied else None)
 
 
-def token_head(model: Any, words: nn.Embedding, seed: int) -> tuple[TokenHead, Choice]:
+def token_head(model: Any, words: nn.Embedding, seed: int) -> tuple[ForeignTokenHead, Choice]:
     """The head of a model of transformers, or a new one drawn from `seed` on its `words`; and which, with the reason."""
     decoder, names = model.get_output_embeddings(), HEADS.get(model.config.model_type)
     if decoder is None:
@@ -96,12 +95,12 @@ def token_head(model: Any, words: nn.Embedding, seed: int) -> tuple[TokenHead, C
     assert decoder is model.get_submodule(names.decoder)
     parts = [nn.GELU() if name == GELU else model.get_submodule(name) for name in names.transform]
     transform = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
-    return TokenHead(transform, words, decoder.weight, decoder.bias), Choice(
+    return ForeignTokenHead(transform, words, decoder.weight, decoder.bias), Choice(
         "token head", "the model's", type(model).__name__
     )
 
 
-def new_head(config: Any, words: nn.Embedding, seed: int) -> TokenHead:
+def new_head(config: Any, words: nn.Embedding, seed: int) -> ForeignTokenHead:
     """Dense, GELU, layer norm, and the words' own matrix with a bias of zero; the dense layer is drawn from `seed`."""
     width, device, dtype = words.embedding_dim, words.weight.device, words.weight.dtype
     dense = nn.Linear(config.hidden_size, width, device=device, dtype=dtype)
@@ -111,4 +110,4 @@ def new_head(config: Any, words: nn.Embedding, seed: int) -> TokenHead:
         dense.bias.zero_()
     norm = nn.LayerNorm(width, eps=NEW_NORM_EPS, device=device, dtype=dtype)
     bias = nn.Parameter(torch.zeros(words.num_embeddings, device=device, dtype=dtype))
-    return TokenHead(nn.Sequential(dense, nn.GELU(), norm), words, words.weight, bias)
+    return ForeignTokenHead(nn.Sequential(dense, nn.GELU(), norm), words, words.weight, bias)

@@ -27,7 +27,7 @@ KEYWORD = "ernie_m_rows"
 class RowsRead:
     """Who reads whom in a micro-batch, as it travels to every layer; masks are built once per distinct window."""
 
-    batch: PackedBatch
+    batch: PackedBatch[Tensor]
     backend: str
     attention_dropout: float
     wanted_N: Tensor | None = None
