@@ -19,10 +19,11 @@ from ernie_m.models import row_pieces
 from ernie_m.models.attention import build_mask
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.backbones.rule import RowsRead
+from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.models.row_pieces import RowPieces
 from ernie_m.models.tied_gradient import tied_gradient
-from ernie_m.rows.batch import Document, PackedBatch
-from ernie_m.rows.objectives import CAMLM, MMLM
+from ernie_m.rows.batch import Document, LossRequest, PackedBatch
+from ernie_m.rows.objectives import BTMLM, CAMLM, LOSS_INDEX, MMLM
 from tests.backbone_fixtures import FAMILIES, WINDOW, backbone_of, own_states, random_model, targets_of
 
 if TYPE_CHECKING:
@@ -174,6 +175,37 @@ def test_gradients_of_a_row_are_those_of_the_classes_own_loss(
         if own[name] is not None:
             torch.testing.assert_close(gradient, own[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
     assert sum(bool(gradient is not None and gradient.abs().max() > 1e-3) for gradient in compared.values()) > 10
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_pseudo_tokens_of_a_packed_batch_are_those_of_the_document_alone(
+    family: str, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    backbone, rows, seen = backbone_of(random_model(family)), documents_of(BTMLM, LONG), set()
+    with torch.no_grad():  # so that places, all that placeholders differ in, decide
+        for name, parameter in backbone.named_parameters():
+            if "position_embeddings" in name:
+                parameter.mul_(20)
+            elif name.endswith("bias"):
+                parameter.zero_()
+    filled = fill_placeholders(backbone, batch_of(BTMLM, rows, 420))
+    for row, span, document in located(rows):
+        alone = fill_placeholders(backbone, batch_of(BTMLM, [[document]], len(document)))
+        assert torch.equal(alone.input_ids_BS[0], filled.input_ids_BS[row, span])
+        seen.update(alone.input_ids_BS[0, document.placeholders].tolist())
+    assert len(seen) > 2, "one and the same token everywhere would prove little"
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_the_loss_of_a_packed_batch_is_the_sum_of_its_documents(
+    family: str, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    backbone, rows = backbone_of(random_model(family)), documents_of(CAMLM)
+    request = LossRequest(torch.ones(len(LOSS_INDEX)), 1)
+    loss, sums_M = backbone(batch_of(CAMLM, rows), request)
+    alone = [backbone(batch_of(CAMLM, [[document]]), request)[0] for _, _, document in located(rows)]
+    torch.testing.assert_close(loss, torch.stack(alone).sum(), **TOLERANCE)
+    torch.testing.assert_close(loss.double(), sums_M[0], **TOLERANCE)
 
 
 # -- leaks ---------------------------------------------------------------------------------------------------------
