@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ernie_m.base.console import InputError
-from ernie_m.base.special_tokens import FIRST_POSITION_ID
+from ernie_m.base.special_tokens import Specials
 from ernie_m.models.attention import choose_attention
 from ernie_m.models.backbones.checks import check_class, check_rule_is_carried
 from ernie_m.models.backbones.heads import HEADS, ForeignTokenHead, token_head
 from ernie_m.models.backbones.rule import KEYWORD, RowsRead
+from ernie_m.models.heads import HEADS as MODULES
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
 from ernie_m.rows.batch import PackedBatch
@@ -39,13 +40,14 @@ class ForeignEncoder(PretrainingModel):
         activation_checkpointing: bool = False,
         seed: int = 0,
         name: str = "",
-        batch_first_position: int = FIRST_POSITION_ID,
+        specials: Specials | None = None,
+        heads: tuple[str, ...] = (TOKEN,),
     ) -> None:
         """`model`: in fp32, bare or with its head of masked words; where it stands it is tried on a few tokens.
 
         `attention`, `device`, `activation_checkpointing`: as for our own encoder. `attention_dropout`: None is the model's.
-        `seed`: of a head, if it gets a new one. `name`: what to call it in errors. `batch_first_position`: where position
-        ids of batches start.
+        `seed`: of a head, if it gets a new one. `name`: what to call it in errors. `specials`: of the data's vocabulary,
+        XLM-R's if None. `heads`: those its objectives ask.
         Raises InputError for models that are no encoders, or that the rule cannot be carried into.
         """
         super().__init__()
@@ -54,11 +56,17 @@ class ForeignEncoder(PretrainingModel):
         self._outside = (model,)  # a tuple, so that its modules are not registered twice
         self.encoder: Any = model.base_model
         self.config: Any = model.config
-        self.batch_first_position = batch_first_position
+        specials = specials or Specials.xlm_r(self.vocab_size)
+        self.batch_first_position = specials.first_position
         for parameter in _pooler(self.encoder):
             parameter.requires_grad_(False)  # no loss reaches it
-        head, self.head_choice = token_head(model, self.words, seed)
-        self.heads = nn.ModuleDict({TOKEN: head})
+        head, self.head_choice = token_head(model, self.words, seed, specials)
+        made: dict[str, nn.Module] = {TOKEN: head} | {
+            other: MODULES[other](self.config, cast(nn.Parameter, self.words.weight), nn.LayerNorm, specials)
+            for other in heads
+            if other != TOKEN
+        }
+        self.heads = nn.ModuleDict({other: made[other] for other in MODULES if other in heads})
         self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ernie_m.base.console import Choice
+from ernie_m.base.special_tokens import Specials
 from ernie_m.models.heads import Targets, TokenHead
 from ernie_m.models.tied_gradient import TiedGradient
 
@@ -63,8 +64,11 @@ class ForeignTokenHead(TokenHead):
     TiedGradient may carry its gradient to theirs.
     """
 
-    def __init__(self, transform: nn.Module, words: nn.Embedding, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, transform: nn.Module, words: nn.Embedding, weight: Tensor, bias: Tensor | None, specials: Specials
+    ) -> None:
         nn.Module.__init__(self)  # the parts are given
+        self.pieces = specials.replaceable
         self.is_tied = weight is words.weight and words.padding_idx is not None
         self.transform = transform
         assert isinstance(weight, nn.Parameter)
@@ -84,23 +88,25 @@ class ForeignTokenHead(TokenHead):
         return super().forward(states_ND, targets, tied if self.is_tied else None)
 
 
-def token_head(model: Any, words: nn.Embedding, seed: int) -> tuple[ForeignTokenHead, Choice]:
+def token_head(model: Any, words: nn.Embedding, seed: int, specials: Specials) -> tuple[ForeignTokenHead, Choice]:
     """The head of a model of transformers, or a new one drawn from `seed` on its `words`; and which, with the reason."""
     decoder, names = model.get_output_embeddings(), HEADS.get(model.config.model_type)
     if decoder is None:
-        return new_head(model.config, words, seed), Choice("token head", "new", "the model has none of masked words")
+        return new_head(model.config, words, seed, specials), Choice(
+            "token head", "new", "the model has none of masked words"
+        )
     if names is None:
         reason = f"how {type(model).__name__} is put together is not known here"
-        return new_head(model.config, words, seed), Choice("token head", "new", reason)
+        return new_head(model.config, words, seed, specials), Choice("token head", "new", reason)
     assert decoder is model.get_submodule(names.decoder)
     parts = [nn.GELU() if name == GELU else model.get_submodule(name) for name in names.transform]
     transform = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
-    return ForeignTokenHead(transform, words, decoder.weight, decoder.bias), Choice(
+    return ForeignTokenHead(transform, words, decoder.weight, decoder.bias, specials), Choice(
         "token head", "the model's", type(model).__name__
     )
 
 
-def new_head(config: Any, words: nn.Embedding, seed: int) -> ForeignTokenHead:
+def new_head(config: Any, words: nn.Embedding, seed: int, specials: Specials) -> ForeignTokenHead:
     """Dense, GELU, layer norm, and the words' own matrix with a bias of zero; the dense layer is drawn from `seed`."""
     width, device, dtype = words.embedding_dim, words.weight.device, words.weight.dtype
     dense = nn.Linear(config.hidden_size, width, device=device, dtype=dtype)
@@ -110,4 +116,4 @@ def new_head(config: Any, words: nn.Embedding, seed: int) -> ForeignTokenHead:
         dense.bias.zero_()
     norm = nn.LayerNorm(width, eps=NEW_NORM_EPS, device=device, dtype=dtype)
     bias = nn.Parameter(torch.zeros(words.num_embeddings, device=device, dtype=dtype))
-    return ForeignTokenHead(nn.Sequential(dense, nn.GELU(), norm), words, words.weight, bias)
+    return ForeignTokenHead(nn.Sequential(dense, nn.GELU(), norm), words, words.weight, bias, specials)
