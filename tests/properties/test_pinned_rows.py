@@ -1,6 +1,6 @@
 """What (seed, step) means does not change by accident: the rows of some steps, pinned as they were in release 0.1.
 
-Integers alone, so the digests hold on every processor. Where this test fails on purpose, DATA_ORDER must be raised: a run that
+Integers alone, so the digests hold on every processor. Where this test must change, DATA_ORDER must be raised: a run that
 was begun before would go on with other rows.
 """
 
@@ -15,6 +15,7 @@ from data_prep.shard_writer import Rows
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.rows.batch import ARRAYS
 from ernie_m.rows.dataloader import DATA_ORDER, DataConfig, PretrainingData, Schedule, StageConfig
 
 VOCAB_SIZE = 30_000
@@ -48,8 +49,7 @@ def test_rows_of_a_step_are_those_of_release_0_1(tmp_path: Path) -> None:
         digest = hashlib.sha256()
         for rank in range(2):
             for batch in data.step(step, rank, 2, 3):
-                for name in ("input_ids_BS", "position_ids_BS", "language_BS", "document_BS", "group_BS", "reads_BS", "horizon_BS",
-                             "predicted_N", "labels_N", "loss_N", "metric_N"):  # fmt: skip
+                for name in ARRAYS:
                     digest.update(np.ascontiguousarray(getattr(batch, name), np.int32).tobytes())
                 if batch.generation is not None:
                     for array in vars(batch.generation).values():
