@@ -49,7 +49,7 @@ setup(
             "psutil>=6",
             "pytest>=8",
             "pytest-xdist>=3.6",
-            "ruff>=0.6",
+            "ruff>=0.13",
             "scikit-learn>=1.4",
             "sentence-transformers>=5.2",
             "seqeval>=1.2.2",

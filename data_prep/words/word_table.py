@@ -17,6 +17,9 @@ FACTORS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)  # odd a
 KEEP_BYTES = np.array([(1 << 8 * i) - 1 for i in range(COLUMN_BYTES + 1)], np.uint64)
 
 
+ALL_WORDS = slice(None)
+
+
 class Words:
     """The words between the spaces of texts, where they lie in `utf8`: the texts' bytes with a NUL after each.
 
@@ -63,7 +66,7 @@ class WordTable:
         self._sizes = np.full(max_words + 1, MAX_BYTES + 1, np.uint8)
         self._hashes = np.full(max_words + 1, 0, np.uint64)
 
-    def find(self, words: Words, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+    def find(self, words: Words, chosen: np.ndarray | slice = ALL_WORDS) -> np.ndarray:
         """The places of the chosen words, ABSENT for those that are not here: int32."""
         slots = (words.hashes[chosen] >> self._shift).astype(np.int64)
         places = self._place_at[slots]

@@ -18,11 +18,9 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from ernie_m.base.console import Choice, InputError
 from ernie_m.models.block_mask import block_mask
 from ernie_m.models.row_pieces import RowPieces, attend_in_pieces, row_pieces
+from ernie_m.models.shape import SMALLEST_FLEX_HEAD
 from ernie_m.rows.attention_rule import attention_rule, dense_mask, within_window
 from ernie_m.rows.batch import PackedBatch
-
-SMALLEST_HEAD = 16
-"""Of flex on a GPU: torch refuses smaller ones when it compiles."""
 
 
 def choose_attention(requested: str, device: torch.device, attention_dropout: float = 0.0, head_size: int = 64) -> Choice:
@@ -48,7 +46,7 @@ def _obstacle_to_flex(device: torch.device, attention_dropout: float, head_size:
         return f"{torch.cuda.get_device_name(device)} is sm{major}{minor}; flex needs sm80"
     if attention_dropout > 0:
         return f"attention_dropout is {attention_dropout:g}; flex has none"
-    return "" if head_size >= SMALLEST_HEAD else f"heads of {head_size}; flex needs {SMALLEST_HEAD} or more"
+    return "" if head_size >= SMALLEST_FLEX_HEAD else f"heads of {head_size}; flex needs {SMALLEST_FLEX_HEAD} or more"
 
 
 def build_mask(backend: str, batch: PackedBatch[Tensor], window: int | None = None) -> Any:

@@ -12,6 +12,8 @@ from ernie_m.base.special_tokens import FIRST_POSITION_ID, XLM_R_VOCAB_SIZE
 from ernie_m.rows.objectives import HEADS, TOKEN
 
 Attention = Literal["auto", "sdpa", "pieces", "flex"]
+SMALLEST_FLEX_HEAD = 16
+"""Numbers a head must have for flex on a GPU: torch refuses smaller ones when it compiles."""
 
 
 @section
@@ -62,6 +64,11 @@ class ModelConfig(Section):
             if getattr(self, key) not in (None, of_data):
                 raise InputError(f"model.{key}: {getattr(self, key)}; expected {of_data}, the data's (or null)")
         return replace(self, vocab_size=vocab_size, num_languages=num_languages)
+
+    @property
+    def head_size(self) -> int:
+        """Numbers of an attention head."""
+        return self.hidden_size // self.num_heads
 
     @property
     def head_names(self) -> tuple[str, ...]:

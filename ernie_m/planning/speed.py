@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ernie_m.base.devices import Device
 from ernie_m.models.flops import behind_attention, head_flops, trunk_flops
+from ernie_m.models.shape import SMALLEST_FLEX_HEAD, ModelConfig
 from ernie_m.planning.memory import MAX_LOGITS, MicroBatch
 from ernie_m.rows.corruption import CORRUPTIONS
 from ernie_m.rows.objectives import CORRUPTED, NEXT, OBJECTIVES, TOKEN, CorruptionConfig, Objective
-
-if TYPE_CHECKING:
-    from ernie_m.models.shape import ModelConfig
 
 REACHED = 0.8
 """Share of a link's or a memory's nominal bandwidth that long transfers reach."""
@@ -24,7 +21,8 @@ REACHED = 0.8
 
 def has_flex(model: ModelConfig, device: Device) -> bool:
     """Whether a job of this model on this device will attend by FlexAttention (see choose_attention)."""
-    return device.has_flex and model.attention in ("auto", "flex") and not model.attention_dropout
+    asked = model.attention in ("auto", "flex") and not model.attention_dropout
+    return device.has_flex and asked and model.head_size >= SMALLEST_FLEX_HEAD
 
 
 def predicted_share(rows: Mapping[str, float], corruption: CorruptionConfig) -> float:

@@ -103,13 +103,15 @@ class BatchConfig(Section):
 
 
 def choose_precision(requested: Precision, device: torch.device) -> Choice:
-    """The precision to train in on `device`, with the reason."""
+    """The precision to train in on `device`, with the reason; InputError for bf16 on a GPU that would emulate it."""
+    if device.type != "cuda":
+        return Choice("precision", *(("fp32", f"{device.type} device") if requested == "auto" else (requested, "asked for")))
+    name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    if requested == "bf16" and major < 8:
+        raise InputError(f"engine.precision=bf16: {name} (sm{major}{minor}) has none, sm80 and later do; use auto or fp16")
     if requested != "auto":
         return Choice("precision", requested, "asked for")
-    if device.type != "cuda":
-        return Choice("precision", "fp32", f"{device.type} device")
-    name = torch.cuda.get_device_name(device)
-    if torch.cuda.get_device_capability(device)[0] >= 8:
+    if major >= 8:
         return Choice("precision", "bf16", f"{name} has bf16")
     return Choice("precision", "fp16", f"{name} has no bf16")
 

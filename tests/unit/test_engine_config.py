@@ -107,6 +107,11 @@ def test_precision_follows_from_the_device(
     assert (choice.value, choice.reason) == (value, reason)
     assert str(choose_precision("auto", torch.device("cpu"))) == "precision: fp32 (cpu device)"
     assert str(choose_precision("bf16", torch.device("cpu"))) == "precision: bf16 (asked for)"
+    if value == "fp16":
+        with pytest.raises(InputError, match=r"engine.precision=bf16: V100 \(sm70\) has none.*use auto or fp16"):
+            choose_precision("bf16", torch.device("cuda", 0))
+    else:
+        assert choose_precision("bf16", torch.device("cuda", 0)).value == "bf16"
 
 
 def test_biases_and_norms_do_not_decay(encoder_of: EncoderOf) -> None:

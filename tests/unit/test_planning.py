@@ -279,3 +279,11 @@ def test_the_launcher_prints_a_plan() -> None:
     wrong = subprocess.run([*command, "--gpu", "P100"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
+
+
+def test_heads_too_small_for_flex_are_planned_without_it() -> None:
+    """As choose_attention will decide on the card."""
+    small = replace(LARGE, hidden_size=128, num_heads=16)
+    assert speed.has_flex(LARGE, devices.DEVICES["H100"])
+    assert not speed.has_flex(small, devices.DEVICES["H100"]), "heads of 8"
+    assert not speed.has_flex(replace(LARGE, attention_dropout=0.1), devices.DEVICES["H100"])
