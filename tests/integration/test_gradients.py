@@ -17,6 +17,6 @@ def test_gradients_of_a_step_equal_plain_pytorch_for_zero_0_to_3(data: Path, sta
     assert results[0]["predicted_on_rank_0"] != content["predicted_elsewhere"], "token counts must be uneven to mean much"
     for result in results:
         assert result["num_parameters"] > 30
-        assert result["worst"] < 1e-6, result
+        assert result["worst"] < 1e-5, result  # fp32; XLCO divides cosines by 0.05, and their rounding with them
         assert abs(result["norm"] - 1) < 1e-5, result
         assert result["update"] < 1e-3, result

@@ -88,7 +88,10 @@ def test_a_run_goes_through_both_stages_and_leaves_what_it_promises(undisturbed:
 def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
     recipe: Path, data: Path, start_ranks: Any, tmp_path: Path
 ) -> None:
-    arguments = ("launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run")
+    both_heads = (
+        "stages=[{steps: 6, rows: {MMLM: 1, TLM: 1, XLCO: 1}}, {steps: 6, rows: {CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}}]"
+    )
+    arguments = ("launcher/pretrain.py", "--recipe", recipe, both_heads, "--data", data, "--run")
     whole = start_ranks(2, *arguments, tmp_path / "whole")
     text, _ = whole.communicate(timeout=240)
     assert (tmp_path / "whole" / "COMPLETE").is_file(), text
@@ -111,7 +114,8 @@ def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
 
 
 def test_losses_do_not_depend_on_the_number_of_ranks(data: Path, recipe: Path, start_ranks: Any, tmp_path: Path) -> None:
-    still = ["model.dropout=0.0", "model.attention_dropout=0.0", "stages=[{steps: 3, rows: {TLM: 1, CAMLM: 1, BTMLM: 1}}]"]
+    mix = "stages=[{steps: 3, rows: {TLM: 1, CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}}]"
+    still = ["model.dropout=0.0", "model.attention_dropout=0.0", mix]
     assert single(recipe, data, tmp_path / "one", *still).returncode == 0
     two = start_ranks(2, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", tmp_path / "two", *still)
     text, _ = two.communicate(timeout=240)
