@@ -88,9 +88,8 @@ def test_a_run_goes_through_both_stages_and_leaves_what_it_promises(undisturbed:
 def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
     recipe: Path, data: Path, start_ranks: Any, tmp_path: Path
 ) -> None:
-    both_heads = (
-        "stages=[{steps: 6, rows: {MMLM: 1, TLM: 1, XLCO: 1}}, {steps: 6, rows: {CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}}]"
-    )
+    first, second = "{MMLM: 1, TLM: 1, XLCO: 1}", "{CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}"
+    both_heads = f"stages=[{{steps: 6, rows: {first}}}, {{steps: 6, rows: {second}}}]"
     arguments = ("launcher/pretrain.py", "--recipe", recipe, both_heads, "--data", data, "--run")
     whole = start_ranks(2, *arguments, tmp_path / "whole")
     text, _ = whole.communicate(timeout=240)
