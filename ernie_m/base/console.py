@@ -17,11 +17,15 @@ EXIT_PEER_LOST = 76
 """Another rank died or hung; the newest checkpoint is whole."""
 
 
+FIRST_SPEAKS = 5.0
+"""Seconds that rank 0 has to print what all ranks refuse, before others do."""
+
+
 class InputError(ValueError):
     """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line.
 
-    With several ranks only rank 0 prints it. `only_here` says that other ranks do not meet this mistake: then the
-    rank that meets it prints it.
+    With several ranks rank 0 prints it, and its launcher then ends the others. `only_here` says that other ranks do not
+    meet this mistake: then the rank that meets it prints it at once.
     """
 
     def __init__(self, message: str, only_here: bool = False) -> None:
@@ -82,9 +86,9 @@ def run_cleanly(main: Callable[[], object]) -> None:
         main()
     except InputError as error:
         rank = rank_of(os.environ)
-        if rank == 0 or error.only_here:
-            fail(f"rank {rank}: {error}" if rank else f"{error}")
-        raise SystemExit(2) from None
+        if rank and not error.only_here:
+            time.sleep(FIRST_SPEAKS)  # a launcher ends all ranks with the first one that ends, told or not
+        fail(f"rank {rank}: {error}" if rank else f"{error}")
     except OSError as error:
         fail(f"{error.filename or 'input/output'}: {reason_of(error)}", 3)
     except (RuntimeError, MemoryError) as error:

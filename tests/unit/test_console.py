@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ernie_m.base.console import Choice, InputError, Progress, duration, fail, run_cleanly
+from ernie_m.base.console import FIRST_SPEAKS, Choice, InputError, Progress, duration, fail, run_cleanly
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -48,15 +48,20 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert capsys.readouterr() == ("", line)
 
 
-def test_with_several_ranks_the_first_alone_speaks_unless_only_one_knows(
+def test_with_several_ranks_the_first_speaks_first_unless_only_one_knows(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RANK", "3")
-    for only_here, line in ((False, ""), (True, "error: rank 3: broken shard\n")):
+    """A launcher ends all ranks with the first that ends: a quick rank 1 must not silence rank 0."""
+    waited: list[float] = []
+    monkeypatch.setattr("ernie_m.base.console.time.sleep", waited.append)
+    for rank, only_here, seconds in (("3", False, [FIRST_SPEAKS]), ("3", True, []), ("0", False, [])):
+        monkeypatch.setenv("RANK", rank)
+        waited.clear()
         with pytest.raises(SystemExit) as caught:
             run_cleanly(raising(InputError("broken shard", only_here=only_here)))
         assert caught.value.code == 2
-        assert capsys.readouterr().err == line
+        assert waited == seconds
+        assert capsys.readouterr().err == ("error: broken shard\n" if rank == "0" else "error: rank 3: broken shard\n")
 
 
 def test_our_own_mistakes_keep_their_traceback() -> None:
