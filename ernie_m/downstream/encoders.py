@@ -5,13 +5,11 @@ Layers are found by structure, not by a model's name: lists of modules of length
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-from torch import nn
-
 from ernie_m.base.console import InputError
+from ernie_m.models.parts import layer_by_name
 
 Size = Literal["base", "large"]
 LARGE_HIDDEN_SIZE = 1024
@@ -53,20 +51,8 @@ def learning_rate_shares(model: Any, decay: float) -> dict[str, float]:
 def place_of(model: Any) -> Callable[[str], int | None]:
     """Parameter name -> number of its layer from 0, -1 for embeddings, None for what is above the layers."""
     num_layers = int(model.config.num_hidden_layers)
-    lists = [
-        re.escape(name)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers and name.startswith(f"{model.base_model_prefix}.")
-    ]
-    if not lists:
+    place = layer_by_name(model, f"{model.base_model_prefix}.", num_layers)
+    if place is None:
         kind = model.config.model_type
         raise InputError(f"layer_decay: {kind} has no list of {num_layers} layers; expected one, or give layer_decay=1")
-    in_layer = re.compile(rf"(?:{'|'.join(lists)})\.(\d+)\.")
-    base = re.compile(rf"{re.escape(model.base_model_prefix)}\.(?:.*[._])?emb(?:ed\w*)?(?:[._]|$)")
-
-    def place(name: str) -> int | None:
-        if match := in_layer.match(name):
-            return int(match[1])
-        return -1 if base.match(name) else None
-
     return place

@@ -92,6 +92,10 @@ class Encoder(PretrainingModel):
         self.layers = nn.ModuleList(Layer(config, norm) for _ in range(config.num_layers))
         self.heads = heads_for(config, cast(nn.Parameter, self.embeddings.word.weight), norm, specials)
 
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
     def initialise(self, seed: int) -> Encoder:
         """Draw all weights from `seed`: normal(0, initializer_range), biases 0, norms 1, language embeddings 0."""
         rng = torch.Generator().manual_seed(seed)

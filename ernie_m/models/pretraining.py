@@ -25,6 +25,13 @@ class PretrainingModel(nn.Module):
     """A backbone, which gives `hidden_states`, with the heads that its objectives ask."""
 
     heads: nn.ModuleDict
+    backbone_prefix = ""
+    """Beginning of the backbone's parameters' names."""
+
+    @property
+    @abstractmethod
+    def num_layers(self) -> int:
+        """Layers of the backbone, L."""
 
     @abstractmethod
     def hidden_states(
@@ -51,8 +58,12 @@ class PretrainingModel(nn.Module):
             assert batch.generation is not None
             first = stage_1(batch, batch.generation)
             return self.token_head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
-        tied = tied_gradient(batch.input_ids_BS) if TOKEN in self.heads else None
-        nll_N = self._nll(self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied), batch, tied)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and request.trains_backbone):
+            tied = tied_gradient(batch.input_ids_BS) if TOKEN in self.heads else None
+            states_ND = self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied)
+        if not request.trains_backbone:
+            states_ND.requires_grad_()  # ends here; ZeRO 3 gives a head's weights back when its input has a gradient
+        nll_N = self._nll(states_ND, batch, tied)
         loss = weighted_loss(nll_N, batch.loss_N, request.scales_L)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
 

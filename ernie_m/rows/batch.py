@@ -186,8 +186,9 @@ class LossRequest:
     """What the model's forward needs beside the batch to compute a loss.
 
     `scales_L` fp32: factor of each loss's summed nll (ernie_m.models.loss.loss_scales). Inside a dataclass on purpose:
-    DeepSpeed casts bare tensor arguments to half precision.
+    DeepSpeed casts bare tensor arguments to half precision. `trains_backbone`: whether a gradient goes behind the heads.
     """
 
     scales_L: Tensor
     num_metrics: int
+    trains_backbone: bool = True

@@ -26,7 +26,7 @@ from ernie_m.base.ranges import Range
 from ernie_m.base.sampling import Draw, Mixture, apportion, smoothed
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.rows.batch import Examples, PackedBatch
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, PARTS, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings, RowSource
 
@@ -50,11 +50,20 @@ class StageConfig(Section):
     """Length of the stage, in steps."""
     rows: dict[str, Annotated[float, Range(above=0, most=1e6)]]
     """Shares of a step's rows, e.g. {MMLM: 1, TLM: 1, CAMLM: 1}: equal batches."""
+    train: tuple[str, ...] | None = None
+    """Parts of the model that learn: embeddings, encoder, heads, e.g. [heads]; null all. The others stay bit for bit."""
 
     def check(self) -> None:
         unknown = [name for name in self.rows if name not in OBJECTIVES]
         self.require(not unknown, "rows", f"objectives out of {', '.join(OBJECTIVES)}")
         self.require(bool(self.rows), "rows", "a positive share each")
+        known = self.train is None or (bool(self.train) and set(self.train) <= set(PARTS))
+        self.require(known, "train", f"some of {', '.join(PARTS)}, or null for all")
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Parts of the model that learn."""
+        return frozenset(PARTS if self.train is None else self.train)
 
 
 @section
@@ -83,6 +92,7 @@ class Schedule:
     def __init__(self, stages: tuple[StageConfig, ...], rows_per_step: int) -> None:
         self.rows_per_step = rows_per_step
         self._stages: list[tuple[int, dict[str, int], dict[str, int]]] = []
+        self._trained: list[tuple[int, frozenset[str]]] = []
         first_step, drawn = 0, dict.fromkeys(OBJECTIVES, 0)
         for number, stage in enumerate(stages):
             if rows_per_step < len(stage.rows):
@@ -93,11 +103,21 @@ class Schedule:
             names = sorted(stage.rows, key=OBJECTIVE_INDEX.__getitem__)
             counts = dict(zip(names, apportion([stage.rows[name] for name in names], rows_per_step), strict=True))
             self._stages.append((first_step, counts, dict(drawn)))
+            self._trained.append((first_step, stage.trained))
             first_step += stage.steps
             for name, count in counts.items():
                 drawn[name] += count * stage.steps
         self.num_steps = first_step
         self.objectives = [name for name in OBJECTIVES if drawn[name] > 0]
+
+    def trained(self, step: int) -> frozenset[str]:
+        """Parts of the model that learn in global step `step`."""
+        return next(parts for first_step, parts in reversed(self._trained) if first_step <= step)
+
+    @property
+    def trains_parts(self) -> bool:
+        """Whether some stage trains a part of the model alone."""
+        return any(parts != frozenset(PARTS) for _, parts in self._trained)
 
     def rows_of_step(self, step: int, chosen: range | None = None) -> list[RowAddress]:
         """Addresses of the rows of global step `step`, objective by objective in the table's order; all, or the `chosen`."""

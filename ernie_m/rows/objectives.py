@@ -30,6 +30,10 @@ from ernie_m.rows.corruption import CORRUPTIONS, INSERT, NOTHING, REPLACE
 TOKEN, SENTENCE = "token", "sentence"
 HEADS = (TOKEN, SENTENCE)
 """Names of heads, in the order in which a model has them; ernie_m.models.heads has the modules."""
+EMBEDDINGS, ENCODER, HEADS_PART = "embeddings", "encoder", "heads"
+PARTS = (EMBEDDINGS, ENCODER, HEADS_PART)
+"""Parts of a model, which a stage may train alone and a recipe at rates of their own; ernie_m.models.parts finds them. A
+head's matrix of words belongs to the embeddings where it is theirs."""
 CORRUPTED, NEXT, SENTENCES = "corrupted", "next", "sentences"
 ASKED = {
     CORRUPTED: "each token that the corruption chose; its label is the token itself",

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, a
     ("batch", "micro_batch_rows"),
 )
 
+
+LATER_KEYS = ("train", "rate_factors", "layer_decay")
+"""Keys inside sections that runs of earlier releases lack; without a value they mean what was done there."""
 
 SPECIAL_TOKENS = "special_tokens"
 
@@ -172,10 +175,19 @@ def _binding(configuration: dict[str, Any]) -> dict[str, Any]:
 
     A key without a value is left out: runs from before there was such a key go on.
     """
+    configuration = _without_later_keys(configuration)
     binding = {key: value for key, value in configuration.items() if key not in MAY_CHANGE and value is not None}
     for section, key in FREE_KEYS:
         binding[section] = {k: v for k, v in binding.get(section, {}).items() if k != key}
     return binding
+
+
+def _without_later_keys(content: Any) -> Any:
+    """Without those of LATER_KEYS that have no value."""
+    if isinstance(content, Mapping):
+        kept = {key: value for key, value in content.items() if key not in LATER_KEYS or value is not None}
+        return {key: _without_later_keys(value) for key, value in kept.items()}
+    return [_without_later_keys(item) for item in content] if isinstance(content, list) else content
 
 
 def model_config(configuration: dict[str, Any]) -> ModelConfig:

@@ -153,6 +153,20 @@ class DeepSpeed:
         """Stage 0 on one rank: no copies of all gradients for peers that are not there."""
         replace(self.engine, "enable_backward_allreduce", False)
 
+    def forget_gradient(self, parameter: nn.Parameter) -> None:
+        """Make a parameter's gradient zero, between a step's last backward and the update, whether it got one or not.
+
+        ZeRO 3 would else use the one of the step before, where it got none.
+        """
+        if self._parts is _zero_3:
+            deepspeed.utils.safe_set_local_grad(parameter, torch.zeros_like(taken(parameter, "ds_tensor")))
+        elif self._parts is _zero_12:
+            deepspeed.utils.safe_set_full_grad(parameter, torch.zeros_like(parameter))
+        elif parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        else:
+            parameter.grad.zero_()
+
     def full_gradient(self, parameter: nn.Parameter) -> Tensor:
         """A parameter's gradient, gathered over ranks, fp32 on the CPU."""
         return deepspeed.utils.safe_get_full_grad(parameter).float().cpu().clone()

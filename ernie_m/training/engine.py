@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -20,12 +21,15 @@ from ernie_m.base.host_memory import keep_freed_memory
 from ernie_m.base.ranges import Range
 from ernie_m.base.rank_facts import rank_facts
 from ernie_m.models.model import Encoder
+from ernie_m.models.parts import places_of
 from ernie_m.rows.batch import LossRequest, PackedBatch
+from ernie_m.rows.objectives import PARTS
 from ernie_m.runs.fragments import Fragment, FragmentReader, create_moments, fragments_of, num_updates
 from ernie_m.runs.meeting import choose_interface, set_meeting
 from ernie_m.runs.ranks import PEER_TIMEOUT, Ranks
 from ernie_m.training.deepspeed_adapter import DeepSpeed, join_ranks, prepare
 from ernie_m.training.gradient_exchange import GradientSums, choose_exchange
+from ernie_m.training.optimizer import OptimizerConfig, parameter_groups
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -42,32 +46,6 @@ class EngineConfig(Section):
     def check(self) -> None:
         unscaled = self.precision == "fp16" and self.zero_stage == 0
         self.require(not unscaled, "precision", "zero_stage 1, 2 or 3 with fp16 (DeepSpeed's stage 0 skips the loss scale)")
-
-
-@section
-class OptimizerConfig(Section):
-    """AdamW with linear warm-up and linear decay to zero."""
-
-    peak_learning_rate: Annotated[float, Range(above=0, most=10)] = 2e-4
-    """Highest learning rate: the paper's base 2e-4, large 1e-4."""
-    warmup_steps: Annotated[int, Range(least=0, most=10**9, zero="no warm-up")] = 10_000
-    """Steps of linear warm-up (paper: 10,000)."""
-    beta1: Annotated[float, Range(least=0, below=1, zero="no momentum")] = 0.9
-    """Adam's decay of the first moment."""
-    beta2: Annotated[float, Range(least=0, below=1, zero="the present gradient alone")] = 0.98
-    """Adam's decay of the second moment (InfoXLM)."""
-    epsilon: Annotated[float, Range(above=0, most=1)] = 1e-6
-    """Adam's epsilon (InfoXLM)."""
-    weight_decay: Annotated[float, Range(least=0, most=10, zero="none")] = 0.01
-    """Decoupled weight decay; biases and norms are free of it."""
-    gradient_clipping: Annotated[float, Range(least=0, most=1e6, zero="none")] = 1.0
-    """Largest global gradient norm; 0 switches clipping off."""
-
-    def learning_rate(self, step: int, num_steps: int) -> float:
-        """Rate of step `step` (from 0): rises linearly over the warm-up, then falls linearly to 0 at `num_steps`."""
-        rising = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
-        falling = (num_steps - step) / max(1, num_steps - self.warmup_steps)
-        return self.peak_learning_rate * min(1.0, rising, falling)
 
 
 @section
@@ -148,7 +126,9 @@ class Engine:
         config: EngineConfig,
         optimizer: OptimizerConfig,
         batch: BatchConfig,
+        by_part: bool = False,
     ) -> None:
+        """`by_part`: some updates will move parts of the model alone."""
         self.ranks, self.optimizer_config = ranks, optimizer
         self.accumulation_steps = batch.accumulation_steps(ranks.world_size)
         self.precision = choose_precision(config.precision, ranks.device)
@@ -172,8 +152,10 @@ class Engine:
         sums_are_ours = self.exchange.fill(ds_config, self.precision.value, config.zero_stage)
         model = model.to(ranks.device)
         self._sums = GradientSums(model) if sums_are_ours else None
-        groups = _parameter_groups(model, optimizer.weight_decay)
-        self._deepspeed = DeepSpeed(model, groups, ds_config, path)
+        self._places = places_of(model)
+        groups = parameter_groups(model, optimizer, self._places if by_part else None)
+        self._rates = [(group.factor, group.part) for group in groups]
+        self._deepspeed = DeepSpeed(model, [group.for_optimizer() for group in groups], ds_config, path)
         self._engine = self._deepspeed.engine
         if config.zero_stage == 0 and ranks.world_size == 1:
             self._deepspeed.reduce_nothing()
@@ -193,13 +175,16 @@ class Engine:
         self._engine.backward(loss)
         return nll_M
 
-    def update(self, learning_rate: float) -> bool:
+    def update(self, learning_rate: float, trained: Collection[str] = PARTS) -> bool:
         """Close a micro-batch: the optimizer moves when it was the step's last one.
 
-        Returns False, on all ranks alike, when the gradient was not finite and nothing was updated.
+        Parts of the model that are not `trained` stay bit for bit, and their gradient is zero: so their moments are too,
+        until they have learnt. Returns False, on all ranks alike, when the gradient was not finite and nothing was updated.
         """
-        for group in self._deepspeed.param_groups:
-            group["lr"] = learning_rate
+        for group, (factor, part) in zip(self._deepspeed.param_groups, self._rates, strict=True):
+            group["lr"] = learning_rate * factor if part is None or part in trained else 0.0
+        if not set(PARTS) <= set(trained) and self._engine.is_gradient_accumulation_boundary():
+            self._forget_gradients(trained)
         if self._deepspeed.is_plain:
             if self._engine.is_gradient_accumulation_boundary() and not self._clip():
                 return False
@@ -208,6 +193,12 @@ class Engine:
         self._deepspeed.forget_overflow()
         self._engine.step()
         return not self._deepspeed.overflow
+
+    def _forget_gradients(self, trained: Collection[str]) -> None:
+        assert all(part is not None for _, part in self._rates), "the engine was made with by_part"
+        for name, parameter in self.module.named_parameters():
+            if self._places[name].part not in trained:
+                self._deepspeed.forget_gradient(parameter)
 
     def _clip(self) -> bool:
         """Stage 0 in fp32, where DeepSpeed looks at no gradient and clips with two passes over all of them: one, and a
@@ -261,12 +252,6 @@ class Engine:
         replicated = self.zero_stage == 0  # then a rank answers for a share when saving, but works with all of it
         reader.fill(self._fragments(*((0, 1) if replicated else (self.ranks.rank, self.ranks.world_size))))
         self._deepspeed.restore_loss_scaler(counters["loss_scaler"])
-
-
-def _parameter_groups(model: Encoder, weight_decay: float) -> list[dict[str, Any]]:
-    decayed = [p for p in model.parameters() if p.dim() >= 2]
-    free = [p for p in model.parameters() if p.dim() < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
 
 
 def _read_ds_config(path: Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from ernie_m.models.shape import ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig, StageConfig
 from ernie_m.rows.objectives import PREDICTIONS, TOKEN, heads_of
 from ernie_m.training.divergence import GuardConfig
-from ernie_m.training.engine import BatchConfig, EngineConfig, OptimizerConfig
+from ernie_m.training.engine import BatchConfig, EngineConfig
+from ernie_m.training.optimizer import OptimizerConfig
 
 
 @section

@@ -250,7 +250,8 @@ class Trainer:
         model = Encoder(self.model_config, ranks.device, self.folder.manifest.specials)
         reader = FragmentReader(checkpoint.folder) if checkpoint else None
         reader.fill_weights(model) if reader else self._initialise(model, ranks)
-        engine = Engine(model, ranks, self.ds_configs, self.config.engine, self.config.optimizer, self.config.batch)
+        knobs = (self.config.engine, self.config.optimizer, self.config.batch, self.schedule.trains_parts)
+        engine = Engine(model, ranks, self.ds_configs, *knobs)
         if checkpoint is None or reader is None:
             return engine
         saved, present = checkpoint.state["precision"], engine.precision

@@ -28,7 +28,7 @@ from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
-from ernie_m.rows.objectives import HEADS, LOSS_INDEX, PREDICTIONS, TOKEN
+from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, PREDICTIONS, TOKEN
 from ernie_m.rows.packing import PackedRow
 from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.runs.checkpoint_store import CheckpointStore
@@ -175,7 +175,8 @@ class TrainingLoop:
             self.ranks.world_size,
             self.engine.accumulation_steps,
         )
-        request = LossRequest(scales_L, num_metrics)
+        trained = self.data.schedule.trained(step)
+        request = LossRequest(scales_L, num_metrics, trains_backbone=trained != {HEADS_PART})
         learning_rate = self.config.optimizer.learning_rate(step, self.num_steps)
         torch.manual_seed(key_of(self.config.seed, "dropout", step, self.ranks.rank) % 2**63)
         nll_M = torch.zeros(num_metrics, dtype=torch.float64, device=self.ranks.device)
@@ -184,7 +185,7 @@ class TrainingLoop:
             if number:
                 self._poll(f"step {step}, micro-batch {number}")
             nll_M += self.engine.forward_backward(self._filled(to_device(batch, self.ranks.device)), request)
-            updated = self.engine.update(learning_rate)
+            updated = self.engine.update(learning_rate, trained)
         self._guard(step, updated)
         return StepRecord(step, nll_M, predicted_M, total_tokens, total_pairs, learning_rate)
 

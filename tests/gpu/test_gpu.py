@@ -96,7 +96,8 @@ def ranks() -> Iterator[Ranks]:
 def test_a_step_in_half_precision_ends_finite_and_learns(
     precision: Precision, stage: int, ranks: Ranks, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
-    from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
+    from ernie_m.training.engine import BatchConfig, Engine, EngineConfig
+    from ernie_m.training.optimizer import OptimizerConfig
 
     model = encoder_of(num_layers=4, hidden_size=128, max_positions=S + 2)
     model.initialise(0)
@@ -126,7 +127,8 @@ def test_generation_under_zero_3_is_that_of_the_whole_model(
     ranks: Ranks, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     """Its weights are gathered module by module; the pseudo tokens are the same to the last one."""
-    from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig
+    from ernie_m.training.engine import BatchConfig, Engine, EngineConfig
+    from ernie_m.training.optimizer import OptimizerConfig
 
     shape = {"num_layers": 4, "hidden_size": 128, "max_positions": S + 2}
     batch = batch_of(BTMLM, documents_of(BTMLM), S).map(lambda tensor: tensor.cuda())

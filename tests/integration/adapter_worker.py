@@ -26,7 +26,8 @@ from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.runs.checkpoint import rank_file
 from ernie_m.runs.fragments import FragmentReader, write_tensors
 from ernie_m.training import deepspeed_adapter
-from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks
+from ernie_m.training.optimizer import OptimizerConfig
 
 COMBINATIONS = [(z, p) for z in range(4) for p in ("fp32", "bf16", "fp16") if (z, p) != (0, "fp16")]
 ROWS = 2

@@ -20,7 +20,8 @@ from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.objectives import CAMLM, LOSS_INDEX
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training import gradient_exchange
-from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, Precision, start_ranks
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, Precision, start_ranks
+from ernie_m.training.optimizer import OptimizerConfig
 from tests.conftest import _batch, _documents, _encoder
 
 DS_CONFIGS = Path(__file__).resolve().parents[2] / "ds_configs"

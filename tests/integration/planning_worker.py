@@ -24,7 +24,8 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import LOSS_INDEX, MMLM, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.ranks import Ranks
-from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks
+from ernie_m.training.optimizer import OptimizerConfig
 
 
 def micro_batch(case: dict[str, Any], vocab_size: int, rng: np.random.Generator, device: torch.device) -> PackedBatch:

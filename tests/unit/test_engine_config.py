@@ -11,15 +11,9 @@ import pytest
 import torch
 
 from ernie_m.base.console import InputError
-from ernie_m.training.engine import (
-    BatchConfig,
-    EngineConfig,
-    OptimizerConfig,
-    _filled,
-    _parameter_groups,
-    choose_precision,
-)
+from ernie_m.training.engine import BatchConfig, EngineConfig, _filled, choose_precision
 from ernie_m.training.engine import _read_ds_config as read_ds_config
+from ernie_m.training.optimizer import OptimizerConfig, parameter_groups
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
@@ -116,9 +110,9 @@ def test_precision_follows_from_the_device(
 
 def test_biases_and_norms_do_not_decay(encoder_of: EncoderOf) -> None:
     model = encoder_of()
-    decayed, free = _parameter_groups(model, 0.01)
-    assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
-    groups = {id(p): "decayed" for p in decayed["params"]} | {id(p): "free" for p in free["params"]}
+    decayed, free = parameter_groups(model, OptimizerConfig(weight_decay=0.01))
+    assert (decayed.weight_decay, free.weight_decay) == (0.01, 0.0)
+    groups = {id(p): "decayed" for p in decayed.parameters} | {id(p): "free" for p in free.parameters}
     for name, parameter in model.named_parameters():
         assert groups[id(parameter)] == ("free" if name.endswith("bias") or "norm." in name else "decayed"), name
     assert len(groups) == len(list(model.parameters()))

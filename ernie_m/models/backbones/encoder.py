@@ -31,6 +31,8 @@ class ForeignEncoder(PretrainingModel):
     forward is no longer of use (its attention is ours), but a copy's is, once `set_attn_implementation("sdpa")`.
     """
 
+    backbone_prefix = "encoder."
+
     def __init__(
         self,
         model: Any,
