@@ -2,6 +2,7 @@
 
     ernie-m export --run RUN --to FOLDER
     ernie-m export --run RUN --to FOLDER --format ernie_m
+    ernie-m export --run RUN --to FOLDER --keep 0.3
 
 FOLDER then loads with AutoModel, AutoModelForMaskedLM and AutoTokenizer (XLM-R's class; safetensors), and with
 SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. README.md there tells how it came about.
@@ -11,13 +12,23 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.files import remove
+from ernie_m.base.ranges import Range
 
 
-def export(run: str, to: str, data: str | None = None, format: str = "xlm-roberta", checkpoint: str | None = None) -> None:
+def export(
+    *,
+    run: str,
+    to: str,
+    data: str | None = None,
+    format: str = "xlm-roberta",
+    checkpoint: str | None = None,
+    keep: Annotated[float, Range(least=0, most=1, zero="the trained weights")] = 0.0,
+) -> None:
     """Write the weights of a pre-training run as a Hugging Face folder.
 
     Args:
@@ -27,11 +38,14 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
         format: xlm-roberta, a class that all releases of transformers have, or ernie_m, that of the released weights,
             which lacks a head for masked language modelling
         checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
+        keep: share of the weights that the run started from (init_from): 0.3 writes 0.3 of them and 0.7 of the trained ones
     """
     from ernie_m.base.command_line import nearest
+    from ernie_m.interop.averaging import averaged
     from ernie_m.interop.export import FORMATS
     from ernie_m.interop.export import export as write_folder
     from ernie_m.interop.model_card import CARD_FILE, model_card
+    from ernie_m.interop.start import weights_of_start
     from ernie_m.runs.run_folder import RunFolder, load_weights, model_config, tokenizer_of
 
     if format not in FORMATS:
@@ -41,18 +55,23 @@ def export(run: str, to: str, data: str | None = None, format: str = "xlm-robert
         raise InputError(f"{target}: not empty; give a new folder with --to")
     configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
+    weights = load_weights(configuration, chosen)
+    if keep:
+        start, started = weights_of_start(Path(run), configuration, tokenizer.parent)
+        weights = averaged(weights, start, keep, started.fresh)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        write_folder(load_weights(configuration, chosen), model_config(configuration), tokenizer, aside, format)
-        card = model_card(Path(run), configuration, chosen, tokenizer.parent, format)
+        write_folder(weights, model_config(configuration), tokenizer, aside, format)
+        card = model_card(Path(run), configuration, chosen, tokenizer.parent, format, keep)
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
         if target.is_dir():
             target.rmdir()
         aside.rename(target)
     finally:
         remove(aside)
-    print(f"exported step {chosen.step} of {run} to {target} ({format})")
+    with_start = f", {keep:g} of the start kept" if keep else ""
+    print(f"exported step {chosen.step} of {run} to {target} ({format}{with_start})")
 
 
 def main(called: str = "ernie-m export") -> None:

@@ -29,8 +29,10 @@ CLASSES = {
 }
 
 
-def model_card(run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint, data: Path, model_type: str) -> str:
-    """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder."""
+def model_card(
+    run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint, data: Path, model_type: str, keep: float = 0.0
+) -> str:
+    """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder, `keep` the share of the start in it."""
     languages = configuration["data_identity"]["languages"]
     head = {
         "library_name": "transformers",
@@ -46,6 +48,7 @@ def model_card(run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoi
         "`<mask>` carried a language in training and carries none here; sentences without masks are encoded as in training.",
         "## Training",
         _training(configuration, checkpoint, lines),
+        *([_averaged(keep)] if keep else []),
         "## Data",
         _data(configuration, data),
         "## Measured in the run",
@@ -70,6 +73,13 @@ def _training(configuration: Mapping[str, Any], checkpoint: Checkpoint, lines: S
     origin = f"Started with the weights of `{start}`" if start else "Started with weights drawn at random"
     about = f"{origin}; {rows:,} rows of {length} positions a step{seen}. Rows of each objective, in proportion:"
     return f"{about}\n\n{_table(['steps', 'objectives'], stages)}"
+
+
+def _averaged(keep: float) -> str:
+    return (
+        f"These weights are {keep:g} of those that it started with and {1 - keep:g} of the trained ones; what the start "
+        "lacked is as trained. What was measured in the run is of the trained ones."
+    )
 
 
 def _data(configuration: Mapping[str, Any], data: Path) -> str:

@@ -3,17 +3,26 @@
 1. `check_start`, before ranks are started and the run's folder is touched: is it there, of the right shape and vocabulary?
 2. `start_from`, on every rank: the same bytes, or none goes on. What the weights lack keeps the values of
    Encoder.initialise: language embeddings zero, a head drawn from the seed.
+3. `start_again`, later, for tools: the same weights once more, or an error.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ernie_m.base.console import InputError, Progress
+from ernie_m.base.run_files import START_FILE
+from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.source import LANGUAGES, Source, Target, open_source
 from ernie_m.models.model import Encoder
 from ernie_m.runs.ranks import Voters
+from ernie_m.runs.run_folder import encoder_of
 
 HASH_PIECE_MIB = 4  # of ernie_m.base.files.sha256_of
 SHOWN = 4  # names of unused tensors
@@ -91,3 +100,27 @@ def start_from(init_from: str, target: Target, model: Encoder, ranks: Voters) ->
         problem or f"init_from: {init_from}: other ranks cannot read it, or read other bytes; their lines say which",
         only_here=problem is not None and mine != first,
     )
+
+
+def start_again(init_from: str, target: Target, model: Encoder, run: Path) -> Started:
+    """Fill an initialised `model` with what the run in folder `run` started from.
+
+    Raises InputError when that is no longer there, or is not what it was.
+    """
+    started, recorded = start_from(init_from, target, model, Voters(0, 1)), run / START_FILE
+    if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8"))["sha256"] != started.sha256:
+        raise InputError(f"init_from: {init_from}: other bytes than the run started from ({recorded})")
+    return started
+
+
+def weights_of_start(run: Path, configuration: Mapping[str, Any], data: Path) -> tuple[dict[str, Tensor], Started]:
+    """The weights of step 0 of a run of our own encoder that has `init_from`; `data` is its data folder.
+
+    Raises InputError as `start_again`, and for a run that started with weights drawn at random.
+    """
+    if not configuration.get("init_from"):
+        raise InputError(f"{run}: it started with weights drawn at random; expected a run with init_from")
+    model = encoder_of(dict(configuration), attention="sdpa").initialise(configuration["seed"])
+    target = Target.of(model.config, data, Manifest.read(data))
+    started = start_again(configuration["init_from"], target, model, run)
+    return model.state_dict(), started

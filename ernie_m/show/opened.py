@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,15 +10,14 @@ from typing import Any
 from ernie_m.ablation.measured_model import MeasuredModel
 from ernie_m.base.config import build, read_yaml
 from ernie_m.base.console import InputError
-from ernie_m.base.run_files import CONFIG_FILE, START_FILE
+from ernie_m.base.run_files import CONFIG_FILE
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.interop.source import Target
-from ernie_m.interop.start import start_from
+from ernie_m.interop.start import start_again
 from ernie_m.models.model import Encoder
 from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData
 from ernie_m.rows.run_data import open_data
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
-from ernie_m.runs.ranks import Voters
 from ernie_m.runs.run_folder import load_weights
 from ernie_m.training.recipe import TrainingConfig
 
@@ -67,12 +65,9 @@ class OpenedRun:
             way_out = "name a Hugging Face folder of these weights with --before, or leave them out with --before none"
             target = Target.of(self.config.model, folder.folder, folder.manifest)
             try:
-                started = start_from(start, target, model, Voters(0, 1))
+                start_again(start, target, model, self.path)
             except InputError as error:
                 raise InputError(f"{error}; {way_out}") from None
-            recorded = self.path / START_FILE
-            if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8"))["sha256"] != started.sha256:
-                raise InputError(f"init_from: {start}: other bytes than the run started from ({recorded}); {way_out}")
         return self._measured_model(model, 0)
 
     def _measured_model(self, model: Encoder, step: int) -> MeasuredModel:

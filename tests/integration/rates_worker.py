@@ -140,6 +140,10 @@ def frozen(job: Job, zero_stage: int, precision: str, folder: Path) -> list[str]
             if own and same != (part not in trained):
                 problems.append(f"step {number}, {trained}: {part} {'stayed' if same else 'moved'}")
             moments = [now[key][kind] for key in own for kind in ("exp_avg", "exp_avg_sq")]
+            if part not in trained:  # a gradient of zero: not one of an earlier step
+                faded = [(now[key]["exp_avg"], before[key]["exp_avg"]) for key in own if before[key].keys() > {"exp_avg"}]
+                if not all(torch.allclose(new, 0.9 * old, rtol=1e-5, atol=0) for new, old in faded):
+                    problems.append(f"step {number}, {trained}: {part} had a gradient")
             if part not in ever and any(bool(moment.any()) for moment in moments):
                 problems.append(f"step {number}, {trained}: {part} has moments")
         before = now
