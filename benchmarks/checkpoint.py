@@ -49,7 +49,8 @@ from ernie_m.runs.checkpoint import committed_folders, verify
 from ernie_m.runs.checkpoint_store import CheckpointStore, Retention
 from ernie_m.runs.fragments import FragmentReader
 from ernie_m.runs.ranks import Ranks
-from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
+from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks
+from ernie_m.training.optimizer import OptimizerConfig
 from ernie_m.training.probe import MOST_PREDICTED, POSITIONS, probe_loss
 
 MODEL = ModelConfig(

@@ -128,7 +128,8 @@ class OurTraining:
     """The engine, the model and a step as ernie_m.training.training_loop makes it, one micro-batch a step."""
 
     def __init__(self, setup: Setup, data: PretrainingData, precision: str) -> None:
-        from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
+        from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks
+        from ernie_m.training.optimizer import OptimizerConfig
 
         self.ranks, self.num_metrics = start_ranks(), len(data.metrics)
         config = EngineConfig(zero_stage=setup.zero_stage, precision=precision)  # type: ignore[arg-type]

@@ -118,7 +118,7 @@ def test_the_command_exports_either_class_with_a_card(
     model_type: str, run: RunFolder, command: Callable[..., None], tmp_path: Path
 ) -> None:
     to = tmp_path / "hf"
-    command(str(run.path), str(to), format=model_type)
+    command(run=str(run.path), to=str(to), format=model_type)
     assert json.loads((to / "config.json").read_text())["model_type"] == model_type
     card = (to / "README.md").read_text()
     assert ("ERNIE-M's class, which transformers has up to 4.57" in card) == (model_type == "ernie_m")
@@ -136,7 +136,7 @@ def test_an_unknown_format_is_refused_before_anything_is_made(
     run: RunFolder, command: Callable[..., None], tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="--format erniem, did you mean `ernie_m`"):
-        command(str(run.path), str(tmp_path / "hf"), format="erniem")
+        command(run=str(run.path), to=str(tmp_path / "hf"), format="erniem")
     assert not (tmp_path / "hf").exists()
 
 
