@@ -10,7 +10,7 @@ too little memory, fails or is out of time says so, and the rest goes on; --only
 the seconds that each may take on an H200 (an estimate, mostly of starting processes; none was measured yet):
 
 peak           best matrix product in bf16 and fp16, before and behind the rest (always; 2 x 25)
-step           rows of MMLM: our step (loader, engine, clipping, fused Adam) in useful tokens and useful FLOPs a second,
+step           rows of MMLM: our step (loader, engine, clipping, fused Adam) in real tokens and useful FLOPs a second,
                beside XLMRobertaForMaskedLM with sdpa and torch's fused AdamW on the same rows, all in bf16 and by autocast,
                as many rows at a time as fit; peak memory, and of ours the planner's error; waiting for the loader (120)
 btmlm          BTMLM's two stages against a step on the same rows without the first (35)
@@ -155,8 +155,8 @@ class Benchmark:
             self.rate_of_flops = useful_flops(self.setup, mine)
             print(f"useful FLOP/s: ours {self.rate_of_flops / 1e12:,.2f} TFLOP/s; {mine['choices']}")
         best = max(map(rate, theirs.values()), default=None)
-        self.target("useful tokens/s on an H200", rate(mine) if mine else None, least=H200_TOKENS)
-        self.target("useful tokens/s, ours / the peer's faster", rate(mine) / best if mine and best else None, least=2.5)
+        self.target("real tokens/s on an H200", rate(mine) if mine else None, least=H200_TOKENS)
+        self.target("real tokens/s, ours / the peer's faster", rate(mine) / best if mine and best else None, least=2.5)
         self.target("share of the time waiting for the loader", waiting(mine) if mine else None, most=0.01)
 
     def btmlm(self) -> None:
@@ -174,7 +174,7 @@ class Benchmark:
             print(
                 f"{self.fp16_steps} steps in fp16: loss {result['first']:.3f} -> {result['last']:.3f}, {result['skipped']} "
                 f"updates left out, loss scale {scales[0]:g} -> {scales[-1]:g} (least {min(scales):g}), "
-                f"{result['rate']:,.0f} useful tokens/s"
+                f"{result['rate']:,.0f} real tokens/s"
             )
         fall, skipped = (result.get(key) for key in ("first", "skipped"))
         self.target("fp16: loss of the last tenth / the first", result["last"] / fall if fall else None, most=0.9)

@@ -223,7 +223,7 @@ def _torchs(reduction: str, hidden: Tensor, weight: Tensor, bias: Tensor, labels
 def fp16(setup: Setup, steps: int, timeout: float | None, environment: dict[str, str]) -> Result:
     """A pre-training from scratch by launcher/pretrain.py, recipe base (or smaller, where `setup` is), all objectives.
 
-    Mean loss of its first and last tenth, updates that were left out, loss scales on the way, useful tokens a second.
+    Mean loss of its first and last tenth, updates that were left out, loss scales on the way, real tokens a second.
     """
     layers, hidden = min(12, setup.layers), min(768, setup.hidden)
     rows = max(4, setup.rows // 2)

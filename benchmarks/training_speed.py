@@ -17,8 +17,8 @@ loader   tokens/s and fill of one loader process, by objective: alone, as one ra
          without plans kept from row to row; processes that an H200 takes; the peer's collator
 profile  torch.profiler's tables of our step (no target; not in the default)
 
-Useful tokens are those that are not padding. Useful FLOPs: 6 x parameters of the layers + 12 x layers x width x length a
-useful token, 6 x (width x vocabulary + width^2) a predicted one. Exit code 1 when a target is missed. Run it on an idle
+Real tokens are those that are not padding. Useful FLOPs: 6 x parameters of the layers + 12 x layers x width x length a
+real token, 6 x (width x vocabulary + width^2) a predicted one. Exit code 1 when a target is missed. Run it on an idle
 machine; Linux alone.
 """
 
@@ -126,7 +126,7 @@ class Benchmark:
 
     def full(self) -> None:
         mine, theirs = self.beside("MMLM")
-        self.target("useful tokens/s on full rows, ours / peer", rate(mine) / rate(theirs), least=2.0)
+        self.target("real tokens/s on full rows, ours / peer", rate(mine) / rate(theirs), least=2.0)
         self.target("peak memory, ours / peer", mine["peak_memory"] / theirs["peak_memory"], most=0.6)
         self.target("share of the time waiting for the loader, full rows", waiting(mine), most=0.01)
         self.fp32_rate = useful_flops(self.setup, mine)
@@ -134,7 +134,7 @@ class Benchmark:
 
     def pairs(self) -> None:
         mine, theirs = self.beside("TLM")
-        self.target("useful tokens/s on real pairs, ours / peer", rate(mine) / rate(theirs), least=4.0)
+        self.target("real tokens/s on real pairs, ours / peer", rate(mine) / rate(theirs), least=4.0)
         self.target("share of the time waiting for the loader, pairs", waiting(mine), most=0.01)
 
     def bf16(self) -> None:
@@ -162,13 +162,13 @@ class Benchmark:
             result = self.measured("loader", objective)
             slowest = min(result[key] for key in ("rate", "rate_of_64", "rate_unplanned"))
             print(
-                f"loader, one process, {objective}: {result['rate']:,.0f} useful tokens/s, fill {result['fill']:.2%}; a "
+                f"loader, one process, {objective}: {result['rate']:,.0f} real tokens/s, fill {result['fill']:.2%}; a "
                 f"rank of 64 {result['rate_of_64']:,.0f}; every window planned anew {result['rate_unplanned']:,.0f}"
             )
             self.target(f"loader processes of {objective} that an H200 takes", math.ceil(H200_TOKENS / slowest), most=1)
             if "peer_rate" in result:
                 print(
-                    f"peer: transformers' MLM collator on the same pairs: {result['peer_rate']:,.0f} useful tokens/s, "
+                    f"peer: transformers' MLM collator on the same pairs: {result['peer_rate']:,.0f} real tokens/s, "
                     f"fill {result['peer_fill']:.2%}"
                 )
             if objective in ("TLM", "CAMLM"):
@@ -214,7 +214,7 @@ def joined(results: list[Result]) -> Result:
 
 
 def rate(result: Result) -> float:
-    """Useful tokens a second, median of steps."""
+    """Real tokens a second, median of steps."""
     return statistics.median(n / seconds for n, seconds in zip(result["tokens"], result["seconds"], strict=True))
 
 
@@ -232,7 +232,7 @@ def waiting(result: Result) -> float:
 def line(name: str, result: Result) -> str:
     fill = sum(result["tokens"]) / sum(result["positions"])
     return (
-        f"{name:28} {rate(result):8,.1f} useful tokens/s, step {statistics.median(result['seconds']):.2f} s "
+        f"{name:28} {rate(result):8,.1f} real tokens/s, step {statistics.median(result['seconds']):.2f} s "
         f"({spread(result['seconds'])}), {fill:.1%} real tokens, peak memory {result['peak_memory'] / GIB:.2f} GiB"
     )
 

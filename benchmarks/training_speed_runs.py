@@ -1,6 +1,6 @@
 """What training_speed.py and gpu_speed.py measure, each in a process of its own: our training step, the loader, the machine.
 
-A run returns lists with an item for each measured step: "tokens" (useful ones: no padding), "positions" (with it),
+A run returns lists with an item for each measured step: "tokens" (real ones: no padding), "positions" (with it),
 "pairs" (that attention reads), "predicted", "seconds", "waiting" (for the loader, inside of seconds; beside a GPU that
 still works, a bound), and "peak_memory", bytes: of the process, or of a GPU's allocator. "warm_up" are the seconds of the
 steps before.
@@ -104,7 +104,7 @@ def peak_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def useful(batch: PackedBatch) -> int:
+def real_tokens(batch: PackedBatch) -> int:
     return int((np.asarray(batch.document_BS) >= 0).sum())
 
 
@@ -190,7 +190,7 @@ def ours(setup: Setup, objective: str, precision: str) -> Result:
     batches = Prefetcher(lambda number: data.step(steps[number], 0, 1, setup.rows)[0], 0, len(steps))
 
     def count(batch: PackedBatch) -> Result:
-        sizes = {"tokens": useful(batch), "positions": batch.document_BS.size, "pairs": pairs_read(batch)}
+        sizes = {"tokens": real_tokens(batch), "positions": batch.document_BS.size, "pairs": pairs_read(batch)}
         return sizes | {"predicted": len(batch.predicted_N)}
 
     module, result = training.engine.module, timed_steps(iter(batches), training.step, count, setup)
@@ -245,7 +245,7 @@ def loader(setup: Setup, objective: str) -> Result:
         started = time.perf_counter()
         batches = [data.step(step, ranks - 1, ranks, setup.rows)[0] for step in range(1, steps)]
         seconds = time.perf_counter() - started
-        tokens, positions = sum(map(useful, batches)), sum(batch.document_BS.size for batch in batches)
+        tokens, positions = sum(map(real_tokens, batches)), sum(batch.document_BS.size for batch in batches)
         result |= {name: tokens / seconds, "fill": tokens / positions}
     if objective == "TLM":
         from training_speed_peer import padded_pairs

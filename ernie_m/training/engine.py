@@ -39,7 +39,7 @@ class EngineConfig(Section):
     """How the work is sharded and in which precision it is done; together they name a file of ds_configs/."""
 
     zero_stage: Annotated[int, Range(least=0, most=3, zero="nothing is sharded")] = 1
-    """ZeRO stage: 0 none, 1 optimizer, 2 + gradients (reduces every micro-step), 3 + weights."""
+    """ZeRO stage: 0 none, 1 optimizer, 2 + gradients (reduces every micro-batch), 3 + weights."""
     precision: Precision = "auto"
     """fp32, bf16, fp16 (dynamic loss scaling), or auto by device."""
 

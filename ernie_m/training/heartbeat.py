@@ -218,7 +218,7 @@ class Judge:
         behind = min((post["points"] for post in here.values()), default=0)
         hung = [rank for rank, post in here.items() if post["points"] == behind]
         for rank, post in here.items():
-            # those who wait came to a stand later; but one that still has patience may be what all wait for
+            # those who wait came to a stand later; but one that is allowed a longer silence may be what all wait for
             is_to_blame = rank in hung or post["allowed"] > self._hang
             if post["still"] < (post["allowed"] if is_to_blame else post["allowed"] / 2):
                 return None

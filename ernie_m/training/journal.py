@@ -62,7 +62,7 @@ class Journal:
         numbers: Mapping[str, float],
         extra: Mapping[str, float | None],
     ) -> None:
-        """T finished steps with their nll summed over ranks [T, M]; `numbers` are those of Yardstick about all of them.
+        """T finished steps with their nll summed over ranks [T, M]; `numbers` are those of RunCosts about all of them.
 
         tokens_per_second stands in each step's line; the other numbers and `extra`, without what is None, in the last.
         """

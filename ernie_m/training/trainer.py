@@ -35,11 +35,11 @@ from ernie_m.runs.metrics import draw_curves
 from ernie_m.runs.ranks import START_PATIENCE, Ranks
 from ernie_m.runs.run_folder import RunFolder, identity_of, specials_recorded
 from ernie_m.runs.skip_steps import SkipSteps, first_new
+from ernie_m.training.checkpoint_probe import check_probe, probe_loss, read_probe
 from ernie_m.training.engine import Engine, start_ranks
 from ernie_m.training.journal import Journal
-from ernie_m.training.probe import check_probe, probe_loss, read_probe
 from ernie_m.training.recipe import TrainingConfig
-from ernie_m.training.training_loop import Stopped, Surroundings, TrainingLoop
+from ernie_m.training.training_loop import RunServices, Stopped, TrainingLoop
 from ernie_m.training.watchdog import Watchdog
 
 PEER_WAIT = 90.0  # seconds until the watchdog must know why a collective failed
@@ -177,7 +177,7 @@ class Trainer:
 
     def _train(self, ranks: Ranks, watchdog: Watchdog, is_owner: Callable[[], bool]) -> None:
         output = self.config.output
-        with watchdog.patience(START_PATIENCE, "starting"):
+        with watchdog.allow_silence(START_PATIENCE, "starting"):
             retention = Retention(output.keep_last, output.keep_every)
             store = CheckpointStore(
                 self.run_folder.checkpoints,
@@ -198,8 +198,8 @@ class Trainer:
                 store.prepare(size, on_gpu=ranks.device.type == "cuda")
             journal = self._journal(first_step) if ranks.is_first else None
             self._announce(engine, saving, checkpoint, skipped)
-            around = Surroundings(ranks, store, watchdog, self.interruption, journal, skipped, saves_in_background)
-            loop = TrainingLoop(self.config, self.data, engine, around)
+            services = RunServices(ranks, store, watchdog, self.interruption, journal, skipped, saves_in_background)
+            loop = TrainingLoop(self.config, self.data, engine, services)
             measured = ranks.from_first(journal.measured_steps if journal else None)
         try:
             loop.run(first_step, loop.needs_evaluation(first_step, measured))

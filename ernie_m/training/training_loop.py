@@ -34,10 +34,10 @@ from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.ranks import Ranks
 from ernie_m.runs.skip_steps import SkipSteps
+from ernie_m.training.checkpoint_probe import make_probe, probe_loss
 from ernie_m.training.divergence import SkippedUpdates, non_finite_message
 from ernie_m.training.engine import Engine
 from ernie_m.training.journal import Journal, StepRecord
-from ernie_m.training.probe import make_probe, probe_loss
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.utilization import EVALUATION, SAVING, Meter
 from ernie_m.training.watchdog import Watchdog
@@ -55,7 +55,7 @@ class Stopped(Exception):  # noqa: N818 - no error, an order
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunServices:
     """What the loop works with, beside the model and the data."""
 
     ranks: Ranks
@@ -70,9 +70,9 @@ class Surroundings:
 class TrainingLoop:
     """The steps of one process."""
 
-    def __init__(self, config: TrainingConfig, data: PretrainingData, engine: Engine, around: Surroundings) -> None:
-        self.config, self.data, self.engine, self.around = config, data, engine, around
-        self.ranks, self.store, self.journal = around.ranks, around.store, around.journal
+    def __init__(self, config: TrainingConfig, data: PretrainingData, engine: Engine, services: RunServices) -> None:
+        self.config, self.data, self.engine, self.services = config, data, engine, services
+        self.ranks, self.store, self.journal = services.ranks, services.store, services.journal
         self.num_steps = data.schedule.num_steps
         weights = [config.objective_weights.get(loss, 1.0) for loss in PREDICTIONS]
         self.weights_L = torch.tensor(weights, device=self.ranks.device)
@@ -107,12 +107,12 @@ class TrainingLoop:
                 if self._evaluates_at(done):
                     self._evaluate(done)
                 if due:
-                    self._save(done, in_the_open=last)
+                    self._save(done, until_written=last)
                 self._report_save()
         except Stopped as stopped:
             self._flush()
             if done > self.last_saved:
-                self._save(done, in_the_open=True)
+                self._save(done, until_written=True)
             self._report_save(wait=True)
             stopped.step = done
             raise
@@ -129,7 +129,7 @@ class TrainingLoop:
         return self._evaluates_at(first_step) and first_step not in measured_steps
 
     def _batches_of(self, step: int) -> list[PackedBatch[np.ndarray]] | None:
-        if step in self.around.skipped:
+        if step in self.services.skipped:
             return None
         try:
             return self.data.step(step, self.ranks.rank, self.ranks.world_size, self.config.batch.micro_batch_rows)
@@ -140,8 +140,8 @@ class TrainingLoop:
 
     def _agree(self, what: str, counts: np.ndarray) -> np.ndarray:
         """Sum `counts` over all ranks; raises Stopped, on all of them, when one was asked to stop."""
-        self.around.watchdog.progress(what)
-        request = self.around.interruption.request()
+        self.services.watchdog.progress(what)
+        request = self.services.interruption.request()
         flags = np.zeros(3)
         if request is not None and (self.has_moved or request.kind != "time"):
             flags[STOP_KINDS.index(request.kind)] = 1
@@ -210,7 +210,7 @@ class TrainingLoop:
         """Fetch the pending steps' sums at once and write them down."""
         if not self.pending:
             return
-        self.around.watchdog.progress("adding up losses")
+        self.services.watchdog.progress("adding up losses")
         nll_TM = self.ranks.sum(torch.stack([record.nll_M for record in self.pending])).cpu().numpy()
         if self.engine.precision.value != "fp16" and not np.isfinite(nll_TM).all():
             bad = int((~np.isfinite(nll_TM)).any(axis=1).nonzero()[0][0])
@@ -255,9 +255,9 @@ class TrainingLoop:
 
     # -- saving --------------------------------------------------------------------------------------------------
 
-    def _save(self, done: int, in_the_open: bool) -> None:
+    def _save(self, done: int, until_written: bool) -> None:
         """Save `done` finished steps; raises InputError when that failed and nothing comes after it."""
-        watchdog = self.around.watchdog
+        watchdog = self.services.watchdog
         watchdog.progress(f"saving step {done}")
         with self.meter.clock.during(SAVING):
             veto = self.journal.sync() if self.journal is not None else None
@@ -270,11 +270,11 @@ class TrainingLoop:
                 "probe_loss": probe_loss(self.engine.module, probe, self.ranks.device),
             }
             tensors = {key: view for fragment in self.engine.fragments() for key, view in fragment.tensors()}
-            behind = self.around.saves_in_background and not in_the_open
+            behind = self.services.saves_in_background and not until_written
             self.store.save(done, tensors, state, probe, in_background=behind, veto=veto)
         self.last_saved, self.saved_at, self.save_is_due = done, time.monotonic(), False
         watchdog.progress(f"saved step {done}")
-        if in_the_open:
+        if until_written:
             self._report_save(wait=True, is_last=True)
 
     def _report_save(self, wait: bool = False, is_last: bool = False) -> None:

@@ -1,9 +1,9 @@
-"""Where a run's time goes, and how much of its devices' arithmetic reaches useful tokens.
+"""Where a run's time goes, and how much of its devices' arithmetic reaches real tokens.
 
 1. `StepClock` says how many of a rank's seconds went into generation (BTMLM stage 1), waiting for rows, saving and
    evaluation; what remains are the steps themselves.
 2. `matmul_peak`: what a device can do, by its data sheet, or measured at the start where there is none.
-3. `Yardstick` turns seconds and counts since the last line into the numbers of the next one; `Meter` asks all ranks.
+3. `RunCosts` turns seconds and counts since the last line into the numbers of the next one; `Meter` asks all ranks.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class RunCosts:
     """What a run's numbers are measured by: its model and rows, and `peak`, the FLOP/s of all its devices together."""
 
     model: ModelConfig
@@ -117,38 +117,38 @@ class Yardstick:
     def numbers(
         self, seconds: np.ndarray, tokens: Sequence[int], pairs: float, predicted: Mapping[str, float]
     ) -> dict[str, float]:
-        """The numbers of a line about steps with so many useful `tokens` each, `pairs` read and `predicted` by head in all.
+        """The numbers of a line about steps with so many real `tokens` each, `pairs` read and `predicted` by head in all.
 
         `seconds` [ranks, NUM_SECONDS] are every rank's, as its clock read them.
 
-        tokens_per_second  useful tokens (all but padding) of all ranks, a second of rank 0's time outside of saving and
+        tokens_per_second  real tokens (all but padding) of all ranks, a second of rank 0's time outside of saving and
                            evaluation
-        mfu                FLOPs of useful tokens in the same time, as a share of the peak: 6 N a token, 12 L D a pair that
+        mfu                FLOPs of real tokens in the same time, as a share of the peak: 6 N a token, 12 L D a pair that
                            the attention rule lets one read (documents, not whole rows), its head's a prediction.
                            Generation is overhead, as recomputed activations are: it adds none.
         padding_share      of the steps' positions
         time_share/...     an activity's share of all the time, mean of the ranks
         slowest_loading    the share of the rank that waited longest for its rows: all others wait for it
         """
-        useful = sum(tokens)
+        num_real = sum(tokens)
         outside = sum(seconds[0, 1 + ACTIVITIES.index(name)] for name in OUTSIDE_STEPS)
         in_steps = max(float(seconds[0, 0] - outside), 1e-9)
         shares = seconds[:, 1:] / np.maximum(seconds[:, :1], 1e-9)
-        flops = needed_flops(self.model, useful, pairs, predicted)
+        flops = needed_flops(self.model, num_real, pairs, predicted)
         return {
-            "tokens_per_second": useful / in_steps,
+            "tokens_per_second": num_real / in_steps,
             "mfu": flops / (in_steps * self.peak),
-            "padding_share": 1 - useful / (len(tokens) * self.rows_per_step * self.sequence_length),
+            "padding_share": 1 - num_real / (len(tokens) * self.rows_per_step * self.sequence_length),
             **{f"{TIME_SHARE}{name}": float(share) for name, share in zip(ACTIVITIES, shares.mean(0), strict=True)},
             "slowest_loading": float(shares[:, ACTIVITIES.index(LOADING)].max()),
         }
 
 
 class Meter:
-    """The clock and the yardstick of a rank among its peers."""
+    """The clock and the costs of a rank among its peers."""
 
-    def __init__(self, yardstick: Yardstick, ranks: Ranks) -> None:
-        self.clock, self._yardstick, self._ranks = StepClock(ranks.device), yardstick, ranks
+    def __init__(self, costs: RunCosts, ranks: Ranks) -> None:
+        self.clock, self._costs, self._ranks = StepClock(ranks.device), costs, ranks
 
     @classmethod
     def of(cls, config: TrainingConfig, model: ModelConfig, precision: str, ranks: Ranks) -> Meter:
@@ -158,13 +158,13 @@ class Meter:
         if ranks.is_first:
             print(choice, flush=True)
         total = float(ranks.host_sum(np.array([peak]))[0])
-        return cls(Yardstick(model, config.data.sequence_length, config.batch.rows_per_step, total), ranks)
+        return cls(RunCosts(model, config.data.sequence_length, config.batch.rows_per_step, total), ranks)
 
     def numbers(self, tokens: Sequence[int], pairs: float, predicted: Mapping[str, float]) -> dict[str, float]:
-        """Those of the steps since the last call, all ranks' (Yardstick.numbers); a collective."""
+        """Those of the steps since the last call, all ranks' (RunCosts.numbers); a collective."""
         seconds = np.zeros((self._ranks.world_size, NUM_SECONDS))
         seconds[self._ranks.rank] = self.clock.read()
-        return self._yardstick.numbers(self._ranks.host_sum(seconds), tokens, pairs, predicted)
+        return self._costs.numbers(self._ranks.host_sum(seconds), tokens, pairs, predicted)
 
 
 def matmul_peak(device: torch.device, precision: str, tflops: float | None) -> tuple[float, Choice]:

@@ -104,7 +104,7 @@ class Watchdog:
         self._mark = (marks + 1, points + shared, what)
 
     @contextlib.contextmanager
-    def patience(self, seconds: float, what: str) -> Iterator[None]:
+    def allow_silence(self, seconds: float, what: str) -> Iterator[None]:
         """Allow `seconds` (or the hang timeout, if longer) without progress within the block."""
         before = self._allowed
         self._allowed = max(seconds, self._hang)

@@ -90,7 +90,7 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
     from ernie_m.runs.ranks import Ranks
     from ernie_m.runs.skip_steps import SkipSteps
     from ernie_m.training.engine import Engine
-    from ernie_m.training.training_loop import Surroundings, TrainingLoop
+    from ernie_m.training.training_loop import RunServices, TrainingLoop
 
     class Reader(FragmentReader):
         def read(self, name: str, kind: str, start: int, out: Any) -> None:
@@ -100,7 +100,7 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
     config, ranks, found = config_of(case), Ranks(), {}
     data = PretrainingData(CorpusFolder(corpus), config.data, Schedule(config.stages, ROWS), config.seed)
     quiet: Any = SimpleNamespace(progress=lambda *_, **__: None, request=lambda: None)
-    around = Surroundings(ranks, quiet, quiet, quiet, None, SkipSteps.of([]), False)
+    services = RunServices(ranks, quiet, quiet, quiet, None, SkipSteps.of([]), False)
     undo = MUTATIONS[case["mutation"]]() if case["mutation"] else lambda: None
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), watched() as waiting:
@@ -112,7 +112,7 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
                 if is_resumed:
                     scaler = engine.counters()["loss_scaler"]
                     engine.restore(Reader(saved), {"updates": UPDATES, "loss_scaler": scaler})
-                loop = TrainingLoop(config, data, engine, around)
+                loop = TrainingLoop(config, data, engine, services)
                 for step, name in enumerate(case["objectives"]):
                     waiting.found.clear()
                     record = loop._step(step, loop._batches_of(step) or [])

@@ -47,7 +47,7 @@ def step_lines(run: Path) -> dict[int, dict[str, Any]]:
 
 
 def counted(recipe: Path, data: Path) -> dict[int, tuple[int, int, int]]:
-    """(useful tokens, predicted tokens, pairs of the dense mask) of each global step, from the data alone."""
+    """(real tokens, predicted tokens, pairs of the dense mask) of each global step, from the data alone."""
     config = build(TrainingConfig, merge_overrides(read_recipe(recipe), []), str(recipe))
     rows = config.batch.rows_per_step
     source = PretrainingData(CorpusFolder(data), config.data, Schedule(config.stages, rows), config.seed)

@@ -117,7 +117,7 @@ def test_a_step_is_the_same_however_few_shards_stay_open(corpus_folder: CorpusFo
         assert global_rows(of_one, step, 1, 8) == global_rows(open_data(corpus_folder), step, 1, 8)
 
 
-def test_ranks_agree_on_which_micro_steps_generate(corpus_folder: CorpusFolder) -> None:
+def test_ranks_agree_on_which_micro_batches_generate(corpus_folder: CorpusFolder) -> None:
     data, flags = open_data(corpus_folder), set()
     for step in (0, 7):
         by_rank = [data.step(step, rank, 4, 2) for rank in range(4)]

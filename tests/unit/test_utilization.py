@@ -26,8 +26,8 @@ from ernie_m.training.utilization import (
     EVALUATION,
     SAVING,
     Meter,
+    RunCosts,
     StepClock,
-    Yardstick,
     matmul_peak,
     measured_peak,
 )
@@ -118,8 +118,8 @@ def seconds_of(*ranks: dict[str, float]) -> np.ndarray:
 
 def test_useful_flops_are_those_of_the_formula() -> None:
     """Base: 6 N a token, 12 L D a pair that is read, 6 (V D + D^2) a predicted token, written out."""
-    yardstick = Yardstick(BASE, 512, rows_per_step=4, peak=1e12)
-    numbers = yardstick.numbers(seconds_of({"all": 8.0, "generation": 3.0}), [1000, 900], 60_000, {TOKEN: 250})
+    costs = RunCosts(BASE, 512, rows_per_step=4, peak=1e12)
+    numbers = costs.numbers(seconds_of({"all": 8.0, "generation": 3.0}), [1000, 900], 60_000, {TOKEN: 250})
     N = 12 * (4 * 768 * 768 + 2 * 768 * 3072)
     flops = 1900 * 6 * N + 60_000 * 12 * 12 * 768 + 250 * 6 * (250_002 * 768 + 768 * 768)
     assert numbers["mfu"] == pytest.approx(flops / 8.0 / 1e12, rel=1e-12)
@@ -128,24 +128,22 @@ def test_useful_flops_are_those_of_the_formula() -> None:
 
 
 def test_generation_is_time_and_no_useful_work_and_saving_and_evaluation_are_no_time_of_steps() -> None:
-    yardstick = Yardstick(BASE, 512, rows_per_step=4, peak=1e12)
+    costs = RunCosts(BASE, 512, rows_per_step=4, peak=1e12)
     spent = {"all": 10.0, "generation": 2.0, "loading": 1.0}
-    plain = yardstick.numbers(seconds_of(spent), [2000], 10**6, {TOKEN: 300})
-    paused = yardstick.numbers(
-        seconds_of(spent | {"all": 16.0, "saving": 2.0, "evaluation": 4.0}), [2000], 10**6, {TOKEN: 300}
-    )
+    plain = costs.numbers(seconds_of(spent), [2000], 10**6, {TOKEN: 300})
+    paused = costs.numbers(seconds_of(spent | {"all": 16.0, "saving": 2.0, "evaluation": 4.0}), [2000], 10**6, {TOKEN: 300})
     for key in ("tokens_per_second", "mfu", "padding_share"):
         assert paused[key] == pytest.approx(plain[key], rel=1e-12)
-    longer = yardstick.numbers(seconds_of(spent | {"all": 15.0, "generation": 7.0}), [2000], 10**6, {TOKEN: 300})
+    longer = costs.numbers(seconds_of(spent | {"all": 15.0, "generation": 7.0}), [2000], 10**6, {TOKEN: 300})
     assert longer["mfu"] == pytest.approx(plain["mfu"] * 10 / 15, rel=1e-12)
     shares = [paused[f"time_share/{name}"] for name in ACTIVITIES]
     assert shares == pytest.approx([2 / 16, 1 / 16, 2 / 16, 4 / 16])
 
 
 def test_shares_are_means_of_ranks_and_the_slowest_loader_shows() -> None:
-    yardstick = Yardstick(BASE, 512, rows_per_step=4, peak=1e12)
+    costs = RunCosts(BASE, 512, rows_per_step=4, peak=1e12)
     ranks = [{"all": 10.0, "loading": 0.0, "saving": 1.0}, {"all": 20.0, "loading": 12.0, "saving": 2.0}]
-    numbers = yardstick.numbers(seconds_of(*ranks), [2000], 10**6, {TOKEN: 300})
+    numbers = costs.numbers(seconds_of(*ranks), [2000], 10**6, {TOKEN: 300})
     assert numbers["time_share/loading"] == pytest.approx(0.3)
     assert numbers["time_share/saving"] == pytest.approx(0.1)
     assert numbers["slowest_loading"] == pytest.approx(0.6)
@@ -153,7 +151,7 @@ def test_shares_are_means_of_ranks_and_the_slowest_loader_shows() -> None:
 
 
 def test_no_time_at_all_divides_by_nothing() -> None:
-    numbers = Yardstick(BASE, 512, 4, 1e12).numbers(np.zeros((1, 5)), [2048], 10**6, {TOKEN: 300})
+    numbers = RunCosts(BASE, 512, 4, 1e12).numbers(np.zeros((1, 5)), [2048], 10**6, {TOKEN: 300})
     assert all(np.isfinite(value) for value in numbers.values())
     assert numbers["padding_share"] == 0
 
@@ -161,7 +159,7 @@ def test_no_time_at_all_divides_by_nothing() -> None:
 def two_ranks_numbers(rank: int, folder: Path) -> None:
     """One of two ranks: 10 and 20 seconds, of which it saves 1 and 8."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/gloo", rank=rank, world_size=2)
-    meter, now = Meter(Yardstick(BASE, 512, 4, 1e12), Ranks()), Clock()
+    meter, now = Meter(RunCosts(BASE, 512, 4, 1e12), Ranks()), Clock()
     meter.clock = StepClock(CPU, now)
     with meter.clock.during(SAVING):
         now.pass_seconds((1.0, 8.0)[rank])
@@ -259,10 +257,10 @@ def test_a_measured_peak_is_of_real_products_and_draws_nothing_at_random(monkeyp
     assert len(sizes) == 5 * 4, "a warm-up, then three sizes"
 
 
-def test_the_yardstick_follows_the_model() -> None:
+def test_the_costs_follows_the_model() -> None:
     """Twice the layers, twice the trunk; the head stays."""
     seconds = seconds_of({"all": 1.0})
-    small, deep = (Yardstick(replace(BASE, num_layers=n), 512, 4, 1e12) for n in (12, 24))
+    small, deep = (RunCosts(replace(BASE, num_layers=n), 512, 4, 1e12) for n in (12, 24))
     trunk = [y.numbers(seconds, [1000], 80_000, {TOKEN: 0})["mfu"] for y in (small, deep)]
     head = [
         y.numbers(seconds, [1000], 80_000, {TOKEN: 100})["mfu"] - without

@@ -46,7 +46,7 @@ def test_a_hung_rank_is_named_while_the_others_wait_in_a_barrier(job: Job) -> No
 
 def test_when_all_stand_still_all_are_named(job: Job) -> None:
     def body(rank: int, watchdog: Watchdog, folder: Path) -> None:
-        with watchdog.patience(1000, "loading"):
+        with watchdog.allow_silence(1000, "loading"):
             pass
         watchdog.progress("gathering the ledger")
         time.sleep(1000)
@@ -76,11 +76,11 @@ def test_an_interpreter_stuck_in_C_ends_with_a_traceback(job: Job, monkeypatch: 
     assert "in body" in printed
 
 
-def test_patience_prevents_a_false_alarm(job: Job) -> None:
-    """One rank loads for longer than the hang timeout, and the others, out of patience, wait for it."""
+def test_an_allowed_silence_prevents_a_false_alarm(job: Job) -> None:
+    """One rank loads for longer than the hang timeout, and the others, allowed no longer silence, wait for it."""
 
     def body(rank: int, watchdog: Watchdog, folder: Path) -> None:
-        with watchdog.patience(20, "loading"):
+        with watchdog.allow_silence(20, "loading"):
             if rank == 1:
                 time.sleep(2.5)
                 (folder / "loaded").touch()
@@ -93,9 +93,9 @@ def test_patience_prevents_a_false_alarm(job: Job) -> None:
     assert job.incidents() == []
 
 
-def test_patience_ends(job: Job) -> None:
+def test_an_allowed_silence_ends(job: Job) -> None:
     def body(rank: int, watchdog: Watchdog, folder: Path) -> None:
-        with watchdog.patience(1.2, "loading"):
+        with watchdog.allow_silence(1.2, "loading"):
             time.sleep(1000 if rank == 2 else 0)
         watchdog.progress("barrier")
         time.sleep(1000)

@@ -15,7 +15,7 @@ from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, Stage
 from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.rows.packing import PackedRow
 from ernie_m.runs.fragments import write_tensors
-from ernie_m.training.probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
+from ernie_m.training.checkpoint_probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
