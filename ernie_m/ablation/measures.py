@@ -4,7 +4,7 @@
 (MMLM), both sentences visible (TLM), only the translation visible (CAMLM). A run that was not trained on an objective is
 measured under its rule too: the rule only decides who reads whom, and needs no weights of its own.
 
-*Cross-lingual gain* and *retrieval*: ernie_m.models.evaluation.
+*Cross-lingual gain*: ernie_m.models.gain. *Retrieval*: ernie_m.models.retrieval.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ernie_m.base.console import InputError
 from ernie_m.base.sampling import key_of
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
-from ernie_m.models.evaluation import accuracy_at_1, cross_lingual_gain, gain_rows, in_rows, mean_pooled, read_aligned
+from ernie_m.models.gain import cross_lingual_gain, gain_rows, in_rows
 from ernie_m.models.pretraining import without_training
+from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout

@@ -45,7 +45,7 @@ class Commands:
 
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.interop.encoder import open_encoder
-        from ernie_m.models.evaluation import accuracy_at_1, mean_pooled, read_aligned
+        from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
         from ernie_m.runs.ranks import this_device
 
         of = {"measure": "retrieval", "model": model, "source": source, "target": target}
@@ -97,7 +97,7 @@ class Commands:
         from ernie_m.base.config import build
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.corpus.folder import CorpusFolder
-        from ernie_m.models.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
+        from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
         from ernie_m.rows.dataloader import DataConfig
         from ernie_m.runs.ranks import this_device
         from ernie_m.runs.run_folder import RunFolder, encoder_of, load_weights, tokenizer_of

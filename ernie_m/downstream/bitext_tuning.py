@@ -24,7 +24,7 @@ from ernie_m.base.ranges import Range
 from ernie_m.downstream.encoders import Size, layer_of, place_of
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.interop.encoder import OpenEncoder
-from ernie_m.models.evaluation import mean_over_tokens, nearest, read_aligned
+from ernie_m.models.retrieval import mean_over_tokens, nearest, read_aligned
 
 
 class SentencePair(NamedTuple):

@@ -24,7 +24,7 @@ from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.task_files import find
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.interop.encoder import open_encoder
-from ernie_m.models.evaluation import accuracy_at_1, mean_pooled, read_aligned
+from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
 from ernie_m.runs.ranks import this_device
 
 XX_TO_EN, EN_TO_XX = 0, 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ernie_m.ablation.measures import LANGUAGE_CODES
 from ernie_m.base.console import InputError
-from ernie_m.models.evaluation import read_aligned
+from ernie_m.models.retrieval import read_aligned
 
 PIVOT = "en"
 CODES = LANGUAGE_CODES | {"eng": "en", "zho": "zh", "arb": "ar"}

@@ -15,7 +15,7 @@ from transformers import AutoModel
 
 from ernie_m.downstream.encoders import layer_of
 from ernie_m.interop.encoder import OpenEncoder
-from ernie_m.models.evaluation import accuracy_at_1, mean_pooled
+from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
 from ernie_m.runs.ranks import this_device
 from ernie_m.show.bitext_folder import PIVOT, BitextFolder, SharedSentences
 from ernie_m.show.figures import as_image

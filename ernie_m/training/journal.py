@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ernie_m.base.run_files import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE
-from ernie_m.models.evaluation import Gain
+from ernie_m.models.gain import Gain
 from ernie_m.rows.dataloader import PretrainingData
 from ernie_m.runs.checkpoint_store import Saved
 from ernie_m.runs.metrics import ConsoleLine, LineLog, mean_losses, read_metrics

@@ -23,7 +23,7 @@ from ernie_m import __version__
 from ernie_m.base.console import InputError
 from ernie_m.base.interruption import Interruption, StopRequest
 from ernie_m.base.sampling import key_of
-from ernie_m.models.evaluation import cross_lingual_gain, gain_rows, held_out_pairs
+from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch

@@ -97,15 +97,15 @@ def factor(kind: str) -> float | None:
 
 
 def main() -> None:
-    from ernie_m.models import evaluation
+    from ernie_m.models import gain
     from ernie_m.training import trainer, training_loop
     from ernie_m.training.engine import Engine
 
-    step, forward_backward, fill_in, gain = (
+    step, forward_backward, fill_in, to_device = (
         training_loop.TrainingLoop._step,
         Engine.forward_backward,
         training_loop.fill_placeholders,
-        evaluation.to_device,
+        gain.to_device,
     )
 
     def noted_step(self: Any, number: int, *rest: Any) -> Any:
@@ -127,7 +127,7 @@ def main() -> None:
 
     def struck_evaluation(*arguments: Any) -> Any:
         strike("evaluation")  # inside of a measurement, between the poll and the forward
-        return gain(*arguments)
+        return to_device(*arguments)
 
     def struck_start(*arguments: Any, **more: Any) -> Engine:
         strike("start")
@@ -136,7 +136,7 @@ def main() -> None:
     training_loop.TrainingLoop._step = noted_step  # type: ignore[method-assign]
     Engine.forward_backward = struck_micro_batch  # type: ignore[method-assign]
     training_loop.fill_placeholders = struck_generation
-    evaluation.to_device = struck_evaluation
+    gain.to_device = struck_evaluation
     trainer.Engine = struck_start  # type: ignore[assignment,misc]
     if os.environ.get("FP16_ON_CPU"):  # DeepSpeed refuses it unless told that it is supported
         from deepspeed.accelerator import get_accelerator

@@ -12,7 +12,7 @@ import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder, Shard
-from ernie_m.models.evaluation import held_out_pairs
+from ernie_m.models.gain import held_out_pairs
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
 
 STAGE = StageConfig(steps=32, rows={"MMLM": 1, "CAMLM": 1, "BTMLM": 1})

@@ -15,7 +15,7 @@ from ernie_m.base.console import InputError
 from ernie_m.downstream.bitext_tuning import BitextTuning, SentencePair, hardest_negative_loss, negatives, sides_of
 from ernie_m.downstream.task import Setup
 from ernie_m.interop.encoder import open_encoder
-from ernie_m.models.evaluation import mean_over_tokens
+from ernie_m.models.retrieval import mean_over_tokens
 
 
 def test_the_loss_is_the_cross_entropy_of_each_pair_and_its_hardest_negative() -> None:

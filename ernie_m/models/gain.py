@@ -1,9 +1,7 @@
-"""Two early measures of cross-lingual transfer.
+"""Cross-lingual gain: how much a true translation helps CAMLM predict the masks of a sentence, against a wrong one.
 
-*Cross-lingual gain*: how much a true translation helps CAMLM predict the masks of a sentence, against somebody else's:
-nll(shuffled translation) - nll(true one), in nats per masked token. It moves long before retrieval does.
-
-*Retrieval*: accuracy@1 of finding a sentence's translation by cosine of mean-pooled hidden states, both ways.
+gain = nll(with another pair's translation) - nll(with the true one), in nats per masked token, on held-out pairs. It moves
+long before retrieval (retrieval.py) does.
 """
 
 from __future__ import annotations
@@ -11,14 +9,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ernie_m.base.console import InputError, Progress
+from ernie_m.base.console import InputError
 from ernie_m.base.sampling import generator, key_of
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
@@ -106,6 +102,7 @@ def _first_sentence_only(document: Document, corruption: CorruptionConfig, examp
 
 
 def in_rows(documents: Sequence[Document], sequence_length: int) -> list[list[Document]]:
+    """The documents in rows of `sequence_length` positions, in their order: a row ends where the next one does not fit."""
     rows: list[list[Document]] = [[]]
     room = sequence_length
     for document in documents:
@@ -130,7 +127,7 @@ def cross_lingual_gain(
 ) -> Gain:
     """Measure the gain on `rows` (from `gain_rows`); with several ranks each takes its part, all do as many forwards.
 
-    `poll` is called before each forward, on all ranks alike, and may end it all by an exception.
+    `poll` is called before each forward, on every rank. It may raise, which ends the measurement.
     """
     together = world_size * rows_at_a_time
     padded = [*rows, *[PackedRow([], 0, TRUE)] * (-len(rows) % together)]
@@ -146,67 +143,3 @@ def cross_lingual_gain(
     (true, shuffled), (num_true, num_shuffled) = sum_over_ranks(sums).tolist()
     nll_true, nll_shuffled = true / num_true, shuffled / num_shuffled
     return Gain(nll_shuffled - nll_true, nll_true, nll_shuffled, int(num_true))
-
-
-def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
-    """Two line-aligned UTF-8 files; raises InputError when they are missing, empty or of unequal length."""
-    sides = []
-    for path in (source, target):
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; expected a sentence a line, aligned with the other file") from None
-        except UnicodeDecodeError as error:
-            line = path.read_bytes()[: error.start].count(b"\n") + 1
-            raise InputError(f"{path}, line {line}: not UTF-8; convert the file") from None
-        sides.append([line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else [])
-    if not sides[0] or not sides[1]:
-        raise InputError(f"{source if not sides[0] else target}: empty; expected a sentence a line")
-    if len(sides[0]) != len(sides[1]):
-        raise InputError(f"{source} has {len(sides[0])} lines, {target} {len(sides[1])}; expected line-aligned files")
-    return sides[0], sides[1]
-
-
-def accuracy_at_1(source_ND: Tensor, target_ND: Tensor, piece: int = 2048) -> tuple[float, float]:
-    """Share of sentences whose nearest neighbour by cosine is their translation: source -> target, target -> source."""
-    found = []
-    for queries, keys in ((source_ND, target_ND), (target_ND, source_ND)):
-        neighbours = nearest(queries, keys, piece)
-        found.append((neighbours == torch.arange(len(queries), device=neighbours.device)).float().mean().item())
-    return found[0], found[1]
-
-
-def nearest(queries_ND: Tensor, keys_KD: Tensor, piece: int = 2048) -> Tensor:
-    """Number of the nearest key by cosine for each query: int64 [N]."""
-    queries_ND, keys_KD = (nn.functional.normalize(side.float(), dim=1) for side in (queries_ND, keys_KD))
-    return torch.cat([(part @ keys_KD.T).argmax(dim=1) for part in queries_ND.split(piece)])
-
-
-def mean_over_tokens(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-    """Mean of the states of real tokens (mask 1), special ones included; axes in front of B are kept: [..., B, D]."""
-    weights = mask_BS[:, :, None].to(states_BSD.dtype)
-    return (states_BSD * weights).sum(-2) / weights.sum(-2)
-
-
-def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], device: torch.device, note: str) -> Tensor:
-    """Mean over tokens of every layer's hidden states of a Hugging Face encoder: fp32 [layers + 1, N, D] on the CPU."""
-    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-    pooled: list[Tensor] = [torch.empty(0)] * len(sentences)
-    progress = Progress(f"encoding {note}", len(sentences), "sentences")
-    longest = min(512, tokenizer.model_max_length)
-    model.eval().to(device)
-    with torch.no_grad():
-        for start in range(0, len(order), 64):
-            chosen = order[start : start + 64]
-            texts = [sentences[i] for i in chosen]
-            inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
-            layers = model(**inputs, output_hidden_states=True).hidden_states
-            if not layers or {layer.shape[:2] for layer in layers} != {inputs["attention_mask"].shape}:
-                raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which pooling needs")
-            states = torch.stack(layers)
-            means = mean_over_tokens(states, inputs["attention_mask"]).float().cpu()
-            for column, i in enumerate(chosen):
-                pooled[i] = means[:, column]
-            progress.advance(len(chosen))
-    progress.close()
-    return torch.stack(pooled, dim=1)

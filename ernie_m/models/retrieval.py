@@ -1,0 +1,79 @@
+"""Retrieval: is a sentence's nearest neighbour, by cosine of mean-pooled hidden states, its translation?
+
+`mean_pooled` makes the vectors, `accuracy_at_1` compares them in both directions. Any Hugging Face encoder will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ernie_m.base.console import InputError, Progress
+
+
+def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
+    """Two line-aligned UTF-8 files; raises InputError when they are missing, empty or of unequal length."""
+    sides = []
+    for path in (source, target):
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; expected a sentence a line, aligned with the other file") from None
+        except UnicodeDecodeError as error:
+            line = path.read_bytes()[: error.start].count(b"\n") + 1
+            raise InputError(f"{path}, line {line}: not UTF-8; convert the file") from None
+        sides.append([line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else [])
+    if not sides[0] or not sides[1]:
+        raise InputError(f"{source if not sides[0] else target}: empty; expected a sentence a line")
+    if len(sides[0]) != len(sides[1]):
+        raise InputError(f"{source} has {len(sides[0])} lines, {target} {len(sides[1])}; expected line-aligned files")
+    return sides[0], sides[1]
+
+
+def accuracy_at_1(source_ND: Tensor, target_ND: Tensor, piece: int = 2048) -> tuple[float, float]:
+    """Share of sentences whose nearest neighbour by cosine is their translation: source -> target, target -> source."""
+    found = []
+    for queries, keys in ((source_ND, target_ND), (target_ND, source_ND)):
+        neighbours = nearest(queries, keys, piece)
+        found.append((neighbours == torch.arange(len(queries), device=neighbours.device)).float().mean().item())
+    return found[0], found[1]
+
+
+def nearest(queries_ND: Tensor, keys_KD: Tensor, piece: int = 2048) -> Tensor:
+    """Number of the nearest key by cosine for each query: int64 [N]."""
+    queries_ND, keys_KD = (nn.functional.normalize(side.float(), dim=1) for side in (queries_ND, keys_KD))
+    return torch.cat([(part @ keys_KD.T).argmax(dim=1) for part in queries_ND.split(piece)])
+
+
+def mean_over_tokens(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+    """Mean of the states of real tokens (mask 1), special ones included; axes in front of B are kept: [..., B, D]."""
+    weights = mask_BS[:, :, None].to(states_BSD.dtype)
+    return (states_BSD * weights).sum(-2) / weights.sum(-2)
+
+
+def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], device: torch.device, note: str) -> Tensor:
+    """Mean over tokens of every layer's hidden states of a Hugging Face encoder: fp32 [layers + 1, N, D] on the CPU."""
+    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
+    pooled: list[Tensor] = [torch.empty(0)] * len(sentences)
+    progress = Progress(f"encoding {note}", len(sentences), "sentences")
+    longest = min(512, tokenizer.model_max_length)
+    model.eval().to(device)
+    with torch.no_grad():
+        for start in range(0, len(order), 64):
+            chosen = order[start : start + 64]
+            texts = [sentences[i] for i in chosen]
+            inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+            layers = model(**inputs, output_hidden_states=True).hidden_states
+            if not layers or {layer.shape[:2] for layer in layers} != {inputs["attention_mask"].shape}:
+                raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which pooling needs")
+            states = torch.stack(layers)
+            means = mean_over_tokens(states, inputs["attention_mask"]).float().cpu()
+            for column, i in enumerate(chosen):
+                pooled[i] = means[:, column]
+            progress.advance(len(chosen))
+    progress.close()
+    return torch.stack(pooled, dim=1)
