@@ -46,7 +46,8 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.checkpoint import committed_folders, verify
-from ernie_m.runs.checkpoint_store import CheckpointStore, Retention
+from ernie_m.runs.checkpoint_commit import Retention
+from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.fragments import FragmentReader
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks

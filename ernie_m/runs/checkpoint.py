@@ -5,7 +5,7 @@ step_00000100/manifest.json            format, step, number of ranks, the traine
               probe.safetensors        a few rows, whose loss stands in the state: replayed after loading
 
 `verify` looks at hashes before anything is opened, and nothing is ever unpickled. How checkpoints come about:
-ernie_m.runs.checkpoint_store.
+ernie_m.runs.checkpoint_commit.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from ernie_m.models.model import Encoder
 from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, Schedule, to_device
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.checkpoint import PROBE_FILE, Checkpoint, committed_folders, step_of
-from ernie_m.runs.checkpoint_store import CheckpointStore, Retention
+from ernie_m.runs.checkpoint_commit import Retention
+from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.fragments import FragmentReader
 from ernie_m.runs.host_copy import choose_saving
 from ernie_m.runs.metrics import draw_curves

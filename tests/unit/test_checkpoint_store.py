@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ernie_m.base.console import InputError
 from ernie_m.runs.checkpoint import Checkpoint, committed_folders, read_manifest, step_of, verify
-from ernie_m.runs.checkpoint_store import CheckpointStore, Retention, Saved
+from ernie_m.runs.checkpoint_commit import Retention
+from ernie_m.runs.checkpoint_store import CheckpointStore, Saved
 from ernie_m.runs.host_copy import choose_saving
 
 PROBE = {"rows_BS": torch.arange(6, dtype=torch.int32).reshape(2, 3)}
