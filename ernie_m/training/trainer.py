@@ -4,20 +4,18 @@
 2. Rank 0 holds the run folder's lock; a watchdog looks after all ranks.
 3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is replayed. Without
    one, weights are drawn from the seed, or taken from where the recipe's `init_from` says.
-4. The steps: ernie_m.training.training_loop. However they end, RUN says why.
+4. The steps: ernie_m.training.training_loop. However they end, RUN says why: ernie_m.training.endings.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ernie_m import __version__
 from ernie_m.base.config import to_mapping
-from ernie_m.base.console import EXIT_PEER_LOST, EXIT_STOPPED, Choice, InputError
+from ernie_m.base.console import Choice, InputError
 from ernie_m.base.files import sha256_of, write_json
 from ernie_m.base.interruption import Interruption
 from ernie_m.base.run_files import START_FILE
@@ -37,13 +35,12 @@ from ernie_m.runs.ranks import START_PATIENCE, Ranks
 from ernie_m.runs.run_folder import RunFolder, identity_of, specials_recorded
 from ernie_m.runs.skip_steps import SkipSteps, first_new
 from ernie_m.training.checkpoint_probe import check_probe, probe_loss, read_probe
+from ernie_m.training.endings import ending_by_rule
 from ernie_m.training.engine import Engine, start_ranks
 from ernie_m.training.journal import Journal
 from ernie_m.training.recipe import TrainingConfig
-from ernie_m.training.training_loop import RunServices, Stopped, TrainingLoop
+from ernie_m.training.training_loop import RunServices, TrainingLoop
 from ernie_m.training.watchdog import Watchdog
-
-PEER_WAIT = 90.0  # seconds until the watchdog must know why a collective failed
 
 
 class Trainer:
@@ -93,7 +90,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step of the last stage, from the newest whole checkpoint if there is one.
 
-        Ends the process with EXIT_STOPPED when asked to stop, with EXIT_PEER_LOST when another rank is lost.
+        Ends the process with EXIT_STOPPED when asked to stop, with EXIT_PEER_LOST when another rank is lost: endings.py.
         """
         self.interruption.listen()
         ranks = start_ranks()
@@ -108,44 +105,20 @@ class Trainer:
             is_owner = self._hold_folder(ranks, held)
             if ranks.is_first:
                 self.interruption.watch(self.run_folder.path)
-            output = self.config.output
-            watchdog = Watchdog.meet(
-                ranks.rank,
-                ranks.world_size,
-                self.run_folder.path,
-                ranks.from_first,
-                timeout_seconds=output.dead_after_seconds,
-                hang_timeout_seconds=output.hung_after_seconds,
-            )
-            try:
+            watchdog = self._watchdog(ranks)
+            with ending_by_rule(ranks, watchdog, self.run_folder, self.interruption):
                 self._train(ranks, watchdog, is_owner)
-            except Stopped as stopped:
-                self._note(ranks, stopped.request.kind, stopped.step, stopped.request.message)
-                if ranks.is_first:
-                    self.interruption.obeyed()
-                    print(
-                        f"stopped at step {stopped.step} ({stopped.request.message}); the same command goes on", flush=True
-                    )
-                watchdog.stop()
-                ranks.close()
-                raise SystemExit(EXIT_STOPPED) from None
-            except InputError as error:
-                self._note(ranks, "refused", None, str(error), error.only_here)
-                watchdog.leave(str(error)) if error.only_here else watchdog.stop()
-                raise
-            except RuntimeError as error:  # gloo and NCCL: a peer is gone; or a fault of our own
-                explanation = watchdog.explain(PEER_WAIT)
-                if explanation is None:
-                    watchdog.leave(f"{type(error).__name__}: {error}")
-                    raise
-                if watchdog.is_spokesman:
-                    print(f"error: {explanation}", file=sys.stderr, flush=True)
-                os._exit(EXIT_PEER_LOST)  # nothing that waits for a peer may run any more
-            except BaseException as error:
-                watchdog.leave(f"{type(error).__name__}: {error}")
-                raise
-            watchdog.stop()
         return ranks.close()
+
+    def _watchdog(self, ranks: Ranks) -> Watchdog:
+        return Watchdog.meet(
+            ranks.rank,
+            ranks.world_size,
+            self.run_folder.path,
+            ranks.from_first,
+            timeout_seconds=self.config.output.dead_after_seconds,
+            hang_timeout_seconds=self.config.output.hung_after_seconds,
+        )
 
     def _check_ranks(self, ranks: Ranks) -> None:
         if self.demanded_ranks not in (None, ranks.world_size):
@@ -170,11 +143,6 @@ class Trainer:
         if problem:
             raise InputError(problem)
         return is_owner
-
-    def _note(self, ranks: Ranks, kind: str, step: int | None, message: str, only_here: bool = False) -> None:
-        if ranks.is_first or only_here:
-            with contextlib.suppress(OSError):  # a full disk must not hide what is to be told
-                self.run_folder.stopped(kind, step, message)
 
     def _train(self, ranks: Ranks, watchdog: Watchdog, is_owner: Callable[[], bool]) -> None:
         output = self.config.output
