@@ -11,7 +11,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
@@ -20,6 +20,8 @@ import yaml
 
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import described, faults
+
+PLAIN = (float, int, bool, str)
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Section")
@@ -170,29 +172,19 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
         return {name: _convert(item, arguments[1], source, f"{key}.{name}") for name, item in value.items()}
     if isinstance(hint, type) and issubclass(hint, Section) and isinstance(value, Mapping):
         return build(hint, value, source, f"{key}.")
-    converters: dict[Any, Callable[[Any], Any]] = {float: _as_float, int: _as_int, bool: _as_bool, str: _as_str}
-    converted = converters[hint](value) if hint in converters else None
+    converted = _as_plain(value, hint) if hint in PLAIN else None
     if converted is None:
-        expected = hint.__name__ if hint in converters else ("a mapping of keys" if origin is not tuple else "a list")
+        expected = hint.__name__ if hint in PLAIN else ("a mapping of keys" if origin is not tuple else "a list")
         expected = allowed.expected(hint is int) if allowed is not None else expected
         raise InputError(f"{source}: {key}: {value!r}; expected {expected}")
     return converted
 
 
-def _as_float(value: Any) -> float | None:
+def _as_plain(value: Any, hint: Any) -> Any:
+    """The value as a `hint`, None for what is none: an int may be a float, a bool is never a number."""
+    if hint is not float or isinstance(value, bool):
+        return value if type(value) is hint else None
     try:  # YAML 1.1 reads 1e-4 as a string
-        return None if isinstance(value, bool) else float(value)
+        return float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _as_int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _as_bool(value: Any) -> bool | None:
-    return value if isinstance(value, bool) else None
-
-
-def _as_str(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
