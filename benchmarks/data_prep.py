@@ -10,8 +10,7 @@
    Peers that are not installed are named: pip install datasets datatrove orjson.
 3. data_prep: raw .txt.xz -> finished shards, and their verification, on one core; then on two, with --workers and with MPI,
    of files that are one stream (one rank reads, both convert) and of files that can be entered at many places; beside
-   it, what two commands at once do that know nothing of each other: no two ranks can do more on this machine. The
-   repeated text flatters a cache of words, so the bare loop is also compared on the text unrepeated, cold.
+   it, what two commands at once do that know nothing of each other: no two ranks can do more on this machine.
 4. Peak memory at 1 GB and at 100 MB of text; bytes on disk per byte of text.
 
 Prints every figure and its target; writes nothing outside --work. Run it on an idle machine.
@@ -161,9 +160,6 @@ class Benchmark:
             self.target("datasets.map, ratio", ours_rate / rates["datasets"], least=3.0)
         if "datatrove" in rates:
             self.target("datatrove, ratio", ours_rate / rates["datatrove"], least=2.0)
-        once = self.packed("once", 1)
-        cold = measured("encoder", tokenizer, once) / measured("bare", tokenizer, once)
-        print(f"encoder alone on the text unrepeated, cold cache, against the bare loop: {cold:.2f}")
         self.disk(size)
 
     def disk(self, size: int) -> None:
@@ -267,16 +263,6 @@ def bare(tokenizer: Path, catalog: Path) -> float:
     return rate_of(lambda: [None for line in lines if encode(line) is None], size)
 
 
-def encoder(tokenizer: Path, catalog: Path) -> float:
-    """The encoder of data_prep alone, nothing seen before."""
-    from data_prep.words.word_cache import WordCache
-    from ernie_m.corpus.vocabulary import Vocabulary
-
-    lines, size = lines_of(catalog)
-    cache = WordCache(Vocabulary(tokenizer))
-    return rate_of(lambda: [cache.encode_batch(lines[i : i + 4096]).offsets[-1] for i in range(0, len(lines), 4096)], size)
-
-
 def with_datasets(tokenizer: Path, catalog: Path) -> float:
     """`datasets.map` with XLM-R's fast tokenizer, batched, to Arrow files; reading the same .txt.xz files."""
     import datasets
@@ -329,7 +315,6 @@ def with_datatrove(tokenizer: Path, catalog: Path) -> float:
 
 MEASUREMENTS: dict[str, Callable[..., float]] = {
     "bare": bare,
-    "encoder": encoder,
     "datasets": with_datasets,
     "datatrove": with_datatrove,
 }

@@ -29,7 +29,7 @@ import tokenizers
 import ernie_m
 from data_prep import readers, work_folder
 from data_prep.catalog import Corpus, read_catalog
-from data_prep.convert import encoder_of
+from data_prep.convert import vocabulary_of
 from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refuse_unknown, shown, size
 from data_prep.known_tokenizers import recognised
 from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
@@ -65,7 +65,7 @@ def build(
     started = time.monotonic()
     manifests: list[Manifest] = []  # of rank 0; too large to be sent around
     with ExitStack() as stack:
-        stack.enter_context(ranks.prepared(partial(encoder_of, tokenizer)))  # while rank 0 looks at the input
+        stack.enter_context(ranks.prepared(partial(vocabulary_of, tokenizer)))  # while rank 0 looks at the input
         try:
             job = ranks.on_first(lambda: _prepare(catalog, tokenizer, out, options, ranks, stack))
             _run(ranks, convert_corpora, job)
@@ -93,21 +93,21 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
 
 def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks, stack: ExitStack) -> Job:
     corpora = tuple(read_catalog(catalog))
-    encoder = encoder_of(tokenizer)
-    known = recognised(encoder.vocabulary, options.tokenizer_sha256)
-    if encoder.vocabulary.path.resolve().is_relative_to(out.resolve()):
+    vocabulary = vocabulary_of(tokenizer)
+    known = recognised(vocabulary, options.tokenizer_sha256)
+    if vocabulary.path.resolve().is_relative_to(out.resolve()):
         raise InputError(f"tokenizer {tokenizer}: lies in the output folder, which may be emptied; copy it elsewhere")
     stack.enter_context(work_folder.locked(out))
     work_folder.refuse_finished(out, options.overwrite)
     estimates, failed = _sampled(corpora, tokenizer, options)
-    goes_on = work_folder.begin(out, _plan(corpora, failed, encoder.vocabulary, options), options.overwrite)
+    goes_on = work_folder.begin(out, _plan(corpora, failed, vocabulary, options), options.overwrite)
     if goes_on:
         print(f"{out}: an earlier build of the same input goes on")
     elif not options.skip_space_check:
         refuse_too_little_space(estimates, out)
     for name, message in failed.items():
         work_folder.mark_end(out, name, {"error": message})
-    print(f"{known}\n{encoder.choice}")
+    print(known)
     print(f"ranks: {ranks.num_ranks}; corpora: {len(corpora)}; bytes of text a chunk: {options.chunk_bytes:,}")
     return Job(corpora, tokenizer, out, options.chunk_bytes, options.on_error == QUARANTINE, options.allow_unknown)
 
@@ -171,7 +171,7 @@ def _finish(job: Job, started: float) -> Manifest:
     usable = [result for result in results if result.entry is not None]
     if not usable:
         raise InputError(f"no corpus of the catalog could be used ({results[0].error}); nothing was built")
-    vocabulary = encoder_of(job.tokenizer).vocabulary
+    vocabulary = vocabulary_of(job.tokenizer)
     name, companions = _copy_tokenizer(vocabulary, job.out)
     entries = tuple(result.entry for result in usable if result.entry is not None)
     manifest = Manifest(name, vocabulary.fingerprint, vocabulary.specials, entries, versions(), companions)

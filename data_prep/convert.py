@@ -25,9 +25,8 @@ from data_prep.deduplicate import row_keys, sorted_keys
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Lines
 from data_prep.shard_writer import Rows, selected
-from data_prep.words.word_cache import WordCache
 from ernie_m.base.host_memory import return_large_blocks
-from ernie_m.corpus.any_vocabulary import open_vocabulary
+from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, ShardEntry, shard_file
 from ernie_m.corpus.unknown_pieces import Pieces, count
 from ernie_m.corpus.vocabulary import EncodedTexts
@@ -91,7 +90,7 @@ def convert(task: Task) -> Done:
     started = time.monotonic()
     with readers.named(task.corpus):
         chunk = readers.cut_chunk(task.corpus, task.chunk) if isinstance(task.chunk, Cut) else task.chunk
-        conversion = Conversion(task.corpus, encoder_of(task.tokenizer), continues=not chunk.starts_document)
+        conversion = Conversion(task.corpus, vocabulary_of(task.tokenizer), continues=not chunk.starts_document)
         conversion.tally.lines = readers.num_lines(chunk)
         conversion.tally.text_bytes = readers.text_bytes(chunk)
         for lines in readers.parse(task.corpus, chunk):
@@ -107,8 +106,8 @@ def convert(task: Task) -> Done:
 class Conversion:
     """Gathers the rows of a chunk."""
 
-    def __init__(self, corpus: Corpus, encoder: WordCache, continues: bool) -> None:
-        self.corpus, self.encoder = corpus, encoder
+    def __init__(self, corpus: Corpus, vocabulary: AnyVocabulary, continues: bool) -> None:
+        self.corpus, self.vocabulary = corpus, vocabulary
         self.order = np.argsort(corpus.languages).tolist()  # en-fr and fr-en are one stream
         self.rows = {split: Rows(len(self.order)) for split in (TRAIN, HELD_OUT)}
         self.keys: dict[str, list[np.ndarray]] = {split: [] for split in self.rows}
@@ -123,7 +122,7 @@ class Conversion:
             self.tally.reject(int(lines.numbers[index]), reasons[index], tuple(side[index] for side in lines.texts))
         self.tally.lines_read += len(lines.numbers)
         sides = [[texts[side][index] for index in kept.tolist()] for side in self.order]
-        encoded = [self.encoder.encode_batch(side) for side in sides]
+        encoded = [self.vocabulary.encode_batch(side) for side in sides]
         has_tokens = np.logical_and.reduce([np.diff(column.offsets) > 0 for column in encoded])
         for index in kept[~has_tokens].tolist():
             self.tally.reject(int(lines.numbers[index]), NO_TOKENS, tuple(side[index] for side in lines.texts))
@@ -152,7 +151,7 @@ class Conversion:
         columns = [selected(column, chosen) for column in encoded]
         self.rows[split].add(columns, starts)
         for side, column in zip(self.order, columns, strict=True):
-            found, language = count(column.values, self.encoder.vocabulary.unknown_ids), self.corpus.languages[side]
+            found, language = count(column.values, self.vocabulary.unknown_ids), self.corpus.languages[side]
             self.tally.pieces[language] = self.tally.pieces.get(language, Pieces()) + found
         if keys is not None:
             self.keys[split].append(keys[chosen])
@@ -174,10 +173,10 @@ class Conversion:
 
 
 @lru_cache(maxsize=1)
-def encoder_of(tokenizer: Path) -> WordCache:
-    """This process's encoder; its cache lives on from chunk to chunk."""
+def vocabulary_of(tokenizer: Path) -> AnyVocabulary:
+    """This process's tokenizer, loaded once."""
     return_large_blocks()
-    return WordCache(open_vocabulary(tokenizer))
+    return open_vocabulary(tokenizer)
 
 
 def this_process() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.clean import clean
-from data_prep.convert import encoder_of
+from data_prep.convert import vocabulary_of
 from ernie_m.base.console import InputError, duration
 from ernie_m.base.table import table
 from ernie_m.corpus.unknown_pieces import Pieces
@@ -54,7 +54,7 @@ def estimate(corpus: Corpus, tokenizer: Path) -> Estimate:
         nonlocal counted
         counted += num_bytes
 
-    vocabulary, started = encoder_of(tokenizer).vocabulary, time.monotonic()
+    vocabulary, started = vocabulary_of(tokenizer), time.monotonic()
     rows, tokens, encoding = 0, 0, 0.0
     pieces, unknown = [Pieces()] * len(corpus.languages), vocabulary.unknown_ids
     chunk = readers.first_chunk(corpus, count=count)
@@ -69,7 +69,7 @@ def estimate(corpus: Corpus, tokenizer: Path) -> Estimate:
     total = readers.input_bytes(corpus)
     factor = max(1.0, total / max(counted, 1))
     text, rows, tokens = (int(n * factor) for n in (readers.text_bytes(chunk), rows, tokens))
-    seconds = time.monotonic() - started + (ENCODED_ONE_IN - 1) * encoding  # at most: known words will be found faster
+    seconds = time.monotonic() - started + (ENCODED_ONE_IN - 1) * encoding
     return Estimate(corpus, total, text, rows, tokens, seconds * factor, dict(zip(corpus.languages, pieces, strict=True)))
 
 

@@ -83,3 +83,8 @@ def test_what_is_no_tokenizer_is_refused(tmp_path: Path, model: Path) -> None:
         with pytest.raises(InputError, match=message) as caught:
             Vocabulary(path)
         assert str(path) in str(caught.value)
+
+
+def test_lone_surrogates_are_refused(model: Path) -> None:
+    with pytest.raises((UnicodeEncodeError, TypeError)):
+        Vocabulary(model).encode_batch(["a \ud800"])
