@@ -1,4 +1,4 @@
-"""Hugging Face, both ways: weights that a run starts from, the folder that a finished run becomes, any encoder opened.
+"""Hugging Face: read weights that a run starts from, write a finished run as a folder, open any encoder.
 
 In:     a checkpoint or a folder of weights (Hugging Face, fairseq, XLM-R).   Out: the same weights under the other names.
 Knows:  transformers' layouts; not the training loop.

@@ -1,11 +1,11 @@
-"""Any Hugging Face encoder, opened: the one place where that happens, for fine-tuning, measuring, comparing and pages.
+"""Open any Hugging Face encoder. Fine-tuning, evaluation, comparisons and pages all do it here.
 
-1. Named as for `init_from`: a folder or a hub id. What is no encoder of text is refused with what it is, and so is a folder
-   that brings Python code of its own, unless that is asked for.
-2. Weights are computed with in fp32, whatever they are stored in, and read by ernie_m.interop.weight_files, which unpickles
-   tensors alone.
-3. Its tokenizer pads and cuts on the right: features know positions from the left, and so do tables of positions.
-4. ERNIE-M's class is not in transformers 5: such a folder becomes XLM-R's class, which computes the same.
+1. It is a folder or a hub id, as for `init_from`. A model that is no encoder of text is refused, and the message says what
+   it is. A folder with Python code of its own is refused too, unless the user allows it.
+2. Weights are used in fp32, whatever type they are stored in. ernie_m.interop.weight_files reads them; it unpickles
+   nothing but tensors.
+3. The tokenizer pads and cuts on the right, because positions are counted from the left.
+4. ERNIE-M's class is not in transformers 5. Such a folder becomes XLM-R's class, which computes the same.
 """
 
 from __future__ import annotations
@@ -38,37 +38,37 @@ RUN_CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Head:
-    """What stands on an encoder: its classes in the order of the logits, and whether the folder's own goes on."""
+    """The head on an encoder: its classes in the order of the logits, and whether the folder's own head is kept."""
 
     classes: tuple[str, ...]
     is_kept: bool
     choice: Choice | None
-    """What became of the folder's own; None where it has none."""
+    """What was done with the folder's own head; None when it has none."""
 
 
 @dataclass(frozen=True)
 class OpenEncoder:
-    """An encoder that fits: what it is called, where it lies, how it is shaped, and its tokenizer."""
+    """An encoder that can be used: its name, folder, configuration and tokenizer."""
 
     name: str
     folder: Path
     config: Any
     tokenizer: Any
-    """A fast one that pads and cuts on the right; `model_max_length` is what the table of positions has room for."""
+    """A fast one, which pads and cuts on the right. `model_max_length`: what the position table has room for."""
     trust_remote_code: bool
     choices: tuple[Choice, ...]
-    """What was found otherwise than it is used, with the reason."""
+    """What is used in another way than the folder says, with the reason."""
 
     @property
     def title(self) -> str:
         return Path(self.name).name
 
     def files(self) -> list[Path]:
-        """All that its scores depend on: configuration, weights, tokenizer."""
+        """All files that its scores depend on: configuration, weights, tokenizer."""
         return [self.folder / CONFIG_FILE, *WeightFiles(self.folder).files, *tokenizer_files(self.folder)]
 
     def head(self, auto_class: Any, classes: tuple[str, ...]) -> Head:
-        """Whether the folder's head is one of these classes: the same names, in any case and order; nothing is loaded."""
+        """Whether the folder's head has these classes: the same names, in any case and order. No weight is read."""
         stored = WeightFiles(self.folder).shapes
         names = _head_names(self._skeleton(auto_class))
         if not any(name in stored for name in names):
@@ -85,9 +85,9 @@ class OpenEncoder:
         return Head(classes, False, Choice("head", "starts new", wanted))
 
     def model(self, auto_class: Any, classes: tuple[str, ...] = ()) -> PreTrainedModel:
-        """The encoder in fp32 under the head that `auto_class` gives it, the classes' names in its configuration.
+        """The encoder in fp32, with the head of `auto_class`; its configuration names the classes.
 
-        A head is new, drawn from torch's random state, unless the folder has one of the same classes (`head`). Raises
+        The head is the folder's if it has the same classes (`head`), else a new one, drawn from torch's random state. Raises
         InputError for weights that are missing, of another shape or not finite.
         """
         head = self.head(auto_class, classes)
@@ -110,7 +110,7 @@ class OpenEncoder:
         return model
 
     def untrained(self) -> PreTrainedModel:
-        """The same shape with weights drawn from seed 0: what names, digits and punctuation alone find."""
+        """The same shape with weights drawn from seed 0: a baseline that knows names, digits and punctuation alone."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             config = copy.deepcopy(self.config)
@@ -128,7 +128,7 @@ class OpenEncoder:
         return skeleton_of(auto_class, config, self.name, self.trust_remote_code)
 
     def _tensors(self) -> dict[str, Tensor]:
-        """All tensors of the files, by the names of the class that is made of them."""
+        """All tensors of the files, under the names that the model's class has for them."""
         files = WeightFiles(self.folder)
         if read_config(self.folder).get("model_type") != ERNIE_M.model_type:
             return {name: files.read(name) for name in files.shapes}
@@ -186,7 +186,7 @@ def open_encoder(name: str | Path, trust_remote_code: bool = False) -> OpenEncod
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:
-    """Names of what stands on the encoder, none for a bare one."""
+    """Names of the head's parameters; none for an encoder without a head."""
     if model.base_model is model:
         return set()
     return {name for name in model.state_dict() if not name.startswith(f"{model.base_model_prefix}.")}

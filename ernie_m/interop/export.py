@@ -1,8 +1,7 @@
 """Our weights as a Hugging Face folder: XLM-R's class, which every release of transformers has, or ERNIE-M's.
 
-The fused query-key-value matrix is split, and the language embedding of masks stays behind: real tokens never carried it.
-XLM-R's class also takes the MLM head, where the run has one; ERNIE-M's, which transformers has up to 4.57, has no place
-for it.
+The fused query-key-value matrix is split. The language embedding is not exported: only masks carry it. The MLM head of a
+run that has one is exported to XLM-R's class. ERNIE-M's class (in transformers up to 4.57) has no place for it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FORMATS = tuple(LAYOUTS)
 
 
 def hugging_face_config(config: ModelConfig) -> dict[str, Any]:
-    """The same shape in Hugging Face's terms; both classes use the same words."""
+    """The same shape under Hugging Face's names, which both classes share."""
     values = {**vars(config), "vocab_size": config.vocab}
     return {theirs: values[ours] for ours, theirs in CONFIG_KEYS.items()} | {
         "hidden_act": "gelu",
@@ -59,9 +58,9 @@ def export(
 ) -> None:
     """Write safetensors, config and tokenizer into `to`; `model_type` is one of FORMATS.
 
-    The tokenizer is never ERNIE-M's class, which would cut digits, punctuation and Chinese characters apart, other than in
-    training (ernie_m/interop/tokenizer_export.py). Raises InputError for a tokenizer of another layout than XLM-R's, and for
-    a model whose every token carries its language.
+    The tokenizer is never of ERNIE-M's class, which splits digits, punctuation and Chinese characters, and training did not
+    (ernie_m/interop/tokenizer_export.py). Raises InputError for a tokenizer with another layout than XLM-R's, and for a
+    model that adds the language embedding to all tokens.
     """
     if config.language_embedding == "all":
         raise InputError("model.language_embedding=all: cannot be exported, neither class has a language embedding")

@@ -1,10 +1,11 @@
-"""XLM-R as its authors released it, for fairseq: model.pt, with dict.txt and sentencepiece.bpe.model beside it.
+"""XLM-R as its authors released it, in fairseq's format: model.pt, with dict.txt and sentencepiece.bpe.model beside it.
 
 1. model.pt is a pickle of tensors by name (`model`) and of the command line that trained them (`args`, in later releases
    `cfg`). Tensors, plain containers and argparse's Namespace are unpickled, nothing else.
-2. Old names become those of fairseq's present class, by the rules that it applies itself
+2. Old names become those of fairseq's present class, by fairseq's own rules
    (`upgrade_state_dict_named` in its roberta/model.py and multihead_attention.py).
-3. The shape is that of the tensors. What no tensor shows, the number of heads and the activation, is in the command line.
+3. The shape follows from the tensors. The number of heads and the activation, which no tensor shows, are in the command
+   line.
 
 transformers' convert_roberta_original_pytorch_checkpoint_to_pytorch.py reads the same names into the same places.
 """
@@ -26,7 +27,7 @@ from ernie_m.interop.weight_files import load_pickled
 
 MODEL_FILE = "model.pt"
 FINAL_NORM = f"{FAIRSEQ.prefix}.layer_norm.weight"
-"""Behind the last layer: there only where norms stand in front of the blocks."""
+"""The norm after the last layer; only a pre-LN encoder has it."""
 LAYER_NORM_EPS = 1e-5  # torch's default, which fairseq leaves as it is
 
 _IN_LAYER = re.compile(rf"{re.escape(FAIRSEQ.prefix)}\.layers\.(\d+)\.")
@@ -34,9 +35,9 @@ _FUSED = re.compile(r"(.+\.self_attn\.)in_proj_(weight|bias)")
 
 
 class FairseqFile:
-    """Names, shapes and values of the tensors of one model.pt, by present names, and its command line.
+    """Names, shapes and values of the tensors of one model.pt, under present names, and its command line.
 
-    Raises InputError for a file that is broken, holds more than it should, or is no checkpoint of fairseq's.
+    Raises InputError for a file that is broken, holds other objects, or is no checkpoint of fairseq's.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +55,7 @@ class FairseqFile:
         return self._tensors[name]
 
     def sha256(self, on_progress: Callable[[], None] = lambda: None) -> str:
-        """That of the file."""
+        """The hash of the file."""
         return sha256_of(self.path, on_progress=on_progress)
 
     def num_bytes(self) -> int:
@@ -62,7 +63,7 @@ class FairseqFile:
         return self.path.stat().st_size
 
     def model_shape(self) -> dict[str, Any]:
-        """Values for the keys of `layout.CONFIG_KEYS`; raises InputError where the file does not tell them."""
+        """Values for the keys of `layout.CONFIG_KEYS`. Raises InputError when the file does not have them."""
         activation = self.command_line.get("activation_fn", "gelu")
         if activation != "gelu":
             raise InputError(f"{self.path}: activation_fn {activation!r}; this encoder has 'gelu'")

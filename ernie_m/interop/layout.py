@@ -1,6 +1,6 @@
-"""Where another class keeps our parameters: one table a class, read in both directions.
+"""How another class names our parameters: one table a class, used for reading and for writing.
 
-Each of our parameters is one of theirs, or, the fused query-key-value matrix, three of theirs one above the other.
+Each of our parameters is one of theirs. The fused query-key-value matrix is three of theirs, one above the other.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ NO_BIAS = ("embeddings.word", "embeddings.position")
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of a class, without .weight and .bias; {i} is the layer.
+    """The names of a class, without .weight and .bias; {i} is the layer.
 
-    `token_type` is a parameter whose first row it adds to every token, as XLM-R does; adding it to the position table
-    instead changes no hidden state.
+    `token_type`: a parameter whose first row the class adds to every token, as XLM-R does. Adding that row to the position
+    table instead gives the same hidden states.
     """
 
     model_type: str
     prefix: str
-    """In front of the encoder's names where a head stands beside it."""
+    """In front of the encoder's names if the model has a head."""
     encoder: Mapping[str, str]
     qkv: tuple[str, str, str]
     head: Mapping[str, str]
-    """Whole names, our parameter -> theirs; empty where the class has no MLM head."""
+    """Whole names, our parameter -> theirs; empty if the class has no MLM head."""
     token_type: str | None = None
     output_matrix: str | None = None
-    """Where it may store the word embedding a second time, as the head's output matrix."""
+    """The name under which the word embedding may be stored again, as the head's output matrix."""
 
     def encoder_names(self, num_layers: int) -> dict[str, tuple[str, ...]]:
         """Our parameters of the encoder -> theirs, without prefix."""
@@ -48,7 +48,7 @@ class Layout:
         return {ours: tuple(f"{self.prefix}.{name}" for name in theirs) for ours, theirs in names.items()}
 
     def renamed(self, other: Layout, num_layers: int, stored: Collection[str]) -> dict[str, str]:
-        """The encoder's names as `stored` has them, with prefix or without -> those of another class, with its prefix."""
+        """The encoder's names in `stored` (with the prefix or without it) -> the names of another class, with its prefix."""
         names = self.encoder_names(num_layers)
         if any(name.startswith(f"{self.prefix}.") for name in stored):
             names = self.with_prefix(names)

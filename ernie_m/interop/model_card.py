@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the model is, what it learnt from and how, and what was measured in its run."""
+"""README.md of an exported folder: what the model is, what it was trained on and how, and what its run measured."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ernie_m.runs.metrics import read_metrics
 
 CARD_FILE = "README.md"
 RECENT_STEPS = 100
-"""Steps whose mean is told as the last loss."""
+"""The last loss is the mean of so many steps."""
 LEARNT_BY = ("seed", "init_from", "stages", "objective_weights", "model", "data", "batch", "optimizer")
-"""What of a run's configuration decides what was learnt."""
+"""The sections of a run's configuration that decide what was learnt."""
 CLASSES = {
     "xlm-roberta": "It has XLM-R's class: `AutoModel`, `AutoModelForMaskedLM` and `AutoTokenizer` load it, and so does "
     "`SentenceTransformer`, which takes the mean of the last layer.",

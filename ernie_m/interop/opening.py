@@ -1,5 +1,7 @@
-"""What a Hugging Face folder must be for `ernie_m.interop.encoder` to open it, each part refused in one line otherwise:
-no code of its own, an encoder of text, a fast tokenizer."""
+"""The checks of `ernie_m.interop.encoder`: a folder without code of its own, an encoder of text, a fast tokenizer.
+
+What does not pass is refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,10 @@ OF_ITS_CLASS = ("model_type", "type_vocab_size", "architectures", "dtype", "tran
 
 
 def longest_input(model: nn.Module, tokenizer: Any) -> int:
-    """Tokens a text may have, special ones included: by the tables of positions and by the tokenizer.
+    """Tokens that a text may have, special ones included: the least that tokenizer, configuration and position table allow.
 
-    A table with a row for padding, as RoBERTa's, gives its first rows up to that away; without a table (relative positions)
-    the configuration and the tokenizer decide.
+    A position table with a row for padding (RoBERTa) does not use its rows up to that one. Without a table (relative
+    positions) configuration and tokenizer decide.
     """
     limits = [int(tokenizer.model_max_length)]
     said = getattr(model.config, "max_position_embeddings", None)
@@ -44,7 +46,7 @@ def longest_input(model: nn.Module, tokenizer: Any) -> int:
 
 
 def check_foreign_code(name: str, folder: Path, content: dict[str, Any], trust_remote_code: bool) -> None:
-    """A folder with code is not opened by accident; one that sends elsewhere, or holds packed weights, not at all."""
+    """Raise InputError for a folder with code that the user did not allow, for an adapter, and for quantised weights."""
     path = folder / TOKENIZER_CONFIG
     described = {CONFIG_FILE: content} | ({TOKENIZER_CONFIG: read_config(folder, path.name)} if path.is_file() else {})
     for file, of_file in described.items():
@@ -60,6 +62,7 @@ def check_foreign_code(name: str, folder: Path, content: dict[str, Any], trust_r
 
 
 def configuration_of(name: str, folder: Path, content: dict[str, Any], trust_remote_code: bool) -> tuple[Any, list[Choice]]:
+    """The configuration that the encoder is made of, and what was chosen in it; raises InputError when it is unknown."""
     if content.get("model_type") == ERNIE_M.model_type:
         check_configuration(folder, ERNIE_M, content)
         known = {key: content[key] for key in XLMRobertaConfig().to_dict() if key in content and key not in OF_ITS_CLASS}
@@ -74,7 +77,7 @@ def configuration_of(name: str, folder: Path, content: dict[str, Any], trust_rem
 
 
 def check_kind(where: str, config: Any, is_known: bool) -> None:
-    """Raise InputError for all that is no encoder of text, with what it is. `is_known`: its class is transformers'."""
+    """Raise InputError for what is no encoder of text, and say what it is. `is_known`: its class is transformers'."""
     kind = str(config.model_type)
     if getattr(config, "is_encoder_decoder", False):
         what = "an encoder with a decoder behind it"
@@ -92,6 +95,7 @@ def check_kind(where: str, config: Any, is_known: bool) -> None:
 
 
 def tokenizer_of(name: str, folder: Path, trust_remote_code: bool) -> tuple[Any, list[Choice]]:
+    """The folder's tokenizer, made to pad and cut on the right; raises InputError for a slow one, or one without padding."""
     with one_line(f"{name}: its tokenizer cannot be loaded"), quietly():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if not tokenizer.is_fast:
@@ -106,7 +110,7 @@ def tokenizer_of(name: str, folder: Path, trust_remote_code: bool) -> tuple[Any,
 
 
 def skeleton_of(auto_class: Any, config: Any, name: str, trust_remote_code: bool) -> PreTrainedModel:
-    """Modules on no device; torch's random state is left alone."""
+    """The model's modules on the meta device, without memory. torch's random state does not change."""
     with one_line(f"{name}: no {auto_class.__name__} of it"), torch.random.fork_rng(devices=[]), torch.device("meta"):
         model: PreTrainedModel = auto_class.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     return model
@@ -114,7 +118,7 @@ def skeleton_of(auto_class: Any, config: Any, name: str, trust_remote_code: bool
 
 @contextlib.contextmanager
 def one_line(what: str) -> Iterator[None]:
-    """transformers raises a dozen kinds of errors, by what is broken in a folder."""
+    """Turn any error of the block into an InputError. transformers raises a dozen kinds of them for a broken folder."""
     try:
         yield
     except InputError:
@@ -126,7 +130,7 @@ def one_line(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without the page on a head or pooler that is new on purpose."""
+    """Without transformers' long warning about a head or pooler that is new on purpose."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,8 +1,8 @@
-"""Do weights and data mean the same by an id? Known by the tokenizer's bytes, else piece by piece.
+"""Do weights and data mean the same piece by an id? The tokenizer's bytes tell; if they differ, the pieces do.
 
-Weights under other ids still load, and train from something worse than random weights; nothing later can tell. So every file
-beside the weights that says what an id means is compared: sentencepiece.bpe.model, ERNIE-M's vocab.txt, fairseq's dict.txt,
-or, where none is there, tokenizer.json.
+Weights with other ids still load, but are worse than random ones, and nothing later shows it. So every file beside the
+weights that says what an id means is compared: sentencepiece.bpe.model, ERNIE-M's vocab.txt, fairseq's dict.txt or, if
+none of them is there, tokenizer.json.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 from ernie_m.interop.weight_files import DICTIONARY_TEXT, TOKENIZER_JSON, VOCABULARY_TEXT
 
 TOLERATED = 1e-3
-"""Share of ids that may differ: somebody put symbols of their own in place of rare pieces. Another tokenizer shares few."""
-
+"""Share of ids that may differ, for tokenizers in which rare pieces were replaced. Two tokenizers share few ids."""
 
 OVERWRITES = " #fairseq:overwrite"
 
 
 def check_vocabulary(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> str:
-    """How the ids of the weights in `folder` were found to be those of `tokenizer`, or that nothing there tells.
+    """In words: what shows that the weights in `folder` have the ids of `tokenizer`, or that nothing there shows it.
 
-    Raises InputError when they differ, with the first id that does.
+    Raises InputError when they differ, with the first id that differs.
     """
     found = []
     model, text, fast = (folder / name for name in (TOKENIZER_FILE, VOCABULARY_TEXT, TOKENIZER_JSON))
@@ -52,7 +51,7 @@ def _pieces(vocabulary: Vocabulary) -> list[str]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines end at the line feed alone: pieces hold U+2028 and others of its kind."""
+    """The lines. They end at the line feed alone, since pieces hold U+2028 and the like."""
     try:
         return path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
@@ -60,7 +59,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _pieces_of_dictionary(path: Path) -> list[str]:
-    """fairseq's `piece count` a line; it puts <s> <pad> </s> <unk> before them and <mask> behind, as XLM-R's ids are."""
+    """The pieces of fairseq's dict.txt, `piece count` in each line; it leaves out <s> <pad> </s> <unk> and <mask>."""
     pieces = []
     for number, line in enumerate(_lines(path), start=1):
         piece, _, count = line.removesuffix(OVERWRITES).rpartition(" ")

@@ -1,7 +1,6 @@
-"""What a run can start from: XLM-R (as Hugging Face or fairseq has it), ERNIE-M, an export of ours (which is one of
-these), or another run of ours.
+"""What a run can start from: XLM-R (in Hugging Face's or fairseq's format), ERNIE-M, an export, or another run.
 
-`open_source` looks at configurations and names of tensors alone, which takes a moment; `Source.fill` reads the tensors.
+`open_source` reads only configurations and names of tensors, which is quick; `Source.fill` reads the tensors.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be started: the resolved shape, and the languages and the tokenizer of its data."""
+    """The model that is to be filled: its resolved shape, and the languages and the tokenizer of its data."""
 
     config: ModelConfig
     languages: tuple[str, ...]
@@ -64,10 +63,10 @@ class Tensors(Protocol):
         """One tensor on the CPU, in the type it is stored in."""
 
     def sha256(self, on_progress: Callable[[], None] = ...) -> str:
-        """A digest of all that they are read from; `on_progress` is called for each piece that is hashed."""
+        """A hash of all files that they are read from; `on_progress` is called for each part that was hashed."""
 
     def num_bytes(self) -> int:
-        """What there is to hash."""
+        """Bytes that `sha256` reads."""
 
 
 class NamedTensors(Tensors, Protocol):
@@ -79,21 +78,21 @@ class NamedTensors(Tensors, Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """Something to start from that fits. `names`: each of our parameters that it has -> the tensors it is made of."""
+    """Weights that fit the target. `names`: each of our parameters that they have -> the tensors it is made of."""
 
     path: Path
     kind: str
     vocabulary: str
-    """How its ids were found to be the data's."""
+    """What shows that its ids are the data's, in words."""
     tensors: Tensors
     names: Mapping[str, tuple[str, ...]]
     unused: tuple[str, ...] = ()
     token_type: str | None = None
     language_rows: Mapping[int, int] | None = None
-    """Our language id -> its, for languages that both have; None where it has no language embedding."""
+    """Our language id -> its, for languages that both have; None when it has no language embedding."""
 
     def fill(self, model: Encoder) -> list[str]:
-        """Put the weights into `model` (fp32), one at a time; returns the names of parameters left as they are.
+        """Put the weights into `model` (fp32), one at a time. Returns the names of the parameters that it does not have.
 
         Raises InputError for numbers that are not finite.
         """
@@ -124,9 +123,9 @@ class Source:
 
 
 def open_source(init_from: str, target: Target) -> Source:
-    """What lies under a folder's name or hub id, or in fairseq's model.pt.
+    """Open a folder, a hub id or fairseq's model.pt.
 
-    Raises InputError when it is unknown, broken or does not fit `target`.
+    Raises InputError when it is unknown or broken, or does not fit `target`.
     """
     try:
         file = Path(init_from).expanduser()
@@ -151,7 +150,7 @@ def _of_hugging_face(path: Path, target: Target) -> Source:
 
 
 def check_configuration(path: Path, layout: Layout, content: Mapping[str, Any]) -> None:
-    """Raise InputError for a config.json of that class that lacks a key, or computes otherwise than this encoder."""
+    """Raise InputError for a config.json of that class that lacks a key, or whose model computes another function."""
     missing = [key for key in CONFIG_KEYS.values() if key not in content]
     if missing:
         raise InputError(f"{path / CONFIG_FILE}: no {missing[0]}; expected the configuration of an {layout.model_type}")
@@ -203,7 +202,7 @@ def _same(theirs: Any, ours: float) -> bool:
 
 
 def _names(layout: Layout, files: NamedTensors, config: ModelConfig) -> tuple[dict[str, tuple[str, ...]], str | None]:
-    """Our parameters -> their tensors, all there and of the right shape; and the name of the token type's."""
+    """Our parameters -> their tensors, and the token type's name. Raises InputError if one lacks or has another shape."""
     encoder, token_type = layout.encoder_names(config.num_layers), layout.token_type
     if any(name.startswith(f"{layout.prefix}.") for name in files.shapes):
         encoder = layout.with_prefix(encoder)
@@ -229,7 +228,7 @@ def _names(layout: Layout, files: NamedTensors, config: ModelConfig) -> tuple[di
 
 
 def _check_output_matrix(layout: Layout, files: NamedTensors, names: Mapping[str, tuple[str, ...]]) -> None:
-    """The head's output matrix is the word embedding; a checkpoint that stores it as well must agree."""
+    """Raise InputError when an output matrix is stored that is not the word embedding: ours is."""
     if layout.output_matrix in files.shapes:
         assert layout.output_matrix is not None
         if not torch.equal(files.read(layout.output_matrix), files.read(names["embeddings.word.weight"][0])):
@@ -239,7 +238,7 @@ def _check_output_matrix(layout: Layout, files: NamedTensors, names: Mapping[str
 
 
 class CheckpointTensors:
-    """Weights of a checkpoint of ours, by our names, flat."""
+    """The weights of a checkpoint of ours, flat, under our names."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._reader = folder, FragmentReader(folder)
@@ -251,7 +250,7 @@ class CheckpointTensors:
         return flat
 
     def sha256(self, on_progress: Callable[[], None] = lambda: None) -> str:
-        """That of its manifest, which holds the hashes of all files; they are checked."""
+        """The hash of its manifest, which holds the hashes of all files. They are checked first."""
         try:
             verify(self._folder, on_progress=on_progress)
         except InputError as error:
@@ -263,7 +262,7 @@ class CheckpointTensors:
 
 
 def _of_run(path: Path, target: Target) -> Source:
-    """A run folder, of which the newest checkpoint is taken, or one of its checkpoints."""
+    """A run folder (its newest checkpoint), or one checkpoint of a run."""
     run = path if (path / RUN_CONFIG_FILE).is_file() else path.resolve().parents[1]
     configuration = read_yaml(run / RUN_CONFIG_FILE)
     if "data_identity" not in configuration:

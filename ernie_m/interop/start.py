@@ -1,8 +1,9 @@
-"""`init_from`: a run starts from given weights instead of random ones; resumed, it goes on from its checkpoint alone.
+"""`init_from`: a run starts from given weights instead of random ones. A resumed run reads its checkpoint alone.
 
-1. `check_start`, before ranks are started and the run's folder is touched: is it there, of the right shape and vocabulary?
-2. `start_from`, on every rank: the same bytes, or none goes on. What the weights lack keeps the values of
-   Encoder.initialise: language embeddings zero, a head drawn from the seed.
+1. `check_start`, before ranks are started and the run folder is touched: are the weights there, and do shape and
+   vocabulary fit?
+2. `start_from`, on every rank: all must read the same bytes. Parameters that the weights do not have keep the values of
+   Encoder.initialise: zero for language embeddings, random ones from the seed for a head.
 3. `start_again`, later, for tools: the same weights once more, or an error.
 """
 
@@ -30,16 +31,16 @@ SHOWN = 4  # names of unused tensors
 
 @dataclass(frozen=True)
 class Started:
-    """What a run was started from, for its folder and for the log."""
+    """What a run was started from: for a file in its folder, and for the console."""
 
     path: str
     kind: str
     sha256: str
     vocabulary: str
     fresh: tuple[str, ...]
-    """Our parameters that the weights lack."""
+    """Our parameters that the weights do not have."""
     unused: tuple[str, ...]
-    """Tensors that this encoder has no place for."""
+    """Tensors of the weights that this encoder does not have."""
 
     def lines(self) -> list[str]:
         """For the console."""
@@ -58,7 +59,7 @@ class Started:
 
 
 def check_start(init_from: str, target: Target, run: Path | None = None) -> Source:
-    """What a new run would start from; raises InputError when it cannot, or when it lies in the run's own folder."""
+    """What a new run would start from. Raises InputError when it does not fit, or lies in the run's own folder."""
     source = open_source(init_from, target)
     if run is not None and source.path.resolve().is_relative_to(run.resolve()):
         raise InputError(f"init_from: {init_from} lies in the run's own folder {run}; choose another --run")
@@ -75,9 +76,9 @@ def _digest(source: Source, shown: bool) -> str:
 
 
 def start_from(init_from: str, target: Target, model: Encoder, ranks: Voters) -> Started:
-    """Fill an initialised `model` (fp32, on the CPU) on every rank; a collective.
+    """Fill an initialised `model` (fp32, on the CPU) on every rank. A collective.
 
-    Raises InputError on all ranks when one cannot read the weights or reads other bytes than rank 0.
+    Raises InputError on all ranks when a rank cannot read the weights, or reads other bytes than rank 0.
     """
     started, problem = None, None
     try:

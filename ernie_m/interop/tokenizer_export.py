@@ -1,4 +1,4 @@
-"""The tokenizer of an exported folder: always one that gives the ids of the data, in transformers and everywhere else."""
+"""The tokenizer of an exported folder. It gives the same ids as in the data, with transformers and without."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROLES = {"bos_token": BOS, "cls_token": BOS, "pad_token": PAD, "eos_token": EOS,
 
 
 def refuse_unwritable(vocabulary: AnyVocabulary) -> None:
-    """Raise InputError for a tokenizer that XLM-R's and ERNIE-M's classes of models cannot go with."""
+    """Raise InputError for a tokenizer that cannot go with a model of XLM-R's or ERNIE-M's class."""
     ours, theirs = vocabulary.specials, Specials.xlm_r(vocabulary.size)
     for name in ("begin", "end", "pad", "mask"):
         if getattr(ours, name) != getattr(theirs, name):
@@ -37,8 +37,8 @@ def refuse_unwritable(vocabulary: AnyVocabulary) -> None:
 def write_tokenizer(vocabulary: AnyVocabulary, to: Path, longest: int) -> None:
     """Write the tokenizer's files into `to`; `longest`: positions that a text may take, special tokens included.
 
-    A tokenizer.json is copied as it came, with what lay beside it. A SentencePiece model is copied too, and becomes XLM-R's
-    class; of a BPE model, which that class would read as a unigram one and give other ids, a tokenizer.json is made.
+    A tokenizer.json is copied unchanged, with the files beside it. A SentencePiece model is copied too. If it is a unigram
+    model, XLM-R's class reads it. That class would give other ids for a BPE model, so a tokenizer.json is made of it.
     """
     if not isinstance(vocabulary, Vocabulary):
         for path in (vocabulary.path, *companions_of(vocabulary.path)):

@@ -1,7 +1,7 @@
-"""A Hugging Face folder as it lies on the disk: config.json, and tensors by name out of safetensors or .bin files.
+"""The files of a Hugging Face folder: config.json, and tensors by name, out of safetensors or .bin files.
 
-Tensors are read one at a time from mapped files, so that loading takes one model's memory, not two. Nothing is unpickled
-but tensors (torch.load with weights_only).
+Files are mapped and tensors read one at a time, so that loading takes the memory of one model, not of two. Only tensors
+are unpickled (torch.load with weights_only).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ TOKENIZER_FILES = (
     *(TOKENIZER_FILE, TOKENIZER_JSON, VOCABULARY_TEXT, "spm.model", "spiece.model", "vocab.json", "merges.txt"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
-"""All that a tokenizer of transformers may be made of."""
+"""All files that a tokenizer of transformers may consist of."""
 
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
 
 
 def folder_of(name: str) -> Path:
-    """The folder `name`, or what the hub has under that id, from the local cache or downloaded into it.
+    """The folder `name`, or the folder of that hub id: in the local cache, or downloaded into it.
 
-    Raises InputError when there is neither.
+    Raises InputError when there is none.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -64,7 +64,7 @@ def folder_of(name: str) -> Path:
 
 
 def _snapshot(name: str, from_cache: bool) -> Path | None:
-    """The local folder of a hub id, None where it has no weights; `from_cache` asks no network, which is slow to fail."""
+    """The local folder of a hub id; None when it has no weights. `from_cache`: do not ask the network."""
 
     def fetched(file: str) -> Path | None:
         try:
@@ -92,12 +92,12 @@ def _no_weights(name: str) -> Path:
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Those of the folder's files that its tokenizer is made of."""
+    """The files of the folder that belong to its tokenizer."""
     return [path for path in (folder / name for name in TOKENIZER_FILES) if path.is_file()]
 
 
 def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
-    """config.json, or another file of its kind; raises InputError when it is missing or broken."""
+    """The content of config.json, or of another JSON file. Raises InputError when it is missing or broken."""
     path = folder / name
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
 class WeightFiles:
     """Names, shapes and values of all tensors in a folder's weight files.
 
-    Raises InputError for a folder without weights and for files that are missing, cut short or hold more than tensors.
+    Raises InputError for a folder without weights, and for files that are missing, too short, or hold other objects.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -139,7 +139,7 @@ class WeightFiles:
         return self._readers[name]()
 
     def sha256(self, on_progress: Callable[[], None] = lambda: None) -> str:
-        """A digest of the files' names and bytes."""
+        """A hash of the files' names and bytes."""
         digest = hashlib.sha256()
         for path in self.files:
             digest.update(f"{path.name} {sha256_of(path, on_progress=on_progress)}\n".encode())
@@ -166,9 +166,9 @@ class WeightFiles:
 
 
 def load_pickled(path: Path, also: Sequence[type] = ()) -> dict[str, Any]:
-    """Content of a file of torch.save that holds tensors and plain containers, and objects of the classes `also`.
+    """The content of a file of torch.save: tensors, plain containers, and objects of the classes `also`.
 
-    Raises InputError for a file that is broken or wants anything else to be made.
+    Raises InputError for a file that is broken, or holds objects of other classes.
     """
     content = None
     for mapped in (True, False):  # files of torch before 1.6, XLM-R's own among them, cannot be mapped
@@ -191,7 +191,7 @@ def _reason(error: Exception) -> str:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    """Tensor -> file of an index of shards."""
+    """Tensor -> file, from the index of weights that lie in several files."""
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         if not weight_map or not all(Path(file).name == file for file in weight_map.values()):

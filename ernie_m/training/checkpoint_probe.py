@@ -1,7 +1,8 @@
-"""A short row kept with each checkpoint, and its loss: replayed after loading, it tells whether this is the same model.
+"""A short row kept with each checkpoint, and its loss. Computed again after loading, it tells whether the model is the same.
 
-Hashes prove that files are what was written; the probe proves that what was written, read by this number of ranks, in
-this ZeRO stage, on this machine, is the model that was trained. Neither dropout nor ranks enter: all ranks compute it.
+Hashes prove that the files are those that were written. The probe proves that what was read from them is the model that
+was trained: with this number of ranks, in this ZeRO stage, on this machine. It has no dropout, and every rank computes all
+of it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; another card
 def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
     """A short row as tensors: the shortest documents of the first or the last row of a global step, at least one.
 
-    It is as long as they are, in units of POSITIONS, since training waits for it. Placeholders are left as masks. Where
-    neither of these rows predicts anything, the step's other rows are looked at; raises InputError when none does.
+    Its length is a multiple of POSITIONS and as small as possible, since training waits for it. Placeholders stay masks. If
+    neither row predicts anything, the other rows of the step are tried. Raises InputError when no row does.
     """
     addresses = data.schedule.rows_of_step(step)
     outer, inner = [addresses[0], addresses[-1]], addresses[1:-1]
@@ -55,12 +56,12 @@ def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
 
 
 def _documents(row: PackedRow) -> list[Document]:
-    """Those in which something is predicted, the shortest first."""
+    """The documents in which something is predicted, the shortest first."""
     return sorted((document for document in row.documents if len(document.predicted)), key=len)
 
 
 def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device) -> float:
-    """Mean nll of the probe's predicted tokens, nats; a collective under ZeRO-3."""
+    """Mean nll of the probe's predicted tokens, in nats. Under ZeRO-3 a collective."""
     arrays = {OLD_NAMES.get(name, name): tensor.numpy() for name, tensor in probe.items()}
     _, sizes = in_order_of_heads(arrays["loss_N"])
     batch = to_device(PackedBatch(**arrays, generation=None, head_sizes=sizes), device)
@@ -78,7 +79,7 @@ def read_probe(path: Path) -> dict[str, Tensor]:
 
 
 def check_probe(saved: float, replayed: float, precision: str, folder: Path) -> None:
-    """Raise InputError when a loaded model does not compute what the saved one did."""
+    """Raise InputError when the loaded model gives another loss than the saved one did."""
     both_finite = math.isfinite(saved) and math.isfinite(replayed)
     if both_finite and abs(saved - replayed) <= TOLERANCE[precision] * max(1.0, abs(saved)):
         return

@@ -1,8 +1,8 @@
-"""DeepSpeed, and no other import of it anywhere: what is taken from its inside, and what it would do behind our back.
+"""The one module that imports DeepSpeed: what we take from its private parts, and which of its habits are switched off.
 
-The training state lies in attributes that DeepSpeed promises to nobody. Each is taken through `taken`, and all of them
-when an engine is made: a release that calls one otherwise is refused at the start, in one line with its version, not
-hours later by a checkpoint that lacks it. Batch, learning rate and clipping are "auto" in ds_configs/ and filled from the
+The training state lies in private attributes of DeepSpeed. Each is read through `taken`, and all of them once when an
+engine is made. So a release that has other names is refused at the start, in one line with its version, and not hours
+later by a checkpoint that lacks something. Batch, learning rate and clipping are "auto" in ds_configs/ and filled from the
 recipe; the schedule is ours; ops are not compiled at start; its checkpoints are not used at all (ernie_m.runs.fragments).
 """
 
@@ -28,11 +28,11 @@ import deepspeed
 
 REQUIREMENT = "deepspeed>=0.19,<0.20"  # as in setup.py
 SCALER_KEYS = {True: ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"), False: ("cur_scale",)}
-"""What a loss scaler counts, of a dynamic and of a static one."""
+"""The counters of a loss scaler, of a dynamic and of a static one."""
 
 
 def prepare() -> None:
-    """Before any process group of DeepSpeed's: few lines of its log, and nothing compiled."""
+    """Call it before DeepSpeed makes a process group: its log becomes short, and it compiles nothing."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     taken(deepspeed.ops, "__compatible_ops__")["deepspeed_shm_comm"] = False  # else compiled for half a minute
 
@@ -43,7 +43,7 @@ def join_ranks(timeout: timedelta) -> None:
 
 
 def taken(owner: Any, name: str) -> Any:
-    """`owner.name`, of DeepSpeed's inside; raises InputError, with its version, when there is no such thing."""
+    """`owner.name`, a private attribute of DeepSpeed. Raises InputError, with its version, when it does not exist."""
     try:
         return getattr(owner, name)
     except AttributeError:
@@ -61,10 +61,10 @@ def replace(owner: Any, name: str, value: Any) -> None:
 
 
 class DeepSpeed:
-    """A model under `deepspeed.initialize`. `engine` is DeepSpeed's own, for what it promises; the rest is taken here."""
+    """A model under `deepspeed.initialize`. `engine` is DeepSpeed's own, for its public methods; all else is read here."""
 
     def __init__(self, model: nn.Module, groups: list[dict[str, Any]], config: dict[str, Any], source: Path) -> None:
-        """`config` was read from `source`. Raises InputError when DeepSpeed refuses it or is not the one we know."""
+        """`config` was read from `source`. Raises InputError when DeepSpeed refuses it, or is an unknown release."""
         try:
             self.engine, self.optimizer, _, _ = deepspeed.initialize(model=model, model_parameters=groups, config=config)
         except (ValueError, AssertionError, NotImplementedError, deepspeed.DeepSpeedConfigError) as error:
@@ -79,7 +79,7 @@ class DeepSpeed:
         self._look_at_all()
 
     def _look_at_all(self) -> None:
-        """Raise InputError, now, when something is missing that a later step or save would take."""
+        """Raise InputError now if something is missing that a later step or save needs."""
         self.parts(self.engine.module, 0, 1)
         self.num_parameters(self.engine.module)
         self.loss_scaler()
@@ -107,7 +107,7 @@ class DeepSpeed:
         return [master for group in self.adam.param_groups for master in group["params"]]
 
     def parts(self, model: nn.Module, rank: int, world_size: int) -> list[Part]:
-        """Where the elements lie that this rank answers for."""
+        """Where the elements lie that this rank saves."""
         return list(self._parts(model, self.optimizer, rank, world_size))
 
     @property
@@ -116,7 +116,7 @@ class DeepSpeed:
         return bool(taken(self.optimizer, "overflow"))
 
     def forget_overflow(self) -> None:
-        """Before a step: micro-batches that do not close one leave `overflow` as it was."""
+        """Call it before a step: only a step's last micro-batch sets `overflow`."""
         replace(self.optimizer, "overflow", False)
 
     @property
@@ -125,13 +125,13 @@ class DeepSpeed:
         return None if self._scaler is None else float(taken(self._scaler, "cur_scale"))
 
     def loss_scaler(self) -> dict[str, Any]:
-        """What the loss scaler counts; empty in other precisions than fp16."""
+        """The counters of the loss scaler; empty in other precisions than fp16."""
         if self._scaler is None:
             return {}
         return {key: taken(self._scaler, key) for key in SCALER_KEYS[bool(taken(self._scaler, "dynamic"))]}
 
     def restore_loss_scaler(self, saved: Mapping[str, Any]) -> None:
-        """Go on with the counts of a checkpoint; one of another precision has none. Raises InputError for others."""
+        """Go on with the counters of a checkpoint, if it has some (fp16). Raises InputError for those of another kind."""
         present = self.loss_scaler()
         if not saved or not present:
             return

@@ -1,4 +1,4 @@
-"""Guards against divergence: what is not finite stops before the update, what jumps is reported with its data.
+"""Guards against divergence: a value that is not finite stops the run before the update, a loss that jumps is reported.
 
 1. `SpikeDetector` holds a running level of each objective's loss, median and MAD (median absolute deviation) over the
    last steps: a spike itself moves them little. Its state is the last losses, so it is rebuilt from metrics.jsonl and
@@ -32,10 +32,10 @@ LEAST_DEVIATION = 0.01  # nats: a loss that hardly varies does not make a spike 
 
 @section
 class GuardConfig(Section):
-    """When a run is stopped, or its operator alarmed, over its losses; may change when a run is resumed."""
+    """Which losses stop a run or print an alarm. May change when a run is resumed."""
 
     spike_window: Annotated[int, Range(least=LEAST_STEPS, most=10**6)] = 100
-    """Steps whose losses make the level against which a spike is told; verdicts start after 20."""
+    """Steps whose losses make the level that a new loss is compared with; comparisons start after 20."""
     spike_threshold: Annotated[float, Range(least=0, most=1e6, zero="no detection")] = 8.0
     """A loss this many deviations (1.4826 x MAD) above the median is a spike and logged with its rows; 0 = off."""
     max_skipped_updates: Annotated[int, Range(least=1, most=10**6)] = 50
@@ -60,7 +60,7 @@ class Spike:
 
 
 class SpikeDetector:
-    """Feed it each finished step in order, on every rank or on rank 0 alone: the same losses give the same verdicts."""
+    """Takes each finished step, in order. The same losses give the same spikes, on every rank."""
 
     def __init__(self, config: GuardConfig) -> None:
         self.config = config
@@ -68,8 +68,7 @@ class SpikeDetector:
 
     @classmethod
     def from_lines(cls, config: GuardConfig, lines: Sequence[Mapping[str, Any]], resume_step: int) -> SpikeDetector:
-        """The detector as it was after `resume_step` finished steps, from the lines of metrics.jsonl (those behind are
-        left out)."""
+        """The detector as it was after `resume_step` finished steps, from metrics.jsonl; later lines are not read."""
         detector = cls(config)
         for line in lines:
             if line["step"] <= resume_step:
@@ -77,10 +76,10 @@ class SpikeDetector:
         return detector
 
     def observe(self, step: int, losses: Mapping[str, Any]) -> list[Spike]:
-        """Spikes of step `step` (from 0), then its losses join the level. Usually none, at most one an objective.
+        """The spikes of step `step` (from 0), at most one an objective; then its losses become part of the level.
 
-        `losses` in nats: {'loss/CAMLM': 1.9, ...}; only whole objectives count, so a line of metrics.jsonl will do.
-        A loss that is not finite is no spike and is left out: it never reaches the level.
+        `losses` in nats, {'loss/CAMLM': 1.9, ...}, as in a line of metrics.jsonl; those of single streams are not looked at.
+        A loss that is not finite is no spike, and never becomes part of the level.
         """
         spikes = []
         if self.config.spike_threshold > 0:
@@ -110,13 +109,13 @@ def _objective_losses(losses: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
 
 
 class SkippedUpdates:
-    """Counts fp16 updates in a row that overflowed and were left out by the loss scaler."""
+    """Counts the fp16 updates, one after the other, that the loss scaler left out because of an overflow."""
 
     def __init__(self, most: int) -> None:
         self.most, self.in_a_row, self.total = most, 0, 0
 
     def record(self, step: int, skipped: bool, loss_scale: float | None = None) -> None:
-        """Whether the update of step `step` (from 0) was left out; raises InputError for the `most`-th in a row."""
+        """Note whether the update of step `step` (from 0) was left out. Raises InputError at the `most`-th in a row."""
         self.in_a_row = self.in_a_row + 1 if skipped else 0
         self.total += int(skipped)
         if self.in_a_row < self.most:

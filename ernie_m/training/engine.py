@@ -201,8 +201,11 @@ class Engine:
                 self._deepspeed.forget_gradient(parameter)
 
     def _clip(self) -> bool:
-        """Stage 0 in fp32, where DeepSpeed looks at no gradient and clips with two passes over all of them: one, and a
-        second where there is something to clip. False when a gradient is not finite."""
+        """Clip in ZeRO stage 0 and fp32; False when a gradient is not finite.
+
+        DeepSpeed would make two passes over all gradients, and would not notice those that are not finite. Here the second
+        pass is made only if there is something to clip.
+        """
         parameters = [p for p in self.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([cast(Tensor, p.grad) for p in parameters])
         self._plain_norm = float(norm)

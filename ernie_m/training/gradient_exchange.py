@@ -23,11 +23,11 @@ if TYPE_CHECKING:  # the planner, which needs no torch, asks for the choices too
     from torch import Tensor, nn
 
 SUMMED_IN_HALF = {"fp16": 64, "bf16": 8}
-"""Addends up to which a sum in half precision will do."""
+"""Addends up to which a sum in half precision is exact enough."""
 BUCKET_ELEMENTS = 500_000_000
 """DeepSpeed's default reduce_bucket_size."""
 OVERLAPPING_BUCKET = 50_000_000
-"""Elements sent at a time beside a backward: so many that links are busy, so few that the first are there early."""
+"""Elements sent at a time while the backward runs: enough to keep links busy, few enough for the first to leave early."""
 OVERLAPPING_STAGES = (1, 2)
 YES, NO = "yes", "no"
 
@@ -46,7 +46,7 @@ class GradientExchange:
         return self.overlap.value == YES
 
     def fill(self, ds_config: dict[str, Any], precision: str, zero_stage: int) -> bool:
-        """Write what DeepSpeed is to do into its configuration; whether the sums are left to a GradientSums."""
+        """Write the choices into DeepSpeed's configuration. Returns whether a GradientSums has to make the sums."""
         if self.reduction.value != precision:
             ds_config["communication_data_type"] = self.reduction.value
         if zero_stage in OVERLAPPING_STAGES:
@@ -61,7 +61,7 @@ class GradientExchange:
 def choose_exchange(
     precision: str, zero_stage: int, num_micro_batches: int, num_ranks: int, ds_config: Mapping[str, Any]
 ) -> GradientExchange:
-    """For a step of so many micro-batches on each rank; what `ds_config` says of overlap and buckets stands."""
+    """Choose, for a step of `num_micro_batches` on each rank. What `ds_config` says of overlap and buckets is kept."""
     section = ds_config.get("zero_optimization", {})
     overlap = _overlap(zero_stage, num_micro_batches, num_ranks, section.get("overlap_comm"))
     usual = OVERLAPPING_BUCKET if overlap.value == YES else BUCKET_ELEMENTS
@@ -95,9 +95,9 @@ def _overlap(zero_stage: int, num_micro_batches: int, num_ranks: int, in_file: b
 
 
 class GradientSums:
-    """Takes each micro-batch's gradients from a model's parameters as they are made; gives back the sum at the last one.
+    """Takes the gradients of each micro-batch from the parameters, and puts the sum there at the step's last one.
 
-    Make it before DeepSpeed puts its hooks on the parameters: they must find the sum.
+    Make it before DeepSpeed puts its own hooks on the parameters, so that these hooks find the sum.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -107,7 +107,7 @@ class GradientSums:
             parameter.register_post_accumulate_grad_hook(self._take)
 
     def begin(self, is_last: bool) -> None:
-        """Before each backward; `is_last` of a step's."""
+        """Call it before each backward. `is_last`: this is the step's last one."""
         assert not (self._is_last and self._sums), "a parameter had no gradient in the step's last backward"
         self._is_last = is_last
 

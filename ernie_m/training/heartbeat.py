@@ -1,9 +1,9 @@
 """Heartbeats: how the ranks of a job tell each other that they go on, and what follows when one no longer does.
 
-Rank 0 keeps a board; each rank writes its newest post on it every beat and reads everybody's. The board is ours and not
-torch's TCPStore: a call to a store whose host is stopped or cut off outlasts its timeout (for ever), and one whose host
-died prints a C++ backtrace on every rank. Time is counted in beats seen, clocks of two hosts are never compared, and
-what suspends this rank as well (a frozen container) is no silence of the others.
+Rank 0 keeps a board. Every beat, each rank writes its newest post on it and reads the posts of all. Why not torch's
+TCPStore? When its host is stopped or cut off, a call to it never returns, whatever its timeout; when its host died, every
+rank prints a C++ backtrace. Time is counted in beats seen, and clocks of two hosts are never compared. Time in which this
+rank was suspended too (a frozen container) does not count as silence of the others.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 QUICK_BEATS = 3
-"""Missed beats that mean death where there is a second sign of it: a closed connection, a collective that raised."""
+"""Missed beats that mean death if there is a second sign of it: a closed connection, a collective that raised."""
 GRACE_BEATS = 5
-"""How long to wait for what others may know better."""
+"""How many beats to wait for other ranks, which may know more."""
 _LONGEST_LINE = 1 << 16
 
 GO_ON = "this rank ends; restart with the same command, it goes on from the newest checkpoint"
@@ -54,10 +54,13 @@ class Board(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A stranger's garbage ends its own connection, silently."""
+        """What is not from a rank of ours ends its own connection; nothing is printed."""
 
     def exchange(self, line: bytes, connection: object = None) -> tuple[bytes, int, int]:
-        """Put a post up; returns the reply, the rank and the number of the news in it. Raises ValueError."""
+        """Put a post on the board. Returns the reply, the rank, and the number of the newest news in the reply.
+
+        Raises ValueError for a line that is not a post of this job.
+        """
         post = json.loads(line)
         if not isinstance(post, dict) or post.get("job") != self._job:
             raise ValueError("not a rank of this job")
@@ -150,7 +153,10 @@ def _named(ranks: Iterable[int], hosts: Iterable[str]) -> str:
 
 
 class Judge:
-    """What one rank makes of the posts it reads; `gap`s are seconds since the last look, as this rank lived them."""
+    """Finds out, from the posts that one rank reads, which rank is dead or hung.
+
+    `gap`: seconds since the last look, without those in which this rank was suspended.
+    """
 
     def __init__(self, rank: int, world_size: int, beat: float, timeout: float, hang: float) -> None:
         self._rank, self._beat, self._timeout, self._hang = rank, beat, timeout, hang
@@ -159,7 +165,10 @@ class Judge:
         self._unread = self._parted = 0.0
 
     def hear(self, table: dict[str, Any], gap: float, in_a_hurry: bool) -> Incident | None:
-        """The verdict that follows from the board, the one on it first. `in_a_hurry`: a collective raised here."""
+        """The incident that is on the board, or that follows from the posts; None when all is well.
+
+        `in_a_hurry`: a collective raised on this rank, so that fewer missed beats are enough.
+        """
         self._unread = 0.0
         self._silent = [seconds + gap for seconds in self._silent]
         for post in table["posts"]:
@@ -170,9 +179,9 @@ class Judge:
         return table["incident"] or self._left(gap, in_a_hurry) or self._dead(table["closed"], in_a_hurry) or self._hung()
 
     def miss(self, gap: float, is_refused: bool, in_a_hurry: bool) -> Incident | None:
-        """The board was out of reach; rank 0 is to blame after a while, unless it said farewell.
+        """The board could not be reached. After a while rank 0 counts as dead, unless it had ended in order.
 
-        Where nothing even refuses the connection, it may be this host that is cut off: the others get time to say so.
+        If the connection is not even refused, this host may be the one that is cut off: the others get time to say so.
         """
         if 0 in self._posts and self._posts[0]["gone"] is not None:
             return self._left(gap, in_a_hurry)
@@ -184,7 +193,7 @@ class Judge:
         return self._lost([0])
 
     def in_order(self, incident: Incident) -> list[int]:
-        """Who survives it, lowest rank first: the order in which they may speak."""
+        """The ranks that are left after it, the lowest first: the order in which they may print it."""
         here = [r for r in range(len(self._silent)) if r not in self._posts or self._posts[r]["gone"] is None]
         return [r for r in here if r not in incident["ranks"]] or here
 

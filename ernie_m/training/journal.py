@@ -1,4 +1,4 @@
-"""What rank 0 writes down: metrics, console lines, curves elsewhere, loss spikes, the rows of each step."""
+"""What rank 0 writes: metrics, console lines, curves for trackers, loss spikes, the rows of each step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ernie_m.training.tracking import Tracker
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One step's sums: nll [M] still on the device, counts on the host."""
+    """The sums of one step. nll [M] is still on the device, counts are on the host; M counts metrics."""
 
     step: int
     nll_M: Tensor
@@ -34,7 +34,7 @@ class StepRecord:
 
 
 class Journal:
-    """One job's view of a run; what earlier jobs wrote of steps behind the checkpoint is dropped."""
+    """The files of a run that one job writes. Lines of earlier jobs about steps after the checkpoint are removed."""
 
     def __init__(
         self,
@@ -62,9 +62,10 @@ class Journal:
         numbers: Mapping[str, float],
         extra: Mapping[str, float | None],
     ) -> None:
-        """T finished steps with their nll summed over ranks [T, M]; `numbers` are those of RunCosts about all of them.
+        """Write the lines of T finished steps.
 
-        tokens_per_second stands in each step's line; the other numbers and `extra`, without what is None, in the last.
+        `nll_TM`: their nll, summed over ranks. `numbers`: RunCosts.numbers of all T steps together. Each line has
+        tokens_per_second; only the last line has the other numbers, and those values of `extra` that are not None.
         """
         names = [metric.name for metric in self._data.metrics]
         lines: list[dict[str, Any]] = [
@@ -102,17 +103,17 @@ class Journal:
         )
 
     def saved(self, saved: Saved) -> None:
-        """What came of a save."""
+        """Write how a save ended."""
         line = {"step": saved.step, "save_seconds": saved.seconds, "save_stalled_seconds": saved.stalled}
         self._write([line | {"save_failed": 1}] if saved.problem else [line])
 
     def sync(self) -> str | None:
-        """All lines so far to the disk; what keeps some from it."""
+        """Write all lines so far to the disk. Returns what went wrong (a full disk, for example), or None."""
         problems = [log.sync() for log in (self._metrics, self._spikes, self._samples) if log is not None]
         return next(filter(None, problems), None)
 
     def close(self) -> None:
-        """Close all files and curves."""
+        """Close all files and trackers."""
         for log in (self._metrics, self._spikes, self._samples):
             if log is not None:
                 log.close()

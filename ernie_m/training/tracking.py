@@ -1,8 +1,8 @@
-"""Curves elsewhere than in metrics.jsonl: TensorBoard events in the run's folder, or a run at Weights & Biases.
+"""Trackers, beside metrics.jsonl: TensorBoard events in the run folder, or a run at Weights & Biases.
 
-A restart goes on with the same curve. TensorBoard forgets what lies behind the checkpoint (`purge_step`). W&B is told
-the same run id again, kept in RUN/wandb.json, and refuses steps it has already: what a restart trains a second time
-stays as it was shown first (and is bit-identical, unless steps were skipped meanwhile; metrics.jsonl has the truth).
+A restart goes on with the same curve. TensorBoard drops steps after the checkpoint (`purge_step`). W&B gets the same run
+id again, from RUN/wandb.json, and refuses steps that it has: those that a restart trains a second time stay as they were
+shown first. They are bit-identical, unless steps were skipped in between; metrics.jsonl is always right.
 The axis of both is the number of finished steps, as in metrics.jsonl. Rank 0 alone opens a tracker.
 """
 
@@ -41,7 +41,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Show lines, each with `step` (finished steps) and numbers; what is None is left out."""
+        """Show lines, each with `step` (finished steps) and numbers. A value of None is left out."""
 
     @abstractmethod
     def close(self) -> None:

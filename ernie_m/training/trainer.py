@@ -1,9 +1,9 @@
-"""Pre-training, from an opened corpus folder to a finished run: what is checked, held and put together around the steps.
+"""Pre-training, from an opened corpus folder to a finished run: all that happens before and after the steps.
 
-1. Everything that can be known to be wrong is, before the folder is touched or a rank started.
+1. All that can be checked is checked before the run folder is touched and before a rank is started.
 2. Rank 0 holds the run folder's lock; a watchdog looks after all ranks.
-3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is replayed. Without
-   one, weights are drawn from the seed, or taken from where the recipe's `init_from` says.
+3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is computed again.
+   Without one, weights are drawn from the seed, or read from where the recipe's `init_from` says.
 4. The steps: ernie_m.training.training_loop. However they end, RUN says why: ernie_m.training.endings.
 """
 
@@ -181,7 +181,7 @@ class Trainer:
             print(f"done: {self.schedule.num_steps} steps; {self.run_folder.checkpoints}; {curves}", flush=True)
 
     def _compile(self, engine: Engine) -> None:
-        """Before the first step, where the watchdog waits for it. All micro-batches have one shape."""
+        """Compile before the first step, while the watchdog allows it. All micro-batches have the same shape."""
         rows = [PackedRow([], 0, 0)] * self.config.batch.micro_batch_rows
         batch = to_device(pack(rows, self.config.data.sequence_length), engine.ranks.device)
         engine.module.compile_for(batch)
@@ -191,11 +191,11 @@ class Trainer:
 
     @staticmethod
     def _state_bytes(engine: Engine) -> int:
-        """What a rank's fragments take once Adam has moments: three fp32 numbers an element."""
+        """Bytes of a rank's fragments when Adam has its moments: three fp32 numbers an element."""
         return sum(3 * 4 * fragment.weight.numel() for fragment in engine.fragments())
 
     def _skipped_steps(self, ranks: Ranks, store: CheckpointStore) -> tuple[SkipSteps, Checkpoint | None]:
-        """Steps to leave out, earlier starts' included, and the checkpoint to go on from: from before those that are new."""
+        """The steps to leave out (earlier starts' too), and the checkpoint to go on from: from before the first new one."""
         remembered = SkipSteps.read(self.run_folder.path)
         asked = SkipSteps.parse(self.skip_steps, self.schedule.num_steps) if self.skip_steps else SkipSteps.of([])
         new, skipped = first_new(remembered, asked), remembered.union(asked)
@@ -215,7 +215,7 @@ class Trainer:
         return skipped, checkpoint
 
     def _engine(self, ranks: Ranks, checkpoint: Checkpoint | None) -> Engine:
-        """The model under DeepSpeed: as at step 0, or as the checkpoint has it and checked by its probe."""
+        """The model under DeepSpeed: as at step 0, or as in the checkpoint, and then checked by its probe."""
         model = Encoder(self.model_config, ranks.device, self.folder.manifest.specials)
         reader = FragmentReader(checkpoint.folder) if checkpoint else None
         reader.fill_weights(model) if reader else self._initialise(model, ranks)
@@ -236,7 +236,7 @@ class Trainer:
         return engine
 
     def _initialise(self, model: Encoder, ranks: Ranks) -> None:
-        """The weights of step 0: drawn from the seed and, where `init_from` has others, replaced by those."""
+        """The weights of step 0: drawn from the seed, then replaced by those that `init_from` has."""
         model.initialise(self.config.seed)
         if self.config.init_from:
             started = start_from(self.config.init_from, self.start, model, ranks.voters)

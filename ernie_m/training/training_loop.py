@@ -1,11 +1,11 @@
 """The steps of one process, from resume to end.
 
-A step: the ranks add up, on the host, the predicted tokens of the whole global step and whether anyone was asked to stop;
-then for each micro-batch the model fills BTMLM's placeholders (no gradient), forward and backward; the update comes
-after the last one. Everything a step does follows from (seed, step), so the only data state is one integer.
+A step: the ranks add up, on the host, the predicted tokens of the global step and whether one of them was asked to stop.
+Then, for each micro-batch: fill BTMLM's placeholders (no gradient), forward, backward. The update comes after the last
+micro-batch. All that a step does follows from (seed, step), so the state of the data is one integer.
 
-Requests to stop are looked at before every micro-batch and every forward of an evaluation, by all ranks together. A step
-that was begun is dropped then: weights and optimizer are still those of the step before, and that is what is saved.
+Before every micro-batch and every forward of an evaluation, all ranks together look for requests to stop. If there is one,
+the step that was begun is dropped: weights and optimizer are still those of the step before, and these are saved.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NO_STOP, STOP_KINDS = 0, ("signal", "time")
 
 
 class Stopped(Exception):  # noqa: N818 - no error, an order
-    """All ranks agreed to stop; `step` steps are saved (None: nothing was trained)."""
+    """All ranks agreed to stop. `step` finished steps are saved; None: nothing was trained."""
 
     def __init__(self, request: StopRequest) -> None:
         super().__init__(request.message)
@@ -56,7 +56,7 @@ class Stopped(Exception):  # noqa: N818 - no error, an order
 
 @dataclass(frozen=True)
 class RunServices:
-    """What the loop works with, beside the model and the data."""
+    """What the loop uses, beside the model and the data."""
 
     ranks: Ranks
     store: CheckpointStore
@@ -88,7 +88,7 @@ class TrainingLoop:
         self.has_moved = False  # a start makes a step at least: else one of short --exit_after would be the last's again
 
     def run(self, first_step: int, evaluate_first: bool) -> None:
-        """Steps first_step .. num_steps - 1, with logging, evaluation and checkpoints; raises Stopped when asked to."""
+        """Steps first_step to num_steps - 1, with logging, evaluation and checkpoints. Raises Stopped when asked to stop."""
         output = self.config.output
         self.last_saved = first_step
         batches = Prefetcher(self._batches_of, first_step, self.num_steps)
@@ -125,7 +125,7 @@ class TrainingLoop:
         return bool(self.gain_rows) and done > 0 and (done == self.num_steps or done % every == 0)
 
     def needs_evaluation(self, first_step: int, measured_steps: set[int]) -> bool:
-        """Whether the job before ended between the checkpoint of `first_step` and the measurement due there."""
+        """Whether the job before saved `first_step`, and ended before it made the measurement that was due there."""
         return self._evaluates_at(first_step) and first_step not in measured_steps
 
     def _batches_of(self, step: int) -> list[PackedBatch[np.ndarray]] | None:
@@ -197,7 +197,11 @@ class TrainingLoop:
             return fill_placeholders(self.engine.module, batch)
 
     def _guard(self, step: int, updated: bool) -> None:
-        """What an update that was not made, for a gradient that is not finite, means: with fp16 nothing at first."""
+        """Judge an update that was left out because a gradient was not finite.
+
+        In fp16 that is normal (the loss scaler then lowers its scale), and an InputError only after many in a row. In other
+        precisions the first one is an InputError.
+        """
         if self.engine.precision.value == "fp16":
             self.left_out.record(step, not updated, self.engine.loss_scale)
         elif not updated:
@@ -207,7 +211,7 @@ class TrainingLoop:
     # -- looking -------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        """Fetch the pending steps' sums at once and write them down."""
+        """Fetch the sums of all pending steps from the device at once, and write them."""
         if not self.pending:
             return
         self.services.watchdog.progress("adding up losses")
@@ -256,7 +260,7 @@ class TrainingLoop:
     # -- saving --------------------------------------------------------------------------------------------------
 
     def _save(self, done: int, until_written: bool) -> None:
-        """Save `done` finished steps; raises InputError when that failed and nothing comes after it."""
+        """Save `done` finished steps. `until_written`: wait for the disk, and raise InputError when it failed."""
         watchdog = self.services.watchdog
         watchdog.progress(f"saving step {done}")
         with self.meter.clock.during(SAVING):
@@ -278,7 +282,7 @@ class TrainingLoop:
             self._report_save(wait=True, is_last=True)
 
     def _report_save(self, wait: bool = False, is_last: bool = False) -> None:
-        """Say what came of saves; a failed one is an alarm, and an error where no other follows."""
+        """Report finished saves. One that failed is an alarm; `is_last`: an InputError, since no other follows."""
         while (saved := self.store.finished(wait)) is not None:
             if saved.problem is not None and is_last and saved.step == self.last_saved:
                 raise InputError(saved.problem)

@@ -1,8 +1,8 @@
-"""Where a run's time goes, and how much of its devices' arithmetic reaches real tokens.
+"""Where a run's time goes, and how much of what its devices can compute is used for real tokens.
 
 1. `StepClock` says how many of a rank's seconds went into generation (BTMLM stage 1), waiting for rows, saving and
    evaluation; what remains are the steps themselves.
-2. `matmul_peak`: what a device can do, by its data sheet, or measured at the start where there is none.
+2. `matmul_peak` says what a device can do: by its data sheet or, without one, by a measurement at the start.
 3. `RunCosts` turns seconds and counts since the last line into the numbers of the next one; `Meter` asks all ranks.
 """
 
@@ -40,8 +40,8 @@ Now = Callable[[], float]
 class StepClock:
     """A rank's seconds since the last reading: all, and those of each activity.
 
-    Generation on a GPU lies between two events in the device's queue, looked at when the clock is read: no step waits for
-    the device. Everything else is told by the host's clock. On a CPU no second counts twice; on a GPU the device may
+    On a GPU, generation is the time between two events in the device's queue. They are read when the clock is read, so no
+    step waits for the device. All else is the host's time. On a CPU no second counts twice; on a GPU the device may
     generate while the host waits for rows.
     """
 
@@ -53,7 +53,7 @@ class StepClock:
 
     @contextmanager
     def during(self, activity: str) -> Iterator[None]:
-        """Count the block's time as `activity`, a rare one: what steps left in a GPU's queue is waited for first."""
+        """Count the block's time as `activity`. Waits first for what steps left in a GPU's queue: for rare ones only."""
         _wait_for(self._device)
         started = self._now()
         try:
@@ -77,7 +77,7 @@ class StepClock:
             self._events.append((first, last))
 
     def waiting(self, items: Iterable[T]) -> Iterator[T]:
-        """The items; the time until each of them is there counts as loading."""
+        """The same items. The time until each one is there counts as loading."""
         iterator = iter(items)
         while True:
             started = self._now()
@@ -107,7 +107,7 @@ def _wait_for(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class RunCosts:
-    """What a run's numbers are measured by: its model and rows, and `peak`, the FLOP/s of all its devices together."""
+    """What the steps of a run cost: its model, its rows, and `peak`, the FLOP/s of all its devices together."""
 
     model: ModelConfig
     sequence_length: int
@@ -117,9 +117,10 @@ class RunCosts:
     def numbers(
         self, seconds: np.ndarray, tokens: Sequence[int], pairs: float, predicted: Mapping[str, float]
     ) -> dict[str, float]:
-        """The numbers of a line about steps with so many real `tokens` each, `pairs` read and `predicted` by head in all.
+        """The numbers of a metrics line about some steps.
 
-        `seconds` [ranks, NUM_SECONDS] are every rank's, as its clock read them.
+        `seconds` [ranks, NUM_SECONDS]: what each rank's clock read. `tokens`: real tokens of each step. `pairs`: those of
+        query and key that the attention rule allows, in all steps. `predicted`: head -> predicted positions, in all steps.
 
         tokens_per_second  real tokens (all but padding) of all ranks, a second of rank 0's time outside of saving and
                            evaluation
@@ -145,7 +146,7 @@ class RunCosts:
 
 
 class Meter:
-    """The clock and the costs of a rank among its peers."""
+    """A rank's clock and the run's costs; `numbers` puts the seconds of all ranks together."""
 
     def __init__(self, costs: RunCosts, ranks: Ranks) -> None:
         self.clock, self._costs, self._ranks = StepClock(ranks.device), costs, ranks
@@ -161,7 +162,7 @@ class Meter:
         return cls(RunCosts(model, config.data.sequence_length, config.batch.rows_per_step, total), ranks)
 
     def numbers(self, tokens: Sequence[int], pairs: float, predicted: Mapping[str, float]) -> dict[str, float]:
-        """Those of the steps since the last call, all ranks' (RunCosts.numbers); a collective."""
+        """RunCosts.numbers of the steps since the last call, over all ranks. A collective."""
         seconds = np.zeros((self._ranks.world_size, NUM_SECONDS))
         seconds[self._ranks.rank] = self.clock.read()
         return self._costs.numbers(self._ranks.host_sum(seconds), tokens, pairs, predicted)
@@ -187,10 +188,10 @@ def _choice(peak: float, reason: str) -> Choice:
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, now: Now = time.perf_counter) -> tuple[float, int]:
-    """Best FLOP/s of square products and the largest size tried; takes MEASURING_SECONDS at most, on a GPU after warm-up.
+    """Best FLOP/s of square products, and the largest size tried. Takes MEASURING_SECONDS at most, on a GPU after warm-up.
 
-    Larger products come closer to the peak, so the size doubles as long as time is left; nothing random is drawn from
-    torch's own generator.
+    Larger products come closer to the peak, so the size doubles while time is left. torch's own random generator is not
+    used.
     """
     generator = torch.Generator(device).manual_seed(0)
 

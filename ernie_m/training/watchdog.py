@@ -31,10 +31,11 @@ EXPLAINED_SECONDS = 30.0
 class Watchdog:
     """Watches all ranks from each of them. Make it (`meet`), call `progress` all along, and end by `stop` or `leave`.
 
-    dead: no heartbeat for `timeout_seconds`, or a few beats where the connection is closed as well. hung: heartbeats
-    arrive, but all wait and the ranks furthest behind made no progress for `hang_timeout_seconds`. Either ends every
-    rank with EXIT_PEER_LOST. A rank whose interpreter is stuck in C ends by faulthandler's timer (a traceback, code 1),
-    10 s after the hang timeout; with one rank that is all there is. So does a rank that was stopped (SIGSTOP) that long.
+    dead: no heartbeat for `timeout_seconds`; a few missing beats are enough if the connection is closed too. hung:
+    heartbeats arrive, but all ranks wait, and those furthest behind made no progress for `hang_timeout_seconds`. Either
+    ends every rank with EXIT_PEER_LOST. If the interpreter of a rank is stuck in C code, or the process was stopped
+    (SIGSTOP), faulthandler's timer ends it 10 s after the hang timeout, with a traceback and code 1. A run of one rank has
+    only this timer.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class Watchdog:
     ) -> None:
         """Start watching. Rank 0 opens the board at `port` (0: any, see `port`), before the others are made.
 
-        `job` is any name that all ranks share and stray ranks of another job do not. `before_exit` is called, for at
-        most LAST_WORDS_SECONDS, before the watchdog ends the process. Raises InputError where the board is out of reach.
+        `job`: a name that all ranks of this job have, and ranks of other jobs do not. `before_exit` is called before the
+        watchdog ends the process; it has LAST_WORDS_SECONDS. Raises InputError when rank 0's board cannot be reached.
         """
         self.rank, self.world_size, self.address, self.port = rank, world_size, address, port
         self.host = os.environ.get("ERNIE_M_HOST") or socket.gethostname()
@@ -81,9 +82,9 @@ class Watchdog:
 
     @classmethod
     def meet(cls, rank: int, world_size: int, run_folder: Path, share: Callable[[Any], Any], **settings: Any) -> Watchdog:
-        """Called by all ranks together: `share` returns on every rank what rank 0 gave it (a broadcast).
+        """Make the watchdogs of all ranks; a collective. `share`: a broadcast, every rank gets what rank 0 gave.
 
-        The board is at the address that the ranks met at, MASTER_ADDR; `settings` are those of the constructor.
+        The board is at MASTER_ADDR, where the ranks met. `settings`: those of the constructor.
         """
         port = settings.pop("port", 0)
         if rank == 0:
@@ -95,10 +96,10 @@ class Watchdog:
         return cls(rank, world_size, address, port, run_folder, job=job, **settings)
 
     def progress(self, what: str, shared: bool = True) -> None:
-        """Say what is being done now, before it is: after it, nothing else proves that this rank goes on.
+        """Say what this rank does next. Only these calls prove that it goes on.
 
-        `shared`: every rank passes this point, in the same order; not so for what only some ranks do (rank 0's files).
-        The shared points passed tell who is behind, so pass one just before each collective. Costs a tuple.
+        `shared`: all ranks make this call, in the same order; False for what only some do, such as rank 0's files. The
+        number of shared calls tells which rank is behind, so make one just before each collective. A call costs a tuple.
         """
         marks, points, _ = self._mark
         self._mark = (marks + 1, points + shared, what)
@@ -116,10 +117,10 @@ class Watchdog:
             self._allowed = before
 
     def explain(self, wait: float) -> str | None:
-        """Called when a collective raised: the line that names who died, within `wait` seconds, else None.
+        """For when a collective raised: the line that says which rank died. None: no rank died within `wait` seconds.
 
-        Needs about ten beats (20 s by default). The incident is then on record and the others know it; the caller
-        prints the line and ends this rank with EXIT_PEER_LOST. None: the fault is this rank's own; see `leave`.
+        Needs about ten beats (20 s by default). With a line, the incident is written down and the other ranks know it; the
+        caller prints the line and ends this rank with EXIT_PEER_LOST. With None the fault is this rank's own: call `leave`.
         """
         self._is_explaining = True
         if self.world_size > 1:
@@ -132,15 +133,15 @@ class Watchdog:
 
     @property
     def is_spokesman(self) -> bool:
-        """Whether this rank is the one, of those left after the incident, that tells people."""
+        """Whether this rank is the one, of those that are left after the incident, that prints the line."""
         return self._incident is not None and self._judge.in_order(self._incident)[:1] == [self.rank]
 
     def stop(self) -> None:
-        """An orderly end: the others go on without this rank. Rank 0 waits for their farewells, at most the timeout."""
+        """An orderly end: the others go on without this rank. Rank 0 waits until all have ended, at most the timeout."""
         self._part("", self._timeout)
 
     def leave(self, reason: str) -> None:
-        """This rank ends by a fault of its own; the others name it with `reason` (and end a few beats later)."""
+        """This rank ends by a fault of its own. The others end a few beats later, and print its `reason`."""
         self._part(" ".join(reason.split())[:1000] or "no reason given", GRACE_BEATS * self._beat)
 
     def _part(self, gone: str, seconds: float) -> None:
@@ -216,7 +217,7 @@ class Watchdog:
         return self._judge.hear(table, gap, self._is_explaining)
 
     def _end(self, incident: Incident) -> None:
-        """Tell the others, leave the last words, end the process (or let `explain` do it)."""
+        """Tell the others, write the incident down, end the process (or let the caller of `explain` do it)."""
         self._incident = incident
         with contextlib.suppress(OSError):
             self._incident = incident = self._exchange()["incident"]  # another rank's, where that came first
@@ -249,9 +250,9 @@ class Watchdog:
         sys.stderr.flush()
 
     def _record(self, incident: Incident) -> bool:
-        """Append the incident, unless another rank did, or this one was stopped and is the one that was missed.
+        """Append the incident; False when another rank did, or when this rank was stopped and is the one that was missed.
 
-        Two sides of a cut network each blame the other: then both stand there, and a supervisor has to find out.
+        When the network is cut in two, each side blames the other. Then both incidents are there, for a supervisor to judge.
         """
         try:
             with open(self._incidents, "a+", encoding="utf-8") as file:

@@ -71,7 +71,7 @@ def test_a_run_resumed_on_a_gpu_goes_on_as_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("behind", ["true", "false"])
-def test_a_checkpoint_from_behind_the_training_is_one_made_in_the_open(behind: str, data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_written_in_the_background_is_one_that_was_waited_for(behind: str, data: Path, tmp_path: Path) -> None:
     """The probe is replayed when it is loaded: what was copied while the device worked is what the model was."""
     train(data, tmp_path / "run", f"output.save_in_background={behind}")
     folders = committed_folders(tmp_path / "run" / "checkpoints")
