@@ -1,11 +1,11 @@
-"""A model of transformers in packed rows under our rule, beside itself on the same sentences, padded: useful tokens/s.
+"""A model of transformers in packed rows under our rule, beside itself on the same sentences, padded: real tokens/s.
 
     OMP_NUM_THREADS=1 python benchmarks/backbones.py --model FOLDER --text FILE [--sentences 256] [--row 512] [--repeats 3]
 
 FILE holds a sentence a line. Both sides see the same sentences with 15 % of their tokens masked, as MMLM lays them out. The
 peer is the class's own forward with sdpa on batches of 32 sentences in the order of the file, padded to the longest, and its
 own loss, whose logits are of all positions; ours is rows of `--row` tokens, with the head on predicted positions alone.
-Useful tokens are those that are not padding; there is no dropout on either side. Seconds are the processor's, of one thread.
+Real tokens are those that are not padding; there is no dropout on either side. Seconds are the processor's, of one thread.
 The two take turns; of the repeats each one's best counts.
 """
 
@@ -112,7 +112,7 @@ def main() -> None:
     chosen = parser.parse_args()
     model = AutoModelForMaskedLM.from_pretrained(chosen.model, attn_implementation="sdpa").eval()
     documents = documents_of(chosen.text, AutoTokenizer.from_pretrained(chosen.model), chosen.sentences)
-    useful = sum(map(len, documents))
+    num_real = sum(map(len, documents))
     backbone = ForeignEncoder(copy.deepcopy(model))
     print(backbone.attention_choice, backbone.head_choice, sep="\n")
     sides = {"transformers, padded": peer_of(model, documents), "packed rows": ours_of(backbone, documents, chosen.row)}
@@ -121,7 +121,7 @@ def main() -> None:
         for _ in range(chosen.repeats):
             for side, work in sides.items():
                 best[side] = min(best[side], seconds(work[number]))
-        print(f"{what}: " + ", ".join(f"{side} {useful / took:,.0f} useful tokens/s" for side, took in best.items()))
+        print(f"{what}: " + ", ".join(f"{side} {num_real / took:,.0f} real tokens/s" for side, took in best.items()))
 
 
 if __name__ == "__main__":
