@@ -50,9 +50,9 @@ from ernie_m.runs.checkpoint_commit import Retention
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.fragments import FragmentReader
 from ernie_m.runs.ranks import Ranks
+from ernie_m.training.checkpoint_probe import MOST_PREDICTED, POSITIONS, probe_loss
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks
 from ernie_m.training.optimizer import OptimizerConfig
-from ernie_m.training.probe import MOST_PREDICTED, POSITIONS, probe_loss
 
 MODEL = ModelConfig(
     num_layers=2, hidden_size=768, num_heads=12, ffn_size=3072, vocab_size=83_000, num_languages=3, dropout=0.0

@@ -26,8 +26,9 @@ import numpy as np
 
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, ShardEntry, shard_file
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.schedule import Schedule, StageConfig
 
 NUM_LANGUAGES, NUM_PAIRS = 96, 20
 MOST_SECONDS, MOST_MEGABYTES, MOST_SECONDS_OF_WRITING = 2.0, 200.0, 10.0

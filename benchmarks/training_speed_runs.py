@@ -26,9 +26,10 @@ from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows import row_source
 from ernie_m.rows.batch import LossRequest, PackedBatch
-from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData, Schedule, StageConfig, to_device
+from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.rows.read_pairs import pairs_read
+from ernie_m.rows.schedule import Schedule, StageConfig
 
 DS_CONFIGS = Path(__file__).resolve().parents[1] / "ds_configs"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

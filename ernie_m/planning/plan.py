@@ -16,7 +16,7 @@ from ernie_m.rows.objectives import OBJECTIVES, TOKEN
 from ernie_m.training.gradient_exchange import choose_exchange
 
 if TYPE_CHECKING:
-    from ernie_m.rows.dataloader import StageConfig
+    from ernie_m.rows.schedule import StageConfig
     from ernie_m.training.recipe import TrainingConfig
 
 PRECISION_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.rows.batch import PAD_DOCUMENT
-from ernie_m.rows.dataloader import PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import PretrainingData
 from ernie_m.rows.read_pairs import pairs_read
+from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.training.recipe import TrainingConfig
 
 COUNTED_ROWS = 256

@@ -1,7 +1,7 @@
 """From a step number to this rank's micro-batches: a pure function of (seed, step).
 
-1. `Schedule`: the recipe's stages say how many rows of each objective a step has, so the first row of an objective in
-   any step is arithmetic.
+1. `Schedule` (ernie_m.rows.schedule): how many rows of each objective a step has, so the first row of an objective in any
+   step is arithmetic.
 2. `PretrainingData` draws each row's stream from the objective's mixture (alpha-smoothed token shares), and asks that
    stream's `RowSource` for the row's text: nothing depends on ranks, workers or restarts. Rows of one objective in a
    micro-batch are laid out at once, each as it would be alone.
@@ -23,12 +23,13 @@ import numpy as np
 from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
-from ernie_m.base.sampling import Draw, Mixture, apportion, smoothed
+from ernie_m.base.sampling import Draw, Mixture, smoothed
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.rows.batch import Examples, PackedBatch
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, PARTS, CorruptionConfig, Objective
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings, RowSource
+from ernie_m.rows.schedule import RowAddress, Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -43,30 +44,6 @@ DATA_ORDER = 3
 
 
 @section
-class StageConfig(Section):
-    """A stretch of training with a fixed mix of objectives."""
-
-    steps: Annotated[int, Range(least=1, most=10**9)]
-    """Length of the stage, in steps."""
-    rows: dict[str, Annotated[float, Range(above=0, most=1e6)]]
-    """Shares of a step's rows, e.g. {MMLM: 1, TLM: 1, CAMLM: 1}: equal batches."""
-    train: tuple[str, ...] | None = None
-    """Parts of the model that learn: embeddings, encoder, heads, e.g. [heads]; null all. The others stay bit for bit."""
-
-    def check(self) -> None:
-        unknown = [name for name in self.rows if name not in OBJECTIVES]
-        self.require(not unknown, "rows", f"objectives out of {', '.join(OBJECTIVES)}")
-        self.require(bool(self.rows), "rows", "a positive share each")
-        known = self.train is None or (bool(self.train) and set(self.train) <= set(PARTS))
-        self.require(known, "train", f"some of {', '.join(PARTS)}, or null for all")
-
-    @property
-    def trained(self) -> frozenset[str]:
-        """Parts of the model that learn."""
-        return frozenset(PARTS if self.train is None else self.train)
-
-
-@section
 class DataConfig(Section):
     """What a row is and how languages are mixed."""
 
@@ -76,75 +53,6 @@ class DataConfig(Section):
     """Language sampling exponent on token counts: XLM-R 0.3, XLM 0.7, 1 keeps the corpus's proportions."""
     corruption: CorruptionConfig = CorruptionConfig()
     """What is masked and generated."""
-
-
-@dataclass(frozen=True)
-class RowAddress:
-    """Row number `draw` of an objective, counted from the start of training."""
-
-    objective: str
-    draw: int
-
-
-class Schedule:
-    """Which rows make up global step s, for any s, in O(number of stages)."""
-
-    def __init__(self, stages: tuple[StageConfig, ...], rows_per_step: int) -> None:
-        self.rows_per_step = rows_per_step
-        self._stages: list[tuple[int, dict[str, int], dict[str, int]]] = []
-        self._trained: list[tuple[int, frozenset[str]]] = []
-        first_step, drawn = 0, dict.fromkeys(OBJECTIVES, 0)
-        for number, stage in enumerate(stages):
-            if rows_per_step < len(stage.rows):
-                raise InputError(
-                    f"batch.rows_per_step: {rows_per_step}; stages[{number}] mixes {len(stage.rows)} objectives and needs "
-                    "a row of each in every step"
-                )
-            names = sorted(stage.rows, key=OBJECTIVE_INDEX.__getitem__)
-            counts = dict(zip(names, apportion([stage.rows[name] for name in names], rows_per_step), strict=True))
-            self._stages.append((first_step, counts, dict(drawn)))
-            self._trained.append((first_step, stage.trained))
-            first_step += stage.steps
-            for name, count in counts.items():
-                drawn[name] += count * stage.steps
-        self.num_steps = first_step
-        self.objectives = [name for name in OBJECTIVES if drawn[name] > 0]
-
-    def trained(self, step: int) -> frozenset[str]:
-        """Parts of the model that learn in global step `step`."""
-        return next(parts for first_step, parts in reversed(self._trained) if first_step <= step)
-
-    @property
-    def trains_parts(self) -> bool:
-        """Whether some stage trains a part of the model alone."""
-        return any(parts != frozenset(PARTS) for _, parts in self._trained)
-
-    def rows_of_step(self, step: int, chosen: range | None = None) -> list[RowAddress]:
-        """Addresses of the rows of global step `step`, objective by objective in the table's order; all, or the `chosen`."""
-        found = []
-        for name, rows, draw in self._blocks(step):
-            own = rows if chosen is None else chosen[_first_from(chosen, rows.start) : _first_from(chosen, rows.stop)]
-            found += [RowAddress(name, draw + number - rows.start) for number in own]
-        return found
-
-    def generates(self, step: int, chosen: range) -> bool:
-        """Whether some of these rows of global step `step` hold placeholders."""
-        blocks = [rows for name, rows, _ in self._blocks(step) if OBJECTIVES[name].is_pseudo_parallel]
-        return any(max(rows.start, chosen.start) < min(rows.stop, chosen.stop) for rows in blocks)
-
-    def _blocks(self, step: int) -> list[tuple[str, range, int]]:
-        """Of each objective, its rows of global step `step` and the draw of the first."""
-        first_step, counts, drawn = next(stage for stage in reversed(self._stages) if stage[0] <= step)
-        blocks, start = [], 0
-        for name, count in counts.items():
-            blocks.append((name, range(start, start + count), drawn[name] + (step - first_step) * count))
-            start += count
-        return blocks
-
-
-def _first_from(numbers: range, least: int) -> int:
-    """Index of the first of these ascending numbers that is not below `least`."""
-    return len(range(numbers.start, min(least, numbers.stop), numbers.step))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import CONFIG_FILE
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
+from ernie_m.rows.schedule import Schedule, StageConfig
 
 
 def open_data(run: Path, data: Path | None) -> PretrainingData:

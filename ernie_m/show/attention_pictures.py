@@ -21,9 +21,10 @@ from ernie_m.models.model import Encoder
 from ernie_m.models.pretraining import stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
-from ernie_m.rows.dataloader import PretrainingData, RowAddress, to_device
+from ernie_m.rows.dataloader import PretrainingData, to_device
 from ernie_m.rows.objectives import OBJECTIVES, Objective
 from ernie_m.rows.packing import pack
+from ernie_m.rows.schedule import RowAddress
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show.figures import as_image, isolated
 

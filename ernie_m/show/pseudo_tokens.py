@@ -16,7 +16,8 @@ from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.model import Encoder
 from ernie_m.models.pretraining import stage_1, without_training
 from ernie_m.models.pseudo_parallel import fill_placeholders
-from ernie_m.rows.dataloader import PretrainingData, RowAddress
+from ernie_m.rows.dataloader import PretrainingData
+from ernie_m.rows.schedule import RowAddress
 from ernie_m.show.attention_pictures import packed
 
 EXAMPLES = 6

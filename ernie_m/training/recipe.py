@@ -9,8 +9,9 @@ from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.models.shape import ModelConfig, longest_document
-from ernie_m.rows.dataloader import DataConfig, StageConfig
+from ernie_m.rows.dataloader import DataConfig
 from ernie_m.rows.objectives import PREDICTIONS, TOKEN, heads_of
+from ernie_m.rows.schedule import StageConfig
 from ernie_m.training.divergence import GuardConfig
 from ernie_m.training.engine import BatchConfig, EngineConfig
 from ernie_m.training.optimizer import OptimizerConfig

@@ -23,8 +23,9 @@ from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import check_start, start_from
 from ernie_m.models.model import Encoder
-from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, Schedule, to_device
+from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, to_device
 from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.rows.schedule import Schedule
 from ernie_m.runs.checkpoint import PROBE_FILE, Checkpoint, committed_folders, step_of
 from ernie_m.runs.checkpoint_commit import Retention
 from ernie_m.runs.checkpoint_store import CheckpointStore

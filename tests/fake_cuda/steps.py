@@ -85,7 +85,8 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
 
     from ernie_m.corpus.folder import CorpusFolder
     from ernie_m.models.model import Encoder
-    from ernie_m.rows.dataloader import PretrainingData, Schedule
+    from ernie_m.rows.dataloader import PretrainingData
+    from ernie_m.rows.schedule import Schedule
     from ernie_m.runs.fragments import FragmentReader
     from ernie_m.runs.ranks import Ranks
     from ernie_m.runs.skip_steps import SkipSteps

@@ -21,8 +21,9 @@ from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
+from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.runs.checkpoint import rank_file
 from ernie_m.runs.fragments import FragmentReader, write_tensors
 from ernie_m.training import deepspeed_adapter

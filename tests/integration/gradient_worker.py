@@ -19,8 +19,9 @@ from ernie_m.models.model import Encoder
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig, to_device
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
+from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
 ROWS = 8

@@ -13,7 +13,8 @@ from ernie_m.base.config import to_mapping
 from ernie_m.base.files import sha256_of
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.corpus.vocabulary import Vocabulary
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
+from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.runs.run_folder import RunFolder
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.training.engine import BatchConfig

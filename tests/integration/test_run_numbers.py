@@ -13,7 +13,8 @@ import yaml
 from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.rows.attention_rule import attention_rule, dense_mask
-from ernie_m.rows.dataloader import PretrainingData, Schedule
+from ernie_m.rows.dataloader import PretrainingData
+from ernie_m.rows.schedule import Schedule
 from ernie_m.runs.checkpoint import folder_name
 from ernie_m.runs.metrics import read_metrics
 from ernie_m.training.recipe import TrainingConfig

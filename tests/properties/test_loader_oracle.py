@@ -29,11 +29,12 @@ from ernie_m.base.special_tokens import (
 from ernie_m.corpus.folder import CorpusFolder, Shard
 from ernie_m.rows.batch import Document, Documents, Example, Examples, PackedBatch
 from ernie_m.rows.corruption import INSERT, REPLACE
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import HEADS, LOSS_INDEX, NEXT, OBJECTIVES, PREDICTIONS, SENTENCES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import WINDOW_POSITIONS, RowSettings, RowSource
+from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig
 from ernie_m.rows.window_plan import MIN_PIECE
 
 S, WORD = 128, 2**64

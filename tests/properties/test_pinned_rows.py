@@ -16,7 +16,8 @@ from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
 from ernie_m.rows.batch import ARRAYS
-from ernie_m.rows.dataloader import DATA_ORDER, DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DATA_ORDER, DataConfig, PretrainingData
+from ernie_m.rows.schedule import Schedule, StageConfig
 
 VOCAB_SIZE = 30_000
 PINNED = {0: "2f0d4979b5cd9515", 7: "6f7a182f93cb9cad", 19: "d03b3d39474339fc"}

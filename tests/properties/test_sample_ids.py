@@ -12,9 +12,10 @@ from ernie_m.base.sampling import MIXTURE_PERIOD
 from ernie_m.base.special_tokens import EOS_ID, FIRST_PIECE_ID
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.rows.batch import Document
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, RowAddress, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.objectives import BTMLM, CAMLM, OBJECTIVES, REPLACE, CorruptionConfig, Objective
 from ernie_m.rows.row_source import RowSettings, RowSource
+from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig
 
 S, ROWS_PER_STEP = 128, 16
 STAGES = (StageConfig(steps=20, rows=dict.fromkeys(OBJECTIVES, 1.0)),)

@@ -13,7 +13,8 @@ import pytest
 from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder, Shard
 from ernie_m.models.gain import held_out_pairs
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
+from ernie_m.rows.schedule import Schedule, StageConfig
 
 STAGE = StageConfig(steps=32, rows={"MMLM": 1, "CAMLM": 1, "BTMLM": 1})
 ROWS = 24
@@ -107,7 +108,8 @@ READER = """
 import sys
 from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
+from ernie_m.rows.schedule import Schedule, StageConfig
 stage = StageConfig(steps=10**6, rows={"CAMLM": 1, "MMLM": 1})
 data = PretrainingData(CorpusFolder(sys.argv[1]), DataConfig(sequence_length=64), Schedule((stage,), 8), 0)
 for step in range(20):

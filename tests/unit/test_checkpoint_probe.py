@@ -11,9 +11,10 @@ import torch
 
 from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.rows.packing import PackedRow
+from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.runs.fragments import write_tensors
 from ernie_m.training.checkpoint_probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
 

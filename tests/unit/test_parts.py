@@ -8,7 +8,7 @@ import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.models.parts import Place, places_of, rate_factors_of
-from ernie_m.rows.dataloader import Schedule, StageConfig
+from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.runs.run_folder import _binding
 from ernie_m.training.optimizer import OptimizerConfig, parameter_groups
 from tests.backbone_fixtures import FAMILIES, backbone_of, random_model

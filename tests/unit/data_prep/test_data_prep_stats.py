@@ -17,9 +17,10 @@ from data_prep.stats_report import stats
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import MIXTURE_PERIOD
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusFolder
-from ernie_m.rows.dataloader import DataConfig, PretrainingData, Schedule, StageConfig
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
 from ernie_m.rows.row_source import TARGET_FILL, RowSettings, RowSource
+from ernie_m.rows.schedule import Schedule, StageConfig
 
 SEQUENCE_LENGTH = 128
 
