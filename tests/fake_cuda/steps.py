@@ -19,13 +19,13 @@ from typing import Any
 
 from tests.fake_cuda.device import ROOT, place, pretend, watched
 
-SHAPE = {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "max_positions": 130}
+SHAPE = {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "max_positions": 130, "attention": "sdpa"}
 ROWS, LENGTH, UPDATES = 4, 128, 5
 
 
 def main(cases_file: Path, results_file: Path) -> None:
     job = json.loads(cases_file.read_text(encoding="utf-8"))
-    pretend(job["library"], (7, 0))
+    pretend(job["library"], (8, 0))
     os.environ.update(DS_ACCELERATOR="cuda", LOCAL_RANK="0", RANK="0", WORLD_SIZE="1")
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -68,11 +68,11 @@ def save_state(folder: Path) -> None:
     import torch
 
     from ernie_m.models.model import Encoder
+    from ernie_m.rows.objectives import OBJECTIVES
     from ernie_m.runs.fragments import create_moments, fragments_of, replicated_parts, write_tensors
 
-    model = Encoder(
-        config_of({"precision": "fp32", "stage": 0, "checkpointing": False, "objectives": ["MMLM"]}).model
-    ).initialise(0)
+    config = config_of({"precision": "fp32", "stage": 0, "checkpointing": False, "objectives": list(OBJECTIVES)})
+    model = Encoder(config.shape).initialise(0)
     optimizer = torch.optim.AdamW(model.parameters())
     create_moments(optimizer, UPDATES)
     fragments = fragments_of(replicated_parts(model, 0, 1), optimizer)
@@ -107,7 +107,7 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
         with FakeTensorMode(allow_non_fake_inputs=True), watched() as waiting:
             for is_resumed in (False, True):
                 with ranks.device:
-                    model = Encoder(config.model, ranks.device)
+                    model = Encoder(config.shape, ranks.device)
                 model.initialise(config.seed)
                 engine = Engine(model, ranks, ROOT / "ds_configs", config.engine, config.optimizer, config.batch)
                 if is_resumed:
@@ -135,12 +135,12 @@ def a_tensor_on_the_cpu() -> Callable[[], None]:
     """The sums of a micro-batch begin with zeros made without a device."""
     import torch
 
-    from ernie_m.models import model
+    from ernie_m.models import pretraining
 
     def sums(nll_N: Any, metric_N: Any, num_metrics: int) -> Any:
         return torch.zeros(num_metrics, dtype=torch.float64).index_add(0, metric_N.long(), nll_N.detach().double())
 
-    return _replaced(model, "metric_sums", sums)
+    return _replaced(pretraining, "metric_sums", sums)
 
 
 def adams_count_on_the_cpu() -> Callable[[], None]:
@@ -159,15 +159,15 @@ def adams_count_on_the_cpu() -> Callable[[], None]:
 
 def a_number_read_by_the_host() -> Callable[[], None]:
     """The loss is looked at in every micro-batch."""
-    from ernie_m.models import model
+    from ernie_m.models import pretraining
 
-    weighted = model.weighted_loss
+    weighted = pretraining.weighted_loss
 
     def loss(*args: Any) -> Any:
         value = weighted(*args)
         return value if value.item() >= 0 else -value
 
-    return _replaced(model, "weighted_loss", loss)
+    return _replaced(pretraining, "weighted_loss", loss)
 
 
 MUTATIONS = {m.__name__: m for m in (a_tensor_on_the_cpu, adams_count_on_the_cpu, a_number_read_by_the_host)}
