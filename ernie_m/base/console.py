@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
 
@@ -17,8 +19,8 @@ EXIT_PEER_LOST = 76
 """Another rank died or hung; the newest checkpoint is whole."""
 
 
-FIRST_SPEAKS = 5.0
-"""Seconds that rank 0 has to print what all ranks refuse, before others do."""
+FIRST_SPEAKS = 10.0
+"""Seconds that rank 0 has to print what all ranks refuse, before another ends."""
 
 
 class InputError(ValueError):
@@ -87,7 +89,10 @@ def run_cleanly(main: Callable[[], object]) -> None:
     except InputError as error:
         rank = rank_of(os.environ)
         if rank and not error.only_here:
+            with suppress(ValueError):  # outside the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(FIRST_SPEAKS)  # a launcher ends all ranks with the first one that ends, told or not
+            raise SystemExit(2) from None
         fail(f"rank {rank}: {error}" if rank else f"{error}")
     except OSError as error:
         fail(f"{error.filename or 'input/output'}: {reason_of(error)}", 3)

@@ -28,7 +28,7 @@ from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
 
 ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-OPENING = {"ernie_m/interop/encoder.py", "ernie_m/interop/opening.py", "ernie_m/interop/export.py"}
+OPENING = {"ernie_m/interop/encoder.py", "ernie_m/interop/opening.py", "ernie_m/interop/tokenizer_export.py"}
 IDS = torch.tensor([[0, 17, 300, 41, 2], [0, 5, 2, 1, 1]])
 
 
