@@ -7,7 +7,7 @@ and its size in ernie_m.models.size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +114,17 @@ HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: SentenceHead}
 """By the names of ernie_m.rows.objectives.HEADS, in their order: (shape, word embedding, norm, specials) -> head."""
 
 
-def heads_for(config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> nn.ModuleDict:
-    """The heads that the shape names."""
-    chosen = (name for name in HEADS if name in config.head_names)
-    return nn.ModuleDict({name: HEADS[name](config, word_embedding, norm, specials) for name in chosen})
+def heads_for(
+    names: Collection[str],
+    config: ModelConfig,
+    word_embedding: nn.Parameter,
+    norm: Norm,
+    specials: Specials,
+    given: Mapping[str, nn.Module] | None = None,
+) -> nn.ModuleDict:
+    """The named heads in the table's order: those `given`, the others new."""
+    there = given or {}
+    chosen = (name for name in HEADS if name in names)
+    return nn.ModuleDict(
+        {name: there[name] if name in there else HEADS[name](config, word_embedding, norm, specials) for name in chosen}
+    )

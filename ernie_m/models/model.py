@@ -90,7 +90,8 @@ class Encoder(PretrainingModel):
         norm = layer_norm(self.layer_norm_choice.value)
         self.embeddings = Embeddings(config, specials, norm)
         self.layers = nn.ModuleList(Layer(config, norm) for _ in range(config.num_layers))
-        self.heads = heads_for(config, cast(nn.Parameter, self.embeddings.word.weight), norm, specials)
+        words = cast(nn.Parameter, self.embeddings.word.weight)
+        self.heads = heads_for(config.head_names, config, words, norm, specials)
 
     @property
     def num_layers(self) -> int:

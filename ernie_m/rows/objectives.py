@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 import numpy as np
@@ -85,7 +86,6 @@ class Objective:
     generation_reads: ReadsTable | None = None
     generation_must_not_reach: tuple[tuple[str, str], ...] = ()
     merges_lines: bool = False
-    _cache: dict[str, np.ndarray] = field(init=False, default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for fault in self._faults():
@@ -182,26 +182,24 @@ class Objective:
         """Whether placeholders are appended and filled by a no-grad forward before the loss (BTMLM)."""
         return self.generation_reads is not None
 
-    @property
+    @cached_property
     def reads_by_group(self) -> np.ndarray:
         """`reads` as a bitmask for each group, int32."""
-        return self._bits("reads", self.reads)
+        return self._bits(self.reads)
 
-    @property
+    @cached_property
     def generation_reads_by_group(self) -> np.ndarray:
         """`generation_reads` as a bitmask for each group, int32; as `reads` where there is no generation."""
-        return self._bits("generation", self.generation_reads or self.reads)
+        return self._bits(self.generation_reads or self.reads)
 
-    @property
+    @cached_property
     def causal_by_group(self) -> np.ndarray:
         """Whether each group is causal, bool."""
         return np.array([group in self.causal for group in self.groups])
 
-    def _bits(self, which: str, table: ReadsTable) -> np.ndarray:
-        if which not in self._cache:
-            bits = group_bits(self.groups, table)
-            self._cache[which] = np.array([bits[group] for group in self.groups], dtype=np.int32)
-        return self._cache[which]
+    def _bits(self, table: ReadsTable) -> np.ndarray:
+        bits = group_bits(self.groups, table)
+        return np.array([bits[group] for group in self.groups], dtype=np.int32)
 
 
 MMLM = Objective("MMLM", 1, REPLACE, ("X",), {"X": "X"}, (Prediction("MMLM"),), merges_lines=True)

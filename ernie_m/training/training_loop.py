@@ -29,7 +29,7 @@ from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
 from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, PREDICTIONS, TOKEN
-from ernie_m.rows.packing import PackedRow
+from ernie_m.rows.packing import HEAD_OF_LOSS, PackedRow
 from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.ranks import Ranks
@@ -76,8 +76,8 @@ class TrainingLoop:
         self.num_steps = data.schedule.num_steps
         weights = [config.objective_weights.get(loss, 1.0) for loss in PREDICTIONS]
         self.weights_L = torch.tensor(weights, device=self.ranks.device)
-        self.head_M = np.array([HEADS.index(PREDICTIONS[metric.loss].head) for metric in data.metrics])
         self.loss_M = np.array([LOSS_INDEX[metric.loss] for metric in data.metrics])
+        self.head_M = HEAD_OF_LOSS[self.loss_M]
         self.pending: list[StepRecord] = []
         self.left_out = SkippedUpdates(config.guards.max_skipped_updates)
         self.gain_rows = self._held_out_rows()

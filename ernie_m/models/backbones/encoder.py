@@ -17,7 +17,7 @@ from ernie_m.models.attention import choose_attention
 from ernie_m.models.backbones.checks import check_class, check_rule_is_carried
 from ernie_m.models.backbones.heads import HEADS, ForeignTokenHead, token_head
 from ernie_m.models.backbones.rule import KEYWORD, RowsRead
-from ernie_m.models.heads import HEADS as MODULES
+from ernie_m.models.heads import heads_for
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
 from ernie_m.rows.batch import PackedBatch
@@ -63,12 +63,8 @@ class ForeignEncoder(PretrainingModel):
         for parameter in _pooler(self.encoder):
             parameter.requires_grad_(False)  # no loss reaches it
         head, self.head_choice = token_head(model, self.words, seed, specials)
-        made: dict[str, nn.Module] = {TOKEN: head} | {
-            other: MODULES[other](self.config, cast(nn.Parameter, self.words.weight), nn.LayerNorm, specials)
-            for other in heads
-            if other != TOKEN
-        }
-        self.heads = nn.ModuleDict({other: made[other] for other in MODULES if other in heads})
+        words = cast(nn.Parameter, self.words.weight)
+        self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, {TOKEN: head})
         self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)
