@@ -20,6 +20,7 @@ from typing import Any
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json
+from ernie_m.corpus.columns import COLUMNS
 from ernie_m.corpus.folder import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN
 from ernie_m.corpus.manifest import FORMAT_NAME
 from ernie_m.corpus.shard_table import SHARDS_FOLDER
@@ -33,7 +34,8 @@ STOP_FILE = ".stop"
 _MARK_FORMAT, _MARK_VERSION = "ernie-m data_prep build", 1
 _PLAN_KEYS = {"chunk_bytes", "tokenizer_sha256", "versions", "corpora"}
 _TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_JSON, *COMPANIONS)
-_TOP_FILES = (*_TOKENIZER_FILES, MANIFEST_FILE, SHARD_TABLE_FILE, REPORT_FILE, READABLE_REPORT_FILE, MARK_FILE)
+_TABLES = (SHARD_TABLE_FILE, *(column.table_file for column in COLUMNS.values()))
+_TOP_FILES = (*_TOKENIZER_FILES, MANIFEST_FILE, *_TABLES, REPORT_FILE, READABLE_REPORT_FILE, MARK_FILE)
 _OUR_LOCK = re.compile(r"(process \d+ on [^;]+; [0-9a-f]{16}\n)?")  # empty: its process was killed before it wrote
 _NUMBER = r"(\d{5}|[1-9]\d{5,})"
 SHOWN = 5
@@ -98,7 +100,7 @@ def _patterns(corpora: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]
     provisional = f"{work}/{re.escape(PROVISIONAL_FOLDER)}"
     folders = [SHARDS_FOLDER, f"{SHARDS_FOLDER}/{corpus}", RANKS_FOLDER, work, f"{work}/{corpus}"]
     folders += [provisional, f"{provisional}/{SHARDS_FOLDER}", f"{provisional}/{SHARDS_FOLDER}/{corpus}"]
-    shard, split = rf"({TRAIN}|{HELD_OUT})-{_NUMBER}\.arrow", f"({TRAIN}|{HELD_OUT})"
+    shard, split = rf"({TRAIN}|{HELD_OUT})-{_NUMBER}(\.({'|'.join(COLUMNS)}))?\.arrow", f"({TRAIN}|{HELD_OUT})"
     chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|keys-{split}-{_NUMBER}\.npy|drops-\d+-{_NUMBER}\.npy"
     written = {
         "": "|".join(map(re.escape, _TOP_FILES)),

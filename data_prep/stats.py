@@ -20,17 +20,20 @@ law). Streams above MANY_REPEATS are marked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from json import loads
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep.ownership import REPORT_FILE
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import Mixture, smoothed
 from ernie_m.base.table import table
+from ernie_m.corpus.columns import COLUMNS, ColumnTable
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusFolder, Stream
 from ernie_m.corpus.unknown_pieces import Pieces
 
@@ -69,6 +72,8 @@ class StreamStats:
     repeats: float | None = None
     pieces: dict[str, Pieces] = field(default_factory=dict)
     """Language -> its pieces and those that the tokenizer does not know; empty where the build did not count them."""
+    items: dict[str, float] = field(default_factory=dict)
+    """Optional column that all its shards have -> items a row: of `links`, links a pair."""
 
     @property
     def is_worn(self) -> bool:
@@ -109,14 +114,23 @@ def folder_stats(data: Path, alpha: float, plan: DrawPlan | None = None) -> Fold
     languages, pairs = folder.monolingual(TRAIN), folder.parallel(TRAIN)
     if plan is not None:
         plan = _with_share(plan, bool(languages), bool(pairs), data)
-    counted = _counted_pieces(data)
+    counted, tables = _counted_pieces(data), folder.manifest.columns
     return FolderStats(
         str(data),
         alpha,
         plan,
-        _streams(languages, folder.monolingual(HELD_OUT), alpha, plan, counted),
-        _streams(pairs, folder.parallel(HELD_OUT), alpha, plan, counted),
+        _streams(languages, folder.monolingual(HELD_OUT), alpha, plan, counted, tables),
+        _streams(pairs, folder.parallel(HELD_OUT), alpha, plan, counted, tables),
     )
+
+
+def _items_a_row(stream: Stream, tables: Mapping[str, ColumnTable]) -> dict[str, float]:
+    found = {}
+    for name, companions in tables.items():
+        if companions.has_all(places := stream.entries.places):
+            values = companions.values[np.isin(companions.places, places)].sum()
+            found[name] = float(values) / COLUMNS[name].width / stream.num_rows
+    return found
 
 
 def _counted_pieces(data: Path) -> Counted:
@@ -144,7 +158,12 @@ def _with_share(plan: DrawPlan, has_text: bool, has_pairs: bool, data: Path) -> 
 
 
 def _streams(
-    train: list[Stream], held_out: list[Stream], alpha: float, plan: DrawPlan | None, counted: Counted
+    train: list[Stream],
+    held_out: list[Stream],
+    alpha: float,
+    plan: DrawPlan | None,
+    counted: Counted,
+    tables: Mapping[str, ColumnTable],
 ) -> tuple[StreamStats, ...]:
     train = [stream for stream in train if stream.num_tokens > 0]  # training leaves empty ones out
     total = sum(stream.num_tokens for stream in train)
@@ -165,6 +184,7 @@ def _streams(
             tokens_drawn=tokens,
             repeats=None if tokens is None else tokens / stream.num_tokens,
             pieces=dict(sorted(counted.get(stream.languages, {}).items())),
+            items=_items_a_row(stream, tables),
         )
         for stream, p, tokens in zip(train, chances, drawn, strict=True)
     )
@@ -218,12 +238,15 @@ def _plan_line(plan: DrawPlan) -> str:
 
 def _stream_table(kind: str, streams: Sequence[StreamStats], found: FolderStats) -> str:
     head = [kind, "rows", "tokens", "mean length", "share", f"p (alpha {found.alpha:g})", "held out", "unknown"]
+    columns = sorted({name for s in streams for name in s.items})
     rows = []
     for s in streams:
         counts = [f"{s.rows:,}", f"{s.tokens:,}", f"{s.mean_length:.1f}", f"{100 * s.share:.2f} %", f"{100 * s.p:.2f} %"]
         unknown = " ".join(pieces.shown for pieces in s.pieces.values()) or "-"
-        rows.append([s.name, *counts, f"{s.held_out_rows:,}", unknown])
+        items = [f"{s.items[name]:.1f}" if name in s.items else "-" for name in columns]
+        rows.append([s.name, *counts, f"{s.held_out_rows:,}", unknown, *items])
         if s.tokens_drawn is not None and s.repeats is not None:
             warning = f"more than {MANY_REPEATS:g}" if s.is_worn else ""
             rows[-1] += [f"{s.tokens_drawn:,.0f}", f"{s.repeats:,.2f}", warning]
+    head += [f"{name} a {kind}" for name in columns]
     return table(head + (["tokens drawn", "repeats", ""] if found.plan else []), rows)

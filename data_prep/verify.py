@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import sha256_of
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.any_vocabulary import open_vocabulary
+from ernie_m.corpus.columns import COLUMNS, ColumnEntry, Companion
 from ernie_m.corpus.folder import MONOLINGUAL_SCHEMA, PARALLEL_SCHEMA, TOKEN_COLUMNS, Manifest, Shard, ShardEntry
 
 
@@ -27,6 +29,13 @@ class Check:
     num_languages: int
     entry: ShardEntry
     specials: Specials
+    columns: dict[str, ColumnEntry] = field(default_factory=dict)
+    """The optional columns it has."""
+
+    @property
+    def bytes(self) -> int:
+        """To be read."""
+        return self.entry.bytes + sum(column.bytes for column in self.columns.values())
 
 
 def verify(data: Path, tokenizer: Path | None = None, ranks: Ranks | None = None) -> list[str]:
@@ -43,34 +52,51 @@ def verify(data: Path, tokenizer: Path | None = None, ranks: Ranks | None = None
 def check_shards(team: Team, data: Path) -> list[tuple[int, str]]:
     """(number of the shard, what is wrong with it), of this team's share of the shards."""
     manifest = Manifest.read(data)
-    total = sum(int(np.sum(corpus.shards.bytes)) for corpus in manifest.corpora)
+    sizes = [*(corpus.shards.bytes for corpus in manifest.corpora), *(table.bytes for table in manifest.columns.values())]
+    total = sum(int(files.sum()) for files in sizes)
     progress = Progress("verify", total // team.num_teams, "bytes")
     faults: list[tuple[int, str]] = []
 
     def finished(check: Check, found: list[str]) -> None:
         faults.extend((check.number, message) for message in found)
         if team.number == 0:
-            progress.advance(check.entry.bytes)
+            progress.advance(check.bytes)
 
-    shards = ((corpus, entry) for corpus in manifest.corpora for entry in corpus.shards)
-    checks = (
-        Check(data, number, len(corpus.languages), entry, manifest.specials)
-        for number, (corpus, entry) in enumerate(shards)
-        if number % team.num_teams == team.number
-    )
+    checks = (check for check in checks_of(data, manifest) if check.number % team.num_teams == team.number)
     team.deal_out(checks, check_shard, finished)
     if team.number == 0:
         progress.close()
     return faults
 
 
+def checks_of(data: Path, manifest: Manifest) -> Iterator[Check]:
+    shards = ((corpus, entry) for corpus in manifest.corpora for entry in corpus.shards)
+    for number, (corpus, entry) in enumerate(shards):
+        found = {name: table.entry(number) for name, table in manifest.columns.items()}
+        columns = {name: column for name, column in found.items() if column is not None}
+        yield Check(data, number, len(corpus.languages), entry, manifest.specials, columns)
+
+
 def check_shard(check: Check) -> list[str]:
-    """What is wrong with a shard."""
+    """What is wrong with a shard and its optional columns."""
+    shard = Shard(check.data, check.entry, check.num_languages)
     try:
-        Shard(check.data, check.entry, check.num_languages).verify()
+        shard.verify()
     except InputError as error:
         return [str(error)]
-    return [f"{check.data / check.entry.file}: {fault}; rebuild the data" for fault in _faults(check)]
+    if faults := [f"{shard.path}: {fault}; rebuild the data" for fault in _faults(check)]:
+        return faults
+    return [fault for name, column in check.columns.items() for fault in _companion_faults(check, shard, name, column)]
+
+
+def _companion_faults(check: Check, shard: Shard, name: str, entry: ColumnEntry) -> list[str]:
+    companion = Companion(check.data, check.entry.file, check.entry.rows, COLUMNS[name], entry)
+    try:
+        companion.verify()
+        companion.items(0, check.entry.rows, np.diff(shard.borders(0, check.entry.rows), axis=0))
+    except InputError as error:
+        return [str(error)]
+    return []
 
 
 def _manifest_failures(data: Path, manifest: Manifest, tokenizer: Path | None) -> list[str]:

@@ -6,6 +6,8 @@ record batch each, so that every column is one flat buffer and a row is a slice 
     monolingual   tokens: list<int32>, starts_document: bool        a line of text a row
     parallel      source: list<int32>, target: list<int32>          a pair a row
 
+Optional columns, such as word links, lie in companion files beside them (ernie_m/corpus/columns.py).
+
 1. `Manifest` (ernie_m/corpus/manifest.py) says what there is; the shards are columns there, a million of them open in a
    fraction of a second.
 2. `CorpusFolder` opens it and groups its shards into streams: one per language, one per language pair.
@@ -15,8 +17,7 @@ record batch each, so that every column is one flat buffer and a row is a slice 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -27,7 +28,9 @@ import pyarrow as pa
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import sha256_of
 from ernie_m.base.special_tokens import Specials
+from ernie_m.corpus.columns import COLUMNS, Companion
 from ernie_m.corpus.manifest import FORMAT_VERSION, MANIFEST_FILE, CorpusEntry, Manifest
+from ernie_m.corpus.mapped_file import check_size, mapped_batch
 from ernie_m.corpus.shard_table import HELD_OUT, SHARD_TABLE_FILE, SPLITS, TRAIN, ShardEntry, ShardList, shard_file
 
 __all__ = [
@@ -69,20 +72,16 @@ class Shard:
     values[c][offsets[c][i] : offsets[c][i + 1]].
     """
 
-    def __init__(self, folder: Path, entry: ShardEntry, num_columns: int) -> None:
+    def __init__(
+        self, folder: Path, entry: ShardEntry, num_columns: int, companions: Mapping[str, Companion] | None = None
+    ) -> None:
         self.folder, self.path, self.entry, self.num_columns = folder, folder / entry.file, entry, num_columns
+        self.companions = companions or {}
+        """Optional columns that this shard has, by name."""
 
     @cached_property
     def _batch(self) -> pa.RecordBatch:
-        check_size(str(self.path), self.entry)
-        try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            schema, num_batches = reader.schema, reader.num_record_batches
-            batch = reader.get_batch(0) if num_batches == 1 else None
-        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            raise InputError(f"{self.path}: not a readable Arrow file ({_line(error)}); rebuild the data") from None
-        if batch is None:
-            raise InputError(f"{self.path}: {num_batches} record batches, expected 1; rebuild the data")
+        schema, batch = mapped_batch(self.path, self.entry.bytes)
         if not schema.equals(SCHEMAS[self.num_columns]):
             raise self.altered("its columns are not those of a shard")
         if batch.num_rows != self.entry.rows:
@@ -129,7 +128,7 @@ class Shard:
         Call it before reading: if the file is shorter than its map, the kernel kills the process without a message.
         """
         if "_batch" in vars(self):
-            check_size(str(self.path), self.entry)
+            check_size(str(self.path), self.entry.bytes)
 
     def check_ids(self, specials: Specials, starts_EC: np.ndarray, stops_EC: np.ndarray) -> None:
         """Raise InputError naming the first line in which one of these spans has an id that no text can have."""
@@ -144,6 +143,18 @@ class Shard:
                         f"{specials.text_shown} in a vocabulary of {specials.vocab_size}"
                     )
 
+    def items(self, column: str, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """What the optional `column` holds of lines [first, last), checked: int32 [items, integers of an item].
+
+        And where the items of each line begin, int64 [lines + 1]. For `links` an item is (source token, target token),
+        counted from 0 in the line's sentences. Raises InputError when the shard has no such column, naming the command that
+        makes it, and for items that cannot be, naming the line.
+        """
+        if column not in self.companions:
+            advice = f"run `{COLUMNS[column].made_by} --data {self.folder}`"
+            raise InputError(f"{self.path}: has no column {column}; {advice}")
+        return self.companions[column].items(first, last, np.diff(self.borders(first, last), axis=0))
+
     def altered(self, what: str) -> InputError:
         """The error for a file that is not the one that was built."""
         return InputError(
@@ -153,25 +164,9 @@ class Shard:
 
     def verify(self) -> None:
         """Raise InputError unless the file has the manifest's size and hash."""
-        check_size(str(self.path), self.entry)
+        check_size(str(self.path), self.entry.bytes)
         if sha256_of(self.path) != self.entry.sha256:
             raise InputError(f"{self.path}: SHA-256 differs from the manifest's; rebuild the data")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def check_size(path: str, entry: ShardEntry) -> None:
-    """Raise InputError unless the shard's file is there and as long as the manifest says."""
-    try:
-        size = os.stat(path).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: missing, though the manifest names it; rebuild the data") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}, expected a readable file; look at its disk") from None
-    if size != entry.bytes:
-        raise InputError(f"{path}: {size} bytes, the manifest says {entry.bytes}; rebuild the data")
 
 
 class Shards:
@@ -241,13 +236,25 @@ class CorpusFolder:
         """Raise InputError unless every shard is there with the manifest's size; `progress` counts the shards."""
         for corpus in self.manifest.corpora:
             for entry in corpus.shards:
-                check_size(f"{self.folder}/{entry.file}", entry)
+                check_size(f"{self.folder}/{entry.file}", entry.bytes)
                 if progress is not None:
                     progress.advance(1)
 
     def _new_shard(self, place: int, num_languages: int) -> Shard:
         table = self.manifest.corpora[0].shards.table  # of all corpora
-        return Shard(self.folder, next(table.entries(np.array([place]), num_languages)), num_languages)
+        entry = next(table.entries(np.array([place]), num_languages))
+        companions = {}
+        for name, column in self.manifest.columns.items():
+            if (found := column.entry(place)) is not None:
+                companions[name] = Companion(self.folder, entry.file, entry.rows, COLUMNS[name], found)
+        return Shard(self.folder, entry, num_languages, companions)
+
+    def require_column(self, column: str, stream: Stream) -> None:
+        """Raise InputError, naming the command that makes it, unless all shards of the stream have this optional column."""
+        table = self.manifest.columns.get(column)
+        if table is None or not table.has_all(stream.entries.places):
+            advice = f"run `{COLUMNS[column].made_by} --data {self.folder}` first"
+            raise InputError(f"{self.folder}: {stream.name} has no column {column}, or not in all its shards; {advice}")
 
     def _grouped(self) -> dict[tuple[int, str], list[Stream]]:
         grouped: dict[tuple[str, tuple[str, ...]], list[ShardList]] = {}

@@ -3,6 +3,9 @@
 manifest.json holds what is small: the tokenizer, the corpora, what was rejected. The shards, perhaps a million, are rows
 of `shards.arrow` (ernie_m/corpus/shard_table.py). manifest.json holds the hash of that table, and the table that of every
 shard. So the hash of manifest.json stands for the whole folder.
+
+A folder with optional columns (ernie_m/corpus/columns.py) has format 4: a reader of format 3 would not check them. Without
+any, the file is format 3, byte for byte as before.
 """
 
 from __future__ import annotations
@@ -19,11 +22,14 @@ import numpy as np
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of, write_json
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
+from ernie_m.corpus.columns import COLUMNS, ColumnTable, read_column_table, write_column_table
 from ernie_m.corpus.shard_table import SHARD_TABLE_FILE, ShardEntry, ShardList, read_table, write_table
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_NAME = "ernie-m token shards"
 FORMAT_VERSION = 3
+COLUMNS_VERSION = 4
+"""As FORMAT_VERSION, with optional columns."""
 XLM_R_VERSION = 2
 """The format before: XLM-R's layout alone, of which it told the size of the vocabulary."""
 
@@ -68,6 +74,10 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     tokenizer_companions: dict[str, str] = field(default_factory=dict)
     """The tokenizer's other files, such as tokenizer_config.json: name -> SHA-256."""
+    columns: dict[str, ColumnTable] = field(default_factory=dict)
+    """Optional columns (a key of COLUMNS) -> their companion files. Their places count the shards of `corpora`, in order."""
+    columns_made: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of each optional column: how it was made, for people to read."""
 
     @property
     def vocab_size(self) -> int:
@@ -86,12 +96,17 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write the shard table, then manifest.json, each atomically. A folder with both is finished."""
         write_table(folder, [(corpus.name, corpus.shards) for corpus in self.corpora])
-        table = folder / SHARD_TABLE_FILE
+        for name, companions in self.columns.items():
+            write_column_table(folder, COLUMNS[name], companions)
+        columns = {
+            name: {"table": _described(folder / COLUMNS[name].table_file), "made": self.columns_made.get(name, {})}
+            for name in self.columns
+        }
         write_json(
             folder / MANIFEST_FILE,
             {
                 "format": FORMAT_NAME,
-                "format_version": FORMAT_VERSION,
+                "format_version": COLUMNS_VERSION if columns else FORMAT_VERSION,
                 "languages": self.languages,
                 "tokenizer_file": self.tokenizer_file,
                 "tokenizer_sha256": self.tokenizer_sha256,
@@ -99,7 +114,8 @@ class Manifest:
                 "special_tokens": self.specials.to_json(),
                 "versions": self.versions,
                 "corpora": [_summary(corpus) for corpus in self.corpora],
-                "shard_table": {"file": table.name, "bytes": table.stat().st_size, "sha256": sha256_of(table)},
+                "shard_table": _described(folder / SHARD_TABLE_FILE),
+                **({"columns": columns} if columns else {}),
             },
         )
 
@@ -116,8 +132,8 @@ class Manifest:
             if content.pop("format") != FORMAT_NAME:
                 raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
             version = content.pop("format_version")
-            if version not in (XLM_R_VERSION, FORMAT_VERSION):
-                reads = f"{XLM_R_VERSION} and {FORMAT_VERSION}"
+            if version not in (XLM_R_VERSION, FORMAT_VERSION, COLUMNS_VERSION):
+                reads = f"{XLM_R_VERSION} to {COLUMNS_VERSION}"
                 raise InputError(f"{path}: format version {version}, this release reads {reads}; rebuild the data")
             content.pop("languages")
             if version == XLM_R_VERSION:
@@ -125,9 +141,29 @@ class Manifest:
             else:
                 specials = Specials.from_json(content.pop("special_tokens"), f"{path}: special_tokens")
             corpora = _read_corpora(folder, content.pop("corpora"), **content.pop("shard_table"))
-            return Manifest(specials=specials, corpora=corpora, **content)
+            found = content.pop("columns") if version == COLUMNS_VERSION else {}
+            columns = _read_columns(folder, found, sum(len(corpus.shards) for corpus in corpora))
+            made = {name: dict(described["made"]) for name, described in found.items()}
+            return Manifest(specials=specials, corpora=corpora, columns=columns, columns_made=made, **content)
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: not a valid manifest ({type(error).__name__}: {error}); rebuild the data") from None
+
+
+def _described(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _read_columns(folder: Path, described: dict[str, Any], num_shards: int) -> dict[str, ColumnTable]:
+    columns = {}
+    for name, content in described.items():
+        if name not in COLUMNS:
+            known = ", ".join(COLUMNS)
+            raise InputError(f"{folder / MANIFEST_FILE}: column {name}, this release knows {known}; take a newer release")
+        file, size, sha256 = (content["table"][key] for key in ("file", "bytes", "sha256"))
+        if file != COLUMNS[name].table_file:
+            raise InputError(f"{folder / MANIFEST_FILE}: table {file} of column {name}, expected {COLUMNS[name].table_file}")
+        columns[name] = read_column_table(folder, COLUMNS[name], operator.index(size), sha256, num_shards)
+    return columns
 
 
 def _summary(corpus: CorpusEntry) -> dict[str, Any]:

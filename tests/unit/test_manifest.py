@@ -78,7 +78,7 @@ def test_broken_manifests_are_refused_by_name(corpus_folder: CorpusFolder, tmp_p
         ("{", "not a valid manifest"),
         ("[]", "not a valid manifest"),
         (json.dumps(content | {"format": "x"}), "not a manifest of ernie-m token shards"),
-        (json.dumps(content | {"format_version": 1}), "format version 1, this release reads 2 and 3; rebuild the data"),
+        (json.dumps(content | {"format_version": 1}), "format version 1, this release reads 2 to 4; rebuild the data"),
         (json.dumps({k: v for k, v in content.items() if k != "corpora"}), "not a valid manifest"),
         (json.dumps({k: v for k, v in content.items() if k != "shard_table"}), "not a valid manifest"),
         (json.dumps(content | {"surprise": 1}), "not a valid manifest"),

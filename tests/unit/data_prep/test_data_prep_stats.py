@@ -36,7 +36,8 @@ def folder_of(monkeypatch: pytest.MonkeyPatch, *streams: SimpleNamespace) -> Non
         found = [s for s in streams if len(s.languages) == num_languages]
         return found if split == TRAIN else [stream(s.name, len(s.name), 1) for s in found if num_languages == 2]
 
-    fake = SimpleNamespace(monolingual=lambda split: of(1, split), parallel=lambda split: of(2, split))
+    manifest = SimpleNamespace(columns={})
+    fake = SimpleNamespace(monolingual=lambda split: of(1, split), parallel=lambda split: of(2, split), manifest=manifest)
     monkeypatch.setattr(stats_module, "CorpusFolder", lambda _: fake)
 
 
