@@ -5,7 +5,7 @@ read key k iff
 
     q == k   or   ( document[q] == document[k]  and  (reads[q] >> group[k]) & 1  and  k <= horizon[q] )
 
-For CAMLM on x1 x2 | y3 y4 + M2 M4 (the masks are extra tokens) that draws
+For CAMLM on x1 x2 | y3 y4 + M2 M4 (the masks are extra tokens) this gives
 
              x1 x2 y3 y4 M2 M4
         x1    #  #  .  .  .  .      X  -> X
@@ -15,7 +15,7 @@ For CAMLM on x1 x2 | y3 y4 + M2 M4 (the masks are extra tokens) that draws
         M2    .  .  #  #  #  .      MX -> Y, MX
         M4    #  #  .  .  .  #      MY -> X, MY
 
-The predicate uses operators alone, so the same lines serve numpy arrays, torch tensors and FlexAttention's tracer.
+The predicate uses only operators, so the same code works on numpy arrays, on torch tensors and under FlexAttention's tracer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ReadsTable = Mapping[str, str]  # group -> the groups it reads, separated by spa
 
 
 def attention_rule(document_BS: Any, group_BS: Any, reads_BS: Any, horizon_BS: Any) -> MaskRule:
-    """The rule of one micro-batch as `may_read(row, head, query, key)`: FlexAttention's `mask_mod` as it stands."""
+    """The rule of one micro-batch as `may_read(row, head, query, key)`, which FlexAttention takes as its `mask_mod`."""
 
     def may_read(row: Any, head: Any, query: Any, key: Any) -> Any:
         same_document = document_BS[row, query] == document_BS[row, key]
@@ -40,9 +40,9 @@ def attention_rule(document_BS: Any, group_BS: Any, reads_BS: Any, horizon_BS: A
 
 
 def within_window(may_read: MaskRule, position_BS: Any, window: int) -> MaskRule:
-    """The rule, and no reading of a key whose position id is farther than `window` from the query's (sliding windows).
+    """The rule with a sliding window: a key is read only if its position id is at most `window` from the query's.
 
-    Position ids are those inside a document, so that a mask that shares its original's position reads as far as that would.
+    Position ids count inside a document. A mask shares its original's, so it reads as far as the original would.
     """
 
     def may_read_near(row: Any, head: Any, query: Any, key: Any) -> Any:
@@ -53,7 +53,7 @@ def within_window(may_read: MaskRule, position_BS: Any, window: int) -> MaskRule
 
 
 def dense_mask(may_read: MaskRule, rows: Any, positions: Any) -> Any:
-    """Evaluate the rule on broadcast indices: bool [B, 1, S, S] from `rows` arange(B) and `positions` arange(S)."""
+    """Evaluate the rule for all pairs: bool [B, 1, S, S], from `rows` arange(B) and `positions` arange(S)."""
     row = rows[:, None, None, None]
     query = positions[None, None, :, None]
     key = positions[None, None, None, :]
@@ -79,8 +79,8 @@ def closure(table: ReadsTable) -> dict[str, set[str]]:
 def check_no_leak(name: str, table: ReadsTable, must_not_reach: Iterable[tuple[str, str]]) -> None:
     """Raise ValueError if a group's content arrives, over any number of layers, where it must not.
 
-    `must_not_reach` holds (reader, forbidden) pairs, e.g. ("MX", "X"): a mask of X must not learn of X. Horizons are not
-    looked at: what they hide may be read here.
+    `must_not_reach` holds (reader, forbidden) pairs, e.g. ("MX", "X"): a mask of X must not learn anything about X. Horizons
+    are ignored: the check counts what a horizon hides as readable.
     """
     reached = closure(table)
     for reader, forbidden in must_not_reach:

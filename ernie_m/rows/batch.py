@@ -2,9 +2,9 @@
 
 Shape legend, used as name suffixes everywhere:
     B rows of a micro-batch   S positions of a row (sequence length)   L positions of one document
-    E examples or the documents made of them   C sentences of an example   T tokens of text
+    E examples, or the documents made of them   C sentences of an example   T tokens of text
     N predicted positions of a micro-batch   R rows that hold placeholders   K placeholders of a micro-batch
-    D hidden size   H heads   V vocabulary   L losses, one a prediction   M metrics, one per (loss, stream)
+    D hidden size   H heads   V vocabulary   L losses, one per prediction   M metrics, one per (loss, stream)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ A = TypeVar("A")
 """Array type of a batch: np.ndarray on the host, torch's Tensor on a device."""
 B = TypeVar("B")
 PAD_DOCUMENT = -1
-NO_HORIZON = 2**30  # reads ahead without limit
+NO_HORIZON = 2**30  # no limit: the token may read to the end of its document
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Examples of C sentences each, side by side, with what their layout needs.
+    """Examples of C sentences each, joined into flat arrays, with what their layout needs.
 
-    `tokens_T` int32, sentence after sentence; `lengths_EC` and `languages_EC` int, tokens and language of each sentence;
-    `keys_E` uint64, from which all draws of an example come; `targets_E` int, the language of its placeholders.
+    `tokens_T` int32, sentence after sentence. `lengths_EC` and `languages_EC` int, number of tokens and language of each
+    sentence. `keys_E` uint64, the random key of each example. `targets_E` int, the language of its placeholders.
     """
 
     tokens_T: np.ndarray
@@ -50,7 +50,7 @@ class Examples:
 
     @staticmethod
     def joined(parts: Sequence[Examples]) -> Examples:
-        """All of them, in their order; at least one part."""
+        """Join at least one part, in order."""
         return Examples(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Examples)))
 
 
@@ -58,9 +58,11 @@ class Examples:
 class Document:
     """An example laid out for one objective; L positions, numbered from 0 inside the document.
 
-    `predicted` are the positions, ascending, at which the objective's `prediction` (its number there) asks for `labels`.
-    A document with placeholders also carries what BTMLM stage 1 sees: `generation_ids` (nothing corrupted),
-    `generation_reads`, and `placeholders`, its slots.
+    All arrays are int32. [L]: `input_ids`, `position_ids`, `language`, `group`, `reads`, `horizon`.
+    `predicted`: predicted positions, ascending. For each of them, `labels` has its label and `prediction` the number of its
+    prediction in the objective.
+    A document with placeholders also carries what BTMLM's generation reads: `generation_ids` (nothing corrupted) and
+    `generation_reads`, both [L], and `placeholders`, their positions.
     """
 
     input_ids: np.ndarray
@@ -82,14 +84,14 @@ class Document:
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents side by side: `joined` is all of them as one, numbered from the first one's start; `lengths_E` of each."""
+    """Documents side by side. `joined`: all of them as one, with positions counted through all; `lengths_E`: of each."""
 
     joined: Document
     lengths_E: np.ndarray
 
     @staticmethod
     def of(documents: Sequence[Document]) -> Documents:
-        """These documents, one behind the other."""
+        """Join these documents, in order."""
         lengths_E = np.array([len(document) for document in documents], np.int64)
         starts = (np.cumsum(lengths_E) - lengths_E).tolist()
         moved = [_moved(document, start) for document, start in zip(documents, starts, strict=True)]
@@ -98,7 +100,7 @@ class Documents:
         return Documents(Document(**columns), lengths_E)
 
     def part(self, first: int, last: int) -> Documents:
-        """Documents [first, last), numbered from the start of the first of them."""
+        """Documents [first, last); positions count from the start of document `first`."""
         start, stop = int(self._borders[first]), int(self._borders[last])
         spans = dict.fromkeys((f.name for f in fields(Document)), slice(start, stop))
         asked = slice(*np.searchsorted(self.joined.predicted, (start, stop)).tolist())
@@ -115,7 +117,7 @@ class Documents:
         return len(self.lengths_E)
 
     def __getitem__(self, index: int) -> Document:
-        number = range(len(self))[index]  # IndexError and negative numbers as in any sequence
+        number = range(len(self))[index]  # raises IndexError and takes negative numbers, as any sequence
         return self.part(number, number + 1).joined
 
     def __iter__(self) -> Iterator[Document]:
@@ -123,7 +125,7 @@ class Documents:
 
 
 def _moved(document: Document, by: int) -> Document:
-    """The document with its positions numbered from `by` on."""
+    """The document with `by` added to all its positions."""
     if by == 0:
         return document
     horizon = np.where(document.horizon == NO_HORIZON, document.horizon, document.horizon + np.int32(by))
@@ -133,9 +135,9 @@ def _moved(document: Document, by: int) -> Document:
 
 @dataclass(frozen=True)
 class Generation(Generic[A]):
-    """What BTMLM stage 1 needs of a micro-batch: the rows that hold placeholders, uncorrupted, and where these are.
+    """What BTMLM's generation reads of a micro-batch: the rows that hold placeholders, before corruption.
 
-    `rows_R` indexes the micro-batch; `placeholders_K` and `slots_K` are the same positions, flat in R x S and in B x S.
+    `rows_R`: their numbers in the micro-batch. `placeholders_K` and `slots_K`: the placeholders, flat in R x S and in B x S.
     """
 
     rows_R: A
@@ -147,12 +149,13 @@ class Generation(Generic[A]):
 
 @dataclass(frozen=True)
 class PackedBatch(Generic[A]):
-    """A micro-batch of rows, each row several documents side by side; int32 arrays, numpy's on the host (ernie_m.rows),
-    torch's on the device (ernie_m.models); `map` makes one of the other.
+    """A micro-batch: rows of documents side by side, as int32 arrays.
 
-    Padding: document -1, reads 0, input <pad>. `predicted_N` are flat positions in B x S, head after head: `head_sizes` says
-    how many are asked of each. `labels_N` are what the head makes of them (token ids, or the way to another position);
-    `loss_N` and `metric_N` say which loss (ernie_m.rows.objectives.LOSS_INDEX) and which metric they count for.
+    The arrays are numpy's on the host (ernie_m.rows) and torch's on the device (ernie_m.models); `map` converts.
+    Padding: document -1, reads 0, input <pad>. `predicted_N`: predicted positions, flat in B x S, grouped by head;
+    `head_sizes`: how many each head has. `labels_N`: what the head must predict there (a token id, or the distance to
+    another position). `loss_N` and `metric_N`: which loss (ernie_m.rows.objectives.LOSS_INDEX) and which metric each counts
+    for.
     """
 
     input_ids_BS: A
@@ -170,7 +173,7 @@ class PackedBatch(Generic[A]):
     head_sizes: Mapping[str, int] = field(default_factory=dict)
 
     def map(self, function: Callable[[A], B]) -> PackedBatch[B]:
-        """The same batch with `function` applied to every array."""
+        """Apply `function` to every array of the batch."""
         arrays = {name: function(getattr(self, name)) for name in ARRAYS}
         own = self.generation
         generation = None if own is None else Generation(*(function(getattr(own, f.name)) for f in fields(own)))
@@ -185,8 +188,8 @@ ARRAYS = tuple(f.name for f in fields(PackedBatch) if f.name not in ("generation
 class LossRequest:
     """What the model's forward needs beside the batch to compute a loss.
 
-    `scales_L` fp32: factor of each loss's summed nll (ernie_m.models.loss.loss_scales). Inside a dataclass on purpose:
-    DeepSpeed casts bare tensor arguments to half precision. `trains_backbone`: whether a gradient goes behind the heads.
+    `scales_L` fp32: the factor of each loss's summed nll (ernie_m.models.loss.loss_scales). It is inside a dataclass because
+    DeepSpeed casts plain tensor arguments to half precision. `trains_backbone`: whether the gradient goes past the heads.
     """
 
     scales_L: Tensor

@@ -1,4 +1,4 @@
-"""Which tokens are predicted, and what the model sees in their place: a table of ways. Randomness is an argument."""
+"""The table of corruptions: which tokens are predicted, and what the model sees instead. Randomness is an argument."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from ernie_m.base.special_tokens import Specials
 
 
 def num_masked(num_tokens: Any, mask_rate: float) -> Any:
-    """How many of `num_tokens` (int or array) are predicted: the rate, rounded, at least 1. Fixed by the length alone."""
+    """How many of `num_tokens` (int or array) are predicted: the rate times their number, rounded, at least 1."""
     if isinstance(num_tokens, int):
-        return max(1, round(num_tokens * mask_rate))  # the same number, 20 times as fast as by an array of one
+        return max(1, round(num_tokens * mask_rate))  # the same number, 20 times faster than with an array of one
     return np.maximum(1, np.rint(np.asarray(num_tokens) * mask_rate)).astype(np.int64)
 
 
 def expected_masked(mean_tokens: Any, mask_rate: float) -> Any:
-    """About how many are predicted in a sentence of a text whose sentences have `mean_tokens` (number or array) on average.
+    """Mean number of predicted tokens a sentence, when sentences have `mean_tokens` (number or array) on average.
 
-    Short sentences are lifted to 1, so the mean lies above rate x length; measured on real text within 3 %.
+    A short sentence has at least 1, so the mean is above rate x length. Within 3 % of what was measured on real text.
     """
     exact = np.asarray(mean_tokens, np.float64) * mask_rate
-    # math.exp, not np.exp, whose last bit depends on the processor: rows are counted with this, alike on every host
+    # math.exp: the last bit of np.exp depends on the processor, and all hosts must count the same number of rows
     decay = np.fromiter(map(math.exp, (-exact).ravel().tolist()), np.float64, exact.size).reshape(exact.shape)
     return np.maximum(1.0, exact + 0.5 * decay)
 
 
 def choose_masked(numbers_T: np.ndarray, lengths: np.ndarray, mask_rate: float) -> np.ndarray:
-    """Which tokens to predict, `num_masked` of each sentence, uniform without replacement: sorted indices into T.
+    """Choose `num_masked` tokens of each sentence, uniformly without replacement. Returns sorted indices into T.
 
-    `numbers_T` uint64 are random, one a token; `lengths` int [sentences] are positive and add up to T. A sentence's masks
-    are its tokens with the smallest numbers: of the upper 24 bits, the first where they are equal.
+    `numbers_T` uint64: a random number for each token. `lengths` int [sentences]: positive, with sum T. In each sentence the
+    tokens with the smallest numbers are chosen. Only the upper 24 bits count; of equal ones the first token is taken.
     """
     assert lengths.min(initial=1) > 0
     assert lengths.max(initial=1) < 1 << 16, "16 bits number a sentence's tokens"
@@ -43,15 +43,15 @@ def choose_masked(numbers_T: np.ndarray, lengths: np.ndarray, mask_rate: float) 
     starts, counts = np.cumsum(lengths) - lengths, num_masked(lengths, mask_rate)
     sentence = np.repeat(np.arange(len(lengths), dtype=np.uint64) << np.uint64(40), lengths)
     within = (np.arange(len(numbers_T)) - np.repeat(starts, lengths)).view(np.uint64)
-    ordered = np.sort(sentence | (numbers_T >> 40 << 16) | within)  # all different: one order, however it is sorted
+    ordered = np.sort(sentence | (numbers_T >> 40 << 16) | within)  # all different: any algorithm sorts them alike
     smallest = ordered[ranges(starts, counts)] & 0xFFFF
     return np.sort(smallest.view(np.int64) + np.repeat(starts, counts))
 
 
 def replace_80_10_10(numbers: np.ndarray, ids: np.ndarray, specials: Specials) -> np.ndarray:
-    """BERT's split for masks that replace tokens: 80 % <mask>, 10 % a random piece, 10 % unchanged (ids: int32 [n]).
+    """BERT's rule for replaced tokens: 80 % <mask>, 10 % a random piece, 10 % unchanged (ids: int32 [n]).
 
-    `numbers` uint64 [n] are random; the lower 32 bits are used, the upper ones chose the masks.
+    `numbers` uint64 [n] are random. The lower 32 bits are used; the upper ones have chosen the masks.
     """
     tenths = (numbers & 0xFFFFFFFF) * 10
     tenth, fraction = tenths >> 32, tenths & 0xFFFFFFFF
@@ -60,10 +60,10 @@ def replace_80_10_10(numbers: np.ndarray, ids: np.ndarray, specials: Specials) -
 
 
 class Laid(NamedTuple):
-    """Examples laid side by side, nothing corrupted yet; positions of all of them are numbered as one row.
+    """Examples side by side, before corruption. Positions count through all of them.
 
-    `ids` and `position_ids` int32 of each position; `places_T` and `tokens_T` position and id of each token of text;
-    `appended` positions of the masks that stand behind the sentences, in the order of their originals.
+    `ids` and `position_ids`: int32, of each position. `places_T` and `tokens_T`: position and id of each token of text.
+    `appended`: positions of the masks behind the sentences, in the order of the tokens that they stand for.
     """
 
     ids: np.ndarray
@@ -74,7 +74,7 @@ class Laid(NamedTuple):
 
 
 class Corrupted(NamedTuple):
-    """What the model sees, and the positions (int32, ascending) at which it is asked for the tokens that were chosen."""
+    """What the model sees (`ids`, `position_ids`), and the predicted positions (int32, ascending)."""
 
     ids: np.ndarray
     position_ids: np.ndarray
@@ -82,14 +82,14 @@ class Corrupted(NamedTuple):
 
 
 def replaced(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, specials: Specials) -> Corrupted:
-    """Masks in the place of the `chosen` tokens (indices into T), 80/10/10."""
+    """Replace the `chosen` tokens (indices into T), 80/10/10."""
     predicted, ids = laid.places_T[chosen].astype(np.int32), laid.ids.copy()
     ids[predicted] = replace_80_10_10(numbers_T[chosen], laid.tokens_T[chosen], specials)
     return Corrupted(ids, laid.position_ids, predicted)
 
 
 def inserted(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, specials: Specials) -> Corrupted:
-    """The tokens stay; each appended mask shares the position id of the token that it asks for."""
+    """Keep the tokens; give each appended mask the position id of the token that it stands for."""
     behind, position_ids = laid.appended.astype(np.int32), laid.position_ids.copy()
     position_ids[behind] = position_ids[laid.places_T[chosen]]
     return Corrupted(laid.ids, position_ids, behind)
@@ -97,7 +97,7 @@ def inserted(laid: Laid, chosen: np.ndarray, numbers_T: np.ndarray, specials: Sp
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way. `appends`: a mask is a position of its own, behind the sentences; `apply`: None where nothing is chosen."""
+    """One corruption. `appends`: masks are extra positions behind the sentences. `apply`: None if no token is chosen."""
 
     appends: bool
     apply: Callable[[Laid, np.ndarray, np.ndarray, Specials], Corrupted] | None

@@ -1,11 +1,11 @@
 """From a step number to this rank's micro-batches: a pure function of (seed, step).
 
-1. `Schedule` (ernie_m.rows.schedule): how many rows of each objective a step has, so the first row of an objective in any
-   step is arithmetic.
-2. `PretrainingData` draws each row's stream from the objective's mixture (alpha-smoothed token shares), and asks that
-   stream's `RowSource` for the row's text: nothing depends on ranks, workers or restarts. Rows of one objective in a
-   micro-batch are laid out at once, each as it would be alone.
-3. Rows of a step are dealt out in turn, so that micro-step m of every rank holds the same kind of rows.
+1. `Schedule` (ernie_m.rows.schedule) says how many rows of each objective a step has. From this it computes the number of an
+   objective's first row in any step.
+2. `PretrainingData` draws the stream of each row from the objective's mixture (token shares smoothed by alpha). The
+   stream's `RowSource` gives the row's text. Nothing depends on ranks, workers or restarts. Rows of one objective in a
+   micro-batch are laid out together; each comes out as it would alone.
+3. The ranks take the rows of a step in turn, so that micro-batch m of every rank holds the same kind of rows.
 4. `Prefetcher` prepares the next steps on a thread while the device works.
 """
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DATA_ORDER = 3
-"""Raised when (seed, step) comes to mean other rows or other draws: a run goes on under its own data order alone.
+"""Number of the data order. It goes up when a (seed, step) gives other rows or other masks; a run cannot change its own.
 
-1: a generator for each row. 2: the same rows; masks, directions and target languages from a key for each example.
-3: no row is empty; pairs go on in another row where one ends; windows hold equal positions instead of equal tokens."""
+1: a random generator for each row. 2: the same rows; masks, directions and target languages come from a key of each example.
+3: no row is empty; a pair that is cut at the end of a row goes on in another; windows hold equal positions, not tokens."""
 
 
 @section
@@ -50,14 +50,14 @@ class DataConfig(Section):
     sequence_length: Annotated[int, Range(least=16, most=2**16)] = 512
     """Positions of a row, S."""
     alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3
-    """Language sampling exponent on token counts: XLM-R 0.3, XLM 0.7, 1 keeps the corpus's proportions."""
+    """Exponent of language sampling, on token counts: XLM-R 0.3, XLM 0.7; 1 keeps the proportions of the corpus."""
     corruption: CorruptionConfig = CorruptionConfig()
     """What is masked and generated."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What a mean loss is taken over: a prediction of an objective (by its loss), on one stream."""
+    """What a mean loss is taken over: one prediction of an objective (named by its loss), on one stream."""
 
     objective: str
     loss: str
@@ -72,7 +72,7 @@ class Metric:
 class PretrainingData:
     """Every step's micro-batches, from an opened corpus folder.
 
-    Raises InputError when the folder lacks what an objective needs (text, or pairs).
+    Raises InputError if the folder has no text, or no pairs, and an objective needs them.
     """
 
     def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
@@ -105,7 +105,7 @@ class PretrainingData:
         return sources
 
     def _target_languages(self, stream: Stream) -> list[int]:
-        """BTMLM writes in a language that has parallel data with the sentence's; in any other where none has."""
+        """BTMLM's target languages: those that have pairs with the sentence's language; all others if none has."""
         language = stream.languages[0]
         partners = {other for pair in self.folder.parallel() if language in pair.languages for other in pair.languages}
         others = (partners or set(self.folder.language_ids)) - {language}
@@ -118,7 +118,7 @@ class PretrainingData:
         return self.rows([address])[0]
 
     def rows(self, addresses: Sequence[RowAddress]) -> list[PackedRow]:
-        """Rows of training; neighbours of one objective are laid out at once."""
+        """Rows of training. Rows of one objective that follow each other are laid out together."""
         rows = []
         for name, own in itertools.groupby(addresses, key=lambda address: address.objective):
             drawn = [self._drawn(address) for address in own]
@@ -141,7 +141,7 @@ class PretrainingData:
     def sample_ids(self, step: int) -> list[str]:
         """A name for each row of global step `step`, e.g. 'CAMLM/de-en/00001234': its objective, stream and visit.
 
-        Neither ranks nor shards enter; one name is one row, in all steps, with the same text and the same masks.
+        A name does not depend on ranks or shards. In all steps, the same name is the same text with the same masks.
         """
         return [self._sample_id(address) for address in self.schedule.rows_of_step(step)]
 
@@ -150,10 +150,10 @@ class PretrainingData:
         return f"{address.objective}/{source.stream.name}/{draw.visit:08d}"
 
     def describe_step(self, step: int) -> list[dict[str, Any]]:
-        """Where the text of each row of global step `step` lies, ready for JSON; opens the shards.
+        """Where the text of each row of global step `step` comes from, ready for JSON; opens the shards.
 
         A row is {"id", "objective", "draw", "stream", "visit", "shard": file relative to the data folder,
-        "lines": [[first, last], ...]}: lines of the shard from 0, a range for each document of the row.
+        "lines": [[first, last], ...]}: for each document of the row, its lines in the shard, counted from 0.
         """
         described = []
         for address in self.schedule.rows_of_step(step):
@@ -173,7 +173,7 @@ class PretrainingData:
         return described
 
     def sentences(self, objective: str, draw_number: int) -> list[tuple[np.ndarray, ...]]:
-        """Token ids of each document of a row, a sentence a language of its stream: nothing masked or added."""
+        """Token ids of each document of a row, one sentence per language of its stream; nothing masked or added."""
         source, draw = self._drawn(RowAddress(objective, draw_number))
         location = source.locate(draw.visit)
         location.check_ids(self._settings.specials)
@@ -192,7 +192,7 @@ class PretrainingData:
 
 def to_device(batch: PackedBatch[np.ndarray], device: torch.device) -> PackedBatch[torch.Tensor]:
     """The batch as torch tensors on `device`."""
-    import torch  # here, because the data order needs none: what looks at it alone is quick and small
+    import torch  # here: programs that only look at the data order start faster without torch
 
     def move(array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
@@ -202,7 +202,7 @@ def to_device(batch: PackedBatch[np.ndarray], device: torch.device) -> PackedBat
 
 
 class Prefetcher(Generic[T]):
-    """Runs `produce(i)` for i in [first, last) on a thread, up to `depth` ahead; errors come up where they are used."""
+    """Runs `produce(i)` for i in [first, last) on a thread, up to `depth` ahead. The loop over it raises its errors."""
 
     def __init__(self, produce: Callable[[int], T], first: int, last: int, depth: int = 2) -> None:
         self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
@@ -234,6 +234,6 @@ class Prefetcher(Generic[T]):
             yield item  # type: ignore[misc]
 
     def close(self) -> None:
-        """Stop the thread; what it had prepared is dropped."""
+        """Stop the thread and drop what it has prepared."""
         self._stopped.set()
         self._thread.join(timeout=5)

@@ -1,11 +1,11 @@
-"""How an objective's examples become positions of a row, all examples at once (subscript = position id):
+"""How an objective's examples become positions of a row, all examples at once:
 
-1. Sentences are laid side by side with running positions: <s> x </s>, and for pairs </s> y </s> behind it, or whatever
-   the vocabulary has for these (Specials); sentences that stand `apart` each as <s> x </s>, positions from the start.
-2. Behind them come what the corruption appends, a mask for each token that is asked for, or placeholders in a target
-   language at the next positions.
+1. The sentences stand side by side, and their positions count on: <s> x </s>, and in a pair </s> y </s> behind it, with the
+   vocabulary's own special tokens (Specials). If the sentences stand `apart`, each is <s> x </s> and counts from the start.
+2. Behind them stand the masks that the corruption appends, one for each predicted token, or the placeholders in a target
+   language, whose positions count on.
 3. The corruption chooses tokens and hides them (ernie_m.rows.corruption).
-4. Each of the objective's predictions finds the positions it is asked at, and their labels (FINDERS).
+4. Each prediction of the objective finds its predicted positions and their labels (FINDERS).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ NOTHING_CHOSEN = np.zeros(0, np.int64)
 
 
 class Asked(NamedTuple):
-    """Positions (int32, ascending) that a prediction is asked at, and its labels (int32)."""
+    """The predicted positions of one prediction (int32, ascending), and their labels (int32)."""
 
     positions: np.ndarray
     labels: np.ndarray
 
 
 class Found(NamedTuple):
-    """What the finders look at: the layout, what was chosen of its text, and where its sentences begin.
+    """What the finders look at: the layout, the tokens chosen by the corruption, and where the sentences begin.
 
-    `parts_EP` and `starts_EP`: length and first position of each part of each example; `group`: of each position.
+    `starts_EP` and `parts_EP`: first position and length of each part of each example. `group`: of each position.
     """
 
     laid: Laid
@@ -59,7 +59,7 @@ def _next_tokens(objective: Objective, found: Found) -> Asked:
 
 
 def _translations(objective: Objective, found: Found) -> Asked:
-    """The label is relative, so that it stays true wherever the document is put."""
+    """The label is a distance, so it stays right wherever in a row the document is put."""
     first_EC = found.starts_EP[:, : objective.num_sentences]
     return Asked(first_EC.ravel().astype(np.int32), (first_EC[:, ::-1] - first_EC).ravel().astype(np.int32))
 
@@ -69,13 +69,13 @@ FINDERS: dict[str, Callable[[Objective, Found], Asked]] = {
     NEXT: _next_tokens,
     SENTENCES: _translations,
 }
-"""For each word of ernie_m.rows.objectives.ASKED."""
+"""For each key of ernie_m.rows.objectives.ASKED: what finds its positions and labels."""
 
 
 class Layout:
-    """How one objective's examples are laid out, under a corruption's rates and for a vocabulary.
+    """Lays out the examples of one objective, for given corruption rates and a vocabulary.
 
-    `num_special`: special tokens of an example, all its sentences together.
+    `num_special`: number of special tokens of an example, in all its sentences together.
     """
 
     def __init__(self, objective: Objective, rates: CorruptionConfig, specials: Specials) -> None:
@@ -87,19 +87,19 @@ class Layout:
         self.num_special = int(self._fronts.sum()) + objective.num_sentences
 
     def length(self, *num_tokens: Any) -> Any:
-        """Positions that an example of these sentence lengths (ints or arrays) takes: exact, before anything is drawn."""
+        """Number of positions of an example with these sentence lengths (ints or arrays). Exact: no draw changes it."""
         return self._length(num_tokens, num_masked)
 
     def expected_length(self, *mean_tokens: Any) -> Any:
-        """Mean positions of examples whose sentences have these mean lengths (numbers or arrays)."""
+        """Mean number of positions of examples whose sentences have these mean lengths (numbers or arrays)."""
         return self._length(mean_tokens, expected_masked)
 
     def _length(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> Any:
-        total = sum(num_tokens) + self.num_special  # in this order: of floats the last bit decides on rows
+        total = sum(num_tokens) + self.num_special  # keep this order: the last bit of a float can change the number of rows
         return total + sum(self._additions(num_tokens, masked))
 
     def _additions(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> list[Any]:
-        """Positions behind the sentences: the appended masks of each sentence, or the placeholders."""
+        """Number of positions behind the sentences: of the appended masks of each sentence, or of the placeholders."""
         if self._corruption.appends:
             return [masked(n, self.rates.mask_rate) for n in num_tokens]
         if self.objective.is_pseudo_parallel:
@@ -108,30 +108,30 @@ class Layout:
 
     @property
     def positions_per_token(self) -> float:
-        """About how many positions one more token of a sentence takes, with what is appended for it."""
+        """About how many positions one more token of a sentence takes, with the masks or placeholders added for it."""
         of_masks = self.rates.mask_rate * self._corruption.appends
         return 1 + (of_masks + self.rates.pseudo_token_share * self.objective.is_pseudo_parallel)
 
     @staticmethod
     def cut(num_tokens: Sequence[int], share: int) -> tuple[int, ...]:
-        """The beginning of each sentence, in proportion, about `share` tokens in all; rounded up: no sentence vanishes."""
+        """How many tokens to keep of each sentence, about `share` in all, in proportion; rounded up, so at least 1 each."""
         total = sum(num_tokens)
         return tuple(-(-n * share // total) for n in num_tokens)
 
     def fitted(self, num_tokens: Sequence[int], capacity: int) -> tuple[int, ...] | None:
-        """The longest cut of these sentence lengths, in proportion, that fits; None when less than 1 token each does."""
+        """The most tokens of each sentence, in proportion, that fit in `capacity` positions; None if 1 of each does not."""
         if min(num_tokens) < 1:
             return None
         if sum(num_tokens) <= capacity and int(self.length(*num_tokens)) <= capacity:
             return tuple(num_tokens)
-        about = int(capacity / self.positions_per_token)  # specials and rounding take up to 6 a sentence
+        about = int(capacity / self.positions_per_token)  # special tokens and rounding take up to 6 positions a sentence
         first = max(1, min(sum(num_tokens), about - 6 * self.objective.num_sentences))
         shares = range(first, min(sum(num_tokens), about + 1))
         fits = bisect.bisect_right(shares, capacity, key=lambda share: int(self.length(*self.cut(num_tokens, share))))
         return self.cut(num_tokens, shares[fits - 1]) if fits else None
 
     def lay_out(self, example: Example, key: int, target_language: int = NO_LANGUAGE) -> Document:
-        """Turn an example into a document; all draws come from `key`, any number. Placeholders carry `target_language`."""
+        """Turn an example into a document. `key` (any number) is its random key; placeholders carry `target_language`."""
         lengths = [len(sentence) for sentence in example.sentences]
         keys_E, targets_E = np.array([mix(key)], np.uint64), np.array([target_language])
         tokens_T = np.concatenate(example.sentences)
@@ -140,9 +140,10 @@ class Layout:
         ).joined
 
     def lay_out_all(self, examples: Examples) -> Documents:
-        """Turn examples into documents, all at once: each is the one that its example gives alone.
+        """Turn examples into documents, all at once. Each document is the same as if its example were laid out alone.
 
-        A document's parts (P) are its sentences with their specials, then the masks of each sentence or the placeholders.
+        The parts (P) of a document: its sentences with their special tokens; then the masks of each sentence, or the
+        placeholders.
         """
         objective, lengths_EC = self.objective, examples.lengths_EC
         assert lengths_EC.shape[1] == objective.num_sentences
@@ -178,7 +179,7 @@ class Layout:
         return Documents(joined, lengths_E)
 
     def _languages(self, examples: Examples) -> np.ndarray:
-        """Language of each part [E, P]: masks have their sentence's, placeholders the target's."""
+        """Language of each part, [E, P]: masks have that of their sentence, placeholders the target language."""
         of_sentences = [examples.languages_EC] * (1 + self._corruption.appends)
         of_placeholders = [examples.targets_E[:, None]] if self.objective.is_pseudo_parallel else []
         return np.concatenate([*of_sentences, *of_placeholders], axis=1)
@@ -201,7 +202,7 @@ class Layout:
         return Laid(ids, position_ids, places_T, examples.tokens_T, behind)
 
     def _corrupt(self, examples: Examples, laid: Laid) -> tuple[np.ndarray, Corrupted]:
-        """The tokens chosen (indices into T), and what is seen."""
+        """The chosen tokens (indices into T), and what the model sees."""
         if self._corruption.apply is None:
             return NOTHING_CHOSEN, Corrupted(laid.ids, laid.position_ids, NOTHING_CHOSEN.astype(np.int32))
         numbers_T = numbers_of(examples.keys_E, examples.lengths_EC.sum(axis=1))
@@ -210,7 +211,7 @@ class Layout:
 
 
 def _in_order(asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions of all predictions, ascending; their labels; and which of the predictions each is of, int32."""
+    """All predicted positions, ascending; their labels; and the number of the prediction of each. All int32."""
     if len(asked) == 1:
         return *asked[0], np.zeros(len(asked[0].positions), np.int32)
     number = np.repeat(np.arange(len(asked), dtype=np.int32), [len(part.positions) for part in asked])

@@ -2,15 +2,15 @@
 
 An entry says, beside its sentences and groups:
 
-1. `corruption`: "none"; "replace" puts masks in the place of tokens (80/10/10); "insert" leaves the tokens and appends one
-   <mask> for each that is asked for, which shares its original's position and language (ernie_m.rows.corruption).
-2. `reads`: which group reads which. `causal` groups read themselves up to the reader alone.
-3. `predictions`: which head is asked, at which tokens, and under which name the loss is counted.
-4. `generation_reads`: placeholders in a target language stand behind the sentence; stage 1 fills them (BTMLM).
+1. `corruption`: "none"; "replace" puts masks in the place of tokens (80/10/10); "insert" keeps the tokens and appends one
+   <mask> for each predicted token, with that token's position id and language (ernie_m.rows.corruption).
+2. `reads`: which group reads which. A token of a `causal` group reads its own group only up to itself.
+3. `predictions`: which head predicts, at which tokens, and the name of the loss.
+4. `generation_reads`: placeholders in a target language stand behind the sentence, and the generation fills them (BTMLM).
 
-What must not reach whom follows from these, and an entry in which a state would learn its own answer, over any number of
-layers, is refused when it is built. How an entry becomes positions of a row: ernie_m.rows.layout. docs/objectives.md draws
-them all, docs/add_an_objective.md shows how to add one.
+What must not reach whom follows from these. An entry is refused when it is built if a state could learn its own label, over
+any number of layers. How an entry becomes positions of a row: ernie_m.rows.layout. docs/objectives.md draws all of them,
+docs/add_an_objective.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ HEADS = (TOKEN, SENTENCE)
 """Names of heads, in the order in which a model has them; ernie_m.models.heads has the modules."""
 EMBEDDINGS, ENCODER, HEADS_PART = "embeddings", "encoder", "heads"
 PARTS = (EMBEDDINGS, ENCODER, HEADS_PART)
-"""Parts of a model, which a stage may train alone and a recipe at rates of their own; ernie_m.models.parts finds them. A
-head's matrix of words belongs to the embeddings where it is theirs."""
+"""Parts of a model. A stage may train some of them only, a recipe may give each its own learning rate. ernie_m.models.parts
+finds them. A head's output matrix belongs to the embeddings if the two share it."""
 CORRUPTED, NEXT, SENTENCES = "corrupted", "next", "sentences"
 ASKED = {
     CORRUPTED: "each token that the corruption chose; its label is the token itself",
-    NEXT: "each token of a causal group but the last of its sentence; its label is the next token",
-    SENTENCES: "the first token of each sentence; its label is the way to the first token of its translation",
+    NEXT: "each token of a causal group except the last of its sentence; its label is the next token",
+    SENTENCES: "the first token of each sentence; its label is the distance to the first token of its translation",
 }
-"""Of which tokens a prediction is asked (ernie_m.rows.layout finds them)."""
+"""At which tokens a prediction is made (ernie_m.rows.layout finds them)."""
 
 
 @section
@@ -49,14 +49,14 @@ class CorruptionConfig(Section):
     """How much is predicted and generated."""
 
     mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15
-    """Share of the tokens that are predicted (not published for ERNIE-M; BERT's and XLM-R's)."""
+    """Share of the tokens that are predicted (that of BERT and XLM-R; ERNIE-M's is not published)."""
     pseudo_token_share: Annotated[float, Range(least=0.05, most=0.20)] = 0.10
     """BTMLM: pseudo tokens per token of the sentence; the paper compares 0.05, 0.10, 0.15 and 0.20."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is asked: `head` (one of HEADS) at the tokens `asked` (one of ASKED). Metrics and weights call it `loss`."""
+    """One prediction: by `head` (one of HEADS), at the tokens `asked` (one of ASKED). Metrics and weights call it `loss`."""
 
     loss: str
     head: str = TOKEN
@@ -67,11 +67,11 @@ class Prediction:
 class Objective:
     """One row of the table.
 
-    `groups` in bit order: each sentence; then, of an "insert", the masks of each sentence, or the placeholders. `reads` and
-    `generation_reads` map each to the groups it reads. `apart`: each sentence begins with <s> and position ids of its own,
-    as it would alone. `merges_lines`: lines of a text are joined to fill a row. `must_not_reach` and
-    `generation_must_not_reach` promise more than follows from the rest: (reader, forbidden) pairs. Raises ValueError for an
-    entry that is none, or leaks.
+    `groups`, in bit order: each sentence; then the masks of each sentence ("insert"), or the placeholders. `reads` and
+    `generation_reads` map each group to those that it reads. `apart`: each sentence begins with <s> and with the first
+    position id, as if alone. `merges_lines`: lines of a text are joined to fill a row. `must_not_reach` and
+    `generation_must_not_reach`: (reader, forbidden) pairs to be checked beside those that follow from the rest.
+    Raises ValueError if the entry makes no sense or leaks.
     """
 
     name: str
@@ -92,26 +92,26 @@ class Objective:
             raise ValueError(f"{self.name}: {fault}")
         check_no_leak(self.name, self.reads, (*self._answers(), *self.must_not_reach))
         if self.generation_reads is not None:
-            # Stage 1 sees the sentence as it is; what stands for words not yet written must not change it.
+            # The generation reads the sentence uncorrupted; placeholders hold no words yet and must not change its states.
             follows = tuple(itertools.product(self.sentences, self.added))
             promised = (*follows, *self.generation_must_not_reach)
             check_no_leak(f"{self.name} stage 1", self.generation_reads, promised)
 
     def _answers(self) -> Iterator[tuple[str, str]]:
-        """(reader, forbidden): where a group would see what it, or who reads it, is asked for.
+        """(reader, forbidden) pairs: through these a predicted token would learn its own label.
 
-        Masks that replace tokens leave no answer to be read.
+        Masks that replace tokens need none: the label is not in the row.
         """
-        if self.corruption == INSERT:  # they stand beside their sentence, which is whole
+        if self.corruption == INSERT:  # the whole sentence is in the row too
             yield from zip(self.added, self.sentences, strict=True)
         if any(prediction.asked == SENTENCES for prediction in self.predictions):
             yield from itertools.permutations(self.sentences, 2)
         reached = closure(self.reads)
-        for group in self.causal:  # what it reads without a horizon must not know what lies behind that
+        for group in self.causal:  # what it reads without a horizon must not know its later tokens
             yield from ((other, group) for other in reached[group] if other not in self.causal)
 
     def _faults(self) -> Iterator[str]:
-        """Why this is no entry that can be laid out, and what would be one."""
+        """What is wrong with this entry, and what was expected."""
         added = self.added
         if self.corruption not in CORRUPTIONS:
             yield f"corruption {self.corruption!r}; expected one of {', '.join(CORRUPTIONS)}"
@@ -174,12 +174,12 @@ class Objective:
 
     @property
     def added(self) -> tuple[str, ...]:
-        """Groups of what stands behind the sentences: inserted masks, or placeholders."""
+        """Groups behind the sentences: inserted masks, or placeholders."""
         return self.groups[self.num_sentences :]
 
     @property
     def is_pseudo_parallel(self) -> bool:
-        """Whether placeholders are appended and filled by a no-grad forward before the loss (BTMLM)."""
+        """Whether placeholders are appended, and filled by a forward without gradient before the loss (BTMLM)."""
         return self.generation_reads is not None
 
     @cached_property
@@ -189,7 +189,7 @@ class Objective:
 
     @cached_property
     def generation_reads_by_group(self) -> np.ndarray:
-        """`generation_reads` as a bitmask for each group, int32; as `reads` where there is no generation."""
+        """`generation_reads` as a bitmask for each group, int32; that of `reads` if there is no generation."""
         return self._bits(self.generation_reads or self.reads)
 
     @cached_property
@@ -228,7 +228,7 @@ BTMLM = Objective(
 
 CLM = Objective("CLM", 1, NOTHING, ("X",), {"X": "X"}, (Prediction("CLM", asked=NEXT),), causal=("X",), merges_lines=True)
 
-# InfoXLM (arXiv 2007.07834, section 3.3): which of the sentences around is this one's translation?
+# InfoXLM (arXiv 2007.07834, section 3.3): which of the other sentences in the row is the translation of this one?
 XLCO = Objective(
     "XLCO",
     2,
@@ -239,7 +239,7 @@ XLCO = Objective(
     apart=True,
 )
 
-# A prefix language model (T5, arXiv 1910.10683, section 3.2.1) over a pair: the source, and the target's own past.
+# A prefix language model (T5, arXiv 1910.10683, section 3.2.1) over a pair: the target reads the source and its own past.
 PLM = Objective(
     "PLM",
     2,
@@ -254,13 +254,13 @@ OBJECTIVES: dict[str, Objective] = {o.name: o for o in (MMLM, TLM, CAMLM, BTMLM,
 OBJECTIVE_INDEX: dict[str, int] = {name: index for index, name in enumerate(OBJECTIVES)}
 """Number of each objective."""
 PREDICTIONS: dict[str, Prediction] = {p.loss: p for objective in OBJECTIVES.values() for p in objective.predictions}
-"""Each prediction by the name of its loss; an objective's stand side by side."""
+"""Each prediction, by the name of its loss; those of one objective follow each other."""
 LOSS_INDEX: dict[str, int] = {name: index for index, name in enumerate(PREDICTIONS)}
 """Number of each loss."""
 assert len(PREDICTIONS) == sum(len(objective.predictions) for objective in OBJECTIVES.values()), "two losses share a name"
 
 
 def heads_of(objectives: Iterable[str]) -> tuple[str, ...]:
-    """Heads that these objectives ask, in the order of HEADS."""
+    """Heads that these objectives need, in the order of HEADS."""
     asked = {prediction.head for name in objectives for prediction in OBJECTIVES[name].predictions}
     return tuple(head for head in HEADS if head in asked)

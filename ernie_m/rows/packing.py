@@ -1,7 +1,7 @@
 """Documents side by side in rows of fixed length.
 
-1. `place`: which document goes to which row, best fit decreasing, from lengths alone.
-2. `pack`: rows of documents -> one PackedBatch; the row's integers are the documents' with a number each.
+1. `place`: which document goes to which row, by best fit decreasing, from their lengths.
+2. `pack`: rows of documents -> one PackedBatch. Each document of a row gets a number.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
 NO_ROW = -1
 XLM_R = Specials.xlm_r(XLM_R_VOCAB_SIZE)
 FIRST_LOSS = np.array([LOSS_INDEX[objective.predictions[0].loss] for objective in OBJECTIVES.values()], np.int32)
-"""Loss of each objective's first prediction; its others follow."""
+"""Number of the loss of each objective's first prediction; the losses of its other predictions follow."""
 HEAD_OF_LOSS = np.array([HEADS.index(prediction.head) for prediction in PREDICTIONS.values()])
 
 
 def place(lengths: np.ndarray, capacity: int, num_rows: int) -> np.ndarray:
-    """Put items of these lengths into `num_rows` rows of `capacity`: longest first, each where it fits tightest.
+    """Put items of these lengths into `num_rows` rows of `capacity`: longest first, each into the row where it fits best.
 
-    Returns the row of each item, int64, and NO_ROW for those that found no room. Of equally tight rows the first is taken.
-    A row stays the tightest until it is too full for the length at hand: items of one length are placed together.
+    Returns the row of each item, int64, or NO_ROW if there was no room. Of equally good rows the first is taken.
+    A row stays the best fit for items of one length until it is too full, so items of one length are placed together.
     """
-    room = [(capacity, row) for row in range(num_rows)]  # sorted: the tightest fit is the first that is large enough
+    room = [(capacity, row) for row in range(num_rows)]  # sorted: the best fit is the first that is large enough
     longest_first = np.argsort(-lengths, kind="stable")
     sizes, counts = np.unique(lengths, return_counts=True)
     rows, shares = [], []
@@ -50,9 +50,9 @@ def place(lengths: np.ndarray, capacity: int, num_rows: int) -> np.ndarray:
 
 
 class PackedRow:
-    """One row: its documents, the number of their objective, and the metric that its first prediction counts for.
+    """One row: its documents, the number of their objective, and the metric of the objective's first prediction.
 
-    Metrics of its other predictions follow that one.
+    The metrics of its other predictions follow that one.
     """
 
     def __init__(self, documents: Documents | Sequence[Document], objective: int, metric: int) -> None:
@@ -68,10 +68,10 @@ class PackedRow:
 def pack(
     rows: Sequence[PackedRow], sequence_length: int, generates: bool = False, specials: Specials = XLM_R
 ) -> PackedBatch[np.ndarray]:
-    """Lay rows of documents out as one micro-batch of numpy arrays; `specials` have what fills their ends.
+    """Lay out rows of documents as one micro-batch of numpy arrays. `specials`: special tokens of the vocabulary.
 
-    `generates` says that some rank's micro-batch of this moment holds placeholders: then this one carries a Generation
-    in any case, on its first row if it has none itself, since under ZeRO-3 all ranks must do the same forwards.
+    `generates`: some rank's micro-batch at this point of the step holds placeholders. Then this one carries a Generation
+    too, of its first row if it has no placeholders: under ZeRO-3 all ranks must do the same forwards.
     """
     shape = (len(rows), sequence_length)
     columns = {
@@ -112,7 +112,7 @@ def pack(
 
 
 def in_order_of_heads(loss_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """The order that puts predictions of these losses head after head, and how many each head has."""
+    """The order that groups predictions by head, given the loss of each; and how many each head has."""
     head_N = HEAD_OF_LOSS[loss_N]
     counts = np.bincount(head_N, minlength=len(HEADS)).tolist()
     return np.argsort(head_N, kind="stable"), {head: count for head, count in zip(HEADS, counts, strict=True) if count}

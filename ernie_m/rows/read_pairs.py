@@ -1,7 +1,7 @@
-"""How many (query, key) pairs a batch's attention reads: what its FLOPs are counted by.
+"""How many (query, key) pairs the attention of a batch reads. Its FLOPs are counted from this.
 
-A row of S positions has S x S pairs, but documents read themselves alone, and of an objective's groups not each reads each.
-Counted from a running count of every group along the rows, without the dense mask; numpy alone.
+A row of S positions has S x S pairs, but a document reads only itself, and not every group reads every other one.
+The count uses cumulative sums of each group along the rows, not the dense mask. It needs only numpy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 
 
 def pairs_read(batch: PackedBatch[np.ndarray]) -> int:
-    """Pairs that the attention rule lets real tokens of a batch of numpy arrays read; padding counts as no query.
+    """Number of pairs that the attention rule allows, over all queries that are real tokens.
 
-    Documents lie side by side, as ernie_m.rows.packing lays them.
+    Each document must be one stretch of its row, as ernie_m.rows.packing makes it.
     """
     document_BS, group_BS, reads_BS = batch.document_BS, batch.group_BS, batch.reads_BS
     num_rows, length = document_BS.shape
@@ -28,7 +28,7 @@ def pairs_read(batch: PackedBatch[np.ndarray]) -> int:
         counted = np.take_along_axis(before, np.maximum(ends_BS, starts_BS), 1) - np.take_along_axis(before, starts_BS, 1)
         found_BS += counted * ((reads_BS >> group) & 1)
     reads_itself = ((reads_BS >> group_BS) & 1).astype(bool) & (positions < ends_BS)
-    found_BS += ~reads_itself  # everybody reads itself
+    found_BS += ~reads_itself  # every token reads itself
     return int(found_BS[document_BS != PAD_DOCUMENT].sum())
 
 

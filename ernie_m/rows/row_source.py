@@ -1,15 +1,16 @@
 """Rows of one stream for one objective: row number v of the stream is a pure function of (seed, v), found in O(1).
 
-1. How many rows a shard gives follows from the manifest alone: from the positions that its text will take, with what is
-   added where a pair is cut at a row's end.
-2. Each shard is cut into windows of whole examples that take equal numbers of positions (two binary searches in the mapped
-   offsets), so that one window fills a fixed number of rows. A line longer than a row is cut at a window's border too.
-3. A window's text is laid into its rows (ernie_m.rows.window_plan), so that none is empty. Plans are cached, never stored.
-4. Every epoch visits every row once, in a keyed order of its own. All draws of an example come from a key of its own, which
-   follows from (seed, objective, stream, visit) and its number in the row: direction of a pair, target language, masks.
+1. The number of rows of a shard follows from the manifest: from the number of positions that its text takes, with the
+   special tokens that are added where a pair is cut at the end of a row.
+2. A shard is cut into windows of whole examples with equal numbers of positions (two binary searches in the mapped offsets),
+   so that each window fills a fixed number of rows. A line longer than a row may also be cut at the border of a window.
+3. The text of a window is put into its rows (ernie_m.rows.window_plan), so that none is empty. Plans are cached, not stored.
+4. Every epoch visits every row once, in its own pseudo-random order. Each example has its own random key, which follows from
+   (seed, objective, stream, visit) and its number in the row. From it come the direction of a pair, the target language and
+   the masks.
 
-All text is used once an epoch, but for what finds no room at the end of a window that holds more than was to be expected
-(under 0.1 % of the tokens of real text).
+An epoch uses all text once. Only a window whose text takes more positions than estimated leaves some out: under 0.1 % of the
+tokens of real text.
 """
 
 from __future__ import annotations
@@ -31,31 +32,31 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import CorruptionConfig, Objective
 from ernie_m.rows.window_plan import Fitting, WindowPlan, flowing
 
-WINDOW_POSITIONS = 16_384  # positions planned together: large enough to pack tightly, small enough to plan on the fly
-LEAST_ROWS = 32  # of a window: its borders lie where a line ends, up to a row before or behind their place
-TARGET_FILL = 0.985  # a window's examples take this share of its rows, so that nearly always all find room
-PLANS_CACHED = 32  # of a stream of few windows; a plan takes 10-20 kB
-FEW_WINDOWS = 4 * PLANS_CACHED  # rows are visited in permuted order: a stream of more seldom meets a cached window again
+WINDOW_POSITIONS = 16_384  # positions planned together: enough to pack tightly, few enough to plan during training
+LEAST_ROWS = 32  # of a window: its borders are moved to the end of a line, by up to a row
+TARGET_FILL = 0.985  # a window's examples take this share of its rows, so that nearly always all have room
+PLANS_CACHED = 32  # plans, for a stream of few windows; a plan takes 10-20 kB
+FEW_WINDOWS = 4 * PLANS_CACHED  # rows are visited in random order: with more windows, the next row is seldom in a cached one
 CUT_FROM, HALF_CUT = 0.3, 0.65  # see _measure
 NO_TOKENS = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True)
 class RowLocation:
-    """Where the text of a row lies: of each example's sentences, [start, stop) of the flat tokens of a shard's column."""
+    """Where the text of a row is: for each sentence of each example, tokens [start, stop) of a column of the shard."""
 
     shard: Shard
     starts_EC: np.ndarray
     stops_EC: np.ndarray
 
     def check_ids(self, specials: Specials) -> None:
-        """Raise InputError, naming file and row, when an id of the text is none of this vocabulary's."""
+        """Raise InputError, naming file and row, if an id of the text is not in this vocabulary."""
         self.shard.check_ids(specials, self.starts_EC, self.stops_EC)
 
     def lines(self) -> list[tuple[int, int]]:
-        """First and last line (a shard's row, from 0) that each example takes text of."""
+        """First and last line of each example's text, counted from 0 in the shard."""
         first_EC, last_EC = self._lines(self.starts_EC, "right"), self._lines(self.stops_EC, "left")
-        # a side of a pair may hold no token: the other one knows
+        # one side of a pair may have no token; then the other side decides
         return list(zip(first_EC.min(axis=1).tolist(), last_EC.max(axis=1).tolist(), strict=True))
 
     def _lines(self, borders_EC: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
@@ -63,7 +64,7 @@ class RowLocation:
         return np.stack([np.searchsorted(offsets, borders, side) - 1 for offsets, borders in columns], axis=1)
 
     def sentences(self) -> list[tuple[np.ndarray, ...]]:
-        """Token ids of each example, int32, a sentence a column: nothing masked, a pair in the stream's direction."""
+        """Token ids of each example, int32, one sentence per column; nothing masked, pairs in the stream's direction."""
         self.shard.check_mapped()
         columns = zip(self.shard.values, self.starts_EC.T.tolist(), self.stops_EC.T.tolist(), strict=True)
         sentences = [[values[a:b] for a, b in zip(starts, stops, strict=True)] for values, starts, stops in columns]
@@ -71,16 +72,17 @@ class RowLocation:
 
 
 class Border(NamedTuple):
-    """Where a window begins: its first whole line, and the first token of its text in each column, maybe before that."""
+    """Where a window begins: its first whole line, and its first token in each column, which may be in the line before."""
 
     line: int
     token_C: np.ndarray
 
 
 class Measure(NamedTuple):
-    """Positions of shards' text [shards]: in all, and those that a line takes beside its tokens, in tokens.
+    """Positions that the text of shards takes, each array [shards].
 
-    Of running text it is the documents that take them, as many for each line, as far as the manifest knows.
+    `positions`: in all. `weight`: what each line takes besides its tokens (special tokens, masks), in tokens. In running
+    text only documents take these; the manifest knows how many lines a document has on average.
     """
 
     positions: np.ndarray
@@ -89,7 +91,7 @@ class Measure(NamedTuple):
 
 @dataclass(frozen=True)
 class RowSettings:
-    """What shapes a row, for all streams alike."""
+    """What shapes a row; the same for all streams."""
 
     sequence_length: int
     specials: Specials
@@ -134,7 +136,7 @@ class RowSource:
         return self.layout.lay_out_all(self.examples(visit))
 
     def examples(self, visit: int) -> Examples:
-        """The examples of the `visit`-th row, pairs in the direction they are drawn in."""
+        """Examples of the `visit`-th row; each pair in its drawn direction."""
         location = self.locate(visit)
         lengths_EC = (location.stops_EC - location.starts_EC).astype(np.int64)
         languages_EC = np.tile(np.array(self.languages), (len(lengths_EC), 1))
@@ -156,7 +158,7 @@ class RowSource:
         return Examples(np.concatenate([NO_TOKENS, *tokens]), lengths_EC, languages_EC, keys_E, targets_E)
 
     def locate(self, visit: int) -> RowLocation:
-        """Where the text of the `visit`-th row lies."""
+        """Where the text of the `visit`-th row is."""
         epoch, index = divmod(visit, self.rows_per_epoch)
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, Permutation(self.rows_per_epoch, *self._key, "epoch", epoch))
@@ -165,7 +167,7 @@ class RowSource:
     def _location(self, index: int) -> RowLocation:
         number = int(np.searchsorted(self._first_rows, index, side="right")) - 1
         row, last = index - int(self._first_rows[number]), self._num_windows(number) - 1
-        window = min(row // self._rows_per_window, last)  # the last one takes the rest: a short one could lie inside a line
+        window = min(row // self._rows_per_window, last)  # the last takes the rest: a short window could be inside a line
         plan = self._plan(number, window)
         row -= window * self._rows_per_window
         examples = slice(*plan.first_R1[row : row + 2].tolist())
@@ -178,16 +180,16 @@ class RowSource:
         return max(1, self._num_rows(number) // self._rows_per_window)
 
     def _rows_of_shards(self) -> np.ndarray:
-        """How many rows each shard gives, int64 [shards]: from the positions its text takes, by the manifest's totals."""
+        """Number of rows of each shard, int64 [shards], from the totals in the manifest."""
         entries = self.stream.entries
         positions = self._measure(entries.rows, entries.tokens, entries.documents).positions
         return np.ceil(positions / (self.settings.sequence_length * TARGET_FILL)).astype(np.int64)
 
     def _measure(self, lines: np.ndarray, tokens: np.ndarray, documents: np.ndarray) -> Measure:
-        """What shards of these totals take in rows; `tokens` [shards, languages].
+        """The positions that shards with these totals take; `tokens` [shards, languages].
 
-        An example is cut at few rows' ends while its mean length is a small part of a row's, at nearly all when it is many
-        times as long; in between as measured on real pairs, within 0.1 of the ends: half a per cent at rows of 128.
+        `cut` is the share of rows at whose end an example is cut. It is near 0 if examples are short against a row, near 1
+        if they are many rows long. In between, the formula fits real pairs within 0.1: 0.5 % of the positions at length 128.
         """
         objective, layout, length = self.objective, self.layout, self.settings.sequence_length
         positions, weight, filled = np.zeros(len(lines)), np.zeros(len(lines)), lines > 0
@@ -209,11 +211,8 @@ class RowSource:
         return Measure(positions, weight)
 
     def _plan_window(self, number: int, window: int) -> WindowPlan:
-        shard, num_rows, is_last = (
-            self.stream.shards[number],
-            self._num_rows(number),
-            window + 1 == self._num_windows(number),
-        )
+        shard, num_rows = self.stream.shards[number], self._num_rows(number)
+        is_last = window + 1 == self._num_windows(number)
         first = window * self._rows_per_window
         last = num_rows if is_last else first + self._rows_per_window
         begin, end = (self._border(shard, row / num_rows) for row in (first, last))
@@ -229,14 +228,14 @@ class RowSource:
         return flowing(begins[begins < stop], stop, self.settings.sequence_length, last - first)
 
     def _border(self, shard: Shard, fraction: float) -> Border:
-        """Where this fraction of the positions of a shard's text lies: at the next line, or in one longer than a row."""
+        """The border behind this fraction of a shard's positions: at the end of a line, or inside one longer than a row."""
         entry, offsets = shard.entry, shard.offsets
         totals = np.array([entry.rows]), np.array([entry.tokens]), np.array([entry.documents])
         weight = float(self._measure(*totals).weight[0])
         shard.check_mapped()
 
         def before(line: int) -> float:
-            """Positions of all lines before this one, in tokens."""
+            """Positions of all lines before this one; the unit is a token."""
             return sum(int(o[line]) for o in offsets) + line * weight
 
         target = fraction * before(entry.rows)

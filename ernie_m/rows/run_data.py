@@ -1,4 +1,4 @@
-"""The data order of a run from its saved configuration, without torch: what each of its steps is made of."""
+"""The data order of a run, from its saved configuration: which rows each step is made of. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ernie_m.rows.schedule import Schedule, StageConfig
 
 
 def open_data(run: Path, data: Path | None) -> PretrainingData:
-    """The data order of the run in folder `run`; `data` is its data folder, if that lies elsewhere now.
+    """The data order of the run in folder `run`; `data`: its data folder, if it was moved.
 
-    Raises InputError when `run` is no run folder, and unless the data is the run's own.
+    Raises InputError if `run` is not a run folder, or if the data is not what the run was started on.
     """
     path = run / CONFIG_FILE
     if not path.is_file() or "data_identity" not in (saved := read_yaml(path)):

@@ -1,4 +1,4 @@
-"""Which rows make up each step: the recipe's stages, and the arithmetic from a step to its rows of each objective."""
+"""Which rows make up each step: the recipe's stages, and how many rows of each objective a step has."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class StageConfig(Section):
     steps: Annotated[int, Range(least=1, most=10**9)]
     """Length of the stage, in steps."""
     rows: dict[str, Annotated[float, Range(above=0, most=1e6)]]
-    """Shares of a step's rows, e.g. {MMLM: 1, TLM: 1, CAMLM: 1}: equal batches."""
+    """Shares of a step's rows, e.g. {MMLM: 1, TLM: 1, CAMLM: 1}: as many rows of each."""
     train: tuple[str, ...] | None = None
-    """Parts of the model that learn: embeddings, encoder, heads, e.g. [heads]; null all. The others stay bit for bit."""
+    """Parts of the model that learn: embeddings, encoder, heads, e.g. [heads]; null: all. The others do not change."""
 
     def check(self) -> None:
         unknown = [name for name in self.rows if name not in OBJECTIVES]
@@ -45,7 +45,7 @@ class RowAddress:
 
 
 class Schedule:
-    """Which rows make up global step s, for any s, in O(number of stages)."""
+    """Which rows make up any global step; found in O(number of stages)."""
 
     def __init__(self, stages: tuple[StageConfig, ...], rows_per_step: int) -> None:
         self.rows_per_step = rows_per_step
@@ -74,11 +74,11 @@ class Schedule:
 
     @property
     def trains_parts(self) -> bool:
-        """Whether some stage trains a part of the model alone."""
+        """Whether some stage trains only a part of the model."""
         return any(parts != frozenset(PARTS) for _, parts in self._trained)
 
     def rows_of_step(self, step: int, chosen: range | None = None) -> list[RowAddress]:
-        """Addresses of the rows of global step `step`, objective by objective in the table's order; all, or the `chosen`."""
+        """Addresses of the rows of global step `step` (all, or the `chosen`), by objective in the table's order."""
         found = []
         for name, rows, draw in self._blocks(step):
             own = rows if chosen is None else chosen[_first_from(chosen, rows.start) : _first_from(chosen, rows.stop)]
@@ -91,7 +91,7 @@ class Schedule:
         return any(max(rows.start, chosen.start) < min(rows.stop, chosen.stop) for rows in blocks)
 
     def _blocks(self, step: int) -> list[tuple[str, range, int]]:
-        """Of each objective, its rows of global step `step` and the draw of the first."""
+        """For each objective: its name, its rows of global step `step`, and the draw of the first."""
         first_step, counts, drawn = next(stage for stage in reversed(self._stages) if stage[0] <= step)
         blocks, start = [], 0
         for name, count in counts.items():
@@ -101,5 +101,5 @@ class Schedule:
 
 
 def _first_from(numbers: range, least: int) -> int:
-    """Index of the first of these ascending numbers that is not below `least`."""
+    """Index of the first of these ascending numbers that is at least `least`."""
     return len(range(numbers.start, min(least, numbers.stop), numbers.step))

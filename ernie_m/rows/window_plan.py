@@ -1,10 +1,11 @@
-"""A window's text laid into its rows: every row gets text, and all of the text that has room is used.
+"""Puts the text of a window into its rows: every row gets text, and all text that has room is used.
 
-1. `flowing`: running text fills row after row and is cut at their ends.
-2. `Fitting`: lines or pairs are placed whole, best fit decreasing. What found no room, or is longer than a row, is poured
-   together with the content of the emptiest rows, as few as will do: longest first, and where nothing ends a row tightly,
-   the longest is cut there, a pair on both sides in proportion, and goes on in a later row. So rows are full at any length.
-3. A row that would stay empty, where text is scarce, takes half of another's.
+1. `flowing`: running text fills one row after the other and is cut at their ends.
+2. `Fitting`: lines or pairs are placed whole, by best fit decreasing. Some have no room or are longer than a row. These are
+   packed again, together with the content of the emptiest rows, as few of these as possible. A row takes the longest piece
+   that fits. If that leaves too much room, the longest piece of all is cut at the end of the row (a pair on both sides, in
+   proportion), and its rest goes on in a later row. So rows are full at any sequence length.
+3. If text is scarce and a row would stay empty, it takes half of another row's text.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.packing import NO_ROW, place
 
 NUM_SPECIAL = 2  # around a piece of running text
-MIN_PIECE = 8  # tokens: nothing is cut into shorter pieces, but in rows too short for that
-PIECES_PER_ROW = 16  # a row has room for about so many pieces of the least length, or more
-TIGHT = 1 / 64  # of a row: so much room at its end is not worth a cut
+MIN_PIECE = 8  # tokens: no piece that is cut is shorter (in very short rows, see PIECES_PER_ROW)
+PIECES_PER_ROW = 16  # a row has room for at least about so many pieces of the least length
+TIGHT = 1 / 64  # of a row: if no more room is left at its end, nothing is cut to fill it
 
 
 class WindowPlan(NamedTuple):
-    """Where the text of a window's rows lies: of each example's sentences, [start, stop) of the flat tokens of a column.
+    """Where the text of a window's rows is: for each sentence of each example, tokens [start, stop) of its column.
 
-    Of row r, examples [first_R1[r], first_R1[r + 1]).
+    Row r has examples [first_R1[r], first_R1[r + 1]).
     """
 
     starts_EC: np.ndarray
@@ -36,7 +37,7 @@ class WindowPlan(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Tokens [begin, begin + size) of each sentence of an example, and the positions they take; sorted by these."""
+    """Tokens [begin, begin + size) of each sentence of an example. `length`: positions they take; pieces sort by it."""
 
     length: int
     example: int
@@ -52,24 +53,24 @@ class Fitting:
         self._least = max(1, min(MIN_PIECE, capacity // PIECES_PER_ROW))
 
     def plan(self, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int) -> WindowPlan:
-        """Rows of these examples; one with an empty side teaches nothing and is left out."""
+        """Put these examples into rows. An example with an empty sentence teaches nothing and is left out."""
         starts_EC, num_tokens_EC = (a[num_tokens_EC.min(axis=1) > 0] for a in (starts_EC, num_tokens_EC))
         lengths_E = np.asarray(self._layout.length(*num_tokens_EC.T), np.int64)
         rows_E = place(lengths_E, self._capacity, num_rows)
         if (rows_E == NO_ROW).any():
-            rows_R, poured = self._poured_with_the_emptiest(num_tokens_EC, lengths_E, rows_E, num_rows)
-            rows = [row for row, own in zip(rows_R, poured, strict=True) for _ in own]
-            pieces = [piece for own in poured for piece in own]
+            rows_R, filled = self._with_the_emptiest_rows(num_tokens_EC, lengths_E, rows_E, num_rows)
+            rows = [row for row, own in zip(rows_R, filled, strict=True) for _ in own]
+            pieces = [piece for own in filled for piece in own]
             stays, of_pieces = ~np.isin(rows_E, [NO_ROW, *rows_R]), [piece.example for piece in pieces]
             rows_E = np.concatenate([rows_E[stays], rows])
             starts_EC = np.concatenate([starts_EC[stays], starts_EC[of_pieces] + [piece.begin for piece in pieces]])
             num_tokens_EC = np.concatenate([num_tokens_EC[stays], [piece.size for piece in pieces]])
         return planned(rows_E, starts_EC, num_tokens_EC, num_rows)
 
-    def _poured_with_the_emptiest(
+    def _with_the_emptiest_rows(
         self, num_tokens_EC: np.ndarray, lengths_E: np.ndarray, rows_E: np.ndarray, num_rows: int
     ) -> tuple[list[int], list[list[Piece]]]:
-        """What has no row, poured with the content of as few rows as will do: these rows, and what they hold then."""
+        """Pack examples without a row, with the content of the emptiest rows. Returns these rows and their pieces."""
         room_R = self._capacity - np.bincount(rows_E + 1, lengths_E, num_rows + 1)[1:].astype(np.int64)
         emptiest = np.argsort(-room_R, kind="stable")
         room_of_first, needed = np.cumsum(room_R[emptiest]), int(lengths_E[rows_E == NO_ROW].sum())
@@ -79,15 +80,15 @@ class Fitting:
             examples = np.flatnonzero(np.isin(rows_E, [NO_ROW, *chosen]))
             sizes = zip(lengths_E[examples].tolist(), examples.tolist(), num_tokens_EC[examples].tolist(), strict=True)
             pool = [Piece(length, example, (0,) * len(count), tuple(count)) for length, example, count in sizes]
-            poured, left = self._poured(sorted(pool), len(chosen))
+            filled, left = self._filled(sorted(pool), len(chosen))
             if best is None or left < best[0]:
-                best = left, chosen.tolist(), poured
+                best = left, chosen.tolist(), filled
             if left == 0 or left > best[0] or len(chosen) == num_rows:
                 return best[1:]
             needed = int(room_of_first[len(chosen) - 1]) + left
 
-    def _poured(self, pool: list[Piece], num_rows: int) -> tuple[list[list[Piece]], int]:
-        """Rows filled with these sorted pieces, one row after the other, and how many positions found no room."""
+    def _filled(self, pool: list[Piece], num_rows: int) -> tuple[list[list[Piece]], int]:
+        """Fill rows with these sorted pieces, one row after the other. Returns them, and how many positions had no room."""
         rows: list[list[Piece]] = []
         for _ in range(num_rows):
             rows.append([])
@@ -111,7 +112,7 @@ class Fitting:
         return rows, sum(piece.length for piece in pool)
 
     def _cut(self, whole: Piece, room: int) -> tuple[Piece | None, Piece | None]:
-        """The longest part of it for which there is room, and the rest; nothing where one of them would be too short."""
+        """The longest part of the piece that fits, and the rest; (None, None) if one of them would be too short."""
         count = self._layout.fitted(whole.size, room)
         total = sum(whole.size)
         if count is not None and total - sum(count) < self._least:
@@ -128,14 +129,14 @@ class Fitting:
 
 
 def flowing(starts_E: np.ndarray, end: int, capacity: int, num_rows: int) -> WindowPlan:
-    """Documents that start at these tokens, the last one up to `end`, joined to running text that fills row after row."""
+    """Running text that fills one row after the other. Documents start at the tokens `starts_E`; the last stops at `end`."""
     needed = np.cumsum(np.diff(starts_E, append=end) + NUM_SPECIAL)
-    before, starts = [0, *needed.tolist()], starts_E.tolist()  # of each document: positions of all before it, first token
-    rows: list[int] = []  # the first token of each
-    document, read = 0, 0  # the next row begins behind the first `read` tokens of this document
+    before, starts = [0, *needed.tolist()], starts_E.tolist()  # of each document: positions before it, first token
+    rows: list[int] = []  # the first token of each row
+    document, read = 0, 0  # the next row begins in this document, behind its first `read` tokens
     while document < len(starts) and len(rows) < num_rows:
         rows.append(starts[document] + read)
-        behind = bisect.bisect_right(before, before[document] + read + capacity) - 1  # the first that does not fit whole
+        behind = bisect.bisect_right(before, before[document] + read + capacity) - 1  # first document that does not fit
         if behind == document:
             read += capacity - NUM_SPECIAL
             continue
@@ -149,7 +150,7 @@ def flowing(starts_E: np.ndarray, end: int, capacity: int, num_rows: int) -> Win
 
 
 def planned(rows_E: np.ndarray, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int) -> WindowPlan:
-    """The plan of pieces of text with a row each; one without any takes half of the pieces, or of the text, of another."""
+    """The plan, from pieces of text and the row of each. An empty row takes half of the pieces, or of the text, of one."""
     for empty in np.setdiff1d(np.arange(num_rows), rows_E).tolist():
         counts_R = np.bincount(rows_E, minlength=num_rows)
         own = np.flatnonzero(rows_E == counts_R.argmax())
@@ -157,7 +158,7 @@ def planned(rows_E: np.ndarray, starts_EC: np.ndarray, num_tokens_EC: np.ndarray
             longest = int(num_tokens_EC.min(axis=1).argmax())
             halves_C = num_tokens_EC[longest] // 2
             if halves_C.min() == 0:
-                break  # there is hardly any text
+                break  # there is almost no text
             starts_EC = np.concatenate([starts_EC, starts_EC[[longest]] + halves_C])
             num_tokens_EC = np.concatenate([num_tokens_EC, num_tokens_EC[[longest]] - halves_C])
             num_tokens_EC[longest] = halves_C
