@@ -22,7 +22,7 @@ setup(
         "deepspeed>=0.19,<0.20",
         "transformers>=5.0",
         "sentencepiece>=0.2",
-        "tokenizers>=0.22",
+        "tokenizers>=0.22.1",
         "protobuf>=3.20",
         "pyarrow>=16",
         "python-xz>=0.5",
