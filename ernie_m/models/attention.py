@@ -7,12 +7,15 @@ flex    FlexAttention with the rule as its `mask_mod`, skipping empty blocks: CU
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from ernie_m.base.console import Choice, InputError
@@ -74,10 +77,24 @@ def attend(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Any, 
     if isinstance(mask, BlockMask):
         assert dropout == 0.0, "flex has no attention dropout; choose_attention knows"
         kernel = _compiled_flex() if query_BHSE.is_cuda else flex_attention
-        return kernel(query_BHSE, key_BHSE, value_BHSE, block_mask=mask)
+        with few_shapes():
+            return kernel(query_BHSE, key_BHSE, value_BHSE, block_mask=mask)
     if isinstance(mask, RowPieces):
         return attend_in_pieces(query_BHSE, key_BHSE, value_BHSE, mask, dropout)
     return F.scaled_dot_product_attention(query_BHSE, key_BHSE, value_BHSE, attn_mask=mask, dropout_p=dropout)
+
+
+@contextlib.contextmanager
+def few_shapes() -> Iterator[None]:
+    """Raises InputError where torch refuses to compile a kernel for one more shape."""
+    try:
+        yield
+    except FailOnRecompileLimitHit as error:
+        limit = torch._dynamo.config.recompile_limit
+        raise InputError(
+            f"model.attention: torch compiles flex for {limit} shapes of micro-batches, and this is one more; keep to one "
+            "batch.micro_batch_rows and data.sequence_length in a process, or set model.attention=sdpa"
+        ) from error
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 from ernie_m.base.console import InputError
-from ernie_m.models.attention import attend, build_mask, choose_attention
+from ernie_m.models.attention import attend, build_mask, choose_attention, few_shapes
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.attention_rule import attention_rule, closure, dense_mask, group_bits
@@ -153,3 +153,16 @@ def test_flex_has_one_shape_that_of_training(documents_of: DocumentsOf, batch_of
     with torch.no_grad():
         for stage in stages_of(batch):
             assert torch.equal(build_mask("flex", stage), build_mask("sdpa", stage))
+
+
+def test_a_shape_too_many_is_a_line_never_an_unfused_kernel() -> None:
+    kernel = torch.compile(lambda x: 2 * x, dynamic=False, fullgraph=True, backend="eager")
+
+    def train() -> None:
+        with few_shapes():
+            for length in range(1, 5):
+                kernel(torch.zeros(length))
+
+    expected = pytest.raises(InputError, match=r"flex for 2 shapes.*set model\.attention=sdpa")
+    with torch._dynamo.config.patch(recompile_limit=2), expected:
+        train()
