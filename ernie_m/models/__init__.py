@@ -1,4 +1,4 @@
-"""The encoder, its attention backends, its head and the loss, BTMLM's generation, measures of transfer (gain, retrieval).
+"""The encoder, its attention backends, its heads and the loss; BTMLM's generation; measures of transfer (gain, retrieval).
 
 In:     a PackedBatch.   Out: the summed loss of its predicted positions, or hidden states.
 Knows:  torch; not DeepSpeed, ranks or files.

@@ -1,4 +1,4 @@
-"""Attention backends. Each takes the one attention rule in the form it needs; all give the same numbers.
+"""Attention backends. Each takes the attention rule in the form that it needs; all compute the same function.
 
 sdpa    torch's scaled_dot_product_attention with the dense boolean mask: CPU and every GPU
 pieces  the same, on pieces of rows between documents: CPU
@@ -27,7 +27,7 @@ from ernie_m.rows.batch import PackedBatch
 
 
 def choose_attention(requested: str, device: torch.device, attention_dropout: float = 0.0, head_size: int = 64) -> Choice:
-    """The backend that can do on `device` what the model asks for, with the reason; InputError where `requested` cannot."""
+    """The backend for `device`, with the reason. Raises InputError if the `requested` one cannot run there."""
     obstacles = {
         "flex": _obstacle_to_flex(device, attention_dropout, head_size),
         "pieces": "" if device.type == "cpu" else f"{device.type} device; cutting rows would wait for it",
@@ -55,10 +55,11 @@ def _obstacle_to_flex(device: torch.device, attention_dropout: float, head_size:
 def build_mask(backend: str, batch: PackedBatch[Tensor], window: int | None = None) -> Any:
     """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex, RowPieces for pieces.
 
-    `window`: how far from its own position id a token reads; None: to the ends of its document.
+    `window`: how far a token reads, in position ids; None: its whole document.
 
-    Where there is nothing to cut, pieces are sdpa. So is flex without gradient: its kernel is compiled anew for each number
-    of rows and each length, minutes each, and generation, probes and evaluations come in many.
+    sdpa is also used in place of pieces when nothing can be cut, and in place of flex when there is no gradient: flex
+    compiles its kernel for each number of rows and each length, which takes minutes, and generation, probes and evaluations
+    have many of these.
     """
     rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
     if window is not None:
@@ -99,16 +100,16 @@ def few_shapes() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _compiled_flex() -> Any:
-    """`fullgraph`: torch raises where it would else give up compiling, after `recompile_limit` shapes, and go on unfused."""
+    """`fullgraph`: after `recompile_limit` shapes torch raises. Without it, torch would go on with an unfused kernel."""
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
 def compile_attention(mask: Any, num_heads: int, head_size: int, dtype: torch.dtype) -> None:
-    """Make the kernels, forward and backward, that attention under a mask of training needs; nothing but flex has any."""
+    """Compile the forward and backward kernels for a training mask. Only flex has kernels to compile."""
     if not isinstance(mask, BlockMask) or mask.kv_num_blocks.device.type != "cuda":
         return
     (num_rows, *_), (length, _) = mask.shape, mask.seq_lengths
-    shape = (num_rows, length, 3, num_heads, head_size)  # laid out as ernie_m.models.model.Layer does
+    shape = (num_rows, length, 3, num_heads, head_size)  # as in ernie_m.models.model.Layer
     qkv = torch.zeros(shape, dtype=dtype, device=mask.kv_num_blocks.device, requires_grad=True)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     attend(query, key, value, mask, 0.0).sum().backward()

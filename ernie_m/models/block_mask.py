@@ -1,13 +1,14 @@
-"""FlexAttention's block metadata from summaries of blocks: which blocks of 128 x 128 nobody reads, which everybody does.
+"""FlexAttention's block metadata from summaries of blocks: which blocks of 128 x 128 pairs to skip, and which are full.
 
-torch's create_block_mask evaluates the rule on all S x S pairs to find out. Here each block of positions is summed up first
-(its documents from .. to, the groups in it, the groups that any and that all of it read, its nearest and farthest
-horizon), and pairs of blocks are judged by their summaries:
+torch's create_block_mask evaluates the rule on all S x S pairs. Here each block of positions is summarised first: its first
+and last document, its groups, the groups that some and that all of its tokens read, its least and greatest horizon. Pairs of
+blocks are then classified by their summaries:
 
-    skipped   no document, group or horizon in common: nobody of the query block reads anybody of the key block
-    full      one and the same document, all groups read by all, all within all horizons (and the window, where there is
-              one): the kernel asks no rule
-    partial   the rest, and the diagonal: the kernel asks the rule, so that too many of these cost time and change nothing
+    skipped   no document in common, no group read, or all keys behind the horizons: no query reads any key
+    full      the same single document, all groups read by all, all keys within all horizons (and the window, if there is
+              one): the kernel does not evaluate the rule
+    partial   all others, and the diagonal: the kernel evaluates the rule, so the result is right even for a block that could
+              have been skipped
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FAR = 2**29  # from any position id
 
 
 def block_mask(rule: MaskRule, batch: PackedBatch[Tensor], window: int | None = None) -> BlockMask:
-    """The rule of a micro-batch with its metadata, for blocks of 128 of B rows (and all heads); `window`: the rule's."""
+    """The rule of a micro-batch with its metadata for blocks of 128, for B rows and all heads. `window`: the rule's."""
     partial_Bqk, full_Bqk = judged_blocks(batch, window)
     length = batch.document_BS.shape[1]
     return BlockMask.from_kv_blocks(
@@ -38,7 +39,7 @@ def block_mask(rule: MaskRule, batch: PackedBatch[Tensor], window: int | None = 
 def judged_blocks(batch: PackedBatch[Tensor], window: int | None = None) -> tuple[Tensor, Tensor]:
     """(partial, full) pairs of query and key blocks, bool [B, S / 128, S / 128], S rounded up."""
     document = _blocks(batch.document_BS, PAD_DOCUMENT)
-    document = torch.where(document == PAD_DOCUMENT, _LAST, document)  # as padding stands
+    document = torch.where(document == PAD_DOCUMENT, _LAST, document)  # padding ends a row: it is the greatest
     first, last = document.amin(-1), document.amax(-1)
     bit = torch.arange(_BITS, device=document.device)
     reads = (_blocks(batch.reads_BS, 0)[..., None] >> bit) & 1
@@ -66,7 +67,7 @@ def judged_blocks(batch: PackedBatch[Tensor], window: int | None = None) -> tupl
 
 
 def _blocks(array_BS: Tensor, beyond: int) -> Tensor:
-    """[B, S] -> [B, S / 128, 128], filled up with `beyond`."""
+    """[B, S] -> [B, S / 128, 128], padded with `beyond`."""
     return F.pad(array_BS, (0, -array_BS.shape[1] % BLOCK), value=beyond).unflatten(1, (-1, BLOCK))
 
 

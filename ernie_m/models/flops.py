@@ -1,4 +1,4 @@
-"""FLOPs of the encoder: what a token, a pair of tokens that is read, and a predicted token need, forward and backward."""
+"""FLOPs of the encoder, forward and backward: of a token, of a (query, key) pair in attention, of a predicted token."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from ernie_m.rows.objectives import TOKEN
 
 
 def matrix_weights(model: ModelConfig) -> float:
-    """N: weights of the layers' matrices."""
+    """N: number of weights in the matrices of all layers."""
     return float(model.num_layers * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_size))
 
 
 def trunk_flops(model: ModelConfig, keys: float) -> float:
-    """FLOPs of a token that reads so many keys, forward and backward, through all layers: 6 N + 12 L D keys."""
+    """FLOPs of a token that reads `keys` keys, forward and backward, through all layers: 6 N + 12 L D keys."""
     return 6.0 * matrix_weights(model) + 12.0 * model.num_layers * model.hidden_size * keys
 
 
 def head_flops(model: ModelConfig, head: str = TOKEN) -> float:
-    """FLOPs of a prediction, forward and backward, through a head; a token's: 6 (V D + D^2)."""
+    """FLOPs of one prediction of a head, forward and backward; the token head's: 6 (V D + D^2)."""
     return HEAD_SIZES[head].flops(model)
 
 
 def needed_flops(model: ModelConfig, tokens: float, pairs: float, predicted: Mapping[str, float]) -> float:
-    """FLOPs that useful tokens need, forward and backward: no padding, nothing twice, of attention the pairs that are read
-    (ernie_m.rows.read_pairs), not whole rows. `predicted`: predictions of each head."""
+    """FLOPs that real tokens need, forward and backward: without padding and without recomputation.
+
+    `tokens`: real tokens. `pairs`: (query, key) pairs that are read (ernie_m.rows.read_pairs). `predicted`: number of
+    predictions of each head.
+    """
     attention = pairs * 12.0 * model.num_layers * model.hidden_size
     of_heads = sum(count * head_flops(model, head) for head, count in predicted.items())
     return tokens * trunk_flops(model, 0) + attention + of_heads

@@ -1,7 +1,7 @@
 """Cross-lingual gain: how much a true translation helps CAMLM predict the masks of a sentence, against a wrong one.
 
-gain = nll(with another pair's translation) - nll(with the true one), in nats per masked token, on held-out pairs. It moves
-long before retrieval (retrieval.py) does.
+gain = nll(with another pair's translation) - nll(with the true one), in nats per masked token, on held-out pairs. In
+training it rises long before retrieval accuracy (retrieval.py) does.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 
-TRUE, SHUFFLED = 0, 1  # metric numbers of the gain's two kinds of rows
+TRUE, SHUFFLED = 0, 1  # metric numbers of the two kinds of rows
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Cross-lingual gain in nats per masked token, and the two losses it is the difference of."""
+    """Cross-lingual gain in nats per masked token: the difference of two losses, `nll_shuffled` - `nll_true`."""
 
     gain: float
     nll_true: float
@@ -64,8 +64,8 @@ def gain_rows(
 ) -> list[PackedRow]:
     """CAMLM rows of every pair in both directions, each once with its translation and once with another pair's.
 
-    Both see the same masks of the same sentence, and only those are predicted. Pairs that are too long are left out;
-    a language pair with fewer than two has nothing to shuffle. Raises InputError when no pair is left.
+    Both have the same masks of the same sentence, and only these are predicted. Left out: pairs that are too long, and
+    language pairs with only one pair, which cannot be shuffled. Raises InputError if no pair is left.
     """
     layout = Layout(CAMLM, corruption, specials)
     usable = [p for p in pairs if int(layout.length(*(max(map(len, p.sentences)),) * 2)) <= sequence_length]
@@ -102,7 +102,7 @@ def _first_sentence_only(document: Document, corruption: CorruptionConfig, examp
 
 
 def in_rows(documents: Sequence[Document], sequence_length: int) -> list[list[Document]]:
-    """The documents in rows of `sequence_length` positions, in their order: a row ends where the next one does not fit."""
+    """Put documents into rows of `sequence_length` positions, in order. A row ends when the next document does not fit."""
     rows: list[list[Document]] = [[]]
     room = sequence_length
     for document in documents:
@@ -125,9 +125,9 @@ def cross_lingual_gain(
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     poll: Callable[[], None] = lambda: None,
 ) -> Gain:
-    """Measure the gain on `rows` (from `gain_rows`); with several ranks each takes its part, all do as many forwards.
+    """Measure the gain on `rows` (from `gain_rows`). Each rank takes its share; all do the same number of forwards.
 
-    `poll` is called before each forward, on every rank. It may raise, which ends the measurement.
+    `poll` is called before each forward, on every rank. It may raise, to stop the measurement.
     """
     together = world_size * rows_at_a_time
     padded = [*rows, *[PackedRow([], 0, TRUE)] * (-len(rows) % together)]

@@ -1,7 +1,7 @@
-"""A linear layer behind a GELU that saves the GELU's input alone for the backward pass.
+"""GELU and a linear layer in one function, which saves only the GELU's input for the backward pass.
 
-torch's own pair saves GELU's input and its output, the two widest tensors of a layer: 16 D numbers a token in all. The
-output costs one elementwise pass to make again, from what is there anyway; without it a layer saves 12 D.
+torch's GELU and Linear save the GELU's input and its output, the two widest tensors of a layer. A layer then saves 16 D
+numbers a token in all; without the output it saves 12 D. The backward pass computes the output again, elementwise.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.autograd.function import once_differentiable
 
 
 class GeluLinear(nn.Linear):
-    """linear(gelu(x)), x [..., F] -> [..., D]: nn.Linear's weights and initialisation, gradients equal to torch's."""
+    """linear(gelu(x)), x [..., F] -> [..., D]. Weights and initialisation as in nn.Linear, gradients equal to torch's."""
 
     def forward(self, input: Tensor) -> Tensor:
         return _GeluLinear.apply(input, self.weight, self.bias)  # type: ignore[no-untyped-call]
 
 
 class _GeluLinear(torch.autograd.Function):
-    """What is recomputed in backward is bit for bit what forward made: the same kernel on the same numbers."""
+    """The backward pass recomputes the GELU bit for bit: the same kernel on the same numbers."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight_DF: Tensor, bias_D: Tensor) -> Tensor:

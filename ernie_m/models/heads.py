@@ -1,8 +1,8 @@
-"""What is asked of states: a head is a module (states, targets) -> nll of each prediction.
+"""Heads: a head is a module (states, targets) -> nll of each prediction.
 
-A model has the heads that its objectives ask (ernie_m.rows.objectives.Prediction) and runs all of them in every
-micro-batch, also with nothing to predict, since under ZeRO-3 each rank must. A new head is a class here, its line in HEADS
-and its size in ernie_m.models.size.
+A model has the heads that its objectives need (ernie_m.rows.objectives.Prediction). It runs all of them in every
+micro-batch, also if one has nothing to predict: under ZeRO-3 all ranks must run the same modules. A new head is a class
+here, a line in HEADS, and its size in ernie_m.models.size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Norm = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class Targets:
-    """What one head is asked of a micro-batch: N flat positions in B x S, ascending in each row, and their labels, int32."""
+    """What one head must predict: N positions, flat in B x S and ascending in each row, and their labels, int32."""
 
     positions_N: Tensor
     labels_N: Tensor
@@ -34,9 +34,9 @@ class Targets:
 
 
 class TokenHead(nn.Module):
-    """Dense, GELU, layer norm, then the word embedding as output matrix, on selected positions only.
+    """Dense, GELU, layer norm, then the word embedding as output matrix; only at selected positions.
 
-    The head registers the embedding's Parameter as its own: ZeRO-3 then gathers it when the head runs.
+    The head registers the embedding's Parameter as its own, so that ZeRO-3 gathers it when the head runs.
     """
 
     def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> None:
@@ -48,21 +48,21 @@ class TokenHead(nn.Module):
         self.pieces = specials.replaceable
 
     def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
-        """With targets: nll fp32 [N]. Without: the likeliest real piece of each position, int32 [N] (no special token)."""
+        """With targets: nll fp32 [N]. Without: the likeliest piece at each position, never a special token, int32 [N]."""
         hidden_ND = self.transformed(states_ND)
         if targets is not None:
             return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, targets.labels_N, tied)
         return self._likeliest(hidden_ND).to(torch.int32)
 
     def transformed(self, states: Tensor) -> Tensor:
-        """States [..., D] as the output matrix takes them."""
+        """The input of the output matrix, [..., D], from states [..., D]."""
         hidden: Tensor = self.norm(F.gelu(self.dense(states)))
         return hidden
 
     def _likeliest(self, hidden_ND: Tensor) -> Tensor:
-        """The maximum over slices of the vocabulary: the matrix is read once, and no slice's logits leave the cache.
+        """The maximum, over slices of the vocabulary: the matrix is read once, and the logits of a slice stay in the cache.
 
-        In fp32: bf16's eight bits leave dozens of words alike, of which the first in the vocabulary would be written.
+        In fp32: in bf16, with eight bits, dozens of words would be equal, and the first in the vocabulary would be taken.
         """
         width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
         best_N = hidden_ND.new_full(hidden_ND.shape[:1], -torch.inf, dtype=torch.float32)
@@ -76,16 +76,16 @@ class TokenHead(nn.Module):
         return piece_N
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """All logits [..., V]: for tests, export checks and small inputs."""
+        """All logits [..., V], for tests, export checks and small inputs."""
         return F.linear(self.transformed(hidden), self.decoder_weight, self.decoder_bias)
 
 
 class SentenceHead(nn.Module):
     """Which of the row's sentences is this one's translation? The contrast of InfoXLM (arXiv 2007.07834, section 3.3).
 
-    A sentence is its first token's state, projected and of length 1; a score is a cosine / TEMPERATURE. The candidates are
-    all other sentences of the own row, in both languages: so the result depends on neither ranks nor micro-batches, and
-    there is no queue of old states (InfoXLM keeps one of 131,072).
+    A sentence's vector is the state of its first token, projected and scaled to length 1. A score is a cosine / TEMPERATURE.
+    The candidates are all other sentences of the same row, in both languages. So the result does not depend on ranks or
+    micro-batches, and there is no queue of old states (InfoXLM keeps one of 131,072).
     """
 
     TEMPERATURE = 0.05
@@ -111,7 +111,7 @@ class SentenceHead(nn.Module):
 
 MakeHead = Callable[[ModelConfig, nn.Parameter, Norm, Specials], nn.Module]
 HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: SentenceHead}
-"""By the names of ernie_m.rows.objectives.HEADS, in their order: (shape, word embedding, norm, specials) -> head."""
+"""For each name of ernie_m.rows.objectives.HEADS, in that order: (shape, word embedding, norm, specials) -> head."""
 
 
 def heads_for(
@@ -122,7 +122,7 @@ def heads_for(
     specials: Specials,
     given: Mapping[str, nn.Module] | None = None,
 ) -> nn.ModuleDict:
-    """The named heads in the table's order: those `given`, the others new."""
+    """The named heads, in the order of the table: `given` ones as they are, others new."""
     there = given or {}
     chosen = (name for name in HEADS if name in names)
     return nn.ModuleDict(

@@ -1,4 +1,4 @@
-"""Which layer norm: apex's fused kernel where NVIDIA's apex is built, else torch's. Same parameters, same names."""
+"""The layer norm: the fused kernel of NVIDIA's apex if it is installed, else torch's. Same parameters, same names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ernie_m.base.console import Choice
 def choose_layer_norm(device: torch.device) -> Choice:
     """ "apex" or "torch" on `device`, with the reason.
 
-    Only constructing apex's shows whether its kernels were built; what PyPI calls apex is another package.
+    A layer is made, to see whether apex's kernels were built. The package that PyPI calls apex is another one.
     """
     if device.type != "cuda":
         return Choice("layer norm", "torch", f"{device.type} device; apex's runs on CUDA only")
@@ -24,7 +24,7 @@ def choose_layer_norm(device: torch.device) -> Choice:
         return Choice("layer norm", "torch", "apex is not installed")
     try:
         _apex()(8)
-    except Exception as error:  # of whatever is called apex
+    except Exception as error:  # any package may be called apex
         return Choice("layer norm", "torch", f"the apex that is installed is not NVIDIA's with its kernels: {error}")
     return Choice("layer norm", "apex", "NVIDIA's apex is installed")
 

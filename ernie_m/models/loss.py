@@ -1,9 +1,9 @@
-"""The loss: exact over the global step, computed for predicted positions alone.
+"""The loss: exact over the global step, computed only at predicted positions.
 
     loss = sum over predictions of  weight * (nll summed over the global step) / (its predicted tokens in the global step)
 
-1. `predicted_nll`: -log p of each predicted token, and its gradient: the logits of predicted positions, once, in place.
-2. `loss_scales`: the factor of each loss's nll, with DeepSpeed's own averaging undone.
+1. `predicted_nll`: -log p of each predicted token. The logits are stored once, and become their gradient in place.
+2. `loss_scales`: the factor of each loss's nll. It undoes DeepSpeed's own averaging.
 3. `weighted_loss`: the micro-batch's share of the loss.
 """
 
@@ -19,11 +19,11 @@ from torch.autograd.function import once_differentiable
 from ernie_m.models.tied_gradient import TiedGradient
 
 MAX_LOGITS = 1 << 28
-"""Logits kept from forward to backward (fp32: 1 GiB). Where there are more, all are made again, so many at a time."""
+"""Logits kept from forward to backward (fp32: 1 GiB). If there are more, backward recomputes all, this many at a time."""
 
 
 def logits_at_a_time(device: torch.device) -> int:
-    """Logits to pass over at a time: on CPU what a cache holds, on a GPU what keeps it busy."""
+    """Logits to process at a time: on CPU as many as fit in a cache, on a GPU enough to keep it busy."""
     return 1 << 20 if device.type == "cpu" else 1 << 26
 
 
@@ -32,20 +32,23 @@ def predicted_nll(
 ) -> Tensor:
     """-log softmax(hidden W^T + b)[label], fp32 [N]. Beyond MAX_LOGITS the logits are recomputed in the backward pass.
 
-    With `tied` the weight's gradient is left there for the embedding's backward, not given to autograd.
+    With `tied`, the weight's gradient is stored there for the embedding's backward, instead of going to autograd.
     """
     return _PredictedNll.apply(hidden_ND, weight_VD, bias_V, labels_N.long(), tied)  # type: ignore[no-untyped-call]
 
 
 def plain_nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor) -> Tensor:
-    """The same as it is written down, all logits in fp32: the oracle of tests and benchmarks."""
+    """The same, written as the formula, with all logits in fp32: the oracle of tests and benchmarks."""
     logits_NV = F.linear(hidden_ND, weight_VD, bias_V).float()
     return F.cross_entropy(logits_NV, labels_N.long(), reduction="none")
 
 
 class _PredictedNll(torch.autograd.Function):
-    """Cross entropy of a linear layer. torch's own would hold three fp32 tensors of the logits' size; here hidden W^T alone,
-    in the weights' precision, becomes its gradient in place, slice by slice. Bias and softmax are fp32, and never stored."""
+    """Cross entropy of a linear layer, with one tensor of the logits' size; torch's own holds three, in fp32.
+
+    That tensor is hidden W^T, in the weights' precision. It becomes its gradient in place, slice by slice. Bias and softmax
+    are computed in fp32 and not stored.
+    """
 
     @staticmethod
     def forward(
@@ -76,7 +79,7 @@ class _PredictedNll(torch.autograd.Function):
             gradient_NV, of_bias = _to_gradient(product_NV, bias_V.float(), labels, log_sum, gradient)
             hidden_gradients.append(gradient_NV @ weight_VD)
             of_weight = gradient_NV.t() @ hidden if ctx.tied is None else ctx.tied.product(gradient_NV.t(), hidden)
-            if len(parts[0]) > 1:  # summed in fp32, whatever the precision
+            if len(parts[0]) > 1:  # the sum is fp32 in any precision
                 of_weight = of_weight.float()
             weight_gradient = of_weight if weight_gradient is None else weight_gradient.add_(of_weight)
             bias_gradient = of_bias if bias_gradient is None else bias_gradient.add_(of_bias)
@@ -93,7 +96,7 @@ def _product(hidden_ND: Tensor, weight_VD: Tensor) -> Tensor:
 
 
 def fp32_linear(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
-    """hidden W^T + b as fp32 [N, V], whatever the precision of its factors; without gradient."""
+    """hidden W^T + b as fp32 [N, V], from factors of any precision; without gradient."""
     if hidden_ND.is_cuda and hidden_ND.dtype != torch.float32 and hasattr(torch.ops.aten.mm, "dtype"):  # from torch 2.8 on
         return torch.mm(hidden_ND, weight_VD.t(), out_dtype=torch.float32) + bias_V
     return F.linear(hidden_ND.float(), weight_VD.float(), bias_V.float())
@@ -102,8 +105,10 @@ def fp32_linear(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
 def _to_gradient(
     product_NV: Tensor, bias_V: Tensor, labels_N: Tensor, log_sum_N: Tensor, gradient_N: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Turn hidden W^T, in place, into the gradient of the nll times `gradient_N`: (softmax - one-hot of the label); and its
-    sum over positions, fp32 [V], the bias's gradient."""
+    """Turn hidden W^T in place into the gradient of the logits: (softmax - one-hot of the label) times `gradient_N`.
+
+    Also returns its sum over positions, fp32 [V]: the gradient of the bias.
+    """
     start, summed_V = 0, torch.zeros_like(bias_V)
     for part in _slices(product_NV):
         rows = slice(start, start + len(part))
@@ -121,17 +126,17 @@ def _slices(logits_NV: Tensor) -> tuple[Tensor, ...]:
 
 
 def loss_scales(weights_L: Tensor, predicted_L: Tensor, world_size: int, accumulation_steps: int) -> Tensor:
-    """What to multiply each loss's summed nll with before DeepSpeed's backward: fp32 [L].
+    """The factor of each loss's summed nll for DeepSpeed's backward: fp32 [L].
 
-    `predicted_L` counts what is predicted in the *global* step. DeepSpeed divides each micro-batch's loss by the
-    accumulation steps and averages gradients over ranks; both are undone here, and only here.
+    `predicted_L`: number of predictions in the *global* step. DeepSpeed divides the loss of each micro-batch by the
+    accumulation steps, and averages gradients over ranks. Both are undone here, and only here.
     """
     per_prediction_L = weights_L / predicted_L.clamp(min=1)
     return per_prediction_L * (world_size * accumulation_steps)
 
 
 def weighted_loss(nll_N: Tensor, loss_N: Tensor, scales_L: Tensor) -> Tensor:
-    """Sum over predictions of their nll times their loss's scale: a scalar; 0 (with a graph) when N is 0."""
+    """Sum of each prediction's nll times the scale of its loss: a scalar; if N is 0, it is 0 and has a graph."""
     return (nll_N * scales_L[loss_N.long()]).sum()
 
 

@@ -1,8 +1,8 @@
 """The encoder: XLM-R's architecture (post-LN) with a language embedding.
 
-Embedding = token + position + language. The language embedding is added to <mask> alone (`language_embedding:
-masked`): masks and placeholders learn which language is wanted, real tokens stay free of it, and the exported model,
-which has none, loses nothing.
+Embedding = token + position + language. By default (`language_embedding: masked`) only <mask> gets the language embedding.
+It tells masks and placeholders which language is wanted. Other tokens do not use it, so the exported model, which has none,
+loses nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Embeddings(nn.Module):
 
 
 class Layer(nn.Module):
-    """One post-LN transformer layer: hidden [B, S, D] -> hidden [B, S, D], or [N, D] of the positions that are wanted."""
+    """One post-LN transformer layer: hidden [B, S, D] -> hidden [B, S, D], or [N, D] at the positions `wanted_N`."""
 
     def __init__(self, config: ModelConfig, norm: Norm = nn.LayerNorm) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Layer(nn.Module):
         attention_dropout = self.config.attention_dropout if self.training else 0.0
         attended = attend(query, key, value, mask, attention_dropout).transpose(1, 2).reshape(B, S, D)
         hidden = hidden_BSD
-        if wanted_N is not None:  # behind attention no position needs another
+        if wanted_N is not None:  # after attention, positions are independent
             attended, hidden = attended.flatten(0, 1)[wanted_N], hidden.flatten(0, 1)[wanted_N]
         hidden = self.attention_norm(hidden + self._dropped(self.attention_out(attended)))
         return self.ffn_norm(hidden + self._dropped(self.ffn_out(self.ffn_in(hidden))))
@@ -78,10 +78,10 @@ class Layer(nn.Module):
 
 
 class Encoder(PretrainingModel):
-    """The backbone of our own: embeddings and layers, with the heads that its shape names."""
+    """Our own backbone: embeddings and layers, with the heads that `config` names."""
 
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", specials: Specials | None = None) -> None:
-        """`device`: where it will run, which decides on kernels; `specials`: of the data's vocabulary, XLM-R's if None."""
+        """`device`: where it will run; kernels are chosen for it. `specials`: of the data's vocabulary; None: XLM-R's."""
         super().__init__()
         self.config, specials = config, specials or Specials.xlm_r(config.vocab)
         head_size = config.hidden_size // config.num_heads
@@ -114,7 +114,7 @@ class Encoder(PretrainingModel):
         return self
 
     def compile_for(self, batch: PackedBatch[Tensor]) -> None:
-        """Compile what training on micro-batches of this one's shape needs: minutes, where something is compiled at all."""
+        """Compile the kernels for training on micro-batches of this shape: minutes with flex, nothing without it."""
         heads, dtype = self.config.num_heads, self.embeddings.word.weight.dtype
         mask = build_mask(self.attention_choice.value, batch)
         compile_attention(mask, heads, self.config.hidden_size // heads, dtype)
@@ -126,7 +126,7 @@ class Encoder(PretrainingModel):
         wanted_N: Tensor | None = None,
         tied: TiedGradient | None = None,
     ) -> Tensor:
-        """As in PretrainingModel; of the last layer, what is not wanted costs no feed-forward."""
+        """As in PretrainingModel. The last layer's feed-forward runs only at `wanted_N`."""
         mask = build_mask(self.attention_choice.value, batch)
         hidden = self.embeddings(batch.input_ids_BS, batch.position_ids_BS, batch.language_BS, tied)
         wanted_N = None if wanted_N is None else wanted_N.long()

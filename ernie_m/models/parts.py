@@ -1,7 +1,7 @@
-"""Which part of a model a parameter belongs to, and which layer: found by structure and name, for any encoder.
+"""Which part and which layer of a model a parameter belongs to: found by structure and name, for any encoder.
 
-Layers are lists of modules of length `num_layers`; embeddings are what is called so outside of them; heads lie in `heads`.
-The word embedding is the embeddings', also where a head's output matrix is the same Parameter.
+Layers are the module lists of length `num_layers`. Embeddings are parameters outside of them with "emb" in their names.
+Heads are in `heads`. The word embedding belongs to the embeddings, also if a head's output matrix is the same Parameter.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.objectives import EMBEDDINGS, ENCODER, HEADS_PART
 
 EMBEDDED = -1
-"""The number of embeddings among layers."""
+"""The layer number of embeddings."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A part (of ernie_m.rows.objectives.PARTS), and the layer from 0; None above the layers, and where there is no list."""
+    """A part (one of ernie_m.rows.objectives.PARTS) and a layer, from 0; None above the layers or if none are found."""
 
     part: str
     layer: int | None = None
 
 
 def layer_by_name(model: nn.Module, prefix: str, num_layers: int) -> Callable[[str], int | None] | None:
-    """Parameter name -> number of its layer from 0, EMBEDDED for embeddings, None for what is above the layers.
+    """A function: parameter name -> its layer, from 0; EMBEDDED for embeddings, None for parameters above the layers.
 
-    Looks at names that begin with `prefix`. None where the layers cannot be told apart (ALBERT shares them).
+    Only names that begin with `prefix` count. Returns None if there is no list of layers (ALBERT shares one layer).
     """
     lists = [
         re.escape(name)
@@ -51,12 +51,12 @@ def layer_by_name(model: nn.Module, prefix: str, num_layers: int) -> Callable[[s
 
 
 def is_embedding(name: str, prefix: str) -> bool:
-    """Whether a parameter that is in no layer is an embedding, or belongs to the embeddings' module."""
+    """Whether a parameter outside of the layers is an embedding or in an embedding module, by its name."""
     return re.match(rf"{re.escape(prefix)}(?:.*[._])?emb(?:ed\w*)?(?:[._]|$)", name) is not None
 
 
 def places_of(model: PretrainingModel) -> dict[str, Place]:
-    """Where each parameter of a backbone with heads belongs, by name."""
+    """The place of each parameter of a backbone with heads, by name."""
     layer_of = layer_by_name(model, model.backbone_prefix, model.num_layers)
     return {name: _place(name, model.backbone_prefix, layer_of) for name, _ in model.named_parameters()}
 
@@ -71,8 +71,8 @@ def _place(name: str, prefix: str, layer_of: Callable[[str], int | None] | None)
 def rate_factors_of(
     model: PretrainingModel, factors: Mapping[str, float] | None, layer_decay: float | None
 ) -> dict[str, float]:
-    """Parameter name -> factor of the learning rate: its part's, times decay^(L-i) for layer i of L from 0, decay^(L+1) for
-    embeddings. Raises InputError where layers are to have rates of their own and cannot be told apart."""
+    """Parameter name -> factor of the learning rate: that of its part, times decay^(L-i) for layer i of L, from 0, or
+    decay^(L+1) for embeddings. Raises InputError if `layer_decay` is given and there is no list of layers."""
     places, decay = places_of(model), 1.0 if layer_decay is None else layer_decay
     if decay != 1.0 and not any(place.layer is not None for place in places.values()):
         raise InputError(

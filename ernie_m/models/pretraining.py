@@ -1,6 +1,6 @@
-"""What is pre-trained: a backbone with heads. The backbone gives states; the heads make losses of them.
+"""The model that is pre-trained: a backbone with heads. The backbone computes states, the heads the losses.
 
-Everything a rank asks of it goes through `forward`, as ZeRO-3 wants it.
+Ranks call only `forward`: ZeRO-3 gathers weights there.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ernie_m.rows.objectives import TOKEN
 
 
 class PretrainingModel(nn.Module):
-    """A backbone, which gives `hidden_states`, with the heads that its objectives ask."""
+    """A backbone, with its `hidden_states`, and the heads that its objectives need."""
 
     heads: nn.ModuleDict
     backbone_prefix = ""
-    """Beginning of the backbone's parameters' names."""
+    """How the names of the backbone's parameters begin."""
 
     @property
     @abstractmethod
@@ -41,19 +41,19 @@ class PretrainingModel(nn.Module):
         wanted_N: Tensor | None = None,
         tied: TiedGradient | None = None,
     ) -> Tensor:
-        """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last).
+        """Hidden states [B, S, D] after `layer` (0: embeddings; None: the last).
 
-        With `wanted_N`, flat positions in B x S, only theirs behind the last layer, [N, D]. `tied` is for a loss by the
-        token head that was given the same.
+        `wanted_N`: flat positions in B x S; then only their states, [N, D]. `tied`: the object that the token head gets in
+        the same forward.
         """
 
     @property
     def token_head(self) -> TokenHead:
-        """The head that predicts tokens, and writes BTMLM's."""
+        """The head that predicts tokens; BTMLM's generation uses it too."""
         return cast(TokenHead, self.heads[TOKEN])
 
     def forward(self, batch: PackedBatch[Tensor], request: LossRequest | None = None) -> tuple[Tensor, Tensor] | Tensor:
-        """With a request: (loss, summed nll fp64 [M]). Without: stage 1 of BTMLM, pseudo tokens int32 [K]."""
+        """With a request: (loss, summed nll fp64 [M]). Without: BTMLM's generation, pseudo tokens int32 [K]."""
         if request is None:
             assert batch.generation is not None
             first = stage_1(batch, batch.generation)
@@ -62,13 +62,13 @@ class PretrainingModel(nn.Module):
             tied = tied_gradient(batch.input_ids_BS) if TOKEN in self.heads else None
             states_ND = self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied)
         if not request.trains_backbone:
-            states_ND.requires_grad_()  # ends here; ZeRO 3 gives a head's weights back when its input has a gradient
+            states_ND.requires_grad_()  # it goes no further; ZeRO-3 frees a head's weights when its input has a gradient
         nll_N = self._nll(states_ND, batch, tied)
         loss = weighted_loss(nll_N, batch.loss_N, request.scales_L)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
 
     def _nll(self, states_ND: Tensor, batch: PackedBatch[Tensor], tied: TiedGradient | None) -> Tensor:
-        """Of each prediction, fp32 [N]: every head runs, on its own share."""
+        """nll of each prediction, fp32 [N]. Every head runs, on its own predictions."""
         sizes = [batch.head_sizes.get(name, 0) for name in self.heads]
         assert sum(sizes) == len(batch.predicted_N), f"predictions for {dict(batch.head_sizes)}, heads {[*self.heads]}"
         columns = (states_ND, batch.predicted_N, batch.labels_N)
@@ -83,7 +83,7 @@ class PretrainingModel(nn.Module):
 
 @contextlib.contextmanager
 def without_training(model: nn.Module) -> Iterator[None]:
-    """No gradient and no dropout inside the block; the model's mode is restored behind it."""
+    """No gradient and no dropout inside the block; the model's mode is restored after it."""
     was_training = model.training
     model.eval()
     try:
@@ -94,7 +94,7 @@ def without_training(model: nn.Module) -> Iterator[None]:
 
 
 def stage_1(batch: PackedBatch[Tensor], generation: Generation[Tensor]) -> PackedBatch[Tensor]:
-    """The rows with placeholders as BTMLM's stage 1 reads them: nothing corrupted, its own reads table."""
+    """The rows with placeholders as BTMLM's generation reads them: not corrupted, with `generation_reads`."""
     rows = generation.rows_R.long()
     return replace(
         batch,

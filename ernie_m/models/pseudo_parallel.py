@@ -1,7 +1,7 @@
-"""BTMLM stage 1: the model writes pseudo-parallel tokens into the placeholders of its own batch.
+"""BTMLM's generation (the paper's stage 1): the model writes pseudo tokens into the placeholders of its own batch.
 
-All placeholders of a document are predicted at once from the uncorrupted sentence and their target language, without
-gradient and without dropout; the ids go into the slots on the device, and stage 2 trains on the completed row.
+All placeholders of a document are predicted at once, from the uncorrupted sentence and their target language, without
+gradient and without dropout. The ids are written into the placeholders on the device. Then the completed row is trained on.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ernie_m.rows.batch import PackedBatch
 
 
 def fill_placeholders(model: nn.Module, batch: PackedBatch[Tensor]) -> PackedBatch[Tensor]:
-    """The batch with the pseudo tokens of `model` in its slots; unchanged when it carries no generation.
+    """The batch with the pseudo tokens of `model` in its placeholders; unchanged if it has no generation.
 
-    Under ZeRO-3 every rank must call this on the same micro-batches; `pack(generates=True)` sees to that.
+    Under ZeRO-3 all ranks must call this for the same micro-batches; `pack(generates=True)` makes sure of it.
     """
     if batch.generation is None:
         return batch

@@ -1,6 +1,6 @@
 """Retrieval: is a sentence's nearest neighbour, by cosine of mean-pooled hidden states, its translation?
 
-`mean_pooled` makes the vectors, `accuracy_at_1` compares them in both directions. Any Hugging Face encoder will do.
+`mean_pooled` makes the vectors, `accuracy_at_1` compares them in both directions. Works with any Hugging Face encoder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ernie_m.base.console import InputError, Progress
 
 
 def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
-    """Two line-aligned UTF-8 files; raises InputError when they are missing, empty or of unequal length."""
+    """The lines of two line-aligned UTF-8 files. Raises InputError if one is missing or empty, or their lengths differ."""
     sides = []
     for path in (source, target):
         try:
@@ -50,13 +50,13 @@ def nearest(queries_ND: Tensor, keys_KD: Tensor, piece: int = 2048) -> Tensor:
 
 
 def mean_over_tokens(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-    """Mean of the states of real tokens (mask 1), special ones included; axes in front of B are kept: [..., B, D]."""
+    """Mean of the states of real tokens (mask 1), special tokens included; axes before B are kept: [..., B, D]."""
     weights = mask_BS[:, :, None].to(states_BSD.dtype)
     return (states_BSD * weights).sum(-2) / weights.sum(-2)
 
 
 def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], device: torch.device, note: str) -> Tensor:
-    """Mean over tokens of every layer's hidden states of a Hugging Face encoder: fp32 [layers + 1, N, D] on the CPU."""
+    """Mean over tokens of the hidden states of every layer of a Hugging Face encoder: fp32 [layers + 1, N, D], on CPU."""
     order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     pooled: list[Tensor] = [torch.empty(0)] * len(sentences)
     progress = Progress(f"encoding {note}", len(sentences), "sentences")

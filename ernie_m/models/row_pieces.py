@@ -1,8 +1,9 @@
-"""Attention without the pairs that nobody reads: rows are cut between documents, and each piece attends to itself alone.
+"""Attention with fewer unread pairs: rows are cut between documents, and each piece attends only to itself.
 
-No document reads another (ernie_m.rows.attention_rule), so most of the dense S x S attention of a row of sentence pairs is
-computed for the mask to throw away. Pieces of at least LEAST positions, each cut at the next border, need about LEAST / S of
-it. Where to cut is read from the batch by the host: free on CPU; on a GPU it would wait (flex skips blocks there).
+No document reads another (ernie_m.rows.attention_rule), so in a row of sentence pairs most of the dense S x S attention is
+masked out. A piece has at least LEAST positions and ends at the next border of a document. Pieces compute about LEAST / S of
+the pairs. The host reads from the batch where to cut: this costs nothing on CPU, but it would have to wait for a GPU (flex
+skips blocks there).
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from ernie_m.rows.attention_rule import MaskRule, dense_mask
 from ernie_m.rows.batch import PackedBatch
 
 LEAST = 96
-"""Positions of a piece that is worth a call (docs/log/speed.md)."""
+"""Least positions of a piece: a shorter one is not worth its own call (docs/log/speed.md)."""
 MOST = 0.5
-"""Share of the rows' pairs up to which pieces are taken."""
+"""Pieces are used if they compute at most this share of the rows' pairs."""
 
 
 @dataclass(frozen=True)
 class RowPieces:
-    """Consecutive pieces of the B x S positions: how long each is, and who reads whom in it, bool [1, 1, L, L]."""
+    """Consecutive pieces of the B x S positions: the length of each, and its mask, bool [1, 1, L, L]."""
 
     lengths: list[int]
     masks: list[Tensor]
 
 
 def row_pieces(rule: MaskRule, batch: PackedBatch[Tensor]) -> RowPieces | None:
-    """The rows of a micro-batch in pieces; None where they would save too little to be worth their calls."""
+    """The rows of a micro-batch in pieces; None if pieces would save too little."""
     num_rows, sequence_length = batch.document_BS.shape
     spans = [(row, start, stop) for row in range(num_rows) for start, stop in _cut(batch.document_BS[row])]
     lengths = [stop - start for _, start, stop in spans]
@@ -51,7 +52,7 @@ def _cut(document_S: Tensor) -> Iterator[tuple[int, int]]:
 
 
 def attend_in_pieces(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, pieces: RowPieces, dropout: float) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v under the pieces' masks, [B, H, S, E]."""
+    """softmax(q k^T / sqrt(E)) v under the masks of the pieces, [B, H, S, E]."""
     B, H, S, E = query_BHSE.shape
     of_positions = [tensor.transpose(1, 2).reshape(B * S, H, E) for tensor in (query_BHSE, key_BHSE, value_BHSE)]
     cut = [tensor.split(pieces.lengths) for tensor in of_positions]

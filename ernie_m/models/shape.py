@@ -1,4 +1,4 @@
-"""The shape of the encoder: the section `model` of a recipe. No torch: a doctor and a planner read it too."""
+"""The shape of the encoder: the section `model` of a recipe. Needs no torch: the doctor and the planner read it too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ernie_m.rows.objectives import HEADS, TOKEN
 
 Attention = Literal["auto", "sdpa", "pieces", "flex"]
 SMALLEST_FLEX_HEAD = 16
-"""Numbers a head must have for flex on a GPU: torch refuses smaller ones when it compiles."""
+"""Least size of an attention head for flex on a GPU: torch refuses to compile smaller ones."""
 
 
 @section
@@ -35,11 +35,11 @@ class ModelConfig(Section):
     max_positions: Annotated[int, Range(least=18, most=2**20)] = 514
     """Size of the position table; ids start at 2, so 514 allow 512 tokens."""
     language_embedding: Literal["masked", "all", "none"] = "masked"
-    """Which tokens carry their language: <mask> alone, all (XLM) or none."""
+    """Which tokens get a language embedding: only <mask>, all (XLM) or none."""
     dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.1
-    """Dropout of hidden states; 0 when starting from XLM-R (InfoXLM)."""
+    """Dropout of hidden states; InfoXLM, which starts from XLM-R, has 0."""
     attention_dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.0
-    """Dropout of attention weights; leaves the fast attention path."""
+    """Dropout of attention weights; above 0, flex cannot be used."""
     attention: Attention = "auto"
     """Attention backend; auto takes flex on GPUs from sm80 on, sdpa on older ones, pieces on CPU."""
     activation_checkpointing: bool = False
@@ -47,9 +47,9 @@ class ModelConfig(Section):
     layer_norm_eps: Annotated[float, Range(above=0, most=1)] = 1e-5
     """Epsilon of layer norms."""
     initializer_range: Annotated[float, Range(above=0, most=1000)] = 0.02
-    """Standard deviation of the initial weights; narrow models want more than BERT's 0.02 (docs/log/learning.md)."""
+    """Standard deviation of the initial weights; narrow models need more than BERT's 0.02 (docs/log/learning.md)."""
     heads: tuple[str, ...] | None = None
-    """Heads beside the encoder; null takes those that the stages' objectives ask (token alone where there are none)."""
+    """Heads of the model; null takes those that the stages' objectives need (only token if there are no stages)."""
 
     def check(self) -> None:
         known = all(name in HEADS for name in self.heads or ())
@@ -59,7 +59,7 @@ class ModelConfig(Section):
         self.require(not flex_drops, "attention_dropout", "0 with attention=flex, which has none")
 
     def resolved(self, vocab_size: int, num_languages: int) -> ModelConfig:
-        """This shape with the data's vocabulary and languages; InputError where it names others."""
+        """This shape with the data's vocabulary and languages. Raises InputError if it names others."""
         for key, of_data in (("vocab_size", vocab_size), ("num_languages", num_languages)):
             if getattr(self, key) not in (None, of_data):
                 raise InputError(f"model.{key}: {getattr(self, key)}; expected {of_data}, the data's (or null)")
@@ -67,7 +67,7 @@ class ModelConfig(Section):
 
     @property
     def head_size(self) -> int:
-        """Numbers of an attention head."""
+        """Width of an attention head."""
         return self.hidden_size // self.num_heads
 
     @property
@@ -81,5 +81,5 @@ class ModelConfig(Section):
 
 
 def longest_document(config: ModelConfig) -> int:
-    """Positions that one document may take."""
+    """Most positions that one document may take."""
     return config.max_positions - FIRST_POSITION_ID

@@ -1,4 +1,4 @@
-"""How large a model is, by arithmetic: no torch, no weights."""
+"""How large a model is, computed from its shape: without torch, without weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ernie_m.rows.objectives import SENTENCE, TOKEN
 
 @dataclass(frozen=True)
 class HeadSize:
-    """What a head says of itself: `parameters` of its own, and weights of the `matrices` that each prediction passes."""
+    """`parameters`: number of the head's own parameters. `matrices`: weights of the matrices that a prediction passes."""
 
     parameters: Callable[[ModelConfig], int]
     matrices: Callable[[ModelConfig], int]
@@ -32,14 +32,14 @@ HEAD_SIZES = {
     ),
     SENTENCE: HeadSize(
         parameters=lambda config: _square(config) + config.hidden_size,
-        matrices=_square,  # beside it a cosine for each other sentence of the row: nothing
+        matrices=_square,  # and a cosine for each other sentence of the row, which is too little to count
     ),
 }
-"""Of each head of ernie_m.models.heads (a test compares them)."""
+"""The size of each head of ernie_m.models.heads (a test compares them)."""
 
 
 def parameter_count(config: ModelConfig) -> int:
-    """Parameters of the encoder and the heads of that shape; XLM-R's vocabulary where it leaves that to the data."""
+    """Number of parameters of the encoder and its heads. If the shape has no `vocab_size`, XLM-R's is taken."""
     D, F = config.hidden_size, config.ffn_size
     norm = 2 * D
     embeddings = (config.vocab + config.max_positions + 1 + (config.num_languages or 0)) * D + norm

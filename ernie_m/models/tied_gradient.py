@@ -1,9 +1,10 @@
-"""The gradient of a matrix that is input embedding and output layer in one: made by the head, finished by the embedding.
+"""The gradient of a matrix that is both input embedding and output matrix: the head computes it, the embedding completes it.
 
-autograd adds the two up in a third tensor. At 250,002 words that is 0.7 GiB, the rows of a few thousand tokens in it, at the
-moment when a step holds most. Here the head's backward leaves its gradient in a `TiedGradient`, and the embedding's, which
-always runs last, adds its rows in place and hands the whole to autograd. The room for it is taken before the forward's
-activations are: theirs would else be cut out of the hole that the last step's gradient left, and the next one need a new.
+autograd would add the two gradients in a third tensor. With 250,002 words it takes 0.7 GiB, for the rows of a few thousand
+tokens, when a step uses most memory. Here the head's backward stores its gradient in a `TiedGradient`. The embedding's
+backward, which always runs last, adds its rows in place and gives the sum to autograd. Memory for it is allocated before the
+activations of the forward. Otherwise these would take the place of the last step's gradient, and the next one would need new
+memory.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from torch.autograd.function import once_differentiable
 
 
 class TiedGradient:
-    """Where one forward and backward keeps the head's gradient [V, D] until the embedding's backward.
+    """Holds the head's gradient [V, D] until the embedding's backward, for one forward and backward.
 
-    `room`: memory for it, from the embedding's forward to the head's backward.
+    `room`: memory for it, from the embedding's forward until the head's backward.
     """
 
     room: Tensor | None = None
     gradient: Tensor | None = None
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
-        """a @ b, in the room."""
+        """a @ b, written into `room`."""
         room, self.room = self.room, None
         return a @ b if room is None else torch.mm(a, b, out=room)
 
 
 def tied_gradient(ids: Tensor) -> TiedGradient | None:
-    """One for a forward of `ids` with gradient; None on GPUs, where an addition of rows that repeat is not deterministic."""
+    """One for a forward of `ids` with gradient; None on GPUs, where adding to repeated rows is not deterministic."""
     return None if ids.is_cuda or not torch.is_grad_enabled() else TiedGradient()
 
 
 def embedding_rows(ids: Tensor, weight_VD: Tensor, padding_id: int, tied: TiedGradient | None) -> Tensor:
-    """F.embedding, [*ids, D]; with `tied`, backward gives the weight the head's gradient and these rows' together."""
+    """F.embedding, [*ids, D]. With `tied`, its backward returns the sum of the head's gradient and its own."""
     if tied is None:
         return F.embedding(ids, weight_VD, padding_id)
     return _EmbeddingRows.apply(ids, weight_VD, padding_id, tied)  # type: ignore[no-untyped-call]

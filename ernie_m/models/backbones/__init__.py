@@ -1,6 +1,6 @@
-"""Encoders of transformers as backbones: packing, predicted-only heads and leak-free objectives for any of them.
+"""Encoders of transformers as backbones, with packing, heads at predicted positions only, and objectives that do not leak.
 
-In:     a model that transformers opened.   Out: hidden states of a PackedBatch, and a head on chosen ones.
+In:     a model that transformers opened.   Out: hidden states of a PackedBatch, and losses of heads.
 Knows:  transformers' attention-interface registry; not files.
-Start:  encoder (ForeignEncoder), then rule (how who-reads-whom gets to every layer), then checks (what is refused).
+Start:  encoder (ForeignEncoder), then rule (how the attention rule gets to every layer), then checks (what is refused).
 """

@@ -1,11 +1,12 @@
-"""Which models of transformers the rule can be carried into: by what their class says, then by trying.
+"""Which models of transformers can use the attention rule: first by what their class says, then by a trial.
 
-No list of classes could be relied on: what a class does with its masks, windows and positions changes between releases of
-transformers, in silence. So two short documents are packed side by side when a model is taken, and three things must hold:
+A list of classes would not be enough: what a class does with masks, windows and positions may change with any release of
+transformers. So each model is tried on a row of two short documents, and three things must hold:
 
-1. each layer asked our attention function, once;
-2. the second document's states are bit-equal when the first one's words change, and the other way round;
-3. they are the class's own of that document alone, with its own attention and windows, wherever its tokens stand in the row.
+1. Each layer calls our attention function, once.
+2. The states of one document are bit-equal when the words of the other one change.
+3. They are the states that the class itself computes for that document alone, with its own attention and windows, in any
+   order of its tokens in the row.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, PackedBatch
 SHORT = 7
 PADDING = 3
 MOST = 600
-"""Tokens of the longer document, which should be longer than what a window lets it read."""
+"""Most tokens of the longer document; it should be longer than any window."""
 TOLERANCE = 1e-3
-"""Of the states' greatest, in fp32: far from rounding (1e-6) and from a position or window that is off by one (1e-2)."""
+"""Largest difference, as a share of the greatest state, in fp32. Rounding gives 1e-6, an error of one position 1e-2."""
 LIBRARY = "transformers."
 
 
 class Backbone(Protocol):
-    """What is tried of ernie_m.models.backbones.encoder.ForeignEncoder."""
+    """The part of ernie_m.models.backbones.encoder.ForeignEncoder that the trial needs."""
 
     encoder: Any
     batch_first_position: int
@@ -49,7 +50,7 @@ class Backbone(Protocol):
 
 
 def check_class(model: Any, name: str) -> None:
-    """Raise InputError, in one line, for what is no encoder whose layers ask transformers' registry for their attention."""
+    """Raise InputError unless it is an encoder of transformers whose layers take their attention from its registry."""
     kind = model.config.model_type
     if not type(model).__module__.startswith(LIBRARY):
         what = "its Python code is its own, and may do anything with masks"
@@ -65,9 +66,9 @@ def check_class(model: Any, name: str) -> None:
 
 
 def check_rule_is_carried(backbone: Backbone, name: str) -> None:
-    """Leave the model with our attention; raise InputError where one of the three does not hold.
+    """Switch the model to our attention. Raises InputError if one of the three things does not hold.
 
-    Weights on the meta device are not tried.
+    A model on the meta device is not tried.
     """
     model = backbone.whole
     if any(parameter.is_meta for parameter in model.parameters()):
@@ -114,17 +115,17 @@ def _what_is_wrong(backbone: Backbone) -> str:
 
 
 def _ids(backbone: Backbone, num_tokens: int, rng: torch.Generator) -> Tensor:
-    """Any words but padding, from which some classes count positions."""
+    """Random ids, but no padding: some classes count positions from it."""
     ids = torch.randint(0, backbone.vocab_size - 1, (num_tokens,), generator=rng)
     padding = backbone.whole.config.pad_token_id
     return ids if padding is None else ids + (ids >= padding)
 
 
 def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor, order: Tensor) -> PackedBatch[Tensor]:
-    """A row of two documents, all read all, and padding; the second one's tokens stand in another order than they have.
+    """A row of two documents, where all tokens of a document read each other, and padding.
 
-    That is what tokens at others' positions, such as inserted masks, are to a model; in order, rotary ones would do without
-    position ids.
+    The tokens of the second document are shuffled, but keep their position ids. So a model that ignores position ids, and
+    would place inserted masks wrongly, is found out. In order, one with rotary positions would pass without them.
     """
     lengths = torch.tensor([len(first), len(second), PADDING])
     document = torch.tensor([0, 1, PAD_DOCUMENT]).repeat_interleave(lengths)

@@ -1,7 +1,7 @@
 """A model of transformers as a backbone: hidden states of packed rows, under the one attention rule.
 
-What differs from our own encoder is put right here: position ids start where the model's do, token types are 0, no language
-is embedded, and dropout of attention is as the model has it unless told otherwise.
+The differences to our own encoder: position ids start where the model's do, token types are 0, there is no language
+embedding, and the attention dropout is the model's unless another is given.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ernie_m.rows.objectives import TOKEN
 
 
 class ForeignEncoder(PretrainingModel):
-    """An opened model of transformers that reads by our rule, with a head on chosen states.
+    """A model of transformers under our attention rule, with heads.
 
-    The model's modules are used as they are, not copied. `whole` goes on sharing them, so that it can be saved; its own
-    forward is no longer of use (its attention is ours), but a copy's is, once `set_attn_implementation("sdpa")`.
+    The model's modules are used, not copied. `whole` shares them, so that it can be saved. Its own forward cannot be used
+    any more, since its attention is ours. A copy's can, after `set_attn_implementation("sdpa")`.
     """
 
     backbone_prefix = "encoder."
@@ -45,12 +45,12 @@ class ForeignEncoder(PretrainingModel):
         specials: Specials | None = None,
         heads: tuple[str, ...] = (TOKEN,),
     ) -> None:
-        """`model`: in fp32, bare or with its head of masked words; where it stands it is tried on a few tokens.
+        """`model`: in fp32, with or without its masked-language head; it is tried on a few tokens, on its own device.
 
-        `attention`, `device`, `activation_checkpointing`: as for our own encoder. `attention_dropout`: None is the model's.
-        `seed`: of a head, if it gets a new one. `name`: what to call it in errors. `specials`: of the data's vocabulary,
-        XLM-R's if None. `heads`: those its objectives ask.
-        Raises InputError for models that are no encoders, or that the rule cannot be carried into.
+        `attention`, `device`, `activation_checkpointing`: as for our own encoder. `attention_dropout`: None: the model's.
+        `seed`: for the weights of new heads. `name`: the model's name in errors. `specials`: of the data's vocabulary;
+        None: XLM-R's. `heads`: those that its objectives need.
+        Raises InputError if the model is not an encoder, or cannot use the attention rule.
         """
         super().__init__()
         name = name or type(model).__name__
@@ -79,7 +79,7 @@ class ForeignEncoder(PretrainingModel):
 
     @property
     def head(self) -> ForeignTokenHead:
-        """Of masked words."""
+        """The head that predicts tokens."""
         return cast(ForeignTokenHead, self.heads[TOKEN])
 
     @property
@@ -117,13 +117,13 @@ class ForeignEncoder(PretrainingModel):
 
     @property
     def first_position(self) -> int:
-        """Position id of a document's first token: behind the padding's, where the table has a row for that."""
+        """Position id of a document's first token: the one after padding's if the position table has one, else 0."""
         table = self._position_table
         return 0 if table is None or table.padding_idx is None else table.padding_idx + 1
 
     @property
     def longest_document(self) -> int | None:
-        """Positions that one document may take; None where neither a table nor the configuration has a limit."""
+        """Most positions of a document; None if neither the position table nor the configuration sets a limit."""
         table = self._position_table
         if table is not None:
             return table.num_embeddings - self.first_position
@@ -131,12 +131,12 @@ class ForeignEncoder(PretrainingModel):
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Positions on either side that layers with a sliding window read, distinct and in order; () where none has one."""
+        """How far layers with a sliding window read to each side: distinct, ascending; () if no layer has one."""
         said = {getattr(module, "sliding_window", None) for module in self.encoder.modules()}
         return tuple(sorted(window - 1 for window in said if isinstance(window, int)))
 
     def names_in_class(self) -> dict[str, str]:
-        """What `whole` calls each parameter, by its name here; a new head's own parameters are not among them."""
+        """Name here -> name in `whole`, of each parameter; parameters of new heads are left out."""
         of_class = {id(parameter): name for name, parameter in self.whole.named_parameters()}
         named = ((name, of_class.get(id(parameter))) for name, parameter in self.named_parameters())
         return {name: there for name, there in named if there is not None}
@@ -148,10 +148,10 @@ class ForeignEncoder(PretrainingModel):
         wanted_N: Tensor | None = None,
         tied: TiedGradient | None = None,
     ) -> Tensor:
-        """Hidden states [B, S, D] behind `layer` (0: embeddings; default: the last), as the class itself numbers them.
+        """Hidden states [B, S, D] after `layer` (0: embeddings; None: the last), numbered as in the class.
 
-        With `wanted_N`, flat positions in B x S, only theirs, [N, D]. `tied` is for a loss by the head that was given the
-        same, and is left alone where the head is not tied.
+        `wanted_N`: flat positions in B x S; then only their states, [N, D]. `tied`: the object that the token head gets in
+        the same forward; it is not used if the head is not tied.
         """
         is_last = layer in (None, self.num_layers)
         wanted_N = None if wanted_N is None else wanted_N.long()
@@ -162,11 +162,11 @@ class ForeignEncoder(PretrainingModel):
         return hidden[0] if rows.is_cut else hidden.flatten(0, 1)[wanted_N]
 
     def rows_read(self, batch: PackedBatch[Tensor], wanted_N: Tensor | None = None) -> RowsRead:
-        """Who reads whom in a micro-batch, as the layers ask for it."""
+        """What the layers need to know of a micro-batch: who reads whom."""
         return RowsRead(batch, self.attention_choice.value, self.attention_dropout, wanted_N)
 
     def states(self, rows: RowsRead, layer: int | None = None, tied: TiedGradient | None = None) -> Tensor:
-        """[B, S, D] behind `layer`, the last by default; [1, N, D] if `rows.is_cut` says so afterwards."""
+        """States after `layer` (None: the last), [B, S, D]; or [1, N, D] if `rows.is_cut` is true afterwards."""
         batch = rows.batch
         position_BS = (batch.position_ids_BS.long() - self.batch_first_position).clamp(min=0) + self.first_position
         output = self.encoder(
@@ -188,9 +188,9 @@ class ForeignEncoder(PretrainingModel):
 
 
 def _keep_wanted(module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any) -> Any:
-    """A forward hook on the last layer's attention: behind it no position needs another, the wanted ones go on alone.
+    """A forward hook on the last layer's attention. After it positions are independent, so only the wanted ones go on.
 
-    Not where none is wanted: some classes look at the first position of what is left.
+    If none is wanted, all go on: some classes look at the first position of what is left.
     """
     rows: RowsRead | None = keywords.get(KEYWORD)
     if rows is None or rows.wanted_N is None or not len(rows.wanted_N):

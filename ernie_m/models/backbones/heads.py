@@ -1,7 +1,7 @@
-"""The masked-language heads of transformers' classes, taken apart: what is done to a state, then a matrix of words.
+"""The masked-language heads of transformers' classes, in two parts: the transform of a state, and the output matrix.
 
-HEADS is the one place that knows how a class calls its parts. A new class with a head of its own is one line there; a model
-that has none, or an unknown one, gets a new one, tied to its word embeddings.
+HEADS is the one place that knows the names of a class's parts. A new class is one line there. A model without such a head,
+or of an unknown class, gets a new one, tied to its word embeddings.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from ernie_m.models.heads import Targets, TokenHead
 from ernie_m.models.tied_gradient import TiedGradient
 
 GELU = ""
-"""In `transform`: the activation that a head calls as a function."""
+"""In `transform`: the activation, where the class calls it as a function and has no module for it."""
 NEW_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
 class HeadNames:
-    """Dotted names in the class: the modules that a state passes, in their order, and the linear layer behind them."""
+    """Dotted names in the class: the modules that a state goes through, in order, and the linear layer after them."""
 
     transform: tuple[str, ...]
     decoder: str
     last_attention: str = ""
-    """In the bare encoder: the module of the last layer behind which no position needs another, residual included."""
+    """In the bare encoder: the last layer's attention module, residual included; after it positions are independent."""
 
 
 _BERT = HeadNames(("cls.predictions.transform",), "cls.predictions.decoder", "encoder.layer.{last}.attention")
@@ -58,10 +58,10 @@ HEADS = {
 
 
 class ForeignTokenHead(TokenHead):
-    """States [N, D] -> what is said of their words. The matrix is the class's decoder, usually the embeddings' Parameter.
+    """States [N, D] -> nll or tokens, as in TokenHead. The output matrix is the class's decoder, usually the word embedding.
 
-    It is registered here as well: ZeRO-3 then gathers it when the head runs. `is_tied`: it is the embeddings', and a
-    TiedGradient may carry its gradient to theirs.
+    The matrix is registered here too, so that ZeRO-3 gathers it when the head runs. `is_tied`: it is the word embedding, and
+    a TiedGradient may be used.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class ForeignTokenHead(TokenHead):
             self.register_buffer("decoder_bias", weight.new_zeros(len(weight)), persistent=False)
 
     def transformed(self, states: Tensor) -> Tensor:
-        """States [..., D] as the output matrix takes them."""
+        """The input of the output matrix, [..., D], from states [..., D]."""
         hidden: Tensor = self.transform(states)
         return hidden
 
     def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
-        """As in TokenHead; `tied` is left alone without `is_tied`."""
+        """As in TokenHead; `tied` is used only if `is_tied`."""
         return super().forward(states_ND, targets, tied if self.is_tied else None)
 
 
 def token_head(model: Any, words: nn.Embedding, seed: int, specials: Specials) -> tuple[ForeignTokenHead, Choice]:
-    """The head of a model of transformers, or a new one drawn from `seed` on its `words`; and which, with the reason."""
+    """The head of a model of transformers, or a new one drawn from `seed`, tied to `words`; and which, with the reason."""
     decoder, names = model.get_output_embeddings(), HEADS.get(model.config.model_type)
     if decoder is None:
         return new_head(model.config, words, seed, specials), Choice(
@@ -107,7 +107,7 @@ def token_head(model: Any, words: nn.Embedding, seed: int, specials: Specials) -
 
 
 def new_head(config: Any, words: nn.Embedding, seed: int, specials: Specials) -> ForeignTokenHead:
-    """Dense, GELU, layer norm, and the words' own matrix with a bias of zero; the dense layer is drawn from `seed`."""
+    """Dense (drawn from `seed`), GELU, layer norm, then the word embedding as output matrix, with a bias of zero."""
     width, device, dtype = words.embedding_dim, words.weight.device, words.weight.dtype
     dense = nn.Linear(config.hidden_size, width, device=device, dtype=dtype)
     rng = torch.Generator().manual_seed(seed)

@@ -1,11 +1,11 @@
-"""How the attention rule gets into a model of transformers: one attention function in its registry, one keyword.
+"""How the attention rule gets into a model of transformers: through an attention function in its registry, and a keyword.
 
-1. The function's name has no builder of masks in transformers, so that models build none and hand None to their layers.
-2. The models' forwards pass keywords that they do not know on to every layer, and layers to the attention function: KEYWORD.
-3. Layers with a sliding window say so to the function. Their mask is the rule within that window of position ids.
+1. transformers has no mask builder for our function's name. So models build no mask and give None to their layers.
+2. A model passes unknown keywords to every layer, and a layer passes them to the attention function. KEYWORD is such a one.
+3. A layer with a sliding window tells the function its size. Its mask is the rule within that window of position ids.
 
-transformers' own functions would not do: its eager one adds a boolean mask, as +1, to the scores, and some models let one
-mask of four dimensions replace the windows.
+transformers' own functions cannot be used: the eager one adds a boolean mask to the scores, as +1, and in some models a mask
+of four dimensions replaces the windows.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ KEYWORD = "ernie_m_rows"
 
 @dataclass
 class RowsRead:
-    """Who reads whom in a micro-batch, as it travels to every layer; masks are built once per distinct window."""
+    """Who reads whom in a micro-batch; every layer gets it. One mask is built for each distinct window."""
 
     batch: PackedBatch[Tensor]
     backend: str
     attention_dropout: float
     wanted_N: Tensor | None = None
-    """Flat positions in B x S whose states are wanted behind the last layer; int64. None: all."""
+    """Flat positions in B x S whose states are wanted after the last layer; int64. None: all."""
     is_cut: bool = False
-    """Whether the last layer gave these alone, as one row."""
+    """Whether the last layer has returned only these, as one row."""
     num_calls: int = 0
-    """Of the attention function; recomputed layers call again."""
+    """Calls of the attention function; recomputed layers call again."""
     _masks: dict[int | None, Any] = field(default_factory=dict)
 
     def mask(self, window: int | None) -> Any:
-        """In the form of the backend (ernie_m.models.attention.build_mask)."""
+        """The mask, in the form that the backend needs (ernie_m.models.attention.build_mask)."""
         if window not in self._masks:
             self._masks[window] = build_mask(self.backend, self.batch, window)
         return self._masks[window]
 
 
 class OtherAttentionError(ValueError):
-    """A layer asks of attention what the rule does not carry; the message says what."""
+    """A layer needs something that the attention rule does not provide; the message says what."""
 
 
 def attend_by_rule(
@@ -60,10 +60,10 @@ def attend_by_rule(
     ernie_m_rows: RowsRead | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' signature of an attention function: attended [B, S, H, E], and no weights.
+    """An attention function with transformers' signature. Returns attended values [B, S, H, E], and no weights.
 
-    `sliding_window` is one more than the positions that are read on either side, as transformers counts it for encoders.
-    Raises OtherAttentionError where the keyword is missing, or where a layer brings more than queries, keys and values.
+    `sliding_window`: as transformers counts it for encoders, one more than the positions read to each side.
+    Raises OtherAttentionError if the keyword is missing, or if a layer gives more than queries, keys and values.
     """
     if ernie_m_rows is None:
         raise OtherAttentionError(f"the keyword {KEYWORD} does not reach its layers")
