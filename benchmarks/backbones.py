@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from ernie_m.models.backbones.encoder import ForeignEncoder
-from ernie_m.models.heads import Targets
+from ernie_m.models.head import Targets
 from ernie_m.models.tied_gradient import tied_gradient
 from ernie_m.rows.batch import Document, Example
 from ernie_m.rows.dataloader import to_device

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
 from ernie_m.models.backbones.encoder import ForeignEncoder
-from ernie_m.models.heads import Targets
+from ernie_m.models.head import Targets
 from ernie_m.rows.batch import PackedBatch
 
 VOCAB_SIZE = 101

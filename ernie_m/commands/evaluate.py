@@ -113,6 +113,7 @@ class Commands:
             folder.manifest.specials,
             data_config.sequence_length,
             seed=0,
+            longest_document=data_config.longest_document,
         )
         device = this_device()
         model = encoder_of(configuration, device, attention="auto")

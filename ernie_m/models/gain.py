@@ -60,15 +60,21 @@ def held_out_pairs(folder: CorpusFolder, limit: int) -> list[Example]:
 
 
 def gain_rows(
-    pairs: Sequence[Example], corruption: CorruptionConfig, specials: Specials, sequence_length: int, seed: int
+    pairs: Sequence[Example],
+    corruption: CorruptionConfig,
+    specials: Specials,
+    sequence_length: int,
+    seed: int,
+    longest_document: int | None = None,
 ) -> list[PackedRow]:
     """CAMLM rows of every pair in both directions, each once with its translation and once with another pair's.
 
-    Both have the same masks of the same sentence, and only these are predicted. Left out: pairs that are too long, and
+    Both have the same masks of the same sentence, and only these are predicted. Left out: pairs longer than a document may be, and
     language pairs with only one pair, which cannot be shuffled. Raises InputError if no pair is left.
     """
     layout = Layout(CAMLM, corruption, specials)
-    usable = [p for p in pairs if int(layout.length(*(max(map(len, p.sentences)),) * 2)) <= sequence_length]
+    longest = min(sequence_length, longest_document or sequence_length)
+    usable = [p for p in pairs if int(layout.length(*(max(map(len, p.sentences)),) * 2)) <= longest]
     by_languages: dict[tuple[int, ...], list[Example]] = {}
     for pair in usable:
         by_languages.setdefault(pair.languages, []).append(pair)

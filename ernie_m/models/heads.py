@@ -1,21 +1,23 @@
 """Heads: a head is a module (states, targets) -> nll of each prediction.
 
 A model has the heads that its objectives need (ernie_m.rows.objectives.Prediction). It runs all of them in every
-micro-batch, also if one has nothing to predict: under ZeRO-3 all ranks must run the same modules. A new head is a class
-here, a line in HEADS, and its size in ernie_m.models.size.
+micro-batch, also if one has nothing to predict: under ZeRO-3 all ranks must run the same modules. A head gets the states
+of the positions that it `wants`; by default these are its predicted positions. A new head is a class here, a line in HEADS,
+and its size in ernie_m.models.size. The head of sentences has its own file, ernie_m.models.sentence_head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ernie_m.base.special_tokens import Specials
+from ernie_m.models.head import Head, Targets
 from ernie_m.models.loss import fp32_linear, logits_at_a_time, predicted_nll
+from ernie_m.models.sentence_head import SentenceHead
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient
 from ernie_m.rows.objectives import SENTENCE, TOKEN
@@ -24,16 +26,7 @@ Norm = Callable[..., nn.Module]
 """(width, eps=...) -> a layer norm."""
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What one head must predict: N positions, flat in B x S and ascending in each row, and their labels, int32."""
-
-    positions_N: Tensor
-    labels_N: Tensor
-    row_length: int
-
-
-class TokenHead(nn.Module):
+class TokenHead(Head):
     """Dense, GELU, layer norm, then the word embedding as output matrix; only at selected positions.
 
     The head registers the embedding's Parameter as its own, so that ZeRO-3 gathers it when the head runs.
@@ -80,37 +73,12 @@ class TokenHead(nn.Module):
         return F.linear(self.transformed(hidden), self.decoder_weight, self.decoder_bias)
 
 
-class SentenceHead(nn.Module):
-    """Which of the row's sentences is this one's translation? The contrast of InfoXLM (arXiv 2007.07834, section 3.3).
-
-    A sentence's vector is the state of its first token, projected and scaled to length 1. A score is a cosine / TEMPERATURE.
-    The candidates are all other sentences of the same row, in both languages. So the result does not depend on ranks or
-    micro-batches, and there is no queue of old states (InfoXLM keeps one of 131,072).
-    """
-
-    TEMPERATURE = 0.05
-
-    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> None:
-        super().__init__()
-        self.projection = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
-        """-log p(translation) of each sentence, fp32 [N]. A label is the distance to the translation's first token."""
-        assert targets is not None
-        projected_ND = self.projection(states_ND)
-        projected_ND = F.normalize(projected_ND.to(torch.promote_types(projected_ND.dtype, torch.float32)), dim=-1)
-        positions_N = targets.positions_N.long()
-        rows_N, partners_N = positions_N // targets.row_length, positions_N + targets.labels_N.long()
-        is_partner_NN = positions_N[None, :] == partners_N[:, None]
-        is_candidate_NN = rows_N[None, :] == rows_N[:, None]
-        is_candidate_NN = is_candidate_NN & (positions_N[None, :] != positions_N[:, None])
-        scores_NN = (projected_ND @ projected_ND.t()) / self.TEMPERATURE
-        scores_NN = scores_NN.masked_fill(~is_candidate_NN, torch.finfo(scores_NN.dtype).min)
-        return scores_NN.logsumexp(-1) - (scores_NN * is_partner_NN).sum(-1)
+def _sentence_head(config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> SentenceHead:
+    return SentenceHead(config.hidden_size, config.pooling)
 
 
 MakeHead = Callable[[ModelConfig, nn.Parameter, Norm, Specials], nn.Module]
-HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: SentenceHead}
+HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: _sentence_head}
 """For each name of ernie_m.rows.objectives.HEADS, in that order: (shape, word embedding, norm, specials) -> head."""
 
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ernie_m.models.heads import Targets, TokenHead
+from ernie_m.models.head import Head, Targets
+from ernie_m.models.heads import TokenHead
 from ernie_m.models.loss import metric_sums, weighted_loss
 from ernie_m.models.tied_gradient import TiedGradient, tied_gradient
 from ernie_m.rows.batch import Generation, LossRequest, PackedBatch
@@ -60,25 +61,30 @@ class PretrainingModel(nn.Module):
             return self.token_head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
         with torch.set_grad_enabled(torch.is_grad_enabled() and request.trains_backbone):
             tied = tied_gradient(batch.input_ids_BS) if TOKEN in self.heads else None
-            states_ND = self.hidden_states(batch, wanted_N=batch.predicted_N, tied=tied)
+            targets = self._targets(batch)
+            wanted = [head.wants(asked) for head, asked in zip(self._heads, targets, strict=True)]
+            states_ND = self.hidden_states(batch, wanted_N=_joined(wanted), tied=tied)
         if not request.trains_backbone:
             states_ND.requires_grad_()  # it goes no further; ZeRO-3 frees a head's weights when its input has a gradient
-        nll_N = self._nll(states_ND, batch, tied)
+        parts = states_ND.split([len(positions) for positions in wanted])
+        nll_N = _joined([head(*part, tied) for head, *part in zip(self._heads, parts, targets, strict=True)])
         loss = weighted_loss(nll_N, batch.loss_N, request.scales_L)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
 
-    def _nll(self, states_ND: Tensor, batch: PackedBatch[Tensor], tied: TiedGradient | None) -> Tensor:
-        """nll of each prediction, fp32 [N]. Every head runs, on its own predictions."""
+    @property
+    def _heads(self) -> list[Head]:
+        return cast(list[Head], [*self.heads.values()])
+
+    def _targets(self, batch: PackedBatch[Tensor]) -> list[Targets]:
+        """What each head must predict. Every head runs, on its own predictions."""
         sizes = [batch.head_sizes.get(name, 0) for name in self.heads]
         assert sum(sizes) == len(batch.predicted_N), f"predictions for {dict(batch.head_sizes)}, heads {[*self.heads]}"
-        columns = (states_ND, batch.predicted_N, batch.labels_N)
-        parts = zip(*(column.split(sizes) for column in columns), strict=True)
-        row_length = batch.input_ids_BS.shape[1]
-        nll = [
-            head(states, Targets(positions, labels, row_length), tied)
-            for head, (states, positions, labels) in zip(self.heads.values(), parts, strict=True)
-        ]
-        return torch.cat(nll) if len(nll) > 1 else cast(Tensor, nll[0])
+        columns = (batch.predicted_N.split(sizes), batch.labels_N.split(sizes))
+        return [Targets(*own, batch.input_ids_BS.shape[1], batch) for own in zip(*columns, strict=True)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([*parts]) if len(parts) > 1 else parts[0]
 
 
 @contextlib.contextmanager

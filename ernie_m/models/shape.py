@@ -12,6 +12,7 @@ from ernie_m.base.special_tokens import FIRST_POSITION_ID, XLM_R_VOCAB_SIZE
 from ernie_m.rows.objectives import HEADS, TOKEN
 
 Attention = Literal["auto", "sdpa", "pieces", "flex"]
+Pooling = Literal["first", "mean"]
 SMALLEST_FLEX_HEAD = 16
 """Least size of an attention head for flex on a GPU: torch refuses to compile smaller ones."""
 
@@ -48,6 +49,9 @@ class ModelConfig(Section):
     """Epsilon of layer norms."""
     initializer_range: Annotated[float, Range(above=0, most=1000)] = 0.02
     """Standard deviation of the initial weights; narrow models need more than BERT's 0.02 (docs/log/learning.md)."""
+    pooling: Pooling | None = None
+    """What XLCO compares: a sentence's first state, or the mean of all, as sentence encoders are used; null: the first one
+    through a projection, which is not exported (InfoXLM)."""
     heads: tuple[str, ...] | None = None
     """Heads of the model; null takes those that the stages' objectives need (only token if there are no stages)."""
 

@@ -25,14 +25,18 @@ def _square(config: ModelConfig) -> int:
     return config.hidden_size**2
 
 
+def _projection(config: ModelConfig) -> int:
+    return 0 if config.pooling else _square(config)
+
+
 HEAD_SIZES = {
     TOKEN: HeadSize(  # its output matrix is the word embedding
         parameters=lambda config: _square(config) + 3 * config.hidden_size + config.vocab,
         matrices=lambda config: _square(config) + config.vocab * config.hidden_size,
     ),
     SENTENCE: HeadSize(
-        parameters=lambda config: _square(config) + config.hidden_size,
-        matrices=_square,  # and a cosine for each other sentence of the row, which is too little to count
+        parameters=lambda config: _projection(config) + config.hidden_size * (config.pooling is None),
+        matrices=_projection,  # and a cosine for each other sentence of the row, which is too little to count
     ),
 }
 """The size of each head of ernie_m.models.heads (a test compares them)."""

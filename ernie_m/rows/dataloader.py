@@ -49,10 +49,17 @@ class DataConfig(Section):
 
     sequence_length: Annotated[int, Range(least=16, most=2**16)] = 512
     """Positions of a row, S."""
+    longest_document: Annotated[int, Range(least=16, most=2**16)] | None = None
+    """Positions of a text or pair at most, longer ones are cut: for rows longer than the model's positions; null: a row."""
     alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3
     """Exponent of language sampling, on token counts: XLM-R 0.3, XLM 0.7; 1 keeps the proportions of the corpus."""
     corruption: CorruptionConfig = CorruptionConfig()
     """What is masked and generated."""
+
+    @property
+    def document_positions(self) -> int:
+        """Positions that one document may take."""
+        return min(self.sequence_length, self.longest_document or self.sequence_length)
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,9 @@ class PretrainingData:
 
     def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
         self.folder, self.config, self.schedule = folder, config, schedule
-        self._settings = RowSettings(config.sequence_length, folder.manifest.specials, config.corruption, seed)
+        self._settings = RowSettings(
+            config.sequence_length, folder.manifest.specials, config.corruption, seed, config.longest_document
+        )
         self._sources: dict[str, list[RowSource]] = {}
         self._mixtures: dict[str, Mixture] = {}
         self.metrics: list[Metric] = []

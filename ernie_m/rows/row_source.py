@@ -30,7 +30,7 @@ from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import CorruptionConfig, Objective
-from ernie_m.rows.window_plan import Fitting, WindowPlan, flowing
+from ernie_m.rows.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing, parted
 
 WINDOW_POSITIONS = 16_384  # positions planned together: enough to pack tightly, few enough to plan during training
 LEAST_ROWS = 32  # of a window: its borders are moved to the end of a line, by up to a row
@@ -97,6 +97,13 @@ class RowSettings:
     specials: Specials
     corruption: CorruptionConfig
     seed: int
+    longest_document: int | None = None
+    """Positions that one document may take; None: the whole row."""
+
+    @property
+    def document_positions(self) -> int:
+        """Positions that one document may take."""
+        return min(self.sequence_length, self.longest_document or self.sequence_length)
 
     def holds(self, tokens_T: np.ndarray) -> bool:
         """Whether the vocabulary holds all these tokens of text."""
@@ -220,12 +227,38 @@ class RowSource:
         if is_cut := bool((begin.token_C < borders_EC[0]).any()):
             borders_EC = np.concatenate([begin.token_C[None], borders_EC])
         if not self.objective.merges_lines:
-            return self._fitting.plan(borders_EC[:-1], np.diff(borders_EC, axis=0), last - first)
+            starts_EC, sizes_EC = self._none_too_long(borders_EC[:-1], np.diff(borders_EC, axis=0))
+            return self._fitting.plan(starts_EC, sizes_EC, last - first)
         starts_E, stop = borders_EC[:-1, 0], int(borders_EC[-1, 0])
         is_first = np.concatenate([[True] * is_cut, shard.starts_document[begin.line : end.line]]).astype(bool)
         is_first[:1] = True
         begins = np.unique(starts_E[is_first])
-        return flowing(begins[begins < stop], stop, self.settings.sequence_length, last - first)
+        begins = begins[begins < stop]
+        if self.settings.longest_document:
+            begins = parted(begins, stop, self.settings.document_positions - NUM_SPECIAL)
+        return flowing(begins, stop, self.settings.sequence_length, last - first)
+
+    def _none_too_long(self, starts_EC: np.ndarray, sizes_EC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Examples as they are, but those longer than a document may be as several, cut on all sides in proportion."""
+        lengths_E = np.asarray(self.layout.length(*sizes_EC.T), np.int64)
+        too_long = np.flatnonzero((lengths_E > self.settings.document_positions) & (sizes_EC.min(axis=1) > 0))
+        if self.settings.longest_document is None or not len(too_long):
+            return starts_EC, sizes_EC
+        parts = [self._parts(starts_EC[e], sizes_EC[e]) for e in too_long.tolist()]
+        starts = np.concatenate([np.delete(starts_EC, too_long, axis=0), *(of_part for of_part, _ in parts)])
+        return starts, np.concatenate([np.delete(sizes_EC, too_long, axis=0), *(of_part for _, of_part in parts)])
+
+    def _parts(self, start_C: np.ndarray, size_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One example as pieces that a document has room for; a rest with an empty side teaches nothing."""
+        starts, sizes = [], []
+        while size_C.min() > 0:
+            fitted = self.layout.fitted(size_C.tolist(), self.settings.document_positions)
+            if fitted is None:
+                break
+            starts.append(start_C)
+            sizes.append(np.array(fitted))
+            start_C, size_C = start_C + sizes[-1], size_C - sizes[-1]
+        return np.array(starts).reshape(-1, len(start_C)), np.array(sizes).reshape(-1, len(start_C))
 
     def _border(self, shard: Shard, fraction: float) -> Border:
         """The border behind this fraction of a shard's positions: at the end of a line, or inside one longer than a row."""

@@ -128,6 +128,12 @@ class Fitting:
         return int(self._layout.length(*tokens))
 
 
+def parted(starts_E: np.ndarray, end: int, most: int) -> np.ndarray:
+    """Where documents of running text begin, so that none has more than `most` tokens; the last one ends at `end`."""
+    sizes = np.diff(starts_E, append=end)
+    return np.concatenate([np.arange(a, a + n, most) for a, n in zip(starts_E.tolist(), sizes.tolist(), strict=True)])
+
+
 def flowing(starts_E: np.ndarray, end: int, capacity: int, num_rows: int) -> WindowPlan:
     """Running text that fills one row after the other. Documents start at the tokens `starts_E`; the last stops at `end`."""
     needed = np.cumsum(np.diff(starts_E, append=end) + NUM_SPECIAL)

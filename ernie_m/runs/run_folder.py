@@ -53,7 +53,7 @@ FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, a
 )
 
 
-LATER_KEYS = ("heads", "train", "rate_factors", "layer_decay")
+LATER_KEYS = ("heads", "train", "rate_factors", "layer_decay", "pooling", "longest_document")
 """Keys inside sections that runs of earlier releases lack; without a value they mean what was done there."""
 
 SPECIAL_TOKENS = "special_tokens"

@@ -83,10 +83,10 @@ class TrainingConfig(Section):
         missing = [name for name in self.heads if name not in (self.model.heads or self.heads)]
         if missing:
             raise InputError(f"model.heads: {self.model.heads}; expected null, or all that the stages ask: {self.heads}")
-        if self.data.sequence_length > longest_document(self.model):
+        if self.data.document_positions > longest_document(self.model):
             raise InputError(
                 f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
-                f"{longest_document(self.model)}"
+                f"{longest_document(self.model)}; set it to that, or data.longest_document for longer rows of several texts"
             )
 
     @property

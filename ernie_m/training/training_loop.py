@@ -236,7 +236,8 @@ class TrainingLoop:
             return []
         specials, data = self.data.folder.manifest.specials, self.config.data
         try:
-            return gain_rows(pairs, data.corruption, specials, data.sequence_length, self.config.seed)
+            length, longest = data.sequence_length, data.longest_document
+            return gain_rows(pairs, data.corruption, specials, length, self.config.seed, longest)
         except InputError as error:
             if self.journal is not None:
                 print(f"cross-lingual gain: not measured ({error})")

@@ -86,3 +86,22 @@ def test_rows_of_tokens_are_rows_with_predictions(objective: Objective, tmp_path
     rows = [source.row(visit) for visit in range(0, source.rows_per_epoch, 7)]
     assert all(len(document.predicted) for row in rows for document in row)
     assert all(len(row) for row in rows)
+
+
+@pytest.mark.parametrize("text", ["Tatoeba", "paragraphs", "a few very long"])
+def test_no_document_is_longer_than_it_may_be_and_rows_stay_full(objective: Objective, text: str, tmp_path: Path) -> None:
+    """Rows of 512 for a model of 100 positions: what is longer goes on as another document, and no text is lost."""
+    stream, longest = stream_of(tmp_path, objective.num_sentences, text), 100
+    settings = RowSettings(512, Specials.xlm_r(VOCAB_SIZE), CorruptionConfig(), 0, longest)
+    source = RowSource(objective, stream, LANGUAGES, settings, (2,))
+    tokens, positions, lengths = 0, [], []
+    for visit in range(source.rows_per_epoch):
+        row = source.row(visit)
+        lengths.append(int(row.lengths_E.max()))
+        assert int(row.joined.position_ids.max()) < 2 + longest
+        positions.append(len(row.joined))
+        location = source.locate(visit)
+        tokens += int((location.stops_EC - location.starts_EC).sum())
+    assert tokens >= 0.95 * stream.num_tokens, f"kept {tokens / stream.num_tokens:.4f}"
+    assert sum(positions) >= 0.9 * 512 * (len(positions) - 1)
+    assert longest - 10 <= max(lengths) <= longest or text == "Tatoeba"

@@ -12,13 +12,17 @@ import torch
 import torch.nn.functional as F
 
 from ernie_m.base.special_tokens import Specials
-from ernie_m.models.heads import HEADS, SentenceHead, Targets
+from ernie_m.models.head import Targets
+from ernie_m.models.heads import HEADS
 from ernie_m.models.model import Encoder
-from ernie_m.models.shape import ModelConfig
+from ernie_m.models.retrieval import mean_over_tokens
+from ernie_m.models.sentence_head import SentenceHead, sentence_keys
+from ernie_m.models.shape import ModelConfig, Pooling
 from ernie_m.models.size import HEAD_SIZES, parameter_count
 from ernie_m.rows import objectives
-from ernie_m.rows.batch import Document, LossRequest
-from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVES, PLM, TOKEN, XLCO, heads_of
+from ernie_m.rows.batch import Document, Example, LossRequest
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVES, PLM, TOKEN, XLCO, CorruptionConfig, heads_of
 from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
@@ -42,9 +46,11 @@ def test_both_rooms_have_the_same_heads() -> None:
     assert tuple(HEADS) == tuple(HEAD_SIZES) == objectives.HEADS
 
 
-@pytest.mark.parametrize("heads", [None, ("sentence",), ("token", "sentence")])
-def test_sizes_are_those_of_the_modules(heads: tuple[str, ...] | None) -> None:
-    model = Encoder(replace(SHAPE, heads=heads))
+@pytest.mark.parametrize(
+    ("heads", "pooling"), [(None, None), (("sentence",), None), (("sentence",), "mean"), (("token", "sentence"), "first")]
+)
+def test_sizes_are_those_of_the_modules(heads: tuple[str, ...] | None, pooling: Pooling | None) -> None:
+    model = Encoder(replace(SHAPE, heads=heads, pooling=pooling))
     assert parameter_count(model.config) == sum(parameter.numel() for parameter in model.parameters())
     for name, head in model.heads.items():
         own = [p for n, p in head.named_parameters() if n != "decoder_weight"]
@@ -53,26 +59,135 @@ def test_sizes_are_those_of_the_modules(heads: tuple[str, ...] | None) -> None:
         assert HEAD_SIZES[name].flops(model.config) == 6 * matrices, "a prediction passes each matrix once, and twice back"
 
 
-def test_XLCO_is_a_choice_among_the_other_sentences_of_its_row(
-    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
-) -> None:
-    """Sentence by sentence, in plain Python: states of a document alone, cosines, softmax over the row's others."""
-    model, rows = encoder_of(dtype=torch.float64, seed=1), documents_of(XLCO)
+def sentences_of(document: Document) -> list[slice]:
+    """The positions of each of its sentences, special tokens included."""
+    first, second = document.predicted.tolist()
+    return [slice(first, second), slice(second, len(document))]
+
+
+def nll_by_hand(model: Encoder, rows: list[list[Document]], batch_of: BatchOf) -> list[float]:
+    """Sentence by sentence, in plain Python: states of a document alone, cosines, softmax over the row's others.
+
+    Others of pairs that share a sentence with the own one are left out.
+    """
     head, expected = model.heads["sentence"], []
+    assert isinstance(head, SentenceHead)
     for row in rows:
-        states, partners = [], []
+        vectors, partners, pairs = [], [], []
         for document in row:
             hidden = model.hidden_states(batch_of(XLCO, [[document]]))[0]
-            first, second = document.predicted.tolist()
-            partners += [len(states) + 1, len(states)]
-            states += [F.normalize(head.projection(hidden[i]), dim=-1) for i in (first, second)]
+            texts = [tuple(document.input_ids[sentence].tolist()) for sentence in sentences_of(document)]
+            for sentence in sentences_of(document):
+                states = hidden[sentence]
+                pooled = states.mean(dim=0) if head.pooling == "mean" else states[0]
+                vectors.append(F.normalize(head.projection(pooled), dim=-1))
+                pairs.append({*texts})
+            partners += [len(vectors) - 1, len(vectors) - 2]
         for i, partner in enumerate(partners):
-            scores = {j: (states[i] @ states[j]).item() / head.TEMPERATURE for j in range(len(states)) if j != i}
+            others = [j for j in range(len(vectors)) if j != i and (j == partner or not pairs[i] & pairs[j])]
+            scores = {j: (vectors[i] @ vectors[j]).item() / head.TEMPERATURE for j in others}
             expected.append(math.log(sum(math.exp(s - scores[partner]) for s in scores.values())))
+    return expected
+
+
+@pytest.mark.parametrize("pooling", [None, "first", "mean"])
+def test_XLCO_is_a_choice_among_the_other_sentences_of_its_row(
+    pooling: Pooling | None, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model, rows = encoder_of(dtype=torch.float64, seed=1, pooling=pooling), documents_of(XLCO)
+    expected = nll_by_hand(model, rows, batch_of)
     _, nll_M = model(batch_of(XLCO, rows), request())
     assert nll_M.item() == pytest.approx(sum(expected), rel=1e-9)
     assert len(expected) == 10
-    assert min(expected) > 0.01
+    assert min(expected) > 0.001
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_what_XLCO_compares_is_what_the_encoder_gives_without_us(
+    pooling: Pooling, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    """A sentence alone in a batch, pooled as retrieval pools it, is the vector in the packed row: forward and gradient."""
+    model, rows = encoder_of(dtype=torch.float64, pooling=pooling), documents_of(XLCO)
+    batch, seen = batch_of(XLCO, rows), []
+    model.heads["sentence"].projection.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(batch, request())
+    alone = []
+    for document in (document for row in rows for document in row):
+        for sentence in sentences_of(document):
+            hidden = model.hidden_states(batch_of(XLCO, [[cut(document, sentence.start, sentence.stop)]]))
+            length = sentence.stop - sentence.start
+            whole = mean_over_tokens(hidden, (torch.arange(hidden.shape[1]) < length).long()[None])[0]
+            alone.append(whole if pooling == "mean" else hidden[0, 0])
+    torch.testing.assert_close(seen[0], torch.stack(alone))
+    weights = torch.linspace(-1, 1, seen[0].numel(), dtype=torch.float64).view_as(seen[0])
+    for ours, theirs in zip(*(torch.autograd.grad((of * weights).sum(), [*model.layers.parameters()])
+                              for of in (seen[0], torch.stack(alone))), strict=True):  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+
+
+def repeated() -> list[Document]:
+    """A row of pairs: a b, a c, d b, e f, a b once more, and g h. Only e f and g h share no sentence with another."""
+    lengths = {"a": 5, "b": 5, "c": 7, "d": 4, "e": 5, "f": 5, "g": 5, "h": 6}
+    drawn = np.random.default_rng(4)
+    text = {name: drawn.integers(4, 100, n, dtype=np.int32) for name, n in lengths.items()}
+    layout = Layout(XLCO, CorruptionConfig(), Specials.xlm_r(101))
+    pairs = ("ab", "ac", "db", "ef", "ab", "gh")
+    return [layout.lay_out(Example((text[x], text[y]), (1, 2)), key=n) for n, (x, y) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("pooling", [None, "mean"])
+def test_repeats_of_either_side_are_no_negatives(
+    pooling: Pooling | None, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model, row = encoder_of(dtype=torch.float64, pooling=pooling), repeated()
+    rows = [row, documents_of(XLCO)[0]]
+    expected = nll_by_hand(model, rows, batch_of)
+    batch = batch_of(XLCO, rows, 128)
+    _, nll_M = model(batch, request())
+    assert nll_M.item() == pytest.approx(sum(expected), rel=1e-9)
+    naive = nll_by_hand(model, [[row[0], row[3]]], batch_of)
+    assert expected[:2] != pytest.approx(naive[:2], rel=1e-3), "g h is a negative, the repeats are not"
+
+
+def test_sentences_have_one_key_if_and_only_if_their_tokens_are_the_same(
+    documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    batch = batch_of(XLCO, [repeated(), *documents_of(XLCO)], 128)
+    keys = sentence_keys(batch.predicted_N, batch).tolist()
+    texts = []
+    for position in batch.predicted_N.tolist():
+        row, column = divmod(position, 128)
+        same = (batch.document_BS[row] == batch.document_BS[row, column]) & (
+            batch.group_BS[row] == batch.group_BS[row, column]
+        )
+        texts.append(tuple(batch.input_ids_BS[row][same].tolist()))
+    assert len({*texts}) == len({*keys}) == len({*zip(texts, keys, strict=True)}) == 18
+    assert len(texts) == 22
+
+
+def test_the_order_of_tokens_counts_in_a_key(batch_of: BatchOf) -> None:
+    layout = Layout(XLCO, CorruptionConfig(), Specials.xlm_r(101))
+    x, y = np.array([7, 8, 9, 10], np.int32), np.array([7, 9, 8, 10], np.int32)
+    batch = batch_of(
+        XLCO, [[layout.lay_out(Example((x, y), (1, 2)), key=0), layout.lay_out(Example((y, x), (1, 2)), key=1)]]
+    )
+    first, second, third, fourth = sentence_keys(batch.predicted_N, batch).tolist()
+    assert first == fourth != second == third
+
+
+@pytest.mark.parametrize("pooling", [None, "mean"])
+def test_where_nothing_repeats_the_look_for_repeats_changes_no_bit(
+    pooling: Pooling | None, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model, batch = encoder_of(pooling=pooling), batch_of(XLCO, documents_of(XLCO))
+    head = model.heads["sentence"]
+    assert isinstance(head, SentenceHead)
+    targets = Targets(batch.predicted_N, batch.labels_N, 64, batch)
+    states = model.hidden_states(batch, wanted_N=head.wants(targets))
+    looked = head(states, targets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ernie_m.models.sentence_head.shares_a_sentence", lambda *_: torch.tensor(False))
+        assert torch.equal(head(states, targets), looked)
 
 
 def test_XLCO_encodes_each_sentence_as_it_would_be_alone(
@@ -134,8 +249,8 @@ def test_a_head_with_nothing_to_predict_takes_part_with_a_zero_gradient(
     encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     """Under ZeRO-3 every rank must run every module, forward and backward."""
-    for objective, idle in ((CAMLM, "sentence"), (XLCO, TOKEN)):
-        model = encoder_of()
+    for objective, idle, pooling in ((CAMLM, "sentence", None), (CAMLM, "sentence", "mean"), (XLCO, TOKEN, "mean")):
+        model = encoder_of(pooling=pooling)
         loss, _ = model(batch_of(objective, documents_of(objective)), LossRequest(torch.ones(len(LOSS_INDEX)), 1))
         loss.backward()
         for name, parameter in model.heads[idle].named_parameters():
@@ -163,6 +278,6 @@ def test_a_model_has_the_heads_that_its_objectives_ask() -> None:
 
 
 def test_a_sentence_alone_in_its_row_has_no_loss() -> None:
-    head = SentenceHead(SHAPE, torch.nn.Parameter(torch.zeros(1)), torch.nn.LayerNorm, Specials.xlm_r(101))
+    head = SentenceHead(32)
     targets = Targets(torch.tensor([0, 9]), torch.tensor([9, -9]), 64)
     assert head(torch.randn(2, 32), targets).tolist() == [0.0, 0.0]

@@ -10,7 +10,7 @@ import torch
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
-from ernie_m.models.heads import Targets
+from ernie_m.models.head import Targets
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig, longest_document
 from ernie_m.rows.batch import LossRequest

@@ -19,9 +19,11 @@ from ernie_m.models.backbones.heads import HEADS, ForeignTokenHead, token_head
 from ernie_m.models.backbones.rule import KEYWORD, RowsRead
 from ernie_m.models.heads import heads_for
 from ernie_m.models.pretraining import PretrainingModel
+from ernie_m.models.sentence_head import SentenceHead
+from ernie_m.models.shape import Pooling
 from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
 from ernie_m.rows.batch import PackedBatch
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objectives import SENTENCE, TOKEN
 
 
 class ForeignEncoder(PretrainingModel):
@@ -44,12 +46,13 @@ class ForeignEncoder(PretrainingModel):
         name: str = "",
         specials: Specials | None = None,
         heads: tuple[str, ...] = (TOKEN,),
+        pooling: Pooling | None = None,
     ) -> None:
         """`model`: in fp32, with or without its masked-language head; it is tried on a few tokens, on its own device.
 
         `attention`, `device`, `activation_checkpointing`: as for our own encoder. `attention_dropout`: None: the model's.
         `seed`: for the weights of new heads. `name`: the model's name in errors. `specials`: of the data's vocabulary;
-        None: XLM-R's. `heads`: those that its objectives need.
+        None: XLM-R's. `heads`: those that its objectives need. `pooling`: of the sentence head.
         Raises InputError if the model is not an encoder, or cannot use the attention rule.
         """
         super().__init__()
@@ -64,7 +67,8 @@ class ForeignEncoder(PretrainingModel):
             parameter.requires_grad_(False)  # no loss reaches it
         head, self.head_choice = token_head(model, self.words, seed, specials)
         words = cast(nn.Parameter, self.words.weight)
-        self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, {TOKEN: head})
+        given = {TOKEN: head, SENTENCE: SentenceHead(self.width, pooling)}
+        self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, given)
         self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ernie_m.base.console import Choice
 from ernie_m.base.special_tokens import Specials
-from ernie_m.models.heads import Targets, TokenHead
+from ernie_m.models.head import Targets
+from ernie_m.models.heads import TokenHead
 from ernie_m.models.tied_gradient import TiedGradient
 
 GELU = ""
