@@ -69,8 +69,8 @@ def gain_rows(
 ) -> list[PackedRow]:
     """CAMLM rows of every pair in both directions, each once with its translation and once with another pair's.
 
-    Both have the same masks of the same sentence, and only these are predicted. Left out: pairs longer than a document may be, and
-    language pairs with only one pair, which cannot be shuffled. Raises InputError if no pair is left.
+    Both have the same masks of the same sentence, and only these are predicted. Left out: pairs longer than a document may
+    be, and language pairs with only one pair, which cannot be shuffled. Raises InputError if no pair is left.
     """
     layout = Layout(CAMLM, corruption, specials)
     longest = min(sequence_length, longest_document or sequence_length)
