@@ -218,7 +218,7 @@ class Commands:
         *,
         catalog: str,
         out: str,
-        vocab_size: Annotated[int, Range(least=1, most=2**24)],
+        vocab_size: Annotated[int, Range(least=1, most=2**24)] | None = None,
         model_type: str = "unigram",
         alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3,
         max_sentences: Annotated[int, Range(least=1, most=10**9)] = 1_000_000,
@@ -234,8 +234,9 @@ class Commands:
         Args:
             catalog: YAML file with the corpora, as for `build`.
             out: model file to write, e.g. spm.model.
-            vocab_size: size of the model's vocabulary: SentencePiece's pieces + 2 (<pad> and <mask>).
-            model_type: unigram (as XLM-R) or bpe.
+            vocab_size: size of the model's vocabulary: SentencePiece's pieces + 2 (<pad> and <mask>); default: 250,002
+                (unigram), 60,000 (bpe).
+            model_type: unigram (as XLM-R) or bpe (as XLM: one for all languages).
             alpha: exponent of language sampling, p ~ lines ** alpha.
             max_sentences: sentences to train on, of all languages together.
             seed: of the random choice of sentences.

@@ -35,7 +35,8 @@ from ernie_m.base.sampling import apportion, smoothed
 from ernie_m.base.special_tokens import vocab_size_of
 from ernie_m.corpus.vocabulary import Vocabulary
 
-MODEL_TYPES = ("unigram", "bpe")
+MODEL_TYPES = {"unigram": 250_002, "bpe": 60_000}
+"""Kinds of SentencePiece models, and the size of vocabulary for each: XLM-R's, and XLM's for a pair of languages."""
 MAX_SENTENCES = 1_000_000
 CHARACTER_COVERAGE = 0.9995
 NUM_THREADS = 16  # fixed, since the trainer's sums depend on it
@@ -47,7 +48,7 @@ SECONDS_BETWEEN_SIGNS = 60.0
 def train_tokenizer(
     catalog: Path,
     out: Path,
-    vocab_size: int,
+    vocab_size: int | None = None,
     model_type: str = "unigram",
     alpha: float = 0.3,
     max_sentences: int = MAX_SENTENCES,
@@ -57,10 +58,11 @@ def train_tokenizer(
 ) -> Vocabulary:
     """Train, write `out` atomically and return it; raises InputError when the text cannot give such a vocabulary.
 
-    A file that is there already is replaced only with `overwrite`.
+    `vocab_size`: None takes that of MODEL_TYPES. A file that is there already is replaced only with `overwrite`.
     """
     if model_type not in MODEL_TYPES:
         raise InputError(f"--model_type {model_type}: expected one of {', '.join(MODEL_TYPES)}")
+    vocab_size = vocab_size or MODEL_TYPES[model_type]
     if vocab_size <= vocab_size_of(3):
         raise InputError(f"--vocab_size {vocab_size}: expected more than the {vocab_size_of(3)} special tokens")
     if not 0 <= alpha <= 1:

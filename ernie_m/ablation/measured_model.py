@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoModel
 
-from ernie_m.ablation.measures import measured_by_retrieval, measured_on_pairs, read_held_out
+from ernie_m.ablation.measures import EVALUATION_SEED, measured_by_retrieval, measured_on_pairs, read_held_out
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.files import remove
@@ -85,7 +85,13 @@ def write_hugging_face(model: MeasuredModel, to: Path) -> None:
     aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        export(model.model.state_dict(), model.model.config, model.vocabulary.path, aside)
+        export(
+            model.model.state_dict(),
+            model.model.config,
+            model.vocabulary.path,
+            aside,
+            languages=tuple(model.language_ids),
+        )
         aside.rename(to)
     finally:
         remove(aside)
@@ -102,9 +108,8 @@ def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureDat
         last = model
         if by.held_out is not None:
             pairs = read_held_out(by.held_out, model.vocabulary, model.language_ids, by.pairs)
-            on_pairs = measured_on_pairs(
-                model.model, pairs, model.data.corruption, model.vocabulary.specials, model.data.sequence_length, device
-            )
+            settings = model.data.row_settings(model.vocabulary.specials, EVALUATION_SEED)
+            on_pairs = measured_on_pairs(model.model, pairs, settings, device)
             curve.append({"step": model.step, **on_pairs})
     assert last is not None
     result: dict[str, Any] = {"step": last.step, "curve": curve, "pairs": {}, "retrieval": {}}

@@ -19,16 +19,15 @@ from torch import nn
 
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import key_of
-from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, in_rows
 from ernie_m.models.pretraining import without_training
 from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.rows.row_source import RowSettings
 
 RULES = ("MMLM", "TLM", "CAMLM")
 EVALUATION_SEED = 0
@@ -62,20 +61,18 @@ def read_held_out(folder: Path, vocabulary: AnyVocabulary, language_ids: dict[st
     return pairs
 
 
-def perplexity_rows(
-    rule: str, pairs: Sequence[Example], corruption: CorruptionConfig, specials: Specials, sequence_length: int
-) -> list[PackedRow]:
+def perplexity_rows(rule: str, pairs: Sequence[Example], settings: RowSettings) -> list[PackedRow]:
     """Rows of an objective made of held-out pairs, every sentence once; its masks follow from the pair's number."""
     objective, number = OBJECTIVES[rule], OBJECTIVE_INDEX[rule]
-    layout = Layout(objective, corruption, specials)
+    layout = settings.layout(objective)
     documents = []
     for i, pair in enumerate(pairs):
         parts = [pair] if objective.num_sentences == 2 else _sides(pair)
         for side, part in enumerate(parts):
-            if int(layout.length(*map(len, part.sentences))) <= sequence_length:
-                key = key_of(EVALUATION_SEED, "perplexity", rule, i, side)
+            if int(layout.length(*map(len, part.sentences))) <= settings.document_positions:
+                key = key_of(settings.seed, "perplexity", rule, i, side)
                 documents.append(layout.lay_out(part, key))
-    return [PackedRow(row, number, 0) for row in in_rows(documents, sequence_length)]
+    return [PackedRow(row, number, 0) for row in in_rows(documents, settings.sequence_length)]
 
 
 def _sides(pair: Example) -> list[Example]:
@@ -95,20 +92,15 @@ def perplexity(model: nn.Module, rows: Sequence[PackedRow], sequence_length: int
 
 
 def measured_on_pairs(
-    model: nn.Module,
-    pairs: Sequence[Example],
-    corruption: CorruptionConfig,
-    specials: Specials,
-    sequence_length: int,
-    device: torch.device,
+    model: nn.Module, pairs: Sequence[Example], settings: RowSettings, device: torch.device
 ) -> dict[str, float]:
-    """{'perplexity/MMLM', 'perplexity/TLM', 'perplexity/CAMLM', 'gain'} of a model on held-out pairs."""
+    """{'perplexity/MMLM', 'perplexity/TLM', 'perplexity/CAMLM', 'gain'} of a model on held-out pairs in such rows."""
     model.to(device)
-    result = {}
+    sequence_length, result = settings.sequence_length, {}
     for rule in RULES:
-        rows = perplexity_rows(rule, pairs, corruption, specials, sequence_length)
+        rows = perplexity_rows(rule, pairs, settings)
         result[f"perplexity/{rule}"] = perplexity(model, rows, sequence_length, device)
-    rows = gain_rows(pairs, corruption, specials, sequence_length, EVALUATION_SEED)
+    rows = gain_rows(pairs, settings)
     return result | {"gain": cross_lingual_gain(model, rows, sequence_length, device).gain}
 
 

@@ -107,14 +107,7 @@ class Commands:
         configuration, chosen = RunFolder(Path(run)).read(checkpoint)
         folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
         data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
-        rows = gain_rows(
-            held_out_pairs(folder, pairs),
-            data_config.corruption,
-            folder.manifest.specials,
-            data_config.sequence_length,
-            seed=0,
-            longest_document=data_config.longest_document,
-        )
+        rows = gain_rows(held_out_pairs(folder, pairs), data_config.row_settings(folder.manifest.specials, seed=0))
         device = this_device()
         model = encoder_of(configuration, device, attention="auto")
         model.load_state_dict(load_weights(configuration, chosen))

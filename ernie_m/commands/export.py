@@ -3,6 +3,7 @@
     ernie-m export --run RUN --to FOLDER
     ernie-m export --run RUN --to FOLDER --format ernie_m
     ernie-m export --run RUN --to FOLDER --keep 0.3
+    ernie-m export --run RUN --to FOLDER --language de
 
 FOLDER then loads with AutoModel, AutoModelForMaskedLM and AutoTokenizer (XLM-R's class; safetensors), and with
 SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. README.md there tells how it came about.
@@ -28,6 +29,7 @@ def export(
     format: str = "xlm-roberta",
     checkpoint: str | None = None,
     keep: Annotated[float, Range(least=0, most=1, zero="the trained weights")] = 0.0,
+    language: str | None = None,
 ) -> None:
     """Write the weights of a pre-training run as a Hugging Face folder.
 
@@ -38,6 +40,8 @@ def export(
         format: xlm-roberta, a class that all releases of transformers have, or ernie_m, that of the released weights,
             which lacks a head for masked language modelling
         checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
+        language: of a run with model.language_embedding=all, read every text as of this language; default: the folder's
+            model takes each token's as token_type_ids (README.md there has their numbers)
         keep: share of the weights that the run started from (init_from): 0.3 writes 0.3 of them and 0.7 of the trained ones
     """
     from ernie_m.base.command_line import nearest
@@ -62,8 +66,9 @@ def export(
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        write_folder(weights, model_config(configuration), tokenizer, aside, format)
-        card = model_card(Path(run), configuration, chosen, tokenizer.parent, format, keep)
+        languages = configuration["data_identity"]["languages"]
+        write_folder(weights, model_config(configuration), tokenizer, aside, format, languages, language)
+        card = model_card(Path(run), configuration, chosen, tokenizer.parent, format, keep, language)
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
         if target.is_dir():
             target.rmdir()

@@ -1,11 +1,14 @@
 """Our weights as a Hugging Face folder: XLM-R's class, which every release of transformers has, or ERNIE-M's.
 
-The fused query-key-value matrix is split. The language embedding is not exported: only masks carry it. The MLM head of a
-run that has one is exported to XLM-R's class. ERNIE-M's class (in transformers up to 4.57) has no place for it.
+The fused query-key-value matrix is split. A language embedding that masks alone carry is not exported. One that all tokens
+carry becomes the token types of XLM-R's class, which it adds to each token too: type i is language i. Where one language is
+asked for, it is the only type, and every text is read as of that language. The MLM head of a run that has one is exported
+to XLM-R's class. ERNIE-M's class (in transformers up to 4.57) has neither head nor types.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,31 @@ from torch import Tensor
 from transformers import PreTrainedModel, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
 from transformers.utils import logging
 
+from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
 from ernie_m.corpus.any_vocabulary import open_vocabulary
-from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LAYOUTS, XLM_ROBERTA, Layout
+from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LANGUAGE_NUMBERS, LANGUAGES, LAYOUTS, POSITIONS, XLM_ROBERTA, Layout
 from ernie_m.interop.tokenizer_export import refuse_unwritable, write_tokenizer
 from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS
 from ernie_m.models.shape import ModelConfig, longest_document
 from ernie_m.rows.objectives import TOKEN
 
 FORMATS = tuple(LAYOUTS)
+
+
+def language_types(weights: dict[str, Tensor], config: ModelConfig, languages: Sequence[str], only: str | None) -> Tensor:
+    """What is added to every token, a row a type: nothing; or each language's vector, behind nothing; or that of `only`."""
+    if config.language_embedding != "all":
+        if only is not None:
+            raise InputError(f"--language {only}: the model's tokens carry no language; leave it out")
+        return torch.zeros(1, config.hidden_size)
+    if only is None:
+        return weights[LANGUAGES]
+    if only not in languages:
+        raise InputError(f"--language {only}{nearest(only, languages) or ':'} expected one of {', '.join(languages)}")
+    return weights[LANGUAGES][[1 + list(languages).index(only)]]
 
 
 def hugging_face_config(config: ModelConfig) -> dict[str, Any]:
@@ -42,49 +59,64 @@ def hugging_face_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def to_hugging_face(weights: dict[str, Tensor], config: ModelConfig, layout: Layout = XLM_ROBERTA) -> dict[str, Tensor]:
-    """Names and shapes of XLMRobertaForMaskedLM or ErnieMModel from ours."""
+def to_hugging_face(
+    weights: dict[str, Tensor], config: ModelConfig, layout: Layout = XLM_ROBERTA, types_TD: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Names and shapes of XLMRobertaForMaskedLM or ErnieMModel from ours; `types_TD`: its token types, else one of zeros."""
+    types_TD = torch.zeros(1, config.hidden_size) if types_TD is None else types_TD
     theirs: dict[str, Tensor] = {}
     for ours, names in layout.with_prefix(layout.encoder_names(config.num_layers)).items():
         theirs |= zip(names, weights[ours].chunk(len(names)), strict=True)
     theirs |= {name: weights[ours] for ours, name in layout.head.items() if ours in weights}
     if layout.token_type is not None:
-        theirs[f"{layout.prefix}.{layout.token_type}"] = torch.zeros(1, config.hidden_size)
+        theirs[f"{layout.prefix}.{layout.token_type}"] = types_TD
+    elif len(types_TD) == 1:  # added to the positions it is the same
+        (name,) = layout.with_prefix(layout.encoder_names(0))[POSITIONS]
+        theirs[name] = theirs[name] + types_TD
+    else:
+        raise InputError(f"--format {layout.model_type}: its class holds no language for each token; give --language too")
     return theirs
 
 
 def export(
-    weights: dict[str, Tensor], config: ModelConfig, tokenizer: Path, to: Path, model_type: str = "xlm-roberta"
+    weights: dict[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Path,
+    to: Path,
+    model_type: str = "xlm-roberta",
+    languages: Sequence[str] = (),
+    only: str | None = None,
 ) -> None:
     """Write safetensors, config and tokenizer into `to`; `model_type` is one of FORMATS.
 
+    `languages`: of the model, in order; `only`: the one that every token shall carry, of a model whose tokens carry theirs.
     The tokenizer is never of ERNIE-M's class, which splits digits, punctuation and Chinese characters, and training did not
-    (ernie_m/interop/tokenizer_export.py). Raises InputError for a tokenizer with another layout than XLM-R's, and for a
-    model that adds the language embedding to all tokens.
+    (ernie_m/interop/tokenizer_export.py). Raises InputError for a tokenizer with another layout than XLM-R's, and for
+    languages for which the class has no place.
     """
-    if config.language_embedding == "all":
-        raise InputError("model.language_embedding=all: cannot be exported, neither class has a language embedding")
-    vocabulary = open_vocabulary(tokenizer)
+    vocabulary, types_TD = open_vocabulary(tokenizer), language_types(weights, config, languages, only)
     refuse_unwritable(vocabulary)
     if model_type == ERNIE_M.model_type:
-        content = {name: tensor.contiguous() for name, tensor in to_hugging_face(weights, config, ERNIE_M).items()}
+        theirs = to_hugging_face(weights, config, ERNIE_M, types_TD)
+        content = {name: tensor.contiguous() for name, tensor in theirs.items()}
         save_file(content, to / SAFETENSORS, metadata={"format": "pt"})
         description = {"model_type": model_type, "architectures": ["ErnieMModel"], "act_dropout": 0.0}
         write_json(to / CONFIG_FILE, hugging_face_config(config) | description)
     else:
-        _save_xlm_roberta(weights, config, to)
+        numbers = {} if len(types_TD) == 1 else {LANGUAGE_NUMBERS: {name: 1 + i for i, name in enumerate(languages)}}
+        shape = XLMRobertaConfig(**hugging_face_config(config) | {"type_vocab_size": len(types_TD)} | numbers)
+        _save_xlm_roberta(to_hugging_face(weights, config, types_TD=types_TD), shape, TOKEN in config.head_names, to)
     write_tokenizer(vocabulary, to, longest_document(config))
     (to / SAFETENSORS).chmod((to / CONFIG_FILE).stat().st_mode)  # safetensors makes them the owner's alone
 
 
-def _save_xlm_roberta(weights: dict[str, Tensor], config: ModelConfig, to: Path) -> None:
+def _save_xlm_roberta(theirs: dict[str, Tensor], shape: XLMRobertaConfig, has_head: bool, to: Path) -> None:
     logging.disable_progress_bar()
-    shape, theirs = XLMRobertaConfig(**hugging_face_config(config), type_vocab_size=1), to_hugging_face(weights, config)
     model: PreTrainedModel
-    if TOKEN in config.head_names:
+    if has_head:
         model = XLMRobertaForMaskedLM(shape)
-        theirs |= {"lm_head.decoder.weight": weights["embeddings.word.weight"]}
-        theirs |= {"lm_head.decoder.bias": theirs["lm_head.bias"]}
+        (words,) = XLM_ROBERTA.with_prefix(XLM_ROBERTA.encoder_names(0))["embeddings.word.weight"]
+        theirs = theirs | {"lm_head.decoder.weight": theirs[words], "lm_head.decoder.bias": theirs["lm_head.bias"]}
     else:
         model = XLMRobertaModel(shape, add_pooling_layer=False)
         theirs = {name.removeprefix(f"{XLM_ROBERTA.prefix}."): tensor for name, tensor in theirs.items()}

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 KINDS = ("weight", "bias")
 NO_BIAS = ("embeddings.word", "embeddings.position")
+LANGUAGES = "embeddings.language.weight"
+POSITIONS = "embeddings.position.weight"
+LANGUAGE_NUMBERS = "lang2id"
+"""Key of an exported config.json whose token types are languages, named as in XLM's class: language -> its type."""
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,16 @@ CLASSES = {
 
 
 def model_card(
-    run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint, data: Path, model_type: str, keep: float = 0.0
+    run: Path,
+    configuration: Mapping[str, Any],
+    checkpoint: Checkpoint,
+    data: Path,
+    model_type: str,
+    keep: float = 0.0,
+    language: str | None = None,
 ) -> str:
-    """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder, `keep` the share of the start in it."""
+    """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder, `keep` the share of the start in it,
+    `language` the one that all tokens carry."""
     languages = configuration["data_identity"]["languages"]
     head = {
         "library_name": "transformers",
@@ -45,7 +52,7 @@ def model_card(
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
         f"# A cross-lingual encoder of {len(languages)} languages, after {checkpoint.step:,} steps",
         f"Pre-trained as in ERNIE-M (Ouyang et al., 2021, https://arxiv.org/abs/2012.15674). {CLASSES[model_type]}",
-        "`<mask>` carried a language in training and carries none here; sentences without masks are encoded as in training.",
+        _languages_of_tokens(configuration["model"].get("language_embedding"), languages, language),
         "## Training",
         _training(configuration, checkpoint, lines),
         *([_averaged(keep)] if keep else []),
@@ -57,6 +64,23 @@ def model_card(
         f"```yaml\n{yaml.safe_dump(_recipe(configuration), sort_keys=False, allow_unicode=True)}```",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _languages_of_tokens(embedding: str | None, languages: Sequence[str], only: str | None) -> str:
+    """Which language a token carries, and how it is told."""
+    if embedding == "all" and only is None:
+        numbers = ", ".join(f"{language} {number}" for number, language in enumerate(languages, start=1))
+        return (
+            "In training every token carried its language. Give it as `token_type_ids`, one number a token, or the model "
+            f"reads text of no language, which it never saw: {numbers}."
+        )
+    if embedding == "all":
+        return f"In training every token carried its language. Here all tokens carry that of {only}: give it text in {only}."
+    if embedding == "none":
+        return "No token carries a language."
+    return (
+        "`<mask>` carried a language in training and carries none here; sentences without masks are encoded as in training."
+    )
 
 
 def _training(configuration: Mapping[str, Any], checkpoint: Checkpoint, lines: Sequence[Mapping[str, Any]]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.base.special_tokens import PAD_ID
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.fairseq import FINAL_NORM, MODEL_FILE, FairseqFile
-from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LAYOUTS, Layout
+from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LANGUAGE_NUMBERS, LANGUAGES, LAYOUTS, Layout
 from ernie_m.interop.same_vocabulary import check_vocabulary
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
 from ernie_m.models.model import Encoder
@@ -31,7 +31,6 @@ from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders, verify
 from ernie_m.runs.fragments import WEIGHT, FragmentReader
 from ernie_m.runs.run_folder import model_config
 
-LANGUAGES = "embeddings.language.weight"
 REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "pad_token_id": PAD_ID, "is_decoder": False}
 REFUSED = {
     "xlm-roberta-xl": "its layer norms stand in front of each block (pre-LN), this encoder's behind it (post-LN): its "
@@ -100,9 +99,11 @@ class Source:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if name == LANGUAGES and self.language_rows:
-                    theirs = self._read(LANGUAGES).view(-1, parameter.shape[1])
+                    theirs = self._read(*self.names[LANGUAGES]).view(-1, parameter.shape[1])
                     for ours, row in self.language_rows.items():
                         parameter[ours] = theirs[row]
+                elif name == LANGUAGES:
+                    left.append(name)
                 elif name in self.names:
                     self._fill(self.names[name], parameter)
                 else:
@@ -146,7 +147,16 @@ def _of_hugging_face(path: Path, target: Target) -> Source:
     check_configuration(path, layout, content)
     vocabulary = check_vocabulary(path, target.tokenizer, target.tokenizer_sha256)
     _check_shape(path, {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}, target.config)
-    return _source(path, layout, vocabulary, WeightFiles(path), target.config)
+    source = _source(path, layout, vocabulary, WeightFiles(path), target.config)
+    if source.token_type is None or LANGUAGE_NUMBERS not in content:
+        return source
+    names = {**source.names, LANGUAGES: (source.token_type,)}
+    return replace(source, names=names, language_rows=_shared_languages(target, content[LANGUAGE_NUMBERS]))
+
+
+def _shared_languages(target: Target, numbers: Mapping[str, int]) -> dict[int, int]:
+    """Our language id -> theirs, of the languages that both have."""
+    return {ours: numbers[name] for ours, name in enumerate(target.languages, start=1) if name in numbers}
 
 
 def check_configuration(path: Path, layout: Layout, content: Mapping[str, Any]) -> None:
@@ -276,6 +286,6 @@ def _of_run(path: Path, target: Target) -> Source:
     _check_shape(path, {key: getattr(found, key) for key in CONFIG_KEYS}, target.config)
     tensors = CheckpointTensors(folders[0])
     its = {language: number for number, language in enumerate(identity["languages"], start=1)}
-    rows = {ours: its[name] for ours, name in enumerate(target.languages, start=1) if name in its}
-    names = {name: (name,) for name in tensors.names if name != LANGUAGES}
+    names = {name: (name,) for name in tensors.names}
+    rows = _shared_languages(target, its)
     return Source(folders[0], "a run of ours", "the data's tokenizer", tensors, names, language_rows=rows)

@@ -20,7 +20,8 @@ from torch import Tensor
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.run_files import START_FILE
 from ernie_m.corpus.manifest import Manifest
-from ernie_m.interop.source import LANGUAGES, Source, Target, open_source
+from ernie_m.interop.layout import LANGUAGES
+from ernie_m.interop.source import Source, Target, open_source
 from ernie_m.models.model import Encoder
 from ernie_m.runs.ranks import Voters
 from ernie_m.runs.run_folder import encoder_of

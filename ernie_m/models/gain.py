@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import generator, key_of
-from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
 from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import Document, Example, LossRequest
 from ernie_m.rows.corruption import num_masked
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.rows.row_source import RowSettings
 
 TRUE, SHUFFLED = 0, 1  # metric numbers of the two kinds of rows
 
@@ -59,22 +58,14 @@ def held_out_pairs(folder: CorpusFolder, limit: int) -> list[Example]:
     return in_turn[:limit]
 
 
-def gain_rows(
-    pairs: Sequence[Example],
-    corruption: CorruptionConfig,
-    specials: Specials,
-    sequence_length: int,
-    seed: int,
-    longest_document: int | None = None,
-) -> list[PackedRow]:
+def gain_rows(pairs: Sequence[Example], settings: RowSettings) -> list[PackedRow]:
     """CAMLM rows of every pair in both directions, each once with its translation and once with another pair's.
 
     Both have the same masks of the same sentence, and only these are predicted. Left out: pairs longer than a document may
     be, and language pairs with only one pair, which cannot be shuffled. Raises InputError if no pair is left.
     """
-    layout = Layout(CAMLM, corruption, specials)
-    longest = min(sequence_length, longest_document or sequence_length)
-    usable = [p for p in pairs if int(layout.length(*(max(map(len, p.sentences)),) * 2)) <= longest]
+    layout, seed = settings.layout(CAMLM), settings.seed
+    usable = [p for p in pairs if int(layout.length(*(max(map(len, p.sentences)),) * 2)) <= settings.document_positions]
     by_languages: dict[tuple[int, ...], list[Example]] = {}
     for pair in usable:
         by_languages.setdefault(pair.languages, []).append(pair)
@@ -91,13 +82,13 @@ def gain_rows(
                         (pair.sentences[side], other.sentences[1 - side]), (languages[side], languages[1 - side])
                     )
                     key = key_of(seed, "gain", languages, i, side)  # the first sentence's masks come from its first numbers
-                    documents[kind].append(_first_sentence_only(layout.lay_out(example, key), corruption, example))
+                    documents[kind].append(_first_sentence_only(layout.lay_out(example, key), settings.corruption, example))
     if not documents[TRUE]:
         raise InputError("no language pair has two held-out pairs that fit a row; keep more with held_out in the catalog")
     return [
         PackedRow(row, OBJECTIVE_INDEX["CAMLM"], kind)
         for kind, d in documents.items()
-        for row in in_rows(d, sequence_length)
+        for row in in_rows(d, settings.sequence_length)
     ]
 
 

@@ -24,8 +24,10 @@ from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.base.sampling import Draw, Mixture, smoothed
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.rows.batch import Examples, PackedBatch
+from ernie_m.rows.layout import Positions
 from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings, RowSource
@@ -53,6 +55,8 @@ class DataConfig(Section):
     """Positions of a text or pair at most, longer ones are cut: for rows longer than the model's positions; null: a row."""
     alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3
     """Exponent of language sampling, on token counts: XLM-R 0.3, XLM 0.7; 1 keeps the proportions of the corpus."""
+    positions: Positions = "running"
+    """Position ids of a pair's second sentence: running on behind the first, or restarting (XLM)."""
     corruption: CorruptionConfig = CorruptionConfig()
     """What is masked and generated."""
 
@@ -60,6 +64,10 @@ class DataConfig(Section):
     def document_positions(self) -> int:
         """Positions that one document may take."""
         return min(self.sequence_length, self.longest_document or self.sequence_length)
+
+    def row_settings(self, specials: Specials, seed: int) -> RowSettings:
+        """What shapes the rows of text of that vocabulary."""
+        return RowSettings(self.sequence_length, specials, self.corruption, seed, self.longest_document, self.positions)
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,7 @@ class PretrainingData:
 
     def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
         self.folder, self.config, self.schedule = folder, config, schedule
-        self._settings = RowSettings(
-            config.sequence_length, folder.manifest.specials, config.corruption, seed, config.longest_document
-        )
+        self._settings = config.row_settings(folder.manifest.specials, seed)
         self._sources: dict[str, list[RowSource]] = {}
         self._mixtures: dict[str, Mixture] = {}
         self.metrics: list[Metric] = []

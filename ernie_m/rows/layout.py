@@ -2,6 +2,7 @@
 
 1. The sentences stand side by side, and their positions count on: <s> x </s>, and in a pair </s> y </s> behind it, with the
    vocabulary's own special tokens (Specials). If the sentences stand `apart`, each is <s> x </s> and counts from the start.
+   If positions are restarting (XLM), each sentence of a pair counts from the start too, and is </s> y </s> all the same.
 2. Behind them stand the masks that the corruption appends, one for each predicted token, or the placeholders in a target
    language, whose positions count on.
 3. The corruption chooses tokens and hides them (ernie_m.rows.corruption).
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Laid, choose_masked,
 from ernie_m.rows.objectives import CORRUPTED, NEXT, SENTENCES, CorruptionConfig, Objective
 
 NOTHING_CHOSEN = np.zeros(0, np.int64)
+Positions = Literal["running", "restarting"]
 
 
 class Asked(NamedTuple):
@@ -75,11 +77,15 @@ FINDERS: dict[str, Callable[[Objective, Found], Asked]] = {
 class Layout:
     """Lays out the examples of one objective, for given corruption rates and a vocabulary.
 
-    `num_special`: number of special tokens of an example, in all its sentences together.
+    `positions`: whether those of a pair's second sentence count on or start again, as they always do where sentences stand
+    `apart`. `num_special`: number of special tokens of an example, in all its sentences together.
     """
 
-    def __init__(self, objective: Objective, rates: CorruptionConfig, specials: Specials) -> None:
+    def __init__(
+        self, objective: Objective, rates: CorruptionConfig, specials: Specials, positions: Positions = "running"
+    ) -> None:
         self.objective, self.rates, self.specials = objective, rates, specials
+        self._restarts = objective.apart or (positions == "restarting" and objective.num_sentences > 1)
         self._corruption = CORRUPTIONS[objective.corruption]
         second = specials.begin if objective.apart else specials.begin_second
         self._begins = (specials.begin, second)[: objective.num_sentences]  # None: nothing stands in front
@@ -185,7 +191,7 @@ class Layout:
         return np.concatenate([*of_sentences, *of_placeholders], axis=1)
 
     def _laid(self, examples: Examples, starts_EP: np.ndarray, parts_EP: np.ndarray, index: np.ndarray) -> Laid:
-        num_sentences, apart, specials = self.objective.num_sentences, self.objective.apart, self.specials
+        num_sentences, specials = self.objective.num_sentences, self.specials
         ids = np.full(len(index), specials.mask, np.int32)
         first_EC = starts_EP[:, :num_sentences]
         for column, begin in enumerate(self._begins):
@@ -195,7 +201,8 @@ class Layout:
         ids[text_EC + examples.lengths_EC] = specials.end
         places_T = ranges(text_EC.ravel(), examples.lengths_EC.ravel())
         ids[places_T] = examples.tokens_T
-        begins, lengths = (starts_EP.ravel(), parts_EP.ravel()) if apart else (starts_EP[:, 0], parts_EP.sum(axis=1))
+        whole = starts_EP[:, 0], parts_EP.sum(axis=1)
+        begins, lengths = (starts_EP.ravel(), parts_EP.ravel()) if self._restarts else whole
         position_ids = index - np.repeat((begins - specials.first_position).astype(np.int32), lengths)
         appended = slice(num_sentences, 2 * num_sentences if self._corruption.appends else num_sentences)
         behind = ranges(starts_EP[:, appended].ravel(), parts_EP[:, appended].ravel())

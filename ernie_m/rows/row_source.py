@@ -28,7 +28,7 @@ from ernie_m.base.sampling import Permutation, key_of, mix
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
-from ernie_m.rows.layout import Layout
+from ernie_m.rows.layout import Layout, Positions
 from ernie_m.rows.objectives import CorruptionConfig, Objective
 from ernie_m.rows.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing, parted
 
@@ -99,11 +99,16 @@ class RowSettings:
     seed: int
     longest_document: int | None = None
     """Positions that one document may take; None: the whole row."""
+    positions: Positions = "running"
 
     @property
     def document_positions(self) -> int:
         """Positions that one document may take."""
         return min(self.sequence_length, self.longest_document or self.sequence_length)
+
+    def layout(self, objective: Objective) -> Layout:
+        """How an objective's examples are laid out in these rows."""
+        return Layout(objective, self.corruption, self.specials, self.positions)
 
     def holds(self, tokens_T: np.ndarray) -> bool:
         """Whether the vocabulary holds all these tokens of text."""
@@ -125,7 +130,7 @@ class RowSource:
         self.languages = tuple(language_ids[language] for language in stream.languages)
         self.target_languages = np.array(target_languages, np.int64)
         self._rows_per_window = max(LEAST_ROWS, WINDOW_POSITIONS // settings.sequence_length)
-        self.layout = Layout(objective, settings.corruption, settings.specials)
+        self.layout = settings.layout(objective)
         self._fitting = Fitting(self.layout, settings.sequence_length)
         self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)

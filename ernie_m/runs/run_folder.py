@@ -53,8 +53,12 @@ FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, a
 )
 
 
-LATER_KEYS = ("heads", "train", "rate_factors", "layer_decay", "pooling", "longest_document")
-"""Keys inside sections that runs of earlier releases lack; without a value they mean what was done there."""
+LATER_KEYS: dict[str, str | None] = {
+    **dict.fromkeys(("heads", "train", "rate_factors", "layer_decay", "pooling", "longest_document")),
+    "positions": "running",
+    "schedule": "linear",
+}
+"""Keys inside sections that runs of earlier releases lack, and the values that mean what was done there."""
 
 SPECIAL_TOKENS = "special_tokens"
 
@@ -183,9 +187,9 @@ def _binding(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_later_keys(content: Any) -> Any:
-    """Without those of LATER_KEYS that have no value."""
+    """Without those of LATER_KEYS that mean what earlier releases did."""
     if isinstance(content, Mapping):
-        kept = {key: value for key, value in content.items() if key not in LATER_KEYS or value is not None}
+        kept = {key: value for key, value in content.items() if value != LATER_KEYS.get(key, ...)}
         return {key: _without_later_keys(value) for key, value in kept.items()}
     return [_without_later_keys(item) for item in content] if isinstance(content, list) else content
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from torch import nn
 
@@ -17,10 +18,12 @@ from ernie_m.rows.objectives import PARTS
 
 @section
 class OptimizerConfig(Section):
-    """AdamW with linear warm-up and linear decay to zero."""
+    """AdamW with linear warm-up and a decay."""
 
     peak_learning_rate: Annotated[float, Range(above=0, most=10)] = 2e-4
     """Highest learning rate: the paper's base 2e-4, large 1e-4."""
+    schedule: Literal["linear", "inverse_sqrt"] = "linear"
+    """Decay behind the warm-up: linear to 0 at the last step, or with 1/sqrt(step) (XLM), which needs no last step."""
     warmup_steps: Annotated[int, Range(least=0, most=10**9, zero="no warm-up")] = 10_000
     """Steps of linear warm-up (paper: 10,000)."""
     beta1: Annotated[float, Range(least=0, below=1, zero="no momentum")] = 0.9
@@ -42,8 +45,11 @@ class OptimizerConfig(Section):
         self.require(set(self.rate_factors or ()) <= set(PARTS), "rate_factors", f"factors of {', '.join(PARTS)}")
 
     def learning_rate(self, step: int, num_steps: int) -> float:
-        """Rate of step `step` (from 0): rises linearly over the warm-up, then falls linearly to 0 at `num_steps`."""
+        """Rate of step `step` (from 0): rises linearly over the warm-up, then falls, linearly to 0 at `num_steps` or as
+        sqrt(warm-up / step)."""
         rising = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
+        if self.schedule == "inverse_sqrt":
+            return self.peak_learning_rate * min(rising, math.sqrt(max(1, self.warmup_steps) / (step + 1)))
         falling = (num_steps - step) / max(1, num_steps - self.warmup_steps)
         return self.peak_learning_rate * min(1.0, rising, falling)
 

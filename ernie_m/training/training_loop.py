@@ -234,10 +234,9 @@ class TrainingLoop:
         pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
         if len(pairs) < 2:
             return []
-        specials, data = self.data.folder.manifest.specials, self.config.data
+        settings = self.config.data.row_settings(self.data.folder.manifest.specials, self.config.seed)
         try:
-            length, longest = data.sequence_length, data.longest_document
-            return gain_rows(pairs, data.corruption, specials, length, self.config.seed, longest)
+            return gain_rows(pairs, settings)
         except InputError as error:
             if self.journal is not None:
                 print(f"cross-lingual gain: not measured ({error})")

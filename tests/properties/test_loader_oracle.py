@@ -30,7 +30,7 @@ from ernie_m.corpus.folder import CorpusFolder, Shard
 from ernie_m.rows.batch import Document, Documents, Example, Examples, PackedBatch
 from ernie_m.rows.corruption import INSERT, REPLACE
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
-from ernie_m.rows.layout import Layout
+from ernie_m.rows.layout import Layout, Positions
 from ernie_m.rows.objectives import HEADS, LOSS_INDEX, NEXT, OBJECTIVES, PREDICTIONS, SENTENCES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import WINDOW_POSITIONS, RowSettings, RowSource
@@ -66,7 +66,13 @@ def shown_instead(drawn: int, token: int, vocab_size: int) -> int:
 
 
 def slow_document(
-    objective: Objective, example: Example, corruption: CorruptionConfig, vocab_size: int, key: int, target: int
+    objective: Objective,
+    example: Example,
+    corruption: CorruptionConfig,
+    vocab_size: int,
+    key: int,
+    target: int,
+    restarts: bool = False,
 ) -> Columns:
     """One example, token by token."""
     mask, tokens, drawn = mask_id(vocab_size), [], 0  # of a token: id, what is shown, position, language, group
@@ -75,7 +81,7 @@ def slow_document(
         numbers = [number(key + drawn + i) for i in range(len(ids))]
         chosen = sorted(range(len(ids)), key=lambda i: (numbers[i] >> 40, i))[: num_chosen(len(ids), corruption.mask_rate)]
         drawn += len(ids)
-        begin = len(tokens) if objective.apart else 0
+        begin = len(tokens) if objective.apart or restarts else 0
         firsts.append(len(tokens))
         first = EOS_ID if sentence and not objective.apart else BOS_ID
         tokens.append((first, first, len(tokens) - begin + FIRST_POSITION_ID, language, sentence))
@@ -161,14 +167,19 @@ def side_by_side(examples: list[Example], keys: list[int], targets: list[int]) -
     )
 
 
-@pytest.mark.parametrize(("mask_rate", "share"), [(0.15, 0.1), (0.4, 0.2), (0.02, 0.05)])
-def test_documents_laid_out_together_are_those_of_the_oracle(objective: Objective, mask_rate: float, share: float) -> None:
+@pytest.mark.parametrize(
+    ("mask_rate", "share", "positions"), [(0.15, 0.1, "running"), (0.4, 0.2, "restarting"), (0.02, 0.05, "running")]
+)
+def test_documents_laid_out_together_are_those_of_the_oracle(
+    objective: Objective, mask_rate: float, share: float, positions: Positions
+) -> None:
     corruption = CorruptionConfig(mask_rate=mask_rate, pseudo_token_share=share)
     examples, keys, targets = random_examples(objective, 150, seed=3)
-    documents = Layout(objective, corruption, Specials.xlm_r(1000)).lay_out_all(side_by_side(examples, keys, targets))
+    layout = Layout(objective, corruption, Specials.xlm_r(1000), positions)
+    documents, restarts = layout.lay_out_all(side_by_side(examples, keys, targets)), positions == "restarting"
     assert len(documents) == 150
     for document, example, key, target in zip(documents, examples, keys, targets, strict=True):
-        assert columns_of(document) == slow_document(objective, example, corruption, 1000, key, target)
+        assert columns_of(document) == slow_document(objective, example, corruption, 1000, key, target, restarts)
     assert all(getattr(documents.joined, field.name).dtype == np.int32 for field in fields(Document))
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, XLMRobertaForMaskedLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, XLMRobertaForMaskedLM
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mask_id
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.export import export, to_hugging_face
+from ernie_m.interop.source import Target
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from tests.fixtures.ernie_m_export import train_tokenizer
-from tests.interop_fixtures import TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
+from tests.interop_fixtures import LANGUAGES, TOLERANCE, as_batch, loaded, random_xlm_roberta, rows_of_ids, target_of
 from tests.tokenizer_fixtures import metaspace, word_piece
 
 if TYPE_CHECKING:
@@ -117,6 +120,74 @@ def test_the_language_embedding_reaches_masks_alone_so_real_text_needs_none(enco
         differs = (at_embedding[0] != at_embedding[1]).any(-1)
     assert torch.equal(differs, masked == mask_id(CONFIG.vocab))
     assert differs.any()
+
+
+def with_languages(vocabulary: Vocabulary) -> Encoder:
+    """An encoder whose tokens all carry a language; no weight is zero but the row of no language."""
+    model = Encoder(ModelConfig(**SHAPE, vocab_size=vocabulary.size, num_languages=4, language_embedding="all"))
+    model.initialise(3).eval()
+    with torch.no_grad():
+        model.embeddings.language.weight[1:].normal_(generator=torch.Generator().manual_seed(4))
+    return model
+
+
+def test_languages_of_tokens_go_out_as_token_types_and_come_back(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    model = with_languages(vocabulary)
+    export(model.state_dict(), model.config, vocabulary.path, tmp_path, languages=LANGUAGES)
+    ids = rows_of_ids([20, 13], vocabulary.size, with_masks=True)
+    real, language = ids != PAD_ID, torch.tensor([[2], [4]]).expand(2, 20).clone()
+    language[0, 8:] = 1  # a row may hold two languages
+    batch = replace(as_batch(ids), language_BS=torch.where(real, language, 0))
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        logits, none = (theirs(ids, real.long(), types).logits for types in (language, language * 0))
+        torch.testing.assert_close(model.token_head.logits(model.hidden_states(batch))[real], logits[real], **TOLERANCE)
+    assert (none - logits)[real].abs().amax(-1).min() > 1e-3, "the languages would be missed"
+    again, left = loaded(tmp_path, target_of(model.config, vocabulary.path, vocabulary.fingerprint))
+    assert left == []
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
+    fewer = Target(model.config, ("sw", "xx", "de", "zz"), vocabulary.path, vocabulary.fingerprint)
+    rows = loaded(tmp_path, fewer)[0].embeddings.language.weight
+    assert torch.equal(rows, model.embeddings.language.weight[[0, 4, 0, 1, 0]])
+
+
+@pytest.mark.parametrize("model_type", ["xlm-roberta", "ernie_m"])
+def test_one_language_for_all_tokens_fits_either_class(model_type: str, vocabulary: Vocabulary, tmp_path: Path) -> None:
+    model = with_languages(vocabulary)
+    export(model.state_dict(), model.config, vocabulary.path, tmp_path, model_type, LANGUAGES, only="fr")
+    plain = replace(model.config, language_embedding="none")
+    folded, _ = loaded(tmp_path, target_of(plain, vocabulary.path, vocabulary.fingerprint))
+    ids = rows_of_ids([20, 13], vocabulary.size, with_masks=True)
+    real = ids != PAD_ID
+    with torch.no_grad():
+        expected = model.hidden_states(as_batch(ids, language=3))[real]
+        torch.testing.assert_close(folded.hidden_states(as_batch(ids))[real], expected, **TOLERANCE)
+        if model_type == "xlm-roberta":
+            theirs = AutoModel.from_pretrained(tmp_path).eval()(ids, real.long()).last_hidden_state
+            torch.testing.assert_close(theirs[real], expected, **TOLERANCE)
+
+
+def test_languages_that_a_class_has_no_place_for_are_refused(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    model = with_languages(vocabulary)
+    for config, model_type, only, message in (
+        (model.config, "ernie_m", None, "--format ernie_m: its class holds no language for each token; give --language too"),
+        (model.config, "xlm-roberta", "fra", "--language fra, did you mean `fr`? expected one of de, en, fr, sw"),
+        (CONFIG, "xlm-roberta", "fr", "--language fr: the model's tokens carry no language; leave it out"),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            export(model.state_dict(), config, vocabulary.path, tmp_path, model_type, LANGUAGES, only)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_causal_model_is_theirs_as_a_decoder(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    model = with_languages(vocabulary)
+    export(model.state_dict(), model.config, vocabulary.path, tmp_path, languages=LANGUAGES, only="en")
+    ids = rows_of_ids([20], vocabulary.size, with_masks=False)
+    batch = replace(as_batch(ids, language=2), horizon_BS=torch.arange(20)[None])
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, is_decoder=True).eval()
+    with torch.no_grad():
+        expected = model.token_head.logits(model.hidden_states(batch))
+        torch.testing.assert_close(theirs(ids).logits, expected, **TOLERANCE)
 
 
 @pytest.fixture(scope="module")

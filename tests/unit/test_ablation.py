@@ -24,11 +24,13 @@ from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
+from ernie_m.rows.row_source import RowSettings
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
 
-CORRUPTION, CPU = CorruptionConfig(mask_rate=0.3), torch.device("cpu")
+SETTINGS = RowSettings(64, Specials.xlm_r(101), CorruptionConfig(mask_rate=0.3), measures.EVALUATION_SEED)
+CPU = torch.device("cpu")
 
 
 def pairs_of(count: int, seed: int = 0) -> list[Example]:
@@ -162,7 +164,7 @@ def test_a_source_without_a_corpus_is_refused_by_its_name(source: Path, tmp_path
 def test_perplexity_equals_that_of_each_document_alone(rule: str, encoder_of: EncoderOf) -> None:
     """Packing and batching change nothing, and every predicted token counts once."""
     model, pairs = encoder_of(), pairs_of(9)
-    rows = measures.perplexity_rows(rule, pairs, CORRUPTION, Specials.xlm_r(101), 64)
+    rows = measures.perplexity_rows(rule, pairs, SETTINGS)
     documents = [document for row in rows for document in row.documents]
     assert len(documents) == 9 * (3 - OBJECTIVES[rule].num_sentences)
     nll, count = 0.0, 0
@@ -174,11 +176,11 @@ def test_perplexity_equals_that_of_each_document_alone(rule: str, encoder_of: En
 
 
 def test_every_model_is_measured_by_the_same_masks(encoder_of: EncoderOf) -> None:
-    rows = [measures.perplexity_rows("TLM", pairs_of(5), CORRUPTION, Specials.xlm_r(101), 64) for _ in range(2)]
+    rows = [measures.perplexity_rows("TLM", pairs_of(5), SETTINGS) for _ in range(2)]
     for one, other in zip(*([d for row in some for d in row.documents] for some in rows), strict=True):
         assert np.array_equal(one.input_ids, other.input_ids)
         assert np.array_equal(one.labels, other.labels)
-    result = measures.measured_on_pairs(encoder_of(), pairs_of(5), CORRUPTION, Specials.xlm_r(101), 64, CPU)
+    result = measures.measured_on_pairs(encoder_of(), pairs_of(5), SETTINGS, CPU)
     assert set(result) == {"perplexity/MMLM", "perplexity/TLM", "perplexity/CAMLM", "gain"}
     assert all(math.isfinite(value) for value in result.values())
 

@@ -34,6 +34,16 @@ def test_learning_rate_rises_linearly_and_falls_linearly_to_zero() -> None:
     assert OptimizerConfig(warmup_steps=0, peak_learning_rate=2.0).learning_rate(0, 4) == 2.0
 
 
+def test_an_inverse_square_root_falls_as_it_says_whatever_the_last_step_is() -> None:
+    optimizer = OptimizerConfig(peak_learning_rate=1.0, warmup_steps=10, schedule="inverse_sqrt")
+    rates = [optimizer.learning_rate(step, 110) for step in range(1000)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert max(rates) == rates[9] == 1.0
+    assert [rates[39], rates[89], rates[999]] == pytest.approx([1 / 2, 1 / 3, 1 / 10])
+    without = OptimizerConfig(peak_learning_rate=1.0, warmup_steps=0, schedule="inverse_sqrt")
+    assert [without.learning_rate(step, 4) for step in (0, 3)] == [1.0, 0.5]
+
+
 @pytest.mark.parametrize(("rows", "micro", "world", "steps"), [(2048, 4, 64, 8), (16, 8, 2, 1), (16, 8, 1, 2), (3, 1, 3, 1)])
 def test_accumulation_follows_from_the_batch(rows: int, micro: int, world: int, steps: int) -> None:
     assert BatchConfig(rows_per_step=rows, micro_batch_rows=micro).accumulation_steps(world) == steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ from ernie_m.corpus.folder import HELD_OUT
 from ernie_m.models.gain import SHUFFLED, TRUE, cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.rows.batch import Example
 from ernie_m.rows.objectives import CorruptionConfig
+from ernie_m.rows.row_source import RowSettings
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from ernie_m.models.model import Encoder
     from ernie_m.rows.packing import PackedRow
 
-S, CORRUPTION, CPU = 128, CorruptionConfig(), torch.device("cpu")
+S, CPU = 128, torch.device("cpu")
+SETTINGS = RowSettings(S, Specials.xlm_r(101), CorruptionConfig(), seed=0)
 
 
 def pairs_of(count: int, languages: tuple[int, int] = (1, 2), seed: int = 0) -> list[Example]:
@@ -31,9 +34,16 @@ def pairs_of(count: int, languages: tuple[int, int] = (1, 2), seed: int = 0) -> 
     return [Example(tuple(rng.integers(4, 100, n, dtype=np.int32) for n in row), languages) for row in lengths]
 
 
+def test_its_rows_have_the_positions_of_training() -> None:
+    (row, _) = gain_rows(pairs_of(2), replace(SETTINGS, positions="restarting"))
+    document = row.documents[0]
+    begins = [document.position_ids[document.group == group][0] for group in (0, 1)]
+    assert begins == [2, 2]
+
+
 def test_true_and_shuffled_rows_predict_the_same_tokens_at_the_same_places() -> None:
     pairs = pairs_of(12) + pairs_of(5, (1, 3))
-    rows = gain_rows(pairs, CORRUPTION, Specials.xlm_r(101), S, seed=0)
+    rows = gain_rows(pairs, SETTINGS)
     kinds = {kind: [d for row in rows if row.metric == kind for d in row.documents] for kind in (TRUE, SHUFFLED)}
     assert len(kinds[TRUE]) == len(kinds[SHUFFLED]) == 2 * 17, "each pair in both directions"
     for true, shuffled in zip(kinds[TRUE], kinds[SHUFFLED], strict=True):
@@ -49,17 +59,17 @@ def test_true_and_shuffled_rows_predict_the_same_tokens_at_the_same_places() -> 
 
 
 def test_a_lone_pair_cannot_be_shuffled() -> None:
-    rows = gain_rows(pairs_of(6) + pairs_of(1, (1, 3)), CORRUPTION, Specials.xlm_r(101), S, seed=0)
+    rows = gain_rows(pairs_of(6) + pairs_of(1, (1, 3)), SETTINGS)
     assert sum(len(row.documents) for row in rows) == 2 * 2 * 6
     for pairs in ([], pairs_of(1)):
         with pytest.raises(InputError, match="no language pair has two held-out pairs"):
-            gain_rows(pairs, CORRUPTION, Specials.xlm_r(101), S, seed=0)
+            gain_rows(pairs, SETTINGS)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_the_gain_is_the_same_on_every_number_of_ranks(encoder_of: EncoderOf, world_size: int) -> None:
     model = encoder_of().train()
-    rows = gain_rows(pairs_of(20), CORRUPTION, Specials.xlm_r(101), S, seed=0)
+    rows = gain_rows(pairs_of(20), SETTINGS)
     expected = cross_lingual_gain(model, rows, S, CPU, rows_at_a_time=2)
     partial: list[torch.Tensor] = []
     for rank in range(world_size):
@@ -95,7 +105,7 @@ def test_the_gain_is_positive_for_a_model_that_copies(encoder_of: EncoderOf) -> 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     sentences = [rng.integers(4, 100, 8, dtype=np.int32) for _ in range(24)]
-    rows = gain_rows([Example((s, s.copy()), (1, 2)) for s in sentences], CORRUPTION, Specials.xlm_r(101), S, seed=0)
+    rows = gain_rows([Example((s, s.copy()), (1, 2)) for s in sentences], SETTINGS)
     model = encoder_of(num_layers=1)
     with torch.no_grad():
         for parameter in model.parameters():

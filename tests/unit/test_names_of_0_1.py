@@ -58,3 +58,11 @@ def test_a_run_of_0_1_is_known_again() -> None:
     folder = {"folder": "d", "manifest_sha256": "1", "tokenizer_sha256": "2", "languages": ["en"], "data_order": 3}
     sections = {"model": to_mapping(config.shape.resolved(3000, 12)), "data_identity": folder}
     assert identity_of(to_mapping(config) | sections) == "1c6a166c07509c43"
+
+
+def test_what_a_later_key_changes_is_part_of_a_runs_identity() -> None:
+    recipe = {"stages": [{"steps": 3, "rows": {"TLM": 1}}], "data_identity": {}}
+    changes = [{}, {"data": {"positions": "restarting"}}, {"optimizer": {"schedule": "inverse_sqrt"}}]
+    assert len({identity_of(recipe | change) for change in changes}) == 3
+    kept = {"data": {"positions": "running"}, "optimizer": {"schedule": "linear"}, "model": {"heads": None}}
+    assert identity_of(recipe | kept) == identity_of(recipe | {"data": {}, "optimizer": {}, "model": {}})

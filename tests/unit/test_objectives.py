@@ -120,6 +120,24 @@ def test_TLM_runs_positions_on_and_tells_languages_apart() -> None:
     assert np.array_equal(document.labels, labels)
 
 
+def test_restarting_positions_begin_again_in_a_pairs_second_sentence_and_nothing_else_changes(objective: Objective) -> None:
+    example = laid_out(objective, [10, 7])[0]
+    running, restarting = (
+        vars(Layout(objective, CorruptionConfig(), Specials.xlm_r(VOCAB_SIZE), positions).lay_out(example, 3, 9))
+        for positions in ("running", "restarting")
+    )
+    for name in running.keys() - {"position_ids"}:
+        assert np.array_equal(running[name], restarting[name]), name
+    if objective.num_sentences == 1 or objective.apart:
+        assert np.array_equal(running["position_ids"], restarting["position_ids"]), (
+            "placeholders still follow their sentence"
+        )
+        return
+    of_first = running["group"] % 2 == 0  # X and, where there are any, its masks
+    assert np.array_equal(running["position_ids"] - restarting["position_ids"], np.where(of_first, 0, 12))
+    assert restarting["position_ids"][12:21].tolist() == list(range(2, 11)), "</s> y </s>"
+
+
 def test_CAMLM_keeps_the_sentences_whole_and_adds_masks_that_share_place_and_language() -> None:
     example, document = laid_out(CAMLM, [10, 7])
     whole = np.concatenate([[BOS_ID], example.sentences[0], [EOS_ID, EOS_ID], example.sentences[1], [EOS_ID]])

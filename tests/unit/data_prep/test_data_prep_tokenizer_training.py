@@ -90,6 +90,12 @@ def test_a_vocabulary_too_large_names_the_largest_that_works(text_catalog: Path,
         train_tokenizer(text_catalog, out, most + 1, overwrite=True)
 
 
+def test_each_kind_of_model_has_a_size_of_its_own(text_catalog: Path, tmp_path: Path) -> None:
+    for model_type, size in (("unigram", 250_002), ("bpe", 60_000)):
+        with pytest.raises(InputError, match=f"--vocab_size {size}: too large"):
+            train_tokenizer(text_catalog, tmp_path / "m.model", model_type=model_type)
+
+
 def test_a_vocabulary_too_small_names_the_least(text_catalog: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"too small .* at least (\d+)") as error:
         train_tokenizer(text_catalog, tmp_path / "m", 10)
