@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from ernie_m.base.console import Choice, InputError
@@ -88,6 +87,8 @@ def attend(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Any, 
 @contextlib.contextmanager
 def few_shapes() -> Iterator[None]:
     """Raises InputError where torch refuses to compile a kernel for one more shape."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # here: it would add two seconds to each start of a process
+
     try:
         yield
     except FailOnRecompileLimitHit as error:
