@@ -27,7 +27,7 @@ _LAST = 2**31 - 1
 _FAR = 2**29  # from any position id
 
 
-def block_mask(rule: MaskRule, batch: PackedBatch[Tensor], window: int | None = None) -> BlockMask:
+def block_mask(rule: MaskRule[Tensor], batch: PackedBatch[Tensor], window: int | None = None) -> BlockMask:
     """The rule of a micro-batch with its metadata for blocks of 128, for B rows and all heads. `window`: the rule's."""
     partial_Bqk, full_Bqk = judged_blocks(batch, window)
     length = batch.document_BS.shape[1]

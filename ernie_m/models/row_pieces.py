@@ -32,7 +32,7 @@ class RowPieces:
     masks: list[Tensor]
 
 
-def row_pieces(rule: MaskRule, batch: PackedBatch[Tensor]) -> RowPieces | None:
+def row_pieces(rule: MaskRule[Tensor], batch: PackedBatch[Tensor]) -> RowPieces | None:
     """The rows of a micro-batch in pieces; None if pieces would save too little."""
     num_rows, sequence_length = batch.document_BS.shape
     spans = [(row, start, stop) for row in range(num_rows) for start, stop in _cut(batch.document_BS[row])]

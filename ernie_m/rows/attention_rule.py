@@ -21,16 +21,23 @@ The predicate uses only operators, so the same code works on numpy arrays, on to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
-MaskRule = Callable[[Any, Any, Any, Any], Any]
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
+MaskRule = Callable[[Array, "Array | None", Array, Array], Array]
+"""(row, head, query, key), which broadcast together -> whether the query may read the key; no rule looks at the head."""
 ReadsTable = Mapping[str, str]  # group -> the groups it reads, separated by spaces
 
 
-def attention_rule(document_BS: Any, group_BS: Any, reads_BS: Any, horizon_BS: Any) -> MaskRule:
+def attention_rule(document_BS: Array, group_BS: Array, reads_BS: Array, horizon_BS: Array) -> MaskRule[Array]:
     """The rule of one micro-batch as `may_read(row, head, query, key)`, which FlexAttention takes as its `mask_mod`."""
 
-    def may_read(row: Any, head: Any, query: Any, key: Any) -> Any:
+    def may_read(row: Array, head: Array | None, query: Array, key: Array) -> Array:
         same_document = document_BS[row, query] == document_BS[row, key]
         group_is_read = ((reads_BS[row, query] >> group_BS[row, key]) & 1) == 1
         within_horizon = key <= horizon_BS[row, query]
@@ -39,20 +46,20 @@ def attention_rule(document_BS: Any, group_BS: Any, reads_BS: Any, horizon_BS: A
     return may_read
 
 
-def within_window(may_read: MaskRule, position_BS: Any, window: int) -> MaskRule:
+def within_window(may_read: MaskRule[Array], position_BS: Array, window: int) -> MaskRule[Array]:
     """The rule with a sliding window: a key is read only if its position id is at most `window` from the query's.
 
     Position ids count inside a document. A mask shares its original's, so it reads as far as the original would.
     """
 
-    def may_read_near(row: Any, head: Any, query: Any, key: Any) -> Any:
+    def may_read_near(row: Array, head: Array | None, query: Array, key: Array) -> Array:
         distance = position_BS[row, query] - position_BS[row, key]
         return may_read(row, head, query, key) & (distance <= window) & (distance >= -window)
 
     return may_read_near
 
 
-def dense_mask(may_read: MaskRule, rows: Any, positions: Any) -> Any:
+def dense_mask(may_read: MaskRule[Array], rows: Array, positions: Array) -> Array:
     """Evaluate the rule for all pairs: bool [B, 1, S, S], from `rows` arange(B) and `positions` arange(S)."""
     row = rows[:, None, None, None]
     query = positions[None, None, :, None]

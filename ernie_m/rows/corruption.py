@@ -5,25 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from ernie_m.base.arrays import ranges
 from ernie_m.base.special_tokens import Specials
 
+Count = TypeVar("Count", int, np.ndarray)
 
-def num_masked(num_tokens: Any, mask_rate: float) -> Any:
+
+def num_masked(num_tokens: Count, mask_rate: float) -> Count:
     """How many of `num_tokens` (int or array) are predicted: the rate times their number, rounded, at least 1."""
     if isinstance(num_tokens, int):
         return max(1, round(num_tokens * mask_rate))  # the same number, 20 times faster than with an array of one
     return np.maximum(1, np.rint(np.asarray(num_tokens) * mask_rate)).astype(np.int64)
 
 
-def expected_masked(mean_tokens: Any, mask_rate: float) -> Any:
-    """Mean number of predicted tokens a sentence, when sentences have `mean_tokens` (number or array) on average.
+def expected_masked(mean_tokens: np.ndarray | float, mask_rate: float) -> np.ndarray:
+    """Mean number of predicted tokens a sentence, when sentences have `mean_tokens` on average.
 
     A short sentence has at least 1, so the mean is above rate x length. Within 3 % of what was measured on real text.
+    Returns fp64 of the shape of `mean_tokens`.
     """
     exact = np.asarray(mean_tokens, np.float64) * mask_rate
     # math.exp: the last bit of np.exp depends on the processor, and all hosts must count the same number of rows

@@ -12,8 +12,10 @@
 from __future__ import annotations
 
 import bisect
+import functools
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -21,7 +23,7 @@ from ernie_m.base.arrays import ranges
 from ernie_m.base.sampling import mix, numbers_of
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.rows.batch import NO_HORIZON, Document, Documents, Example, Examples
-from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Laid, choose_masked, expected_masked, num_masked
+from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Count, Laid, choose_masked, expected_masked, num_masked
 from ernie_m.rows.objectives import CORRUPTED, NEXT, SENTENCES, CorruptionConfig, Objective
 
 NOTHING_CHOSEN = np.zeros(0, np.int64)
@@ -92,19 +94,20 @@ class Layout:
         self._fronts = np.array([begin is not None for begin in self._begins], np.int64)
         self.num_special = int(self._fronts.sum()) + objective.num_sentences
 
-    def length(self, *num_tokens: Any) -> Any:
+    def length(self, *num_tokens: Count) -> Count:
         """Number of positions of an example with these sentence lengths (ints or arrays). Exact: no draw changes it."""
         return self._length(num_tokens, num_masked)
 
-    def expected_length(self, *mean_tokens: Any) -> Any:
-        """Mean number of positions of examples whose sentences have these mean lengths (numbers or arrays)."""
+    def expected_length(self, *mean_tokens: np.ndarray) -> np.ndarray:
+        """Mean number of positions of examples whose sentences have these mean lengths."""
         return self._length(mean_tokens, expected_masked)
 
-    def _length(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> Any:
-        total = sum(num_tokens) + self.num_special  # keep this order: the last bit of a float can change the number of rows
+    def _length(self, num_tokens: Sequence[Count], masked: Callable[[Count, float], Count]) -> Count:
+        # keep this order: the last bit of a float can change the number of rows
+        total: Count = functools.reduce(operator.add, num_tokens) + self.num_special
         return total + sum(self._additions(num_tokens, masked))
 
-    def _additions(self, num_tokens: Sequence[Any], masked: Callable[[Any, float], Any]) -> list[Any]:
+    def _additions(self, num_tokens: Sequence[Count], masked: Callable[[Count, float], Count]) -> list[Count]:
         """Number of positions behind the sentences: of the appended masks of each sentence, or of the placeholders."""
         if self._corruption.appends:
             return [masked(n, self.rates.mask_rate) for n in num_tokens]
@@ -128,12 +131,12 @@ class Layout:
         """The most tokens of each sentence, in proportion, that fit in `capacity` positions; None if 1 of each does not."""
         if min(num_tokens) < 1:
             return None
-        if sum(num_tokens) <= capacity and int(self.length(*num_tokens)) <= capacity:
+        if sum(num_tokens) <= capacity and self.length(*num_tokens) <= capacity:
             return tuple(num_tokens)
         about = int(capacity / self.positions_per_token)  # special tokens and rounding take up to 6 positions a sentence
         first = max(1, min(sum(num_tokens), about - 6 * self.objective.num_sentences))
         shares = range(first, min(sum(num_tokens), about + 1))
-        fits = bisect.bisect_right(shares, capacity, key=lambda share: int(self.length(*self.cut(num_tokens, share))))
+        fits = bisect.bisect_right(shares, capacity, key=lambda share: self.length(*self.cut(num_tokens, share)))
         return self.cut(num_tokens, shares[fits - 1]) if fits else None
 
     def lay_out(self, example: Example, key: int, target_language: int = NO_LANGUAGE) -> Document:

@@ -125,7 +125,7 @@ class Fitting:
         return Piece(self._length(count), whole.example, whole.begin, count), of_rest
 
     def _length(self, tokens: Sequence[int]) -> int:
-        return int(self._layout.length(*tokens))
+        return self._layout.length(*tokens)
 
 
 def parted(starts_E: np.ndarray, end: int, most: int) -> np.ndarray:
