@@ -13,6 +13,7 @@ from ernie_m.base.files import sha256_of
 from ernie_m.corpus.folder import MANIFEST_FILE, TRAIN
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.layout import ERNIE_M
+from ernie_m.rows.objectives import OBJECTIVES, TOKEN, heads_of
 from ernie_m.runs.checkpoint import Checkpoint
 from ernie_m.runs.metrics import read_metrics
 
@@ -21,12 +22,14 @@ RECENT_STEPS = 100
 """The last loss is the mean of so many steps."""
 LEARNT_BY = ("seed", "init_from", "stages", "objective_weights", "model", "data", "batch", "optimizer")
 """The sections of a run's configuration that decide what was learnt."""
-CLASSES = {
-    "xlm-roberta": "It has XLM-R's class: `AutoModel`, `AutoModelForMaskedLM` and `AutoTokenizer` load it, and so does "
-    "`SentenceTransformer`, which takes the mean of the last layer.",
-    ERNIE_M.model_type: "It has ERNIE-M's class, which transformers has up to 4.57: `AutoModel` and `AutoTokenizer` load "
-    "it there. The class has no head for masked language modelling, and its pooler is drawn anew.",
-}
+ERNIE_M_CLASS = (
+    "It has ERNIE-M's class, which transformers has up to 4.57: `AutoModel` and `AutoTokenizer` load it there. The class "
+    "has no head for masked language modelling, and its pooler is drawn anew."
+)
+XLM_R_CLASS = (
+    "It has XLM-R's class: {loaders} and `AutoTokenizer` load it, and so does `SentenceTransformer`, which takes the mean "
+    "of the last layer."
+)
 
 
 def model_card(
@@ -40,21 +43,26 @@ def model_card(
 ) -> str:
     """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder, `keep` the share of the start in it,
     `language` the one that all tokens carry."""
-    languages = configuration["data_identity"]["languages"]
-    head = {
+    languages, heads = configuration["data_identity"]["languages"], losses_of_heads(configuration)
+    is_ernie_m = model_type == ERNIE_M.model_type
+    fills_masks = TOKEN in heads and not is_ernie_m
+    loaders = "`AutoModel`, `AutoModelForMaskedLM`" if fills_masks else "`AutoModel`"
+    of_class = ERNIE_M_CLASS if is_ernie_m else XLM_R_CLASS.format(loaders=loaders)
+    front = {
         "library_name": "transformers",
-        "pipeline_tag": "feature-extraction" if model_type == ERNIE_M.model_type else "fill-mask",
+        "pipeline_tag": "fill-mask" if fills_masks else "feature-extraction",
         "language": languages,
         "tags": ["cross-lingual", "ernie-m"],
     }
     lines = [line for line in read_metrics(run) if line["step"] <= checkpoint.step]
     parts = [
-        f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---",
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# A cross-lingual encoder of {len(languages)} languages, after {checkpoint.step:,} steps",
-        f"Pre-trained as in ERNIE-M (Ouyang et al., 2021, https://arxiv.org/abs/2012.15674). {CLASSES[model_type]}",
+        f"Pre-trained as in ERNIE-M (Ouyang et al., 2021, https://arxiv.org/abs/2012.15674). {of_class}",
         _languages_of_tokens(configuration["model"].get("language_embedding"), languages, language),
         "## Training",
         _training(configuration, checkpoint, lines),
+        _heads(heads, fills_masks),
         *([_averaged(keep)] if keep else []),
         "## Data",
         _data(configuration, data),
@@ -97,6 +105,22 @@ def _training(configuration: Mapping[str, Any], checkpoint: Checkpoint, lines: S
     origin = f"Started with the weights of `{start}`" if start else "Started with weights drawn at random"
     about = f"{origin}; {rows:,} rows of {length} positions a step{seen}. Rows of each objective, in proportion:"
     return f"{about}\n\n{_table(['steps', 'objectives'], stages)}"
+
+
+def losses_of_heads(configuration: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Head -> the losses that train it in the stages of a run."""
+    objectives = [name for name in OBJECTIVES if any(name in stage["rows"] for stage in configuration["stages"])]
+    predictions = [prediction for name in objectives for prediction in OBJECTIVES[name].predictions]
+    heads = configuration["model"].get("heads") or heads_of(objectives)
+    return {head: [prediction.loss for prediction in predictions if prediction.head == head] for head in heads}
+
+
+def _heads(heads: Mapping[str, Sequence[str]], fills_masks: bool) -> str:
+    shown = [
+        [head, ", ".join(losses) or "none", "yes" if head == TOKEN and fills_masks else "no"]
+        for head, losses in heads.items()
+    ]
+    return f"Heads, and the losses that train them in these stages:\n\n{_table(['head', 'losses', 'in this folder'], shown)}"
 
 
 def _averaged(keep: float) -> str:

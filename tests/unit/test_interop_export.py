@@ -36,6 +36,7 @@ METRICS = [
     {"step": 4, "loss/MMLM": 1.0, "learning_rate": 2e-4, "tokens": 9999},
     {"step": 4, "cross_lingual_gain": 9.25},
 ]
+CONTRAST = "| sentence | XLCO | no |"
 
 
 def configuration_of(languages: list[str], data: Path, tokenizer: Path) -> dict[str, Any]:
@@ -111,6 +112,30 @@ def test_a_card_tells_data_steps_objectives_recipe_and_scores(
     assert recipe["optimizer"] == {"peak_learning_rate": 2e-4}
     assert recipe["model"]["num_layers"] == 2
     assert not {"output", "data_identity"} & recipe.keys()
+
+
+@pytest.mark.parametrize(
+    ("rows", "heads", "model_type", "shown", "tag"),
+    [
+        ({"MMLM": 1.0, "CAMLM": 2.0}, None, "xlm-roberta", ["| token | MMLM, CAMLM | yes |"], "fill-mask"),
+        ({"MMLM": 1.0}, None, "ernie_m", ["| token | MMLM | no |"], "feature-extraction"),
+        ({"XLCO": 1.0}, None, "xlm-roberta", [CONTRAST], "feature-extraction"),
+        ({"XLCO": 1.0, "TLM": 1.0}, None, "xlm-roberta", ["| token | TLM | yes |", CONTRAST], "fill-mask"),
+        ({"XLCO": 1.0}, ("token", "sentence"), "xlm-roberta", ["| token | none | yes |", CONTRAST], "fill-mask"),
+    ],
+)
+def test_a_card_names_the_heads_what_trains_them_and_which_are_exported(
+    rows: dict[str, float], heads: tuple[str, ...] | None, model_type: str, shown: list[str], tag: str, run: RunFolder
+) -> None:
+    data = run.path.parent / "data"
+    configuration = configuration_of(["de", "en"], data, data / "sentencepiece.bpe.model")
+    configuration |= {"stages": [{"steps": 5, "rows": rows}], "model": {**configuration["model"], "heads": heads}}
+    card = model_card(run.path, configuration, Checkpoint(run.path, 3, 1, {}, {}), data, model_type)
+    _, front, body = card.split("---\n", 2)
+    table = "\n".join(["| head | losses | in this folder |", "| --- | --- | --- |", *shown])
+    assert f"{table}\n\n" in body
+    assert yaml.safe_load(front)["pipeline_tag"] == tag
+    assert ("AutoModelForMaskedLM" in body) == (tag == "fill-mask")
 
 
 @pytest.mark.parametrize("model_type", ["xlm-roberta", "ernie_m"])
