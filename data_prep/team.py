@@ -83,8 +83,7 @@ class Team(Generic[Item, Result]):
             for item in items:
                 collect(future for future in running if future.done())
                 in_memory = is_in_memory(item)
-                limit = min(2 * self.num_workers + 1, MOST_READ_AHEAD) if in_memory else PLACES_AHEAD * self.num_workers
-                limit = limit if self.num_workers else 0
+                limit = self._most_running(in_memory)
                 if len(running) >= limit > 0 and in_memory and self.num_workers >= LARGE_TEAM - 1:
                     collect(wait(running, return_when=FIRST_COMPLETED).done)
                 if len(running) < limit and self.executor is not None:
@@ -110,6 +109,12 @@ class Team(Generic[Item, Result]):
                 future.cancel()
             for memory_file in memory_files.values():
                 memory_file.close()
+
+    def _most_running(self, in_memory: bool) -> int:
+        """How many items may be with the workers at a time, waiting ones included."""
+        if not self.num_workers:
+            return 0
+        return min(2 * self.num_workers + 1, MOST_READ_AHEAD) if in_memory else PLACES_AHEAD * self.num_workers
 
 
 def _set_exception(future: Future[Any], error: BaseException | None) -> None:

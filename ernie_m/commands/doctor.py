@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
+from ernie_m.base.files import write_json
+from ernie_m.base.hostfile import read_hostfile
 from ernie_m.base.ranges import Range
 
 if TYPE_CHECKING:
+    from ernie_m.hosts.checks import Report
+    from ernie_m.hosts.examination import Examination, Results
     from ernie_m.training.recipe import TrainingConfig
 
 
@@ -54,19 +59,12 @@ def doctor(
         ssh_port: of the hosts' ssh servers, if it is given to deepspeed
         ssh_options: further options of ssh, e.g. "-F FILE"; else those of PDSH_SSH_ARGS_APPEND, which pdsh takes
     """
-    from ernie_m.base.files import write_json
-    from ernie_m.base.hostfile import read_hostfile
     from ernie_m.hosts import job_checks
-    from ernie_m.hosts.checks import judge
     from ernie_m.hosts.examination import Examination, examine
-    from ernie_m.runs.job_defaults import job_names
     from ernie_m.supervision.deepspeed_job import needs_ssh
     from ernie_m.supervision.environment import ssh_arguments
 
-    if not (recipe or data or run or shared):
-        job_named = job_names(recipe, data, run)
-        print(*job_named.choices, sep="\n")
-        recipe, data, run = job_named.recipe, job_named.data, job_named.run
+    recipe, data, run = (recipe, data, run) if recipe or data or run or shared else _defaults()
     here = dict(os.environ)  # importing deepspeed, which a recipe does, changes it
     hosts = read_hostfile(Path(hostfile)) if hostfile else {"localhost": 1}
     config, folder = _recipe(recipe, overrides), shared or run
@@ -83,27 +81,56 @@ def doctor(
     )
     results = examine(examination)
     first, num_ranks = next(iter(results.values())), sum(hosts.values())
-    shards = first.get("shards", {})
-    report = judge(results, job_checks.disk_needed(config, shards, Path(run) if run else None) if config else 0)
-    problems = [*report.problems, *(job_checks.recipe_problems(config, num_ranks, shards) if config else [])]
-    problems += job_checks.start_problems(config, Path(data) if data else None, Path(run) if run else None) if config else []
-    problems += job_checks.launch_problems() if examination.through_ssh else []
+    report = _report(results, examination, config, Path(run) if run else None, here)
     if json:
-        write_json(Path(json), {"hosts": results, "problems": [asdict(problem) for problem in problems]})
+        write_json(Path(json), {"hosts": results, "problems": [asdict(problem) for problem in report.problems]})
+    place = f"{len(hosts)} with {num_ranks} ranks" if hostfile else "this machine alone"
+    _show(report, [f"hosts        {place}", *job_checks.description(config, num_ranks, first)])
 
-    print(f"hosts        {len(hosts)} with {num_ranks} ranks" if hostfile else "hosts        this machine alone")
-    for line in job_checks.description(config, num_ranks, first):
-        print(line)
+
+def _defaults() -> tuple[str, str, str]:
+    """Recipe, data and run folder of the job that pretrain takes; prints them."""
+    from ernie_m.runs.job_defaults import job_names
+
+    named = job_names(None, None, None)
+    print(*named.choices, sep="\n")
+    return named.recipe, named.data, named.run
+
+
+def _report(
+    results: Results, examination: Examination, config: TrainingConfig | None, run: Path | None, here: Mapping[str, str]
+) -> Report:
+    """What is wrong with the hosts, by their answers; with the recipe and what it starts from; and with this machine.
+
+    `here`: the environment that the job would be started in.
+    """
+    from ernie_m.hosts import job_checks
+    from ernie_m.hosts.checks import judge
+    from ernie_m.hosts.findings import fact
+
+    first = next(iter(results.values()))
+    shards = first.get("shards", {})
+    report = judge(results, job_checks.disk_needed(config, shards, run) if config else 0)
+    problems, notes = [*report.problems], [*report.notes]
+    if config:
+        problems += job_checks.recipe_problems(config, sum(examination.hosts.values()), shards)
+        problems += job_checks.start_problems(config, Path(examination.data) if examination.data else None, run)
+    if examination.through_ssh:
+        problems += job_checks.launch_problems()
+        notes += job_checks.launch_notes(here, has_gpus=bool(fact(first, "gpus")))
+    return replace(report, problems=problems, notes=notes)
+
+
+def _show(report: Report, description: Sequence[str]) -> None:
+    """Print everything; raises InputError if there is a problem."""
+    print(*description, sep="\n")
     print(f"\n{report.table()}\n")
-    if examination.through_ssh and (names := job_checks.not_exported(here, bool(first.get("facts", {}).get("gpus")))):
-        print(f"note: {', '.join(names)}: set here, but deepspeed does not pass them on; `ernie-m supervise` does, or")
-        print("      write them into .deepspeed_env as NAME=value\n")
     for note in report.notes:
         print(f"note: {note}\n")
-    for number, problem in enumerate(problems, start=1):
+    for number, problem in enumerate(report.problems, start=1):
         print(f"{number}. {problem}")
-    if problems:
-        raise InputError(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}, listed above with what to do")
+    if count := len(report.problems):
+        raise InputError(f"{count} problem{'s' if count > 1 else ''}, listed above with what to do")
     print("all is well")
 
 

@@ -88,6 +88,14 @@ def launch_problems() -> list[Problem]:
     return problems
 
 
+def launch_notes(environment: Mapping[str, str], has_gpus: bool) -> list[Problem]:
+    """What ranks on other hosts will not have of this environment."""
+    names = not_exported(environment, has_gpus)
+    message = f"{', '.join(names)}: set here, but deepspeed does not pass them on"
+    remedy = "`ernie-m supervise` does, or write them into .deepspeed_env as NAME=value"
+    return [Problem((), message, remedy)] if names else []
+
+
 def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[str, Any]) -> list[str]:
     """Lines that describe the job: what the first host has installed, how the batch divides, what the data holds."""
     lines = []

@@ -391,6 +391,11 @@ def test_what_is_listed_for_deepspeed_or_exported_by_it_needs_no_note(
     assert job_checks.not_exported(here, has_gpus=False) == ["NCCL_DEBUG", "OMP_NUM_THREADS"], (
         "a login node exports no NCCL_*"
     )
+    (note,) = job_checks.launch_notes(here, has_gpus=False)
+    assert str(note).startswith(
+        "NCCL_DEBUG, OMP_NUM_THREADS: set here, but deepspeed does not pass them on; `ernie-m supervise`"
+    )
+    assert job_checks.launch_notes({"HF_HOME": "/cache"}, has_gpus=False) == []
 
 
 def test_a_probe_has_the_threads_that_ranks_will_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
