@@ -1,9 +1,9 @@
-"""A SentencePiece BPE model written as a tokenizer.json, since no class of transformers reads one in XLM-R's layout.
+"""Writes a SentencePiece BPE model as a tokenizer.json, since no class of transformers reads one in XLM-R's layout.
 
-SentencePiece starts from characters and joins, again and again, the neighbours whose joined piece has the best score; the
-`tokenizers` library joins those whose merge comes first. So each piece gives a merge for every way to cut it into two
-pieces, and the merges come in the order of the scores. Words are segmented apart, as they are where `why_words_depend` of
-data_prep finds nothing (no piece reaches over a space).
+SentencePiece starts from characters. Again and again it joins the two neighbours whose joined piece has the best score. The
+`tokenizers` library joins the two whose merge comes first in a list. So each piece gives a merge for every way to cut it
+into two pieces, and the list is sorted by score. Each word is segmented by itself, so the model must have no piece with a
+space inside.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _why_not(model: Any) -> str | None:
 
 
 def _merges(model: Any) -> Iterator[tuple[str, str]]:
-    """(left, right), best first; of one piece the shorter left part first."""
+    """(left, right) merges, best first; those of one piece by the length of the left part."""
     pieces = model.pieces[FIRST_PIECE_ID - FAIRSEQ_OFFSET :]
     known = {piece.piece for piece in pieces}
     for piece in sorted(pieces, key=lambda it: -it.score):  # stable: equal scores keep the order of their ids
@@ -84,7 +84,7 @@ def _merges(model: Any) -> Iterator[tuple[str, str]]:
 
 
 def _added(name: str, i: int) -> dict[str, Any]:
-    is_mask = name == MASK  # it takes the space in front along, as XLM-R's does
+    is_mask = name == MASK  # it includes the space before it, as in XLM-R
     return {
         "id": i,
         "content": name,
@@ -97,7 +97,7 @@ def _added(name: str, i: int) -> dict[str, Any]:
 
 
 def _normaliser(charsmap: bytes) -> dict[str, Any]:
-    """SentencePiece's rules; then spaces at both ends go, and of several one stays."""
+    """SentencePiece's rules; then spaces at both ends are removed, and several spaces become one."""
     steps: list[dict[str, Any]] = []
     if charsmap:
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode("ascii")})

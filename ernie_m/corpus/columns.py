@@ -1,10 +1,10 @@
 """Optional ragged columns: small integers beside the tokens of a shard, in a companion file of the same rows.
 
-1. An `IndexColumn` says what a column's integers are: items of `width` of them; the k-th counts the text tokens of sentence
-   `sentences[k]` of its row, from 0. That is all its carriers need in order to cut, turn, pack and check it.
-2. `COLUMNS` is the table of those that there are. `links`: word alignment, (source token, target token) an item.
-3. A shard's companion lies beside it, `train-00012.links.arrow`: an Arrow file of one record batch with one list<int32>
-   column, as many rows in the same order. The items of a row ascend and are distinct; a row may have none.
+1. An `IndexColumn` describes a column: items of `width` integers. The k-th integer of an item is the number of a text token
+   in sentence `sentences[k]` of its row, from 0. This is enough to cut, turn, pack and check the items.
+2. `COLUMNS` is the table of all columns. `links`: word alignment; an item is (source token, target token).
+3. A shard's companion file is beside it, `train-00012.links.arrow`: an Arrow file of one record batch with one list<int32>
+   column, with the same rows in the same order. The items of a row ascend and are distinct; a row may have none.
 4. `<column>.arrow` beside manifest.json is the table of a column's companions; manifest.json holds its hash.
 """
 
@@ -54,7 +54,7 @@ class IndexColumn:
         return f"{shard_file.removesuffix('.arrow')}.{self.name}.arrow"
 
     def fault(self, items_IW: np.ndarray, row_I: np.ndarray, tokens_RC: np.ndarray) -> tuple[int, str] | None:
-        """The first row with an item that cannot be, and why; None when all are right.
+        """The first row with an invalid item, and what is wrong; None if all are valid.
 
         `items_IW` all items of some rows, `row_I` the row of each, from 0, `tokens_RC` the tokens of each row's sentences.
         """
@@ -219,7 +219,7 @@ class Companion:
     def items(self, first: int, last: int, tokens_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Checked items of rows [first, last), int32 [items, width], and where each row's begin, int64 [rows + 1].
 
-        `tokens_RC`: tokens of each row's sentences. Raises InputError naming file and row for items that cannot be.
+        `tokens_RC`: tokens of each row's sentences. Raises InputError, naming file and row, for an invalid item.
         """
         self.check_mapped()
         width, borders = self.column.width, self.rows.offsets[first : last + 1].astype(np.int64)

@@ -144,11 +144,11 @@ class Shard:
                     )
 
     def items(self, column: str, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """What the optional `column` holds of lines [first, last), checked: int32 [items, integers of an item].
+        """The items of lines [first, last) of the optional `column`, checked: int32 [items, integers of an item].
 
-        And where the items of each line begin, int64 [lines + 1]. For `links` an item is (source token, target token),
-        counted from 0 in the line's sentences. Raises InputError when the shard has no such column, naming the command that
-        makes it, and for items that cannot be, naming the line.
+        Also where the items of each line begin, int64 [lines + 1]. For `links` an item is (source token, target token),
+        counted from 0 in the line's sentences. Raises InputError if the shard has no such column, naming the command that
+        makes it; and for an invalid item, naming the line.
         """
         if column not in self.companions:
             advice = f"run `{COLUMNS[column].made_by} --data {self.folder}`"

@@ -1,9 +1,9 @@
 """Text -> model ids by a tokenizer.json of the `tokenizers` library: WordPiece, BPE, byte-level BPE, unigram.
 
-The ids are those of transformers' tokenizer of the same folder (`add_special_tokens=False`), line by line, with one choice
-of our own: the name of a special token in a text, say [MASK] or </s>, is text here, as it is for SentencePiece. For that
-the copy that encodes calls its special tokens by names that no text has. It neither cuts nor pads nor puts anything around,
-whatever the file says of that; a file whose ids are drawn at random (BPE dropout) is refused.
+The ids of each line are those of transformers' tokenizer of the same folder (`add_special_tokens=False`), with one
+difference: the name of a special token in a text, such as [MASK] or </s>, is text here, as it is for SentencePiece. So the
+copy that encodes gives its special tokens names that no text has. It does not cut, pad or add special tokens, whatever the
+file says. A file that draws ids at random (BPE dropout) is refused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class JsonVocabulary:
             self._tokenizer = Tokenizer.from_str(json.dumps(_hidden(content, {*self._special_names.values()}, self.path)))
         except InputError:
             raise
-        except Exception as error:  # the library raises nothing more special
+        except Exception as error:  # the library raises no other class
             what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise InputError(f"tokenizer {self.path}: not a tokenizer.json of the `tokenizers` library ({what})") from None
         self._tokenizer.encode_special_tokens = True
@@ -65,14 +65,14 @@ class JsonVocabulary:
             is_never[self.specials.unknown] = False
         self._is_never = is_never
         self.unknown_ids = np.array(_unknown_ids(content, self.specials.unknown), np.int32)
-        """Model ids that stand for what the vocabulary does not have; byte-level BPE has all, and gives none of them."""
+        """Model ids of unknown pieces. Byte-level BPE knows all text and has none."""
 
     def encode(self, text: str) -> np.ndarray:
         """Model ids of one text, without special tokens: int32 [num_tokens]."""
         return self.encode_batch([text]).values
 
     def encode_batch(self, texts: Sequence[str]) -> EncodedTexts:
-        """Model ids of many texts, each for itself, without special tokens, on one core."""
+        """Model ids of many texts, each encoded by itself, without special tokens, on one core."""
         return joined([self._encoded(texts[i : i + TEXTS_AT_A_TIME]) for i in range(0, len(texts), TEXTS_AT_A_TIME)])
 
     def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
@@ -93,11 +93,11 @@ class JsonVocabulary:
         return str(self._tokenizer.decode([int(i) for i in ids if not self._is_never[int(i)]], skip_special_tokens=True))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The piece of each model id as it stands in the file."""
+        """The piece of each model id, as it is in the file."""
         return [self._special_names.get(i) or str(self._tokenizer.id_to_token(i)) for i in map(int, ids)]
 
     def _refuse_other_ids(self, content: dict[str, Any]) -> None:
-        """The library numbers added tokens itself; so a file may say one id and mean another."""
+        """The library numbers added tokens itself, so the id in a file may differ from the one in use."""
         for token in content["added_tokens"] or ():
             name, said = token["content"], token["id"]
             found = self._tokenizer.token_to_id(HIDDEN + name if said in self._special_names else name)
@@ -131,7 +131,7 @@ def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _hidden(content: dict[str, Any], names: set[str], path: Path) -> dict[str, Any]:
-    """The file's content with other names for its special tokens, and nothing that cuts, pads or puts around."""
+    """The file's content with other names for its special tokens, and without cutting, padding and added tokens."""
     model = dict(content["model"])
     if model.get("dropout"):
         raise InputError(f"tokenizer {path}: dropout {model['dropout']}: its ids are drawn at random; expected null")
@@ -156,7 +156,7 @@ def _hidden(content: dict[str, Any], names: set[str], path: Path) -> dict[str, A
 
 
 def _refuse_contradictions(content: dict[str, Any], path: Path) -> None:
-    """Where transformers' class builds the steps anew from tokenizer_config.json, that must say the same as the file."""
+    """If transformers' class builds the steps again from tokenizer_config.json, that must agree with the file."""
     config = read_object(path.with_name("tokenizer_config.json"))
     name = str(config.get("tokenizer_class") or "").removesuffix("Fast")
     if name in ("", "PreTrainedTokenizer", "TokenizersBackend"):  # these take the file as it is

@@ -31,7 +31,7 @@ FORMAT_VERSION = 3
 COLUMNS_VERSION = 4
 """As FORMAT_VERSION, with optional columns."""
 XLM_R_VERSION = 2
-"""The format before: XLM-R's layout alone, of which it told the size of the vocabulary."""
+"""The format before: only XLM-R's layout, given by the size of the vocabulary."""
 
 
 @dataclass(frozen=True, init=False)

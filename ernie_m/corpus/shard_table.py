@@ -4,7 +4,7 @@
 (docs/data_format.md). File names are not stored, they follow from corpus, split and number.
 
 1. `ShardTable` holds the columns as numpy arrays: views of the mapped file, or made of `ShardEntry`s.
-2. `ShardList` is some of a table's rows in an order: a lazy sequence of `ShardEntry`, and arrays for whoever wants totals.
+2. `ShardList` is some rows of a table, in order: a lazy sequence of `ShardEntry`, and arrays for totals.
 3. Only `write_table` and `read_table` know the file's layout. Only columns that are used come into memory; the hashes,
    half of the file, do not.
 """

@@ -1,9 +1,9 @@
-"""Which tokens of a tokenizer.json begin a row, end a sentence, pad, mask: read from it and from what lies beside it.
+"""Which tokens of a tokenizer.json begin a row, end a sentence, pad, mask: read from it and from the files beside it.
 
-1. Begin, end and what stands in front of a second sentence are what its post-processor puts around texts. Where that puts
-   nothing, tokenizer_config.json's cls_token and sep_token count.
-2. Pad, mask and unknown have the names that tokenizer_config.json or special_tokens_map.json give them; unknown is what the
-   model itself says; and where nothing is said, a special token of a usual name is taken.
+1. Begin, end and the token before a second sentence are those that its post-processor adds. If it adds none,
+   tokenizer_config.json's cls_token and sep_token count.
+2. Pad and mask have the names that tokenizer_config.json or special_tokens_map.json give them; unknown is what the model
+   itself names. If no file names one, a special token with a usual name is taken.
 3. A masked token may be replaced by any id but special tokens and unused ones, which were never trained.
 4. Positions start behind the pad id in RoBERTa's family, else at 0: config.json names the family; without it, XLM-R's and
    RoBERTa's own names and ids are known.
@@ -36,7 +36,7 @@ POSITIONS_BEHIND_PAD = {
 
 @dataclass(frozen=True)
 class Around:
-    """What a post-processor puts around texts: ids before and behind one alone, and between the two of a pair."""
+    """The ids that a post-processor adds: before and after a text, and before, between and after the two texts of a pair."""
 
     before: tuple[int, ...] = ()
     behind: tuple[int, ...] = ()
@@ -52,12 +52,12 @@ def ids_by_name(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def special_names(content: Mapping[str, Any], roles: Mapping[str, str]) -> set[str]:
-    """The tokens that no text is to be turned into."""
+    """The tokens that no text may be turned into."""
     return {token["content"] for token in content["added_tokens"] or () if token["special"]} | {*roles.values()}
 
 
 def roles_of(content: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """Role (`mask_token`, ...) -> name, as far as they are told or usual."""
+    """Role (`mask_token`, ...) -> name, for those that a file names or that have a usual name."""
     told = {**read_object(path.with_name("special_tokens_map.json")), **read_object(path.with_name("tokenizer_config.json"))}
     kinds = ("cls_token", "sep_token", *USUAL_NAMES)
     roles = {kind: _name(told[kind]) for kind in kinds if told.get(kind)}
@@ -127,7 +127,7 @@ def _faults(content: Mapping[str, Any], roles: Mapping[str, str], ids: Mapping[s
 
 
 def around_of(processor: Mapping[str, Any] | None) -> Around:
-    """What a tokenizer.json's `post_processor` puts around texts."""
+    """The ids that a tokenizer.json's `post_processor` adds."""
     if processor is None:
         return Around()
     if processor["type"] == "Sequence":

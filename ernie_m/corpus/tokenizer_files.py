@@ -1,4 +1,4 @@
-"""Which files a tokenizer is made of: a SentencePiece model alone, or a tokenizer.json with what lies beside it.
+"""Which files a tokenizer has: a SentencePiece model alone, or a tokenizer.json with some files beside it.
 
 `--tokenizer` may name a SentencePiece model, a tokenizer.json of the `tokenizers` library, a folder in Hugging Face's
 layout, or a hub id that is in the hub's local cache; nothing is fetched.
@@ -24,7 +24,7 @@ COMPANIONS = (
     "vocab.json",
     "merges.txt",
 )
-"""What may lie beside a tokenizer.json and belongs to it: roles of special tokens, and the same vocabulary for slow ones."""
+"""Files beside a tokenizer.json that belong to it: roles of special tokens, and the vocabulary for slow tokenizers."""
 MODEL_CONFIG = "config.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _EXPECTED = "expected a SentencePiece model (see train-tokenizer), a tokenizer.json, or a Hugging Face folder with one"

@@ -1,13 +1,13 @@
 """Does the tokenizer know this language? By the share of unknown pieces.
 
-An unknown piece is <unk>. A model with byte fallback never gives <unk>; there a piece that stands for a single byte is
-unknown. Neighbouring unknown characters of a word are one <unk>, beside the piece for the space in front of the word. So
-text that is unknown throughout has a share of about 50 %, not 100 (with byte fallback near 100).
+An unknown piece is <unk>. A model with byte fallback never gives <unk>; there a piece of a single byte is unknown.
+Neighbouring unknown characters of a word are one <unk>, and the space before the word is a known piece. So completely
+unknown text has a share of about 50 %, not 100 % (with byte fallback near 100 %).
 
 The limits were chosen on the Universal Declaration of Human Rights in 388 languages, under models of 4 to 388 languages:
-languages that the tokenizer was trained on stay below 2.5 % (nearly all below 0.5 %), those of a known script with letters
-of their own have 3 to 20 % (Polish by a model of English, French, German and Spanish 8, Yoruba 18), those of an unknown
-script 40 to 50 %.
+languages that the tokenizer was trained on stay below 2.5 % (nearly all below 0.5 %). Languages in a known script, but with
+some letters of their own, have 3 to 20 % (under a model of English, French, German and Spanish: Polish 8 %, Yoruba 18 %).
+Those in an unknown script have 40 to 50 %.
 """
 
 from __future__ import annotations

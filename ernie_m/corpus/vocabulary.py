@@ -1,4 +1,4 @@
-"""SentencePiece text -> model ids, with XLM-R's (fairseq's) numbering; what a vocabulary is, by its bytes."""
+"""The vocabulary of a SentencePiece model: text -> model ids, with XLM-R's (fairseq's) numbering."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Vocabulary:
         num_bytes = 256 if model.trainer_spec.byte_fallback else 0
         byte_pieces = [self._processor.piece_to_id(f"<0x{byte:02X}>") + FAIRSEQ_OFFSET for byte in range(num_bytes)]
         self.unknown_ids = np.array([UNK_ID, *byte_pieces], np.int32)
-        """Model ids that stand for what the vocabulary does not have: <unk>, and single bytes where the model has them."""
+        """Model ids of unknown pieces: <unk>, and single bytes if the model has them."""
 
     def model_proto(self) -> Any:
         """The model's own description of itself (a ModelProto), parsed afresh: it is large and seldom needed."""
@@ -79,7 +79,7 @@ class Vocabulary:
         return EncodedTexts(_model_ids(np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1])), offsets)
 
     def normalised(self, texts: Sequence[str]) -> list[str]:
-        """The texts as the segmentation sees them: mapped by the model's rules, U+2581 for a space and in front."""
+        """The texts as they are segmented: normalised by the model's rules, with U+2581 at the beginning and for spaces."""
         return list(self._processor.normalize(list(texts)))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -88,7 +88,7 @@ class Vocabulary:
         return str(self._processor.decode(pieces))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The piece of each model id as it stands in the model, U+2581 for a space; special tokens by their names."""
+        """The piece of each model id, as it is in the model, with U+2581 for a space; special tokens by their names."""
         names = {**dict(enumerate((BOS, PAD, EOS, UNK))), self.mask_id: MASK}
         return [names.get(i) or str(self._processor.id_to_piece(i - FAIRSEQ_OFFSET)) for i in map(int, ids)]
 

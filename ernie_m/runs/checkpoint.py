@@ -2,10 +2,10 @@
 
 step_00000100/manifest.json            format, step, number of ranks, the trainer's state, size and SHA-256 of each file
               rank_00003.safetensors   fragments of the training state (ernie_m.runs.fragments), of any rank and stage
-              probe.safetensors        a few rows, whose loss stands in the state: replayed after loading
+              probe.safetensors        a few rows, whose loss is in the state: computed again after loading
 
-`verify` looks at hashes before anything is opened, and nothing is ever unpickled. How checkpoints come about:
-ernie_m.runs.checkpoint_commit.
+`verify` looks at hashes before anything is opened, and nothing is ever unpickled. How checkpoints are
+made: ernie_m.runs.checkpoint_commit.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A checkpoint becomes one: all ranks write their part aside and vote, then it gets its name; which older ones go.
+"""Making a checkpoint: all ranks write their parts aside and vote, then it gets its name; older ones are deleted.
 
 1. Each rank writes its file aside, into `step_00000100.tmp`. It hashes what it writes, and fsyncs it.
 2. Rank 0 joins sizes and hashes of all ranks with the trainer's state into `manifest.json`.
 3. Every rank votes after each of these. If one votes no, for example because its disk is full, the folder is removed: the
    older checkpoints stay.
-4. Rename to `step_00000100`, then `latest`. Older ones go when the new one has been read back and verified.
+4. Rename to `step_00000100`, then `latest`. Older ones are deleted after the new one was read back and verified.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class VotingRanks(Protocol):
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the last `keep_last`, and for good the first of every `keep_every` steps (0: none)."""
+    """Which checkpoints stay: the last `keep_last`; and the first of every `keep_every` steps, for ever (0: none)."""
 
     keep_last: int = 2
     keep_every: int = 0
@@ -62,7 +62,7 @@ class Retention:
         """Those of `folders` (newest first) that may be deleted."""
         windows: dict[int, Path] = {}
         if self.keep_every:
-            for folder in folders:  # the oldest of a window comes last and wins
+            for folder in folders:  # the oldest of each `keep_every` steps comes last, and is kept
                 windows[step_of(folder) // self.keep_every] = folder
             windows.pop(0, None)
         return [folder for folder in folders[self.keep_last :] if folder not in windows.values()]
@@ -160,7 +160,7 @@ class Committer:
             checkpoint = verify(folder, self.voters.rank, self.voters.world_size, self.on_progress)
             if checkpoint.state.get("identity") != self.identity:
                 raise InputError("belongs to another run")
-        except (InputError, OSError) as error:  # whatever it is, all must vote
+        except (InputError, OSError) as error:  # in any case all must vote
             return str(error)
         return None
 

@@ -2,7 +2,7 @@
 
 Saving. This rank's fragments are copied to host memory. The training waits for this copy only; a thread commits it
 (checkpoint_commit.py) while the training goes on. Without enough memory for the copy, the training waits until all is
-written. A save that failed is told, and the training goes on.
+written. A failed save is reported, and the training goes on.
 
 Loading takes the newest folder whose files have the manifest's sizes and hashes; broken ones are named and passed over.
 A run with checkpoints of which none is whole is an error, never a silent start from zero.
@@ -30,7 +30,7 @@ from ernie_m.runs.host_copy import HostCopy
 
 @dataclass(frozen=True)
 class Saved:
-    """What came of a save: `problem` is None when it was committed. `stalled` are the seconds the training waited."""
+    """The result of a save. `problem`: None if it was committed. `stalled`: seconds that the training waited for it."""
 
     step: int
     problem: str | None
@@ -78,7 +78,7 @@ class CheckpointStore:
         in_background: bool = False,
         veto: str | None = None,
     ) -> None:
-        """Start a checkpoint of `step` finished steps; all ranks call it alike. `finished` tells what came of it.
+        """Start a checkpoint of `step` finished steps; all ranks call it together. `finished` gives the result.
 
         `tensors` is this rank's part (fp32, flat), `probe` a few rows (rank 0 writes them). In the background `tensors`
         may change as soon as this returns. `veto` says why this rank votes against it from the start.

@@ -27,7 +27,7 @@ class HostCopy:
     def reserve(self, num_elements: int, pinned: bool) -> None:
         """Allocate memory for fp32 numbers and touch every page; otherwise the first copy would wait for the kernel."""
         if self._buffer.numel() < num_elements or (num_elements and pinned != self._buffer.is_pinned()):
-            self._buffer = torch.empty(0)  # let go of the old one first
+            self._buffer = torch.empty(0)  # free the old one first
             self._buffer = torch.zeros(num_elements, pin_memory=pinned)
 
     def of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ class HostCopy:
 
 
 def choose_saving(in_background: bool, state_bytes: int, ranks_on_host: int) -> Choice:
-    """Whether to save behind the training: host memory must hold a copy of the state of all ranks of this host."""
+    """Whether to save in the background: host memory must hold a copy of the state of all ranks of this host."""
     if not in_background:
         return Choice("saving", "synchronous", "asked for")
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: one JSON line a step, console lines, curves as PNG.
+"""The figures of a run: one JSON line a step, console lines, curves as PNG.
 
 Summed losses stay on the device until a line is printed; then all steps since the last one are fetched at once. Names
 come from the table of objectives: `loss/CAMLM`, `loss/CAMLM/de-en`.
@@ -41,7 +41,7 @@ def mean_losses(names: Sequence[str], nll: Sequence[float], predicted: Sequence[
 
 
 class LineLog:
-    """JSON lines with a `step` each (rank 0 alone writes). Those of steps behind the checkpoint are dropped on resume.
+    """JSON lines with a `step` each (rank 0 alone writes). Those of steps after the checkpoint are dropped on resume.
 
     A full disk does not end the training: an alarm is printed, and lines wait in memory until a write succeeds.
     """
@@ -69,7 +69,7 @@ class LineLog:
                 print(f"alarm: {self.path}: {error.strerror}; its lines wait in memory", file=sys.stderr, flush=True)
 
     def sync(self) -> str | None:
-        """Flush to the disk; returns why it failed, or None. A checkpoint must not be newer than its log."""
+        """Flush to the disk. Returns why it failed, or None. The log must be on the disk before the checkpoint."""
         self.write([])
         os.fsync(self._file.fileno())
         return f"{self.path}: {len(self._waiting)} bytes of lines find no room" if self._waiting else None
@@ -170,7 +170,7 @@ def points_of(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, f
 
 
 def plot_smoothed(axis: Any, points: Sequence[tuple[int, float]], label: str, width: int) -> None:
-    """The points, faint, and over them their mean over the last `width`."""
+    """Draw the points faintly, and over them the mean of the last `width` points."""
     steps, values = [p[0] for p in points], [p[1] for p in points]
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)

@@ -131,8 +131,8 @@ class RunFolder:
         """Delete what an earlier run left.
 
         First check that all of it can be deleted: a missing or read-only disk is an error.
-        If it is killed in between, a run folder is left: COMPLETE is deleted first, and the settings stay until those of the
-        new run replace them. `checkpoints` may be a link to a bigger disk, and stays one.
+        COMPLETE is deleted first, and the settings stay until those of the new run replace them. So there is a run folder
+        even after a kill in between. If `checkpoints` is a link to a bigger disk, it stays one.
         """
         left = [self.path / name for name in OF_TRAINING if name != CONFIG_FILE]
         require_writable(self.path)
@@ -187,7 +187,7 @@ def _binding(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_later_keys(content: Any) -> Any:
-    """Without those of LATER_KEYS that mean what earlier releases did."""
+    """Without the LATER_KEYS whose value means what earlier releases did."""
     if isinstance(content, Mapping):
         kept = {key: value for key, value in content.items() if value != LATER_KEYS.get(key, ...)}
         return {key: _without_later_keys(value) for key, value in kept.items()}
@@ -200,7 +200,7 @@ def model_config(configuration: dict[str, Any]) -> ModelConfig:
 
 
 def specials_recorded(specials: Specials) -> dict[str, Any]:
-    """What a run's `data_identity` says of its special tokens: nothing of XLM-R's layout, as before there were others."""
+    """What a run's `data_identity` says of its special tokens. Nothing is said of XLM-R's layout, as in earlier releases."""
     is_xlm_r = specials == Specials.xlm_r(specials.vocab_size)
     return {} if is_xlm_r else {SPECIAL_TOKENS: specials.to_json()}
 

@@ -1,7 +1,7 @@
 """Steps that a run leaves out: they have no forward and no update, and their data is not used.
 
-`--skip_steps 1200:1300,1500:1510` names them as the trainer counts, from 0: A:B is steps A .. B-1. A run remembers what
-it was ever told to skip in RUN/skipped_steps.json, so that a restart without the option leaves the same steps out.
+`--skip_steps 1200:1300,1500:1510` names them as the trainer counts, from 0: A:B is steps A .. B-1. RUN/skipped_steps.json
+remembers all skipped steps of a run, so that a restart without the option leaves out the same steps.
 
 If a step was trained before somebody asked to skip it, it must be undone: the run resumes from a checkpoint of at most
 `first_new` steps.
@@ -86,7 +86,7 @@ class SkipSteps:
         return sum(max(0, end - first) for first, end in ends)
 
     def union(self, other: SkipSteps) -> SkipSteps:
-        """Steps that one of both skips."""
+        """Steps that one of the two skips."""
         return SkipSteps.of((*self.ranges, *other.ranges))
 
     def __bool__(self) -> bool:
