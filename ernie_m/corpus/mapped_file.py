@@ -1,4 +1,4 @@
-"""Arrow IPC files of one record batch, mapped. Their size is checked first: reading a map past its file's end kills the process."""
+"""Arrow IPC files of one record batch, mapped. The size is checked first: a read behind the file's end kills the process."""
 
 from __future__ import annotations
 

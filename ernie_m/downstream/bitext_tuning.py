@@ -82,7 +82,7 @@ class BitextTuning(Task[SentencePair]):
         return BitextFeatures(examples, setup)
 
     def collator(self, setup: Setup) -> Callable[[list[Any]], Mapping[str, Any]]:
-        """Both sides padded, and which sentences of the batch are no translation of which."""
+        """Both sides padded, and which sentences of the batch are not translations of each other."""
 
         def collate(features: list[Any]) -> Mapping[str, Any]:
             batch = {"is_negative": negatives([(f["source_ids"], f["target_ids"]) for f in features])}
@@ -114,7 +114,7 @@ class BitextTuning(Task[SentencePair]):
         return Scored(dict(zip(self.metrics, metrics, strict=True)), found.tolist())
 
     def trivial_score(self, examples: Sequence[SentencePair]) -> float:
-        """Chance."""
+        """By chance."""
         return 100 / len(examples)
 
 

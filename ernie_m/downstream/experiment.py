@@ -1,4 +1,4 @@
-"""All seeds of one task on one encoder: check, train, summarise. The same call, given again, goes on where it was.
+"""All seeds of one task on one encoder: check, train, summarise. The same command again goes on where it stopped.
 
 In the folder: `settings.json` (what the scores depend on; `settings.claim` refuses others there), `seed_K/` with
 `result.json`, `predictions/LANGUAGE.jsonl` and `model/`, then `results.json` and `scores.png`.
@@ -100,7 +100,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
 
 
 def hyperparameters_of(task: Task[Any], setting: str, size: encoders.Size, overrides: Sequence[str]) -> Hyperparameters:
-    """The paper's, with what the user sets otherwise; raises InputError for an unknown key or an unfit value."""
+    """The paper's, with the user's changes. Raises InputError for an unknown key or a value that does not fit."""
     defaults = task.defaults(setting, size)
     return build(type(defaults), merge_overrides(to_mapping(defaults), overrides), "hyperparameters")
 
@@ -161,7 +161,7 @@ def _describe(experiment: Experiment, size: str, data: task_files.TaskData, setu
 
 
 def _difference(task: Task[Any], data: task_files.TaskData, from_dev: bool) -> str | None:
-    """How what was tested on differs from what the paper tested on; None where it is that."""
+    """How the test data differ from the paper's; None if they do not."""
     if from_dev:
         return "parts of dev files"
     chosen_by = [language for language, examples in data.test.items() if examples == data.validation.get(language)]

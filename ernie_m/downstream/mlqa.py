@@ -83,7 +83,7 @@ class Mlqa(Task[Question]):
             "test-context-{context}-question-{question}.json",
         ),
     }
-    """MLQA's test files in one language, for those are what its average is over; the others where they are named, or alone
+    """MLQA's test files in one language, since its average is over those; the others if they are named, or alone
     in a folder. XTREME's layouts and MLQA's own of the translations of SQuAD."""
     auto_class: ClassVar[Any] = AutoModelForQuestionAnswering
 
@@ -106,7 +106,7 @@ class Mlqa(Task[Question]):
         return ()
 
     def features(self, examples: Sequence[Question], setup: Setup, with_answers: bool) -> Sequence[Mapping[str, Any]]:
-        """One a window (`spans.span_features`); what became of the answers is told."""
+        """One a window (`spans.span_features`); prints how the answers map to tokens."""
         chosen = setup.hyperparameters
         limits = SpanLimits(chosen.max_length, chosen.doc_stride, chosen.max_query_length)
         features, counts = span_features(examples, setup.tokenizer, limits, with_answers)

@@ -1,8 +1,8 @@
 """Named entities: CoNLL-2002/2003 and WikiANN; trained on English (`en`) or on every language (`all`).
 
 1. A word is predicted at its first piece, once. A word without a piece (a zero-width space) becomes the unknown piece.
-2. A sentence too long for the encoder is read in overlapping windows of whole words; each word is predicted in the window
-   that shows most around it. Nothing is truncated, so no word is scored without having been read.
+2. A sentence too long for the encoder is read in overlapping windows of whole words. Each word is predicted in the window
+   with most context around it. Nothing is cut off, so every word that is scored was read.
 3. Scores are of entities, exactly as conlleval counts them: on words, type and both borders right.
 """
 

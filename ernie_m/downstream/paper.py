@@ -59,7 +59,7 @@ TEST_SIZES: dict[str, dict[str, int]] = {
 
 
 def difference(task: str, tested: Mapping[str, int]) -> str | None:
-    """How what was tested on (language -> number of examples) differs from the paper's test set; None where it does not.
+    """How the test data (language -> number of examples) differ from the paper's test set; None if they do not.
 
     File names do not count, only languages and numbers of examples.
     """

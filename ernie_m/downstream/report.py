@@ -1,8 +1,8 @@
 """Scores of all seeds: mean and spread by language, the gap between English and the others, the paper's row, collapsed
 seeds by name; as a table, as JSON and as a picture.
 
-A seed has *collapsed* when its validation score is at most two standard errors above the score of an answer that looks at
-nothing. It counts in the mean; the mean without it is shown too.
+A seed has *collapsed* if its validation score is at most two standard errors above that of a constant answer, which ignores
+the input. It counts in the mean; the mean without it is shown too.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Summary:
     collapsed: list[int]
     """Seeds that collapsed."""
     trivial: float
-    """First metric on validation of an answer that looks at nothing."""
+    """First metric on validation of a constant answer."""
 
 
 def collapse_threshold(trivial: float, num_examples: int) -> float:
@@ -60,7 +60,7 @@ def collapse_threshold(trivial: float, num_examples: int) -> float:
 def summarise(results: Sequence[Mapping[str, Any]], metrics: Sequence[str], trivial: float, num_validation: int) -> Summary:
     """Put the seeds' results (`seed.run_seed`) together.
 
-    `trivial` is the first metric of an answer that looks at nothing, on `num_validation` examples.
+    `trivial` is the first metric of a constant answer, on `num_validation` examples.
     """
     first = metrics[0]
     threshold = collapse_threshold(trivial, num_validation)

@@ -1,6 +1,6 @@
 """What the scores in a folder depend on. It is written before the scores and compared at every start.
 
-So scores of other settings are never averaged in, and nobody's files are overwritten. Data files are compared by content,
+So scores of other settings are never mixed in, and no other files are overwritten. Data files are compared by content,
 each under its path below the data folder, because folders move; a file outside it is known by its number on the command
 line.
 """

@@ -5,8 +5,8 @@
 2. An answer's characters become the smallest run of tokens that covers them, by the tokenizer's offsets. In a window
    that does not hold all of it the answer is the first token.
 3. The best span is that with the largest sum of start and end logit, over all windows: both among the context's tokens,
-   at most `max_answer_length` of them, and the start in the window that shows most around it. Its text is the
-   context's own between two offsets, never tokens put together again.
+   at most `max_answer_length` of them, and the start in the window with most context around it. Its text is
+   cut from the context by two offsets, not made of tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SpanLimits:
 
 @dataclass
 class AnswerCount:
-    """How many answers map to tokens and back, and how."""
+    """How many answers map to tokens and back exactly, and how many do not."""
 
     exact: int = 0
     widened: int = 0
@@ -45,7 +45,7 @@ class AnswerCount:
     too_long: int = 0
     """No window holds all of it."""
     out_of_place: int = 0
-    """The context has other text, or no token, where the answer is said to be; such a question is not trained on."""
+    """The context has other text, or no token, at the answer's place. Such a question is left out of training."""
     first_out_of_place: str = ""
 
 

@@ -36,7 +36,7 @@ class Hyperparameters(Section):
     epochs: Annotated[int, Range(least=1, most=10**5)]
     """Passes over the training examples."""
     max_length: Annotated[int, Range(least=8, most=2**16)]
-    """Tokens a feature is cut to at most, special ones included."""
+    """Most tokens of a feature, special tokens included; longer ones are cut."""
     layer_decay: Annotated[float, Range(above=0, most=1)] = 1.0
     """Layer i of L learns with decay^(L-i) of the rate, embeddings with decay^(L+1), heads with all of it."""
     weight_decay: Annotated[float, Range(least=0, most=10, zero="none")] = 0.0
@@ -69,7 +69,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of the examples of one language."""
+    """The result on the examples of one language."""
 
     metrics: dict[str, float]
     """Each of the task's metrics, in percent."""
@@ -87,7 +87,7 @@ class Task(ABC, Generic[Example]):
     metrics: ClassVar[tuple[str, ...]]
     """Names of the scores; the first chooses the best epoch on validation and leads the table."""
     protocol: ClassVar[str]
-    """How it is scored, in a line that stands under every table."""
+    """How it is scored, in a line; it is printed under every table."""
     patterns: ClassVar[Mapping[Part, tuple[str, ...]]]
     """Names the files may have below the data folder, most likely first: `dev-{language}.tsv`. Placeholders give the
     language; two different ones are joined with a hyphen. The first pattern that matches anything is taken."""
@@ -146,7 +146,7 @@ class Task(ABC, Generic[Example]):
         return encoder.model(self.auto_class, setup.labels)
 
     def difference(self, test: Mapping[str, Sequence[Example]], paths: Sequence[Path]) -> str | None:
-        """How one can see that examples are not the paper's test set though the numbers agree; None if they may be."""
+        """What shows that examples are not the paper's test set although their number agrees; None if nothing does."""
         return None
 
     def read_with(self, path: Path) -> Sequence[Path]:

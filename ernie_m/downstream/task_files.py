@@ -62,7 +62,7 @@ def load(task: Task[Any], setting: str, options: FileOptions) -> TaskData:
         parts = {part: _read(task, files[part], part) for part in PARTS}
     for part in ("train", "validation"):
         parts[part] = _of_language(parts[part], trained_on, part, files[part], setting)
-    if trained_on is None and len(task.settings) > 1 and len(parts["train"]) == 1:  # one language is the other setting
+    if trained_on is None and len(task.settings) > 1 and len(parts["train"]) == 1:  # one language: that is the other setting
         only = next(iter(parts["train"]))
         raise InputError(f"setting {setting}: training examples in {only} alone; expected several languages")
     return TaskData(
@@ -119,7 +119,7 @@ def _files(task: Task[Any], options: FileOptions, part: Part, language: str | No
 
 
 def _read(task: Task[Any], files: Sequence[SourceFile], part: str) -> dict[str, list[Any]]:
-    """Examples by language. Several files of one language are put together to train on, which is told; a score is of one.
+    """Examples by language. Several training files of one language are joined, and this is printed; a score is of one file.
 
     Raises InputError for two that are to be scored, or chosen by, as one language.
     """

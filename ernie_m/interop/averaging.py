@@ -1,7 +1,7 @@
-"""Averaging weights with those that a run started from: what a language lost by training on others mostly comes back.
+"""Averaging weights with those that a run started from. Languages that training made worse mostly recover.
 
-`keep` is the share of the start: trained + keep x (start - trained), 0 the trained weights, 1 the start's. What the start
-lacked (a head that was drawn from the seed) is not averaged.
+`keep` is the share of the start: trained + keep x (start - trained), 0 the trained weights, 1 the start's. Parameters that
+the start lacked (a head drawn from the seed) are not averaged.
 """
 
 from __future__ import annotations

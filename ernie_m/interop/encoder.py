@@ -110,7 +110,7 @@ class OpenEncoder:
         return model
 
     def untrained(self) -> PreTrainedModel:
-        """The same shape with weights drawn from seed 0: a baseline that knows names, digits and punctuation alone."""
+        """The same shape with weights drawn from seed 0: a baseline that only finds equal names, digits and punctuation."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             config = copy.deepcopy(self.config)

@@ -1,9 +1,9 @@
 """Our weights as a Hugging Face folder: XLM-R's class, which every release of transformers has, or ERNIE-M's.
 
-The fused query-key-value matrix is split. A language embedding that masks alone carry is not exported. One that all tokens
-carry becomes the token types of XLM-R's class, which it adds to each token too: type i is language i. Where one language is
-asked for, it is the only type, and every text is read as of that language. The MLM head of a run that has one is exported
-to XLM-R's class. ERNIE-M's class (in transformers up to 4.57) has neither head nor types.
+The fused query-key-value matrix is split. A language embedding that only masks have is not exported. One that all tokens
+have becomes the token types of XLM-R's class, which adds them to each token: type i is language i. If one language is asked
+for, it is the only type, and every text is read as text of that language. The MLM head, if the run has one, is exported to
+XLM-R's class. ERNIE-M's class (in transformers up to 4.57) has neither head nor types.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMATS = tuple(LAYOUTS)
 
 
 def language_types(weights: dict[str, Tensor], config: ModelConfig, languages: Sequence[str], only: str | None) -> Tensor:
-    """What is added to every token, a row a type: nothing; or each language's vector, behind nothing; or that of `only`."""
+    """The vectors of the token types, a row each: none; or a row of zeros and each language's; or only that of `only`."""
     if config.language_embedding != "all":
         if only is not None:
             raise InputError(f"--language {only}: the model's tokens carry no language; leave it out")
@@ -70,7 +70,7 @@ def to_hugging_face(
     theirs |= {name: weights[ours] for ours, name in layout.head.items() if ours in weights}
     if layout.token_type is not None:
         theirs[f"{layout.prefix}.{layout.token_type}"] = types_TD
-    elif len(types_TD) == 1:  # added to the positions it is the same
+    elif len(types_TD) == 1:  # adding it to the position table is the same
         (name,) = layout.with_prefix(layout.encoder_names(0))[POSITIONS]
         theirs[name] = theirs[name] + types_TD
     else:
@@ -89,10 +89,10 @@ def export(
 ) -> None:
     """Write safetensors, config and tokenizer into `to`; `model_type` is one of FORMATS.
 
-    `languages`: of the model, in order; `only`: the one that every token shall carry, of a model whose tokens carry theirs.
-    The tokenizer is never of ERNIE-M's class, which splits digits, punctuation and Chinese characters, and training did not
-    (ernie_m/interop/tokenizer_export.py). Raises InputError for a tokenizer with another layout than XLM-R's, and for
-    languages for which the class has no place.
+    `languages`: of the model, in order. `only`: the language of every token, for a model in which all tokens have one.
+    The tokenizer never has ERNIE-M's class: that splits digits, punctuation and Chinese characters, and training did not
+    (ernie_m/interop/tokenizer_export.py). Raises InputError for a tokenizer whose layout is not XLM-R's, and for languages
+    if the class has no token types.
     """
     vocabulary, types_TD = open_vocabulary(tokenizer), language_types(weights, config, languages, only)
     refuse_unwritable(vocabulary)
@@ -107,7 +107,7 @@ def export(
         shape = XLMRobertaConfig(**hugging_face_config(config) | {"type_vocab_size": len(types_TD)} | numbers)
         _save_xlm_roberta(to_hugging_face(weights, config, types_TD=types_TD), shape, TOKEN in config.head_names, to)
     write_tokenizer(vocabulary, to, longest_document(config))
-    (to / SAFETENSORS).chmod((to / CONFIG_FILE).stat().st_mode)  # safetensors makes them the owner's alone
+    (to / SAFETENSORS).chmod((to / CONFIG_FILE).stat().st_mode)  # safetensors lets only the owner read them
 
 
 def _save_xlm_roberta(theirs: dict[str, Tensor], shape: XLMRobertaConfig, has_head: bool, to: Path) -> None:

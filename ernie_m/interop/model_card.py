@@ -75,7 +75,7 @@ def model_card(
 
 
 def _languages_of_tokens(embedding: str | None, languages: Sequence[str], only: str | None) -> str:
-    """Which language a token carries, and how it is told."""
+    """Which language each token has, and how the reader gives it."""
     if embedding == "all" and only is None:
         numbers = ", ".join(f"{language} {number}" for number, language in enumerate(languages, start=1))
         return (

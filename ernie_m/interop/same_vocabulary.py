@@ -1,4 +1,4 @@
-"""Do weights and data mean the same piece by an id? The tokenizer's bytes tell; if they differ, the pieces do.
+"""Does an id mean the same piece to weights and data? The tokenizer files are compared; if they differ, their pieces.
 
 Weights with other ids still load, but are worse than random ones, and nothing later shows it. So every file beside the
 weights that says what an id means is compared: sentencepiece.bpe.model, ERNIE-M's vocab.txt, fairseq's dict.txt or, if
@@ -17,7 +17,7 @@ from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 from ernie_m.interop.weight_files import DICTIONARY_TEXT, TOKENIZER_JSON, VOCABULARY_TEXT
 
 TOLERATED = 1e-3
-"""Share of ids that may differ, for tokenizers in which rare pieces were replaced. Two tokenizers share few ids."""
+"""Share of ids that may differ, since some tokenizers have rare pieces replaced. Different tokenizers share few ids."""
 
 OVERWRITES = " #fairseq:overwrite"
 

@@ -39,7 +39,7 @@ class JobCommand:
     words: tuple[str, ...]
     """First the program: the path of a script, or TRAINING, a module."""
     choices: tuple[Choice, ...] = ()
-    """What nobody asked for, to be said."""
+    """Defaults that were taken, to be printed."""
 
     @classmethod
     def of(cls, words: Sequence[str]) -> JobCommand:
@@ -128,7 +128,7 @@ class DeepspeedLauncher:
         write_hostfile(folder / "hostfile", hosts)
         first = next(iter(hosts))
         address = self.master_addr if self.master_addr and first == self.first_host else first
-        # a port in use at a far host shows only there: the next start takes another one
+        # whether the port is free on that host shows only there: the next start takes another one
         port = free_port() if is_local(first) else likely_port()
         if not needs_ssh(hosts):
             address = "127.0.0.1"

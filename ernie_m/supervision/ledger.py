@@ -1,4 +1,4 @@
-"""RUN/restarts.jsonl: a line for each start and each end of the job; and what they add up to."""
+"""RUN/restarts.jsonl: a line for each start and each end of the job; and their totals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_ledger(run: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Summary:
-    """What one supervision came to."""
+    """Totals of one supervision."""
 
     restarts: int
     steps_lost: int

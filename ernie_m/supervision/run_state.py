@@ -45,7 +45,7 @@ class RunState:
     reached: int = 0
     """Last step in the metrics, or `committed` if that is further."""
     metrics_version: tuple[int, int] = (0, 0)
-    """Inode and bytes of the metrics: equal only where nobody wrote in between."""
+    """Inode and bytes of the metrics: equal only if nothing was written in between."""
     stop_kind: str = ""
     """Of the last orderly stop: "refused", or else on request ("signal", "time"); empty when there was none."""
     stop_message: str = ""

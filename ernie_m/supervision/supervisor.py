@@ -113,7 +113,7 @@ class Supervisor:
             if before.complete:  # the ranks finished after their launcher had died
                 return RestartDecision(0, "complete")
             hosts = self.active_hosts.hosts
-            if self.active_hosts.dropped:  # what the user chose is not ours to reduce: training refuses it clearly
+            if self.active_hosts.dropped:  # else training itself refuses the hosts that the user chose
                 hosts = fitting(self.active_hosts.remaining, batch_of(self.run_folder))
             if self.active_hosts.hosts and not hosts:
                 why = "; ".join(f"{host} {reason}" for host, reason in self.active_hosts.dropped.items())

@@ -26,7 +26,7 @@ from ernie_m.rows.packing import PackedRow, in_order_of_heads, pack
 OLD_NAMES = {"objective_N": "loss_N"}  # of 0.1, where each objective had one loss
 POSITIONS = 32
 MOST_PREDICTED = 4  # tokens: their logits over the whole vocabulary are what costs
-TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; another card or kernel rounds otherwise
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; other GPUs and kernels round differently
 
 
 def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:

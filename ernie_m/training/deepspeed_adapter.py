@@ -1,4 +1,4 @@
-"""The one module that imports DeepSpeed: what we take from its private parts, and which of its habits are switched off.
+"""The one module that imports DeepSpeed: what we read of its private parts, and what we switch off.
 
 The training state lies in private attributes of DeepSpeed. Each is read through `taken`, and all of them once when an
 engine is made. So a release that has other names is refused at the start, in one line with its version, and not hours
@@ -74,7 +74,7 @@ class DeepSpeed:
         self._parts = _parts_of(self.optimizer)
         self._scaler = taken(self.optimizer, "loss_scaler") if _scales_losses(config) else None
         if self._scaler is not None and taken(self._scaler, "dynamic"):
-            # Else it raises at its smallest scale, after 17 overflows in a row: how many are too many is the recipe's to say
+            # Else it raises at its smallest scale, after 17 overflows in a row. The recipe says how many are too many.
             replace(self._scaler, "raise_error_at_min_scale", False)
         self._look_at_all()
 
@@ -150,13 +150,13 @@ class DeepSpeed:
         return sum(int(taken(p, "ds_numel")) if empty else p.numel() for p in model.parameters())
 
     def reduce_nothing(self) -> None:
-        """Stage 0 on one rank: no copies of all gradients for peers that are not there."""
+        """Stage 0 on one rank: make no copies of the gradients for other ranks."""
         replace(self.engine, "enable_backward_allreduce", False)
 
     def forget_gradient(self, parameter: nn.Parameter) -> None:
         """Make a parameter's gradient zero, between a step's last backward and the update, whether it got one or not.
 
-        ZeRO 3 would else use the one of the step before, where it got none.
+        Without this, ZeRO 3 would use the gradient of the step before.
         """
         if self._parts is _zero_3:
             deepspeed.utils.safe_set_local_grad(parameter, torch.zeros_like(taken(parameter, "ds_tensor")))

@@ -1,12 +1,12 @@
 """Guards against divergence: a value that is not finite stops the run before the update, a loss that jumps is reported.
 
-1. `SpikeDetector` holds a running level of each objective's loss, median and MAD (median absolute deviation) over the
-   last steps: a spike itself moves them little. Its state is the last losses, so it is rebuilt from metrics.jsonl and
-   a restart does not change a verdict. It only reports: an operator looks at the rows (ernie-m inspect_step) and
-   leaves them out with --skip_steps if they are at fault.
-2. `SkippedUpdates` counts fp16 updates that the loss scaler left out, in a row: a few are how it finds its scale, many
-   mean that the gradients overflow at any scale.
-3. `non_finite_message` is what is said when a loss or gradient is not finite in fp32 or bf16, where no scaler helps.
+1. `SpikeDetector` compares each objective's loss with the median and MAD (median absolute deviation) of the last steps. A
+   spike moves these only a little. Its state is the last losses. It is rebuilt from metrics.jsonl, so a restart does not
+   change a verdict. It only reports: a person looks at the rows (ernie-m inspect_step), and leaves the steps out with
+   --skip_steps if the rows are wrong.
+2. `SkippedUpdates` counts the fp16 updates in a row that the loss scaler left out. A few are normal, while it looks for its
+   scale. Many mean that the gradients overflow at any scale.
+3. `non_finite_message` is the message for a loss or gradient that is not finite in fp32 or bf16, which have no scaler.
 
 Steps are counted from 0, as in --skip_steps; a line of metrics.jsonl counts finished steps and so is one ahead.
 """
@@ -25,9 +25,9 @@ from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 
-LEAST_STEPS = 20  # no verdict before: the level of fewer says little
+LEAST_STEPS = 20  # no verdict with fewer
 MAD_TO_SIGMA = 1.4826  # of a normal distribution
-LEAST_DEVIATION = 0.01  # nats: a loss that hardly varies does not make a spike of a trifle
+LEAST_DEVIATION = 0.01  # nats: if a loss hardly varies, a tiny change is not a spike
 
 
 @section

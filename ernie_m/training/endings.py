@@ -29,10 +29,10 @@ PEER_WAIT = 90.0  # seconds until the watchdog must know why a collective failed
 
 @contextlib.contextmanager
 def ending_by_rule(ranks: Ranks, watchdog: Watchdog, run_folder: RunFolder, interruption: Interruption) -> Iterator[None]:
-    """However the block is left, the process ends as the table of this module says."""
+    """Whatever ends the block, the process ends as this module's table says."""
 
     def note(kind: str, step: int | None, message: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk must not hide what is to be told
+        with contextlib.suppress(OSError):  # a full disk must not hide the message
             run_folder.stopped(kind, step, message)
 
     try:
@@ -58,7 +58,7 @@ def ending_by_rule(ranks: Ranks, watchdog: Watchdog, run_folder: RunFolder, inte
             raise
         if watchdog.is_spokesman:
             print(f"error: {explanation}", file=sys.stderr, flush=True)
-        os._exit(EXIT_PEER_LOST)  # nothing that waits for a peer may run any more
+        os._exit(EXIT_PEER_LOST)  # nothing may wait for a peer now
     except BaseException as error:
         watchdog.leave(f"{type(error).__name__}: {error}")
         raise

@@ -160,7 +160,7 @@ class Engine:
         if config.zero_stage == 0 and ranks.world_size == 1:
             self._deepspeed.reduce_nothing()
         if ranks.device.type == "cpu":
-            keep_freed_memory()  # from here on a step is like the others; what initialising took would leave holes
+            keep_freed_memory()  # from now on all steps allocate the same; blocks freed before would stay as holes
 
     @property
     def module(self) -> Encoder:
@@ -178,8 +178,8 @@ class Engine:
     def update(self, learning_rate: float, trained: Collection[str] = PARTS) -> bool:
         """Close a micro-batch: the optimizer moves when it was the step's last one.
 
-        Parts of the model that are not `trained` stay bit for bit, and their gradient is zero: so their moments are too,
-        until they have learnt. Returns False, on all ranks alike, when the gradient was not finite and nothing was updated.
+        Parts of the model that are not `trained` do not change at all, and their gradient is zero. So are their moments,
+        until they are trained. Returns False, on all ranks, if the gradient was not finite and nothing was updated.
         """
         for group, (factor, part) in zip(self._deepspeed.param_groups, self._rates, strict=True):
             group["lr"] = learning_rate * factor if part is None or part in trained else 0.0
@@ -249,10 +249,10 @@ class Engine:
         return {"updates": updates, "loss_scaler": self._deepspeed.loss_scaler()}
 
     def restore(self, reader: FragmentReader, counters: dict[str, Any]) -> None:
-        """Take up a saved training state; the model was filled with its weights before this engine was made."""
+        """Continue from a saved training state. The model was filled with its weights before this engine was made."""
         if reader.has_moments:
             create_moments(self._deepspeed.adam, counters["updates"], self._deepspeed.masters)
-        replicated = self.zero_stage == 0  # then a rank answers for a share when saving, but works with all of it
+        replicated = self.zero_stage == 0  # then a rank saves a share, but works with all of it
         reader.fill(self._fragments(*((0, 1) if replicated else (self.ranks.rank, self.ranks.world_size))))
         self._deepspeed.restore_loss_scaler(counters["loss_scaler"])
 

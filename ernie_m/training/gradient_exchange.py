@@ -1,14 +1,14 @@
-"""How a step's gradients are added up and sent: over its micro-batches, over the ranks, beside the backward.
+"""How a step's gradients are added up and sent: over its micro-batches, over the ranks, during the backward.
 
-autograd adds a micro-batch's gradient to what the parameter has, in the parameter's own precision, and so do ranks. Each
-addition rounds, and what is smaller than half a unit in the last place of the sum is lost: of gradients that agree, with
-bf16's eight bits, all from the 256th on. Up to SUMMED_IN_HALF addends that is less than 0.3 % of the gradient
+autograd adds a micro-batch's gradient to that of the parameter, in the parameter's precision; ranks do the same. Each
+addition rounds. An addend smaller than half a unit in the last place of the sum is lost. If gradients are equal, bf16, with
+its eight bits, loses all from the 256th on. Up to SUMMED_IN_HALF addends the error is below 0.3 % of the gradient
 (docs/log/numerics.md).
 
 1. ZeRO 2 and 3 take each micro-batch's gradient away and add up this rank's share of it: DeepSpeed's `grad_accum_dtype`.
 2. ZeRO 0 and 1 leave it on the parameters (DeepSpeed's stage 0 knows no other type, and for bf16 its stage 1 changes to an
    optimizer of another class): a `GradientSums` takes it from there.
-3. Gradients travel behind the backward's, or beside it where each step has one backward.
+3. Gradients are sent after the backward, or during it if each step has only one backward.
 """
 
 from __future__ import annotations

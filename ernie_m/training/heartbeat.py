@@ -1,4 +1,4 @@
-"""Heartbeats: how the ranks of a job tell each other that they go on, and what follows when one no longer does.
+"""Heartbeats: how the ranks of a job tell each other that they work, and how a dead or hung rank is found.
 
 Rank 0 keeps a board. Every beat, each rank writes its newest post on it and reads the posts of all. Why not torch's
 TCPStore? When its host is stopped or cut off, a call to it never returns, whatever its timeout; when its host died, every
@@ -54,7 +54,7 @@ class Board(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """What is not from a rank of ours ends its own connection; nothing is printed."""
+        """A connection that is not from a rank of this job is closed; nothing is printed."""
 
     def exchange(self, line: bytes, connection: object = None) -> tuple[bytes, int, int]:
         """Put a post on the board. Returns the reply, the rank, and the number of the newest news in the reply.
@@ -200,7 +200,7 @@ class Judge:
     def _left(self, gap: float, in_a_hurry: bool) -> Incident | None:
         left = [rank for rank, post in sorted(self._posts.items()) if post["gone"]]
         self._parted += gap if left else 0.0
-        # all ranks may leave for one and the same reason: each gets the time to do so by itself
+        # all ranks may end for the same reason: give each the time to end by itself
         if not left or (self._parted < GRACE_BEATS * self._beat and not in_a_hurry):
             return None
         return self._incident("dead", left, f"stopped: {self._posts[left[0]]['gone']}; this rank ends too")
@@ -211,7 +211,7 @@ class Judge:
         for rank, silent in enumerate(self._silent):
             if rank != self._rank and not (rank in self._posts and self._posts[rank]["gone"] is not None):
                 over[rank] = silent - (quick if in_a_hurry or rank in closed else self._timeout)
-        # the ranks of one host die together, and are found silent one after another: a moment for the rest
+        # ranks of one host die together, but are missed one after another: wait a moment for the others
         if max(over.values(), default=0.0) < 2 * self._beat:
             return None
         return self._lost([rank for rank, seconds in over.items() if seconds >= 0])
@@ -227,7 +227,7 @@ class Judge:
         behind = min((post["points"] for post in here.values()), default=0)
         hung = [rank for rank, post in here.items() if post["points"] == behind]
         for rank, post in here.items():
-            # those who wait came to a stand later; but one that is allowed a longer silence may be what all wait for
+            # waiting ranks stopped later; but all may wait for one that is allowed a longer silence
             is_to_blame = rank in hung or post["allowed"] > self._hang
             if post["still"] < (post["allowed"] if is_to_blame else post["allowed"] / 2):
                 return None

@@ -23,7 +23,7 @@ class OptimizerConfig(Section):
     peak_learning_rate: Annotated[float, Range(above=0, most=10)] = 2e-4
     """Highest learning rate: the paper's base 2e-4, large 1e-4."""
     schedule: Literal["linear", "inverse_sqrt"] = "linear"
-    """Decay behind the warm-up: linear to 0 at the last step, or with 1/sqrt(step) (XLM), which needs no last step."""
+    """Decay after the warm-up: linear to 0 at the last step, or with 1/sqrt(step) (XLM), which needs no last step."""
     warmup_steps: Annotated[int, Range(least=0, most=10**9, zero="no warm-up")] = 10_000
     """Steps of linear warm-up (paper: 10,000)."""
     beta1: Annotated[float, Range(least=0, below=1, zero="no momentum")] = 0.9
@@ -33,7 +33,7 @@ class OptimizerConfig(Section):
     epsilon: Annotated[float, Range(above=0, most=1)] = 1e-6
     """Adam's epsilon (InfoXLM)."""
     weight_decay: Annotated[float, Range(least=0, most=10, zero="none")] = 0.01
-    """Decoupled weight decay; biases and norms are free of it."""
+    """Decoupled weight decay; biases and norms have none."""
     rate_factors: dict[str, Annotated[float, Range(above=0, most=1e6)]] | None = None
     """Factors of the learning rate of embeddings, encoder and heads, e.g. {embeddings: 20}; 1 where not named."""
     layer_decay: Annotated[float, Range(above=0, most=1)] | None = None

@@ -30,13 +30,13 @@ class OutputConfig(Section):
     save_every: Annotated[int, Range(least=1, most=10**9)] = 1000
     """Steps between checkpoints."""
     save_every_minutes: Annotated[float, Range(least=0, most=1e6, zero="never")] = 20.0
-    """Minutes after which a checkpoint is due even so; 0 never."""
+    """Minutes after which a checkpoint is saved in any case; 0 never."""
     save_in_background: bool = True
-    """Copy the state to host memory and write behind the training, where the memory allows it."""
+    """Copy the state to host memory and write it while the training goes on, if there is enough memory."""
     keep_last: Annotated[int, Range(least=1, most=10**6)] = 2
     """Checkpoints kept."""
     keep_every: Annotated[int, Range(least=0, most=10**9, zero="none")] = 0
-    """Steps of which the first checkpoint is kept for good, e.g. 10000; 0 none."""
+    """Of so many steps, the first checkpoint is never deleted, e.g. 10000; 0: all may be."""
     dead_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 60.0
     """A rank without a sign of life for so long ends the job."""
     hung_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 100.0
@@ -91,7 +91,7 @@ class TrainingConfig(Section):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Heads that the objectives of the stages ask."""
+        """Heads that the objectives of the stages need."""
         return heads_of({name for stage in self.stages for name in stage.rows})
 
     @property

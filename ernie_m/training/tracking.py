@@ -2,7 +2,7 @@
 
 A restart goes on with the same curve. TensorBoard drops steps after the checkpoint (`purge_step`). W&B gets the same run
 id again, from RUN/wandb.json, and refuses steps that it has: those that a restart trains a second time stay as they were
-shown first. They are bit-identical, unless steps were skipped in between; metrics.jsonl is always right.
+first shown. They are bit-identical, unless steps were skipped in between; metrics.jsonl is always right.
 The axis of both is the number of finished steps, as in metrics.jsonl. Rank 0 alone opens a tracker.
 """
 

@@ -85,7 +85,7 @@ class TrainingLoop:
         self.saved_at = time.monotonic()
         self.last_saved = -1
         self.save_is_due = False
-        self.has_moved = False  # a start makes a step at least: else one of short --exit_after would be the last's again
+        self.has_moved = False  # a start makes at least one step: with a short --exit_after there would be no progress
 
     def run(self, first_step: int, evaluate_first: bool) -> None:
         """Steps first_step to num_steps - 1, with logging, evaluation and checkpoints. Raises Stopped when asked to stop."""

@@ -166,7 +166,7 @@ class Watchdog:
         deadline = time.monotonic() + self._timeout
         while True:
             try:
-                self._judge.hear(self._exchange(), 0.0, False)  # rank 0's host, should it die before the next beat
+                self._judge.hear(self._exchange(), 0.0, False)  # to know rank 0's host if it dies before the next beat
                 return
             except OSError as error:
                 if time.monotonic() > deadline:
@@ -176,7 +176,7 @@ class Watchdog:
                 time.sleep(self._beat)
 
     def _exchange(self) -> dict[str, Any]:
-        """Put this rank's post on the board and return what stands there; raises OSError."""
+        """Put this rank's post on the board and return the board's reply; raises OSError."""
         self._beats += 1
         _, points, what = self._mark
         post = {"job": self._job, "rank": self.rank, "host": self.host, "beat": self._beats, "gone": self._gone}
@@ -198,7 +198,7 @@ class Watchdog:
             if self._ended.wait(self._beat):
                 return
             now = time.monotonic()
-            # what stopped this thread for long stopped the others' too, perhaps: it does not count
+            # what stopped this thread for long may have stopped the others too: it does not count
             self._was_stopped |= now - before > GRACE_BEATS * self._beat
             gap, last = min(now - last, GRACE_BEATS * self._beat), now
             incident = self._look(gap) if self.world_size > 1 else None
@@ -234,7 +234,7 @@ class Watchdog:
     def _last_words(self, incident: Incident) -> None:
         order = self._judge.in_order(incident)
         place = order.index(self.rank) if self.rank in order else len(order)
-        if place:  # time for those before it to hear of the incident and to speak
+        if place:  # time for the ranks before it to hear of the incident and print it
             time.sleep(2 * self._beat + min(0.2 * place, 2.0))
         is_first = self._record(incident)
         if self._is_explaining:
