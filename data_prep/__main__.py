@@ -63,16 +63,16 @@ class Commands:
         mirror: str | None = None,
         sha256: str | None = None,
     ) -> None:
-        """Download corpora from their publishers and name them in a catalog; given again, it goes on where it stopped.
+        """Download corpora from their publishers and list them in a catalog; the same command again continues.
 
             python -m data_prep fetch --corpus cc100 --lang sw,am,en --to raw/
             python -m data_prep fetch --corpus Tatoeba --lang de-en --to raw/
             python -m data_prep fetch --catalog ernie_m --to raw/
 
-        Give either --corpus or --catalog. What is whole is not fetched again; what is not yet is `<name>.part`.
+        Give either --corpus or --catalog. Complete files are not fetched again; incomplete ones are named `<name>.part`.
 
         Args:
-            to: folder for the files; its catalog.yaml gets an entry a file, and stays as it is otherwise.
+            to: folder for the files; its catalog.yaml gets an entry for each file, and is not changed otherwise.
             corpus: cc100, wikimatrix, multiun, iitb, or one of OPUS's such as Tatoeba (all others: opus/NAME).
             lang: codes with commas between them: sw,am,en for CC-100; pairs such as de-en for the others, or de for
                 the pair with English. With --catalog, only these languages of it (and their pairs with English).
@@ -105,8 +105,8 @@ class Commands:
 
             mpirun --hostfile hostfiles/v100x64 -n 64 python -m data_prep build --catalog my.yaml ...
 
-        Stopped in any way, the same command goes on where it was. The manifest is written last: a folder without it is
-        not finished. The same input, tokenizer and versions give the same bytes, on any number of ranks.
+        However it was stopped, the same command continues. The manifest is written last: a folder without it is not
+        finished. The same input, tokenizer and versions give the same bytes, on any number of ranks.
 
         Args:
             catalog: YAML file with the corpora; its paths are relative to its own folder.
@@ -114,8 +114,8 @@ class Commands:
                 Hugging Face: its folder, its tokenizer.json, or a hub id that is in the local cache.
             out: folder to write; must be new, empty, or left by an interrupted build. With MPI: on a shared disk.
             workers: processes on this machine (default 1; not with mpirun).
-            shard_mb: plain text that goes into a shard, in MiB; also the unit of work, of which some are held in memory.
-            on_error: stop at the first corpus that cannot be used, or quarantine: leave it out, tell so, and go on.
+            shard_mb: plain text of a shard, in MiB; also the unit of work: a few of them are in memory at a time.
+            on_error: stop at the first corpus that cannot be used; or quarantine: leave it out, print why, and go on.
             overwrite: replace a finished build, or an unfinished one of another plan, in `out`.
             estimate: say what the build would take (disk, time), from a sample of each corpus, and write nothing.
             skip_space_check: start although the shards seem not to fit on the disk.

@@ -48,7 +48,7 @@ def measure(lengths: np.ndarray) -> Alignment:
         return Alignment()
     chosen = np.arange(0, num_pairs, max(1, num_pairs // PAIRS_PER_CHUNK))
     source, target = (np.log(side[chosen]) for side in lengths)
-    partner = np.random.default_rng(0).permutation(len(chosen))  # neighbours may be alike in length: match far and wide
+    partner = np.random.default_rng(0).permutation(len(chosen))  # neighbours may be alike in length
     return Alignment(len(chosen), _spread(source - target), _spread(source - target[partner]))
 
 

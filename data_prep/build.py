@@ -42,7 +42,7 @@ from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.folder import Manifest
 from ernie_m.corpus.tokenizer_files import companion_hashes, companions_of, name_in_data
 
-IDENTITY_BYTES = 1 << 16  # of each end of an input file: tells a changed file without reading all of it
+IDENTITY_BYTES = 1 << 16  # of both ends of an input file: shows a change without reading the whole file
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Done:
 
 @dataclass
 class Tally:
-    """What became of the lines of a chunk."""
+    """Counts of the lines of a chunk: kept, rejected and why."""
 
     lines: int = 0
     """Of the file, empty ones included."""

@@ -1,7 +1,7 @@
 """Which tokenizer is this? XLM-R's own is known by its bytes; a file that only looks like it is refused.
 
-XLM-R's weights fit the ids of its own sentencepiece.bpe.model and of no other. A download cut short, a file changed on the
-way or a model of ours under that name would make ids that nothing later can tell from right ones.
+XLM-R's weights fit the ids of its own sentencepiece.bpe.model and of no other. A file that was cut
+short or changed, or a model of ours under that name, would give wrong ids, and nothing later would show it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def _draw_repeats(axis: Any, title: str, streams: Sequence[StreamStats]) -> None
 
 
 def _finish(axis: Any, title: str, streams: Sequence[StreamStats]) -> None:
-    """A log axis with plain numbers, a name a line, title and legend above where they hide no bar."""
+    """A log axis with plain numbers, a name for each line, title and legend above the bars."""
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axis.xaxis.set_minor_formatter(lambda *_: "")

@@ -1,4 +1,4 @@
-"""The phases of a build, as the root of each team runs them: which items there are, and what comes of them.
+"""The phases of a build, as the root of each team runs them: their items, and what is done with the results.
 
 Files that can be cut up are shared by all teams, chunk by chunk. Streams are dealt out whole, the largest first; one team
 reads each, once, and its ranks convert the chunks.
@@ -92,7 +92,7 @@ def _guarded(job: Job, work: Callable[[], None]) -> Failure:
 
 @dataclass
 class _Stream:
-    """What is known of a stream while its chunks are on their way."""
+    """What is known of a stream while its chunks are being converted."""
 
     num_chunks: int | None = None
     """Known at its end."""

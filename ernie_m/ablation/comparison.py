@@ -2,7 +2,7 @@
 
 TO/recipes/VARIANT.yaml        each variant's recipe                TO/logs/      output of all commands
 TO/runs/VARIANT_seedN/         pre-training                         TO/done/      which commands are done
-TO/hugging_face/VARIANT_seedN/ its export                           TO/measures/  what was measured of it
+TO/hugging_face/VARIANT_seedN/ its export                           TO/measures/  its measures
 TO/fine_tuned/VARIANT_seedN/TASK/
 TO/results.json, results.md, *.png
 """
@@ -64,7 +64,7 @@ class ComparisonPlan:
 
 
 def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dict[str, Any]]]:
-    """Do all that is not done; returns each variant's results, one a seed. The first seed of all variants comes first.
+    """Run what is not done yet; returns the results of each variant, one a seed. All variants run their first seed first.
 
     Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
     """
@@ -75,7 +75,7 @@ def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dic
 
 
 def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
-    """Make TO the folder of this comparison; the recipes in it are its mark.
+    """Make TO the folder of this comparison; it is recognised by the recipes in it.
 
     Raises InputError when it is that of another one, or holds files under our names that we did not write.
     """
@@ -156,7 +156,7 @@ def _training(variant: Variant, seed: int, plan: ComparisonPlan, run: Path, reci
         except InputError as error:
             raise InputError(f"{error} (a comparison: take another --to)") from None
 
-    is_complete()  # what is wrong with any of them is known before the first starts
+    is_complete()  # so that all errors show before the first one starts
     return Part("training", command, judges_itself=is_complete, run=run, num_steps=variant.num_steps)
 
 

@@ -1,9 +1,9 @@
-"""The jobs of a comparison: commands as a user would type them, some side by side. What is done is not repeated.
+"""The jobs of a comparison: commands as a user would type them, some at the same time. Finished ones are not repeated.
 
 1. A job is a chain of parts: train, export, measure, fine-tune. A part says itself whether it is done.
 2. `side_by_side` jobs run at the same time; the output of their parts goes to the job's own log.
 3. A job that fails is left out and named at the end; the others go on. On SIGTERM, SIGUSR1 or Ctrl-C all jobs are asked to
-   stop; a training saves first. The same command goes on where they were.
+   stop; a training saves first. The same command continues them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Part:
     what: str
     command: tuple[str, ...]
     marker: Path | None = None
-    """Written when the command has succeeded, with the command in it: done is what has a marker of the same command."""
+    """Written when the command has succeeded, with the command in it. A part with a marker of the same command is done."""
     judges_itself: Callable[[], bool] | None = None
     """Whether it is done, for a command with a marker of its own."""
     replaces: Path | None = None
@@ -124,7 +124,7 @@ class Jobs:
 
     def _start(self, job: Job) -> None:
         part = job.present
-        for later in job.parts:  # what comes behind it is made of what it makes
+        for later in job.parts:  # later parts need what this one makes
             later.prepare()
         print(f"{job.name}: {part.what}", flush=True)
         with open(job.log, "ab") as log:

@@ -1,4 +1,4 @@
-"""What is measured: the checkpoints of a finished run, or a recipe's weights at step 0."""
+"""The models to measure: checkpoints of a finished run, or a recipe's weights at step 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runs of a comparison are measured by; the same pairs and the same masks for every run.
+"""The measures of a comparison. Every run gets the same pairs and the same masks.
 
 *Masked perplexity* on held-out pairs: exp of the mean nll of masked tokens, under three attention rules: each sentence alone
 (MMLM), both sentences visible (TLM), only the translation visible (CAMLM). A run that was not trained on an objective is

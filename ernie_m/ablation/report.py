@@ -31,7 +31,7 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
 
 
 def head_and_rows(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
-    """The table: a row a variant, a column a measure that was taken; benchmarks stand beside the paper's score."""
+    """The table: a row a variant, a column a measure; benchmarks are beside the paper's score."""
     some = next(iter(results.values()))[0]
     head, columns = ["variant", "objectives"], []
     for key, label in COLUMNS.items():
@@ -117,7 +117,7 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
         for number, variant in enumerate(variants):
             lines = [_line(result, panel) for result in results[variant.name]]
             if panel.startswith("perplexity") and not variant.is_trained:
-                continue  # near the size of the vocabulary: it would flatten the others
+                continue  # a value near the size of the vocabulary would flatten the other lines
             if panel != "retrieval" and len(lines[0]) < 2:
                 value = statistics.fmean(line[0][1] for line in lines)
                 axis.axhline(value, color=f"C{number}", linestyle=":", label=variant.title)

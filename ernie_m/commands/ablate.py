@@ -6,7 +6,7 @@
     ernie-m ablate learning     --source CORPORA --to RUNS --jobs 2
 
 The same command, given again, goes on: what is finished is not done again, an interrupted training resumes. To stop, send
-SIGTERM or press Ctrl-C: trainings save first. Everything comes to lie in RUNS: recipes, runs, logs, results.md.
+SIGTERM or press Ctrl-C: trainings save first. Everything is written to RUNS: recipes, runs, logs, results.md.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
     ernie-m demo --to demo
 
-Every step is the very command that a user would type; it is printed before it runs. Given again, the demo goes on
-where it was.
+Every step is a command as a user would type it, and is printed before it runs. The same command again continues the demo.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ def demo(
     recipe: str = "demo",
     vocab_size: Annotated[int, Range(least=1, most=2**24)] = 3000,
 ) -> None:
-    """Run the whole line on a generated corpus, in minutes on two CPU cores, and print what came of it.
+    """Run all steps on a generated corpus, in minutes on two CPU cores, and print the results.
 
     Args:
         to: folder for everything the demo makes
@@ -77,7 +76,7 @@ def call(command: list[object]) -> None:
     """Print a command and run it; a failure ends the demo with its exit code."""
     words = [str(word) for word in command]
     print(f"\n$ {shlex.join(words)}", flush=True)
-    # One thread a rank: more fight over the cores.
+    # One thread a rank: more would compete for the cores.
     environment = {"OMP_NUM_THREADS": "1", **os.environ} if "pretrain" in " ".join(words) else None
     code = subprocess.run(words, env=environment).returncode
     if code:

@@ -1,4 +1,4 @@
-"""Look before you start: are the hosts alike and at hand, is the data whole, is there room, does the batch divide.
+"""Check before you start: do all hosts answer, are they alike, is the data whole, is there room, does the batch divide.
 
     ernie-m doctor --hostfile hostfiles/v100x64 --recipe large --data DATA --run RUN --bandwidth
     ernie-m doctor --data DATA            this machine alone, without ssh

@@ -6,7 +6,7 @@
     ernie-m export --run RUN --to FOLDER --language de
 
 FOLDER then loads with AutoModel, AutoModelForMaskedLM and AutoTokenizer (XLM-R's class; safetensors), and with
-SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. README.md there tells how it came about.
+SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. README.md there says how it was made.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     deepspeed --num_gpus 8 --module ernie_m.commands.finetune xnli --model HF_FOLDER --data XNLI --to RUN
     ernie-m finetune tatoeba --model HF_FOLDER --data TATOEBA --to RUN
 
-Commands: xnli, pawsx, ner, mlqa, tatoeba. The same command, given again, goes on: finished seeds are not trained again.
+Commands: xnli, pawsx, ner, mlqa, tatoeba. The same command again continues: finished seeds are not trained again.
 docs/fine_tuning.md tells which files each task takes and how it is scored.
 """
 

@@ -1,4 +1,4 @@
-"""Before you book: will it fit, with which ZeRO stage and micro-batch, and how many days will it take.
+"""Plan before you book GPUs: does the job fit, with which ZeRO stage and micro-batch, and how many days will it take.
 
     ernie-m plan --hostfile hostfiles/v100x64 --recipe large
     ernie-m plan --hostfile hostfiles/h200x8 --recipe large --gpu H200 model.activation_checkpointing=false

@@ -76,7 +76,7 @@ def pretrain(
 
 
 def named_job(recipe: str | None, data: str | None, run: str | None) -> JobNames:
-    """The job with what was left out filled in, and that said; raises InputError with all that is missing at once."""
+    """The job with its defaults filled in, and printed; raises InputError that names everything that is missing."""
     from ernie_m.runs.job_defaults import check_there, job_names
 
     job, problem = job_names(recipe, data, run), None

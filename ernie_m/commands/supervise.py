@@ -3,9 +3,9 @@
     ernie-m supervise --hostfile hostfiles/v100x64 -- pretrain --recipe large --data DATA --run RUN
     ernie-m supervise --num_ranks 8 -- pretrain --recipe base --data DATA --run RUN
 
-Behind `--` stands what all ranks run, `pretrain` or a script such as launcher/pretrain.py, and its arguments; deepspeed is
-started for you with the right hosts, address and port. Nothing there is `pretrain` with its defaults: recipe large, data
-data/, run runs/large.
+After `--` comes the command that all ranks run, `pretrain` or a script such as launcher/pretrain.py, with its arguments.
+deepspeed is started for you with the right hosts, address and port. Without a command it is `pretrain` with its defaults:
+recipe large, data data/, run runs/large.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ def supervise(
     deepspeed_options: str = "",
     export: str = "",
 ) -> None:
-    """Keep the job behind `--` alive until RUN/COMPLETE is there.
+    """Keep the job after `--` alive until RUN/COMPLETE exists.
 
     Usage: ernie-m supervise [options] -- pretrain --recipe R --data D --run RUN [key=value ...]
 
-    What it goes by are files in RUN, not exit codes: COMPLETE (done), last_stop.json (stopped on request, or refused),
+    It decides by files in RUN, not by exit codes: COMPLETE (done), last_stop.json (stopped on request, or refused),
     incidents.jsonl (ranks that were lost), checkpoints/ and metrics.jsonl (progress). Its own ledger is
     RUN/restarts.jsonl: a line for each start and each end. At the end it prints restarts, steps lost and goodput.
 
     To stop the job, send SIGTERM, SIGINT (Ctrl-C) or SIGUSR1 to the supervisor, or write a reason into
     RUN/stop_requested: the ranks save and stop. A second signal ends them at once, without saving.
 
-    Ranks on other hosts get of this environment OMP_* MKL_* KMP_* NCCL_* GLOO_* TORCH* PYTORCH_* CUDA_* CUBLAS_*
+    From this environment, ranks on other hosts get OMP_* MKL_* KMP_* NCCL_* GLOO_* TORCH* PYTORCH_* CUDA_* CUBLAS_*
     DS_ACCELERATOR HF_* TRANSFORMERS_* TOKENIZERS_* WANDB_* ERNIE_M_*, what --export adds, and the lines of .deepspeed_env;
     not ERNIE_M_HOST and CUDA_VISIBLE_DEVICES, and no secrets (WANDB_API_KEY, HF_TOKEN: log in on each host).
     PDSH_SSH_ARGS_APPEND gets keep-alives unless you set it.

@@ -22,7 +22,7 @@ MIN_OPEN_FILES = 1024
 MIN_SHM_BYTES = 1 << 30
 """NCCL's ranks on one host talk through /dev/shm; containers give 64 MB unless asked for more."""
 SLOW_LINK = 0.5
-"""Of the median link."""
+"""A link below this share of the median link is slow."""
 UNLIMITED = -1
 
 
@@ -214,7 +214,7 @@ def check_name(host: str, results: Results, disk_bytes: int) -> Finding | None:
 
 
 def check_ring(host: str, results: Results, disk_bytes: int) -> Finding | None:
-    """Is its link to the next host about as fast as the others?"""
+    """Is its link to the next host about as fast as the other links?"""
     if not (answer := results[host].get("ring")):
         return None
     if "error" in answer:

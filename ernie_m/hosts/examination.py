@@ -1,8 +1,8 @@
-"""Asking the hosts of a hostfile, all at once: one ssh session each, with an agent at its end, for as long as it takes.
+"""Asks all hosts of a hostfile at the same time: one ssh session to each, with an agent at the other end.
 
 1. ssh to EVERY host, without a password; deepspeed itself tries only the first, and fails later at the others.
-2. clock, facts: what each says of itself.
-3. share: a file written here is read by each, and theirs here.
+2. clock, facts: what each host says about itself.
+3. share: every host reads a file written here, and this one reads theirs.
 4. route: the first host listens, where rank 0 will; the others connect to it.
 5. ring: host i sends to host i + 1, all together, as an all-reduce does.
 6. shard sizes, on the first host alone: it may be a million files.
@@ -50,7 +50,7 @@ class Examination:
     ssh_options: tuple[str, ...] = ()
     """As pdsh's ssh gets them."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """What of this environment ranks on other hosts will have."""
+    """The variables of this environment that ranks on other hosts will have."""
 
 
 def examine(job: Examination) -> Results:
@@ -70,7 +70,7 @@ async def _examine(job: Examination) -> Results:
     results: Results = {name: {"slots": slots} for name, slots in job.hosts.items()}
     task = asyncio.current_task()
     assert task is not None
-    for stopping in (signal.SIGTERM, signal.SIGHUP):  # what is lent of the run's folder must go, or no run starts in it
+    for stopping in (signal.SIGTERM, signal.SIGHUP):  # temporary files must go, or no run starts in the folder
         asyncio.get_running_loop().add_signal_handler(stopping, task.cancel)
     try:
         await _asked_all("asking hosts", sessions, lambda session: _introduce(session, results[session.name], job))
@@ -122,7 +122,7 @@ async def _introduce(session: HostSession, result: dict[str, Any], job: Examinat
 
 
 async def _clock(session: HostSession) -> dict[str, Any]:
-    """How far that clock is ahead of this one: measured at the middle of the fastest of a few round trips."""
+    """Seconds that the other clock is ahead of this one: at the middle of the fastest of a few round trips."""
     best = {"round_trip": float("inf")}
     for _ in range(CLOCK_QUESTIONS):
         asked, started = time.time(), time.monotonic()

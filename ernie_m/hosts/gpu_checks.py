@@ -1,4 +1,4 @@
-"""Judging a host's GPUs, and whether its torch can use them."""
+"""Checks a host's GPUs, and whether its torch can use them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one host says of itself: `ernie-m doctor` starts this on every host and asks it, a line of JSON each way.
+"""Answers questions about its host: `ernie-m doctor` starts it on every host. Questions and answers are lines of JSON.
 
     python -m ernie_m.hosts.host_agent     {"ask": "clock"}  ->  {"answer": {"time": 1767225600.0}}
 
@@ -180,7 +180,7 @@ def _version(package: str) -> str | None:
 
 
 def _torch() -> Answer:
-    """What only an import of torch tells. No GPU is touched: our context would count as memory in use."""
+    """What only an import of torch can tell. No GPU is used: a CUDA context of ours would count as memory in use."""
     try:
         import torch
 
@@ -190,7 +190,7 @@ def _torch() -> Answer:
         flags = torch._C._cuda_getArchFlags() if torch.version.cuda else None  # told even where no driver fits
         nccl = ".".join(map(str, torch.cuda.nccl.version())) if devices else None
         cuda = torch.version.cuda
-    except Exception as error:  # whatever an installation in pieces raises
+    except Exception as error:  # a broken installation may raise anything
         return {"error": f"{type(error).__name__}: {error}"}
     return {
         "cuda": cuda,
@@ -254,11 +254,11 @@ def serve(questions: TextIO, answers: TextIO) -> None:
             say(answer=ANSWERS[name](**question))
         except (InputError, OSError) as error:
             say(answer={"error": " ".join(str(error).split()) or type(error).__name__})
-        except Exception as error:  # a host in disorder: to say so is the purpose
+        except Exception as error:  # every fault of the host is an answer
             say(answer={"error": f"{type(error).__name__}: {error}"})
 
 
 if __name__ == "__main__":
     real_stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
     serve(sys.stdin, real_stdout)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor i
     from ernie_m.training.recipe import TrainingConfig
 
 CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4
-"""Of a parameter: its fp32 weight and Adam's two moments; the weight alone, as an export has it."""
+"""Bytes of a parameter: its fp32 weight and Adam's two moments; the weight alone, as in an export."""
 DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
 """Prefixes of variables that deepspeed's pdsh launch gives to all hosts; with CUDA on the starting machine also NCCL."""
 
@@ -89,7 +89,7 @@ def launch_problems() -> list[Problem]:
 
 
 def launch_notes(environment: Mapping[str, str], has_gpus: bool) -> list[Problem]:
-    """What ranks on other hosts will not have of this environment."""
+    """Variables of this environment that ranks on other hosts will not have."""
     names = not_exported(environment, has_gpus)
     message = f"{', '.join(names)}: set here, but deepspeed does not pass them on"
     remedy = "`ernie-m supervise` does, or write them into .deepspeed_env as NAME=value"

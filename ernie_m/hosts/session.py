@@ -65,11 +65,11 @@ class HostSession:
             try:
                 line = await asyncio.wait_for(self.process.stdout.readline(), patience)
             except TimeoutError:
-                self.process.kill()  # a late answer must not be taken for another's
+                self.process.kill()  # a late answer must not be taken for that of the next question
                 raise HostError(f"no answer within {patience:.0f} s") from None
             if not line:
                 raise HostError(await self._last_words())
-            with contextlib.suppress(ValueError):  # a login shell may greet us on stdout
+            with contextlib.suppress(ValueError):  # a login shell may print a greeting on stdout
                 content = json.loads(line)
                 if isinstance(content, dict) and tell and "progress" in content:
                     tell(*content["progress"])

@@ -5,9 +5,9 @@ speed    devices; FLOPs and traffic of a step
 step     seconds of a step: a roofline for each kind of work of a micro-batch, with stated efficiencies
 reading  how many keys a token reads, counted on data
 plan     every ZeRO stage and precision, the largest micro-batch that fits, the one to take
-report   a table, the recipe as it stands, and a line of advice with its reasons
+report   a table, the recipe as it is, and a line of advice with its reasons
 
-Everything is arithmetic: no torch, no GPU, and no data but for `reading`.
+Everything is arithmetic: no torch, no GPU, and no data except for `reading`.
 
 In: a recipe, a device, a number of ranks. Out: plans with memory and seconds. Start reading at plan.
 """

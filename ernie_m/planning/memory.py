@@ -158,7 +158,7 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
     left = sharding.sums * (P if stage < 2 else P / W) if batch.accumulates else 0.0
     made = max(w * P, left) if stage < 2 else left + w * P / W
     saved, recomputed = activation_bytes(model, batch, w, sdpa, sharding.on_gpu)
-    # The bucket comes with a step's first gradient, behind the head of its first micro-batch; ZeRO-3's stays for good.
+    # The bucket is made at a step's first gradient, after the head of its first micro-batch; ZeRO-3's is never freed.
     early = fixed if batch.accumulates or stage == 3 else fixed | {"buckets": 0.0}
     logits, summed, cast = logit_bytes(model, batch.predicted, w)
     if batch.generating_rows:
@@ -169,7 +169,7 @@ def moments(model: ModelConfig, sharding: Sharding, batch: MicroBatch, sdpa: boo
         yield "generation", early | {"gradients": left, "activations": hidden, "logits": generated}
     in_head = early | {"gradients": left, "activations": saved}
     yield "head", in_head | {"logits": logits, "temporary": summed + cast + word_embedding}
-    # The tied weight's gradient waits beside the others until the embedding's own has come to it.
+    # The tied weight's gradient is kept beside the others until the embedding's own is added to it.
     whole = T * w * (model.ffn_size + 3 * D)
     last = {"gradients": left, "activations": saved + recomputed, "temporary": word_embedding + whole}
     yield "last layer", fixed | last
@@ -184,7 +184,7 @@ def _update(model: ModelConfig, sharding: Sharding) -> Memory:
     if stage == 0:
         return {"gradients": w * P, "temporary": 4 * P if w < 4 else 0}
     share = P / sharding.num_ranks
-    # Gradients of other ranks' weights are views of the bucket in stage 1; ZeRO-3 keeps its bucket for good.
+    # Gradients of other ranks' weights are views of the bucket in stage 1; ZeRO-3 never frees its bucket.
     bucket_stays = stage == 3 or (stage == 1 and sharding.num_ranks > 1)
     bucket = sharding.bucket_bytes if bucket_stays else 0
     return {"gradients": (w if stage == 1 else sharding.sums) * share, "buckets": bucket, "temporary": 4 * share}

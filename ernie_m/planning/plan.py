@@ -26,7 +26,7 @@ REFUSED = (("fp16", 0),)
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to run: `micro_batch` 0 where not even a row fits; `step_seconds` of each of the recipe's stages."""
+    """One way to run. `micro_batch`: 0 if not even one row fits. `step_seconds`: of each of the recipe's stages."""
 
     precision: str
     zero_stage: int
@@ -205,7 +205,7 @@ def needed_flops(job: Job, phase: StageConfig) -> float:
 
 
 def best(all_plans: Iterable[Plan], precision: str) -> Plan | None:
-    """The fastest plan that fits in this precision; of equally fast ones (within 1 %) the one that leaves most memory."""
+    """The fastest plan that fits in this precision; of equally fast ones (within 1 %) the one with most memory left."""
     fitting = [plan for plan in all_plans if plan.fits and plan.precision == precision]
     if not fitting:
         return None

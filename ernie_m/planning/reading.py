@@ -1,4 +1,4 @@
-"""How many keys a token reads, counted on rows of prepared data, so that only needed attention FLOPs are counted."""
+"""How many keys a token reads, counted on rows of prepared data, to know the attention FLOPs that are needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.training.recipe import TrainingConfig
 
 COUNTED_ROWS = 256
-"""Of each objective: streams are drawn as in training, so short and long ones weigh as they do there."""
+"""Rows of each objective that are counted. Streams are drawn as in training, so each has the same weight as there."""
 
 
 def counted_keys(config: TrainingConfig, folder: Path) -> dict[str, float]:

@@ -55,7 +55,7 @@ def assumptions(job: Job) -> list[str]:
 
 
 def as_it_stands(job: Job) -> str:
-    """The recipe's own values, judged."""
+    """Whether the recipe's own values fit."""
     config = job.config
     try:
         config.batch.accumulation_steps(job.num_ranks)

@@ -39,9 +39,9 @@ def _asked_share(objective: Objective, corruption: CorruptionConfig) -> float:
 
 
 def largest_micro_batch(rows: int, length: int, mix: Mapping[str, float], corruption: CorruptionConfig) -> MicroBatch:
-    """Upper bounds for `rows` rows of a rank: as if all were of the objective that predicts most, and all BTMLM's too.
+    """Upper bounds for `rows` rows of a rank: as if all were of the objective that predicts most, and all of BTMLM.
 
-    Rows are dealt objective by objective, so a micro-batch can hold rows of one objective only.
+    Rows of a step are ordered by objective, so a micro-batch can hold rows of one objective only.
     """
     most = max(predicted_share({name: 1.0}, corruption) for name in mix)
     generating = rows if any(OBJECTIVES[name].is_pseudo_parallel for name in mix) else 0

@@ -3,9 +3,9 @@
     products        FLOPs of the layers' matrices / (peak x efficiency)
     attention       FLOPs of the pairs that its backend computes / (peak x efficiency of attention)
     elementwise     bytes that norms, GELU and sums move / bandwidth, or the time to start so many small kernels
-    head            FLOPs of the output matrix / (peak x efficiency), a third again where logits are made again
+    head            FLOPs of the output matrix / (peak x efficiency), a third more if logits are computed again
     cross entropy   bytes of the passes over the logits / bandwidth
-    output matrix   bytes that its gradient moves, whatever the rows / bandwidth
+    output matrix   bytes that its gradient moves, for any number of rows / bandwidth
 
 The constants come from an analysis of the kernels of `large` at 32 rows of 512 on V100, A100 and H100 (docs/log/speed.md).
 The bytes are the same on all three. DEVICES names the published measurements that the sums agree with. No GPU has run this

@@ -51,11 +51,11 @@ class View:
     objective: Objective
     batch: PackedBatch[Tensor]
     asked: Mapping[int, int | None]
-    """Position -> the id that it is to predict, None where the model writes what it likes (BTMLM's stage 1)."""
+    """Position -> its label; None where the model writes a token of its own (BTMLM's generation)."""
 
     @property
     def mask(self) -> np.ndarray:
-        """What training gives to attention: bool [S, S], query by key."""
+        """The mask that attention uses in training: bool [S, S], query by key."""
         mask = build_mask("sdpa", self.batch)
         return np.asarray(mask[0, 0].numpy())
 
@@ -159,7 +159,7 @@ def _unmeasured(labels: Sequence[str]) -> float:
 
 @as_image
 def picture(view: View, positions: np.ndarray, vocabulary: AnyVocabulary, languages: Mapping[int, str]) -> Figure:
-    """The part of a row that can be read, large, and all of the row, small."""
+    """A part of a row, large enough to read, and the whole row, small."""
     side = 1.8 + INCH * len(positions)
     figure = Figure(figsize=(side + 3.4, max(side, 3.2)), layout="constrained")
     large, small = figure.subplots(1, 2, width_ratios=(side, 2.6))

@@ -83,6 +83,6 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
     configuration = read_yaml(run / CONFIG_FILE)
     content = {key: value for key, value in configuration.items() if key != "data_identity"}
     config = build(TrainingConfig, content, str(run / CONFIG_FILE))
-    config = replace(config, model=replace(config.model, attention="sdpa"))  # here, whatever the run's cards were
+    config = replace(config, model=replace(config.model, attention="sdpa"))  # here we are on the CPU
     vocabulary = open_vocabulary(opened.folder.tokenizer_path)
     return OpenedRun(run, configuration, config, checkpoint_of(run, checkpoint), opened, vocabulary)

@@ -1,6 +1,6 @@
-"""What BTMLM writes: sentences of training rows with the pseudo tokens that the model puts behind them.
+"""Pseudo tokens of BTMLM: sentences of training rows, and what the model writes behind them.
 
-Beside each token stand the likeliest other pieces, beside each sentence the document that training makes of it.
+Each token is shown with the likeliest other pieces, each sentence with the document that training makes of it.
 """
 
 from __future__ import annotations

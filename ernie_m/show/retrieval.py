@@ -58,7 +58,7 @@ def pooled(opened: OpenEncoder, bitext: BitextFolder, layer: int, note: str) -> 
             done += 1
             where = f"{group.name}, {language} ({note}, {done} of {total})"
             of_language = mean_pooled(encoder, opened.tokenizer, group.sentences[language], device, where)
-            states[number, language] = of_language[chosen].clone()  # not a view: the other layers are let go
+            states[number, language] = of_language[chosen].clone()  # a copy, so that the other layers are freed
             if of_pivot is None:
                 of_pivot = of_language
                 continue
