@@ -12,13 +12,17 @@ BIN := $(VENV)/bin
 # with a thread each: more would wait for each other. In the order of folders, which has the long files first.
 BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-faults test-cluster test-real gpu wheels lint environment clean
+.PHONY: demo test pytest test-faults test-cluster test-real gpu wheels lint style types environment clean
 
 demo: environment
 	$(BIN)/python launcher/demo.py --to demo
 
-# Types are checked against the newest releases alone: what older ones say of themselves is not ours.
-test: $(if $(CONSTRAINTS),environment,lint)
+# Types are checked beside the tests, a minute of one core; and against the newest releases alone: what older ones say of
+# themselves is not ours.
+test: style
+	$(MAKE) --no-print-directory --jobs 2 --keep-going $(if $(CONSTRAINTS),,types) pytest
+
+pytest: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE)
 
 # Kills, full disks, signals, another number of ranks: what a job must survive. Prints the steps lost and the seconds to the first step after each.
@@ -51,9 +55,13 @@ $(VENV)/.offline: wheels/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-index --no-deps --find-links wheels -r wheels/requirements.txt
 	touch $@
 
-lint: environment
+lint: style types
+
+style: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: environment
 	$(BIN)/mypy ernie_m data_prep launcher/*.py
 
 environment: $(VENV)/.installed
