@@ -29,7 +29,7 @@ from ernie_m.corpus.tokenizer_files import COMPANIONS, TOKENIZER_FILE, TOKENIZER
 MARK_FILE = ".data_prep.json"
 LOCK_FILE, WORK_FOLDER, RANKS_FOLDER, PLAN_FILE, END_FILE = ".lock", "work", "ranks", ".plan.json", "end.json"
 REPORT_FILE, READABLE_REPORT_FILE = "report.json", "report.txt"
-PROVISIONAL_FOLDER = ".provisional"  # no corpus can be called so
+PROVISIONAL_FOLDER, ALIGN_FOLDER = ".provisional", ".align"  # no corpus can be called so
 STOP_FILE = ".stop"
 _MARK_FORMAT, _MARK_VERSION = "ernie-m data_prep build", 1
 _PLAN_KEYS = {"chunk_bytes", "tokenizer_sha256", "versions", "corpora"}
@@ -99,7 +99,14 @@ def _patterns(corpora: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]
     work = re.escape(WORK_FOLDER)
     provisional = f"{work}/{re.escape(PROVISIONAL_FOLDER)}"
     folders = [SHARDS_FOLDER, f"{SHARDS_FOLDER}/{corpus}", RANKS_FOLDER, work, f"{work}/{corpus}"]
-    folders += [provisional, f"{provisional}/{SHARDS_FOLDER}", f"{provisional}/{SHARDS_FOLDER}/{corpus}"]
+    align = f"{work}/{re.escape(ALIGN_FOLDER)}"
+    folders += [
+        align,
+        f"{align}/[^/]+",
+        provisional,
+        f"{provisional}/{SHARDS_FOLDER}",
+        f"{provisional}/{SHARDS_FOLDER}/{corpus}",
+    ]
     shard, split = rf"({TRAIN}|{HELD_OUT})-{_NUMBER}(\.({'|'.join(COLUMNS)}))?\.arrow", f"({TRAIN}|{HELD_OUT})"
     chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|keys-{split}-{_NUMBER}\.npy|drops-\d+-{_NUMBER}\.npy"
     written = {
@@ -108,6 +115,8 @@ def _patterns(corpora: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]
         f"{RANKS_FOLDER}/": rf"rank-{_NUMBER}\.json",
         f"{work}/": re.escape(PLAN_FILE),
         f"{work}/{corpus}/": chunk,
+        f"{align}/": r"plan\.json",
+        f"{align}/[^/]+/": r"model\.json|[a-z_]+\.npy",
     }
     files = [rf"{folder}(({name})|\.({name})\.\d+\.tmp)" for folder, name in written.items()]
     files += [re.escape(LOCK_FILE), f"{work}/{re.escape(STOP_FILE)}"]

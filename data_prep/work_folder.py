@@ -6,6 +6,7 @@
     work/.plan.json                what is being built; a later start has to ask for the same
     work/<corpus>/00012.json       chunk 12 is done: its shards, counts and rejected lines
     work/<corpus>/end.json         the corpus is done (its number of chunks), or cannot be used (why)
+    work/.align/...                models and plan of `align`, which adds links to the finished folder
     ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
     report.json report.txt, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
 
@@ -41,7 +42,7 @@ from ernie_m.base.files import exclusive, write_json, written_atomically
 from ernie_m.corpus.folder import MANIFEST_FILE
 from ernie_m.corpus.shard_table import SHARDS_FOLDER
 
-__all__ = ["RANKS_FOLDER", "READABLE_REPORT_FILE", "REPORT_FILE", "WORK_FOLDER"]
+__all__ = ["RANKS_FOLDER", "READABLE_REPORT_FILE", "REPORT_FILE", "STOP_FILE", "WORK_FOLDER"]
 
 
 @contextlib.contextmanager
@@ -77,9 +78,9 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
     """
     path, corpora = out / WORK_FOLDER / PLAN_FILE, [corpus["name"] for corpus in plan["corpora"]]
     if path.exists() and not overwrite:
-        if difference := _difference(_read(path), plan):
+        if different := difference(read(path), plan):
             raise InputError(
-                f"{out}: holds an unfinished build of another plan: {difference}; give the same input and options to go on, "
+                f"{out}: holds an unfinished build of another plan: {different}; give the same input and options to go on, "
                 "add --overwrite to start over, or choose another --out"
             )
         ownership.mark(out, corpora)
@@ -123,13 +124,13 @@ def is_done(out: Path, corpus: str, index: int, is_final: bool = False) -> bool:
 
 def read_marker(out: Path, corpus: str, index: int, is_final: bool = False) -> dict[str, Any]:
     """The marker of a finished chunk."""
-    return _read(marker_path(out, corpus, index, is_final))
+    return read(marker_path(out, corpus, index, is_final))
 
 
 def end_of(out: Path, corpus: str) -> dict[str, Any] | None:
     """How the corpus ended: {"chunks": n} or {"error": message}; None while it has not."""
     path = out / WORK_FOLDER / corpus / END_FILE
-    return _read(path) if path.exists() else None
+    return read(path) if path.exists() else None
 
 
 def mark_end(out: Path, corpus: str, content: dict[str, Any]) -> None:
@@ -174,7 +175,8 @@ def is_stopped(out: Path) -> bool:
     return (out / WORK_FOLDER / STOP_FILE).exists()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The content of a plan or marker. Raises InputError when it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -182,16 +184,16 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _difference(before: Any, now: Any, where: str = "") -> str:
+def difference(before: Any, now: Any, where: str = "") -> str:
     """The first key in which two plans differ, with both values; '' when they are the same."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
-            if found := _difference(before.get(key), now.get(key), f"{where}.{key}" if where else key):
+            if found := difference(before.get(key), now.get(key), f"{where}.{key}" if where else key):
                 return found
         return ""
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = enumerate(zip(before, now, strict=True))
-        return next((found for i, (old, new) in pairs if (found := _difference(old, new, f"{where}[{i}]"))), "")
+        return next((found for i, (old, new) in pairs if (found := difference(old, new, f"{where}[{i}]"))), "")
     return "" if before == now else f"{where} was {_brief(before)} and is now {_brief(now)}"
 
 

@@ -240,6 +240,10 @@ class CorpusFolder:
                 if progress is not None:
                     progress.advance(1)
 
+    def shard(self, place: int, num_languages: int) -> Shard:
+        """The shard at this row of the shard table, of a corpus of so many languages."""
+        return self._opened(place, num_languages)
+
     def _new_shard(self, place: int, num_languages: int) -> Shard:
         table = self.manifest.corpora[0].shards.table  # of all corpora
         entry = next(table.entries(np.array([place]), num_languages))

@@ -49,6 +49,7 @@ class JsonVocabulary:
             special = {ids[name] for name in special_names(content, roles)} | {*self.specials.never_text}
             self._special_names = {i: name for name, i in ids.items() if i in special}
             self.kind = _kind(content)
+            self._steps = {step["type"] for step in _steps(content.get("pre_tokenizer"))}
             _refuse_contradictions(content, self.path)
             self._tokenizer = Tokenizer.from_str(json.dumps(_hidden(content, {*self._special_names.values()}, self.path)))
         except InputError:
@@ -91,6 +92,10 @@ class JsonVocabulary:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of model ids; special tokens are left out."""
         return str(self._tokenizer.decode([int(i) for i in ids if not self._is_never[int(i)]], skip_special_tokens=True))
+
+    def has_step(self, kind: str) -> bool:
+        """Whether its pre-tokenizer has a step of this kind, e.g. Metaspace."""
+        return kind in self._steps
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The piece of each model id, as it is in the file."""

@@ -1,0 +1,165 @@
+"""Files of word links, and how good links are: precision, recall and alignment error rate against gold.
+
+| form | a line | counts from |
+|---|---|---|
+| Pharaoh | a pair: `0-0 1-2 3p4`; `-` a sure link, `p` (or `P`, `?`) a possible one; empty: no links | 0 |
+| text | a pair: `source ||| target ||| 0-0 1-2`, or the same with tabs | 0 |
+| WPT | a link: `pair source target`, then `S` or `P` if it is said; of the shared tasks of 2003 and 2005 | 1 |
+
+Sure links are possible ones too. With A the links found, S the sure and P the possible ones: precision |A∩P| / |A|, recall
+|A∩S| / |S|, error rate 1 - (|A∩S| + |A∩P|) / (|A| + |S|) (Och and Ney 2003).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_m.base.console import InputError
+
+Link = tuple[int, int]
+AUTO, PHARAOH, TEXT, WPT = "auto", "pharaoh", "text", "wpt"
+FORMS = (AUTO, PHARAOH, TEXT, WPT)
+FIRST_INDEX = {PHARAOH: 0, TEXT: 0, WPT: 1}
+_LINK = re.compile(r"(\d+)([-pP?])(\d+)(?::\S+)?")
+_WPT = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)(?:\s+([SP]))?(?:\s+[-+.eE\d]+)?\s*")
+SHOWN = 60  # characters of a line in a message
+
+
+@dataclass(frozen=True)
+class GoldPair:
+    """The links of one pair; `possible` holds the sure ones too. `source` and `target`: its words, if the file has them."""
+
+    sure: frozenset[Link]
+    possible: frozenset[Link]
+    source: tuple[str, ...] | None = None
+    target: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Precision, recall and alignment error rate, 0 to 1, and what they were counted from."""
+
+    pairs: int
+    found: int
+    sure: int
+    precision: float
+    recall: float
+    aer: float
+
+    @property
+    def shown(self) -> str:
+        percent = (f"{100 * value:.1f} %" for value in (self.aer, self.precision, self.recall))
+        return "AER {}, precision {}, recall {}".format(*percent) + f" ({self.pairs:,} pairs, {self.found:,} links)"
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file. Raises InputError for a file that is missing or is none."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected word links, a line a pair")
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise InputError(f"{path}:{number}: not UTF-8; convert the file") from None
+
+
+def parsed_links(text: str, where: str, first_index: int = 0) -> list[tuple[int, int, bool]]:
+    """(source, target, is sure) of the links of a Pharaoh line, from 0. Raises InputError that begins with `where`."""
+    links = []
+    for word in text.split():
+        match = _LINK.fullmatch(word)
+        if match is None:
+            raise InputError(f"{where}: {word[:SHOWN]!r} is no link, expected 0-0 1-2 (or 0p1 for a possible one)")
+        link = int(match[1]) - first_index, int(match[3]) - first_index
+        if min(link) < 0:
+            raise InputError(f"{where}: {word} counts from 0, expected from {first_index} (--first_index)")
+        links.append((*link, match[2] == "-"))
+    return links
+
+
+def read_gold(path: Path, form: str = AUTO, first_index: int | None = None) -> list[GoldPair]:
+    """The pairs of a file of links, in any of the forms. Raises InputError naming file and line."""
+    if form not in FORMS:
+        raise InputError(f"--form {form}: expected {', '.join(FORMS)}")
+    lines = list(read_lines(path))
+    if not any(line.strip() for line in lines):
+        raise InputError(f"{path}: empty; expected word links")
+    form = _form_of(lines) if form == AUTO else form
+    first_index = FIRST_INDEX[form] if first_index is None else first_index
+    if form == WPT:
+        return _read_wpt(path, lines, first_index)
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        where, texts = f"{path}:{number}", None
+        if form == TEXT:
+            fields = line.split("|||") if "|||" in line else line.split("\t")
+            while len(fields) > 3 and not fields[-1].strip():  # some files end their lines with empty columns
+                fields.pop()
+            if len(fields) != 3:
+                raise InputError(f"{where}: {len(fields)} fields, expected source ||| target ||| links")
+            texts, line = (tuple(fields[0].split()), tuple(fields[1].split())), fields[2]
+        pairs.append(_pair(parsed_links(line, where, first_index), texts, where))
+    return pairs
+
+
+def _form_of(lines: Sequence[str]) -> str:
+    first = next(line for line in lines if line.strip())
+    if "|||" in first or "\t" in first.strip():
+        return WPT if _WPT.fullmatch(first) else TEXT
+    return WPT if _WPT.fullmatch(first) else PHARAOH
+
+
+def _pair(
+    links: Iterable[tuple[int, int, bool]], texts: tuple[tuple[str, ...], tuple[str, ...]] | None, where: str
+) -> GoldPair:
+    links = list(links)
+    if texts is not None:
+        check_range(((i, j) for i, j, _ in links), len(texts[0]), len(texts[1]), where)
+    possible = frozenset((i, j) for i, j, _ in links)
+    return GoldPair(frozenset((i, j) for i, j, is_sure in links if is_sure), possible, *(texts or (None, None)))
+
+
+def check_range(links: Iterable[Link], num_source: int, num_target: int, where: str, units: str = "words") -> None:
+    """Raise InputError, beginning with `where`, for a link outside sentences of so many words."""
+    for i, j in links:
+        if i >= num_source or j >= num_target:
+            raise InputError(f"{where}: link {i}-{j}, in sentences of {num_source} and {num_target} {units} (from 0)")
+
+
+def _read_wpt(path: Path, lines: Sequence[str], first_index: int) -> list[GoldPair]:
+    links: dict[int, list[tuple[int, int, bool]]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        match = _WPT.fullmatch(line)
+        if match is None:
+            raise InputError(f"{path}:{number}: {line[:SHOWN]!r}, expected: pair source target [S|P]")
+        pair, i, j = (int(match[k]) for k in (1, 2, 3))
+        if min(i, j) < first_index or pair < 1:
+            if pair < 1 or min(i, j) < 0:
+                raise InputError(f"{path}:{number}: {line[:SHOWN]!r}, expected pairs from 1 and words from {first_index}")
+            continue  # word 0: a link to nothing
+        links.setdefault(pair, []).append((i - first_index, j - first_index, match[4] != "P"))
+    return [_pair(links.get(pair, ()), None, str(path)) for pair in range(1, max(links, default=0) + 1)]
+
+
+def score(found: Sequence[set[Link] | frozenset[Link]], gold: Sequence[GoldPair]) -> Score:
+    """Of the links found, pair by pair."""
+    assert len(found) == len(gold)
+    num_found = sum(map(len, found))
+    num_sure = sum(len(pair.sure) for pair in gold)
+    right = sum(len(links & pair.possible) for links, pair in zip(found, gold, strict=True))
+    surely = sum(len(links & pair.sure) for links, pair in zip(found, gold, strict=True))
+    total = num_found + num_sure
+    return Score(
+        pairs=len(gold),
+        found=num_found,
+        sure=num_sure,
+        precision=right / num_found if num_found else 0.0,
+        recall=surely / num_sure if num_sure else 0.0,
+        aer=1 - (surely + right) / total if total else 0.0,
+    )
