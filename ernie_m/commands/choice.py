@@ -35,6 +35,7 @@ COMMANDS = {
     "inspect_step": Command("ernie_m.commands.inspect_step", "Show the rows of one step of a run, e.g. of a loss spike."),
     "evaluate": Command("ernie_m.commands.evaluate", "Measure an encoder: retrieval, cross-lingual gain."),
     "export": Command("ernie_m.commands.export", "Write a run's weights as a Hugging Face folder."),
+    "vocabulary": Command("ernie_m.commands.vocabulary", "Extend an encoder's vocabulary for a language, or trim it."),
     "finetune": Command("ernie_m.commands.finetune", "Fine-tune any Hugging Face encoder on benchmarks and score it."),
     "show": Command("ernie_m.commands.show", "Show a run as one HTML page."),
     "ablate": Command("ernie_m.commands.ablate", "Compare pre-trainings that differ in one thing."),

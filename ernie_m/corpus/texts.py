@@ -1,0 +1,56 @@
+"""Text that a vocabulary is fitted to: lines of a file, or lines in memory, under a name."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ernie_m.base.console import InputError
+
+OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+
+
+@dataclass(frozen=True)
+class FileLines:
+    """The lines of a text file that are not empty, read anew each time; `.gz` and `.xz` are unpacked.
+
+    A line ends at the line feed alone. Raises InputError for a file that is missing, broken or not UTF-8.
+    """
+
+    path: Path
+
+    def __iter__(self) -> Iterator[str]:
+        number = 0
+        try:
+            with self._opened() as file:
+                for line in file:
+                    number += 1
+                    if text := line.decode("utf-8").strip():
+                        yield text
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}, line {number}: not UTF-8; convert the file") from None
+        except (EOFError, lzma.LZMAError, gzip.BadGzipFile):
+            raise InputError(f"{self.path}: not a whole {self.path.suffix} file; fetch it again") from None
+        except (FileNotFoundError, IsADirectoryError):
+            raise InputError(f"{self.path}: no such file; expected text, one a line") from None
+
+    def _opened(self) -> IO[bytes]:
+        file: IO[bytes] = OPENERS.get(self.path.suffix, open)(self.path, "rb")
+        return file
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and the name it has in tables, say a language code. `lines` can be gone through again and again."""
+
+    name: str
+    lines: Iterable[str]
+
+    @staticmethod
+    def of_file(path: str | Path) -> Text:
+        """The lines of a file, under its path."""
+        return Text(str(path), FileLines(Path(path).expanduser()))

@@ -1,0 +1,86 @@
+"""The tensors of a model that have a row for each piece, and those tensors for another vocabulary.
+
+Which these are is asked of the model's class: it is built twice, without memory, for two sizes of the vocabulary, and what
+has another shape has a row a piece. So word embedding, output matrix and output bias are found under any name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from ernie_m.base.console import InputError
+from ernie_m.corpus.editable import RowSources
+from ernie_m.interop.opening import one_line
+
+AT_A_TIME = 1 << 14  # new rows
+
+
+def with_rows(old: Tensor, rows: RowSources) -> Tensor:
+    """A tensor with a row a piece, for the new vocabulary: kept rows bit for bit, others the mean of their old rows.
+
+    old: [old size or more, ...]; rows behind the tokenizer's last id are left out. A row without sources is the mean of all
+    rows that sources may be. Returns [new size, ...] of the same dtype.
+    """
+    sources, offsets = torch.from_numpy(rows.ids), torch.from_numpy(rows.offsets)
+    is_same, counts = torch.from_numpy(rows.is_same), offsets.diff()
+    new = torch.empty((len(rows), *old.shape[1:]), dtype=old.dtype)
+    new[is_same] = old[sources[offsets[:-1][is_same]]]
+    if bool((counts == 0).any()):
+        new[counts == 0] = old.float().mean(dim=0).to(old.dtype)
+    for places in torch.nonzero(~is_same & (counts > 0)).flatten().split(AT_A_TIME):
+        of_place = torch.repeat_interleave(torch.arange(len(places)), counts[places])
+        starts = torch.repeat_interleave(offsets[places] - counts[places].cumsum(0) + counts[places], counts[places])
+        its_sources = sources[starts + torch.arange(len(of_place))]
+        sums = torch.zeros((len(places), *old.shape[1:])).index_add_(0, of_place, old[its_sources].float())
+        new[places] = (sums / counts[places].view(-1, *[1] * (old.dim() - 1))).to(old.dtype)
+    return new
+
+
+def names_of_rows(config: Any, stored: Mapping[str, tuple[int, ...]], where: str) -> list[str]:
+    """The stored tensors that have a row a piece; `config` is transformers' configuration, of a class that it knows.
+
+    Raises InputError where the word embedding is not among them, or one is stored that the class does not have.
+    """
+    known: set[str] = set()
+    of_pieces: set[str] = set()
+    for build in _classes(config):
+        small, large = (_shapes(build, config, more, where) for more in (0, 1))
+        known |= small.keys()
+        of_pieces |= {name for name in small if small[name] != large[name]}
+        if wrong := [name for name in of_pieces & small.keys() if small[name][1:] != large[name][1:]]:
+            raise InputError(f"{where}: {wrong[0]} has its pieces in another dimension than the first; expected rows")
+    found = sorted(name for name in stored if _is_among(name, of_pieces))
+    if not any(len(stored[name]) == 2 for name in found):
+        raise InputError(f"{where}: no word embedding among the stored tensors, expected {' or '.join(sorted(of_pieces))}")
+    sizes = {stored[name][0] for name in found}
+    strange = [name for name, shape in stored.items() if shape[:1] in {(n,) for n in sizes} and not _is_among(name, known)]
+    if strange:
+        raise InputError(f"{where}: {strange[0]} has a row a piece, but its class has no such tensor; take it out first")
+    return found
+
+
+def _classes(config: Any) -> Iterable[Callable[[Any], nn.Module]]:
+    """The classes that config.json names, and the one with an MLM head, whose tensors may be stored too."""
+    named = [getattr(transformers, name, None) for name in config.architectures or ()]
+    yield from (build for build in named if build is not None)
+    yield transformers.AutoModel.from_config
+    if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
+        yield transformers.AutoModelForMaskedLM.from_config
+
+
+def _shapes(build: Callable[[Any], nn.Module], config: Any, more: int, where: str) -> dict[str, tuple[int, ...]]:
+    config = copy.deepcopy(config)
+    config.vocab_size += more
+    with one_line(f"{where}: its class cannot be built"), torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in build(config).state_dict().items()}
+
+
+def _is_among(name: str, names: set[str]) -> bool:
+    """Whether the tensor is there, with or without the name of the part that a head stands on in front."""
+    return name in names or name.partition(".")[2] in names or any(other.partition(".")[2] == name for other in names)
