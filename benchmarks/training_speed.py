@@ -36,8 +36,8 @@ from pathlib import Path
 from typing import Any
 
 from apart import answer, apart
-from training_speed_peer import peer
-from training_speed_runs import Result, Setup, btmlm, loader, matmul_peak, ours, profile
+from training_speed_peer import loader, peer
+from training_speed_runs import Result, Setup, btmlm, matmul_peak, ours, profile
 
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.models.flops import needed_flops

@@ -1,18 +1,22 @@
-"""The peer of the speed benchmarks: transformers' XLMRobertaForMaskedLM on the same text, with its own collator."""
+"""The peer of the speed benchmarks: transformers' XLMRobertaForMaskedLM on the same text, with its own collator; and how
+fast our loader and that collator prepare rows."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from training_speed_runs import DEVICE, LEARNING_RATE, Result, Setup, full_steps, timed_steps
+from training_speed_runs import DEVICE, LEARNING_RATE, Result, Setup, full_steps, real_tokens, timed_steps
 
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
+from ernie_m.rows import row_source
 from ernie_m.rows.dataloader import Prefetcher, PretrainingData
 
 IGNORED = -100
@@ -136,3 +140,32 @@ def padded_pairs(setup: Setup, data: PretrainingData) -> Callable[[int], list[Re
         return [dict(collator(features[i : i + setup.peer_pairs])) for i in range(0, len(features), setup.peer_pairs)]
 
     return collate
+
+
+def loader(setup: Setup, objective: str) -> Result:
+    """One process preparing micro-batches and doing nothing else; for TLM the peer's collator on the same pairs too.
+
+    "rate" of the only rank; "rate_of_64" of one rank of 64; "rate_unplanned" where every row's window is planned anew, as
+    in a corpus of terabytes, whose windows are too many to be kept.
+    """
+    steps = max(2, setup.loader_rows // setup.rows)
+    result: Result = {}
+    for name, ranks, few_windows in (("rate", 1, None), ("rate_of_64", 64, None), ("rate_unplanned", 1, -1)):
+        with patch.object(row_source, "FEW_WINDOWS", row_source.FEW_WINDOWS if few_windows is None else few_windows):
+            data = setup.pretraining_data(objective, ranks)
+        data.step(0, ranks - 1, ranks, setup.rows)
+        started = time.perf_counter()
+        batches = [data.step(step, ranks - 1, ranks, setup.rows)[0] for step in range(1, steps)]
+        seconds = time.perf_counter() - started
+        tokens, positions = sum(map(real_tokens, batches)), sum(batch.document_BS.size for batch in batches)
+        result |= {name: tokens / seconds, "fill": tokens / positions}
+    if objective == "TLM":
+        data = setup.pretraining_data(objective)
+        collate = padded_pairs(setup, data)
+        collate(0)
+        started = time.perf_counter()
+        ids = [batch["input_ids"] for step in range(1, steps) for batch in collate(step)]
+        tokens = sum(int((part != PAD_ID).sum()) for part in ids)
+        result["peer_rate"] = tokens / (time.perf_counter() - started)
+        result["peer_fill"] = tokens / sum(part.numel() for part in ids)
+    return result

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+from transformers import AutoModelForSequenceClassification
 
 from ernie_m.base.console import InputError
 from ernie_m.downstream.task import Logits, Scored, Setup, Task
@@ -58,10 +58,6 @@ class PairClassification(Task[Pair]):
     def features(self, examples: Sequence[Pair], setup: Setup, with_answers: bool) -> PairFeatures:
         """One a pair."""
         return PairFeatures(examples, setup, with_answers)
-
-    def collator(self, setup: Setup) -> Callable[[list[Any]], Mapping[str, Any]]:
-        """Padded to the longest of the batch."""
-        return DataCollatorWithPadding(setup.tokenizer)
 
     def score(
         self,

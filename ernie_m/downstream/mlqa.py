@@ -7,11 +7,11 @@ answers, English questions. The score's normalisation is that of the context's l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding
+from transformers import AutoModelForQuestionAnswering
 
 from ernie_m.base.config import section
 from ernie_m.base.console import Choice
@@ -113,10 +113,6 @@ class Mlqa(Task[Question]):
         if with_answers:
             announce([answers_choice(counts)])
         return features
-
-    def collator(self, setup: Setup) -> Callable[[list[Any]], Mapping[str, Any]]:
-        """Padded to the longest of the batch."""
-        return DataCollatorWithPadding(setup.tokenizer)
 
     def check(self, examples: Mapping[str, Sequence[Question]], setup: Setup) -> None:
         """The answer rules must know the tested languages."""

@@ -104,7 +104,7 @@ class Ner(Task[Sentence]):
         return features
 
     def collator(self, setup: Setup) -> Callable[[list[Any]], Mapping[str, Any]]:
-        """Padded to the longest of the batch."""
+        """Padded to the longest of the batch, labels too."""
         return DataCollatorForTokenClassification(setup.tokenizer)
 
     def score(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
+from transformers import DataCollatorWithPadding
 
 from ernie_m.base.config import Section, section
 from ernie_m.base.ranges import Range
@@ -121,9 +122,9 @@ class Task(ABC, Generic[Example]):
         loss needs (`labels`, `start_positions` ...). Raises InputError for answers the classes do not know.
         """
 
-    @abstractmethod
     def collator(self, setup: Setup) -> Callable[[list[Any]], Mapping[str, Any]]:
-        """What makes a batch of features."""
+        """What makes a batch of features: here, all padded to the longest of the batch."""
+        return DataCollatorWithPadding(setup.tokenizer)
 
     @abstractmethod
     def score(
