@@ -1,21 +1,24 @@
 """Measure an encoder.
 
 ernie-m evaluate retrieval --model HF_FOLDER_OR_HUB_ID --source FILE --target FILE [--layer K|all]
+ernie-m evaluate alignment --model HF_FOLDER_OR_HUB_ID --gold FILE [--source FILE --target FILE] [--layer K|all]
 ernie-m evaluate gain --run RUN [--data DATA]
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
+from ernie_m.corpus.word_links import GoldPair, check_range, read_gold, score
 
 
 class Commands:
-    """Measure an encoder: `retrieval` for any Hugging Face folder, `gain` for a run of ours."""
+    """Measure an encoder: `retrieval` and `alignment` for any Hugging Face folder, `gain` for a run of ours."""
 
     def retrieval(
         self,
@@ -58,10 +61,7 @@ class Commands:
         encoders = {"trained": opened.model(AutoModel)}
         if untrained:
             encoders["untrained"] = opened.untrained()
-        num_layers = encoders["trained"].config.num_hidden_layers
-        if layer != "all" and not (isinstance(layer, int) and 0 <= layer <= num_layers):
-            raise InputError(f"--layer {layer}: expected 0 .. {num_layers} or all")
-        layers = range(num_layers + 1) if layer == "all" else [int(layer)]
+        layers = _layers(layer, encoders["trained"].config.num_hidden_layers)
         results: dict[str, dict[str, list[float]]] = {}
         for name, encoder in encoders.items():
             pooled = [mean_pooled(encoder, opened.tokenizer, side, device, name) for side in sides]
@@ -74,6 +74,69 @@ class Commands:
             print(f"{k:>5}{cells}")
         if output:
             write_json(Path(output), {"pairs": len(sides[0]), **of, **results})
+
+    def alignment(
+        self,
+        *,
+        model: str,
+        gold: str,
+        source: str | None = None,
+        target: str | None = None,
+        form: str = "auto",
+        first_index: Annotated[int, Range(least=0, most=1, zero="counted from 0")] | None = None,
+        layer: int | str = "all",
+        untrained: bool = True,
+        output: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Alignment error rate of the word links that a model's own states give, against gold.
+
+        Two tokens are linked when each one's state is the other's nearest by cosine; two words when two of their tokens are.
+        Each sentence is read alone. An untrained model of the same shape is measured beside it.
+
+        Args:
+            model: folder or hub id of any Hugging Face encoder (`ernie-m export` makes one)
+            gold: links made by people: `source ||| target ||| 0-0 1p2` (or tabs), Pharaoh (0-0 1p2) or WPT lines
+            source: the pairs' source sentences, words between spaces, a sentence a line; not where the gold has them
+            target: their translations, line by line
+            form: of the gold: auto, text, pharaoh or wpt
+            first_index: what the gold counts from (default: 0, WPT 1)
+            layer: 0 (embeddings) .. number of layers, or all
+            untrained: also measure the same shape with random weights
+            output: also write the figures to this JSON file
+            trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
+        """
+        from transformers import AutoModel
+
+        from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.base.table import table
+        from ernie_m.interop.encoder import open_encoder
+        from ernie_m.models.state_alignment import state_links
+        from ernie_m.runs.ranks import this_device
+
+        of = {"measure": "alignment", "model": model, "gold": gold}
+        check_same_measures(output, of)
+        pairs = read_gold(Path(gold), form, first_index)
+        words = _words_of(pairs, gold, source, target)
+        opened = open_encoder(model, trust_remote_code)
+        for choice in opened.choices:
+            print(choice)
+        encoders = {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
+        layers = _layers(layer, encoders["trained"].config.num_hidden_layers)
+        results = {}
+        for name, encoder in encoders.items():
+            links = state_links(encoder, opened.tokenizer, words, layers, this_device(), name)
+            results[name] = {str(k): score(found, pairs) for k, found in zip(layers, links, strict=True)}
+        head = [f"{name} {what}" for name in results for what in ("AER", "precision", "recall")]
+        rows = []
+        for k in layers:
+            scores = [results[name][str(k)] for name in results]
+            rows.append([f"{k}", *(f"{100 * value:.1f} %" for s in scores for value in (s.aer, s.precision, s.recall))])
+        print(f"word links from the states of {len(pairs)} pairs: mutual nearest tokens by cosine")
+        print(table(["layer", *head], rows))
+        if output:
+            figures = {name: {k: vars(found) for k, found in scores.items()} for name, scores in results.items()}
+            write_json(Path(output), {"pairs": len(pairs), **of, **figures})
 
     def gain(
         self,
@@ -118,6 +181,35 @@ class Commands:
         )
         if output:
             write_json(Path(output), {**of, "step": chosen.step, **vars(result)})
+
+
+def _layers(layer: int | str, num_layers: int) -> Sequence[int]:
+    if layer != "all" and not (isinstance(layer, int) and 0 <= layer <= num_layers):
+        raise InputError(f"--layer {layer}: expected 0 .. {num_layers} or all")
+    return range(num_layers + 1) if layer == "all" else [int(layer)]
+
+
+def _words_of(
+    pairs: Sequence[GoldPair], gold: str, source: str | None, target: str | None
+) -> list[tuple[Sequence[str], Sequence[str]]]:
+    """The words of both sentences of each gold pair, from the gold itself or from two files."""
+    from ernie_m.models.retrieval import read_aligned
+
+    if all(pair.source is not None for pair in pairs):
+        if source is not None or target is not None:
+            raise InputError(f"--source, --target: {gold} has the sentences itself; leave both out")
+        return [(pair.source or (), pair.target or ()) for pair in pairs]
+    if source is None or target is None:
+        raise InputError(f"{gold}: has links alone; give the sentences with --source and --target")
+    sides = read_aligned(Path(source), Path(target))
+    if len(sides[0]) != len(pairs):
+        raise InputError(f"{gold}: links of {len(pairs)} pairs, {source} has {len(sides[0])} lines; expected the same ones")
+    words: list[tuple[Sequence[str], Sequence[str]]] = [
+        (one.split(), other.split()) for one, other in zip(*sides, strict=True)
+    ]
+    for number, (pair, (one, other)) in enumerate(zip(pairs, words, strict=True), 1):
+        check_range(sorted(pair.possible), len(one), len(other), f"{gold}, pair {number}")
+    return words
 
 
 def main(called: str = "ernie-m evaluate") -> None:

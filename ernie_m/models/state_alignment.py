@@ -1,0 +1,99 @@
+"""Word links from a model's own states: do the states of words that translate each other lie nearest to each other?
+
+Two tokens are linked when each is the other's nearest by cosine, in one layer's states; two words when two of their tokens
+are (SimAlign's Argmax on subwords: Jalili Sabet, Dufter, Yvon and Schütze 2020). Each sentence is read alone, so nothing
+but the states' meaning brings words together. This measures alignment by words, as retrieval does by sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ernie_m.base.console import InputError, Progress
+from ernie_m.corpus.word_links import Link
+
+PAIRS_AT_A_TIME = 32
+Words = Sequence[str]
+
+
+def state_links(
+    model: nn.Module,
+    tokenizer: Any,
+    pairs: Sequence[tuple[Words, Words]],
+    layers: Sequence[int],
+    device: torch.device,
+    note: str,
+) -> list[list[set[Link]]]:
+    """Of each layer (0: the embeddings), the links of every pair's words. `tokenizer` is a fast one of Hugging Face's.
+
+    Words are joined by spaces. A word behind the encoder's greatest length has no link.
+    """
+    links: list[list[set[Link]]] = [[set() for _ in pairs] for _ in layers]
+    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i][0])))
+    progress = Progress(f"linking {note}", len(pairs), "pairs")
+    model.eval().to(device)
+    for start in range(0, len(order), PAIRS_AT_A_TIME):
+        chosen = order[start : start + PAIRS_AT_A_TIME]
+        sides = [_states(model, tokenizer, [pairs[i][side] for i in chosen], layers, device) for side in (0, 1)]
+        for number, (source, target) in zip(chosen, zip(*sides, strict=True), strict=True):
+            for row, found in enumerate(links):
+                found[number] = word_links(source[0][row], source[1], target[0][row], target[1])
+        progress.advance(len(chosen))
+    progress.close()
+    return links
+
+
+def word_links(source_ND: Tensor, source_words: list[int], target_MD: Tensor, target_words: list[int]) -> set[Link]:
+    """Links between words, of tokens' states in one layer; `*_words` has the word of each token."""
+    return {(source_words[i], target_words[j]) for i, j in mutual_nearest(source_ND, target_MD)}
+
+
+def mutual_nearest(source_ND: Tensor, target_MD: Tensor) -> list[Link]:
+    """(i, j) of all states that are each other's nearest by cosine; of equally near ones the first counts."""
+    if not len(source_ND) or not len(target_MD):
+        return []
+    source_ND, target_MD = (nn.functional.normalize(states.float(), dim=1) for states in (source_ND, target_MD))
+    cosine_NM = source_ND @ target_MD.T
+    ahead_N, back_M = cosine_NM.argmax(dim=1), cosine_NM.argmax(dim=0)
+    own_N = torch.arange(len(ahead_N), device=ahead_N.device)
+    mutual_N = back_M[ahead_N] == own_N
+    return list(zip(own_N[mutual_N].tolist(), ahead_N[mutual_N].tolist(), strict=True))
+
+
+def _states(
+    model: nn.Module, tokenizer: Any, sentences: Sequence[Words], layers: Sequence[int], device: torch.device
+) -> list[tuple[Tensor, list[int]]]:
+    """Of each sentence the states of its text's tokens in these layers, [layers, N, D], and the word of each token."""
+    inputs = tokenizer(
+        [" ".join(words) for words in sentences],
+        padding=True,
+        truncation=True,
+        max_length=min(512, tokenizer.model_max_length),
+        return_offsets_mapping=True,
+        return_tensors="pt",
+    )
+    offsets_BS2 = inputs.pop("offset_mapping").tolist()
+    inputs = inputs.to(device)
+    with torch.no_grad():
+        states = model(**inputs, output_hidden_states=True).hidden_states
+    if not states or {layer.shape[:2] for layer in states} != {inputs["attention_mask"].shape}:
+        raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which links need")
+    states_LBSD = torch.stack([states[layer] for layer in layers])
+    found = []
+    for number, words in enumerate(sentences):
+        of_text = [(place, word) for place, word in enumerate(words_of_tokens(words, offsets_BS2[number])) if word >= 0]
+        places = torch.tensor([place for place, _ in of_text], dtype=torch.long, device=device)
+        found.append((states_LBSD[:, number, places], [word for _, word in of_text]))
+    return found
+
+
+def words_of_tokens(words: Words, offsets: Sequence[Sequence[int]]) -> list[int]:
+    """The word that each token's last character is of, in the words joined by spaces; -1 for tokens without text."""
+    word_at: list[int] = []
+    for number, word in enumerate(words):
+        word_at += [number] * len(word) + [-1]
+    return [word_at[stop - 1] if start < stop else -1 for start, stop in offsets]
