@@ -8,9 +8,9 @@ TORCH ?= torch==2.13.0
 # A file of pip constraints, e.g. the oldest releases that setup.py allows: make test CONSTRAINTS=tests/oldest.txt VENV=.venv-oldest
 CONSTRAINTS ?=
 BIN := $(VENV)/bin
-# Tests wait for ranks that start and stop more than they compute: three files at a time keep two cores busy,
+# Tests wait for ranks that start and stop more than they compute: four files at a time keep two cores busy,
 # with a thread each: more would wait for each other. In the order of folders, which has the long files first.
-BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
+BESIDE := --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test pytest test-faults test-cluster test-real gpu wheels lint style types environment clean
 
@@ -23,11 +23,11 @@ test: style
 	$(MAKE) --no-print-directory --jobs 2 --keep-going $(if $(CONSTRAINTS),,types) pytest
 
 pytest: environment
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(BESIDE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 $(BESIDE)
 
 # Kills, full disks, signals, another number of ranks: what a job must survive. Prints the steps lost and the seconds to the first step after each.
 test-faults: environment
-	$(BIN)/python -m pytest tests -m faults $(BESIDE)
+	$(BIN)/python -m pytest tests -m faults -n 3 $(BESIDE)
 
 # Two hosts of network namespaces, sshd in each, pdsh, the real deepspeed --hostfile. Needs root, openssh-server and pdsh.
 test-cluster: environment
