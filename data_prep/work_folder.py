@@ -180,7 +180,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: damaged ({error}); remove it, and what it stands for is done again") from None
+        raise InputError(f"{path}: damaged ({error}); remove it, and its part of the work is done again") from None
     return dict(content)
 
 

@@ -26,7 +26,7 @@ def problem_of_build(capability: tuple[int, int], built_for: Sequence[str], vers
     build = next(build for major, minor, build in BUILDS if capability < (major, minor))
     built = " ".join(built_for) or "CPUs alone"
     what = f"torch {version} is built for {built}, not for compute capability {dotted(capability)}"
-    return what, f"install one that is: {build}" if build else "no torch of today has kernels for it: leave it out"
+    return what, f"install one that is: {build}" if build else "no current torch has kernels for it: leave it out"
 
 
 def parsed(capability: str) -> tuple[int, int] | None:

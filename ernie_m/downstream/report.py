@@ -139,7 +139,7 @@ def remarks(summary: Summary, results: Sequence[Mapping[str, Any]], paper: Paper
         named = ", ".join(map(str, summary.collapsed))
         lines.append(
             f"* collapsed: {len(summary.collapsed)} of {len(results)} seeds ({named}) are on validation not clearly above "
-            f"{summary.trivial:.2f}, what an answer that looks at nothing gets; they count in the means"
+            f"{summary.trivial:.2f}, the score of a constant answer; they count in the means"
             + ("" if summary.without_collapsed else "; no other seed is left")
         )
     if paper and paper.over(list(summary.languages)) is None:

@@ -131,7 +131,7 @@ def check_data(host: str, results: Results, disk_bytes: int) -> Finding | None:
     others = [fact(result, "data") or {} for result in results.values()]
     text = mine["manifest"][:8]
     if any(mine[key] != usual(other.get(key) for other in others) for key in ("manifest", "tokenizer")):
-        return Finding.wrong(f"data: manifest {text} is another than the others'", "copy the data folder afresh", text)
+        return Finding.wrong(f"data: manifest {text} is another than the others'", "copy the data folder again", text)
     return Finding(text)
 
 
@@ -207,7 +207,7 @@ def check_name(host: str, results: Results, disk_bytes: int) -> Finding | None:
     addresses = ", ".join(name["addresses"]) or "nothing"
     if name["addresses"] and not name["loopback"]:
         return Finding(addresses)
-    said = f"its own name {name['name']} stands for {addresses} there, where no other host comes"
+    said = f"its own name {name['name']} stands for {addresses} there, which no other host can reach"
     own = (results[host].get("route") or {}).get("address", "its address")
     way = f"training binds to the interface towards the others; for other programs `{own} {name['name']}` in /etc/hosts"
     return Finding(addresses, notes=((said, way),))

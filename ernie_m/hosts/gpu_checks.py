@@ -19,7 +19,7 @@ def check_gpus(host: str, results: Results, disk_bytes: int) -> Finding | None:
         return None
     gpus, slots, devices = facts["gpus"], results[host]["slots"], facts["torch"].get("devices", 0)
     if errors := [gpu["error"] for gpu in gpus if "error" in gpu]:
-        return Finding.wrong(errors[0], "mend the driver, or take the host out of the hostfile", "driver")
+        return Finding.wrong(errors[0], "repair the driver, or take the host out of the hostfile", "driver")
     count = len(gpus) or devices
     if not any(
         fact(result, "gpus") or result.get("facts", {}).get("torch", {}).get("devices") for result in results.values()
@@ -43,5 +43,5 @@ def check_gpus(host: str, results: Results, disk_bytes: int) -> Finding | None:
     used = [(number, gpu["used_mib"]) for number, gpu in enumerate(gpus[:slots]) if gpu["used_mib"] > MAX_USED_MIB]
     if used:
         shown = ", ".join(f"GPU {number} {mib / 1024:.1f} GiB" for number, mib in used)
-        problems.append((f"memory in use already: {shown}", "see `nvidia-smi` there who is on it"))
+        problems.append((f"memory in use already: {shown}", "see `nvidia-smi` there who uses it"))
     return Finding(kinds or f"{count}", tuple(problems))

@@ -29,7 +29,7 @@ def choose_attention(requested: str, device: torch.device, attention_dropout: fl
     """The backend for `device`, with the reason. Raises InputError if the `requested` one cannot run there."""
     obstacles = {
         "flex": _obstacle_to_flex(device, attention_dropout, head_size),
-        "pieces": "" if device.type == "cpu" else f"{device.type} device; cutting rows would wait for it",
+        "pieces": "" if device.type == "cpu" else f"{device.type} device; to cut rows, the host would have to wait for it",
         "sdpa": "",
     }
     if requested == "auto":

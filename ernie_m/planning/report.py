@@ -47,10 +47,10 @@ def assumptions(job: Job) -> list[str]:
         f"device  {device.name}: {device.memory / devices.GIB:.1f} GiB, of which {device.usable / devices.GIB:.1f} usable; "
         f"{precision} {peak:,.3g} TFLOP/s, of which products reach {100 * device.efficiency:.0f} % and attention "
         f"({attention}) {100 * device.attention:.0f} % ({device.source}); no GPU has measured it yet",
-        f"links   {link} at {100 * speed.REACHED:.0f} %; beside the backward where a step is one micro-batch of ZeRO 1 or 2",
+        f"links   {link} at {100 * speed.REACHED:.0f} %; during the backward if a step is one micro-batch in ZeRO 1 or 2",
         f"FLOPs   {needed / 1e15:,.2f} P a step of the first stage are needed ({100 * attending / needed:.0f} % attention), "
         f"{keys:,.0f} keys a token of {data.sequence_length}: {counted}",
-        "memory  GiB a rank at the moment of a step that holds most; rows: micro-batch, acc: micro-batches a step",
+        "memory  GiB a rank at the moment of a step that needs most; rows: micro-batch, acc: micro-batches a step",
     ]
 
 
@@ -65,7 +65,7 @@ def as_it_stands(job: Job) -> str:
     own = plan_for(job, job.precision, stage, model.activation_checkpointing, config.batch.micro_batch_rows)
     verdict = "fits" if own.fits else "does NOT fit"
     return (
-        f"recipe: as it stands ({own.keys()}) it takes {memory.total(own.memory) / devices.GIB:.1f} GiB and {verdict}; "
+        f"recipe: as it is ({own.keys()}) it takes {memory.total(own.memory) / devices.GIB:.1f} GiB and {verdict}; "
         f"{_seconds(own.step_seconds)} s a step, {own.days:.1f} days, MFU {100 * mfu(job, own):.0f} %"
     )
 

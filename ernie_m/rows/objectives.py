@@ -118,7 +118,7 @@ class Objective:
         if self.num_sentences not in (1, 2):
             yield f"num_sentences {self.num_sentences}; expected 1, a line of text, or 2, a pair"
         if self.merges_lines and self.num_sentences > 1:
-            yield "merges_lines joins the lines of a text, and pairs are none; leave it out"
+            yield "merges_lines joins lines of text, and these are pairs; leave it out"
         if self.is_pseudo_parallel and (self.corruption, self.num_sentences) != (REPLACE, 1):
             yield (
                 f'placeholders with corruption "{self.corruption}" and num_sentences {self.num_sentences}; they need masks '

@@ -86,7 +86,7 @@ def _own_address(facts: RankFacts) -> tuple[str, str]:
     try:
         address = own_address_towards(meeting)
     except OSError as error:
-        raise InputError(f"MASTER_ADDR {meeting}: no way leads there from {socket.gethostname()} ({error})", True) from None
+        raise InputError(f"MASTER_ADDR {meeting}: no route there from {socket.gethostname()} ({error})", True) from None
     if facts.local_world_size == facts.world_size:
         return address, meeting
     store = TCPStore(

@@ -72,7 +72,7 @@ class LineLog:
         """Flush to the disk. Returns why it failed, or None. The log must be on the disk before the checkpoint."""
         self.write([])
         os.fsync(self._file.fileno())
-        return f"{self.path}: {len(self._waiting)} bytes of lines find no room" if self._waiting else None
+        return f"{self.path}: {len(self._waiting)} bytes of lines have no room" if self._waiting else None
 
     def close(self) -> None:
         self.sync()

@@ -88,7 +88,7 @@ class RunFolder:
         saved = read_yaml(saved_path) if saved_path.is_file() else {}
         if "data_identity" not in saved:
             if self.path.exists() and not (self.path.is_dir() and all(map(_is_before_training, self.path.iterdir()))):
-                torn = f"{CONFIG_FILE} lacks data_identity: torn, or of another program"
+                torn = f"{CONFIG_FILE} lacks data_identity: incomplete, or of another program"
                 why = torn if saved else f"no {CONFIG_FILE} of ours"
                 raise InputError(f"{self.path}: not empty and not a run folder ({why}); choose another --run")
             return

@@ -118,5 +118,5 @@ def _parsed(part: str, num_steps: int | None) -> tuple[int, int]:
     if first >= end:
         raise InputError(f"--skip_steps: {part} holds no step; {advice}")
     if num_steps is not None and end > num_steps:
-        raise InputError(f"--skip_steps: {part} reaches behind the run, whose last step is {num_steps - 1}; {advice}")
+        raise InputError(f"--skip_steps: {part} goes beyond the run, whose last step is {num_steps - 1}; {advice}")
     return first, end

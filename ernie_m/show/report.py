@@ -174,7 +174,7 @@ def _retrieval(
     best = {title: (int(np.argmax(of.mean_sweep())), max(of.mean_sweep())) for title, of in ordered.items()}
     return {
         "layers": _layer_words(ordered),
-        "over_english": f"{joined} pairs of languages share no file and meet over equal English sentences."
+        "over_english": f"{joined} pairs of languages share no file and are joined through equal English sentences."
         if joined
         else "",
         "least": retrieval.LEAST_SHARED,
@@ -182,7 +182,7 @@ def _retrieval(
         + [f"and {len(few) - NAMED} more"] * (len(few) > NAMED),
         "heat_maps": retrieval.heat_maps(maps, languages, num_shared),
         "sweeps": retrieval.sweeps(encoded["after"], encoded.get("before")),
-        "best": "Best layer on these very sentences (not a score to report): "
+        "best": "Best layer on these same sentences (not a score to report): "
         + "; ".join(f"{title}: layer {layer}, {100 * share:.1f} %" for title, (layer, share) in best.items()),
         "left_out": bitext.left_out,
     }

@@ -71,7 +71,7 @@ class JobCommand:
             raise InputError("the command behind `--` has no --run RUN: the supervisor watches the job through that folder")
         if any(word.lstrip("-").replace("-", "_").startswith("from_scratch") or word == "-f" for word in self.words[1:]):
             raise InputError(
-                "--from_scratch would throw the run away at every restart; delete its folder yourself, or take another --run"
+                "--from_scratch would delete the run at every restart; delete its folder yourself, or take another --run"
             )
 
     @property
@@ -106,7 +106,7 @@ class DeepspeedLauncher:
     def __post_init__(self) -> None:
         taken = [word for word in self.deepspeed_options if word.partition("=")[0] in OWN_OPTIONS]
         if taken:
-            raise InputError(f"--deepspeed_options: {taken[0]} is the supervisor's own business; see its --help")
+            raise InputError(f"--deepspeed_options: {taken[0]} is set by the supervisor itself; see its --help")
 
     def start(self, hosts: Mapping[str, int], folder: Path) -> Job:
         """Start on `hosts` (host -> slots; empty: on this machine without a hostfile); `folder` is for files of ours."""

@@ -96,7 +96,7 @@ class Supervisor:
             silent = [host for host, answers in self._probe(self.active_hosts.hosts).items() if not answers]
             if silent:
                 raise InputError(
-                    f"host {', '.join(silent)}: no answer through ssh; mend it or take it out of the hostfile "
+                    f"host {', '.join(silent)}: no answer through ssh; repair it or take it out of the hostfile "
                     "(`ernie-m doctor --hostfile F` says more)"
                 )
             unsaid = withheld(os.environ, self.launcher.exports)
@@ -192,7 +192,7 @@ class Supervisor:
         answers = self._probe(hosts)
         others = _remote(hosts)
         while len(others) > 1 and not any(answers[host] for host in others):
-            say("no other host answers through ssh: taken for a fault of our own network, and waited for")
+            say("no other host answers through ssh: this may be a fault of our own network, so we wait")
             if not self._pause(LONGEST_DELAY_SECONDS):
                 return {}
             answers = self._probe(hosts)

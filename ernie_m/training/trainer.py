@@ -251,7 +251,7 @@ class Trainer:
         first_step, num_ranks = checkpoint.step if checkpoint else 0, engine.ranks.world_size
         if checkpoint and num_ranks < checkpoint.world_size:
             was = f"{num_ranks} ranks, the job before had {checkpoint.world_size}"
-            print(f"alarm: {was}; if that is not meant, stop this one and look at --hostfile (--ranks demands a number)")
+            print(f"alarm: {was}; if this is not intended, stop this one and look at --hostfile (--ranks demands a number)")
         millions = engine.num_parameters / 1e6
         print(
             f"{millions:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "

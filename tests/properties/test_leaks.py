@@ -234,7 +234,7 @@ PREFIX = {"num_sentences": 2, "corruption": NOTHING, "groups": PLM.groups, "read
         (ORDINARY | {"must_not_reach": (("MX", "Z"),)}, "promises about Z; the groups are X, Y, MX, MY"),
         (ORDINARY | {"must_not_reach": (("MX", "Y"),)}, "Y reaches MX"),
         (ORDINARY | {"generation_must_not_reach": (("X", "Y"),)}, "without generation_reads"),
-        (ORDINARY | {"merges_lines": True}, "merges_lines joins the lines of a text"),
+        (ORDINARY | {"merges_lines": True}, "merges_lines joins lines of text"),
         (ORDINARY | {"reads": dict.fromkeys(CAMLM.groups, "")}, "predicted, and none reads a sentence"),
         (ORDINARY | {"generation_reads": CAMLM.reads}, "inserted ones"),
         (PSEUDO | {"generation_reads": {"X": "X"}}, "generation_reads .* expected a line for each of X, P"),

@@ -58,12 +58,15 @@ def encoder_decoder() -> Any:
         (decoder, "model type bert: a decoder, whose tokens"),
         (lambda: random_model("Llama", "ForCausalLM"), "model type llama: a decoder"),
         (encoder_decoder, "model type bart: an encoder with a decoder behind it"),
-        (lambda: BroughtAlong(BertConfig(**SHAPE)), "its Python code is its own"),
+        (lambda: BroughtAlong(BertConfig(**SHAPE)), "its Python code is not transformers' own"),
         (lambda: random_model("DebertaV2"), "model type deberta-v2: its layers compute attention by themselves"),
         (lambda: random_model("MPNet"), "model type mpnet: its layers compute attention by themselves"),
         (lambda: random_model("RemBert"), "model type rembert: its layers compute attention by themselves"),
         (lambda: random_model("Xmod"), "model type xmod: Input language unknown"),
-        (lambda: random_model("Esm", mask_token_id=3), "model type esm: a document behind another comes out otherwise"),
+        (
+            lambda: random_model("Esm", mask_token_id=3),
+            "model type esm: the states of a document change when another",
+        ),
     ],
     ids=["decoder", "llama", "bart", "code", "deberta", "mpnet", "rembert", "xmod", "esm"],
 )
@@ -91,9 +94,9 @@ def one_too_wide(rows: RowsRead, window: int | None) -> Any:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (everybody, "documents of a row read each other"),
-        (without_windows, "comes out otherwise than alone"),
-        (one_too_wide, "comes out otherwise than alone"),
+        (everybody, "documents of one row read each other"),
+        (without_windows, "change when another stands before it"),
+        (one_too_wide, "change when another stands before it"),
     ],
 )
 def test_a_rule_that_does_not_arrive_is_noticed(mask: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,14 +117,14 @@ def test_positions_that_do_not_arrive_are_noticed(monkeypatch: pytest.MonkeyPatc
 
         with monkeypatch.context() as patched:
             patched.setattr(type(model.base_model), "forward", without_positions)
-            with pytest.raises(InputError, match="comes out otherwise than alone"):
+            with pytest.raises(InputError, match="change when another stands before it"):
                 ForeignEncoder(model)
 
 
 def test_layers_that_do_not_ask_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("Bert")
     monkeypatch.setattr(model.bert.encoder.layer[1], "forward", lambda hidden, *_, **__: hidden)
-    with pytest.raises(InputError, match="3 of its 4 layers take attention of others"):
+    with pytest.raises(InputError, match="3 of its 4 layers call our attention function"):
         ForeignEncoder(model)
     alone = backbone_of(random_model("Bert"))
     with pytest.raises(OtherAttentionError, match="does not reach its layers"):
@@ -179,7 +182,7 @@ def test_a_model_without_head_gets_one_that_is_tied_to_its_words_and_drawn_from_
     for family in ("Bert", "Albert", "EuroBert"):
         model = random_model(family, "Model")
         backbone, again, other = (backbone_of(model, seed=seed) for seed in (1, 1, 2))
-        assert str(backbone.head_choice) == "token head: new (the model has none of masked words)"
+        assert str(backbone.head_choice) == "token head: new (the model has no masked-language head)"
         assert backbone.head.decoder_weight is backbone.words.weight
         assert torch.equal(backbone.head.transform[0].weight, again.head.transform[0].weight)
         assert not torch.equal(backbone.head.transform[0].weight, other.head.transform[0].weight)
@@ -198,7 +201,7 @@ def test_a_head_that_is_not_known_is_replaced_and_that_is_said() -> None:
     model = random_model("Ernie")
     model.config.model_type = "something-new"
     choice = backbone_of(model).head_choice
-    assert (choice.value, choice.reason) == ("new", "how ErnieForMaskedLM is put together is not known here")
+    assert (choice.value, choice.reason) == ("new", "how ErnieForMaskedLM names its parts is not known here")
 
 
 def test_parameters_stand_once_and_under_the_names_of_the_class() -> None:

@@ -439,8 +439,8 @@ def test_saving_behind_the_training_needs_the_memory_for_it() -> None:
 def test_a_rank_may_vote_against_a_checkpoint_from_the_start(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, Alone())
     store.save(1, state_of(1), {})
-    store.save(2, state_of(2), {}, veto="metrics.jsonl: 9 bytes of lines find no room")
+    store.save(2, state_of(2), {}, veto="metrics.jsonl: 9 bytes of lines have no room")
     told = [store.finished(), store.finished()]
     assert [saved.problem is None for saved in told if saved] == [True, False]
-    assert "find no room" in str(told[1].problem if told[1] else "")
+    assert "have no room" in str(told[1].problem if told[1] else "")
     assert [folder.name for folder in committed_folders(tmp_path)] == ["step_00000001"]

@@ -120,7 +120,7 @@ def test_lines_that_find_no_room_wait_and_are_told(tmp_path: Path) -> None:
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); m.DISK_IS_FULL = (errno.EFBIG,)\n"
         "log = m.LineLog(Path(sys.argv[1]), 0); log.write([{'step': 1}]); assert log.sync() is None\n"
         "hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]; resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))\n"
-        "log.write([{'step': 2}]); log.write([{'step': 3}]); assert 'find no room' in log.sync()\n"
+        "log.write([{'step': 2}]); log.write([{'step': 3}]); assert 'have no room' in log.sync()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard)); assert log.sync() is None; log.close()\n"
     )
     path = tmp_path / METRICS_FILE

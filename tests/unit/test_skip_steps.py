@@ -77,7 +77,7 @@ def test_a_run_remembers_what_it_skipped(tmp_path: Path) -> None:
         ("1.5:2", "'1.5:2'; expected"),
         ("1300:1200", "1300:1200 holds no step"),
         ("7:7", "7:7 holds no step"),
-        ("1:2,90:101", "90:101 reaches behind the run, whose last step is 99"),
+        ("1:2,90:101", "90:101 goes beyond the run, whose last step is 99"),
     ],
 )
 def test_what_is_no_range_of_the_run_is_refused(text: str, message: str) -> None:

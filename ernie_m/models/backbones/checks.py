@@ -53,7 +53,7 @@ def check_class(model: Any, name: str) -> None:
     """Raise InputError unless it is an encoder of transformers whose layers take their attention from its registry."""
     kind = model.config.model_type
     if not type(model).__module__.startswith(LIBRARY):
-        what = "its Python code is its own, and may do anything with masks"
+        what = "its Python code is not transformers' own, and may treat masks in any way"
     elif getattr(model.config, "is_encoder_decoder", False):
         what = "an encoder with a decoder behind it"
     elif getattr(model.config, "is_decoder", False) or any(getattr(m, "is_causal", False) for m in model.modules()):
@@ -102,15 +102,15 @@ def _what_is_wrong(backbone: Backbone) -> str:
     rows = backbone.rows_read(_side_by_side(backbone, first, second, order))
     states = backbone.states(rows)[0]
     if rows.num_calls != backbone.num_layers:
-        return f"{rows.num_calls} of its {backbone.num_layers} layers take attention of others"
+        return f"{rows.num_calls} of its {backbone.num_layers} layers call our attention function"
     of_first, of_second = slice(0, SHORT), slice(SHORT, SHORT + length)
     for ids, kept in (((other_first, second), of_second), ((first, other_second), of_first)):
         changed = backbone.states(backbone.rows_read(_side_by_side(backbone, *ids, order)))[0]
         if not torch.equal(changed[kept], states[kept]):
-            return "documents of a row read each other in it all the same"
+            return "documents of one row read each other in it"
     distance = float((states[of_second] - alone[order]).abs().max() / alone.abs().max().clamp(min=1e-6))
     if not distance < TOLERANCE:
-        return f"a document behind another comes out otherwise than alone, by {distance:.1g} of the greatest state"
+        return f"the states of a document change when another stands before it, by {distance:.1g} of the greatest state"
     return ""
 
 
@@ -139,6 +139,6 @@ def _side_by_side(backbone: Backbone, first: Tensor, second: Tensor, order: Tens
 
 def _refused(name: str, kind: str, what: str) -> InputError:
     return InputError(
-        f"{name}: model type {kind}: {what}; expected an encoder that takes attention of others, such as bert, xlm-roberta, "
-        "modernbert, eurobert or gte"
+        f"{name}: model type {kind}: {what}; expected an encoder whose attention can be replaced, such as bert, "
+        "xlm-roberta, modernbert, eurobert or gte"
     )

@@ -94,10 +94,10 @@ def token_head(model: Any, words: nn.Embedding, seed: int, specials: Specials) -
     decoder, names = model.get_output_embeddings(), HEADS.get(model.config.model_type)
     if decoder is None:
         return new_head(model.config, words, seed, specials), Choice(
-            "token head", "new", "the model has none of masked words"
+            "token head", "new", "the model has no masked-language head"
         )
     if names is None:
-        reason = f"how {type(model).__name__} is put together is not known here"
+        reason = f"how {type(model).__name__} names its parts is not known here"
         return new_head(model.config, words, seed, specials), Choice("token head", "new", reason)
     assert decoder is model.get_submodule(names.decoder)
     parts = [nn.GELU() if name == GELU else model.get_submodule(name) for name in names.transform]
