@@ -81,7 +81,7 @@ def test_a_command_that_cannot_be_supervised_is_one_clear_line(words: list[str],
 def test_options_that_are_the_supervisors_own_are_refused() -> None:
     command = JobCommand((__file__, "--run=elsewhere"))
     assert command.run == Path("elsewhere")
-    with pytest.raises(InputError, match="--include=a is the supervisor's own"):
+    with pytest.raises(InputError, match="--include=a is set by the supervisor itself"):
         DeepspeedLauncher(command, ("--ssh_port", "22", "--include=a"))
     assert DeepspeedLauncher(command, ("--ssh_port=2222",)).ssh_options[-2:] == ["-p", "2222"]
 
