@@ -81,7 +81,7 @@ def test_somebody_elses_folder_is_refused(tmp_path: Path) -> None:
 def test_torn_settings_are_named_as_such(started: RunFolder) -> None:
     path = started.path / "config.yaml"
     path.write_text(path.read_text().partition("data_identity")[0])
-    with pytest.raises(InputError, match=r"not a run folder \(config\.yaml lacks data_identity: torn"):
+    with pytest.raises(InputError, match=r"not a run folder \(config\.yaml lacks data_identity: incomplete"):
         started.check(CONFIGURATION)
 
 
