@@ -1,5 +1,6 @@
 """Which token of a pair translates which: fast_align's model on token ids, and files of links from other aligners.
 
-`model.py` tells the model and trains it; `cells.py` lays pairs out; the two engines hold the inner loops, in numpy and in
-numba, with the same results; `decoding.py` and `symmetrization.py` make links; `folder.py` does it for a data folder.
+`model.py` has the model and its training; `cells.py` arranges pairs in arrays; the two engines have the inner loops, in
+numpy and in numba, with the same results; `decoding.py` and `symmetrization.py` make links; `folder.py` aligns a data
+folder.
 """

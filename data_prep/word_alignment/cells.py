@@ -1,4 +1,4 @@
-"""Pairs laid out for the aligner: sorted by their lengths, so that pairs of the same lengths are one dense array.
+"""Pairs in arrays for the aligner: sorted by their lengths, so that pairs of the same lengths are one dense array.
 
 A *cell* is a place (source token i, target token j) of a pair; its *type* is the two ids that stand there. The cells of a
 pair of n and m tokens are n * m numbers in the order of i, then j; those of the pairs follow one another.
@@ -16,7 +16,7 @@ from ernie_m.base.arrays import ranges
 from ernie_m.corpus.vocabulary import EncodedTexts
 
 CELLS_AT_A_TIME = 1 << 20
-"""Of a group: bounds what numpy makes on the way, and stays near the processor."""
+"""Most cells of a group: it limits numpy's temporary arrays, so that they stay in the cache."""
 
 
 class Group(NamedTuple):

@@ -1,9 +1,9 @@
 """`align`: the column of links of a finished data folder, on one process or on many hosts, with the same bytes.
 
-1. Rank 0 checks all that can be wrong, and writes down what is to be made: work/.align/plan.json.
-2. Ranks train a model for each pair of languages (work/.align/<pair>/), then write each shard's links beside it. What is
-   there is not made again, so a job that was killed goes on where it was.
-3. Rank 0 writes the table of the files and, last, the manifest. Then the models go.
+1. Rank 0 checks everything that can be wrong, and writes the plan: work/.align/plan.json.
+2. Ranks train a model for each pair of languages (work/.align/<pair>/), then write each shard's links beside it. Finished
+   files are not made again, so the same command continues a job that was killed.
+3. Rank 0 writes the table of the files and, last, the manifest. Then the models are deleted.
 
 A folder that has links already loses them first: its manifest is written without them before any file goes.
 """
@@ -44,7 +44,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Options:
-    """What links are made of, and how; `engine` alone changes nothing of them."""
+    """How links are made, and from what. Only `engine` does not change them."""
 
     method: Method
     pharaoh: dict[str, Path]
@@ -105,7 +105,7 @@ def _prepare(data: Path, options: Options, stack: ExitStack) -> Job:
     }
     tokenizer = data / manifest.tokenizer_file if files and options.units == WORDS else None
     if tokenizer is not None:
-        begins_word(open_vocabulary(tokenizer))  # refused now, if at all
+        begins_word(open_vocabulary(tokenizer))  # so that it is refused before the work begins
     stack.enter_context(work_folder.locked(data))
     if LINKS.name in manifest.columns:
         if not options.overwrite:

@@ -28,7 +28,7 @@ from data_prep.word_alignment.engines import Engine
 FIRST_TENSION, LEAST_TENSION, MOST_TENSION = 4.0, 0.1, 14.0
 TENSION_STEPS, TENSION_RATE = 8, 20.0
 LEAST_COUNT = 1e-5
-"""A type of fewer expected counts in both directions is as good as never seen, and not kept."""
+"""A type with fewer expected counts in both directions is not kept: it counts as never seen."""
 SMALL = 1 << 12  # places of a prior that is kept for later pieces
 PIECE = 1 << 22  # numbers at a time, of a long array
 

@@ -20,7 +20,7 @@ _DIRECTIONS = ("forward", "backward")
 
 @dataclass(frozen=True)
 class Trained:
-    """What is told of a trained model."""
+    """Facts about a trained model, for people to read."""
 
     pairs: int
     """That it was trained on."""
@@ -48,7 +48,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def told(folder: Path) -> Trained:
-    """What is told of the model."""
+    """The facts about the model."""
     content = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
     content.pop("null_prior")
     tension, perplexity = (tuple(content.pop(key)) for key in ("tension", "perplexity"))

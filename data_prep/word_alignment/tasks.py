@@ -1,4 +1,4 @@
-"""The work of `align`, as ranks do it: a model a stream, then the links of each shard. Nothing depends on who does what.
+"""The work of `align`, as ranks do it: a model for each stream, then the links of each shard. Any rank gives the same.
 
 A stream's model is trained on a sample of its rows, chosen by a number that each row has of its own: those of the lowest
 numbers, as many as asked for and as fit into memory.
@@ -29,7 +29,7 @@ from ernie_m.corpus.vocabulary import EncodedTexts
 TRAIN_CELLS = 1 << 28
 """Most cells to train on: 1 GB of their numbers, and up to about 3 GB for their types."""
 TRAIN_TOKENS = 200
-"""Longer sentences, whose cells are many and say little, are left out of training, not of aligning."""
+"""Longer sentences are aligned, but not trained on: they have many cells, which say little."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
     ernie-m vocabulary --model HUB_OR_FOLDER --to OUT --extend 2000 --text br.txt --unchanged en.txt,fr.txt
     ernie-m vocabulary --model HUB_OR_FOLDER --to OUT --extend 2000 --text br.txt --trim en.txt,fr.txt
 
-OUT is a folder of the same class, with the tokenizer changed; vocabulary.json there tells what was done and measured.
+OUT is a folder of the same class, with the tokenizer changed; vocabulary.json there says what was changed and measured.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def vocabulary(
 ) -> None:
     """Learn pieces for a language, take out those that no corpus uses, and write the encoder with the rest.
 
-    New pieces join old ones, so the text is cut at fewer places and nowhere else; their rows start as the mean of the rows
-    of the pieces that they join. Train the encoder on text of the language afterwards, as with `ernie-m pretrain`.
+    A new piece joins old ones, so text is cut at fewer places, and at no new ones. Its row starts as the mean of the rows
+    of the pieces that it joins. Train the encoder on text of the language afterwards, as with `ernie-m pretrain`.
 
     Args:
         model: folder or hub id of a Hugging Face encoder

@@ -1,7 +1,7 @@
 """Pieces taken out of and added to a tokenizer.json: unigram, BPE (of characters or bytes), WordPiece.
 
-What the kinds differ in stands in MODELS: which pieces others hang on, and how the model's part is written anew. Ids in the
-rest of the file (added tokens, what is put around a text) follow.
+MODELS has what differs between the kinds: which pieces need which others, and how the model's part of the file is written.
+Ids in the rest of the file (added tokens, special tokens around a text) are changed to match.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _why_not(model: Model) -> str | None:
 
 
 def _renumber_around(processor: dict[str, Any] | None, new_id: Mapping[int, int]) -> None:
-    """The ids that a post-processor puts around a text."""
+    """The ids that a post-processor adds to a text."""
     for inner in (processor or {}).get("processors", ()):
         _renumber_around(inner, new_id)
     for key in ("sep", "cls"):

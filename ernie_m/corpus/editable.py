@@ -1,7 +1,7 @@
-"""A tokenizer whose pieces can be taken out and added to: what is common to the kinds.
+"""A tokenizer whose pieces can be removed and extended: what all kinds have in common.
 
-A kind says how it cuts words into pieces, which pieces others hang on, and writes itself with other pieces. Ids stay in
-their order. New pieces come behind the last piece that is not special: in front of XLM-R's <mask>, which is the last id.
+A kind says how it cuts words into pieces, and which pieces need which others; and it writes itself with other pieces. Ids
+keep their order. New pieces come after the last piece that is not special: before XLM-R's <mask>, which is the last id.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from ernie_m.corpus.joins import NewPiece
 
 A_TOKEN_SAVED = 0.05
-"""By how much a new piece of a unigram model is better than the old pieces that it stands for, a token saved: far less than
-paths of different borders usually differ, far more than sums of 32 bits err in a sentence."""
+"""Score of a new piece of a unigram model above the sum of the old pieces that it replaces, for each token saved. It is far
+less than the usual difference between two ways to cut a text, and far more than the rounding of a 32-bit sum."""
 MORE_FREQUENT = 0.025  # at most, for the piece with the greatest gain, so that two that overlap never tie
 USUAL_SHARE = 1e-3
-"""A script with fewer of a corpus's letters is a quotation."""
+"""Least share of a corpus's letters for a script to count; below it, the script only occurs in quotations."""
 
 
 @dataclass(frozen=True)

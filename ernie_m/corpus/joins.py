@@ -1,10 +1,10 @@
-"""New pieces for a language: neighbours of the old segmentation, joined where they most often stand together.
+"""New pieces for a language: the neighbours of the old segmentation that are most often together, joined.
 
 1. Each word of the new text is cut into old pieces by the tokenizer as it is.
 2. The pair of neighbours that is most frequent becomes one symbol, everywhere; and so on (Sennrich et al. 2016, but from
    old pieces instead of characters). A joined pair saves a token wherever it stands, so this order is that of gain.
-3. A join that was joined on stands in few words alone in the end. Where the tokenizer does not need it to make the longer
-   one (unigram, WordPiece), it is left out, and room is made for another.
+3. A joined piece that was joined again is seldom used by itself in the end. If the tokenizer does not need it to make the
+   longer one (unigram, WordPiece), it is left out, and another piece takes its place.
 """
 
 from __future__ import annotations

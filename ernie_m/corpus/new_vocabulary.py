@@ -1,9 +1,9 @@
-"""A tokenizer with other pieces: new ones for a language, without those that no corpus uses; and what that changed.
+"""A tokenizer with other pieces: with new ones for a language, without those that no corpus uses; and what changed.
 
 1. `learned`: pieces for the new text. Those that would change a line of the old languages' text are left out, round by
    round, and others are learned in their place.
-2. `kept_pieces`: what the corpora use, cut by the tokenizer with the new pieces; what that cannot be without; special
-   tokens; characters of the corpora's scripts.
+2. `kept_pieces`: the pieces that the corpora use under the new tokenizer; the pieces that these need; special tokens;
+   characters of the corpora's scripts.
 3. `measured`: tokens before and after of each text, and its lines whose pieces are others now.
 """
 

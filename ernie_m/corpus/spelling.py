@@ -1,4 +1,4 @@
-"""What a piece stands for, whatever the kind of the tokenizer: U+2581 for a space in front, then its characters.
+"""The text of a piece, for any kind of tokenizer: U+2581 if a space stands before it, then its characters.
 
 WordPiece writes ##x inside a word and x at its beginning; byte-level BPE writes bytes as characters (a space as U+0120).
 """

@@ -6,7 +6,7 @@
 2. tensors with a row a piece (word embedding, output matrix, output bias): kept rows bit for bit, new ones the mean of the
    rows of the old pieces that they stand for; all other tensors as they are;
 3. config.json with the new size and special ids; files of sentence-transformers and licences as they are;
-4. vocabulary.json, which tells what was done and measured.
+4. vocabulary.json, which says what was changed and measured.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ COPIED = ("config_sentence_transformers.json", "sentence_bert_config.json", SENT
 
 @dataclass(frozen=True)
 class VocabularyReport:
-    """What became of a vocabulary."""
+    """What was changed in a vocabulary, and measured."""
 
     source: str
     to: str

@@ -1,7 +1,7 @@
 """The tensors of a model that have a row for each piece, and those tensors for another vocabulary.
 
-Which these are is asked of the model's class: it is built twice, without memory, for two sizes of the vocabulary, and what
-has another shape has a row a piece. So word embedding, output matrix and output bias are found under any name.
+The model's class shows which these are: it is built twice, without memory, for two sizes of the vocabulary. Tensors whose
+shapes differ have a row for each piece. So word embedding, output matrix and output bias are found under any name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every head is: `Head`, and what it is asked: `Targets`."""
+"""The interface of a head: `Head`, and what it must predict: `Targets`."""
 
 from __future__ import annotations
 

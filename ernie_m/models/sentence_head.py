@@ -1,12 +1,12 @@
-"""The head of sentences: which of the row's sentences is this one's translation?
+"""The sentence head: which of the row's sentences is the translation of this one?
 
 1. A sentence becomes a vector: its first token's state through a projection (InfoXLM, arXiv 2007.07834, section 3.3), or,
-   where `pooling` says so, that state itself or the mean over its tokens. A sentence encoder is trained in the pooling that
-   it is used with: what is learnt through a projection stays in the projection in part.
+   with `pooling`, that state itself or the mean over its tokens. Train a sentence encoder with the pooling that it is used
+   with: a part of what is learnt through a projection stays in the projection.
 2. A score is the cosine of two vectors / TEMPERATURE. The candidates are the row's other sentences, in both languages. So
-   the result depends on neither ranks nor micro-batches, and there is no queue of old states (InfoXLM has one of 131,072).
-3. Sentences of other pairs that share a sentence with the own pair are no candidates: they translate it too, or are the
-   same text once more, and would be pushed away from it.
+   the result does not depend on ranks or micro-batches, and there is no queue of old states (InfoXLM has one of 131,072).
+3. If another pair of the row has a sentence in common with this pair, its sentences are no candidates: they are also
+   translations of it, or the same text again, and would be pushed away from it.
 """
 
 from __future__ import annotations
