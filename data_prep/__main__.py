@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+from data_prep.options import flag
+from data_prep.word_alignment import commands
 from ernie_m.base.command_line import run
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
@@ -52,7 +54,7 @@ class Commands:
         """
         from data_prep.embedded import embed
 
-        embed(out, seed, lines, pairs, held_out, _flag("overwrite", overwrite))
+        embed(out, seed, lines, pairs, held_out, flag("overwrite", overwrite))
 
     def fetch(
         self,
@@ -132,14 +134,14 @@ class Commands:
             raise InputError(f"--on_error {on_error}: expected {STOP} or {QUARANTINE}")
         options = building.Options(
             chunk_bytes=shard_mb << 20,
-            overwrite=_flag("overwrite", overwrite),
+            overwrite=flag("overwrite", overwrite),
             on_error=on_error,
-            skip_space_check=_flag("skip_space_check", skip_space_check),
-            allow_unknown=_flag("allow_unknown", allow_unknown),
+            skip_space_check=flag("skip_space_check", skip_space_check),
+            allow_unknown=flag("allow_unknown", allow_unknown),
             tokenizer_sha256=tokenizer_sha256,
         )
         ranks = start_ranks(workers)
-        work = building.show_estimate if _flag("estimate", estimate) else building.build
+        work = building.show_estimate if flag("estimate", estimate) else building.build
         work(Path(catalog), Path(tokenizer), Path(out), options, ranks)
 
     def verify(
@@ -212,104 +214,10 @@ class Commands:
                 parallel_share,
             )
         numbers, picture = (None if name is None else Path(name) for name in (json, plot))
-        print(stats(Path(data), alpha, plan, numbers, picture, _flag("overwrite", overwrite)))
+        print(stats(Path(data), alpha, plan, numbers, picture, flag("overwrite", overwrite)))
 
-    def align(
-        self,
-        *,
-        data: str,
-        symmetrization: str = "intersection",
-        pharaoh: str | None = None,
-        units: str = "words",
-        export: str | None = None,
-        iterations: Annotated[int, Range(least=2, most=100)] = 5,
-        train_pairs: Annotated[int, Range(least=1, most=10**8)] = 1_000_000,
-        seed: Annotated[int, Range(least=0, most=2**31 - 1, zero="a seed like others")] = 0,
-        engine: str = "auto",
-        workers: Annotated[int, Range(least=1, most=4096)] | None = None,
-        overwrite: bool = False,
-    ) -> None:
-        """Add word links to a built folder: which token of each pair translates which. Shards keep their bytes.
-
-        The aligner is fast_align's model on the folder's own token ids, both ways. It learns from train_pairs pairs of
-        each pair of languages at most, then links all. Other aligners' links are taken as files:
-
-            python -m data_prep align --data data/ --export text/
-            fast_align -i text/tatoeba.de-en.txt -d -o -v > links.txt          (or any other that writes 0-0 1-2 ...)
-            python -m data_prep align --data data/ --pharaoh tatoeba.de-en=links.txt
-
-        Stopped in any way, the same command goes on where it was; the same input gives the same bytes, on any number of
-        ranks. manifest.json changes, so a run that was started before does not go on with this folder.
-
-        Args:
-            data: folder made by `build`.
-            symmetrization: of the two directions: intersection (fewest, most precise), grow-diag-final-and or union.
-            pharaoh: CORPUS=FILE,CORPUS=FILE: links of these corpora, a line for each row in the order of --export.
-            units: what --pharaoh counts and --export writes: words (between white space; unknown for WordPiece) or tokens.
-            export: only write the text of each corpus of pairs to this folder, as `source ||| target`; tokens as their ids.
-            iterations: passes over the training pairs, the one that makes the links included.
-            train_pairs: most pairs to learn from; also held to what fits into about 4 GB.
-            seed: of the choice of those pairs.
-            engine: auto, numba (compiled; pip install numba) or numpy; the links are the same.
-            workers: processes on this machine (default 1); or start it by mpirun, as build.
-            overwrite: make links anew where the folder has some.
-        """
-        from data_prep.launched_ranks import start_ranks
-        from data_prep.word_alignment import folder, link_files
-        from data_prep.word_alignment.model import Settings
-        from data_prep.word_alignment.tasks import Method
-        from ernie_m.corpus.folder import Manifest
-
-        if export is not None:
-            manifest = Manifest.read(Path(data))
-            corpora = folder.parallel_corpora(Path(data), manifest)
-            tokenizer = Path(data) / manifest.tokenizer_file
-            for path in link_files.export(Path(data), corpora, tokenizer, Path(export), units):
-                print(path)
-            return
-        files = _named_files("pharaoh", pharaoh)
-        method = Method(symmetrization, Settings(iterations), train_pairs, seed)
-        options = folder.Options(method, files, units, engine, _flag("overwrite", overwrite))
-        folder.align(Path(data), options, start_ranks(workers))
-
-    def alignments(
-        self,
-        *,
-        gold: str,
-        links: str | None = None,
-        data: str | None = None,
-        corpus: str | None = None,
-        form: str = "auto",
-        first_index: Annotated[int, Range(least=0, most=1, zero="counted from 0")] | None = None,
-        links_first_index: Annotated[int, Range(least=0, most=1, zero="counted from 0")] = 0,
-    ) -> None:
-        """Print precision, recall and alignment error rate of word links against gold.
-
-        The links are a Pharaoh file with a line for each pair of the gold, or those of a corpus in a data folder that was
-        built of the gold's text (held_out: 0). Its links are between tokens; two words are linked where two of their tokens
-        are.
-
-        Args:
-            gold: Pharaoh (0-0 1p2), `source ||| target ||| links` (or tabs), or WPT (pair source target S|P).
-            links: Pharaoh file; either this, or data and corpus.
-            data: folder with links.
-            corpus: its corpus whose rows are the pairs of the gold, in their order.
-            form: of the gold: auto, pharaoh, text or wpt.
-            first_index: what the gold counts from (default: 0, WPT 1).
-            links_first_index: what --links counts from.
-        """
-        from data_prep.word_alignment.scoring import folder_links, pharaoh_links, scored
-        from ernie_m.corpus.word_links import read_gold
-
-        pairs = read_gold(Path(gold), form, first_index)
-        if (links is None) == (data is None) or (data is None) != (corpus is None):
-            raise InputError("alignments: give either --links, or --data and --corpus")
-        if links is not None:
-            print(scored(pharaoh_links(Path(links), links_first_index), pairs, links, gold).shown)
-        else:
-            assert data is not None
-            assert corpus is not None
-            print(scored(folder_links(Path(data), corpus), pairs, f"{data}: {corpus}", gold).shown)
+    align = commands.align
+    alignments = commands.alignments
 
     def train_tokenizer(
         self,
@@ -352,26 +260,9 @@ class Commands:
             max_sentences,
             seed,
             character_coverage,
-            _flag("overwrite", overwrite),
+            flag("overwrite", overwrite),
         )
         print(f"{out}: a vocabulary of {vocabulary.size:,}, SHA-256 {vocabulary.fingerprint}")
-
-
-def _named_files(option: str, value: str | None) -> dict[str, Path]:
-    """The files of NAME=FILE,NAME=FILE."""
-    files: dict[str, Path] = {}
-    for part in str(value).split(",") if value is not None else ():
-        name, is_given, path = part.partition("=")
-        if not (name and is_given and path) or name in files:
-            raise InputError(f"--{option} {value}: expected CORPUS=FILE, more of them with commas, each corpus once")
-        files[name] = Path(path)
-    return files
-
-
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise InputError(f"--{name} {value}: expected --{name} or --no{name} without a value")
-    return value
 
 
 def main(called: str = "data_prep") -> None:

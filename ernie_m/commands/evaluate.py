@@ -7,14 +7,14 @@ ernie-m evaluate gain --run RUN [--data DATA]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
-from ernie_m.corpus.word_links import GoldPair, check_range, read_gold, score
+from ernie_m.corpus.word_links import GoldPair, Score, check_range, read_gold, score
 
 
 class Commands:
@@ -109,7 +109,6 @@ class Commands:
         from transformers import AutoModel
 
         from ernie_m.base.files import check_same_measures, write_json
-        from ernie_m.base.table import table
         from ernie_m.interop.encoder import open_encoder
         from ernie_m.models.state_alignment import state_links
         from ernie_m.runs.ranks import this_device
@@ -127,13 +126,8 @@ class Commands:
         for name, encoder in encoders.items():
             links = state_links(encoder, opened.tokenizer, words, layers, this_device(), name)
             results[name] = {str(k): score(found, pairs) for k, found in zip(layers, links, strict=True)}
-        head = [f"{name} {what}" for name in results for what in ("AER", "precision", "recall")]
-        rows = []
-        for k in layers:
-            scores = [results[name][str(k)] for name in results]
-            rows.append([f"{k}", *(f"{100 * value:.1f} %" for s in scores for value in (s.aer, s.precision, s.recall))])
         print(f"word links from the states of {len(pairs)} pairs: mutual nearest tokens by cosine")
-        print(table(["layer", *head], rows))
+        print(_table_of_links(results, layers))
         if output:
             figures = {name: {k: vars(found) for k, found in scores.items()} for name, scores in results.items()}
             write_json(Path(output), {"pairs": len(pairs), **of, **figures})
@@ -187,6 +181,18 @@ def _layers(layer: int | str, num_layers: int) -> Sequence[int]:
     if layer != "all" and not (isinstance(layer, int) and 0 <= layer <= num_layers):
         raise InputError(f"--layer {layer}: expected 0 .. {num_layers} or all")
     return range(num_layers + 1) if layer == "all" else [int(layer)]
+
+
+def _table_of_links(results: Mapping[str, Mapping[str, Score]], layers: Sequence[int]) -> str:
+    """A row for each layer: error rate, precision and recall of each encoder, in percent."""
+    from ernie_m.base.table import table
+
+    head = [f"{name} {what}" for name in results for what in ("AER", "precision", "recall")]
+    rows = []
+    for k in layers:
+        scores = [of_layer[str(k)] for of_layer in results.values()]
+        rows.append([f"{k}", *(f"{100 * value:.1f} %" for s in scores for value in (s.aer, s.precision, s.recall))])
+    return table(["layer", *head], rows)
 
 
 def _words_of(

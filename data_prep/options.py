@@ -1,0 +1,26 @@
+"""Options of commands that take more than a number or a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ernie_m.base.console import InputError
+
+
+def named_files(option: str, value: str | None) -> dict[str, Path]:
+    """The files of NAME=FILE,NAME=FILE."""
+    files: dict[str, Path] = {}
+    for part in str(value).split(",") if value is not None else ():
+        name, is_given, path = part.partition("=")
+        if not (name and is_given and path) or name in files:
+            raise InputError(f"--{option} {value}: expected CORPUS=FILE, more of them with commas, each corpus once")
+        files[name] = Path(path)
+    return files
+
+
+def flag(name: str, value: Any) -> bool:
+    """The value of an option without one: true or false. Raises InputError for anything else."""
+    if not isinstance(value, bool):
+        raise InputError(f"--{name} {value}: expected --{name} or --no{name} without a value")
+    return value
