@@ -372,7 +372,7 @@ def test_rows_of_a_window_hold_what_the_oracle_plans(
     per_window, seen, index = 2048 // sequence_length, 0, 0
     for shard, num_rows in zip(stream.shards, source._rows_of_shards().tolist(), strict=True):
         num_windows = max(1, num_rows // per_window)
-        for window in {*range(0, num_windows, 4), num_windows - 1}:
+        for window in {*range(0, num_windows, max(4, num_windows // 4)), num_windows - 1}:
             first, last = window * per_window, num_rows if window + 1 == num_windows else (window + 1) * per_window
             text = slow_text(source, shard, (first, last), num_rows)
             planned = (
