@@ -35,8 +35,9 @@ from ernie_m.corpus.new_vocabulary import HEADER, Measure, batches, kept_pieces,
 from ernie_m.corpus.texts import Text
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON
 from ernie_m.interop.layout import ERNIE_M
+from ernie_m.interop.new_rows import with_rows
 from ernie_m.interop.opening import check_foreign_code, check_kind, configuration_of
-from ernie_m.interop.piece_rows import names_of_rows, with_rows
+from ernie_m.interop.piece_rows import names_of_rows
 from ernie_m.interop.vocabulary_files import TokenizerFolder, read_tokenizer, write_changed
 from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS, WeightFiles, folder_of, read_config
 

@@ -19,6 +19,11 @@ from ernie_m.interop.weight_files import DICTIONARY_TEXT, TOKENIZER_JSON, VOCABU
 TOLERATED = 1e-3
 """Share of ids that may differ, since some tokenizers have rare pieces replaced. Different tokenizers share few ids."""
 
+
+class OtherVocabularyError(InputError):
+    """The weights' ids mean other pieces than the data's."""
+
+
 OVERWRITES = " #fairseq:overwrite"
 
 
@@ -81,12 +86,16 @@ def _compared(path: Path, theirs: Sequence[str], tokenizer: Path) -> str:
     ours = _pieces(Vocabulary(tokenizer))
     way_out = f"build the data with the weights' own tokenizer, or start from weights of {tokenizer}"
     if len(theirs) != len(ours):
-        raise InputError(f"{path}: {len(theirs):,} pieces, the data's tokenizer {tokenizer} has {len(ours):,}; {way_out}")
+        raise OtherVocabularyError(
+            f"{path}: {len(theirs):,} pieces, the data's tokenizer {tokenizer} has {len(ours):,}; {way_out}"
+        )
     differing = [i for i, (their, our) in enumerate(zip(theirs, ours, strict=True)) if their != our]
     if not differing:
         return f"{path.name} has the data's pieces"
     first = differing[0]
     example = f"id {first + FIRST_PIECE_ID} is {theirs[first]!r}, in the data {ours[first]!r}"
     if len(differing) > TOLERATED * len(ours):
-        raise InputError(f"{path}: {len(differing):,} of {len(ours):,} ids mean other pieces: {example}; {way_out}")
+        raise OtherVocabularyError(
+            f"{path}: {len(differing):,} of {len(ours):,} ids mean other pieces: {example}; {way_out}"
+        )
     return f"{path.name} has the data's pieces but for {len(differing)} ({example})"

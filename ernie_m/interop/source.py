@@ -16,20 +16,21 @@ from torch import Tensor
 
 from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
 from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.base.special_tokens import PAD_ID
+from ernie_m.corpus.editable import RowSources
 from ernie_m.corpus.manifest import Manifest
+from ernie_m.interop.checkpoint_tensors import CheckpointTensors
 from ernie_m.interop.fairseq import FINAL_NORM, MODEL_FILE, FairseqFile
 from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LANGUAGE_NUMBERS, LANGUAGES, LAYOUTS, Layout
-from ernie_m.interop.same_vocabulary import check_vocabulary
+from ernie_m.interop.new_rows import with_rows
+from ernie_m.interop.other_vocabulary import PIECE_ROWS, rows_between, vocabulary_of
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
-from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders, verify
-from ernie_m.runs.fragments import WEIGHT, FragmentReader
-from ernie_m.runs.run_folder import model_config
+from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders
+from ernie_m.runs.run_folder import model_config, tokenizer_of
 
 REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "pad_token_id": PAD_ID, "is_decoder": False}
 REFUSED = {
@@ -89,6 +90,8 @@ class Source:
     token_type: str | None = None
     language_rows: Mapping[int, int] | None = None
     """Our language id -> its, for languages that both have; None when it has no language embedding."""
+    rows: RowSources | None = None
+    """Which of its rows each of our pieces starts from, when its vocabulary is another; None when it is the data's."""
 
     def fill(self, model: Encoder) -> list[str]:
         """Put the weights into `model` (fp32), one at a time. Returns the names of the parameters that it does not have.
@@ -104,6 +107,10 @@ class Source:
                         parameter[ours] = theirs[row]
                 elif name == LANGUAGES:
                     left.append(name)
+                elif self.rows is not None and name in PIECE_ROWS and name in self.names:
+                    (theirs_name,) = self.names[name]
+                    theirs = self._read(theirs_name).view(-1, *parameter.shape[1:])
+                    parameter.copy_(with_rows(theirs, self.rows))
                 elif name in self.names:
                     self._fill(self.names[name], parameter)
                 else:
@@ -145,9 +152,8 @@ def _of_hugging_face(path: Path, target: Target) -> Source:
     content = read_config(path)
     layout = _layout(path, content)
     check_configuration(path, layout, content)
-    vocabulary = check_vocabulary(path, target.tokenizer, target.tokenizer_sha256)
-    _check_shape(path, {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}, target.config)
-    source = _source(path, layout, vocabulary, WeightFiles(path), target.config)
+    found = {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}
+    source = _source(path, layout, found, WeightFiles(path), target)
     if source.token_type is None or LANGUAGE_NUMBERS not in content:
         return source
     names = {**source.names, LANGUAGES: (source.token_type,)}
@@ -174,16 +180,23 @@ def _of_fairseq(path: Path, target: Target) -> Source:
     file = FairseqFile(path)
     if FINAL_NORM in file.shapes:
         raise InputError(f"{path}: {REFUSED['xlm-roberta-xl']}")
-    vocabulary = check_vocabulary(file.folder, target.tokenizer, target.tokenizer_sha256)
-    _check_shape(path, file.model_shape(), target.config)
-    return _source(path, FAIRSEQ, vocabulary, file, target.config)
+    return _source(path, FAIRSEQ, file.model_shape(), file, target)
 
 
-def _source(path: Path, layout: Layout, vocabulary: str, files: NamedTensors, config: ModelConfig) -> Source:
+def _source(path: Path, layout: Layout, found: Mapping[str, Any], files: NamedTensors, target: Target) -> Source:
+    """`found`: the shape of these weights, under our names. Raises InputError where shape or vocabulary do not fit."""
+    vocabulary, rows = vocabulary_of(files.folder, target.tokenizer, target.tokenizer_sha256)
+    config = _with_its_vocabulary(target.config, found["vocab_size"], rows)
+    _check_shape(path, found, config)
     names, token_type = _names(layout, files, config)
     used = {name for theirs in names.values() for name in theirs} | {token_type, layout.output_matrix}
     unused = tuple(sorted(set(files.shapes) - used))
-    return Source(path, layout.model_type, vocabulary, files, names, unused, token_type)
+    return Source(path, layout.model_type, vocabulary, files, names, unused, token_type, rows=rows)
+
+
+def _with_its_vocabulary(config: ModelConfig, vocab_size: int, rows: RowSources | None) -> ModelConfig:
+    """The shape that the weights must have: with another vocabulary than the data's, of another size too."""
+    return config if rows is None else replace(config, vocab_size=vocab_size)
 
 
 def _layout(path: Path, content: Mapping[str, Any]) -> Layout:
@@ -247,30 +260,6 @@ def _check_output_matrix(layout: Layout, files: NamedTensors, names: Mapping[str
             )
 
 
-class CheckpointTensors:
-    """The weights of a checkpoint of ours, flat, under our names."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._reader = folder, FragmentReader(folder)
-        self.names = self._reader.names
-
-    def read(self, name: str) -> Tensor:
-        flat = torch.empty(self._reader.numel(name))
-        self._reader.read(name, WEIGHT, 0, flat)
-        return flat
-
-    def sha256(self, on_progress: Callable[[], None] = lambda: None) -> str:
-        """The hash of its manifest, which holds the hashes of all files. They are checked first."""
-        try:
-            verify(self._folder, on_progress=on_progress)
-        except InputError as error:
-            raise InputError(f"init_from: {self._folder}: {error}; name an older checkpoint of that run") from None
-        return sha256_of(self._folder / MANIFEST_FILE)
-
-    def num_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.iterdir())
-
-
 def _of_run(path: Path, target: Target) -> Source:
     """A run folder (its newest checkpoint), or one checkpoint of a run."""
     run = path if (path / RUN_CONFIG_FILE).is_file() else path.resolve().parents[1]
@@ -281,11 +270,21 @@ def _of_run(path: Path, target: Target) -> Source:
     if not folders:
         raise InputError(f"{run}: no checkpoint under {run / CHECKPOINTS_FOLDER}")
     identity, found = configuration["data_identity"], model_config(configuration)
+    vocabulary, piece_rows = "the data's tokenizer", None
     if identity["tokenizer_sha256"] != target.tokenizer_sha256:
-        raise InputError(f"{run}: was trained with another tokenizer than the data's; build the data with its tokenizer")
-    _check_shape(path, {key: getattr(found, key) for key in CONFIG_KEYS}, target.config)
+        vocabulary, piece_rows = rows_between(_tokenizer_of(run, configuration), target.tokenizer)
+    shape = {**vars(found), "vocab_size": found.vocab}
+    config = _with_its_vocabulary(target.config, found.vocab, piece_rows)
+    _check_shape(path, {key: shape[key] for key in CONFIG_KEYS}, config)
     tensors = CheckpointTensors(folders[0])
     its = {language: number for number, language in enumerate(identity["languages"], start=1)}
     names = {name: (name,) for name in tensors.names}
     rows = _shared_languages(target, its)
-    return Source(folders[0], "a run of ours", "the data's tokenizer", tensors, names, language_rows=rows)
+    return Source(folders[0], "a run of ours", vocabulary, tensors, names, language_rows=rows, rows=piece_rows)
+
+
+def _tokenizer_of(run: Path, configuration: dict[str, Any]) -> Path:
+    try:
+        return tokenizer_of(configuration, None)
+    except InputError as error:
+        raise InputError(f"{run}: was trained with another tokenizer than the data's, and that is gone: {error}") from None

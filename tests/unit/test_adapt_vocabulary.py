@@ -19,8 +19,8 @@ from ernie_m.commands.vocabulary import vocabulary as command
 from ernie_m.corpus.editable import RowSources
 from ernie_m.corpus.texts import Text
 from ernie_m.interop.encoder import open_encoder
+from ernie_m.interop.new_rows import with_rows
 from ernie_m.interop.new_vocabulary import adapt_vocabulary
-from ernie_m.interop.piece_rows import with_rows
 from tests.tokenizer_fixtures import sentences
 from tests.vocabulary_fixtures import KINDS, MANY, NEW, add_model, changed_json, old_lines, write
 
