@@ -18,6 +18,7 @@ ROOMS = (
     "hosts",
     "planning",
     "downstream",
+    "translation",
     "ablation",
     "show",
     "commands",

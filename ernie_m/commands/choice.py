@@ -34,6 +34,7 @@ COMMANDS = {
     "supervise": Command("ernie_m.commands.supervise", "Keep a pre-training on many ranks alive, without bad hosts."),
     "inspect_step": Command("ernie_m.commands.inspect_step", "Show the rows of one step of a run, e.g. of a loss spike."),
     "evaluate": Command("ernie_m.commands.evaluate", "Measure an encoder: retrieval, word links, cross-lingual gain."),
+    "translate": Command("ernie_m.commands.translate", "Translate text with a run that was trained to (MT)."),
     "export": Command("ernie_m.commands.export", "Write a run's weights as a Hugging Face folder."),
     "vocabulary": Command("ernie_m.commands.vocabulary", "Extend an encoder's vocabulary for a language, or trim it."),
     "finetune": Command("ernie_m.commands.finetune", "Fine-tune any Hugging Face encoder on benchmarks and score it."),

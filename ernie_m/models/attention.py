@@ -21,7 +21,7 @@ from ernie_m.base.console import Choice, InputError
 from ernie_m.models.block_mask import block_mask
 from ernie_m.models.row_pieces import RowPieces, attend_in_pieces, row_pieces
 from ernie_m.models.shape import SMALLEST_FLEX_HEAD
-from ernie_m.rows.attention_rule import attention_rule, dense_mask, within_window
+from ernie_m.rows.attention_rule import attention_rule, dense_mask, from_part_to_part, within_window
 from ernie_m.rows.batch import PackedBatch
 
 
@@ -51,10 +51,17 @@ def _obstacle_to_flex(device: torch.device, attention_dropout: float, head_size:
     return "" if head_size >= SMALLEST_FLEX_HEAD else f"heads of {head_size}; flex needs {SMALLEST_FLEX_HEAD} or more"
 
 
-def build_mask(backend: str, batch: PackedBatch[Tensor], window: int | None = None) -> Any:
-    """The mask of a micro-batch, once per forward: bool [B, 1, S, S] for sdpa, a BlockMask for flex, RowPieces for pieces.
+def build_mask(
+    backend: str,
+    batch: PackedBatch[Tensor],
+    window: int | None = None,
+    queries: range | None = None,
+    keys: range | None = None,
+) -> Any:
+    """The mask of a micro-batch, once per forward: bool [B, 1, Q, K] for sdpa, a BlockMask for flex, RowPieces for pieces.
 
-    `window`: how far a token reads, in position ids; None: its whole document.
+    `window`: how far a token reads, in position ids; None: its whole document. `queries` and `keys`: the positions that read
+    and those that are read, a part of the rows each; None: all.
 
     sdpa is also used in place of pieces when nothing can be cut, and in place of flex when there is no gradient: flex
     compiles its kernel for each number of rows and each length, which takes minutes, and generation, probes and evaluations
@@ -63,13 +70,18 @@ def build_mask(backend: str, batch: PackedBatch[Tensor], window: int | None = No
     rule = attention_rule(batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
     if window is not None:
         rule = within_window(rule, batch.position_ids_BS, window)
-    if backend == "flex" and torch.is_grad_enabled():
-        return block_mask(rule, batch, window)
-    if backend == "pieces" and (pieces := row_pieces(rule, batch)) is not None:
-        return pieces
     num_rows, sequence_length = batch.document_BS.shape
-    device = batch.document_BS.device
-    return dense_mask(rule, torch.arange(num_rows, device=device), torch.arange(sequence_length, device=device))
+    queries, keys = queries or range(sequence_length), keys or range(sequence_length)
+    if (queries, keys) != (range(sequence_length), range(sequence_length)):
+        rule = from_part_to_part(rule, batch.document_BS, queries.start, keys.start)
+    if backend == "flex" and torch.is_grad_enabled():
+        return block_mask(rule, batch, window, queries, keys)
+    if backend == "pieces" and queries == keys:
+        pieces = row_pieces(rule, batch.document_BS[:, queries.start : queries.stop])
+        if pieces is not None:
+            return pieces
+    rows, *parts = (torch.arange(n, device=batch.document_BS.device) for n in (num_rows, len(queries), len(keys)))
+    return dense_mask(rule, rows, *parts)
 
 
 def attend(query_BHSE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, mask: Any, dropout: float) -> Tensor:

@@ -27,43 +27,71 @@ _LAST = 2**31 - 1
 _FAR = 2**29  # from any position id
 
 
-def block_mask(rule: MaskRule[Tensor], batch: PackedBatch[Tensor], window: int | None = None) -> BlockMask:
-    """The rule of a micro-batch with its metadata for blocks of 128, for B rows and all heads. `window`: the rule's."""
-    partial_Bqk, full_Bqk = judged_blocks(batch, window)
-    length = batch.document_BS.shape[1]
+def block_mask(
+    rule: MaskRule[Tensor], batch: PackedBatch[Tensor], window: int | None, queries: range, keys: range
+) -> BlockMask:
+    """The rule of a micro-batch with its metadata for blocks of 128, for B rows and all heads, from part to part of rows.
+
+    `window`, `queries` and `keys`: the rule's.
+    """
+    partial_Bqk, full_Bqk = judged_blocks(batch, window, queries, keys)
     return BlockMask.from_kv_blocks(
-        *_listed(partial_Bqk), *_listed(full_Bqk), BLOCK_SIZE=BLOCK, mask_mod=rule, seq_lengths=(length, length)
+        *_listed(partial_Bqk),
+        *_listed(full_Bqk),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=rule,
+        seq_lengths=(len(queries), len(keys)),
     )
 
 
-def judged_blocks(batch: PackedBatch[Tensor], window: int | None = None) -> tuple[Tensor, Tensor]:
-    """(partial, full) pairs of query and key blocks, bool [B, S / 128, S / 128], S rounded up."""
-    document = _blocks(batch.document_BS, PAD_DOCUMENT)
-    document = torch.where(document == PAD_DOCUMENT, _LAST, document)  # padding ends a row: it is the greatest
-    first, last = document.amin(-1), document.amax(-1)
-    bit = torch.arange(_BITS, device=document.device)
-    reads = (_blocks(batch.reads_BS, 0)[..., None] >> bit) & 1
-    is_real = document != _LAST
-    is_there = ((_blocks(batch.group_BS, 0)[..., None] == bit) & is_real[..., None]).any(-2).float()
-    read_by_any, read_by_all = reads.amax(-2).float(), reads.amin(-2).float()
-    horizon = _blocks(batch.horizon_BS, 0)
-    start = torch.arange(document.shape[1], device=document.device) * BLOCK
+class _Summary:
+    """What the tokens of each block of a part of the rows have in common, [B, blocks]; bits of groups [B, blocks, 32]."""
 
-    in_reach = (first[:, :, None] <= last[:, None, :]) & (first[:, None, :] <= last[:, :, None])
-    in_reach &= torch.einsum("bqg,bkg->bqk", read_by_any, is_there) > 0
-    in_reach &= start <= horizon.amax(-1)[:, :, None]
-    is_one = (first[:, :, None] == last[:, None, :]) & (first[:, None, :] == last[:, :, None])
-    unread = torch.einsum("bqg,bkg->bqk", 1 - read_by_all, is_there) > 0
-    full = is_one & is_real[:, None, :, 0] & ~unread & (start + BLOCK - 1 <= horizon.amin(-1)[:, :, None])
+    def __init__(self, batch: PackedBatch[Tensor], part: range) -> None:
+        def blocks(array_BS: Tensor, beyond: int) -> Tensor:
+            return _blocks(array_BS[:, part.start : part.stop], beyond)
+
+        document = blocks(batch.document_BS, PAD_DOCUMENT)
+        document = torch.where(document == PAD_DOCUMENT, _LAST, document)  # padding ends a part: it is the greatest
+        bit = torch.arange(_BITS, device=document.device)
+        reads = (blocks(batch.reads_BS, 0)[..., None] >> bit) & 1
+        is_real, horizon, position = document != _LAST, blocks(batch.horizon_BS, 0), blocks(batch.position_ids_BS, 0)
+        self.first, self.last = document.amin(-1), document.amax(-1)
+        self.begins_real = is_real[..., 0]
+        self.read_by_any, self.read_by_all = reads.amax(-2).float(), reads.amin(-2).float()
+        self.is_there = ((blocks(batch.group_BS, 0)[..., None] == bit) & is_real[..., None]).any(-2).float()
+        self.least_horizon, self.greatest_horizon = horizon.amin(-1), horizon.amax(-1)
+        self.nearest = torch.where(is_real, position, _FAR).amin(-1)
+        self.farthest = torch.where(is_real, position, -_FAR).amax(-1)
+        self.start = part.start + torch.arange(document.shape[1], device=document.device) * BLOCK
+
+
+def judged_blocks(
+    batch: PackedBatch[Tensor], window: int | None = None, queries: range | None = None, keys: range | None = None
+) -> tuple[Tensor, Tensor]:
+    """(partial, full) pairs of query and key blocks, bool [B, Q / 128, K / 128], lengths rounded up; None: whole rows."""
+    whole = range(batch.document_BS.shape[1])
+    query, key = _Summary(batch, queries or whole), _Summary(batch, keys or whole)
+    first, last = query.first[:, :, None], query.last[:, :, None]
+    key_first, key_last = key.first[:, None, :], key.last[:, None, :]
+
+    in_reach = (first <= key_last) & (key_first <= last)
+    in_reach &= torch.einsum("bqg,bkg->bqk", query.read_by_any, key.is_there) > 0
+    in_reach &= key.start <= query.greatest_horizon[:, :, None]
+    is_one = (first == key_last) & (key_first == last)
+    unread = torch.einsum("bqg,bkg->bqk", 1 - query.read_by_all, key.is_there) > 0
+    full = is_one & key.begins_real[:, None, :] & ~unread
+    full &= key.start + BLOCK - 1 <= query.least_horizon[:, :, None]
     if window is not None:
-        position = _blocks(batch.position_ids_BS, 0)
-        nearest = torch.where(is_real, position, _FAR).amin(-1)
-        farthest = torch.where(is_real, position, -_FAR).amax(-1)
-        ahead, behind = nearest[:, :, None] - farthest[:, None, :], nearest[:, None, :] - farthest[:, :, None]
+        ahead = query.nearest[:, :, None] - key.farthest[:, None, :]
+        behind = key.nearest[:, None, :] - query.farthest[:, :, None]
         in_reach &= (ahead <= window) & (behind <= window)
         full &= (-ahead <= window) & (-behind <= window)
-    itself = torch.eye(len(start), dtype=torch.bool, device=document.device)
-    return (in_reach | itself) & ~full, full
+    if queries == keys:
+        in_reach = in_reach | torch.eye(len(query.start), dtype=torch.bool, device=full.device)  # everybody reads itself
+    else:
+        in_reach[:, :, 0] |= query.last == _LAST  # padding reads the first key
+    return in_reach & ~full, full
 
 
 def _blocks(array_BS: Tensor, beyond: int) -> Tensor:

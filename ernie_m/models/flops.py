@@ -10,8 +10,13 @@ from ernie_m.rows.objectives import TOKEN
 
 
 def matrix_weights(model: ModelConfig) -> float:
-    """N: number of weights in the matrices of all layers."""
-    return float(model.num_layers * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_size))
+    """N: number of weights in the matrices of all layers, that a token passes.
+
+    With a decoder, source tokens pass the encoder's and give keys and values across to each layer; target tokens pass the
+    decoder's and ask across: as many.
+    """
+    across = 2 * model.hidden_size**2 if model.decoder else 0
+    return float(model.num_layers * (4 * model.hidden_size**2 + 2 * model.hidden_size * model.ffn_size + across))
 
 
 def trunk_flops(model: ModelConfig, keys: float) -> float:

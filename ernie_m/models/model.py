@@ -62,16 +62,30 @@ class Layer(nn.Module):
         self.ffn_norm = norm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, hidden_BSD: Tensor, mask: Any, wanted_N: Tensor | None = None) -> Tensor:
+        return self._fed(self._added(hidden_BSD, self._attended(hidden_BSD, mask), wanted_N))
+
+    def _attended(self, hidden_BSD: Tensor, mask: Any) -> Tensor:
+        """What the positions read of one another, [B, S, D]."""
         B, S, D = hidden_BSD.shape
         split = (B, S, 3, self.config.num_heads, D // self.config.num_heads)
         query, key, value = self.qkv(hidden_BSD).view(split).permute(2, 0, 3, 1, 4)
-        attention_dropout = self.config.attention_dropout if self.training else 0.0
-        attended = attend(query, key, value, mask, attention_dropout).transpose(1, 2).reshape(B, S, D)
-        hidden = hidden_BSD
-        if wanted_N is not None:  # after attention, positions are independent
+        return attend(query, key, value, mask, self._attention_dropout).transpose(1, 2).reshape(B, S, D)
+
+    def _added(self, hidden_BSD: Tensor, attended_BSD: Tensor, wanted_N: Tensor | None) -> Tensor:
+        """What was read, added to the states; of wanted positions alone, since behind attention none needs another."""
+        hidden, attended = hidden_BSD, attended_BSD
+        if wanted_N is not None:
             attended, hidden = attended.flatten(0, 1)[wanted_N], hidden.flatten(0, 1)[wanted_N]
-        hidden = self.attention_norm(hidden + self._dropped(self.attention_out(attended)))
-        return self.ffn_norm(hidden + self._dropped(self.ffn_out(self.ffn_in(hidden))))
+        states: Tensor = self.attention_norm(hidden + self._dropped(self.attention_out(attended)))
+        return states
+
+    def _fed(self, hidden: Tensor) -> Tensor:
+        states: Tensor = self.ffn_norm(hidden + self._dropped(self.ffn_out(self.ffn_in(hidden))))
+        return states
+
+    @property
+    def _attention_dropout(self) -> float:
+        return self.config.attention_dropout if self.training else 0.0
 
     def _dropped(self, hidden: Tensor) -> Tensor:
         return F.dropout(hidden, self.config.dropout, self.training)
@@ -98,19 +112,8 @@ class Encoder(PretrainingModel):
         return len(self.layers)
 
     def initialise(self, seed: int) -> Encoder:
-        """Draw all weights from `seed`: normal(0, initializer_range), biases 0, norms 1, language embeddings 0."""
-        rng = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if "norm." in name:
-                    parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-                elif parameter.dim() == 1 or name == "embeddings.language.weight":
-                    parameter.zero_()
-                else:
-                    parameter.copy_(torch.empty(parameter.shape).normal_(0, self.config.initializer_range, generator=rng))
-            for table in (self.embeddings.word, self.embeddings.position):
-                if table.padding_idx is not None:
-                    table.weight[table.padding_idx].zero_()
+        """Draw all weights from `seed`."""
+        draw_weights(self, self.config.initializer_range, seed)
         return self
 
     def compile_for(self, batch: PackedBatch[Tensor]) -> None:
@@ -130,11 +133,38 @@ class Encoder(PretrainingModel):
         mask = build_mask(self.attention_choice.value, batch)
         hidden = self.embeddings(batch.input_ids_BS, batch.position_ids_BS, batch.language_BS, tied)
         wanted_N = None if wanted_N is None else wanted_N.long()
-        blocks = list(self.layers)[:layer]
-        for number, block in enumerate(blocks, start=1):
-            of_block = wanted_N if number == len(self.layers) else None
-            if self.config.activation_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(block, hidden, mask, of_block, use_reentrant=False)
+        return through_layers(self.layers, self.config, hidden, (mask,), layer, wanted_N)
+
+
+def through_layers(
+    layers: nn.ModuleList,
+    config: ModelConfig,
+    hidden: Tensor,
+    reading: tuple[Any, ...],
+    layer: int | None = None,
+    wanted_N: Tensor | None = None,
+) -> Tensor:
+    """States behind `layer` (default: the last); of the last one those that are wanted. `reading`: what each layer takes."""
+    for number, block in enumerate(list(layers)[:layer], start=1):
+        of_block = wanted_N if number == len(layers) else None
+        if config.activation_checkpointing and torch.is_grad_enabled():
+            hidden = checkpoint(block, hidden, *reading, of_block, use_reentrant=False)
+        else:
+            hidden = block(hidden, *reading, of_block)
+    return hidden
+
+
+def draw_weights(model: nn.Module, spread: float, seed: int) -> None:
+    """Draw all weights from `seed`: normal(0, spread), biases 0, norms 1, language embeddings and rows of padding 0."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm." in name:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+            elif parameter.dim() == 1 or name.endswith("embeddings.language.weight"):
+                parameter.zero_()
             else:
-                hidden = block(hidden, mask, of_block)
-        return hidden
+                parameter.copy_(torch.empty(parameter.shape).normal_(0, spread, generator=rng))
+        for table in model.modules():
+            if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+                table.weight[table.padding_idx].zero_()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ernie_m.rows.attention_rule import MaskRule, dense_mask
-from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.batch import PAD_DOCUMENT
 
 LEAST = 96
 """Least positions of a piece: a shorter one is not worth its own call (docs/log/speed.md)."""
@@ -32,14 +32,23 @@ class RowPieces:
     masks: list[Tensor]
 
 
-def row_pieces(rule: MaskRule[Tensor], batch: PackedBatch[Tensor]) -> RowPieces | None:
+def row_pieces(rule: MaskRule[Tensor], document_BS: Tensor) -> RowPieces | None:
     """The rows of a micro-batch in pieces; None if pieces would save too little."""
-    num_rows, sequence_length = batch.document_BS.shape
-    spans = [(row, start, stop) for row in range(num_rows) for start, stop in _cut(batch.document_BS[row])]
+    num_rows, sequence_length = document_BS.shape
+    if not _lie_together(document_BS):
+        return None
+    spans = [(row, start, stop) for row in range(num_rows) for start, stop in _cut(document_BS[row])]
     lengths = [stop - start for _, start, stop in spans]
     if sum(length**2 for length in lengths) > MOST * num_rows * sequence_length**2:
         return None
-    return RowPieces(lengths, [dense_mask(rule, torch.tensor([row]), torch.arange(*span)) for row, *span in spans])
+    inside = [(row, torch.arange(*span)) for row, *span in spans]
+    return RowPieces(lengths, [dense_mask(rule, torch.tensor([row]), positions, positions) for row, positions in inside])
+
+
+def _lie_together(document_BS: Tensor) -> bool:
+    """Whether the positions of each document stand side by side, padding behind all of them."""
+    order_BS = torch.where(document_BS == PAD_DOCUMENT, torch.iinfo(document_BS.dtype).max, document_BS)
+    return bool((order_BS.diff(dim=1) >= 0).all())
 
 
 def _cut(document_S: Tensor) -> Iterator[tuple[int, int]]:

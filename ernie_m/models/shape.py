@@ -13,6 +13,7 @@ from ernie_m.rows.objectives import HEADS, TOKEN
 
 Attention = Literal["auto", "sdpa", "pieces", "flex"]
 Pooling = Literal["first", "mean"]
+SHARED = "shared"
 SMALLEST_FLEX_HEAD = 16
 """Least size of an attention head for flex on a GPU: torch refuses to compile smaller ones."""
 
@@ -37,6 +38,8 @@ class ModelConfig(Section):
     """Size of the position table; ids start at 2, so 514 allow 512 tokens."""
     language_embedding: Literal["masked", "all", "none"] = "masked"
     """Which tokens get a language embedding: only <mask>, all (XLM) or none."""
+    decoder: Literal["separate", "shared"] | None = None
+    """A decoder of as many layers, to translate (MT): with embeddings of its own (XLM) or the encoder's; null: none."""
     dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.1
     """Dropout of hidden states; InfoXLM, which starts from XLM-R, has 0."""
     attention_dropout: Annotated[float, Range(least=0, below=1, zero="none")] = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ernie_m.models.shape import ModelConfig
+from ernie_m.models.shape import SHARED, ModelConfig
 from ernie_m.rows.objectives import SENTENCE, TOKEN
 
 
@@ -48,4 +48,8 @@ def parameter_count(config: ModelConfig) -> int:
     norm = 2 * D
     embeddings = (config.vocab + config.max_positions + 1 + (config.num_languages or 0)) * D + norm
     layer = 4 * D * D + 4 * D + norm + 2 * D * F + F + D + norm
+    if config.decoder:
+        across = 4 * D * D + 4 * D + norm
+        embeddings *= 1 if config.decoder == SHARED else 2
+        layer = 2 * layer + across
     return embeddings + config.num_layers * layer + sum(HEAD_SIZES[name].parameters(config) for name in config.head_names)

@@ -59,11 +59,27 @@ def within_window(may_read: MaskRule[Array], position_BS: Array, window: int) ->
     return may_read_near
 
 
-def dense_mask(may_read: MaskRule[Array], rows: Array, positions: Array) -> Array:
-    """Evaluate the rule for all pairs: bool [B, 1, S, S], from `rows` arange(B) and `positions` arange(S)."""
+def from_part_to_part(may_read: MaskRule[Array], document_BS: Array, first_query: int, first_key: int) -> MaskRule[Array]:
+    """The rule for queries and keys of two parts of the rows, each numbered from its part's first position.
+
+    In another part padding finds not even itself. It reads the first key there: a softmax over nothing is not a number, and
+    nobody reads padding.
+    """
+
+    def may_read_there(row: Array, head: Array | None, query: Array, key: Array) -> Array:
+        is_read = may_read(row, head, query + first_query, key + first_key)
+        if first_query == first_key:
+            return is_read
+        return is_read | ((document_BS[row, query + first_query] < 0) & (key == 0))
+
+    return may_read_there
+
+
+def dense_mask(may_read: MaskRule[Array], rows: Array, queries: Array, keys: Array | None = None) -> Array:
+    """Evaluate the rule for all pairs: bool [B, 1, Q, K], from arange(B), arange(Q), arange(K); `keys` None: `queries`."""
     row = rows[:, None, None, None]
-    query = positions[None, None, :, None]
-    key = positions[None, None, None, :]
+    query = queries[None, None, :, None]
+    key = (queries if keys is None else keys)[None, None, None, :]
     return may_read(row, None, query, key)
 
 

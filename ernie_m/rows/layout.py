@@ -98,6 +98,10 @@ class Layout:
         """Number of positions of an example with these sentence lengths (ints or arrays). Exact: no draw changes it."""
         return self._length(num_tokens, num_masked)
 
+    def sides(self, num_tokens_EC: np.ndarray) -> np.ndarray:
+        """Positions of each sentence with its special tokens, int64 [E, C]."""
+        return num_tokens_EC + self._fronts + 1
+
     def expected_length(self, *mean_tokens: np.ndarray) -> np.ndarray:
         """Mean number of positions of examples whose sentences have these mean lengths."""
         return self._length(mean_tokens, expected_masked)
@@ -157,7 +161,7 @@ class Layout:
         objective, lengths_EC = self.objective, examples.lengths_EC
         assert lengths_EC.shape[1] == objective.num_sentences
         additions = self._additions(list(lengths_EC.T), num_masked)
-        parts_EP = np.stack([*(lengths_EC + self._fronts + 1).T, *additions], axis=1)
+        parts_EP = np.stack([*self.sides(lengths_EC).T, *additions], axis=1)
         starts_EP = (np.cumsum(parts_EP) - parts_EP.ravel()).reshape(parts_EP.shape)
         lengths_E, repeated = parts_EP.sum(axis=1), parts_EP.ravel()
         index = np.arange(int(repeated.sum()), dtype=np.int32)

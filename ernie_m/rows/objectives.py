@@ -69,7 +69,8 @@ class Objective:
 
     `groups`, in bit order: each sentence; then the masks of each sentence ("insert"), or the placeholders. `reads` and
     `generation_reads` map each group to those that it reads. `apart`: each sentence begins with <s> and with the first
-    position id, as if alone. `merges_lines`: lines of a text are joined to fill a row. `must_not_reach` and
+    position id, as if alone. `halves`: sources have the first half of a row and targets the second, for a decoder.
+    `merges_lines`: lines of a text are joined to fill a row. `must_not_reach` and
     `generation_must_not_reach`: (reader, forbidden) pairs to be checked beside those that follow from the rest.
     Raises ValueError if the entry makes no sense or leaks.
     """
@@ -82,6 +83,7 @@ class Objective:
     predictions: tuple[Prediction, ...]
     causal: tuple[str, ...] = ()
     apart: bool = False
+    halves: bool = False
     must_not_reach: tuple[tuple[str, str], ...] = ()
     generation_reads: ReadsTable | None = None
     generation_must_not_reach: tuple[tuple[str, str], ...] = ()
@@ -106,6 +108,8 @@ class Objective:
             yield from zip(self.added, self.sentences, strict=True)
         if any(prediction.asked == SENTENCES for prediction in self.predictions):
             yield from itertools.permutations(self.sentences, 2)
+        if self.halves:  # the source is read before anything of the target is known
+            yield self.sentences[0], self.sentences[1]
         reached = closure(self.reads)
         for group in self.causal:  # what it reads without a horizon must not know its later tokens
             yield from ((other, group) for other in reached[group] if other not in self.causal)
@@ -119,6 +123,8 @@ class Objective:
             yield f"num_sentences {self.num_sentences}; expected 1, a line of text, or 2, a pair"
         if self.merges_lines and self.num_sentences > 1:
             yield "merges_lines joins lines of text, and these are pairs; leave it out"
+        if self.halves and (self.num_sentences, self.corruption, self.causal) != (2, NOTHING, self.sentences[1:]):
+            yield f"halves with causal groups {self.causal}; expected a pair, no corruption, and its second sentence causal"
         if self.is_pseudo_parallel and (self.corruption, self.num_sentences) != (REPLACE, 1):
             yield (
                 f'placeholders with corruption "{self.corruption}" and num_sentences {self.num_sentences}; they need masks '
@@ -250,7 +256,20 @@ PLM = Objective(
     causal=("Y",),
 )
 
-OBJECTIVES: dict[str, Objective] = {o.name: o for o in (MMLM, TLM, CAMLM, BTMLM, CLM, XLCO, PLM)}
+# Translation (XLM, arXiv 1901.07291, section 5.2): an encoder reads the source, a decoder that and the target's own past.
+MT = Objective(
+    "MT",
+    2,
+    NOTHING,
+    groups=("X", "Y"),
+    reads={"X": "X", "Y": "X Y"},
+    predictions=(Prediction("MT", asked=NEXT),),
+    causal=("Y",),
+    apart=True,
+    halves=True,
+)
+
+OBJECTIVES: dict[str, Objective] = {o.name: o for o in (MMLM, TLM, CAMLM, BTMLM, CLM, XLCO, PLM, MT)}
 OBJECTIVE_INDEX: dict[str, int] = {name: index for index, name in enumerate(OBJECTIVES)}
 """Number of each objective."""
 PREDICTIONS: dict[str, Prediction] = {p.loss: p for objective in OBJECTIVES.values() for p in objective.predictions}

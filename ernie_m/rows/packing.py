@@ -13,12 +13,14 @@ import numpy as np
 
 from ernie_m.base.special_tokens import NO_LANGUAGE, XLM_R_VOCAB_SIZE, Specials
 from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch
+from ernie_m.rows.halves import in_halves
 from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
 
 NO_ROW = -1
 XLM_R = Specials.xlm_r(XLM_R_VOCAB_SIZE)
 FIRST_LOSS = np.array([LOSS_INDEX[objective.predictions[0].loss] for objective in OBJECTIVES.values()], np.int32)
 """Number of the loss of each objective's first prediction; the losses of its other predictions follow."""
+HAS_HALVES = [objective.halves for objective in OBJECTIVES.values()]
 HEAD_OF_LOSS = np.array([HEADS.index(prediction.head) for prediction in PREDICTIONS.values()])
 
 
@@ -64,6 +66,11 @@ class PackedRow:
         """Positions that are not padding."""
         return len(self.documents.joined)
 
+    def placed(self, sequence_length: int) -> tuple[np.ndarray | slice, Document]:
+        """Where the tokens stand in the row, and its documents as one, with positions numbered by that."""
+        joined = self.documents.joined
+        return in_halves(joined, sequence_length) if HAS_HALVES[self.objective] else (slice(0, len(joined)), joined)
+
 
 def pack(
     rows: Sequence[PackedRow], sequence_length: int, generates: bool = False, specials: Specials = XLM_R
@@ -86,12 +93,12 @@ def pack(
     generation_ids, generation_reads = columns["input_ids"].copy(), columns["reads"].copy()
     predicted, labels, placeholders, loss, metric = [], [], [], [], []
     for index, row in enumerate(rows):
-        content, span = row.documents.joined, slice(0, row.num_tokens)
+        places, content = row.placed(sequence_length)
         for name, array in columns.items():
-            array[index, span] = getattr(content, name)
-        document[index, span] = np.repeat(np.arange(len(row.documents), dtype=np.int32), row.documents.lengths_E)
+            array[index, places] = getattr(content, name)
+        document[index, places] = np.repeat(np.arange(len(row.documents), dtype=np.int32), row.documents.lengths_E)
         if generates:
-            generation_ids[index, span], generation_reads[index, span] = content.generation_ids, content.generation_reads
+            generation_ids[index, places], generation_reads[index, places] = content.generation_ids, content.generation_reads
         predicted.append(index * sequence_length + content.predicted)
         placeholders.append(index * sequence_length + content.placeholders)
         labels.append(content.labels)

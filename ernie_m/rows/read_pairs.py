@@ -14,13 +14,20 @@ from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 def pairs_read(batch: PackedBatch[np.ndarray]) -> int:
     """Number of pairs that the attention rule allows, over all queries that are real tokens.
 
-    Each document must be one stretch of its row, as ernie_m.rows.packing makes it.
+    A document may lie in several places of its row, as in rows of two halves: positions are first ordered by document.
     """
-    document_BS, group_BS, reads_BS = batch.document_BS, batch.group_BS, batch.reads_BS
-    num_rows, length = document_BS.shape
+    num_rows, length = batch.document_BS.shape
+    order_BS = np.argsort(np.where(batch.document_BS == PAD_DOCUMENT, length, batch.document_BS), axis=1, kind="stable")
+    document_BS, group_BS, reads_BS, horizon_BS = (
+        np.take_along_axis(array, order_BS, 1)
+        for array in (batch.document_BS, batch.group_BS, batch.reads_BS, batch.horizon_BS)
+    )
+    place_BS = np.argsort(order_BS, axis=1)  # a horizon is a position of the own document
+    moved_BS = np.take_along_axis(place_BS, np.minimum(horizon_BS, length - 1), 1)
+    horizon_BS = np.where(horizon_BS < length, moved_BS, length)
     positions = np.arange(length)
     starts_BS, ends_BS = _spans(document_BS)
-    ends_BS = np.minimum(ends_BS, np.minimum(batch.horizon_BS, length) + 1)
+    ends_BS = np.minimum(ends_BS, horizon_BS + 1)
     found_BS = np.zeros((num_rows, length), np.int64)
     for group in range(int(group_BS.max(initial=0)) + 1):
         before = np.zeros((num_rows, length + 1), np.int64)

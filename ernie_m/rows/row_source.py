@@ -28,6 +28,7 @@ from ernie_m.base.sampling import Permutation, key_of, mix
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
+from ernie_m.rows.half_rows import EVEN_FILL, HalfRows, turned
 from ernie_m.rows.layout import Layout, Positions
 from ernie_m.rows.objectives import CorruptionConfig, Objective
 from ernie_m.rows.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing, parted
@@ -131,7 +132,7 @@ class RowSource:
         self.target_languages = np.array(target_languages, np.int64)
         self._rows_per_window = max(LEAST_ROWS, WINDOW_POSITIONS // settings.sequence_length)
         self.layout = settings.layout(objective)
-        self._fitting = Fitting(self.layout, settings.sequence_length)
+        self._fitting = (HalfRows if objective.halves else Fitting)(self.layout, settings.sequence_length)
         self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)
         self._draws_key = key_of(*self._key, "draws")
@@ -157,7 +158,7 @@ class RowSource:
         )
         sentences = location.sentences()
         if len(self.languages) == 2:
-            is_turned_E = choices_E >> 63 == 1
+            is_turned_E = self._turned(choices_E >> 63 == 1, lengths_EC)
             sentences = [
                 pair[::-1] if turned else pair for pair, turned in zip(sentences, is_turned_E.tolist(), strict=True)
             ]
@@ -168,6 +169,10 @@ class RowSource:
             targets_E = self.target_languages[(choices_E & 0xFFFFFFFF) * len(self.target_languages) >> 32]
         tokens = itertools.chain.from_iterable(sentences)
         return Examples(np.concatenate([NO_TOKENS, *tokens]), lengths_EC, languages_EC, keys_E, targets_E)
+
+    def _turned(self, drawn_E: np.ndarray, lengths_EC: np.ndarray) -> np.ndarray:
+        """Which pairs stand second side first: each as drawn, or where sides have halves, all of the row together."""
+        return turned(self.layout.sides(lengths_EC)) ^ drawn_E[:1] if self.objective.halves else drawn_E
 
     def locate(self, visit: int) -> RowLocation:
         """Where the text of the `visit`-th row is."""
@@ -195,7 +200,8 @@ class RowSource:
         """Number of rows of each shard, int64 [shards], from the totals in the manifest."""
         entries = self.stream.entries
         positions = self._measure(entries.rows, entries.tokens, entries.documents).positions
-        return np.ceil(positions / (self.settings.sequence_length * TARGET_FILL)).astype(np.int64)
+        fill = EVEN_FILL if self.objective.halves else TARGET_FILL
+        return np.ceil(positions / (self.settings.sequence_length * fill)).astype(np.int64)
 
     def _measure(self, lines: np.ndarray, tokens: np.ndarray, documents: np.ndarray) -> Measure:
         """The positions that shards with these totals take; `tokens` [shards, languages].
@@ -213,7 +219,7 @@ class RowSource:
             cut = np.ones(len(text))  # at every row's end
         else:
             of_each = layout.expected_length(*(tokens / whole[:, None]).T)
-            above = np.maximum(0, of_each / length - CUT_FROM)
+            above = np.maximum(0, of_each / length - CUT_FROM) * (not objective.halves)  # where nothing is cut
             cut = above / (above + HALF_CUT)
         pieces = whole + cut * text / in_a_row
         of_piece = layout.expected_length(*(tokens / pieces[:, None]).T)
@@ -249,6 +255,8 @@ class RowSource:
         too_long = np.flatnonzero((lengths_E > self.settings.document_positions) & (sizes_EC.min(axis=1) > 0))
         if self.settings.longest_document is None or not len(too_long):
             return starts_EC, sizes_EC
+        if self.objective.halves:
+            return np.delete(starts_EC, too_long, axis=0), np.delete(sizes_EC, too_long, axis=0)
         parts = [self._parts(starts_EC[e], sizes_EC[e]) for e in too_long.tolist()]
         starts = np.concatenate([np.delete(starts_EC, too_long, axis=0), *(of_part for of_part, _ in parts)])
         return starts, np.concatenate([np.delete(sizes_EC, too_long, axis=0), *(of_part for _, of_part in parts)])
@@ -280,7 +288,7 @@ class RowSource:
         line = entry.rows if fraction == 1 else bisect.bisect_left(range(entry.rows), target, key=before)
         begin_C, end_C = (np.array([int(o[max(0, n)]) for o in offsets]) for n in (line - 1, line))
         tokens_C = end_C - begin_C
-        if fraction in (0, 1) or tokens_C.sum() <= self.settings.sequence_length:
+        if fraction in (0, 1) or self.objective.halves or tokens_C.sum() <= self.settings.sequence_length:
             return Border(line, end_C)
         share = min(int(tokens_C.sum()), max(0, round(target - before(line - 1))))
         return Border(line, begin_C + np.array(self.layout.cut(tokens_C.tolist(), share)))

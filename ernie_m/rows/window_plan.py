@@ -155,7 +155,9 @@ def flowing(starts_E: np.ndarray, end: int, capacity: int, num_rows: int) -> Win
     return planned(rows_E, pieces[:, None], np.diff(pieces, append=stop)[:, None], num_rows)
 
 
-def planned(rows_E: np.ndarray, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int) -> WindowPlan:
+def planned(
+    rows_E: np.ndarray, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int, cuts: bool = True
+) -> WindowPlan:
     """The plan, from pieces of text and the row of each. An empty row takes half of the pieces, or of the text, of one."""
     for empty in np.setdiff1d(np.arange(num_rows), rows_E).tolist():
         counts_R = np.bincount(rows_E, minlength=num_rows)
@@ -163,7 +165,7 @@ def planned(rows_E: np.ndarray, starts_EC: np.ndarray, num_tokens_EC: np.ndarray
         if len(own) == 1:
             longest = int(num_tokens_EC.min(axis=1).argmax())
             halves_C = num_tokens_EC[longest] // 2
-            if halves_C.min() == 0:
+            if halves_C.min() == 0 or not cuts:
                 break  # there is almost no text
             starts_EC = np.concatenate([starts_EC, starts_EC[[longest]] + halves_C])
             num_tokens_EC = np.concatenate([num_tokens_EC, num_tokens_EC[[longest]] - halves_C])

@@ -41,6 +41,7 @@ from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import Attention, ModelConfig
+from ernie_m.models.translation import TranslationModel
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
 from ernie_m.runs.fragments import FragmentReader
 
@@ -54,7 +55,7 @@ FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, a
 
 
 LATER_KEYS: dict[str, str | None] = {
-    **dict.fromkeys(("heads", "train", "rate_factors", "layer_decay", "pooling", "longest_document")),
+    **dict.fromkeys(("heads", "train", "rate_factors", "layer_decay", "pooling", "longest_document", "decoder")),
     "positions": "running",
     "schedule": "linear",
 }
@@ -218,7 +219,19 @@ def encoder_of(
 ) -> Encoder:
     """A run's model, from its saved configuration, with another attention backend if wanted; its weights are not filled."""
     shape = model_config(configuration)
+    if shape.decoder:
+        raise InputError(f"the run's model has a decoder (model.decoder: {shape.decoder}); expected a run of an encoder")
     return Encoder(replace(shape, attention=attention or shape.attention), device, specials_of(configuration))
+
+
+def translator_of(configuration: dict[str, Any], checkpoint: Checkpoint, device: torch.device) -> TranslationModel:
+    """The model of a run that translates, with the weights of a verified checkpoint."""
+    shape = model_config(configuration)
+    if not shape.decoder:
+        raise InputError("the run's model has no decoder; expected a run with model.decoder, e.g. of recipe xlm_mt")
+    model = TranslationModel(shape, device, specials_of(configuration))
+    FragmentReader(checkpoint.folder).fill_weights(model)
+    return model.to(device).eval()
 
 
 def load_weights(configuration: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Tensor]:

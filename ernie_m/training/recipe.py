@@ -10,7 +10,7 @@ from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.models.shape import ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig
-from ernie_m.rows.objectives import PREDICTIONS, TOKEN, heads_of
+from ernie_m.rows.objectives import OBJECTIVES, PREDICTIONS, TOKEN, heads_of
 from ernie_m.rows.schedule import StageConfig
 from ernie_m.training.divergence import GuardConfig
 from ernie_m.training.engine import BatchConfig, EngineConfig
@@ -88,6 +88,21 @@ class TrainingConfig(Section):
                 f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
                 f"{longest_document(self.model)}; set it to that, or data.longest_document for longer rows of several texts"
             )
+        self._check_translation()
+
+    def _check_translation(self) -> None:
+        """A model with a decoder reads rows of two halves and no others, and starts with weights drawn at random."""
+        other = [name for stage in self.stages for name in stage.rows if not OBJECTIVES[name].halves]
+        if self.model.decoder and other:
+            halves = [name for name, objective in OBJECTIVES.items() if objective.halves]
+            raise InputError(f"stages: {other[0]}; a model with model.decoder learns {', '.join(halves)}; drop one")
+        if self.model.decoder and self.model.language_embedding != "all":
+            raise InputError(
+                f"model.language_embedding: {self.model.language_embedding}; with model.decoder expected all: it tells the "
+                "decoder which language to write"
+            )
+        if self.model.decoder and self.init_from:
+            raise InputError(f"init_from: {self.init_from}; a model with model.decoder starts at random, leave it out")
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.interop.source import Target
 from ernie_m.interop.start import check_start, start_from
 from ernie_m.models.model import Encoder
+from ernie_m.models.translation import OwnModel, model_of
 from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, to_device
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.schedule import Schedule
@@ -217,7 +218,7 @@ class Trainer:
 
     def _engine(self, ranks: Ranks, checkpoint: Checkpoint | None) -> Engine:
         """The model under DeepSpeed: as at step 0, or as in the checkpoint, and then checked by its probe."""
-        model = Encoder(self.model_config, ranks.device, self.folder.manifest.specials)
+        model = model_of(self.model_config, ranks.device, self.folder.manifest.specials)
         reader = FragmentReader(checkpoint.folder) if checkpoint else None
         reader.fill_weights(model) if reader else self._initialise(model, ranks)
         knobs = (self.config.engine, self.config.optimizer, self.config.batch, self.schedule.trains_parts)
@@ -236,10 +237,11 @@ class Trainer:
         check_probe(checkpoint.state["probe_loss"], replayed, looser, checkpoint.folder)
         return engine
 
-    def _initialise(self, model: Encoder, ranks: Ranks) -> None:
+    def _initialise(self, model: OwnModel, ranks: Ranks) -> None:
         """The weights of step 0: drawn from the seed, then replaced by those that `init_from` has."""
         model.initialise(self.config.seed)
         if self.config.init_from:
+            assert isinstance(model, Encoder), "the recipe's check"
             started = start_from(self.config.init_from, self.start, model, ranks.voters)
             if ranks.is_first:
                 print(*started.lines(), sep="\n", flush=True)

@@ -229,7 +229,7 @@ class TrainingLoop:
         self.pending.clear()
 
     def _held_out_rows(self) -> list[PackedRow]:
-        if self.config.output.evaluate_every == 0 or TOKEN not in self.engine.module.heads:
+        if self.config.output.evaluate_every == 0 or TOKEN not in self.engine.module.heads or self.config.model.decoder:
             return []
         pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
         if len(pairs) < 2:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.models.loss import loss_scales
-from ernie_m.models.model import Encoder
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.models.shape import ModelConfig
+from ernie_m.models.translation import OwnModel, model_of
 from ernie_m.rows.batch import LossRequest
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
@@ -26,10 +26,11 @@ from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, Optimizer
 
 ROWS = 8
 LEARNING_RATE, CLIPPING = 1e-4, 1e-4  # so small that Adam's epsilon feels the clipping
-WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5, "XLCO": 0.7, "PLM": 0.8}
+WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5, "XLCO": 0.7, "PLM": 0.8, "MT": 1.2}
+ENCODERS = [name for name in WEIGHTS if name != "MT"]
 
 
-def reference(model: Encoder, data: PretrainingData) -> dict[str, torch.Tensor]:
+def reference(model: OwnModel, data: PretrainingData) -> dict[str, torch.Tensor]:
     """Gradients by the formula: sum over objectives of weight * mean nll over all its predicted tokens of the step."""
     (batch,) = (to_device(b, torch.device("cpu")) for b in data.step(0, 0, 1, ROWS))
     batch = fill_placeholders(model, batch)
@@ -38,6 +39,8 @@ def reference(model: Encoder, data: PretrainingData) -> dict[str, torch.Tensor]:
     loss = torch.zeros(())
     for name, weight in WEIGHTS.items():
         chosen = batch.loss_N == LOSS_INDEX[name]
+        if not chosen.any():
+            continue
         if name == "XLCO":
             loss = loss + weight * translations_missed(model, hidden, batch.predicted_N[chosen], batch.labels_N[chosen])
         else:
@@ -47,7 +50,9 @@ def reference(model: Encoder, data: PretrainingData) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def translations_missed(model: Encoder, hidden: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def translations_missed(
+    model: OwnModel, hidden: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     """Mean cross entropy of each sentence's translation among the other sentences of its row, one after the other."""
     head = model.heads["sentence"]
     states, places = F.normalize(head.projection(hidden[positions.long()]), dim=-1), positions.tolist()
@@ -60,7 +65,7 @@ def translations_missed(model: Encoder, hidden: torch.Tensor, positions: torch.T
     return torch.stack(found).mean()
 
 
-def updated(model: Encoder, gradients: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+def updated(model: OwnModel, gradients: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
     """Norm of the gradients; the weights behind one step of torch's AdamW on the clipped gradients."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -71,24 +76,25 @@ def updated(model: Encoder, gradients: dict[str, torch.Tensor]) -> tuple[float, 
     return float(norm), {name: parameter.detach() for name, parameter in parameters.items()}
 
 
-def main(folder: Path, output: Path) -> None:
+def main(folder: Path, output: Path, translates: bool) -> None:
     ranks = start_ranks()
     corpus = CorpusFolder(folder)
-    stage = StageConfig(steps=1, rows=dict.fromkeys(WEIGHTS, 1))
+    stage = StageConfig(steps=1, rows={"MT": 1} if translates else dict.fromkeys(ENCODERS, 1))
     data = PretrainingData(corpus, DataConfig(sequence_length=128), Schedule((stage,), ROWS), seed=3)
     config = ModelConfig(num_layers=2, hidden_size=64, num_heads=4, ffn_size=128, dropout=0.0, initializer_range=0.1,
-                         heads=("token", "sentence"))  # fmt: skip
+                         heads=("token",) if translates else ("token", "sentence"),
+                         decoder="separate" if translates else None)  # fmt: skip
     config = config.resolved(corpus.manifest.vocab_size, len(corpus.manifest.languages))
-    expected = reference(Encoder(config).initialise(0), data)
-    norm, new_weights = updated(Encoder(config).initialise(0), expected)
+    expected = reference(model_of(config).initialise(0), data)
+    norm, new_weights = updated(model_of(config).initialise(0), expected)
     num_metrics = len(data.metrics)
     weights_O = torch.tensor([WEIGHTS.get(name, 1.0) for name in LOSS_INDEX])
     results = []
     for zero_stage in (0, 1, 2, 3):
-        for accumulation_steps in (1, 2):
+        for accumulation_steps in (2,) if translates else (1, 2):
             batch_config = BatchConfig(rows_per_step=ROWS, micro_batch_rows=ROWS // 2 // accumulation_steps)
             engine = Engine(
-                Encoder(config).initialise(0),
+                model_of(config).initialise(0),
                 ranks,
                 Path(__file__).resolve().parents[2] / "ds_configs",
                 EngineConfig(zero_stage=zero_stage, precision="fp32"),
@@ -130,4 +136,4 @@ def main(folder: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[-2]), Path(sys.argv[-1]))
+    main(Path(sys.argv[-3]), Path(sys.argv[-2]), sys.argv[-1] == "translation")

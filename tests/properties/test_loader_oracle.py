@@ -39,7 +39,8 @@ from ernie_m.rows.window_plan import MIN_PIECE
 
 S, WORD = 128, 2**64
 Columns = dict[str, list[int]]
-ALL_EQUAL = StageConfig(steps=50, rows=dict.fromkeys(OBJECTIVES, 1.0))
+SIDE_BY_SIDE = [name for name, objective in OBJECTIVES.items() if not objective.halves]
+ALL_EQUAL = StageConfig(steps=50, rows=dict.fromkeys(SIDE_BY_SIDE, 1.0))
 
 
 def splitmix64(state: int) -> int:

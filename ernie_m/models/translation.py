@@ -1,0 +1,189 @@
+"""Encoder and decoder: a model that translates, from rows of two halves (ernie_m.rows.halves).
+
+1. The encoder reads the sources, in the first half of each row.
+2. The decoder reads the targets, in the second half: each token its own past, then (across) the encoder's states of its
+   source. Layers are post-LN: attention, attention across, feed-forward.
+3. The token head predicts each target's next token. Its output matrix is the decoder's word embedding.
+
+One attention rule says who reads whom in all three, from part to part of the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ernie_m.base.special_tokens import Specials
+from ernie_m.models.attention import attend, build_mask, choose_attention, compile_attention
+from ernie_m.models.heads import Norm, heads_for
+from ernie_m.models.layer_norm import choose_layer_norm, layer_norm
+from ernie_m.models.model import Embeddings, Encoder, Layer, draw_weights, through_layers
+from ernie_m.models.pretraining import PretrainingModel
+from ernie_m.models.shape import SHARED, ModelConfig
+from ernie_m.models.tied_gradient import TiedGradient
+from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.halves import halves_of
+
+
+class DecoderLayer(Layer):
+    """A layer that also reads across: targets [B, T, D], sources [B, S, D] -> targets, or [N, D] of the wanted positions."""
+
+    def __init__(self, config: ModelConfig, norm: Norm = nn.LayerNorm) -> None:
+        super().__init__(config, norm)
+        self.across_query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.across_key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.across_out = nn.Linear(config.hidden_size, config.hidden_size)
+        self.across_norm = norm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(  # type: ignore[override]
+        self, hidden_BTD: Tensor, mask: Any, source_BSD: Tensor, mask_across: Any, wanted_N: Tensor | None = None
+    ) -> Tensor:
+        hidden_BTD = self._added(hidden_BTD, self._attended(hidden_BTD, mask), None)
+        return self._with_source(hidden_BTD, self.keys_across(source_BSD), mask_across, wanted_N)
+
+    def keys_across(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the sources, [B, H, S, E]: the same for every target token."""
+        (B, S, D), num_heads = source_BSD.shape, self.config.num_heads
+        split = (B, S, 2, num_heads, D // num_heads)
+        key_BHSE, value_BHSE = self.across_key_value(source_BSD).view(split).permute(2, 0, 3, 1, 4)
+        return key_BHSE, value_BHSE
+
+    def step(self, hidden_B1D: Tensor, past: Past, mask_across: Tensor) -> Tensor:
+        """One more target token, [B, 1, D]; it reads the past, and becomes part of it."""
+        B, _, D = hidden_B1D.shape
+        split = (B, 1, 3, self.config.num_heads, D // self.config.num_heads)
+        query, key, value = self.qkv(hidden_B1D).view(split).permute(2, 0, 3, 1, 4)
+        keys, values = past.with_one_more(key, value)
+        attended = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).reshape(B, 1, D)
+        hidden_B1D = self._added(hidden_B1D, attended, None)
+        return self._with_source(hidden_B1D, past.across, mask_across, None)
+
+    def _with_source(self, hidden_BTD: Tensor, across: tuple[Tensor, Tensor], mask: Any, wanted_N: Tensor | None) -> Tensor:
+        """The states with what they read of the sources, and behind the feed-forward."""
+        (B, T, D), num_heads = hidden_BTD.shape, self.config.num_heads
+        query_BHTE = self.across_query(hidden_BTD).view(B, T, num_heads, D // num_heads).transpose(1, 2)
+        attended = attend(query_BHTE, *across, mask, self._attention_dropout).transpose(1, 2).reshape(B, T, D)
+        hidden = hidden_BTD
+        if wanted_N is not None:
+            attended, hidden = attended.flatten(0, 1)[wanted_N], hidden.flatten(0, 1)[wanted_N]
+        return self._fed(self.across_norm(hidden + self._dropped(self.across_out(attended))))
+
+
+@dataclass
+class Past:
+    """What a decoder layer remembers while a target is written: `across`, and room for keys and values [B, H, T, E]."""
+
+    across: tuple[Tensor, Tensor]
+    keys_BHTE: Tensor
+    values_BHTE: Tensor
+    length: int = 0
+
+    def with_one_more(self, key_BH1E: Tensor, value_BH1E: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all targets so far, these the last."""
+        self.keys_BHTE[:, :, self.length], self.values_BHTE[:, :, self.length] = key_BH1E[:, :, 0], value_BH1E[:, :, 0]
+        self.length += 1
+        return self.keys_BHTE[:, :, : self.length], self.values_BHTE[:, :, : self.length]
+
+
+class Side(nn.Module):
+    """Embeddings and layers: the encoder's, or the decoder's."""
+
+    def __init__(self, embeddings: Embeddings, layers: list[Layer]) -> None:
+        super().__init__()
+        self.embeddings, self.layers = embeddings, nn.ModuleList(layers)
+
+
+class TranslationModel(PretrainingModel):
+    """An encoder and a decoder of one shape, with the token head."""
+
+    def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", specials: Specials | None = None) -> None:
+        """`device`: where it will run, which decides on kernels. `specials`: the vocabulary's; None: those of XLM-R."""
+        super().__init__()
+        self.config, self.specials = config, specials or Specials.xlm_r(config.vocab)
+        specials = self.specials
+        head_size = config.hidden_size // config.num_heads
+        self.attention_choice = choose_attention(config.attention, torch.device(device), config.attention_dropout, head_size)
+        self.layer_norm_choice = choose_layer_norm(torch.device(device))
+        norm, numbers = layer_norm(self.layer_norm_choice.value), range(config.num_layers)
+        self.encoder = Side(Embeddings(config, specials, norm), [Layer(config, norm) for _ in numbers])
+        own = self.encoder.embeddings if config.decoder == SHARED else Embeddings(config, specials, norm)
+        self.decoder = Side(own, [DecoderLayer(config, norm) for _ in numbers])
+        words = cast(nn.Parameter, self.decoder.embeddings.word.weight)
+        self.heads = heads_for(config.head_names, config, words, norm, specials)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.encoder.layers)
+
+    def initialise(self, seed: int) -> TranslationModel:
+        """Draw all weights from `seed`."""
+        draw_weights(self, self.config.initializer_range, seed)
+        return self
+
+    def masks(self, batch: PackedBatch[Tensor]) -> tuple[Any, Any, Any]:
+        """Who reads whom: sources one another, targets one another, targets the sources."""
+        source, target = halves_of(batch.input_ids_BS.shape[1])
+        parts = ((source, source), (target, target), (target, source))
+        of_sources, of_targets, across = (
+            build_mask(self.attention_choice.value, batch, queries=queries, keys=keys) for queries, keys in parts
+        )
+        return of_sources, of_targets, across
+
+    def compile_for(self, batch: PackedBatch[Tensor]) -> None:
+        """Compile what training on micro-batches of this shape needs; takes minutes if anything is compiled at all."""
+        heads, dtype = self.config.num_heads, self.decoder.embeddings.word.weight.dtype
+        for mask in self.masks(batch):
+            compile_attention(mask, heads, self.config.hidden_size // heads, dtype)
+
+    def hidden_states(
+        self,
+        batch: PackedBatch[Tensor],
+        layer: int | None = None,
+        wanted_N: Tensor | None = None,
+        tied: TiedGradient | None = None,
+    ) -> Tensor:
+        """As in PretrainingModel: the encoder's states in the first half of each row, the decoder's in the second.
+
+        Wanted positions are the decoder's. Behind `layer` of the decoder the encoder has gone through all its layers.
+        """
+        source, target = halves_of(batch.input_ids_BS.shape[1])
+        of_sources, of_targets, across = self.masks(batch)
+        source_BSD = self._embedded(self.encoder, batch, source, None)
+        whole_BSD = through_layers(self.encoder.layers, self.config, source_BSD, (of_sources,))
+        hidden = self._embedded(self.decoder, batch, target, tied)
+        of_half_N = None if wanted_N is None else _in_part(wanted_N.long(), batch.input_ids_BS.shape[1], target)
+        reading = (of_targets, whole_BSD, across)
+        hidden = through_layers(self.decoder.layers, self.config, hidden, reading, layer, of_half_N)
+        if hidden.dim() == 2:
+            return hidden
+        if layer is not None:
+            whole_BSD = through_layers(self.encoder.layers, self.config, source_BSD, (of_sources,), layer)
+        return torch.cat([whole_BSD, hidden], dim=1)
+
+    def encoded(self, ids_BS: Tensor, position_BS: Tensor, language_BS: Tensor, mask: Any) -> Tensor:
+        """The encoder's states of sources, [B, S, D]."""
+        hidden_BSD = self.encoder.embeddings(ids_BS, position_BS, language_BS)
+        return through_layers(self.encoder.layers, self.config, hidden_BSD, (mask,))
+
+    @staticmethod
+    def _embedded(side: Side, batch: PackedBatch[Tensor], part: range, tied: TiedGradient | None) -> Tensor:
+        columns = (batch.input_ids_BS, batch.position_ids_BS, batch.language_BS)
+        embedded: Tensor = side.embeddings(*(column[:, part.start : part.stop] for column in columns), tied)
+        return embedded
+
+
+def _in_part(positions_N: Tensor, row_length: int, part: range) -> Tensor:
+    """Flat positions of rows as flat positions of a part of them."""
+    return positions_N // row_length * len(part) + positions_N % row_length - part.start
+
+
+OwnModel = Encoder | TranslationModel
+
+
+def model_of(config: ModelConfig, device: torch.device | str = "cpu", specials: Specials | None = None) -> OwnModel:
+    """The model of that shape: an encoder, or with a decoder one that translates."""
+    return (TranslationModel if config.decoder else Encoder)(config, device, specials)
