@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
-from ernie_m.base.console import Choice
+from ernie_m.base.console import Choice, InputError
 from ernie_m.base.ranges import Range
 
 
@@ -67,6 +67,10 @@ def plan(
         device = replace(device, efficiency=efficiency, source="as given")
     path = recipe_path(job_named.recipe)
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
+    if config.model.decoder:
+        raise InputError(
+            f"--recipe {path.stem}: its model has a decoder; plans are of encoders alone: leave model.decoder out"
+        )
     keys = counted_keys(config, Path(data)) if data else {}
     job = Job(config, hosts, device, bucket_elements(DS_CONFIGS), keys)
     print(report(job, plans(job)))

@@ -50,7 +50,8 @@ def _written(
     begin = specials.end if specials.begin is None else specials.begin
     token_B1 = torch.full((len(sources), 1), begin, dtype=torch.long, device=device)
     language_B1 = torch.full_like(token_B1, languages[1])
-    is_open_B, written = torch.ones(len(sources), dtype=torch.bool, device=device), []
+    is_open_B = torch.ones(len(sources), dtype=torch.bool, device=device)
+    written: list[Tensor] = []
     while bool(is_open_B.any()):
         position_B1 = torch.full_like(token_B1, specials.first_position + len(written))
         hidden = model.decoder.embeddings(token_B1, position_B1, language_B1)

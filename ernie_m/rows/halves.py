@@ -19,6 +19,12 @@ def halves_of(length: int) -> tuple[range, range]:
     return range(length // 2), range(length // 2, length)
 
 
+def least_length(document: Document) -> int:
+    """Positions of the shortest row whose halves have room for these documents."""
+    num_source = int((document.group == SOURCE_GROUP).sum())
+    return 2 * max(num_source, len(document) - num_source)
+
+
 def in_halves(document: Document, length: int) -> tuple[np.ndarray, Document]:
     """Places of the tokens of a row's documents, int64, and the documents with their positions numbered by these."""
     source, target = halves_of(length)

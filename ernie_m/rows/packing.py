@@ -13,7 +13,7 @@ import numpy as np
 
 from ernie_m.base.special_tokens import NO_LANGUAGE, XLM_R_VOCAB_SIZE, Specials
 from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch
-from ernie_m.rows.halves import in_halves
+from ernie_m.rows.halves import in_halves, least_length
 from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
 
 NO_ROW = -1
@@ -65,6 +65,12 @@ class PackedRow:
     def num_tokens(self) -> int:
         """Positions that are not padding."""
         return len(self.documents.joined)
+
+    @property
+    def least_length(self) -> int:
+        """Positions of the shortest row that holds these documents."""
+        joined = self.documents.joined
+        return least_length(joined) if HAS_HALVES[self.objective] else len(joined)
 
     def placed(self, sequence_length: int) -> tuple[np.ndarray | slice, Document]:
         """Where the tokens stand in the row, and its documents as one, with positions numbered by that."""

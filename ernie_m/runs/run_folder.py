@@ -220,7 +220,7 @@ def encoder_of(
     """A run's model, from its saved configuration, with another attention backend if wanted; its weights are not filled."""
     shape = model_config(configuration)
     if shape.decoder:
-        raise InputError(f"the run's model has a decoder (model.decoder: {shape.decoder}); expected a run of an encoder")
+        raise InputError(f"the run's model translates (model.decoder: {shape.decoder}); expected a run of an encoder alone")
     return Encoder(replace(shape, attention=attention or shape.attention), device, specials_of(configuration))
 
 

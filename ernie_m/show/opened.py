@@ -84,5 +84,7 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
     content = {key: value for key, value in configuration.items() if key != "data_identity"}
     config = build(TrainingConfig, content, str(run / CONFIG_FILE))
     config = replace(config, model=replace(config.model, attention="sdpa"))  # here we are on the CPU
+    if config.model.decoder:
+        raise InputError(f"{run}: its model translates (model.decoder); expected a run of an encoder alone")
     vocabulary = open_vocabulary(opened.folder.tokenizer_path)
     return OpenedRun(run, configuration, config, checkpoint_of(run, checkpoint), opened, vocabulary)

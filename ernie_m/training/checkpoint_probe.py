@@ -48,8 +48,8 @@ def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
     documents = _documents(row)
     ends = np.cumsum([len(document) for document in documents])
     num_documents = max(1, int((ends <= POSITIONS).sum()))
-    length = -(-int(ends[num_documents - 1]) // POSITIONS) * POSITIONS
-    batch = pack([PackedRow(documents[:num_documents], row.objective, row.metric)], length)
+    short = PackedRow(documents[:num_documents], row.objective, row.metric)
+    batch = pack([short], -(-short.least_length // POSITIONS) * POSITIONS)
     arrays = {name: getattr(batch, name) for name in ARRAYS}
     arrays |= {name: array[:MOST_PREDICTED] for name, array in arrays.items() if name.endswith("_N")}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

@@ -182,6 +182,15 @@ def test_every_recipe_builds_and_comes_back_from_its_saved_form(recipe: Path) ->
             ["model.attention=flex", "model.attention_dropout=0.1"],
             "model.attention_dropout: 0.1; expected 0 with attention=flex",
         ),
+        (["model.decoder=separate"], "stages: MMLM; a model with model.decoder learns MT; drop one"),
+        (
+            ["model.decoder=separate", "stages=[{steps: 1, rows: {MT: 1}}]"],
+            "model.language_embedding: masked; with model.decoder expected all",
+        ),
+        (
+            ["model={decoder: shared, language_embedding: all}", "stages=[{steps: 1, rows: {MT: 1}}]", "init_from=x"],
+            "init_from: x; a model with model.decoder starts at random, leave it out",
+        ),
         (["optimizer.peak_learningrate=1"], "did you mean optimizer.peak_learning_rate?"),
         (["optimizer.peak_learning_rate=nan"], "optimizer.peak_learning_rate: nan; expected a number above 0, up to 10"),
     ],

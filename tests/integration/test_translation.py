@@ -1,0 +1,85 @@
+"""A model that translates, through the commands: trained on pairs, resumed bit for bit, translating."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ernie_m.base.console import InputError
+from ernie_m.commands.plan import plan
+from ernie_m.commands.translate import translate
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.runs.run_folder import RunFolder, encoder_of
+from ernie_m.show.opened import open_run
+from tests.integration.conftest import TINY_RECIPE
+from tests.integration.test_training import losses, single, unfinished_copy
+
+RECIPE = TINY_RECIPE | {
+    "stages": [{"steps": 6, "rows": {"MT": 1}}],
+    "model": TINY_RECIPE["model"] | {"decoder": "shared", "language_embedding": "all"},
+    "output": {"log_every": 1, "save_every": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "mt.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mt") / "run"
+    finished = single(recipe, data, folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+def test_a_run_resumed_from_its_middle_ends_bit_for_bit_the_same(
+    run: Path, recipe: Path, data: Path, tmp_path: Path
+) -> None:
+    again = unfinished_copy(run, tmp_path)
+    shutil.rmtree(again / "checkpoints" / "step_00000006")
+    (again / "checkpoints" / "latest").write_text("step_00000003\n")
+    resumed = single(recipe, data, again)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "starting at step 3" in resumed.stdout
+    assert losses(again) == losses(run)
+    assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
+    files = [path for path in (run / "checkpoints" / "step_00000006").iterdir() if path.name.startswith("rank_")]
+    assert files
+    for path in files:
+        assert path.read_bytes() == (again / "checkpoints" / "step_00000006" / path.name).read_bytes()
+
+
+def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data: Path, tmp_path: Path) -> None:
+    source, target = (stream := CorpusFolder(data).parallel()[0]).languages
+    assert stream.num_rows > 50
+    lines = ["a b", "", "c"]
+    (tmp_path / "in").write_text("\n".join(lines) + "\n")
+    files = {"run": str(run), "input": str(tmp_path / "in"), "output": str(tmp_path / "out")}
+    translate(**files, direction=f"{source}-{target}")
+    found = (tmp_path / "out").read_text()
+    assert [bool(line) for line in found.splitlines()] == [True, False, True]
+    with pytest.raises(InputError, match="exists and stays as it is"):
+        translate(**files, direction=f"{target}-{source}")
+    translate(**files, direction=f"{target}-{source}", overwrite=True)
+    with pytest.raises(InputError, match=r"--input .*nowhere: no such file"):
+        translate(run=str(run), direction=f"{source}-{target}", input=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=f"--direction {source}-xx.*expected two languages of the model"):
+        translate(**files, direction=f"{source}-xx", overwrite=True)
+    assert (tmp_path / "out").is_file()
+
+
+def test_what_knows_encoders_alone_says_so(run: Path, recipe: Path) -> None:
+    configuration, _ = RunFolder(run).read()
+    for opens in (lambda: encoder_of(configuration), lambda: open_run(run)):
+        with pytest.raises(InputError, match="expected a run of an encoder alone"):
+            opens()
+    with pytest.raises(InputError, match=re.escape("its model has a decoder; plans are of encoders alone")):
+        plan(recipe=str(recipe))
