@@ -15,9 +15,6 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.packing import NO_ROW
 from ernie_m.rows.window_plan import WindowPlan, planned
 
-EVEN_FILL = 0.98
-"""Share of its rows that a window's pairs take: with more, some would find no room in both halves."""
-
 
 class HalfRows:
     """Places the pairs of one layout into rows of `capacity` positions. Nothing is cut: a cut translation is a wrong one."""

@@ -28,7 +28,7 @@ from ernie_m.base.sampling import Permutation, key_of, mix
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
-from ernie_m.rows.half_rows import EVEN_FILL, HalfRows, turned
+from ernie_m.rows.half_rows import HalfRows, turned
 from ernie_m.rows.layout import Layout, Positions
 from ernie_m.rows.objectives import CorruptionConfig, Objective
 from ernie_m.rows.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing, parted
@@ -200,8 +200,7 @@ class RowSource:
         """Number of rows of each shard, int64 [shards], from the totals in the manifest."""
         entries = self.stream.entries
         positions = self._measure(entries.rows, entries.tokens, entries.documents).positions
-        fill = EVEN_FILL if self.objective.halves else TARGET_FILL
-        return np.ceil(positions / (self.settings.sequence_length * fill)).astype(np.int64)
+        return np.ceil(positions / (self.settings.sequence_length * TARGET_FILL)).astype(np.int64)
 
     def _measure(self, lines: np.ndarray, tokens: np.ndarray, documents: np.ndarray) -> Measure:
         """The positions that shards with these totals take; `tokens` [shards, languages].

@@ -132,6 +132,7 @@ def test_blocks_across_are_judged_safely(
         assert block == 128 or not (partial | full).all(), "something is skipped"
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_flex_reads_across_as_the_dense_mask(documents_of: DocumentsOf, batch_of: BatchOf) -> None:
     batch = batch_of(MT, documents_of(MT, LENGTHS), 512)
     source, target = halves_of(512)
