@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from ernie_m.base.console import InputError
-from ernie_m.interop.opening import one_line
+from ernie_m.interop.opening import one_line, skeleton_of
 
 
 def names_of_rows(config: Any, stored: Mapping[str, tuple[int, ...]], where: str) -> list[str]:
@@ -25,7 +25,7 @@ def names_of_rows(config: Any, stored: Mapping[str, tuple[int, ...]], where: str
     """
     known: set[str] = set()
     of_pieces: set[str] = set()
-    for build in _classes(config):
+    for build in _classes(config, where):
         small, large = (_shapes(build, config, more, where) for more in (0, 1))
         known |= small.keys()
         of_pieces |= {name for name in small if small[name] != large[name]}
@@ -41,13 +41,13 @@ def names_of_rows(config: Any, stored: Mapping[str, tuple[int, ...]], where: str
     return found
 
 
-def _classes(config: Any) -> Iterable[Callable[[Any], nn.Module]]:
+def _classes(config: Any, where: str) -> Iterable[Callable[[Any], nn.Module]]:
     """The classes that config.json names, and the one with an MLM head, whose tensors may be stored too."""
     named = [getattr(transformers, name, None) for name in config.architectures or ()]
     yield from (build for build in named if build is not None)
-    yield transformers.AutoModel.from_config
+    yield lambda sized: skeleton_of(transformers.AutoModel, sized, where, trust_remote_code=False)
     if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
-        yield transformers.AutoModelForMaskedLM.from_config
+        yield lambda sized: skeleton_of(transformers.AutoModelForMaskedLM, sized, where, trust_remote_code=False)
 
 
 def _shapes(build: Callable[[Any], nn.Module], config: Any, more: int, where: str) -> dict[str, tuple[int, ...]]:
