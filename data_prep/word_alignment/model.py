@@ -25,7 +25,8 @@ import numpy as np
 from data_prep.word_alignment.cells import SortedPairs, Types
 from data_prep.word_alignment.engines import Engine
 
-FIRST_TENSION, LEAST_TENSION, MOST_TENSION = 4.0, 0.1, 14.0
+FIRST_TENSION, LEAST_TENSION, MOST_TENSION = 4.0, 0.1, 6.0
+"""Theirs goes up to 14, where it lands on little text while links get worse (docs/log/word_alignment.md)."""
 TENSION_STEPS, TENSION_RATE = 8, 20.0
 LEAST_COUNT = 1e-5
 """A type with fewer expected counts in both directions is not kept: it counts as never seen."""
@@ -40,7 +41,8 @@ class Settings:
     iterations: int = 5
     """As fast_align counts: all but the last update the model, the last makes the links."""
     null_prior: float = 0.08
-    alpha: float = 0.01
+    alpha: float = 0.05
+    """Theirs is 0.01, which is too little smoothing for few pairs (docs/log/word_alignment.md)."""
 
 
 class Direction(NamedTuple):

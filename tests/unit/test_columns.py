@@ -114,6 +114,7 @@ def test_asking_for_links_that_are_not_there_names_the_command(corpus_folder: Co
 @pytest.mark.parametrize(
     ("item", "message"),
     [
+        ((-2, 0), r"row 7 holds \d+-0, expected indices in sentences of \d+ and \d+ tokens"),
         ((99, 0), r"row 7 holds 99-0, expected indices in sentences of \d+ and \d+ tokens"),
         ((0, 99), "row 7 holds 0-99, expected indices"),
         ((-1, 0), "row 7 holds -1-0, expected indices"),
@@ -122,8 +123,8 @@ def test_asking_for_links_that_are_not_there_names_the_command(corpus_folder: Co
 )
 def test_nonsense_is_named_with_shard_and_row(copy: Path, item: tuple[int, int], message: str) -> None:
     def links_of(shard: Shard, place: int) -> Links:
-        links = random_links(shard, place)
-        links[7] = [(0, 0), item]
+        links, first = random_links(shard, place), shard.offsets[0]
+        links[7] = [(0, 0), item if item[0] != -2 else (int(first[8] - first[7]), 0)]  # the first index outside
         return links
 
     write(copy, links_of)

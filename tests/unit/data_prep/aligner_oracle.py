@@ -54,7 +54,7 @@ class Oracle:
             if update > 0:
                 for _ in range(8):
                     step = 20 * (closeness - self.expected_closeness(pairs, self.tension)) / num_tokens
-                    self.tension = min(14.0, max(0.1, self.tension + step))
+                    self.tension = min(6.0, max(0.1, self.tension + step))
             for e, seen in self.types.items():
                 total = sum(counts[e, f] + alpha for f in seen)
                 for f in seen:

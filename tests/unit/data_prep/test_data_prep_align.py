@@ -147,7 +147,9 @@ def test_other_options_need_overwrite_and_then_leave_no_trace_of_the_first(built
         align(built, union, Ranks(1))
     assert contents(built) == first
     align(built, options(method=union.method, overwrite=True), Ranks(1))
-    assert contents(built) != first
+    second = contents(built)
+    for name in (name for name in first if name.endswith(".links.arrow")):
+        assert len(second[name]) > len(first[name]), "a union holds more"
     align(built, options(overwrite=True), Ranks(1))
     assert contents(built) == first
 

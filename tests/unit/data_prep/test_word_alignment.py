@@ -64,8 +64,9 @@ def test_the_model_is_that_of_the_equations(iterations: int) -> None:
     model = trained(pairs, engine("numpy"), iterations)
     turned = [(target, source) for source, target in pairs]
     for direction, given in ((model.forward, pairs), (model.backward, turned)):
-        oracle = Oracle(given, iterations, 0.08, 0.01)
+        oracle = Oracle(given, iterations, 0.08, 0.05)
         assert direction.tension == pytest.approx(oracle.tension, rel=1e-9)
+        assert (direction.tension == 4) == (iterations == 2), "learned from the second update on"
         types = zip(model.types.sources.tolist(), model.types.targets.tolist(), strict=True)
         found = dict(zip(types, direction.table.tolist(), strict=True))
         assert len(found) > 100
@@ -80,8 +81,8 @@ def test_the_model_is_that_of_the_equations(iterations: int) -> None:
 def test_links_are_the_most_probable_ones_of_both_directions() -> None:
     pairs = random_pairs(80, seed=3)
     model = trained(pairs, engine("numpy"))
-    ahead = Oracle(pairs, 5, 0.08, 0.01)
-    back = Oracle([(target, source) for source, target in pairs], 5, 0.08, 0.01)
+    ahead = Oracle(pairs, 5, 0.08, 0.05)
+    back = Oracle([(target, source) for source, target in pairs], 5, 0.08, 0.05)
     expected = [(ahead.links(source, target), {(i, j) for j, i in back.links(target, source)}) for source, target in pairs]
     assert links_found(model, pairs, "intersection", engine("numpy")) == [a & b for a, b in expected]
     assert links_found(model, pairs, "union", engine("numpy")) == [a | b for a, b in expected]
@@ -100,6 +101,18 @@ def test_numba_and_numpy_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
         for mine, its in zip(one, other, strict=True):
             assert np.array_equal(mine, its)
     assert first.perplexity == second.perplexity
+    laid_out = SortedPairs.of(*sides(pairs))
+    types, numbers = engine("numpy").index_cells(laid_out, VOCAB_SIZE)
+    for group in laid_out.groups():
+        outcomes = []
+        for name in ("numpy", "numba"):
+            counts, nulls = np.zeros(len(types.targets)), np.zeros(VOCAB_SIZE)
+            table, null = np.random.default_rng(1).random(len(counts)), np.random.default_rng(2).random(VOCAB_SIZE)
+            given = laid_out.cells(group, numbers), laid_out.targets(group), table, null
+            found = engine(name).expect(*given, prior(group.n, group.m, 3.0, 0.1), 0.1, counts, nulls)
+            outcomes.append((*found, counts, nulls))
+        for one, other in zip(*outcomes, strict=True):
+            assert np.array_equal(one, other)
     fresh = random_pairs(100, seed=6, longest=30)  # with types that were never seen
     for method in SYMMETRIZATIONS:
         found = [links_of(first, *sides(fresh), method, engine(name)) for name in ("numpy", "numba")]
