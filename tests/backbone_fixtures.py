@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.head import Targets
 from ernie_m.rows.batch import PackedBatch
+from tests.tokenizer_fixtures import byte_level, metaspace, word_piece
 
 VOCAB_SIZE = 101
 SPECIAL = {"pad_token_id": PAD_ID, "bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "cls_token_id": BOS_ID}
@@ -81,3 +85,18 @@ def own_states(model: Any, ids: Tensor) -> tuple[Tensor, ...]:
         output = model.base_model(ids[None], attention_mask=torch.ones_like(ids)[None], output_hidden_states=True)
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     return tuple(hidden[0] for hidden in output.hidden_states)
+
+
+TOKENIZERS = {"Bert": word_piece, "XLMRoberta": metaspace, "ModernBert": byte_level}
+"""Each as its family has it: ids of special tokens are SHAPE's but for BERT's."""
+
+
+def saved_encoder(folder: Path, family: str, lines: Sequence[str], suffix: str = "Model", **shape: Any) -> Path:
+    """A Hugging Face folder of a small random model, its tokenizer learnt from `lines`."""
+    TOKENIZERS[family](lines, folder, 1500)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    roles = {"pad": tokenizer.pad_token_id, "bos": tokenizer.cls_token_id, "eos": tokenizer.sep_token_id}
+    special = {f"{role}_token_id": number for role, number in (roles | {"cls": roles["bos"], "sep": roles["eos"]}).items()}
+    sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 132}
+    random_model(family, suffix, scale=0.15, **special, **sizes, **shape).save_pretrained(folder)
+    return folder

@@ -16,15 +16,17 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import remove
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.interop.architecture import Architecture
+from ernie_m.interop.build_model import architecture_of, architecture_of_run, trained_model
 from ernie_m.interop.encoder import open_encoder
-from ernie_m.interop.export import export
+from ernie_m.interop.export import export_model
 from ernie_m.interop.source import Target
-from ernie_m.interop.start import start_from
-from ernie_m.models.model import Encoder
+from ernie_m.interop.start import step_zero
+from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.runs.checkpoint import committed_folders, verify
 from ernie_m.runs.ranks import Voters, this_device
-from ernie_m.runs.run_folder import RunFolder, encoder_of, load_weights, tokenizer_of
+from ernie_m.runs.run_folder import RunFolder, tokenizer_of
 from ernie_m.training.recipe import TrainingConfig
 
 
@@ -44,7 +46,8 @@ class MeasureData:
 class MeasuredModel:
     """A model with its data settings, vocabulary and language ids."""
 
-    model: Encoder
+    model: PretrainingModel
+    architecture: Architecture
     step: int
     data: DataConfig
     vocabulary: AnyVocabulary
@@ -59,23 +62,23 @@ def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
         raise InputError(f"{run}: not finished; let its training end first")
     vocabulary = open_vocabulary(tokenizer_of(configuration, data))
     languages = configuration["data_identity"]["languages"]
+    architecture = architecture_of_run(run, configuration)
     for path in reversed(committed_folders(folder.checkpoints)):
         checkpoint = newest if path == newest.folder else verify(path)
-        model = encoder_of(configuration)
-        model.load_state_dict(load_weights(configuration, checkpoint))
+        model = trained_model(run, configuration, checkpoint)
         section = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
-        yield MeasuredModel(model, checkpoint.step, section, vocabulary, {name: 1 + i for i, name in enumerate(languages)})
+        ids = {name: 1 + i for i, name in enumerate(languages)}
+        yield MeasuredModel(model, architecture, checkpoint.step, section, vocabulary, ids)
 
 
 def untrained(config: TrainingConfig, data: Path) -> MeasuredModel:
     """The recipe's model at step 0: as its seed draws it, or with the weights of its `init_from`."""
     manifest = CorpusFolder(data).manifest
-    shape = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
-    model = Encoder(shape, specials=manifest.specials).initialise(config.seed)
-    if config.init_from:
-        start_from(config.init_from, Target.of(shape, data, manifest), model, Voters(0, 1))
+    architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages))
+    target = Target.of(architecture.config, data, manifest)
+    model = step_zero(architecture, config.seed, config.init_from, target, Voters(0, 1)).model
     vocabulary = open_vocabulary(data / manifest.tokenizer_file)
-    return MeasuredModel(model, 0, config.data, vocabulary, manifest.language_ids())
+    return MeasuredModel(model, architecture, 0, config.data, vocabulary, manifest.language_ids())
 
 
 def write_hugging_face(model: MeasuredModel, to: Path) -> None:
@@ -85,9 +88,9 @@ def write_hugging_face(model: MeasuredModel, to: Path) -> None:
     aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
     try:
         aside.mkdir(parents=True)
-        export(
+        export_model(
+            model.architecture,
             model.model.state_dict(),
-            model.model.config,
             model.vocabulary.path,
             aside,
             languages=tuple(model.language_ids),

@@ -16,6 +16,8 @@ from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import apportion
 from ernie_m.base.shipped import recipe_path
+from ernie_m.interop.build_model import counted_shape
+from ernie_m.models.shape import ModelConfig
 from ernie_m.planning.speed import Work, hardware_flops, predicted_share
 from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.training.recipe import TrainingConfig
@@ -136,7 +138,9 @@ def objectives_in(recipe: Mapping[str, Any]) -> str:
 
 def flops(config: TrainingConfig, vocab_size: int) -> float:
     """FLOPs of the whole training, forward and backward, BTMLM's generation included (ernie_m.planning.speed)."""
-    model = config.shape.resolved(vocab_size, config.model.num_languages or 1)
+    model = counted_shape(config.shape)
+    if isinstance(config.shape, ModelConfig):
+        model = model.resolved(vocab_size, model.num_languages or 1)
     total = 0.0
     for stage in config.stages:
         generating = sum(share for name, share in stage.rows.items() if OBJECTIVES[name].is_pseudo_parallel)

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import yaml
 
@@ -35,6 +35,11 @@ def section(cls: type[T]) -> type[T]:
 
 class Section:
     """Base of all sections; numbers must be in their ranges, and `check` runs on construction."""
+
+    tag: ClassVar[str] = ""
+    """Where one of several sections may stand: the key whose value says that it is this one."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Keys that other sections in this place have -> why this one has them not."""
 
     def __post_init__(self) -> None:
         for name, hint in hints_of(type(self)).items():  # type: ignore[arg-type]
@@ -112,6 +117,8 @@ def build(cls: type[S], content: Mapping[str, Any], source: str, prefix: str = "
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     for key in content:
         if key not in known:
+            if key in cls.elsewhere:
+                raise InputError(f"{source}: {prefix}{key}: {cls.elsewhere[key]}")
             nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.4)
             hint = f"did you mean {prefix}{nearest[0]}?" if nearest else f"known: {', '.join(known)}"
             raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
@@ -157,10 +164,24 @@ def _deep_copy(value: Any) -> Any:
     return [_deep_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def one_section(hint: Any, content: Any) -> tuple[Any, Any]:
+    """Of a union of sections the one that `content` is meant for, and its content; other hints and contents unchanged.
+
+    It is the one whose `tag` has a value, else the one without a tag. A tag without a value is left out.
+    """
+    sections = [part for part in typing.get_args(hint) if isinstance(part, type) and issubclass(part, Section)]
+    if len(sections) < 2 or not isinstance(content, Mapping):
+        return hint, content
+    given = {key: value for key, value in content.items() if value is not None or all(key != s.tag for s in sections)}
+    tagged = [part for part in sections if part.tag in given]
+    return (tagged or [part for part in sections if not part.tag])[0], given
+
+
 def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
     if value is None and typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) in typing.get_args(hint):
         return None
     hint, allowed = described(hint)
+    hint, value = one_section(hint, value)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         if value in arguments:

@@ -7,6 +7,7 @@ RUN/.lock             held by the running job (flock: the kernel releases it, ho
 RUN/spikes.jsonl      losses out of line, with their rows         RUN/samples.jsonl   rows of every step, if asked for
 RUN/skipped_steps.json    steps left out, on all later starts too
 RUN/started_from.json     which weights the run was started from (init_from), and what of the model they lack
+RUN/backbone/             of an encoder of transformers (model.backbone): all but the trained weights
 RUN/stop_requested    made by whoever wants the job to stop in order
 RUN/last_stop.json    why the last job ended, when it ended in order
 RUN/incidents.jsonl   ranks that died or hung   RUN/restarts.jsonl   what the supervisor did about it
@@ -23,6 +24,7 @@ SPIKES_FILE = "spikes.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 SKIPPED_STEPS_FILE = "skipped_steps.json"
 START_FILE = "started_from.json"
+BACKBONE_FOLDER = "backbone"
 STOP_FILE = "stop_requested"
 LAST_STOP_FILE = "last_stop.json"
 INCIDENTS_FILE = "incidents.jsonl"
@@ -41,6 +43,7 @@ OF_TRAINING = (
     SAMPLES_FILE,
     SKIPPED_STEPS_FILE,
     START_FILE,
+    BACKBONE_FOLDER,
     STOP_FILE,
     LAST_STOP_FILE,
     INCIDENTS_FILE,

@@ -154,10 +154,11 @@ class Commands:
         from ernie_m.base.config import build
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.corpus.folder import CorpusFolder
+        from ernie_m.interop.build_model import trained_model
         from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
         from ernie_m.rows.dataloader import DataConfig
         from ernie_m.runs.ranks import this_device
-        from ernie_m.runs.run_folder import RunFolder, encoder_of, load_weights, tokenizer_of
+        from ernie_m.runs.run_folder import RunFolder, tokenizer_of
 
         of = {"measure": "gain", "run": run}
         check_same_measures(output, of)
@@ -166,8 +167,7 @@ class Commands:
         data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
         rows = gain_rows(held_out_pairs(folder, pairs), data_config.row_settings(folder.manifest.specials, seed=0))
         device = this_device()
-        model = encoder_of(configuration, device, attention="auto")
-        model.load_state_dict(load_weights(configuration, chosen))
+        model = trained_model(Path(run), configuration, chosen, device, attention="auto")
         result = cross_lingual_gain(model.to(device), rows, data_config.sequence_length, device)
         print(
             f"cross-lingual gain at step {chosen.step}: {result.gain:+.4f} nats "

@@ -26,7 +26,7 @@ def export(
     run: str,
     to: str,
     data: str | None = None,
-    format: str = "xlm-roberta",
+    format: str | None = None,
     checkpoint: str | None = None,
     keep: Annotated[float, Range(least=0, most=1, zero="the trained weights")] = 0.0,
     language: str | None = None,
@@ -37,8 +37,9 @@ def export(
         run: run folder of a pre-training
         to: folder to make; must not exist or be empty
         data: data folder, for its tokenizer; default: the one the run was started on
-        format: xlm-roberta, a class that all releases of transformers have, or ernie_m, that of the released weights,
-            which lacks a head for masked language modelling
+        format: xlm-roberta, a class that all releases of transformers have (the default), or ernie_m, that of the released
+            weights, which lacks a head for masked language modelling; an encoder of transformers (model.backbone) stays
+            what it is
         checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
         language: of a run with model.language_embedding=all, read every text as of this language; default: the folder's
             model takes each token's as token_type_ids (README.md there has their numbers)
@@ -46,20 +47,22 @@ def export(
     """
     from ernie_m.base.command_line import nearest
     from ernie_m.interop.averaging import averaged
-    from ernie_m.interop.export import FORMATS
-    from ernie_m.interop.export import export as write_folder
+    from ernie_m.interop.build_model import architecture_of_run, load_weights
+    from ernie_m.interop.export import FORMATS, export_model
     from ernie_m.interop.model_card import CARD_FILE, model_card
     from ernie_m.interop.start import weights_of_start
-    from ernie_m.runs.run_folder import RunFolder, load_weights, model_config, tokenizer_of
+    from ernie_m.interop.weight_files import read_config
+    from ernie_m.runs.run_folder import RunFolder, tokenizer_of
 
-    if format not in FORMATS:
+    if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}{nearest(format, FORMATS) or ':'} expected {' or '.join(FORMATS)}")
     target = Path(to)
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target}: not empty; give a new folder with --to")
     configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
-    weights = load_weights(configuration, chosen)
+    weights = load_weights(Path(run), configuration, chosen)
+    architecture = architecture_of_run(Path(run), configuration)
     if keep:
         start, started = weights_of_start(Path(run), configuration, tokenizer.parent)
         weights = averaged(weights, start, keep, started.fresh)
@@ -67,8 +70,9 @@ def export(
     try:
         aside.mkdir(parents=True)
         languages = configuration["data_identity"]["languages"]
-        write_folder(weights, model_config(configuration), tokenizer, aside, format, languages, language)
-        card = model_card(Path(run), configuration, chosen, tokenizer.parent, format, keep, language)
+        export_model(architecture, weights, tokenizer, aside, format, languages, language)
+        kind = str(read_config(aside)["model_type"])
+        card = model_card(Path(run), configuration, chosen, tokenizer.parent, kind, keep, language)
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
         if target.is_dir():
             target.rmdir()
@@ -76,7 +80,7 @@ def export(
     finally:
         remove(aside)
     with_start = f", {keep:g} of the start kept" if keep else ""
-    print(f"exported step {chosen.step} of {run} to {target} ({format}{with_start})")
+    print(f"exported step {chosen.step} of {run} to {target} ({kind}{with_start})")
 
 
 def main(called: str = "ernie-m export") -> None:

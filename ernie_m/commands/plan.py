@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.ranges import Range
+
+if TYPE_CHECKING:
+    from ernie_m.models.shape import AnyModel, ModelConfig
 
 
 def plan(
@@ -67,13 +70,24 @@ def plan(
         device = replace(device, efficiency=efficiency, source="as given")
     path = recipe_path(job_named.recipe)
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
-    if config.model.decoder:
+    if config.model.translates:
         raise InputError(
             f"--recipe {path.stem}: its model has a decoder; plans are of encoders alone: leave model.decoder out"
         )
     keys = counted_keys(config, Path(data)) if data else {}
-    job = Job(config, hosts, device, bucket_elements(DS_CONFIGS), keys)
+    job = Job(config, _counted(config.shape), hosts, device, bucket_elements(DS_CONFIGS), keys)
     print(report(job, plans(job)))
+
+
+def _counted(model: AnyModel) -> ModelConfig:
+    """The shape that a recipe's model is counted by; our own encoder's needs no torch."""
+    from ernie_m.models.shape import ModelConfig
+
+    if isinstance(model, ModelConfig):
+        return model
+    from ernie_m.interop.build_model import counted_shape
+
+    return counted_shape(model)
 
 
 def main(called: str = "ernie-m plan") -> None:

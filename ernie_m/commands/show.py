@@ -67,7 +67,7 @@ def show(
     step = max(0, opened.checkpoint.step - 1) if step is None else step
     if step >= opened.data.schedule.num_steps:
         raise InputError(f"--step {step}: expected 0 .. {opened.data.schedule.num_steps - 1}, the steps of {run}")
-    num_layers = opened.config.model.num_layers
+    num_layers = opened.shape.num_layers
     if layer > num_layers:
         raise InputError(f"--layer {layer}: expected 1 .. {num_layers}, or 0 for the middle one")
     pairs = read_bitext(Path(bitext), opened.language_ids, sentences) if bitext else None

@@ -43,9 +43,10 @@ def translate(
     """
     from ernie_m.base.files import refuse_existing, written_atomically
     from ernie_m.corpus.any_vocabulary import open_vocabulary
+    from ernie_m.interop.build_model import translator_of
     from ernie_m.models.shape import longest_document
     from ernie_m.runs.ranks import this_device
-    from ernie_m.runs.run_folder import RunFolder, tokenizer_of, translator_of
+    from ernie_m.runs.run_folder import RunFolder, tokenizer_of
     from ernie_m.translation.lines import Translator, language_numbers
 
     if output is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
 from ernie_m.corpus.manifest import MANIFEST_FILE, Manifest
 from ernie_m.hosts.findings import Problem
+from ernie_m.models.shape import ModelConfig
 from ernie_m.models.size import parameter_count
 from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.supervision.environment import exported
@@ -31,13 +33,26 @@ def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | N
 
     `shards`: what the first host said of the data, if anything.
     """
-    model, output = config.shape, config.output
-    if "vocab_size" in shards:
+    model, output = _counted(config), config.output
+    if model is None:
+        return 0
+    if isinstance(config.shape, ModelConfig) and "vocab_size" in shards:
         model = replace(model, vocab_size=shards["vocab_size"], num_languages=shards["languages"])
     there = len(committed_folders(run / CHECKPOINTS_FOLDER)) if run else 0
     for_good = sum(stage.steps for stage in config.stages) // output.keep_every if output.keep_every else 0
     checkpoints = max(1, output.keep_last + for_good + 1 - there)
     return parameter_count(model) * (CHECKPOINT_BYTES * checkpoints + WEIGHT_BYTES)
+
+
+def _counted(config: TrainingConfig) -> ModelConfig | None:
+    """The shape that the recipe's model is counted by; None for a backbone that cannot be opened, which others report."""
+    if isinstance(config.shape, ModelConfig):
+        return config.shape
+    from ernie_m.interop.build_model import counted_shape
+
+    with contextlib.suppress(InputError):
+        return counted_shape(config.shape)
+    return None
 
 
 def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str, Any]) -> list[Problem]:
@@ -48,7 +63,7 @@ def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str,
     except InputError as error:
         problems.append(Problem((), str(error), "or start on another number of ranks"))
     try:
-        if "vocab_size" in shards:
+        if "vocab_size" in shards and isinstance(config.shape, ModelConfig):
             config.shape.resolved(shards["vocab_size"], shards["languages"])
     except InputError as error:
         problems.append(Problem((), str(error), "take the recipe that belongs to this data"))
@@ -56,22 +71,31 @@ def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str,
 
 
 def start_problems(config: TrainingConfig, data: Path | None, run: Path | None) -> list[Problem]:
-    """What `init_from` names must exist and fit. Not checked for a run that has a checkpoint to go on from."""
-    if config.init_from is None or (run and committed_folders(run / CHECKPOINTS_FOLDER)):
+    """What `init_from` and `model.backbone` name must exist and fit. Not checked for a run that has a checkpoint."""
+    is_given = config.init_from is not None or not isinstance(config.shape, ModelConfig)
+    if not is_given or (run and committed_folders(run / CHECKPOINTS_FOLDER)):
         return []
+    from ernie_m.interop.build_model import architecture_of, check_fits
     from ernie_m.interop.source import Target
     from ernie_m.interop.start import check_start
     from ernie_m.interop.weight_files import folder_of
 
     try:
         if data is None or not (data / MANIFEST_FILE).is_file():
-            folder_of(config.init_from)
+            for name in filter(None, (config.init_from, getattr(config.shape, "backbone", None))):
+                folder_of(name)
             return []
         manifest = Manifest.read(data)
-        shape = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
-        check_start(config.init_from, Target.of(shape, data, manifest), run)
+        architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages))
+        target = Target.of(architecture.config, data, manifest)
+        check_fits(architecture, config.data, target)
+        if config.init_from:
+            check_start(config.init_from, target, run)
     except InputError as error:
-        return [Problem((), str(error), "or train from random weights with init_from=null")]
+        way_out = (
+            "or train from random weights with init_from=null" if config.init_from else "or take another model.backbone"
+        )
+        return [Problem((), str(error), way_out)]
     return []
 
 
@@ -106,7 +130,8 @@ def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[st
         steps, rest = divmod(rows, num_ranks * micro)
         split = f"{num_ranks} ranks x {micro} x {steps}" if not rest else f"does not divide over {num_ranks} ranks x {micro}"
         lines.append(f"batch        {rows} rows a step, {split}")
-        lines.append(f"model        {parameter_count(config.shape) / 1e6:,.0f} M parameters")
+        if (model := _counted(config)) is not None:
+            lines.append(f"model        {parameter_count(model) / 1e6:,.0f} M parameters")
     if "tokens" in (shards := first.get("shards", {})):
         lines.append("data         {languages} languages, {streams} streams, {tokens:,} tokens".format(**shards))
     return lines

@@ -47,6 +47,16 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A model with its folder's weights in fp32: parameters that the folder lacks (drawn, or tied to others) and tensors of
+    the folder that the model has no place for."""
+
+    model: PreTrainedModel
+    missing: frozenset[str]
+    unexpected: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class OpenEncoder:
     """An encoder that can be used: its name, folder, configuration and tokenizer."""
 
@@ -70,7 +80,7 @@ class OpenEncoder:
     def head(self, auto_class: Any, classes: tuple[str, ...]) -> Head:
         """Whether the folder's head has these classes: the same names, in any case and order. No weight is read."""
         stored = WeightFiles(self.folder).shapes
-        names = _head_names(self._skeleton(auto_class))
+        names = _head_names(self.skeleton(auto_class))
         if not any(name in stored for name in names):
             return Head(classes, is_kept=False, choice=None)
         if not classes:
@@ -90,8 +100,12 @@ class OpenEncoder:
         The head is the folder's if it has the same classes (`head`), else a new one, drawn from torch's random state. Raises
         InputError for weights that are missing, of another shape or not finite.
         """
+        return self.load(auto_class, classes).model
+
+    def load(self, auto_class: Any, classes: tuple[str, ...] = ()) -> Loaded:
+        """`model`, with what transformers says of loading it."""
         head = self.head(auto_class, classes)
-        skeleton = self._skeleton(auto_class, head.classes)
+        skeleton = self.skeleton(auto_class, head.classes)
         tensors = self._tensors()
         if not head.is_kept:
             dropped = _head_names(skeleton)
@@ -107,7 +121,7 @@ class OpenEncoder:
             )
         model: PreTrainedModel = loaded[0]
         self._check(model, loaded[1])
-        return model
+        return Loaded(model, frozenset(loaded[1]["missing_keys"]), tuple(sorted(loaded[1]["unexpected_keys"])))
 
     def untrained(self) -> PreTrainedModel:
         """The same shape with weights drawn from seed 0: a baseline that only finds equal names, digits and punctuation."""
@@ -119,8 +133,8 @@ class OpenEncoder:
             )
             return model
 
-    def _skeleton(self, auto_class: Any, classes: tuple[str, ...] = ()) -> PreTrainedModel:
-        """The model's modules without weights."""
+    def skeleton(self, auto_class: Any, classes: tuple[str, ...] = ()) -> PreTrainedModel:
+        """The model's modules without weights, on the meta device."""
         config = copy.deepcopy(self.config)
         if classes:
             config.id2label = dict(enumerate(classes))

@@ -23,6 +23,9 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
 from ernie_m.corpus.any_vocabulary import open_vocabulary
+from ernie_m.interop.architecture import Architecture, Own
+from ernie_m.interop.backbone_export import export_backbone
+from ernie_m.interop.foreign import Foreign
 from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LANGUAGE_NUMBERS, LANGUAGES, LAYOUTS, POSITIONS, XLM_ROBERTA, Layout
 from ernie_m.interop.tokenizer_export import refuse_unwritable, write_tokenizer
 from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS
@@ -108,6 +111,32 @@ def export(
         _save_xlm_roberta(to_hugging_face(weights, config, types_TD=types_TD), shape, TOKEN in config.head_names, to)
     write_tokenizer(vocabulary, to, longest_document(config))
     (to / SAFETENSORS).chmod((to / CONFIG_FILE).stat().st_mode)  # safetensors lets only the owner read them
+
+
+def export_model(
+    architecture: Architecture,
+    weights: dict[str, Tensor],
+    tokenizer: Path,
+    to: Path,
+    model_type: str | None = None,
+    languages: Sequence[str] = (),
+    only: str | None = None,
+) -> None:
+    """Write the weights of any model into `to`. All else is for our own encoder; `model_type`: XLM-R's by default.
+
+    Raises InputError as `export` does, and if an encoder of transformers is to have another class or a language.
+    """
+    if isinstance(architecture, Foreign):
+        own = architecture.backbone.config.model_type
+        if model_type not in (None, own):
+            raise InputError(f"--format {model_type}: the run's encoder is a {own} of transformers; leave it out")
+        if only is not None:
+            raise InputError(f"--language {only}: the run's encoder, a {own} of transformers, has none; leave it out")
+        export_backbone(architecture, weights, to)
+    else:
+        assert isinstance(architecture, Own)
+        model_type = model_type or XLM_ROBERTA.model_type
+        export(weights, architecture.config, tokenizer, to, model_type, languages, only)
 
 
 def _save_xlm_roberta(theirs: dict[str, Tensor], shape: XLMRobertaConfig, has_head: bool, to: Path) -> None:

@@ -30,6 +30,7 @@ XLM_R_CLASS = (
     "It has XLM-R's class: {loaders} and `AutoTokenizer` load it, and so does `SentenceTransformer`, which takes the mean "
     "of the last layer."
 )
+OTHER_CLASS = "It has the class, the tokenizer and all else of the encoder that it was made of, and loads as that does."
 
 
 def model_card(
@@ -44,12 +45,14 @@ def model_card(
     """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder, `keep` the share of the start in it,
     `language` the one that all tokens carry."""
     languages, heads = configuration["data_identity"]["languages"], losses_of_heads(configuration)
-    is_ernie_m = model_type == ERNIE_M.model_type
-    fills_masks = TOKEN in heads and not is_ernie_m
+    backbone, is_ernie_m = configuration["model"].get("backbone"), model_type == ERNIE_M.model_type
+    fills_masks = TOKEN in heads and not is_ernie_m and not backbone
     loaders = "`AutoModel`, `AutoModelForMaskedLM`" if fills_masks else "`AutoModel`"
     of_class = ERNIE_M_CLASS if is_ernie_m else XLM_R_CLASS.format(loaders=loaders)
+    embedding = "none" if backbone else configuration["model"].get("language_embedding")
     front = {
         "library_name": "transformers",
+        **({"base_model": backbone} if backbone else {}),
         "pipeline_tag": "fill-mask" if fills_masks else "feature-extraction",
         "language": languages,
         "tags": ["cross-lingual", "ernie-m"],
@@ -58,8 +61,9 @@ def model_card(
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# A cross-lingual encoder of {len(languages)} languages, after {checkpoint.step:,} steps",
-        f"Pre-trained as in ERNIE-M (Ouyang et al., 2021, https://arxiv.org/abs/2012.15674). {of_class}",
-        _languages_of_tokens(configuration["model"].get("language_embedding"), languages, language),
+        "Pre-trained as in ERNIE-M (Ouyang et al., 2021, https://arxiv.org/abs/2012.15674). "
+        f"{OTHER_CLASS if backbone else of_class}",
+        _languages_of_tokens(embedding, languages, language),
         "## Training",
         _training(configuration, checkpoint, lines),
         _heads(heads, fills_masks),
@@ -101,7 +105,7 @@ def _training(configuration: Mapping[str, Any], checkpoint: Checkpoint, lines: S
         first += stage["steps"]
     tokens = sum(line.get("tokens") or 0 for line in lines)
     seen = f", {tokens:,} tokens in all" if tokens else ""
-    start = configuration.get("init_from")
+    start = configuration.get("init_from") or configuration["model"].get("backbone")
     origin = f"Started with the weights of `{start}`" if start else "Started with weights drawn at random"
     about = f"{origin}; {rows:,} rows of {length} positions a step{seen}. Rows of each objective, in proportion:"
     return f"{about}\n\n{_table(['steps', 'objectives'], stages)}"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 from ernie_m.interop.weight_files import DICTIONARY_TEXT, TOKENIZER_JSON, VOCABULARY_TEXT
 
@@ -99,3 +100,31 @@ def _compared(path: Path, theirs: Sequence[str], tokenizer: Path) -> str:
             f"{path}: {len(differing):,} of {len(ours):,} ids mean other pieces: {example}; {way_out}"
         )
     return f"{path.name} has the data's pieces but for {len(differing)} ({example})"
+
+
+ROLES = ("begin", "end", "begin_second", "pad", "unknown", "mask")
+
+
+def check_same_tokenizer(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> str:
+    """In words: what shows that the tokenizer in `folder`, of any kind, is the data's, which lies at `tokenizer`.
+
+    Raises InputError when an id means another piece, or another token plays a special role.
+    """
+    theirs, ours = open_vocabulary(folder), open_vocabulary(tokenizer)
+    way_out = f"build the data with --tokenizer {folder}"
+    for role in ROLES:
+        its, of_data = getattr(theirs.specials, role), getattr(ours.specials, role)
+        if its != of_data:
+            raise InputError(f"{theirs.path}: its {role} is {its}, in the data {of_data}; {way_out}")
+    if theirs.fingerprint == tokenizer_sha256:
+        return f"{theirs.path.name} is the data's (SHA-256 {tokenizer_sha256[:12]}...)"
+    if theirs.size != ours.size:
+        raise InputError(f"{theirs.path}: {theirs.size:,} ids, the data's tokenizer has {ours.size:,}; {way_out}")
+    pieces = zip(theirs.pieces(range(theirs.size)), ours.pieces(range(ours.size)), strict=True)
+    differing = [(i, its, of_data) for i, (its, of_data) in enumerate(pieces) if its != of_data]
+    if not differing:
+        return f"{theirs.path.name} has the data's pieces"
+    example = "id {} is {!r}, in the data {!r}".format(*differing[0])
+    if len(differing) > TOLERATED * ours.size:
+        raise InputError(f"{theirs.path}: {len(differing):,} of {ours.size:,} ids mean other pieces: {example}; {way_out}")
+    return f"{theirs.path.name} has the data's pieces but for {len(differing)} ({example})"

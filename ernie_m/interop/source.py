@@ -28,7 +28,8 @@ from ernie_m.interop.new_rows import with_rows
 from ernie_m.interop.other_vocabulary import PIECE_ROWS, rows_between, vocabulary_of
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
 from ernie_m.models.model import Encoder
-from ernie_m.models.shape import ModelConfig
+from ernie_m.models.pretraining import PretrainingModel
+from ernie_m.models.shape import AnyModel, BackboneConfig, ModelConfig
 from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders
 from ernie_m.runs.run_folder import model_config, tokenizer_of
 
@@ -42,16 +43,16 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Target:
-    """The model that is to be filled: its resolved shape, and the languages and the tokenizer of its data."""
+    """The model that is to be filled: its resolved section `model`, and the languages and the tokenizer of its data."""
 
-    config: ModelConfig
+    config: AnyModel
     languages: tuple[str, ...]
     tokenizer: Path
     tokenizer_sha256: str
 
     @staticmethod
-    def of(config: ModelConfig, data: Path, manifest: Manifest) -> Target:
-        """A model of that resolved shape on the data folder `data`."""
+    def of(config: AnyModel, data: Path, manifest: Manifest) -> Target:
+        """A model of that resolved section on the data folder `data`."""
         tokenizer = data / manifest.tokenizer_file
         return Target(config, tuple(manifest.languages), tokenizer, manifest.tokenizer_sha256)
 
@@ -93,7 +94,7 @@ class Source:
     rows: RowSources | None = None
     """Which of its rows each of our pieces starts from, when its vocabulary is another; None when it is the data's."""
 
-    def fill(self, model: Encoder) -> list[str]:
+    def fill(self, model: PretrainingModel) -> list[str]:
         """Put the weights into `model` (fp32), one at a time. Returns the names of the parameters that it does not have.
 
         Raises InputError for numbers that are not finite.
@@ -116,6 +117,7 @@ class Source:
                 else:
                     left.append(name)
             if self.token_type:
+                assert isinstance(model, Encoder)
                 model.embeddings.position.weight.add_(self._read(self.token_type)[0])
         return left
 
@@ -142,18 +144,28 @@ def open_source(init_from: str, target: Target) -> Source:
         path = folder_of(init_from)
         if (path / MODEL_FILE).is_file() and not (path / CONFIG_FILE).is_file():
             return _of_fairseq(path / MODEL_FILE, target)
-        is_run = (path / RUN_CONFIG_FILE).is_file() or (path / MANIFEST_FILE).is_file()
-        return _of_run(path, target) if is_run else _of_hugging_face(path, target)
+        if (path / RUN_CONFIG_FILE).is_file() or (path / MANIFEST_FILE).is_file():
+            return _of_run(path, target)
+        return _of_hugging_face(path, target)
     except InputError as error:
         raise InputError(f"init_from: {error}") from None
 
 
+def _shape_of(target: Target, path: Path) -> ModelConfig:
+    """Of our own encoder, which all but a run's weights are for."""
+    if isinstance(target.config, BackboneConfig):
+        raise InputError(
+            f"{path}: with model.backbone the weights are the backbone's; expected null, or a run of the same backbone"
+        )
+    return target.config
+
+
 def _of_hugging_face(path: Path, target: Target) -> Source:
-    content = read_config(path)
+    shape, content = _shape_of(target, path), read_config(path)
     layout = _layout(path, content)
     check_configuration(path, layout, content)
     found = {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}
-    source = _source(path, layout, found, WeightFiles(path), target)
+    source = _source(path, layout, found, WeightFiles(path), target, shape)
     if source.token_type is None or LANGUAGE_NUMBERS not in content:
         return source
     names = {**source.names, LANGUAGES: (source.token_type,)}
@@ -177,16 +189,18 @@ def check_configuration(path: Path, layout: Layout, content: Mapping[str, Any]) 
 
 def _of_fairseq(path: Path, target: Target) -> Source:
     """XLM-R's model.pt; its vocabulary lies beside it."""
-    file = FairseqFile(path)
+    file, shape = FairseqFile(path), _shape_of(target, path)
     if FINAL_NORM in file.shapes:
         raise InputError(f"{path}: {REFUSED['xlm-roberta-xl']}")
-    return _source(path, FAIRSEQ, file.model_shape(), file, target)
+    return _source(path, FAIRSEQ, file.model_shape(), file, target, shape)
 
 
-def _source(path: Path, layout: Layout, found: Mapping[str, Any], files: NamedTensors, target: Target) -> Source:
+def _source(
+    path: Path, layout: Layout, found: Mapping[str, Any], files: NamedTensors, target: Target, shape: ModelConfig
+) -> Source:
     """`found`: the shape of these weights, under our names. Raises InputError where shape or vocabulary do not fit."""
     vocabulary, rows = vocabulary_of(files.folder, target.tokenizer, target.tokenizer_sha256)
-    config = _with_its_vocabulary(target.config, found["vocab_size"], rows)
+    config = _with_its_vocabulary(shape, found["vocab_size"], rows)
     _check_shape(path, found, config)
     names, token_type = _names(layout, files, config)
     used = {name for theirs in names.values() for name in theirs} | {token_type, layout.output_matrix}
@@ -272,10 +286,8 @@ def _of_run(path: Path, target: Target) -> Source:
     identity, found = configuration["data_identity"], model_config(configuration)
     vocabulary, piece_rows = "the data's tokenizer", None
     if identity["tokenizer_sha256"] != target.tokenizer_sha256:
-        vocabulary, piece_rows = rows_between(_tokenizer_of(run, configuration), target.tokenizer)
-    shape = {**vars(found), "vocab_size": found.vocab}
-    config = _with_its_vocabulary(target.config, found.vocab, piece_rows)
-    _check_shape(path, {key: shape[key] for key in CONFIG_KEYS}, config)
+        vocabulary, piece_rows = _from_its_vocabulary(run, configuration, target)
+    _check_same_kind(path, found, target, piece_rows)
     tensors = CheckpointTensors(folders[0])
     its = {language: number for number, language in enumerate(identity["languages"], start=1)}
     names = {name: (name,) for name in tensors.names}
@@ -283,8 +295,28 @@ def _of_run(path: Path, target: Target) -> Source:
     return Source(folders[0], "a run of ours", vocabulary, tensors, names, language_rows=rows, rows=piece_rows)
 
 
-def _tokenizer_of(run: Path, configuration: dict[str, Any]) -> Path:
+def _from_its_vocabulary(run: Path, configuration: dict[str, Any], target: Target) -> tuple[str, RowSources | None]:
+    """A backbone's tokenizer is the data's, whatever file it is in."""
+    if isinstance(target.config, BackboneConfig):
+        return "the backbone's tokenizer", None
     try:
-        return tokenizer_of(configuration, None)
+        tokenizer = tokenizer_of(configuration, None)
     except InputError as error:
         raise InputError(f"{run}: was trained with another tokenizer than the data's, and that is gone: {error}") from None
+    return rows_between(tokenizer, target.tokenizer)
+
+
+def _check_same_kind(path: Path, found: AnyModel, target: Target, rows: RowSources | None) -> None:
+    """Raise InputError for a run of another shape than ours, or of another backbone."""
+    if isinstance(found, ModelConfig) and isinstance(target.config, ModelConfig):
+        shape = {**vars(found), "vocab_size": found.vocab}
+        ours = _with_its_vocabulary(target.config, found.vocab, rows)
+        return _check_shape(path, {key: shape[key] for key in CONFIG_KEYS}, ours)
+    its, wanted = (getattr(config, "backbone_sha256", None) for config in (found, target.config))
+    if its != wanted:
+        its_name, our_name = (getattr(config, "backbone", "our own encoder") for config in (found, target.config))
+        raise InputError(
+            f"{path}: a run of {its_name}, this one trains {our_name} (or other files of that name); export that run with "
+            "`ernie-m export`, and name the folder as model.backbone"
+        )
+    return None

@@ -1,17 +1,18 @@
-"""`init_from`: a run starts from given weights instead of random ones. A resumed run reads its checkpoint alone.
+"""The weights of step 0. A resumed run reads its checkpoint alone.
 
-1. `check_start`, before ranks are started and the run folder is touched: are the weights there, and do shape and
-   vocabulary fit?
-2. `start_from`, on every rank: all must read the same bytes. Parameters that the weights do not have keep the values of
-   Encoder.initialise: zero for language embeddings, random ones from the seed for a head.
-3. `start_again`, later, for tools: the same weights once more, or an error.
+1. `check_start`, before ranks are started and the run folder is touched: are the weights of `init_from` there, and do shape
+   and vocabulary fit?
+2. `step_zero`, on every rank: our own encoder drawn from the seed, or one of transformers with its weights; then, with
+   `init_from`, those (`start_from`). All ranks must read the same bytes. What the weights lack stays as it was drawn: zero
+   for language embeddings, random from the seed for a head.
+3. `step_zero_again`, later, for tools: the same weights once more, or an error.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,43 +21,15 @@ from torch import Tensor
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.run_files import START_FILE
 from ernie_m.corpus.manifest import Manifest
-from ernie_m.interop.layout import LANGUAGES
+from ernie_m.interop.architecture import Architecture, Device, Started, StepZero
+from ernie_m.interop.build_model import architecture_of
 from ernie_m.interop.source import Source, Target, open_source
-from ernie_m.models.model import Encoder
+from ernie_m.models.pretraining import PretrainingModel
+from ernie_m.models.shape import Attention
 from ernie_m.runs.ranks import Voters
-from ernie_m.runs.run_folder import encoder_of
+from ernie_m.runs.run_folder import model_config
 
 HASH_PIECE_MIB = 4  # of ernie_m.base.files.sha256_of
-SHOWN = 4  # names of unused tensors
-
-
-@dataclass(frozen=True)
-class Started:
-    """What a run was started from: for a file in its folder, and for the console."""
-
-    path: str
-    kind: str
-    sha256: str
-    vocabulary: str
-    fresh: tuple[str, ...]
-    """Our parameters that the weights do not have."""
-    unused: tuple[str, ...]
-    """Tensors of the weights that this encoder does not have."""
-
-    def lines(self) -> list[str]:
-        """For the console."""
-        lines = [f"starting from {self.path} ({self.kind}, SHA-256 {self.sha256[:12]}...): {self.vocabulary}"]
-        if LANGUAGES in self.fresh:
-            lines.append("  starts anew: language embeddings, at zero")
-        if any(name.startswith("heads.token.") for name in self.fresh):
-            drawn = "its matrix drawn from the seed, biases zero, norm one"
-            lines.append(f"  starts anew: the MLM head, {drawn}; its output matrix is the word embedding")
-        if any(name.startswith("heads.sentence.") for name in self.fresh):
-            lines.append("  starts anew: the sentence head, its projection drawn from the seed")
-        if self.unused:
-            more = f" and {len(self.unused) - SHOWN} more" if len(self.unused) > SHOWN else ""
-            lines.append(f"  not used: {', '.join(self.unused[:SHOWN])}{more}")
-        return lines
 
 
 def check_start(init_from: str, target: Target, run: Path | None = None) -> Source:
@@ -76,7 +49,21 @@ def _digest(source: Source, shown: bool) -> str:
     return digest
 
 
-def start_from(init_from: str, target: Target, model: Encoder, ranks: Voters) -> Started:
+def step_zero(
+    architecture: Architecture,
+    seed: int,
+    init_from: str | None,
+    target: Target,
+    ranks: Voters,
+    device: Device = "cpu",
+    attention: Attention | None = None,
+) -> StepZero:
+    """The model of step 0, made for `device`, on every rank. A collective; raises InputError as `start_from`."""
+    zero = architecture.step_zero(seed, target, ranks, device, attention)
+    return replace(zero, started=start_from(init_from, target, zero.model, ranks)) if init_from else zero
+
+
+def start_from(init_from: str, target: Target, model: PretrainingModel, ranks: Voters) -> Started:
     """Fill an initialised `model` (fp32, on the CPU) on every rank. A collective.
 
     Raises InputError on all ranks when a rank cannot read the weights, or reads other bytes than rank 0.
@@ -104,25 +91,28 @@ def start_from(init_from: str, target: Target, model: Encoder, ranks: Voters) ->
     )
 
 
-def start_again(init_from: str, target: Target, model: Encoder, run: Path) -> Started:
-    """Fill an initialised `model` with what the run in folder `run` started from.
+def step_zero_again(run: Path, configuration: Mapping[str, Any], data: Path) -> StepZero:
+    """What the run in folder `run` began with, once more; `data` is its data folder.
 
-    Raises InputError when that is no longer there, or is not what it was.
+    Raises InputError when the weights that it started from are no longer there, or are not what they were.
     """
-    started, recorded = start_from(init_from, target, model, Voters(0, 1)), run / START_FILE
-    if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8"))["sha256"] != started.sha256:
-        raise InputError(f"init_from: {init_from}: other bytes than the run started from ({recorded})")
-    return started
+    manifest, recorded = Manifest.read(data), run / START_FILE
+    architecture = architecture_of(model_config(configuration), manifest.specials, len(manifest.languages))
+    target = Target.of(architecture.config, data, manifest)
+    init_from = configuration.get("init_from")
+    zero = step_zero(architecture, configuration["seed"], init_from, target, Voters(0, 1), attention="sdpa")
+    before = json.loads(recorded.read_text(encoding="utf-8"))["sha256"] if recorded.is_file() else None
+    if zero.started and before not in (None, zero.started.sha256):
+        raise InputError(f"{zero.started.path}: other bytes than the run started from ({recorded})")
+    return zero
 
 
 def weights_of_start(run: Path, configuration: Mapping[str, Any], data: Path) -> tuple[dict[str, Tensor], Started]:
-    """The weights of step 0 of a run of our own encoder that has `init_from`; `data` is its data folder.
+    """The weights of step 0 of a run that was started from some; `data` is its data folder.
 
-    Raises InputError as `start_again`, and for a run that started with weights drawn at random.
+    Raises InputError as `step_zero_again`, and for a run that started with weights drawn at random.
     """
-    if not configuration.get("init_from"):
-        raise InputError(f"{run}: it started with weights drawn at random; expected a run with init_from")
-    model = encoder_of(dict(configuration), attention="sdpa").initialise(configuration["seed"])
-    target = Target.of(model.config, data, Manifest.read(data))
-    started = start_again(configuration["init_from"], target, model, run)
-    return model.state_dict(), started
+    zero = step_zero_again(run, configuration, data)
+    if zero.started is None:
+        raise InputError(f"{run}: it started with weights drawn at random; expected a run with init_from or model.backbone")
+    return zero.model.state_dict(), zero.started

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ernie_m.base.console import Choice
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.models.attention import attend, build_mask, choose_attention, compile_attention
 from ernie_m.models.gelu_linear import GeluLinear
@@ -97,7 +98,8 @@ class Encoder(PretrainingModel):
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", specials: Specials | None = None) -> None:
         """`device`: where it will run; kernels are chosen for it. `specials`: of the data's vocabulary; None: XLM-R's."""
         super().__init__()
-        self.config, specials = config, specials or Specials.xlm_r(config.vocab)
+        self.config = self.shape = config
+        specials = specials or Specials.xlm_r(config.vocab)
         head_size = config.hidden_size // config.num_heads
         self.attention_choice = choose_attention(config.attention, torch.device(device), config.attention_dropout, head_size)
         self.layer_norm_choice = choose_layer_norm(torch.device(device))
@@ -116,8 +118,12 @@ class Encoder(PretrainingModel):
         draw_weights(self, self.config.initializer_range, seed)
         return self
 
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        return self.attention_choice, self.layer_norm_choice
+
     def compile_for(self, batch: PackedBatch[Tensor]) -> None:
-        """Compile the kernels for training on micro-batches of this shape: minutes with flex, nothing without it."""
+        """As in PretrainingModel."""
         heads, dtype = self.config.num_heads, self.embeddings.word.weight.dtype
         mask = build_mask(self.attention_choice.value, batch)
         compile_attention(mask, heads, self.config.hidden_size // heads, dtype)

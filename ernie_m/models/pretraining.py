@@ -14,9 +14,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ernie_m.base.console import Choice
 from ernie_m.models.head import Head, Targets
 from ernie_m.models.heads import TokenHead
 from ernie_m.models.loss import metric_sums, weighted_loss
+from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient, tied_gradient
 from ernie_m.rows.batch import Generation, LossRequest, PackedBatch
 from ernie_m.rows.objectives import TOKEN
@@ -28,6 +30,17 @@ class PretrainingModel(nn.Module):
     heads: nn.ModuleDict
     backbone_prefix = ""
     """How the names of the backbone's parameters begin."""
+    shape: ModelConfig
+    """For counting FLOPs; of another backbone than ours, the shape of ours that computes as much."""
+
+    @property
+    @abstractmethod
+    def choices(self) -> tuple[Choice, ...]:
+        """What was chosen automatically, with reasons."""
+
+    @abstractmethod
+    def compile_for(self, batch: PackedBatch[Tensor]) -> None:
+        """Compile the kernels for training on micro-batches of this shape: minutes with flex, nothing without it."""
 
     @property
     @abstractmethod

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ernie_m.base.console import Choice
 from ernie_m.base.special_tokens import Specials
 from ernie_m.models.attention import attend, build_mask, choose_attention, compile_attention
 from ernie_m.models.heads import Norm, heads_for
@@ -103,7 +104,8 @@ class TranslationModel(PretrainingModel):
     def __init__(self, config: ModelConfig, device: torch.device | str = "cpu", specials: Specials | None = None) -> None:
         """`device`: where it will run, which decides on kernels. `specials`: the vocabulary's; None: those of XLM-R."""
         super().__init__()
-        self.config, self.specials = config, specials or Specials.xlm_r(config.vocab)
+        self.config = self.shape = config
+        self.specials = specials or Specials.xlm_r(config.vocab)
         specials = self.specials
         head_size = config.hidden_size // config.num_heads
         self.attention_choice = choose_attention(config.attention, torch.device(device), config.attention_dropout, head_size)
@@ -118,6 +120,10 @@ class TranslationModel(PretrainingModel):
     @property
     def num_layers(self) -> int:
         return len(self.encoder.layers)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        return self.attention_choice, self.layer_norm_choice
 
     def initialise(self, seed: int) -> TranslationModel:
         """Draw all weights from `seed`."""

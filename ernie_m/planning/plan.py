@@ -16,6 +16,7 @@ from ernie_m.rows.objectives import OBJECTIVES, TOKEN
 from ernie_m.training.gradient_exchange import choose_exchange
 
 if TYPE_CHECKING:
+    from ernie_m.models.shape import ModelConfig
     from ernie_m.rows.schedule import StageConfig
     from ernie_m.training.recipe import TrainingConfig
 
@@ -53,10 +54,12 @@ class Plan:
 class Job:
     """A recipe on hosts (name -> ranks) with a device for each rank; `buckets`: (stage, precision) -> bucket elements.
 
+    `model`: the shape that its model is counted by.
     `keys`: objective -> keys that a token reads, counted on rows of data; empty: whole rows.
     """
 
     config: TrainingConfig
+    model: ModelConfig
     hosts: Mapping[str, int]
     device: devices.Device
     buckets: Mapping[tuple[int, str], int]
@@ -123,7 +126,7 @@ def _largest(job: Job, precision: str, stage: int, checkpointing: bool, divisors
 def plan_for(job: Job, precision: str, stage: int, checkpointing: bool, micro_batch: int) -> Plan:
     """Memory and time with this micro-batch (it must divide the rows of a rank)."""
     config, device, width = job.config, job.device, PRECISION_BYTES[precision]
-    model = replace(config.shape, activation_checkpointing=checkpointing)
+    model = replace(job.model, activation_checkpointing=checkpointing)
     accumulation = config.batch.rows_per_step // (micro_batch * job.num_ranks)
     spread = _spread(job, precision, stage, accumulation)
     exchange = spread.exchange
@@ -201,7 +204,7 @@ def needed_flops(job: Job, phase: StageConfig) -> float:
     work = _work(job, phase, 1)
     tokens = work.tokens * job.num_ranks
     predicted = {TOKEN: tokens * work.predicted_share}
-    return flops.needed_flops(job.config.shape, tokens, tokens * keys_read(job, phase), predicted)
+    return flops.needed_flops(job.model, tokens, tokens * keys_read(job, phase), predicted)
 
 
 def best(all_plans: Iterable[Plan], precision: str) -> Plan | None:

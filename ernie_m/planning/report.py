@@ -26,7 +26,7 @@ def report(job: Job, all_plans: Sequence[Plan]) -> str:
 def assumptions(job: Job) -> list[str]:
     """What the figures assume."""
     config, device, precision = job.config, job.device, job.precision
-    model, data = config.shape, config.data
+    model, data = job.model, config.data
     peak = device.peaks[precision] / 1e12
     attention = "flex" if speed.has_flex(model, device) else "sdpa"
     link = (
@@ -61,7 +61,7 @@ def as_it_stands(job: Job) -> str:
         config.batch.accumulation_steps(job.num_ranks)
     except InputError as error:
         return f"recipe: {error}"
-    model, stage = config.shape, config.engine.zero_stage
+    model, stage = job.model, config.engine.zero_stage
     own = plan_for(job, job.precision, stage, model.activation_checkpointing, config.batch.micro_batch_rows)
     verdict = "fits" if own.fits else "does NOT fit"
     return (

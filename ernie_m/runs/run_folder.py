@@ -7,15 +7,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from torch import Tensor
 
-from ernie_m.base.config import build, differing_keys, read_yaml
+from ernie_m.base.config import differing_keys, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import (
     check_removable,
@@ -39,11 +36,8 @@ from ernie_m.base.run_files import (
 )
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON
-from ernie_m.models.model import Encoder
-from ernie_m.models.shape import Attention, ModelConfig
-from ernie_m.models.translation import TranslationModel
+from ernie_m.models.shape import AnyModel, BackboneConfig, read_model
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
-from ernie_m.runs.fragments import FragmentReader
 
 MAY_CHANGE = ("output", "guards")  # sections that do not change what is learnt
 FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, and knows its precision itself
@@ -195,50 +189,29 @@ def _without_later_keys(content: Any) -> Any:
     return [_without_later_keys(item) for item in content] if isinstance(content, list) else content
 
 
-def model_config(configuration: dict[str, Any]) -> ModelConfig:
-    """The model's shape from a run's saved configuration."""
-    return build(ModelConfig, configuration["model"], CONFIG_FILE, "model.")
+def model_config(configuration: Mapping[str, Any]) -> AnyModel:
+    """What a run's saved configuration says of its model."""
+    return read_model(configuration["model"], CONFIG_FILE)
 
 
-def specials_recorded(specials: Specials) -> dict[str, Any]:
-    """What a run's `data_identity` says of its special tokens. Nothing is said of XLM-R's layout, as in earlier releases."""
-    is_xlm_r = specials == Specials.xlm_r(specials.vocab_size)
-    return {} if is_xlm_r else {SPECIAL_TOKENS: specials.to_json()}
+def specials_recorded(specials: Specials, model: AnyModel) -> dict[str, Any]:
+    """What a run's `data_identity` says of its special tokens.
+
+    Of our own encoder in XLM-R's layout nothing, as in earlier releases: the size of its vocabulary says it.
+    """
+    is_known = not isinstance(model, BackboneConfig) and specials == Specials.xlm_r(specials.vocab_size)
+    return {} if is_known else {SPECIAL_TOKENS: specials.to_json()}
 
 
-def specials_of(configuration: dict[str, Any]) -> Specials:
+def specials_of(configuration: Mapping[str, Any]) -> Specials:
     """The special tokens of a run's vocabulary, from its saved configuration."""
     recorded = configuration["data_identity"].get(SPECIAL_TOKENS)
     if recorded is not None:
         return Specials.from_json(recorded, f"{CONFIG_FILE}: data_identity.{SPECIAL_TOKENS}")
-    return Specials.xlm_r(model_config(configuration).vocab)
-
-
-def encoder_of(
-    configuration: dict[str, Any], device: torch.device | str = "cpu", attention: Attention | None = None
-) -> Encoder:
-    """A run's model, from its saved configuration, with another attention backend if wanted; its weights are not filled."""
-    shape = model_config(configuration)
-    if shape.decoder:
-        raise InputError(f"the run's model translates (model.decoder: {shape.decoder}); expected a run of an encoder alone")
-    return Encoder(replace(shape, attention=attention or shape.attention), device, specials_of(configuration))
-
-
-def translator_of(configuration: dict[str, Any], checkpoint: Checkpoint, device: torch.device) -> TranslationModel:
-    """The model of a run that translates, with the weights of a verified checkpoint."""
-    shape = model_config(configuration)
-    if not shape.decoder:
-        raise InputError("the run's model has no decoder; expected a run with model.decoder, e.g. of recipe xlm_mt")
-    model = TranslationModel(shape, device, specials_of(configuration))
-    FragmentReader(checkpoint.folder).fill_weights(model)
-    return model.to(device).eval()
-
-
-def load_weights(configuration: dict[str, Any], checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """fp32 weights of a verified checkpoint, on the CPU: the state dict of the run's model."""
-    model = encoder_of(configuration)
-    FragmentReader(checkpoint.folder).fill_weights(model)
-    return model.state_dict()
+    model = model_config(configuration)
+    if isinstance(model, BackboneConfig):
+        raise InputError(f"{CONFIG_FILE}: data_identity.{SPECIAL_TOKENS} is missing; expected what the run wrote there")
+    return Specials.xlm_r(model.vocab)
 
 
 def identity_of(configuration: dict[str, Any]) -> str:

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.attention import build_mask
-from ernie_m.models.model import Encoder
-from ernie_m.models.pretraining import stage_1
+from ernie_m.models.pretraining import PretrainingModel, stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 from ernie_m.rows.dataloader import PretrainingData, to_device
@@ -88,7 +87,7 @@ def packed(data: PretrainingData, addresses: Sequence[RowAddress]) -> PackedBatc
     return to_device(pack(data.rows(addresses), data.config.sequence_length, generates), torch.device("cpu"))
 
 
-def views(data: PretrainingData, address: RowAddress, model: Encoder) -> Iterator[View]:
+def views(data: PretrainingData, address: RowAddress, model: PretrainingModel) -> Iterator[View]:
     """A row as each forward of training sees it: one, or BTMLM's two, the second with what `model` wrote in the first."""
     objective, batch = OBJECTIVES[address.objective], packed(data, [address])
     asked = dict(zip(batch.predicted_N.tolist(), batch.labels_N.tolist(), strict=True))

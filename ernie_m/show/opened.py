@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ from ernie_m.base.config import build, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CONFIG_FILE
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
-from ernie_m.interop.source import Target
-from ernie_m.interop.start import start_again
-from ernie_m.models.model import Encoder
+from ernie_m.interop.architecture import Architecture
+from ernie_m.interop.build_model import architecture_of_run, trained_model
+from ernie_m.interop.start import step_zero_again
+from ernie_m.models.pretraining import PretrainingModel
+from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData
 from ernie_m.rows.run_data import open_data
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
-from ernie_m.runs.run_folder import load_weights
 from ernie_m.training.recipe import TrainingConfig
 
 
@@ -47,8 +49,7 @@ class OpenedRun:
 
     def after(self) -> MeasuredModel:
         """The checkpoint's weights."""
-        model = Encoder(self.config.model, specials=self.data.folder.manifest.specials).eval()
-        model.load_state_dict(load_weights(dict(self.configuration), self.checkpoint))
+        model = trained_model(self.path, self.configuration, self.checkpoint, attention="sdpa")
         return self._measured_model(model, self.checkpoint.step)
 
     def before(self) -> MeasuredModel:
@@ -56,22 +57,24 @@ class OpenedRun:
 
         Raises InputError when what the run started from is no longer there, or is not what it was.
         """
-        model, start, folder = (
-            Encoder(self.config.model, specials=self.data.folder.manifest.specials).initialise(self.config.seed).eval(),
-            self.config.init_from,
-            self.data.folder,
-        )
-        if start:
-            way_out = "name a Hugging Face folder of these weights with --before, or leave them out with --before none"
-            target = Target.of(self.config.model, folder.folder, folder.manifest)
-            try:
-                start_again(start, target, model, self.path)
-            except InputError as error:
-                raise InputError(f"{error}; {way_out}") from None
-        return self._measured_model(model, 0)
+        way_out = "name a Hugging Face folder of these weights with --before, or leave them out with --before none"
+        try:
+            return self._measured_model(step_zero_again(self.path, self.configuration, self.data.folder.folder).model, 0)
+        except InputError as error:
+            raise InputError(f"{error}; {way_out}") from None
 
-    def _measured_model(self, model: Encoder, step: int) -> MeasuredModel:
-        return MeasuredModel(model, step, self.config.data, self.vocabulary, self.language_ids)
+    @cached_property
+    def architecture(self) -> Architecture:
+        return architecture_of_run(self.path, self.configuration)
+
+    @property
+    def shape(self) -> ModelConfig:
+        """The model's shape, in the terms of our own encoder."""
+        return self.architecture.shape()
+
+    def _measured_model(self, model: PretrainingModel, step: int) -> MeasuredModel:
+        of_model = model.eval(), self.architecture
+        return MeasuredModel(*of_model, step, self.config.data, self.vocabulary, self.language_ids)
 
 
 def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None) -> OpenedRun:
@@ -83,8 +86,7 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
     configuration = read_yaml(run / CONFIG_FILE)
     content = {key: value for key, value in configuration.items() if key != "data_identity"}
     config = build(TrainingConfig, content, str(run / CONFIG_FILE))
-    config = replace(config, model=replace(config.model, attention="sdpa"))  # here we are on the CPU
-    if config.model.decoder:
+    if config.model.translates:
         raise InputError(f"{run}: its model translates (model.decoder); expected a run of an encoder alone")
     vocabulary = open_vocabulary(opened.folder.tokenizer_path)
     return OpenedRun(run, configuration, config, checkpoint_of(run, checkpoint), opened, vocabulary)

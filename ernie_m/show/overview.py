@@ -36,9 +36,11 @@ def metrics_up_to(run: OpenedRun) -> list[dict[str, Any]]:
 
 def facts(run: OpenedRun, lines: Sequence[Mapping[str, Any]]) -> Table:
     """The run in a few lines."""
-    shape, batch = run.config.model, run.config.batch
+    batch = run.config.batch
     tokens = sum(line.get("tokens") or 0 for line in lines)
-    start = f"the weights of {run.config.init_from}" if run.config.init_from else f"random weights, seed {run.config.seed}"
+    given = run.config.init_from or getattr(run.config.model, "backbone", None)
+    start = f"the weights of {given}" if given else f"random weights, seed {run.config.seed}"
+    shape = run.shape
     rows = [
         ["run", run.path.resolve().name],
         ["checkpoint", f"{run.checkpoint.folder.name}, {run.checkpoint.step:,} of {run.data.schedule.num_steps:,} steps"],

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
-from ernie_m.models.model import Encoder
-from ernie_m.models.pretraining import stage_1, without_training
+from ernie_m.models.pretraining import PretrainingModel, stage_1, without_training
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.dataloader import PretrainingData
 from ernie_m.rows.schedule import RowAddress
@@ -52,7 +51,7 @@ class Written:
 def written(
     data: PretrainingData,
     rows: Sequence[RowAddress],
-    model: Encoder,
+    model: PretrainingModel,
     vocabulary: AnyVocabulary,
     languages: Mapping[int, str],
 ) -> list[Written]:
@@ -95,7 +94,9 @@ def written(
     return found
 
 
-def _candidates(model: Encoder, hidden_ND: Tensor, vocabulary: AnyVocabulary) -> list[tuple[tuple[str, float], ...]]:
+def _candidates(
+    model: PretrainingModel, hidden_ND: Tensor, vocabulary: AnyVocabulary
+) -> list[tuple[tuple[str, float], ...]]:
     """The likeliest real pieces at each position, special tokens apart as when pseudo tokens are chosen."""
     with without_training(model):
         logits_NV = model.token_head.logits(hidden_ND).float()

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ernie_m.ablation.measured_model import MeasuredModel, write_hugging_face
 from ernie_m.base.console import InputError
 from ernie_m.interop.encoder import OpenEncoder, open_encoder
-from ernie_m.models.model import Encoder
+from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens, retrieval, sentence_map
@@ -81,7 +81,7 @@ def check_same_run(page: Path, run: Path) -> None:
 # -- rows of training ------------------------------------------------------------------------------------------------
 
 
-def _of_rows(run: OpenedRun, options: PageOptions, model: Encoder, languages: Mapping[int, str]) -> dict[str, Any]:
+def _of_rows(run: OpenedRun, options: PageOptions, model: PretrainingModel, languages: Mapping[int, str]) -> dict[str, Any]:
     """Sections 'rules' and 'written'."""
     if run.data_order_problem:
         return dict.fromkeys(("rules", "written"), run.data_order_problem)

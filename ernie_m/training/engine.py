@@ -21,7 +21,7 @@ from ernie_m.base.host_memory import keep_freed_memory
 from ernie_m.base.ranges import Range
 from ernie_m.base.rank_facts import rank_facts
 from ernie_m.models.parts import places_of
-from ernie_m.models.translation import OwnModel
+from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.objectives import PARTS
 from ernie_m.runs.fragments import Fragment, FragmentReader, create_moments, fragments_of, num_updates
@@ -120,7 +120,7 @@ class Engine:
 
     def __init__(
         self,
-        model: OwnModel,
+        model: PretrainingModel,
         ranks: Ranks,
         ds_configs: Path,
         config: EngineConfig,
@@ -163,7 +163,7 @@ class Engine:
             keep_freed_memory()  # from now on all steps allocate the same; blocks freed before would stay as holes
 
     @property
-    def module(self) -> OwnModel:
+    def module(self) -> PretrainingModel:
         """The model as DeepSpeed holds it, for forwards without gradient."""
         return self._engine.module
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
-from ernie_m.models.shape import ModelConfig, longest_document
+from ernie_m.models.shape import AnyModel, ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.rows.objectives import OBJECTIVES, PREDICTIONS, TOKEN, heads_of
 from ernie_m.rows.schedule import StageConfig
@@ -61,8 +61,8 @@ class TrainingConfig(Section):
         default_factory=dict
     )
     """Factor of each mean loss, named like its objective; 1 where not named."""
-    model: ModelConfig = ModelConfig()
-    """Shape of the encoder."""
+    model: AnyModel = ModelConfig()
+    """Shape of the encoder, or which one of transformers it is (model.backbone)."""
     data: DataConfig = DataConfig()
     """Rows and language mixture."""
     batch: BatchConfig = BatchConfig()
@@ -83,7 +83,7 @@ class TrainingConfig(Section):
         missing = [name for name in self.heads if name not in (self.model.heads or self.heads)]
         if missing:
             raise InputError(f"model.heads: {self.model.heads}; expected null, or all that the stages ask: {self.heads}")
-        if self.data.document_positions > longest_document(self.model):
+        if isinstance(self.model, ModelConfig) and self.data.document_positions > longest_document(self.model):
             raise InputError(
                 f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
                 f"{longest_document(self.model)}; set it to that, or data.longest_document for longer rows of several texts"
@@ -92,16 +92,18 @@ class TrainingConfig(Section):
 
     def _check_translation(self) -> None:
         """A model with a decoder reads rows of two halves and no others, and starts with weights drawn at random."""
+        if not isinstance(self.model, ModelConfig) or not self.model.translates:
+            return
         other = [name for stage in self.stages for name in stage.rows if not OBJECTIVES[name].halves]
-        if self.model.decoder and other:
+        if other:
             halves = [name for name, objective in OBJECTIVES.items() if objective.halves]
             raise InputError(f"stages: {other[0]}; a model with model.decoder learns {', '.join(halves)}; drop one")
-        if self.model.decoder and self.model.language_embedding != "all":
+        if self.model.language_embedding != "all":
             raise InputError(
                 f"model.language_embedding: {self.model.language_embedding}; with model.decoder expected all: it tells the "
                 "decoder which language to write"
             )
-        if self.model.decoder and self.init_from:
+        if self.init_from:
             raise InputError(f"init_from: {self.init_from}; a model with model.decoder starts at random, leave it out")
 
     @property
@@ -110,7 +112,7 @@ class TrainingConfig(Section):
         return heads_of({name for stage in self.stages for name in stage.rows})
 
     @property
-    def shape(self) -> ModelConfig:
+    def shape(self) -> AnyModel:
         """The model section with its heads; None stands for the token head alone, as in runs from before there were more."""
         wanted = self.model.heads or self.heads
         return replace(self.model, heads=None if wanted == (TOKEN,) else wanted)

@@ -20,10 +20,10 @@ from ernie_m.base.files import sha256_of, write_json
 from ernie_m.base.interruption import Interruption
 from ernie_m.base.run_files import START_FILE
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
+from ernie_m.interop.build_model import architecture_of, check_fits
 from ernie_m.interop.source import Target
-from ernie_m.interop.start import check_start, start_from
-from ernie_m.models.model import Encoder
-from ernie_m.models.translation import OwnModel, model_of
+from ernie_m.interop.start import check_start, step_zero
+from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, to_device
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.schedule import Schedule
@@ -66,7 +66,8 @@ class Trainer:
         self.config, self.ds_configs = config, ds_configs
         self.folder = CorpusFolder(data)
         manifest = self.folder.manifest
-        self.model_config = config.shape.resolved(manifest.vocab_size, len(manifest.languages))
+        goes_on = None if from_scratch else run
+        self.architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages), goes_on)
         self.schedule = Schedule(config.stages, config.batch.rows_per_step)
         self.data = PretrainingData(self.folder, config.data, self.schedule, config.seed)
         self.run_folder = RunFolder(run)
@@ -74,18 +75,19 @@ class Trainer:
         if skip_steps:
             SkipSteps.parse(skip_steps, self.schedule.num_steps)
         self.configuration = to_mapping(config) | {
-            "model": to_mapping(self.model_config),
+            "model": to_mapping(self.architecture.config),
             "data_identity": {
                 "folder": str(data.resolve()),
                 "manifest_sha256": sha256_of(data / MANIFEST_FILE),
                 "tokenizer_sha256": manifest.tokenizer_sha256,
                 "languages": manifest.languages,
                 "data_order": DATA_ORDER,
-                **specials_recorded(manifest.specials),
+                **specials_recorded(manifest.specials, self.architecture.config),
             },
         }
         self.run_folder.check(self.configuration, from_scratch)
-        self.start = Target.of(self.model_config, data, manifest)
+        self.start = Target.of(self.architecture.config, data, manifest)
+        check_fits(self.architecture, config.data, self.start)
         if config.init_from and (from_scratch or not committed_folders(self.run_folder.checkpoints)):
             check_start(config.init_from, self.start, run)
 
@@ -218,9 +220,12 @@ class Trainer:
 
     def _engine(self, ranks: Ranks, checkpoint: Checkpoint | None) -> Engine:
         """The model under DeepSpeed: as at step 0, or as in the checkpoint, and then checked by its probe."""
-        model = model_of(self.model_config, ranks.device, self.folder.manifest.specials)
         reader = FragmentReader(checkpoint.folder) if checkpoint else None
-        reader.fill_weights(model) if reader else self._initialise(model, ranks)
+        if reader:
+            model = self.architecture.empty(ranks.device)
+            reader.fill_weights(model)
+        else:
+            model = self._initialised(ranks)
         knobs = (self.config.engine, self.config.optimizer, self.config.batch, self.schedule.trains_parts)
         engine = Engine(model, ranks, self.ds_configs, *knobs)
         if checkpoint is None or reader is None:
@@ -237,15 +242,16 @@ class Trainer:
         check_probe(checkpoint.state["probe_loss"], replayed, looser, checkpoint.folder)
         return engine
 
-    def _initialise(self, model: OwnModel, ranks: Ranks) -> None:
-        """The weights of step 0: drawn from the seed, then replaced by those that `init_from` has."""
-        model.initialise(self.config.seed)
-        if self.config.init_from:
-            assert isinstance(model, Encoder), "the recipe's check"
-            started = start_from(self.config.init_from, self.start, model, ranks.voters)
-            if ranks.is_first:
-                print(*started.lines(), sep="\n", flush=True)
-                write_json(self.run_folder.path / START_FILE, vars(started))
+    def _initialised(self, ranks: Ranks) -> PretrainingModel:
+        """The model of step 0; what of it the run will need later is in its folder before a checkpoint is."""
+        config = self.config
+        zero = step_zero(self.architecture, config.seed, config.init_from, self.start, ranks.voters, ranks.device)
+        if ranks.is_first and zero.started:
+            print(*zero.started.lines(), sep="\n", flush=True)
+            write_json(self.run_folder.path / START_FILE, vars(zero.started))
+        if ranks.is_first:
+            zero.keep(self.run_folder.path)
+        return zero.model
 
     def _announce(self, engine: Engine, saving: Choice, checkpoint: Checkpoint | None, skipped: SkipSteps) -> None:
         if not engine.ranks.is_first:
@@ -261,7 +267,7 @@ class Trainer:
             f"step in {engine.accumulation_steps} micro-batches a rank, {len(self.data.metrics)} streams"
         )
         exchange, model = engine.exchange, engine.module
-        chosen = (engine.ranks.interface, engine.precision, model.attention_choice, model.layer_norm_choice)
+        chosen = (engine.ranks.interface, engine.precision, *model.choices)
         for choice in (*chosen, exchange.sums, exchange.reduction, exchange.overlap, saving):
             print(choice)
         warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
@@ -269,5 +275,6 @@ class Trainer:
             print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
         if skipped:
             print(f"left out: steps {skipped}")
-        origin = f"with the weights of {self.config.init_from}" if self.config.init_from else "from scratch"
+        given = self.config.init_from or getattr(self.config.model, "backbone", None)
+        origin = f"with the weights of {given}" if given else "from scratch"
         print(f"starting at step {first_step}" if first_step else f"starting {origin}", flush=True)

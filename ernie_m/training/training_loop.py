@@ -81,7 +81,7 @@ class TrainingLoop:
         self.pending: list[StepRecord] = []
         self.left_out = SkippedUpdates(config.guards.max_skipped_updates)
         self.gain_rows = self._held_out_rows()
-        self.meter = Meter.of(config, engine.module.config, engine.precision.value, self.ranks)
+        self.meter = Meter.of(config, engine.module.shape, engine.precision.value, self.ranks)
         self.saved_at = time.monotonic()
         self.last_saved = -1
         self.save_is_due = False
@@ -229,7 +229,7 @@ class TrainingLoop:
         self.pending.clear()
 
     def _held_out_rows(self) -> list[PackedRow]:
-        if self.config.output.evaluate_every == 0 or TOKEN not in self.engine.module.heads or self.config.model.decoder:
+        if self.config.output.evaluate_every == 0 or TOKEN not in self.engine.module.heads or self.config.model.translates:
             return []
         pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
         if len(pairs) < 2:

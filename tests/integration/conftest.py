@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from data_prep.build import build
 from data_prep.embedded import write_embedded_corpus
 from data_prep.tokenizer_training import train_tokenizer
 from ernie_m.base.hostfile import free_port
+from tests.backbone_fixtures import saved_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,6 +59,25 @@ def data(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train_tokenizer(embedded / "catalog.yaml", tokenizer, 2000)
     build(embedded / "catalog.yaml", tokenizer, folder / "data")
     return folder / "data"
+
+
+TrainedEncoders = dict[str, tuple[Path, Path]]
+"""Family -> (data folder, Hugging Face folder of a small random encoder, whose tokenizer the data has)."""
+SUFFIXES = {"Bert": "Model", "XLMRoberta": "ForMaskedLM", "ModernBert": "ForMaskedLM"}
+
+
+@pytest.fixture(scope="session")
+def encoders(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedEncoders:
+    """Encoders of transformers to be trained on the embedded corpus."""
+    folder = tmp_path_factory.mktemp("encoders")
+    texts = (lzma.decompress(path.read_bytes()).decode() for path in sorted(embedded.glob("cc100/*.xz")))
+    lines = [line for text in texts for line in text.splitlines()]
+    made: TrainedEncoders = {}
+    for family, suffix in SUFFIXES.items():
+        encoder = saved_encoder(folder / family, family, lines, suffix)
+        build(embedded / "catalog.yaml", encoder, folder / f"{family}.data")
+        made[family] = folder / f"{family}.data", encoder
+    return made
 
 
 def environment(num_threads: int = 1) -> dict[str, str]:

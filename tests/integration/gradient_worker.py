@@ -1,5 +1,7 @@
 """Run by two ranks: gradients of a DeepSpeed step for ZeRO 0-3 and accumulation 1 and 2, against plain PyTorch.
 
+Arguments: pairs of a data folder and one of OURS or a Hugging Face folder to be trained, then the file to write.
+
 The reference knows nothing of packing into micro-batches, ranks, chunked heads or scales: one process, all rows of the
 global step in one batch, full logits, torch's cross entropy, and the loss's formula as it is written down.
 """
@@ -8,29 +10,39 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.interop.build_model import architecture_of
+from ernie_m.interop.source import Target
 from ernie_m.models.loss import loss_scales
+from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.pseudo_parallel import fill_placeholders
-from ernie_m.models.shape import ModelConfig
-from ernie_m.models.translation import OwnModel, model_of
+from ernie_m.models.shape import BackboneConfig, ModelConfig
+from ernie_m.models.translation import model_of
 from ernie_m.rows.batch import LossRequest
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.rows.schedule import Schedule, StageConfig
+from ernie_m.runs.ranks import Ranks, Voters
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
 ROWS = 8
 LEARNING_RATE, CLIPPING = 1e-4, 1e-4  # so small that Adam's epsilon feels the clipping
+SMALL = 0.05
+"""Of the whole gradient's norm, for encoders of transformers: a parameter whose own is smaller is compared with that. Random
+ones make first states of all sentences alike, and cosines of these round much."""
 WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5, "XLCO": 0.7, "PLM": 0.8, "MT": 1.2}
 ENCODERS = [name for name in WEIGHTS if name != "MT"]
+OURS = ("encoder", "translation")
 
 
-def reference(model: OwnModel, data: PretrainingData) -> dict[str, torch.Tensor]:
+def reference(model: PretrainingModel, data: PretrainingData) -> dict[str, torch.Tensor]:
     """Gradients by the formula: sum over objectives of weight * mean nll over all its predicted tokens of the step."""
     (batch,) = (to_device(b, torch.device("cpu")) for b in data.step(0, 0, 1, ROWS))
     batch = fill_placeholders(model, batch)
@@ -51,7 +63,7 @@ def reference(model: OwnModel, data: PretrainingData) -> dict[str, torch.Tensor]
 
 
 def translations_missed(
-    model: OwnModel, hidden: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
+    model: PretrainingModel, hidden: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
     """Mean cross entropy of each sentence's translation among the other sentences of its row, one after the other."""
     head = model.heads["sentence"]
@@ -65,7 +77,7 @@ def translations_missed(
     return torch.stack(found).mean()
 
 
-def updated(model: OwnModel, gradients: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+def updated(model: PretrainingModel, gradients: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
     """Norm of the gradients; the weights behind one step of torch's AdamW on the clipped gradients."""
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
@@ -76,25 +88,46 @@ def updated(model: OwnModel, gradients: dict[str, torch.Tensor]) -> tuple[float,
     return float(norm), {name: parameter.detach() for name, parameter in parameters.items()}
 
 
-def main(folder: Path, output: Path, translates: bool) -> None:
+def main(pairs: Sequence[tuple[Path, str]], output: Path) -> None:
     ranks = start_ranks()
+    found = [compared(ranks, folder, encoder) for folder, encoder in pairs]
+    if ranks.is_first:
+        output.write_text(json.dumps(found))
+    ranks.close()
+
+
+def maker(encoder: str, corpus: CorpusFolder) -> Callable[[], PretrainingModel]:
+    """What makes the same model again and again."""
+    manifest = corpus.manifest
+    if encoder in OURS:
+        translates = encoder == "translation"
+        config = ModelConfig(num_layers=2, hidden_size=64, num_heads=4, ffn_size=128, dropout=0.0, initializer_range=0.1,
+                             heads=("token",) if translates else ("token", "sentence"),
+                             decoder="separate" if translates else None)  # fmt: skip
+        config = config.resolved(manifest.vocab_size, len(manifest.languages))
+        return lambda: model_of(config).initialise(0)
+    section = BackboneConfig(backbone=encoder, dropout=0.0, heads=("token", "sentence"))
+    architecture = architecture_of(section, manifest.specials, len(manifest.languages))
+    target = Target.of(architecture.config, corpus.folder, manifest)
+    return lambda: architecture.step_zero(0, target, Voters(0, 1)).model
+
+
+def compared(ranks: Ranks, folder: Path, encoder: str) -> dict[str, Any]:
+    """One model: for each ZeRO stage and accumulation how far gradients, their norm and the update are off."""
     corpus = CorpusFolder(folder)
+    made, translates = maker(encoder, corpus), encoder == "translation"
     stage = StageConfig(steps=1, rows={"MT": 1} if translates else dict.fromkeys(ENCODERS, 1))
     data = PretrainingData(corpus, DataConfig(sequence_length=128), Schedule((stage,), ROWS), seed=3)
-    config = ModelConfig(num_layers=2, hidden_size=64, num_heads=4, ffn_size=128, dropout=0.0, initializer_range=0.1,
-                         heads=("token",) if translates else ("token", "sentence"),
-                         decoder="separate" if translates else None)  # fmt: skip
-    config = config.resolved(corpus.manifest.vocab_size, len(corpus.manifest.languages))
-    expected = reference(model_of(config).initialise(0), data)
-    norm, new_weights = updated(model_of(config).initialise(0), expected)
-    num_metrics = len(data.metrics)
+    expected = reference(made(), data)
+    norm, new_weights = updated(made(), expected)
+    num_metrics, small = len(data.metrics), 1e-12 if encoder in OURS else SMALL
     weights_O = torch.tensor([WEIGHTS.get(name, 1.0) for name in LOSS_INDEX])
     results = []
     for zero_stage in (0, 1, 2, 3):
         for accumulation_steps in (2,) if translates else (1, 2):
             batch_config = BatchConfig(rows_per_step=ROWS, micro_batch_rows=ROWS // 2 // accumulation_steps)
             engine = Engine(
-                model_of(config).initialise(0),
+                made(),
                 ranks,
                 Path(__file__).resolve().parents[2] / "ds_configs",
                 EngineConfig(zero_stage=zero_stage, precision="fp32"),
@@ -113,7 +146,7 @@ def main(folder: Path, output: Path, translates: bool) -> None:
                     gradients = engine.full_gradients()
                 engine.update(LEARNING_RATE)
             errors = {
-                name: float((gradients[name] - expected[name]).norm() / expected[name].norm().clamp(min=1e-12))
+                name: float((gradients[name] - expected[name]).norm()) / max(float(expected[name].norm()), small * norm)
                 for name in expected
             }
             moved = {name: p.detach() for name, p in engine.module.named_parameters()} if zero_stage < 3 else new_weights
@@ -130,10 +163,9 @@ def main(folder: Path, output: Path, translates: bool) -> None:
                 }
             )
     counts_by_rank = ranks.sum(mine_O.clone()) - mine_O
-    if ranks.is_first:
-        output.write_text(json.dumps({"results": results, "predicted_elsewhere": counts_by_rank.tolist()}))
-    ranks.close()
+    return {"results": results, "predicted_elsewhere": counts_by_rank.tolist()}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[-3]), Path(sys.argv[-2]), sys.argv[-1] == "translation")
+    *pairs, output = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
+    main([(Path(folder), encoder) for folder, encoder in zip(pairs[::2], pairs[1::2], strict=True)], Path(output))

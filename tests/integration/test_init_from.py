@@ -20,11 +20,12 @@ from ernie_m.base.files import sha256_of
 from ernie_m.base.hostfile import free_port
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.hosts.job_checks import start_problems
+from ernie_m.interop.build_model import load_weights
 from ernie_m.interop.export import export
 from ernie_m.interop.weight_files import WeightFiles
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
-from ernie_m.runs.run_folder import RunFolder, identity_of, load_weights
+from ernie_m.runs.run_folder import RunFolder, identity_of
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.trainer import Trainer
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment
@@ -74,7 +75,7 @@ def test_two_ranks_start_from_the_weights_and_resume_without_them(
     assert started["kind"] == "xlm-roberta"
     configuration, checkpoint = RunFolder(run).read()
     assert configuration["init_from"] == str(source)
-    trained, expected = load_weights(configuration, checkpoint), load_file(source / "model.safetensors")
+    trained, expected = load_weights(run, configuration, checkpoint), load_file(source / "model.safetensors")
     word = "roberta.embeddings.word_embeddings.weight"
     torch.testing.assert_close(trained["embeddings.word.weight"], expected[word], rtol=0, atol=1e-11)
     dense = trained["heads.token.dense.weight"]

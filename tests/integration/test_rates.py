@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ernie_m.base.console import InputError
 from ernie_m.corpus.manifest import Manifest
+from ernie_m.interop.build_model import load_weights
 from ernie_m.interop.export import export
 from ernie_m.interop.start import weights_of_start
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
-from ernie_m.runs.run_folder import RunFolder, load_weights
+from ernie_m.runs.run_folder import RunFolder
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment, start_local_ranks
 from tests.integration.rates_worker import RATE
 
@@ -91,7 +92,7 @@ def called(command: str, *arguments: str | Path) -> str:
 
 
 def weights_at(run: Path, step: int) -> dict[str, Tensor]:
-    return load_weights(*RunFolder(run).read(str(step)))
+    return load_weights(run, *RunFolder(run).read(str(step)))
 
 
 def test_a_stage_of_heads_alone_leaves_the_encoder_and_the_next_stage_moves_it(
@@ -133,5 +134,5 @@ def test_an_export_keeps_a_share_of_the_start_and_says_so(
 
 def test_a_run_from_scratch_has_no_start_to_keep(run: Path, data: Path) -> None:
     configuration, _ = RunFolder(run).read()
-    with pytest.raises(InputError, match=r"it started with weights drawn at random; expected a run with init_from$"):
+    with pytest.raises(InputError, match=r"weights drawn at random; expected a run with init_from or model.backbone$"):
         weights_of_start(run, configuration | {"init_from": None}, data)

@@ -315,14 +315,17 @@ def test_weights_that_a_run_started_from_must_be_what_they_were(
     at_second_stage: OpenedRun, run: Path, tmp_path: Path
 ) -> None:
     assert at_second_stage.config.init_from is None
-    config = replace(at_second_stage.config, init_from=str(run))
-    started = replace(at_second_stage, path=tmp_path, config=config)
+
+    def from_weights(name: Path) -> OpenedRun:
+        configuration = {**at_second_stage.configuration, "init_from": str(name)}
+        return replace(at_second_stage, path=tmp_path, configuration=configuration)
+
+    started = from_weights(run)
     model = started.before().model
     expected = open_run(run).after().model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items()), "the newest checkpoint's"
     (tmp_path / "started_from.json").write_text(json.dumps({"sha256": "0" * 64}))
     with pytest.raises(InputError, match=r"other bytes than the run started from .*--before none"):
         started.before()
-    gone = replace(started, config=replace(started.config, init_from=str(tmp_path / "gone")))
     with pytest.raises(InputError, match=r"gone: no such folder.*; name a Hugging Face folder .* with --before"):
-        gone.before()
+        from_weights(tmp_path / "gone").before()

@@ -15,7 +15,8 @@ from ernie_m.base.console import InputError
 from ernie_m.models.backbones import rule as rule_module
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.backbones.rule import NAME, OtherAttentionError, RowsRead, attend_by_rule
-from ernie_m.rows.objectives import CAMLM, MMLM
+from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, MMLM, SENTENCE, TLM, TOKEN
 from tests.backbone_fixtures import FAMILIES, SHAPE, VOCAB_SIZE, WINDOW, backbone_of, own_states, random_model, targets_of
 
 if TYPE_CHECKING:
@@ -254,3 +255,62 @@ def test_dropout_of_attention_is_the_models_unless_told_otherwise(documents_of: 
         assert torch.equal(own.eval().hidden_states(batch), expected)
     with pytest.raises(InputError, match="attention=flex: not possible here"):
         backbone_of(model, attention="flex")
+
+
+# -- what training needs of every class -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_gets_a_gradient_and_a_pooler_is_none(
+    family: str, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    """ZeRO waits for the gradients of all parameters."""
+    model = random_model(family, "Model")
+    has_pooler = any("pooler" in name for name, _ in model.named_parameters())
+    backbone = backbone_of(model, heads=(TOKEN, SENTENCE)).train()
+    assert bool(backbone.constants) == has_pooler
+    batch = batch_of(TLM, documents_of(TLM))
+    loss, _ = backbone(batch, LossRequest(torch.ones(len(LOSS_INDEX)), 1))
+    loss.backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+    assert {*backbone.whole.state_dict()} == {*model.state_dict()}, "a pooler is saved all the same"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_of_zero_is_none_in_any_class(family: str, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    model, batch = random_model(family), batch_of(MMLM, documents_of(MMLM))
+    with torch.no_grad():
+        still = backbone_of(model, dropout=0.0, attention_dropout=0.0).train()
+        assert torch.equal(still.hidden_states(batch), still.hidden_states(batch))
+        if family == "EuroBert":
+            with pytest.raises(InputError, match=r"model.dropout: 0.5; .* has no dropout of hidden states"):
+                backbone_of(model, dropout=0.5)
+            return
+        moved = backbone_of(model, dropout=0.5, attention_dropout=0.0).train()
+        assert not torch.equal(moved.hidden_states(batch), moved.hidden_states(batch))
+
+
+@pytest.mark.parametrize("family", ["ModernBert", "EuroBert", "NomicBert"])
+def test_angles_of_rotary_positions_stay_fp32(family: str) -> None:
+    backbone = backbone_of(random_model(family))
+    before = {name: buffer.clone() for name, buffer in backbone.named_buffers() if "inv_freq" in name}
+    assert before
+    backbone.bfloat16()
+    after = dict(backbone.named_buffers())
+    assert all(torch.equal(after[name], buffer) for name, buffer in before.items())
+    assert backbone.words.weight.dtype == torch.bfloat16
+
+
+def test_new_heads_follow_from_the_seed_alone() -> None:
+    def drawn(seed: int) -> list[Tensor]:
+        torch.rand(3)
+        heads = backbone_of(random_model("Bert", "Model"), heads=(TOKEN, SENTENCE), seed=seed).heads
+        return [p.detach() for name, p in heads.named_parameters() if "decoder_weight" not in name]
+
+    state = torch.get_rng_state()
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, other))
+    torch.set_rng_state(state)
+    backbone_of(random_model("Bert", "Model"), heads=(TOKEN, SENTENCE))
+    assert torch.equal(state, torch.get_rng_state()), "nobody else's numbers change"

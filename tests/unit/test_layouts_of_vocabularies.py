@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from ernie_m.base.special_tokens import Specials
+from ernie_m.interop.build_model import architecture_of_run
 from ernie_m.models.model import Encoder
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.models.shape import ModelConfig
@@ -17,7 +19,7 @@ from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import BTMLM, HEADS, LOSS_INDEX, MMLM, OBJECTIVE_INDEX, OBJECTIVES, TLM, XLCO, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
-from ernie_m.runs.run_folder import encoder_of, specials_of, specials_recorded
+from ernie_m.runs.run_folder import specials_of, specials_recorded
 
 # As BERT has them: [PAD] 0, unused ids, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, then pieces; positions from 0.
 BERT = Specials(101, 102, None, 0, 100, 103, 0, 200, ((104, 150), (160, 200)))
@@ -90,8 +92,10 @@ def test_our_encoder_trains_and_generates_with_it() -> None:
 
 def test_a_run_remembers_its_special_tokens() -> None:
     model = {"vocab_size": 200, "num_layers": 1, "hidden_size": 16, "num_heads": 2, "ffn_size": 32, "num_languages": 2}
-    configuration = {"model": model, "data_identity": specials_recorded(BERT)}
+    configuration = {"model": model, "data_identity": specials_recorded(BERT, ModelConfig())}
     assert specials_of(configuration) == BERT
-    assert encoder_of(configuration).embeddings.word.padding_idx == BERT.pad
-    assert specials_recorded(Specials.xlm_r(200)) == {}, "so that runs from before there were others go on"
+    empty = architecture_of_run(Path("none"), configuration).empty()
+    assert isinstance(empty, Encoder)
+    assert empty.embeddings.word.padding_idx == BERT.pad
+    assert specials_recorded(Specials.xlm_r(200), ModelConfig()) == {}, "so that runs from before there were others go on"
     assert specials_of({"model": model, "data_identity": {}}) == Specials.xlm_r(200)

@@ -35,7 +35,8 @@ def job_of(recipe: str, hostfile: str, device: str, *overrides: str) -> Job:
     path = ROOT / "launcher/recipes" / f"{recipe}.yaml"
     config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
     hosts = read_hostfile(ROOT / "hostfiles" / hostfile)
-    return Job(config, hosts, devices.device_named(device), bucket_elements(ROOT / "ds_configs"))
+    assert isinstance(config.shape, ModelConfig)
+    return Job(config, config.shape, hosts, devices.device_named(device), bucket_elements(ROOT / "ds_configs"))
 
 
 def test_costs_are_those_of_the_published_arithmetic() -> None:

@@ -7,6 +7,7 @@ import inspect
 import math
 import pkgutil
 import re
+import types
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,12 +27,14 @@ from ernie_m.downstream.bitext_tuning import BitextHyperparameters
 from ernie_m.downstream.mlqa import MlqaHyperparameters
 from ernie_m.downstream.ner import NerHyperparameters
 from ernie_m.downstream.task import Hyperparameters
+from ernie_m.models.shape import BackboneConfig
 from ernie_m.training.recipe import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINED: dict[str, Any] = {"learning_rate": 1e-4, "batch_size": 8, "epochs": 1, "max_length": 128}
 ROOTS: dict[type[Section], dict[str, Any]] = {
     TrainingConfig: read_recipe(recipe_path("demo")),
+    BackboneConfig: {"backbone": "a folder"},
     Hyperparameters: TRAINED,
     NerHyperparameters: TRAINED,
     BitextHyperparameters: TRAINED,
@@ -59,6 +62,9 @@ def _numbers_in(hint: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield from _numbers_in(arguments[0], f"{key}[0]")
     elif isinstance(base, type) and issubclass(base, Section):
         yield from numbers_of(base, f"{key}.")
+    for part in arguments if origin in (types.UnionType, typing.Union) else ():
+        if issubclass(part, Section) and not part.tag:  # those with a tag are roots of their own
+            yield from numbers_of(part, f"{key}.")
 
 
 NUMBERS = [(root, key, hint) for root in ROOTS for key, hint in numbers_of(root)]
@@ -88,6 +94,7 @@ def test_every_section_is_looked_at() -> None:
     ours = [cls for cls in _subclasses(Section) if cls.__module__.startswith("ernie_m.")]
     reached = {cls for root in ROOTS for cls in [root, *_sections_in(root)]}
     assert len(ours) > 10
+    reached |= {base for cls in reached for base in cls.__mro__ if issubclass(base, Section)}
     assert set(ours) <= reached
 
 

@@ -18,11 +18,12 @@ from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import remove, sha256_of
 from ernie_m.base.run_files import CONFIG_FILE, OF_TRAINING
+from ernie_m.interop.build_model import load_weights
 from ernie_m.models.model import Encoder
 from ernie_m.runs import run_folder
 from ernie_m.runs.checkpoint import read_manifest
 from ernie_m.runs.checkpoint_store import CheckpointStore
-from ernie_m.runs.run_folder import RunFolder, identity_of, load_weights, model_config, tokenizer_of
+from ernie_m.runs.run_folder import RunFolder, identity_of, model_config, tokenizer_of
 
 CONFIGURATION = {
     "seed": 0,
@@ -313,12 +314,12 @@ def test_tools_read_configuration_and_newest_checkpoint(started: RunFolder, tmp_
     assert checkpoint == read_manifest(started.checkpoints / "step_00000003")
     shape = model_config(configuration)
     assert (shape.num_layers, shape.vocab, shape.num_languages) == (2, 50, 3)
-    loaded = load_weights(configuration, checkpoint)
+    loaded = load_weights(started.path, configuration, checkpoint)
     assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
     with pytest.raises(InputError, match=r"layers\.2\..*on one side only"):
-        load_weights(changed("model", num_layers=3), checkpoint)
+        load_weights(started.path, changed("model", num_layers=3), checkpoint)
     with pytest.raises(InputError, match="elements, expected"):
-        load_weights(changed("model", ffn_size=24), checkpoint)
+        load_weights(started.path, changed("model", ffn_size=24), checkpoint)
     with pytest.raises(InputError, match="not a run folder"):
         RunFolder(tmp_path / "elsewhere").read()
 

@@ -1,22 +1,26 @@
 """A model of transformers as a backbone: hidden states of packed rows, under the one attention rule.
 
 The differences to our own encoder: position ids start where the model's do, token types are 0, there is no language
-embedding, and the attention dropout is the model's unless another is given.
+embedding, and dropout is the model's unless another is given. A pooler, which no loss reaches, has no parameters but
+buffers: ZeRO would wait for its gradient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ernie_m.base.console import InputError
+from ernie_m.base.console import Choice, InputError
+from ernie_m.base.sampling import key_of
 from ernie_m.base.special_tokens import Specials
 from ernie_m.models.attention import choose_attention
 from ernie_m.models.backbones.checks import check_class, check_rule_is_carried
-from ernie_m.models.backbones.heads import HEADS, ForeignTokenHead, token_head
+from ernie_m.models.backbones.heads import HEADS, ForeignTokenHead, drawn, token_head
 from ernie_m.models.backbones.rule import KEYWORD, RowsRead
+from ernie_m.models.backbones.shape import shape_of
 from ernie_m.models.heads import heads_for
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.sentence_head import SentenceHead
@@ -47,12 +51,13 @@ class ForeignEncoder(PretrainingModel):
         specials: Specials | None = None,
         heads: tuple[str, ...] = (TOKEN,),
         pooling: Pooling | None = None,
+        dropout: float | None = None,
     ) -> None:
         """`model`: in fp32, with or without its masked-language head; it is tried on a few tokens, on its own device.
 
-        `attention`, `device`, `activation_checkpointing`: as for our own encoder. `attention_dropout`: None: the model's.
-        `seed`: for the weights of new heads. `name`: the model's name in errors. `specials`: of the data's vocabulary;
-        None: XLM-R's. `heads`: those that its objectives need. `pooling`: of the sentence head.
+        `attention`, `device`, `activation_checkpointing`: as for our own encoder. `attention_dropout`, `dropout` (of hidden
+        states): None: the model's. `seed`: for the weights of new heads. `name`: the model's name in errors. `specials`: of
+        the data's vocabulary; None: XLM-R's. `heads`: those that its objectives need. `pooling`: of the sentence head.
         Raises InputError if the model is not an encoder, or cannot use the attention rule.
         """
         super().__init__()
@@ -63,12 +68,18 @@ class ForeignEncoder(PretrainingModel):
         self.config: Any = model.config
         specials = specials or Specials.xlm_r(self.vocab_size)
         self.batch_first_position = specials.first_position
-        for parameter in _pooler(self.encoder):
-            parameter.requires_grad_(False)  # no loss reaches it
+        self._rotations = _lasting_fp32(self.encoder)
+        self.constants = _out_of_training(self.encoder)
+        """Names in the encoder of what is no parameter any more."""
+        if dropout is not None:
+            _set_dropout(self.encoder, dropout, name)
+        self.tied_words = _TiedWords(self.words)
         head, self.head_choice = token_head(model, self.words, seed, specials)
         words = cast(nn.Parameter, self.words.weight)
-        given = {TOKEN: head, SENTENCE: SentenceHead(self.width, pooling)}
-        self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, given)
+        with torch.random.fork_rng(devices=[]), words.device:
+            sentence = SentenceHead(self.width, pooling)
+        drawn(sentence, self.config, key_of(seed, "head", SENTENCE) % 2**63)
+        self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, {TOKEN: head, SENTENCE: sentence})
         self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)
@@ -80,6 +91,12 @@ class ForeignEncoder(PretrainingModel):
         if names is not None and names.last_attention:
             last_attention = self.encoder.get_submodule(names.last_attention.format(last=self.num_layers - 1))
             last_attention.register_forward_hook(_keep_wanted, with_kwargs=True)
+        self.shape = shape_of(self)
+        self.train()  # transformers opens models for evaluation
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        return (self.attention_choice, self.head_choice) if TOKEN in self.heads else (self.attention_choice,)
 
     @property
     def head(self) -> ForeignTokenHead:
@@ -172,23 +189,79 @@ class ForeignEncoder(PretrainingModel):
     def states(self, rows: RowsRead, layer: int | None = None, tied: TiedGradient | None = None) -> Tensor:
         """States after `layer` (None: the last), [B, S, D]; or [1, N, D] if `rows.is_cut` is true afterwards."""
         batch = rows.batch
-        position_BS = (batch.position_ids_BS.long() - self.batch_first_position).clamp(min=0) + self.first_position
-        output = self.encoder(
-            inputs_embeds=self._embedded(batch.input_ids_BS, tied),
+        output = self._behind_layers(self._embedded(batch.input_ids_BS, tied), rows, layer)
+        hidden: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
+        return hidden
+
+    def _behind_layers(self, words_BSD: Tensor, rows: RowsRead, layer: int | None) -> Any:
+        position_BS = (rows.batch.position_ids_BS.long() - self.batch_first_position).clamp(min=0) + self.first_position
+        return self.encoder(
+            inputs_embeds=words_BSD,
             position_ids=position_BS,
             output_hidden_states=layer is not None,
             return_dict=True,
             **{KEYWORD: rows},
         )
-        hidden: Tensor = output.last_hidden_state if layer is None else output.hidden_states[layer]
-        return hidden
 
     def _embedded(self, ids_BS: Tensor, tied: TiedGradient | None) -> Tensor:
-        words = self.words
         if tied is None or not self.head.is_tied:
-            return words(ids_BS)
-        assert words.padding_idx is not None
-        return embedding_rows(ids_BS, words.weight, words.padding_idx, tied)
+            return self.words(ids_BS)
+        rows: Tensor = self.tied_words(ids_BS, tied)
+        return rows
+
+    def compile_for(self, batch: PackedBatch[Tensor]) -> None:
+        """As in PretrainingModel: one forward and backward through the layers, since each class has its own strides."""
+        if self.attention_choice.value != "flex":
+            return
+        with torch.enable_grad():
+            leaf = self.words(batch.input_ids_BS).detach().requires_grad_()
+            rows = self.rows_read(batch)
+            torch.autograd.grad(self._behind_layers(leaf, rows, None).last_hidden_state.sum(), leaf)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ForeignEncoder:
+        """As torch's, but angles of rotary positions stay fp32: in bf16 they are off by a radian at position 500."""
+        before = [module._buffers[name] for module, name in self._rotations]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for (module, name), buffer in zip(self._rotations, before, strict=True):
+            moved = module._buffers[name]
+            assert buffer is not None
+            assert moved is not None
+            module._buffers[name] = buffer.to(moved.device)
+        return self
+
+
+class _TiedWords(nn.Module):
+    """Rows of the word embedding that leave their gradient to the head's.
+
+    A module of its own, which has the Parameter: ZeRO 3 gathers what a module has when it is called.
+    """
+
+    def __init__(self, words: nn.Embedding) -> None:
+        super().__init__()
+        self.weight, self.padding = words.weight, words.padding_idx
+
+    def forward(self, ids: Tensor, tied: TiedGradient) -> Tensor:
+        assert self.padding is not None
+        return embedding_rows(ids, self.weight, self.padding, tied)
+
+
+def _set_dropout(encoder: Any, dropout: float, name: str) -> None:
+    """Raises InputError for a class without dropout of hidden states, if it is to have some."""
+    places = [module for module in encoder.modules() if isinstance(module, nn.Dropout)]
+    if dropout and not places:
+        raise InputError(f"model.dropout: {dropout:g}; {name} has no dropout of hidden states; expected null or 0")
+    for place in places:
+        place.p = dropout
+
+
+def _lasting_fp32(encoder: Any) -> list[tuple[nn.Module, str]]:
+    """Buffers that are computed, not stored: (module, name)."""
+    return [
+        (module, name)
+        for module in encoder.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set and buffer.is_floating_point()
+    ]
 
 
 def _keep_wanted(module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any) -> Any:
@@ -203,9 +276,15 @@ def _keep_wanted(module: nn.Module, inputs: Any, keywords: dict[str, Any], outpu
     return (output[0].flatten(0, 1)[rows.wanted_N][None], *output[1:])
 
 
-def _pooler(encoder: Any) -> list[nn.Parameter]:
-    pooler = getattr(encoder, "pooler", None)
-    return list(pooler.parameters()) if isinstance(pooler, nn.Module) else []
+def _out_of_training(encoder: Any) -> tuple[str, ...]:
+    """Make the pooler's parameters buffers: no loss reaches them. Their names in the encoder."""
+    pooler, names = getattr(encoder, "pooler", None), []
+    for prefix, module in pooler.named_modules(prefix="pooler") if isinstance(pooler, nn.Module) else ():
+        for name, parameter in [*module.named_parameters(recurse=False)]:
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+            names.append(f"{prefix}.{name}")
+    return tuple(names)
 
 
 def _attention_dropout(config: Any) -> float:

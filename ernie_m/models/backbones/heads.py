@@ -110,11 +110,20 @@ def token_head(model: Any, words: nn.Embedding, seed: int, specials: Specials) -
 def new_head(config: Any, words: nn.Embedding, seed: int, specials: Specials) -> ForeignTokenHead:
     """Dense (drawn from `seed`), GELU, layer norm, then the word embedding as output matrix, with a bias of zero."""
     width, device, dtype = words.embedding_dim, words.weight.device, words.weight.dtype
-    dense = nn.Linear(config.hidden_size, width, device=device, dtype=dtype)
-    rng = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        dense.weight.copy_(torch.empty(dense.weight.shape).normal_(0, config.initializer_range, generator=rng))
-        dense.bias.zero_()
+    with torch.random.fork_rng(devices=[]):
+        dense = nn.Linear(config.hidden_size, width, device=device, dtype=dtype)
+    drawn(dense, config, seed)
     norm = nn.LayerNorm(width, eps=NEW_NORM_EPS, device=device, dtype=dtype)
     bias = nn.Parameter(torch.zeros(words.num_embeddings, device=device, dtype=dtype))
     return ForeignTokenHead(nn.Sequential(dense, nn.GELU(), norm), words, words.weight, bias, specials)
+
+
+def drawn(module: nn.Module, config: Any, seed: int) -> None:
+    """Draw a new head's own weights from `seed`: matrices normal(0, the model's initializer_range), biases 0."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.empty(parameter.shape).normal_(0, config.initializer_range, generator=rng))
+            else:
+                parameter.zero_()

@@ -1,0 +1,177 @@
+"""An encoder of transformers that a run trains: where it comes from, and what of it the run keeps.
+
+1. `open_backbone`: a Hugging Face folder or hub id, looked at before ranks are started. Its weights are those of step 0.
+2. `BackboneSource.keep_in` writes RUN/backbone: configuration, tokenizer, what is not trained, hashes; no trained weights.
+3. `open_kept`: from then on resuming, measuring and exporting read RUN/backbone and a checkpoint, and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
+
+from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import remove, sha256_of, write_json
+from ernie_m.interop.encoder import Loaded, OpenEncoder, open_encoder
+from ernie_m.interop.opening import configuration_of, one_line, quietly, skeleton_of
+from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, read_config, tokenizer_files
+
+SOURCE_FILE, CONSTANTS_FILE = "source.json", "constants.safetensors"
+MODULES_FILE = "modules.json"
+HASH_PIECE_MIB = 4  # of ernie_m.base.files.sha256_of
+SENTENCE_FILES = (MODULES_FILE, "config_sentence_transformers.json", "sentence_bert_config.json")
+"""Of sentence-transformers; the first one names folders of further modules."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """An encoder of transformers without its weights: as the recipe calls it, and where its configuration lies."""
+
+    name: str
+    folder: Path
+    config: Any
+    has_head: bool
+    """Whether its own head of masked words is taken too."""
+
+    @property
+    def auto_class(self) -> Any:
+        return AutoModelForMaskedLM if self.has_head else AutoModel
+
+    def skeleton(self) -> PreTrainedModel:
+        """Its modules on the meta device."""
+        return skeleton_of(self.auto_class, self.config, self.name, trust_remote_code=False)
+
+
+@dataclass(frozen=True)
+class BackboneSource(Backbone):
+    """The Hugging Face folder itself."""
+
+    opened: OpenEncoder
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of its files, weights too."""
+        paths = [self.folder / CONFIG_FILE, *WeightFiles(self.folder).files]
+        paths += [self.folder / carried for carried in carried_files(self.folder)]
+        digest = hashlib.sha256()
+        progress = Progress("hashing the backbone", sum(path.stat().st_size for path in paths) >> 20, "MiB")
+        for path in paths:
+            mine = sha256_of(path, on_progress=lambda: progress.advance(HASH_PIECE_MIB))
+            digest.update(f"{path.relative_to(self.folder)} {mine}\n".encode())
+        progress.close()
+        return digest.hexdigest()
+
+    def load(self) -> Loaded:
+        """The model with its weights; InputError where its own head lacks some."""
+        loaded = self.opened.load(self.auto_class)
+        prefix = f"{loaded.model.base_model_prefix}."
+        lost = [key for key in loaded.missing if self.has_head and not key.startswith(prefix)]
+        if lost:
+            raise InputError(
+                f"{self.name}: {len(lost)} weights of its head of masked words are missing, first {min(lost)}; expected a "
+                "whole head, or none"
+            )
+        return loaded
+
+    def keep_in(self, folder: Path, loaded: Loaded, constants: tuple[str, ...]) -> None:
+        """Write what the run keeps of it; `constants`: names, in the bare encoder, of what is not trained."""
+        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            remove(aside)
+            aside.mkdir()
+            self.config.save_pretrained(aside)
+            for name in carried_files(self.folder):
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(self.folder / name, aside / name)
+            save_file(self.constants(loaded, constants), aside / CONSTANTS_FILE, metadata={"format": "pt"})
+            kept = {str(path.relative_to(aside)): sha256_of(path) for path in sorted(aside.rglob("*")) if path.is_file()}
+            content = {"name": self.name, "has_head": self.has_head, "sha256": self.sha256, "kept": kept}
+            write_json(aside / SOURCE_FILE, content)
+            remove(folder)
+            aside.rename(folder)
+        finally:
+            remove(aside)
+
+    def constants(self, loaded: Loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
+        """The tensors of the files that training does not change, and those that the model has no place for."""
+        model, files = loaded.model, WeightFiles(self.folder)
+        base = "" if model.base_model is model else f"{model.base_model_prefix}."
+        values = model.state_dict()
+        stored = {base + name: values[base + name] for name in names if base + name not in loaded.missing}
+        unused = {name: files.read(name) for name in loaded.unexpected if name in files.shapes}
+        return {name: tensor.detach().clone().contiguous() for name, tensor in (stored | unused).items()}
+
+
+@dataclass(frozen=True)
+class KeptBackbone(Backbone):
+    """RUN/backbone."""
+
+    sha256: str
+    """Of the files that it was taken from."""
+
+    def constants(self) -> dict[str, Tensor]:
+        """What training does not change, by the names of its class; also what the class has no place for."""
+        return load_file(self.folder / CONSTANTS_FILE)
+
+    def empty(self) -> PreTrainedModel:
+        """The model with all its constants; all else is zero, to be filled from a checkpoint."""
+        skeleton, constants = self.skeleton(), self.constants()
+        values = {
+            name: constants[name] if name in constants else torch.zeros(tensor.shape, dtype=tensor.dtype)
+            for name, tensor in skeleton.state_dict().items()
+        }
+        with one_line(f"{self.folder}: its model cannot be made"), quietly():
+            model: PreTrainedModel = type(skeleton).from_pretrained(
+                None, config=skeleton.config, state_dict=values, dtype=torch.float32
+            )
+        return model
+
+
+def open_backbone(name: str) -> BackboneSource:
+    """The encoder of a folder or hub id; raises InputError, in one line, for what cannot be trained."""
+    opened = open_encoder(name)
+    head = opened.head(AutoModelForMaskedLM, ())
+    return BackboneSource(name, opened.folder, opened.config, head.is_kept, opened)
+
+
+def open_kept(folder: Path) -> KeptBackbone:
+    """What a run keeps of its encoder; raises InputError when it is not there, or is not what was written."""
+    path = folder / SOURCE_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        name, has_head, sha256, kept = (content[key] for key in ("name", "has_head", "sha256", "kept"))
+        altered = [file for file, digest in kept.items() if sha256_of(folder / file) != digest]
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror}; expected what the run kept of its backbone") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not written by a run ({type(error).__name__}: {error}); restore it") from None
+    if altered:
+        raise InputError(f"{folder / altered[0]}: not what the run wrote there; restore it")
+    config, _ = configuration_of(str(folder), folder, read_config(folder), trust_remote_code=False)
+    return KeptBackbone(name, folder, config, has_head, sha256)
+
+
+def carried_files(folder: Path) -> list[str]:
+    """Files beside configuration and weights that go with the encoder, relative to `folder`: those of its tokenizer and,
+    where it is one of sentence-transformers, those of its further modules."""
+    found = [path.name for path in tokenizer_files(folder)] + [name for name in SENTENCE_FILES if (folder / name).is_file()]
+    if MODULES_FILE in found:
+        with one_line(f"{folder / MODULES_FILE}: not a list of modules"):
+            modules = json.loads((folder / MODULES_FILE).read_text(encoding="utf-8"))
+            inside = [folder / module["path"] for module in modules if module["path"]]
+        for path in inside:
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{folder / MODULES_FILE}: its module {path} lies outside of the folder")
+            found += [str(file.relative_to(folder)) for file in sorted(path.rglob("*")) if file.is_file()]
+    return found
