@@ -13,7 +13,8 @@ from ernie_m.base.console import InputError
 from ernie_m.commands.plan import plan
 from ernie_m.commands.translate import translate
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.runs.run_folder import RunFolder, encoder_of
+from ernie_m.interop.build_model import trained_model
+from ernie_m.runs.run_folder import RunFolder
 from ernie_m.show.opened import open_run
 from tests.integration.conftest import TINY_RECIPE
 from tests.integration.test_training import losses, single, unfinished_copy
@@ -77,8 +78,8 @@ def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data
 
 
 def test_what_knows_encoders_alone_says_so(run: Path, recipe: Path) -> None:
-    configuration, _ = RunFolder(run).read()
-    for opens in (lambda: encoder_of(configuration), lambda: open_run(run)):
+    configuration, checkpoint = RunFolder(run).read()
+    for opens in (lambda: trained_model(run, configuration, checkpoint), lambda: open_run(run)):
         with pytest.raises(InputError, match="expected a run of an encoder alone"):
             opens()
     with pytest.raises(InputError, match=re.escape("its model has a decoder; plans are of encoders alone")):
