@@ -19,6 +19,7 @@ ROOMS = (
     "planning",
     "downstream",
     "translation",
+    "aligning",
     "ablation",
     "show",
     "commands",

@@ -40,6 +40,7 @@ COMMANDS = {
     "finetune": Command("ernie_m.commands.finetune", "Fine-tune any Hugging Face encoder on benchmarks and score it."),
     "show": Command("ernie_m.commands.show", "Show a run as one HTML page."),
     "ablate": Command("ernie_m.commands.ablate", "Compare pre-trainings that differ in one thing."),
+    "align": Command("ernie_m.commands.align", "Align any Hugging Face encoder on sentence pairs of your own."),
     "demo": Command("ernie_m.commands.demo", "All of the above, small, on a generated corpus."),
 }
 """Name -> command, in the order in which one meets them."""

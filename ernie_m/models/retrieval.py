@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ernie_m.base.console import InputError, Progress
+
+Pool = Callable[[Tensor, Tensor], Tensor]
+"""(states [..., B, S, D], mask [B, S]: 1 at real tokens) -> a vector for each text, [..., B, D]."""
 
 
 def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
@@ -55,25 +59,59 @@ def mean_over_tokens(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
     return (states_BSD * weights).sum(-2) / weights.sum(-2)
 
 
+def first_token(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+    """The state of each text's first token; axes in front of B are kept: [..., B, D]."""
+    return states_BSD[..., 0, :]
+
+
 def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], device: torch.device, note: str) -> Tensor:
-    """Mean over tokens of the hidden states of every layer of a Hugging Face encoder: fp32 [layers + 1, N, D], on CPU."""
-    order = sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
-    pooled: list[Tensor] = [torch.empty(0)] * len(sentences)
-    progress = Progress(f"encoding {note}", len(sentences), "sentences")
+    """Each sentence's mean hidden state in every layer of a Hugging Face encoder: fp32 [layers + 1, N, D], on the CPU."""
     longest = min(512, tokenizer.model_max_length)
+
+    def inputs_of(chosen: Sequence[int]) -> Any:
+        texts = [sentences[i] for i in chosen]
+        return tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+
+    return _pooled(model, list(map(len, sentences)), inputs_of, mean_over_tokens, device, note)
+
+
+def pooled_ids(
+    model: nn.Module, texts: Sequence[np.ndarray], pad: int, pool: Pool, device: torch.device, note: str
+) -> Tensor:
+    """As `mean_pooled`, of texts as ids with their special tokens, and pooled by `pool`."""
+
+    def inputs_of(chosen: Sequence[int]) -> dict[str, Tensor]:
+        lengths = torch.tensor([len(texts[i]) for i in chosen])
+        mask_BS = torch.arange(int(lengths.max())) < lengths[:, None]
+        ids_BS = torch.full(mask_BS.shape, pad)
+        ids_BS[mask_BS] = torch.from_numpy(np.concatenate([texts[i] for i in chosen])).long()
+        return {"input_ids": ids_BS.to(device), "attention_mask": mask_BS.long().to(device)}
+
+    return _pooled(model, list(map(len, texts)), inputs_of, pool, device, note)
+
+
+def _pooled(
+    model: nn.Module,
+    lengths: Sequence[int],
+    inputs_of: Callable[[Sequence[int]], Any],
+    pool: Pool,
+    device: torch.device,
+    note: str,
+) -> Tensor:
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    pooled: list[Tensor] = [torch.empty(0)] * len(lengths)
+    progress = Progress(f"encoding {note}", len(lengths), "sentences")
     model.eval().to(device)
     with torch.no_grad():
         for start in range(0, len(order), 64):
             chosen = order[start : start + 64]
-            texts = [sentences[i] for i in chosen]
-            inputs = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+            inputs = inputs_of(chosen)
             layers = model(**inputs, output_hidden_states=True).hidden_states
             if not layers or {layer.shape[:2] for layer in layers} != {inputs["attention_mask"].shape}:
                 raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which pooling needs")
-            states = torch.stack(layers)
-            means = mean_over_tokens(states, inputs["attention_mask"]).float().cpu()
+            vectors = pool(torch.stack(layers), inputs["attention_mask"]).float().cpu()
             for column, i in enumerate(chosen):
-                pooled[i] = means[:, column]
+                pooled[i] = vectors[:, column]
             progress.advance(len(chosen))
     progress.close()
     return torch.stack(pooled, dim=1)
