@@ -32,7 +32,7 @@ def panels() -> list[tuple[str, np.ndarray, list[str]]]:
     drawn = []
     for title, objective, stage_1 in (
         ("MMLM", MMLM, False),
-        ("TLM", TLM, False),
+        ("TLM, AlignLM", TLM, False),
         ("CAMLM", CAMLM, False),
         ("BTMLM stage 1", BTMLM, True),
         ("BTMLM stage 2", BTMLM, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from data_prep.shard_writer import Rows
 from ernie_m.base.special_tokens import FIRST_PIECE_ID, NO_LANGUAGE, Specials, mask_id
+from ernie_m.corpus.columns import LINKS
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
 from ernie_m.models.model import Encoder
@@ -23,6 +25,7 @@ from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import HEADS, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
+from tests.link_fixtures import many_links, some_links, write
 
 VOCAB_SIZE = 101
 CORRUPTION = CorruptionConfig(mask_rate=0.3, pseudo_token_share=0.2)
@@ -48,7 +51,8 @@ def _documents(
                 tokens.integers(FIRST_PIECE_ID, mask_id(VOCAB_SIZE), n, dtype=np.int32)
                 for n in lengths[: objective.num_sentences]
             ]
-            example = Example(tuple(chosen), tuple(range(1, 1 + len(chosen))))
+            columns = {LINKS.name: some_links(list(map(len, chosen)), len(documents))} if objective.columns else {}
+            example = Example(tuple(chosen), tuple(range(1, 1 + len(chosen))), columns)
             target = TARGET_LANGUAGE if objective.is_pseudo_parallel else NO_LANGUAGE
             documents.append(Layout(objective, CORRUPTION, Specials.xlm_r(VOCAB_SIZE)).lay_out(example, next(keys), target))
         laid_out.append(documents)
@@ -135,7 +139,15 @@ def _write_corpus(folder: Path, name: str, languages: tuple[str, ...], splits: d
 
 
 @pytest.fixture(scope="session")
-def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> CorpusFolder:
+def corpus_folder(corpus_without_links: CorpusFolder, tmp_path_factory: pytest.TempPathFactory) -> CorpusFolder:
+    """The same text, with links between the tokens of its pairs."""
+    folder = shutil.copytree(corpus_without_links.folder, tmp_path_factory.mktemp("linked") / "corpus")
+    write(folder, many_links)
+    return CorpusFolder(folder)
+
+
+@pytest.fixture(scope="session")
+def corpus_without_links(tmp_path_factory: pytest.TempPathFactory) -> CorpusFolder:
     """Random lines of realistic lengths: en de fr sw alone, de-en and en-fr as pairs; sw has no pairs."""
     folder = tmp_path_factory.mktemp("corpus")
     train, both = TRAIN, {TRAIN: 1500, HELD_OUT: 30}

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from ernie_m.base.arrays import ranges
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of, written_atomically
 from ernie_m.corpus.mapped_file import check_size, mapped_batch
@@ -221,16 +222,22 @@ class Companion:
 
         `tokens_RC`: tokens of each row's sentences. Raises InputError, naming file and row, for an invalid item.
         """
+        items_IW, counts_R = self.items_of(np.arange(first, last), tokens_RC)
+        return items_IW, np.concatenate([[0], np.cumsum(counts_R)])
+
+    def items_of(self, rows_R: np.ndarray, tokens_RC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of any rows, in this order: all items, and how many each row has, int64 [R]."""
         self.check_mapped()
-        width, borders = self.column.width, self.rows.offsets[first : last + 1].astype(np.int64)
-        lengths = np.diff(borders)
-        if np.any(lengths < 0) or np.any(lengths % width) or borders[:1].sum() < 0 or borders[-1:].sum() > self.entry.values:
-            raise self.altered(f"the lengths of rows {first} to {last} are not those of items of {width} integers")
-        items_IW = self.rows.values[borders[0] : borders[-1]].reshape(-1, width)
-        fault = self.column.fault(items_IW, np.repeat(np.arange(last - first), lengths // width), tokens_RC)
+        width, starts_R = self.column.width, self.rows.offsets[rows_R].astype(np.int64)
+        lengths_R = self.rows.offsets[rows_R + 1] - starts_R
+        outside = (lengths_R < 0) | (lengths_R % width != 0) | (starts_R < 0) | (starts_R + lengths_R > self.entry.values)
+        if outside.any():
+            raise self.altered(f"the length of row {rows_R[outside.argmax()]} is not that of items of {width} integers")
+        items_IW = self.rows.values[ranges(starts_R, lengths_R)].reshape(-1, width)
+        fault = self.column.fault(items_IW, np.repeat(np.arange(len(rows_R)), lengths_R // width), tokens_RC)
         if fault is not None:
-            raise self.altered(f"row {first + fault[0]} {fault[1]}")
-        return items_IW, (borders - borders[0]) // width
+            raise self.altered(f"row {rows_R[fault[0]]} {fault[1]}")
+        return items_IW, lengths_R // width
 
     def verify(self) -> None:
         """Raise InputError unless the file has the manifest's size and hash."""

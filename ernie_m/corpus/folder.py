@@ -150,10 +150,17 @@ class Shard:
         counted from 0 in the line's sentences. Raises InputError if the shard has no such column, naming the command that
         makes it; and for an invalid item, naming the line.
         """
+        items_IW, counts = self.items_of(column, np.arange(first, last))
+        return items_IW, np.concatenate([[0], np.cumsum(counts)])
+
+    def items_of(self, column: str, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of any lines, in this order: all items, and how many each line has, int64 [lines]."""
         if column not in self.companions:
             advice = f"run `{COLUMNS[column].made_by} --data {self.folder}`"
             raise InputError(f"{self.path}: has no column {column}; {advice}")
-        return self.companions[column].items(first, last, np.diff(self.borders(first, last), axis=0))
+        self.check_mapped()
+        tokens_RC = np.stack([offsets[lines + 1] - offsets[lines] for offsets in self.offsets], axis=1)
+        return self.companions[column].items_of(lines, tokens_RC)
 
     def altered(self, what: str) -> InputError:
         """The error for a file that is not the one that was built."""

@@ -42,8 +42,8 @@ class Started:
         if any(name.startswith("heads.token.") for name in self.fresh):
             drawn = "its matrix drawn from the seed, biases zero, norm one"
             lines.append(f"  starts anew: the MLM head, {drawn}; its output matrix is the word embedding")
-        if any(name.startswith("heads.sentence.") for name in self.fresh):
-            lines.append("  starts anew: the sentence head, its projection drawn from the seed")
+        others = {name.split(".")[1]: None for name in self.fresh if name.startswith("heads.") and ".token." not in name}
+        lines += [f"  starts anew: the {head} head, its matrices drawn from the seed" for head in others]
         if self.unused:
             more = f" and {len(self.unused) - SHOWN} more" if len(self.unused) > SHOWN else ""
             lines.append(f"  not used: {', '.join(self.unused[:SHOWN])}{more}")

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from ernie_m.rows.batch import PackedBatch
+from ernie_m.rows.batch import PackedBatch, Sources
 
 
 @dataclass(frozen=True)
 class Targets:
     """What one head must predict: N positions, flat in B x S and ascending in each row, and their labels, int32.
 
-    `batch` is the micro-batch itself, for a head that looks at more than its own positions.
+    `batch` is the micro-batch itself, for a head that looks at more than its own positions. `sources`: what these
+    predictions read instead of their own states; None if there is none.
     """
 
     positions_N: Tensor
     labels_N: Tensor
     row_length: int
     batch: PackedBatch[Tensor] | None = None
+    sources: Sources[Tensor] | None = None
 
 
 class Head(nn.Module):

@@ -20,10 +20,11 @@ from ernie_m.models.loss import fp32_linear, logits_at_a_time, predicted_nll
 from ernie_m.models.sentence_head import SentenceHead
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient
-from ernie_m.rows.objectives import SENTENCE, TOKEN
+from ernie_m.rows.objectives import ALIGNED, SENTENCE, TOKEN
 
 Norm = Callable[..., nn.Module]
 """(width, eps=...) -> a layer norm."""
+NEW_NORM_EPS = 1e-5
 
 
 class TokenHead(Head):
@@ -34,10 +35,11 @@ class TokenHead(Head):
 
     def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.norm = norm(config.hidden_size, eps=config.layer_norm_eps)
+        num_words, width = word_embedding.shape
+        self.dense = nn.Linear(config.hidden_size, width)
+        self.norm = norm(width, eps=getattr(config, "layer_norm_eps", NEW_NORM_EPS))  # some backbones call it otherwise
         self.decoder_weight = word_embedding
-        self.decoder_bias = nn.Parameter(torch.zeros(config.vocab))
+        self.decoder_bias = nn.Parameter(torch.zeros(num_words))
         self.pieces = specials.replaceable
 
     def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
@@ -73,12 +75,47 @@ class TokenHead(Head):
         return F.linear(self.transformed(hidden), self.decoder_weight, self.decoder_bias)
 
 
+class AlignedHead(TokenHead):
+    """A masked token is predicted from the tokens of the other sentence that it is linked with: AlignLM's bilingual head.
+
+    arXiv 2106.01732, equations 5 to 8. With A the linked tokens, h their last states and E the word embedding:
+
+        h~ = W2 sum of h_a over A + b2        `transfer`
+        g  = norm(gelu(W3 h~ + b3))           `dense` and `norm`, not those of the token head
+        nll = -log softmax(E g + b)[token]
+
+    The head wants the states of the linked tokens, not that of the mask: the last layer computes both.
+    """
+
+    def __init__(self, config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> None:
+        super().__init__(config, word_embedding, norm, specials)
+        self.transfer = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def wants(self, targets: Targets) -> Tensor:
+        """The sources of all its predictions. A position may be there several times."""
+        return targets.positions_N[:0] if targets.sources is None else targets.sources.positions_P
+
+    def forward(self, states: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
+        """States of all sources, [P, D] -> nll of each prediction, fp32 [N]."""
+        assert targets is not None
+        return super().forward(self.transfer(summed_sources(states, targets)), targets, tied)
+
+
+def summed_sources(states_PD: Tensor, targets: Targets) -> Tensor:
+    """Sum of the states of each prediction's sources, [N, D]. The same on every run, on GPUs too, unlike index_add."""
+    if targets.sources is None:
+        return states_PD
+    counts_N = targets.sources.counts_N.long()
+    every_P = torch.arange(len(states_PD), device=states_PD.device)
+    return F.embedding_bag(every_P, states_PD, counts_N.cumsum(0) - counts_N, mode="sum")
+
+
 def _sentence_head(config: ModelConfig, word_embedding: nn.Parameter, norm: Norm, specials: Specials) -> SentenceHead:
     return SentenceHead(config.hidden_size, config.pooling)
 
 
 MakeHead = Callable[[ModelConfig, nn.Parameter, Norm, Specials], nn.Module]
-HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: _sentence_head}
+HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: _sentence_head, ALIGNED: AlignedHead}
 """For each name of ernie_m.rows.objectives.HEADS, in that order: (shape, word embedding, norm, specials) -> head."""
 
 

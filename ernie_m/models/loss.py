@@ -54,7 +54,7 @@ class _PredictedNll(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Tensor, tied: TiedGradient | None
     ) -> Tensor:
-        ctx.tied = tied
+        ctx.tied = tied if tied is not None and tied.is_collected else None
         chunk = max(1, MAX_LOGITS // len(weight_VD))
         bias = bias_V.float()
         log_sums, of_labels, product_NV = [], [], None
@@ -87,7 +87,8 @@ class _PredictedNll(torch.autograd.Function):
         assert bias_gradient is not None
         of_weight = weight_gradient.to(weight_VD.dtype)
         if ctx.tied is not None:
-            ctx.tied.gradient, of_weight = of_weight, None
+            ctx.tied.add(of_weight)
+            of_weight = None
         return torch.cat(hidden_gradients), of_weight, bias_gradient.to(bias_V.dtype), None, None
 
 

@@ -20,7 +20,7 @@ from ernie_m.models.heads import TokenHead
 from ernie_m.models.loss import metric_sums, weighted_loss
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient, tied_gradient
-from ernie_m.rows.batch import Generation, LossRequest, PackedBatch
+from ernie_m.rows.batch import Generation, LossRequest, PackedBatch, Sources
 from ernie_m.rows.objectives import TOKEN
 
 
@@ -81,7 +81,8 @@ class PretrainingModel(nn.Module):
             states_ND.requires_grad_()  # it goes no further; ZeRO-3 frees a head's weights when its input has a gradient
         parts = states_ND.split([len(positions) for positions in wanted])
         nll_N = _joined([head(*part, tied) for head, *part in zip(self._heads, parts, targets, strict=True)])
-        loss = weighted_loss(nll_N, batch.loss_N, request.scales_L)
+        weighted_N = nll_N if request.weights_M is None else nll_N * request.weights_M[batch.metric_N.long()]
+        loss = weighted_loss(weighted_N, batch.loss_N, request.scales_L)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
 
     @property
@@ -92,8 +93,22 @@ class PretrainingModel(nn.Module):
         """What each head must predict. Every head runs, on its own predictions."""
         sizes = [batch.head_sizes.get(name, 0) for name in self.heads]
         assert sum(sizes) == len(batch.predicted_N), f"predictions for {dict(batch.head_sizes)}, heads {[*self.heads]}"
-        columns = (batch.predicted_N.split(sizes), batch.labels_N.split(sizes))
-        return [Targets(*own, batch.input_ids_BS.shape[1], batch) for own in zip(*columns, strict=True)]
+        sources = _split(batch.sources, [*self.heads], sizes)
+        columns = zip(batch.predicted_N.split(sizes), batch.labels_N.split(sizes), sources, strict=True)
+        row_length = batch.input_ids_BS.shape[1]
+        return [Targets(positions, labels, row_length, batch, read) for positions, labels, read in columns]
+
+
+def _split(
+    sources: Sources[Tensor] | None, heads: Sequence[str], num_predictions: Sequence[int]
+) -> list[Sources[Tensor] | None]:
+    """The sources of each head's predictions; None for a head whose predictions have none."""
+    if sources is None:
+        return [None] * len(heads)
+    counts = sources.counts_N.split([*num_predictions])
+    positions = sources.positions_P.split([sources.sizes.get(head, 0) for head in heads])
+    own = zip(positions, counts, strict=True)
+    return [Sources(*parts, sources.sizes) if len(parts[0]) else None for parts in own]
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

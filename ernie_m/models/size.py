@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ernie_m.models.shape import SHARED, ModelConfig
-from ernie_m.rows.objectives import SENTENCE, TOKEN
+from ernie_m.rows.objectives import ALIGNED, SENTENCE, TOKEN
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ HEAD_SIZES = {
     SENTENCE: HeadSize(
         parameters=lambda config: _projection(config) + config.hidden_size * (config.pooling is None),
         matrices=_projection,  # and a cosine for each other sentence of the row, which is too little to count
+    ),
+    ALIGNED: HeadSize(  # as the token head, behind one more matrix
+        parameters=lambda config: 2 * _square(config) + 4 * config.hidden_size + config.vocab,
+        matrices=lambda config: 2 * _square(config) + config.vocab * config.hidden_size,
     ),
 }
 """The size of each head of ernie_m.models.heads (a test compares them)."""

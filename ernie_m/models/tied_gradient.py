@@ -1,7 +1,7 @@
 """The gradient of a matrix that is both input embedding and output matrix: the head computes it, the embedding completes it.
 
 autograd would add the two gradients in a third tensor. With 250,002 words it takes 0.7 GiB, for the rows of a few thousand
-tokens, when a step uses most memory. Here the head's backward stores its gradient in a `TiedGradient`. The embedding's
+tokens, when a step uses most memory. Here the backward of each head adds its gradient to a `TiedGradient`. The embedding's
 backward, which always runs last, adds its rows in place and gives the sum to autograd. Memory for it is allocated before the
 activations of the forward. Otherwise these would take the place of the last step's gradient, and the next one would need new
 memory.
@@ -20,9 +20,11 @@ from torch.autograd.function import once_differentiable
 class TiedGradient:
     """Holds the head's gradient [V, D] until the embedding's backward, for one forward and backward.
 
-    `room`: memory for it, from the embedding's forward until the head's backward.
+    `room`: memory for it, from the embedding's forward until the first head's backward. `is_collected`: an embedding takes
+    part. If none does, as where the output matrix is another one, heads give their gradients to autograd.
     """
 
+    is_collected = False
     room: Tensor | None = None
     gradient: Tensor | None = None
 
@@ -30,6 +32,10 @@ class TiedGradient:
         """a @ b, written into `room`."""
         room, self.room = self.room, None
         return a @ b if room is None else torch.mm(a, b, out=room)
+
+    def add(self, gradient_VD: Tensor) -> None:
+        """One head's gradient of the matrix; several heads may share it."""
+        self.gradient = gradient_VD if self.gradient is None else self.gradient.add_(gradient_VD)
 
 
 def tied_gradient(ids: Tensor) -> TiedGradient | None:
@@ -49,7 +55,7 @@ class _EmbeddingRows(torch.autograd.Function):
     def forward(ctx: Any, ids: Tensor, weight_VD: Tensor, padding_id: int, tied: TiedGradient) -> Tensor:
         ctx.save_for_backward(ids)
         ctx.num_words, ctx.padding_id, ctx.tied = len(weight_VD), padding_id, tied
-        tied.room = torch.empty_like(weight_VD)
+        tied.is_collected, tied.room = True, torch.empty_like(weight_VD)
         return F.embedding(ids, weight_VD, padding_id)
 
     @staticmethod

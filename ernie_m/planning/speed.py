@@ -13,7 +13,7 @@ from ernie_m.models.flops import behind_attention, head_flops, trunk_flops
 from ernie_m.models.shape import SMALLEST_FLEX_HEAD, ModelConfig
 from ernie_m.planning.memory import MAX_LOGITS, MicroBatch
 from ernie_m.rows.corruption import CORRUPTIONS
-from ernie_m.rows.objectives import CORRUPTED, NEXT, OBJECTIVES, TOKEN, CorruptionConfig, Objective
+from ernie_m.rows.objectives import CORRUPTED, LINKED, NEXT, OBJECTIVES, CorruptionConfig, Objective
 
 REACHED = 0.8
 """Share of a link's or a memory's nominal bandwidth that long transfers reach."""
@@ -31,11 +31,11 @@ def predicted_share(rows: Mapping[str, float], corruption: CorruptionConfig) -> 
 
 
 def _asked_share(objective: Objective, corruption: CorruptionConfig) -> float:
-    """Of one objective; sentences, of which a row has a few, count for nothing."""
+    """Of one objective, over the vocabulary. Of sentences a row has too few to count; each masked token may have a link."""
     m = corruption.mask_rate
     corrupted = m / (1 + m) if CORRUPTIONS[objective.corruption].appends else m  # appended masks are positions of their own
-    shares = {CORRUPTED: corrupted, NEXT: len(objective.causal) / objective.num_sentences}
-    return sum(shares.get(prediction.asked, 0.0) for prediction in objective.predictions if prediction.head == TOKEN)
+    shares = {CORRUPTED: corrupted, LINKED: corrupted, NEXT: len(objective.causal) / objective.num_sentences}
+    return sum(shares.get(prediction.asked, 0.0) for prediction in objective.predictions)
 
 
 def largest_micro_batch(rows: int, length: int, mix: Mapping[str, float], corruption: CorruptionConfig) -> MicroBatch:

@@ -4,6 +4,7 @@ Shape legend, used as name suffixes everywhere:
     B rows of a micro-batch   S positions of a row (sequence length)   L positions of one document
     E examples, or the documents made of them   C sentences of an example   T tokens of text
     N predicted positions of a micro-batch   R rows that hold placeholders   K placeholders of a micro-batch
+    P sources of predictions   I items of an optional column   W integers of an item
     D hidden size   H heads   V vocabulary   L losses, one per prediction   M metrics, one per (loss, stream)
 """
 
@@ -28,10 +29,14 @@ NO_HORIZON = 2**30  # no limit: the token may read to the end of its document
 
 @dataclass(frozen=True)
 class Example:
-    """One line of text, or one translation pair: `sentences` int32 [num_tokens] each, `languages` their language ids."""
+    """One line of text, or one translation pair: `sentences` int32 [num_tokens] each, `languages` their language ids.
+
+    `columns`: optional columns by name, int [I, W]. Their integers count the example's tokens, sentence after sentence.
+    """
 
     sentences: tuple[np.ndarray, ...]
     languages: tuple[int, ...]
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Examples:
 
     `tokens_T` int32, sentence after sentence. `lengths_EC` and `languages_EC` int, number of tokens and language of each
     sentence. `keys_E` uint64, the random key of each example. `targets_E` int, the language of its placeholders.
+    `columns`: optional columns by name, int [I, W]; their integers are indices into T.
     """
 
     tokens_T: np.ndarray
@@ -47,11 +53,19 @@ class Examples:
     languages_EC: np.ndarray
     keys_E: np.ndarray
     targets_E: np.ndarray
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @staticmethod
     def joined(parts: Sequence[Examples]) -> Examples:
-        """Join at least one part, in order."""
-        return Examples(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Examples)))
+        """Join at least one part, in order; all have the same columns."""
+        names = [f.name for f in fields(Examples) if f.name != "columns"]
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        before = np.cumsum([0] + [len(part.tokens_T) for part in parts]).tolist()
+        columns = {
+            name: np.concatenate([part.columns[name] + start for part, start in zip(parts, before, strict=False)])
+            for name in parts[0].columns
+        }
+        return Examples(**arrays, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,9 @@ class Document:
     """An example laid out for one objective; L positions, numbered from 0 inside the document.
 
     All arrays are int32. [L]: `input_ids`, `position_ids`, `language`, `group`, `reads`, `horizon`.
-    `predicted`: predicted positions, ascending. For each of them, `labels` has its label and `prediction` the number of its
-    prediction in the objective.
+    `predicted`: predicted positions, ascending. For each of them, `labels` has its label, `prediction` the number of its
+    prediction in the objective, and `num_sources` how many positions its head reads instead of its own (0: its own).
+    `sources`: these positions, one prediction after the other.
     A document with placeholders also carries what BTMLM's generation reads: `generation_ids` (nothing corrupted) and
     `generation_reads`, both [L], and `placeholders`, their positions.
     """
@@ -74,6 +89,8 @@ class Document:
     predicted: np.ndarray
     labels: np.ndarray
     prediction: np.ndarray
+    num_sources: np.ndarray
+    sources: np.ndarray
     generation_ids: np.ndarray
     generation_reads: np.ndarray
     placeholders: np.ndarray
@@ -104,7 +121,8 @@ class Documents:
         start, stop = int(self._borders[first]), int(self._borders[last])
         spans = dict.fromkeys((f.name for f in fields(Document)), slice(start, stop))
         asked = slice(*np.searchsorted(self.joined.predicted, (start, stop)).tolist())
-        spans |= dict.fromkeys(("predicted", "labels", "prediction"), asked)
+        spans |= dict.fromkeys(("predicted", "labels", "prediction", "num_sources"), asked)
+        spans["sources"] = slice(*self._borders_of_sources[[asked.start, asked.stop]].tolist())
         spans["placeholders"] = slice(*np.searchsorted(self.joined.placeholders, (start, stop)).tolist())
         cut = Document(**{name: getattr(self.joined, name)[span] for name, span in spans.items()})
         return Documents(_moved(cut, -start), self.lengths_E[first:last])
@@ -112,6 +130,10 @@ class Documents:
     @cached_property
     def _borders(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(self.lengths_E)])
+
+    @cached_property
+    def _borders_of_sources(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.joined.num_sources)])
 
     def __len__(self) -> int:
         return len(self.lengths_E)
@@ -129,8 +151,8 @@ def _moved(document: Document, by: int) -> Document:
     if by == 0:
         return document
     horizon = np.where(document.horizon == NO_HORIZON, document.horizon, document.horizon + np.int32(by))
-    predicted, placeholders = (a + np.int32(by) for a in (document.predicted, document.placeholders))
-    return replace(document, horizon=horizon, predicted=predicted, placeholders=placeholders)
+    positions = {name: getattr(document, name) + np.int32(by) for name in ("predicted", "sources", "placeholders")}
+    return replace(document, horizon=horizon, **positions)
 
 
 @dataclass(frozen=True)
@@ -148,6 +170,19 @@ class Generation(Generic[A]):
 
 
 @dataclass(frozen=True)
+class Sources(Generic[A]):
+    """Positions whose states predictions read instead of the predicted position's own.
+
+    `positions_P`: flat in B x S, one prediction after the other. `counts_N`: how many each prediction has; 0: it reads its
+    own state. `sizes`: how many the predictions of each head have.
+    """
+
+    positions_P: A
+    counts_N: A
+    sizes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class PackedBatch(Generic[A]):
     """A micro-batch: rows of documents side by side, as int32 arrays.
 
@@ -155,7 +190,7 @@ class PackedBatch(Generic[A]):
     Padding: document -1, reads 0, input <pad>. `predicted_N`: predicted positions, flat in B x S, grouped by head;
     `head_sizes`: how many each head has. `labels_N`: what the head must predict there (a token id, or the distance to
     another position). `loss_N` and `metric_N`: which loss (ernie_m.rows.objectives.LOSS_INDEX) and which metric each counts
-    for.
+    for. `sources`: None if each prediction reads the state of its own position.
     """
 
     input_ids_BS: A
@@ -171,16 +206,19 @@ class PackedBatch(Generic[A]):
     metric_N: A
     generation: Generation[A] | None = None
     head_sizes: Mapping[str, int] = field(default_factory=dict)
+    sources: Sources[A] | None = None
 
     def map(self, function: Callable[[A], B]) -> PackedBatch[B]:
         """Apply `function` to every array of the batch."""
         arrays = {name: function(getattr(self, name)) for name in ARRAYS}
         own = self.generation
         generation = None if own is None else Generation(*(function(getattr(own, f.name)) for f in fields(own)))
-        return PackedBatch(**arrays, generation=generation, head_sizes=self.head_sizes)
+        read = self.sources
+        sources = None if read is None else Sources(function(read.positions_P), function(read.counts_N), read.sizes)
+        return PackedBatch(**arrays, generation=generation, head_sizes=self.head_sizes, sources=sources)
 
 
-ARRAYS = tuple(f.name for f in fields(PackedBatch) if f.name not in ("generation", "head_sizes"))
+ARRAYS = tuple(f.name for f in fields(PackedBatch) if f.name not in ("generation", "head_sizes", "sources"))
 """Names of a batch's own arrays."""
 
 
@@ -190,8 +228,10 @@ class LossRequest:
 
     `scales_L` fp32: the factor of each loss's summed nll (ernie_m.models.loss.loss_scales). It is inside a dataclass because
     DeepSpeed casts plain tensor arguments to half precision. `trains_backbone`: whether the gradient goes past the heads.
+    `weights_M` fp32: one more factor, of each metric's nll; None: 1 each.
     """
 
     scales_L: Tensor
     num_metrics: int
     trains_backbone: bool = True
+    weights_M: Tensor | None = None

@@ -87,7 +87,7 @@ class Metric:
 class PretrainingData:
     """Every step's micro-batches, from an opened corpus folder.
 
-    Raises InputError if the folder has no text, or no pairs, and an objective needs them.
+    Raises InputError if the folder has no text, no pairs, or not the optional columns that an objective needs.
     """
 
     def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
@@ -116,6 +116,8 @@ class PretrainingData:
             targets = self._target_languages(stream) if objective.is_pseudo_parallel else []
             source = RowSource(objective, stream, self.folder.language_ids, self._settings, targets)
             if source.rows_per_epoch > 0:
+                for column in objective.columns:
+                    self.folder.require_column(column, stream)
                 sources.append(source)
         return sources
 

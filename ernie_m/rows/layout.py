@@ -14,33 +14,41 @@ from __future__ import annotations
 import bisect
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ernie_m.base.arrays import ranges
+from ernie_m.base.arrays import ranges, rows_in_order
 from ernie_m.base.sampling import mix, numbers_of
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
+from ernie_m.corpus.columns import LINKS
 from ernie_m.rows.batch import NO_HORIZON, Document, Documents, Example, Examples
 from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Count, Laid, choose_masked, expected_masked, num_masked
-from ernie_m.rows.objectives import CORRUPTED, NEXT, SENTENCES, CorruptionConfig, Objective
+from ernie_m.rows.objectives import CORRUPTED, LINKED, NEXT, SENTENCES, CorruptionConfig, Objective
 
 NOTHING_CHOSEN = np.zeros(0, np.int64)
+NO_SOURCES = np.zeros(0, np.int32)
 Positions = Literal["running", "restarting"]
 
 
 class Asked(NamedTuple):
-    """The predicted positions of one prediction (int32, ascending), and their labels (int32)."""
+    """The predicted positions of one prediction (ascending) and their labels, int32.
+
+    `num_sources` and `sources`, int32: how many positions each reads instead of its own, and these; None: all their own.
+    """
 
     positions: np.ndarray
     labels: np.ndarray
+    num_sources: np.ndarray | None = None
+    sources: np.ndarray = NO_SOURCES
 
 
 class Found(NamedTuple):
     """What the finders look at: the layout, the tokens chosen by the corruption, and where the sentences begin.
 
     `starts_EP` and `parts_EP`: first position and length of each part of each example. `group`: of each position.
+    `columns`: the optional columns of the examples, as in Examples.
     """
 
     laid: Laid
@@ -49,6 +57,7 @@ class Found(NamedTuple):
     group: np.ndarray
     starts_EP: np.ndarray
     parts_EP: np.ndarray
+    columns: Mapping[str, np.ndarray]
 
 
 def _corrupted_tokens(objective: Objective, found: Found) -> Asked:
@@ -68,10 +77,24 @@ def _translations(objective: Objective, found: Found) -> Asked:
     return Asked(first_EC.ravel().astype(np.int32), (first_EC[:, ::-1] - first_EC).ravel().astype(np.int32))
 
 
+def _linked_tokens(objective: Objective, found: Found) -> Asked:
+    """Links are read in both directions. The sources of a token ascend."""
+    links_I2, tokens_T = found.columns[LINKS.name], found.laid.tokens_T
+    number_T = np.full(len(tokens_T), -1, np.int64)  # of each chosen token: its number among the predicted ones
+    number_T[found.chosen] = np.arange(len(found.chosen))
+    both_I2 = np.concatenate([links_I2, links_I2[:, ::-1]])
+    both_I2 = both_I2[number_T[both_I2[:, 0]] >= 0]
+    both_I2 = both_I2[np.lexsort((both_I2[:, 1], both_I2[:, 0]))]
+    tokens, counts = np.unique(both_I2[:, 0], return_counts=True)
+    positions, sources = found.corrupted.predicted[number_T[tokens]], found.laid.places_T[both_I2[:, 1]]
+    return Asked(positions, tokens_T[tokens], counts.astype(np.int32), sources.astype(np.int32))
+
+
 FINDERS: dict[str, Callable[[Objective, Found], Asked]] = {
     CORRUPTED: _corrupted_tokens,
     NEXT: _next_tokens,
     SENTENCES: _translations,
+    LINKED: _linked_tokens,
 }
 """For each key of ernie_m.rows.objectives.ASKED: what finds its positions and labels."""
 
@@ -149,7 +172,7 @@ class Layout:
         keys_E, targets_E = np.array([mix(key)], np.uint64), np.array([target_language])
         tokens_T = np.concatenate(example.sentences)
         return self.lay_out_all(
-            Examples(tokens_T, np.array([lengths]), np.array([example.languages]), keys_E, targets_E)
+            Examples(tokens_T, np.array([lengths]), np.array([example.languages]), keys_E, targets_E, example.columns)
         ).joined
 
     def lay_out_all(self, examples: Examples) -> Documents:
@@ -170,9 +193,8 @@ class Layout:
 
         laid = self._laid(examples, starts_EP, parts_EP, index)
         chosen, corrupted = self._corrupt(examples, laid)
-        found = Found(laid, corrupted, chosen, group, starts_EP, parts_EP)
+        found = Found(laid, corrupted, chosen, group, starts_EP, parts_EP, examples.columns)
         asked = [FINDERS[prediction.asked](objective, found) for prediction in objective.predictions]
-        predicted, labels, prediction = _in_order(asked)
         generates = objective.is_pseudo_parallel
         slots = ranges(starts_EP[:, -1], parts_EP[:, -1]) if generates else np.zeros(0)
         joined = Document(
@@ -182,9 +204,7 @@ class Layout:
             group=group,
             reads=objective.reads_by_group[group],
             horizon=np.where(objective.causal_by_group[group], index, np.int32(NO_HORIZON)),
-            predicted=predicted,
-            labels=labels,
-            prediction=prediction,
+            **_in_order(asked),
             generation_ids=laid.ids if generates else corrupted.ids,
             generation_reads=objective.generation_reads_by_group[group],
             placeholders=slots.astype(np.int32),
@@ -224,11 +244,15 @@ class Layout:
         return chosen, self._corruption.apply(laid, chosen, numbers_T, self.specials)
 
 
-def _in_order(asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All predicted positions, ascending; their labels; and the number of the prediction of each. All int32."""
+def _in_order(asked: Sequence[Asked]) -> dict[str, np.ndarray]:
+    """What a Document says of its predictions, int32: by position, and those of one position in the objective's order."""
+    counts = [np.zeros(len(a.positions), np.int32) if a.num_sources is None else a.num_sources for a in asked]
+    number = np.repeat(np.arange(len(asked), dtype=np.int32), [len(a.positions) for a in asked])
+    names = ("predicted", "labels", "prediction", "num_sources", "sources")
+    columns = [a.positions for a in asked], [a.labels for a in asked], [number], counts, [a.sources for a in asked]
+    found = {name: np.concatenate(parts) for name, parts in zip(names, columns, strict=True)}
     if len(asked) == 1:
-        return *asked[0], np.zeros(len(asked[0].positions), np.int32)
-    number = np.repeat(np.arange(len(asked), dtype=np.int32), [len(part.positions) for part in asked])
-    positions, labels = (np.concatenate(columns) for columns in zip(*asked, strict=True))
-    order = np.argsort(positions, kind="stable")
-    return positions[order], labels[order], number[order]
+        return found
+    order = np.argsort(found["predicted"], kind="stable")
+    found["sources"] = rows_in_order(found["sources"], found["num_sources"], order)
+    return found | {name: found[name][order] for name in names[:-1]}

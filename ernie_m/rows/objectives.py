@@ -25,23 +25,30 @@ import numpy as np
 
 from ernie_m.base.config import Section, section
 from ernie_m.base.ranges import Range
+from ernie_m.corpus.columns import LINKS
 from ernie_m.rows.attention_rule import ReadsTable, check_no_leak, closure, group_bits
 from ernie_m.rows.corruption import CORRUPTIONS, INSERT, NOTHING, REPLACE
 
-TOKEN, SENTENCE = "token", "sentence"
-HEADS = (TOKEN, SENTENCE)
+TOKEN, SENTENCE, ALIGNED = "token", "sentence", "aligned"
+HEADS = (TOKEN, SENTENCE, ALIGNED)
 """Names of heads, in the order in which a model has them; ernie_m.models.heads has the modules."""
 EMBEDDINGS, ENCODER, HEADS_PART = "embeddings", "encoder", "heads"
 PARTS = (EMBEDDINGS, ENCODER, HEADS_PART)
 """Parts of a model. A stage may train some of them only, a recipe may give each its own learning rate. ernie_m.models.parts
 finds them. A head's output matrix belongs to the embeddings if the two share it."""
-CORRUPTED, NEXT, SENTENCES = "corrupted", "next", "sentences"
+CORRUPTED, NEXT, SENTENCES, LINKED = "corrupted", "next", "sentences", "linked"
 ASKED = {
     CORRUPTED: "each token that the corruption chose; its label is the token itself",
     NEXT: "each token of a causal group except the last of its sentence; its label is the next token",
     SENTENCES: "the first token of each sentence; its label is the distance to the first token of its translation",
+    LINKED: "each token that the corruption chose and that has a link; its label is the token itself, its sources are the "
+    "tokens that it is linked with",
 }
 """At which tokens a prediction is made (ernie_m.rows.layout finds them)."""
+CHOSEN = (CORRUPTED, LINKED)
+"""Those that ask for tokens which the corruption chose."""
+COLUMNS_READ = {LINKED: (LINKS.name,)}
+"""Optional columns (ernie_m.corpus.columns) that a way to ask reads."""
 
 
 @section
@@ -106,6 +113,8 @@ class Objective:
         """
         if self.corruption == INSERT:  # the whole sentence is in the row too
             yield from zip(self.added, self.sentences, strict=True)
+            if any(prediction.asked == LINKED for prediction in self.predictions):  # it reads the other sentence's states
+                yield from itertools.permutations(self.sentences, 2)
         if any(prediction.asked == SENTENCES for prediction in self.predictions):
             yield from itertools.permutations(self.sentences, 2)
         if self.halves:  # the source is read before anything of the target is known
@@ -159,12 +168,17 @@ class Objective:
                 yield f"{prediction.loss}: asked {prediction.asked!r}; expected one of {', '.join(ASKED)}"
             if "/" in prediction.loss:
                 yield f"loss {prediction.loss!r}; a slash separates it from its stream in metrics: choose another name"
-            if (prediction.asked == CORRUPTED) != (self.corruption != NOTHING):
+            if (prediction.asked in CHOSEN) != (self.corruption != NOTHING):
                 yield f'{prediction.loss}: asked "{prediction.asked}" with corruption "{self.corruption}"; both or neither'
             if (prediction.asked == NEXT) != bool(self.causal):
                 yield f'{prediction.loss}: asked "{prediction.asked}" with causal groups {self.causal}; both or neither'
             if prediction.asked == SENTENCES and self.num_sentences != 2:
                 yield f"{prediction.loss}: asks for translations, and num_sentences is {self.num_sentences}; expected 2"
+            if prediction.asked == LINKED and self.num_sentences != 2:
+                yield f"{prediction.loss}: reads links of pairs, and num_sentences is {self.num_sentences}; expected 2"
+            if (prediction.asked == LINKED) != (prediction.head == ALIGNED):
+                found = f'head "{prediction.head}" asked "{prediction.asked}"'
+                yield f'{prediction.loss}: {found}; head "{ALIGNED}" and asked "{LINKED}" go together'
         for index, group in enumerate(self.sentences):
             behind = {*self.sentences[index + 1 :]} & {*self.reads.get(group, "").split()}
             if group in self.causal and behind:
@@ -187,6 +201,11 @@ class Objective:
     def is_pseudo_parallel(self) -> bool:
         """Whether placeholders are appended, and filled by a forward without gradient before the loss (BTMLM)."""
         return self.generation_reads is not None
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Optional columns of the data that its predictions read."""
+        return tuple(dict.fromkeys(name for p in self.predictions for name in COLUMNS_READ.get(p.asked, ())))
 
     @cached_property
     def reads_by_group(self) -> np.ndarray:
@@ -269,7 +288,18 @@ MT = Objective(
     halves=True,
 )
 
-OBJECTIVES: dict[str, Objective] = {o.name: o for o in (MMLM, TLM, CAMLM, BTMLM, CLM, XLCO, PLM, MT)}
+# Bilingual alignment pre-training (arXiv 2106.01732, equations 1-8): a TLM row; a masked token with links is predicted once
+# more, from the states of the tokens that it is linked with.
+ALIGNLM = Objective(
+    "AlignLM",
+    2,
+    REPLACE,
+    groups=("X", "Y"),
+    reads={"X": "X Y", "Y": "X Y"},
+    predictions=(Prediction("AlignLM"), Prediction("AlignLM_bilingual", ALIGNED, LINKED)),
+)
+
+OBJECTIVES: dict[str, Objective] = {o.name: o for o in (MMLM, TLM, CAMLM, BTMLM, CLM, XLCO, PLM, MT, ALIGNLM)}
 OBJECTIVE_INDEX: dict[str, int] = {name: index for index, name in enumerate(OBJECTIVES)}
 """Number of each objective."""
 PREDICTIONS: dict[str, Prediction] = {p.loss: p for objective in OBJECTIVES.values() for p in objective.predictions}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from ernie_m.base.arrays import rows_in_order
 from ernie_m.base.special_tokens import NO_LANGUAGE, XLM_R_VOCAB_SIZE, Specials
-from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch
+from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch, Sources
 from ernie_m.rows.halves import in_halves, least_length
 from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
 
@@ -97,7 +99,7 @@ def pack(
     }
     document = np.full(shape, PAD_DOCUMENT, np.int32)
     generation_ids, generation_reads = columns["input_ids"].copy(), columns["reads"].copy()
-    predicted, labels, placeholders, loss, metric = [], [], [], [], []
+    predicted, labels, placeholders, loss, metric, num_sources, sources = [], [], [], [], [], [], []
     for index, row in enumerate(rows):
         places, content = row.placed(sequence_length)
         for name, array in columns.items():
@@ -110,8 +112,11 @@ def pack(
         labels.append(content.labels)
         loss.append(FIRST_LOSS[row.objective] + content.prediction)
         metric.append(row.metric + content.prediction)
-    loss_N = _joined(loss)
+        num_sources.append(content.num_sources)
+        sources.append(index * sequence_length + content.sources)
+    loss_N, num_sources_N = _joined(loss), _joined(num_sources)
     by_head, sizes = in_order_of_heads(loss_N)
+    sources_P = rows_in_order(_joined(sources), num_sources_N, by_head)
     return PackedBatch(
         **{f"{name}_BS": array for name, array in columns.items()},
         document_BS=document,
@@ -120,6 +125,7 @@ def pack(
         loss_N=loss_N[by_head],
         metric_N=_joined(metric)[by_head],
         head_sizes=sizes,
+        sources=sources_of(sources_P, num_sources_N[by_head], loss_N[by_head]),
         generation=_generation(_joined(placeholders), generation_ids, generation_reads) if generates else None,
     )
 
@@ -129,6 +135,24 @@ def in_order_of_heads(loss_N: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     head_N = HEAD_OF_LOSS[loss_N]
     counts = np.bincount(head_N, minlength=len(HEADS)).tolist()
     return np.argsort(head_N, kind="stable"), {head: count for head, count in zip(HEADS, counts, strict=True) if count}
+
+
+def sources_of(positions_P: np.ndarray, counts_N: np.ndarray, loss_N: np.ndarray) -> Sources[np.ndarray] | None:
+    """Sources of predictions that are grouped by head, given the loss of each; None if there are none."""
+    if not len(positions_P):
+        return None
+    sizes = np.bincount(HEAD_OF_LOSS[loss_N], counts_N, len(HEADS)).astype(int).tolist()
+    return Sources(positions_P, counts_N, {head: size for head, size in zip(HEADS, sizes, strict=True) if size})
+
+
+def with_predictions(batch: PackedBatch[np.ndarray], chosen_N: np.ndarray) -> PackedBatch[np.ndarray]:
+    """The batch with only these of its predictions (ascending indices into N)."""
+    kept = {f"{name}_N": getattr(batch, f"{name}_N")[chosen_N] for name in ("predicted", "labels", "loss", "metric")}
+    sources = batch.sources
+    if sources is not None:
+        positions_P = rows_in_order(sources.positions_P, sources.counts_N, chosen_N)
+        sources = sources_of(positions_P, sources.counts_N[chosen_N], kept["loss_N"])
+    return replace(batch, **kept, head_sizes=in_order_of_heads(kept["loss_N"])[1], sources=sources)
 
 
 def _generation(slots: np.ndarray, ids_BS: np.ndarray, reads_BS: np.ndarray) -> Generation[np.ndarray]:

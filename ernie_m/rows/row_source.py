@@ -24,8 +24,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ernie_m.base.arrays import ranges
 from ernie_m.base.sampling import Permutation, key_of, mix
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
+from ernie_m.corpus.columns import COLUMNS
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
 from ernie_m.rows.half_rows import HalfRows, turned
@@ -59,6 +61,24 @@ class RowLocation:
         first_EC, last_EC = self._lines(self.starts_EC, "right"), self._lines(self.stops_EC, "left")
         # one side of a pair may have no token; then the other side decides
         return list(zip(first_EC.min(axis=1).tolist(), last_EC.max(axis=1).tolist(), strict=True))
+
+    def items(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """Items of an optional column inside the examples: int64 [I, W], and the example of each, int64 [I].
+
+        The k-th integer counts the tokens of its sentence in the example (ernie_m.corpus.columns). An item that points
+        outside of the part of a line that the example has is left out.
+        """
+        sentences, shard = list(COLUMNS[column].sentences), self.shard
+        first_E, last_E = np.array(self.lines(), np.int64).reshape(-1, 2).T
+        lines = ranges(first_E, last_E - first_E + 1)
+        items_IW, counts = shard.items_of(column, lines)
+        line_I, example_I = (
+            np.repeat(of_line, counts) for of_line in (lines, np.repeat(np.arange(len(first_E)), last_E - first_E + 1))
+        )
+        tokens_IW = items_IW + np.stack([shard.offsets[sentence][line_I] for sentence in sentences], axis=1).astype(np.int64)
+        starts_IW, stops_IW = (borders_EC[example_I][:, sentences] for borders_EC in (self.starts_EC, self.stops_EC))
+        inside_I = ((tokens_IW >= starts_IW) & (tokens_IW < stops_IW)).all(axis=1)
+        return (tokens_IW - starts_IW)[inside_I], example_I[inside_I]
 
     def _lines(self, borders_EC: np.ndarray, side: Literal["left", "right"]) -> np.ndarray:
         columns = zip(self.shard.offsets, borders_EC.T, strict=True)
@@ -156,7 +176,7 @@ class RowSource:
         keys_E, choices_E = (
             mix(mix(self._draws_key + visit) + np.arange(2 * len(lengths_EC), dtype=np.uint64)).reshape(-1, 2).T
         )
-        sentences = location.sentences()
+        sentences, is_turned_E = location.sentences(), np.zeros(len(lengths_EC), bool)
         if len(self.languages) == 2:
             is_turned_E = self._turned(choices_E >> 63 == 1, lengths_EC)
             sentences = [
@@ -168,7 +188,16 @@ class RowSource:
         if self.objective.is_pseudo_parallel:
             targets_E = self.target_languages[(choices_E & 0xFFFFFFFF) * len(self.target_languages) >> 32]
         tokens = itertools.chain.from_iterable(sentences)
-        return Examples(np.concatenate([NO_TOKENS, *tokens]), lengths_EC, languages_EC, keys_E, targets_E)
+        columns = {name: self._column(name, location, lengths_EC, is_turned_E) for name in self.objective.columns}
+        return Examples(np.concatenate([NO_TOKENS, *tokens]), lengths_EC, languages_EC, keys_E, targets_E, columns)
+
+    @staticmethod
+    def _column(name: str, location: RowLocation, lengths_EC: np.ndarray, is_turned_E: np.ndarray) -> np.ndarray:
+        """The items of a column as indices into the tokens of all examples; `lengths_EC` in the drawn direction."""
+        items_IW, example_I = location.items(name)
+        begins_EC = (np.cumsum(lengths_EC) - lengths_EC.ravel()).reshape(lengths_EC.shape)
+        place_IW = np.array(COLUMNS[name].sentences) ^ is_turned_E[example_I][:, None]
+        return items_IW + begins_EC[example_I[:, None], place_IW]
 
     def _turned(self, drawn_E: np.ndarray, lengths_EC: np.ndarray) -> np.ndarray:
         """Which pairs stand second side first: each as drawn, or where sides have halves, all of the row together."""

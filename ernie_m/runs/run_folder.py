@@ -48,10 +48,11 @@ FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, a
 )
 
 
-LATER_KEYS: dict[str, str | None] = {
+LATER_KEYS: dict[str, Any] = {
     **dict.fromkeys(("heads", "train", "rate_factors", "layer_decay", "pooling", "longest_document", "decoder")),
     "positions": "running",
     "schedule": "linear",
+    "stream_weights": {},
 }
 """Keys inside sections that runs of earlier releases lack, and the values that mean what was done there."""
 

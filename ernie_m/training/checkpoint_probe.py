@@ -21,11 +21,12 @@ from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import ARRAYS, Document, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
-from ernie_m.rows.packing import PackedRow, in_order_of_heads, pack
+from ernie_m.rows.packing import PackedRow, in_order_of_heads, pack, sources_of, with_predictions
 
 OLD_NAMES = {"objective_N": "loss_N"}  # of 0.1, where each objective had one loss
 POSITIONS = 32
-MOST_PREDICTED = 4  # tokens: their logits over the whole vocabulary are what costs
+MOST_PREDICTED = 4  # tokens of each head: their logits over the whole vocabulary are what costs
+SOURCES, NUM_SOURCES = "sources_P", "num_sources_N"  # names in the stored probe
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative; other GPUs and kernels round differently
 
 
@@ -50,8 +51,14 @@ def make_probe(data: PretrainingData, step: int) -> dict[str, Tensor]:
     num_documents = max(1, int((ends <= POSITIONS).sum()))
     short = PackedRow(documents[:num_documents], row.objective, row.metric)
     batch = pack([short], -(-short.least_length // POSITIONS) * POSITIONS)
+    ends_N = np.cumsum([*batch.head_sizes.values()])
+    firsts = [
+        np.arange(end - size, end)[:MOST_PREDICTED] for end, size in zip(ends_N, batch.head_sizes.values(), strict=True)
+    ]
+    batch = with_predictions(batch, np.concatenate(firsts))
     arrays = {name: getattr(batch, name) for name in ARRAYS}
-    arrays |= {name: array[:MOST_PREDICTED] for name, array in arrays.items() if name.endswith("_N")}
+    if batch.sources is not None:
+        arrays |= {SOURCES: batch.sources.positions_P, NUM_SOURCES: batch.sources.counts_N}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
@@ -64,7 +71,8 @@ def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device)
     """Mean nll of the probe's predicted tokens, in nats. Under ZeRO-3 a collective."""
     arrays = {OLD_NAMES.get(name, name): tensor.numpy() for name, tensor in probe.items()}
     _, sizes = in_order_of_heads(arrays["loss_N"])
-    batch = to_device(PackedBatch(**arrays, generation=None, head_sizes=sizes), device)
+    sources = sources_of(arrays.pop(SOURCES), arrays.pop(NUM_SOURCES), arrays["loss_N"]) if SOURCES in arrays else None
+    batch = to_device(PackedBatch(**arrays, generation=None, head_sizes=sizes, sources=sources), device)
     num_predicted = len(probe["labels_N"])
     num_metrics = int(probe["metric_N"].max()) + 1 if num_predicted else 1
     request = LossRequest(torch.zeros(len(LOSS_INDEX), device=device), num_metrics)

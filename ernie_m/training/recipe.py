@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.models.shape import AnyModel, ModelConfig, longest_document
-from ernie_m.rows.dataloader import DataConfig
+from ernie_m.rows.dataloader import DataConfig, Metric
 from ernie_m.rows.objectives import OBJECTIVES, PREDICTIONS, TOKEN, heads_of
 from ernie_m.rows.schedule import StageConfig
 from ernie_m.training.divergence import GuardConfig
@@ -61,6 +62,11 @@ class TrainingConfig(Section):
         default_factory=dict
     )
     """Factor of each mean loss, named like its objective; 1 where not named."""
+    stream_weights: dict[str, dict[str, Annotated[float, Range(least=0, most=1e6, zero="nothing is learnt from it")]]] = (
+        field(default_factory=dict)
+    )
+    """One more factor of a loss on some streams, e.g. {AlignLM_bilingual: {de-en: 0.5}}; 1 where not named. The loss is
+    still divided by all of its predictions."""
     model: AnyModel = ModelConfig()
     """Shape of the encoder, or which one of transformers it is (model.backbone)."""
     data: DataConfig = DataConfig()
@@ -78,8 +84,9 @@ class TrainingConfig(Section):
 
     def check(self) -> None:
         self.require(bool(self.stages), "stages", "at least one stage")
-        unknown = [name for name in self.objective_weights if name not in PREDICTIONS]
-        self.require(not unknown, "objective_weights", f"losses out of {', '.join(PREDICTIONS)}")
+        for key in ("objective_weights", "stream_weights"):
+            unknown = [name for name in getattr(self, key) if name not in PREDICTIONS]
+            self.require(not unknown, key, f"losses out of {', '.join(PREDICTIONS)}")
         missing = [name for name in self.heads if name not in (self.model.heads or self.heads)]
         if missing:
             raise InputError(f"model.heads: {self.model.heads}; expected null, or all that the stages ask: {self.heads}")
@@ -105,6 +112,21 @@ class TrainingConfig(Section):
             )
         if self.init_from:
             raise InputError(f"init_from: {self.init_from}; a model with model.decoder starts at random, leave it out")
+
+    def factors_of(self, metrics: Sequence[Metric]) -> list[float] | None:
+        """The factor of each metric by `stream_weights`; None if there is none.
+
+        Raises InputError for a stream on which its loss is not taken.
+        """
+        for loss, table in self.stream_weights.items():
+            streams = [metric.stream for metric in metrics if metric.loss == loss]
+            for name in table:
+                if name not in streams:
+                    there = ", ".join(streams) or "none, since no stage trains it"
+                    raise InputError(f"stream_weights.{loss}.{name}: no such stream; those of {loss}: {there}")
+        if not any(self.stream_weights.values()):
+            return None
+        return [self.stream_weights.get(metric.loss, {}).get(metric.stream, 1.0) for metric in metrics]
 
     @property
     def heads(self) -> tuple[str, ...]:

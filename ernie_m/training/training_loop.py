@@ -76,6 +76,8 @@ class TrainingLoop:
         self.num_steps = data.schedule.num_steps
         weights = [config.objective_weights.get(loss, 1.0) for loss in PREDICTIONS]
         self.weights_L = torch.tensor(weights, device=self.ranks.device)
+        factors = config.factors_of(data.metrics)
+        self.weights_M = None if factors is None else torch.tensor(factors, device=self.ranks.device)
         self.loss_M = np.array([LOSS_INDEX[metric.loss] for metric in data.metrics])
         self.head_M = HEAD_OF_LOSS[self.loss_M]
         self.pending: list[StepRecord] = []
@@ -176,7 +178,7 @@ class TrainingLoop:
             self.engine.accumulation_steps,
         )
         trained = self.data.schedule.trained(step)
-        request = LossRequest(scales_L, num_metrics, trains_backbone=trained != {HEADS_PART})
+        request = LossRequest(scales_L, num_metrics, trains_backbone=trained != {HEADS_PART}, weights_M=self.weights_M)
         learning_rate = self.config.optimizer.learning_rate(step, self.num_steps)
         torch.manual_seed(key_of(self.config.seed, "dropout", step, self.ranks.rank) % 2**63)
         nll_M = torch.zeros(num_metrics, dtype=torch.float64, device=self.ranks.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from data_prep.embedded import write_embedded_corpus
 from data_prep.tokenizer_training import train_tokenizer
 from ernie_m.base.hostfile import free_port
 from tests.backbone_fixtures import saved_encoder
+from tests.link_fixtures import diagonal_links, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,8 +78,17 @@ def encoders(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Traine
     for family, suffix in SUFFIXES.items():
         encoder = saved_encoder(folder / family, family, lines, suffix)
         build(embedded / "catalog.yaml", encoder, folder / f"{family}.data")
+        write(folder / f"{family}.data", diagonal_links)
         made[family] = folder / f"{family}.data", encoder
     return made
+
+
+@pytest.fixture(scope="session")
+def linked_data(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """These shards with word links."""
+    folder = Path(shutil.copytree(data, tmp_path_factory.mktemp("linked") / "data"))
+    write(folder, diagonal_links)
+    return folder
 
 
 def environment(num_threads: int = 1) -> dict[str, str]:

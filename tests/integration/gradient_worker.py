@@ -25,7 +25,7 @@ from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.models.shape import BackboneConfig, ModelConfig
 from ernie_m.models.translation import model_of
-from ernie_m.rows.batch import LossRequest
+from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.rows.schedule import Schedule, StageConfig
@@ -33,12 +33,13 @@ from ernie_m.runs.ranks import Ranks, Voters
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, OptimizerConfig, start_ranks
 
 ROWS = 8
+OBJECTIVES = ("MMLM", "TLM", "CAMLM", "BTMLM", "XLCO", "PLM", "AlignLM")
 LEARNING_RATE, CLIPPING = 1e-4, 1e-4  # so small that Adam's epsilon feels the clipping
 SMALL = 0.05
 """Of the whole gradient's norm, for encoders of transformers: a parameter whose own is smaller is compared with that. Random
 ones make first states of all sentences alike, and cosines of these round much."""
-WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5, "XLCO": 0.7, "PLM": 0.8, "MT": 1.2}
-ENCODERS = [name for name in WEIGHTS if name != "MT"]
+WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5, "XLCO": 0.7, "PLM": 0.8, "MT": 1.2, "AlignLM": 0.9,
+           "AlignLM_bilingual": 0.6}  # fmt: skip
 OURS = ("encoder", "translation")
 
 
@@ -55,11 +56,25 @@ def reference(model: PretrainingModel, data: PretrainingData) -> dict[str, torch
             continue
         if name == "XLCO":
             loss = loss + weight * translations_missed(model, hidden, batch.predicted_N[chosen], batch.labels_N[chosen])
+        elif name == "AlignLM_bilingual":
+            loss = loss + weight * linked_missed(model, hidden, batch, chosen)
         else:
             loss = loss + weight * F.cross_entropy(logits[chosen], batch.labels_N.long()[chosen])
     model.zero_grad()
     loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def linked_missed(model: PretrainingModel, hidden: torch.Tensor, batch: PackedBatch, chosen: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of tokens from the summed states of their links, by a matrix of zeros and ones."""
+    head, counts = model.heads["aligned"], batch.sources.counts_N.tolist()
+    links, places = torch.zeros(len(counts), len(hidden)), batch.sources.positions_P.tolist()
+    for number, count in enumerate(counts):
+        for place in places[:count]:
+            links[number, place] += 1
+        places = places[count:]
+    logits = head.logits(head.transfer(links[chosen] @ hidden))
+    return F.cross_entropy(logits, batch.labels_N.long()[chosen])
 
 
 def translations_missed(
@@ -102,11 +117,11 @@ def maker(encoder: str, corpus: CorpusFolder) -> Callable[[], PretrainingModel]:
     if encoder in OURS:
         translates = encoder == "translation"
         config = ModelConfig(num_layers=2, hidden_size=64, num_heads=4, ffn_size=128, dropout=0.0, initializer_range=0.1,
-                             heads=("token",) if translates else ("token", "sentence"),
+                             heads=("token",) if translates else ("token", "sentence", "aligned"),
                              decoder="separate" if translates else None)  # fmt: skip
         config = config.resolved(manifest.vocab_size, len(manifest.languages))
         return lambda: model_of(config).initialise(0)
-    section = BackboneConfig(backbone=encoder, dropout=0.0, heads=("token", "sentence"))
+    section = BackboneConfig(backbone=encoder, dropout=0.0, heads=("token", "sentence", "aligned"))
     architecture = architecture_of(section, manifest.specials, len(manifest.languages))
     target = Target.of(architecture.config, corpus.folder, manifest)
     return lambda: architecture.step_zero(0, target, Voters(0, 1)).model
@@ -116,7 +131,7 @@ def compared(ranks: Ranks, folder: Path, encoder: str) -> dict[str, Any]:
     """One model: for each ZeRO stage and accumulation how far gradients, their norm and the update are off."""
     corpus = CorpusFolder(folder)
     made, translates = maker(encoder, corpus), encoder == "translation"
-    stage = StageConfig(steps=1, rows={"MT": 1} if translates else dict.fromkeys(ENCODERS, 1))
+    stage = StageConfig(steps=1, rows={"MT": 1} if translates else dict.fromkeys(OBJECTIVES, 1))
     data = PretrainingData(corpus, DataConfig(sequence_length=128), Schedule((stage,), ROWS), seed=3)
     expected = reference(made(), data)
     norm, new_weights = updated(made(), expected)

@@ -14,9 +14,9 @@ from tests.integration.conftest import TrainedEncoders
 
 
 def test_gradients_of_a_step_equal_plain_pytorch_for_zero_0_to_3(
-    data: Path, encoders: TrainedEncoders, start_ranks: Any, tmp_path: Path
+    linked_data: Path, encoders: TrainedEncoders, start_ranks: Any, tmp_path: Path
 ) -> None:
-    output, pairs = tmp_path / "gradients.json", [(data, "encoder"), (data, "translation"), *encoders.values()]
+    output, pairs = tmp_path / "gradients.json", [(linked_data, "encoder"), (linked_data, "translation"), *encoders.values()]
     arguments = [argument for pair in pairs for argument in pair]
     process = start_ranks(2, "tests/integration/gradient_worker.py", *arguments, output)
     text, _ = process.communicate(timeout=300)

@@ -86,11 +86,11 @@ def test_a_run_goes_through_both_stages_and_leaves_what_it_promises(undisturbed:
 
 
 def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
-    recipe: Path, data: Path, start_ranks: Any, tmp_path: Path
+    recipe: Path, linked_data: Path, start_ranks: Any, tmp_path: Path
 ) -> None:
-    first, second = "{MMLM: 1, TLM: 1, XLCO: 1}", "{CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}"
+    first, second = "{MMLM: 1, AlignLM: 1, XLCO: 1}", "{CAMLM: 1, BTMLM: 1, AlignLM: 1, PLM: 1}"
     both_heads = f"stages=[{{steps: 6, rows: {first}}}, {{steps: 6, rows: {second}}}]"
-    arguments = ("launcher/pretrain.py", "--recipe", recipe, both_heads, "--data", data, "--run")
+    arguments = ("launcher/pretrain.py", "--recipe", recipe, both_heads, "--data", linked_data, "--run")
     whole = start_ranks(2, *arguments, tmp_path / "whole")
     text, _ = whole.communicate(timeout=240)
     assert (tmp_path / "whole" / "COMPLETE").is_file(), text
@@ -112,9 +112,12 @@ def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_losses_do_not_depend_on_the_number_of_ranks(data: Path, recipe: Path, start_ranks: Any, tmp_path: Path) -> None:
-    mix = "stages=[{steps: 3, rows: {TLM: 1, CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}}]"
-    still = ["model.dropout=0.0", "model.attention_dropout=0.0", mix]
+def test_losses_do_not_depend_on_the_number_of_ranks(
+    linked_data: Path, recipe: Path, start_ranks: Any, tmp_path: Path
+) -> None:
+    data, mix = linked_data, "stages=[{steps: 3, rows: {AlignLM: 1, CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}}]"
+    weights = "stream_weights.AlignLM_bilingual={en-fr: 0.5}"
+    still = ["model.dropout=0.0", "model.attention_dropout=0.0", mix, weights]
     assert single(recipe, data, tmp_path / "one", *still).returncode == 0
     two = start_ranks(2, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", tmp_path / "two", *still)
     text, _ = two.communicate(timeout=240)

@@ -400,3 +400,10 @@ def test_prefetched_steps_come_in_order_and_errors_come_up_where_used() -> None:
 
 def _each(items: Prefetcher[int]) -> Sequence[int]:
     return list(items)
+
+
+def test_data_without_the_links_that_an_objective_needs_is_refused(corpus_without_links: CorpusFolder) -> None:
+    schedule = Schedule((StageConfig(steps=1, rows={"AlignLM": 1}),), 1)
+    with pytest.raises(InputError, match=r"no column links.*python -m data_prep align --data") as caught:
+        PretrainingData(corpus_without_links, DataConfig(), schedule, seed=0)
+    assert "\n" not in str(caught.value)

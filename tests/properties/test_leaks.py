@@ -14,13 +14,17 @@ from torch import Tensor
 from ernie_m.base.special_tokens import Specials
 from ernie_m.models.model import Encoder
 from ernie_m.rows.attention_rule import attention_rule, check_no_leak, closure, dense_mask
-from ernie_m.rows.batch import Document, Example, PackedBatch
+from ernie_m.rows.batch import Document, Example, LossRequest, PackedBatch
 from ernie_m.rows.corruption import INSERT, NOTHING, REPLACE
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import (
+    ALIGNED,
+    ALIGNLM,
     BTMLM,
     CAMLM,
     CORRUPTED,
+    LINKED,
+    LOSS_INDEX,
     NEXT,
     PLM,
     SENTENCE,
@@ -269,6 +273,50 @@ def test_an_entry_that_is_none_is_refused_in_one_line(entry: dict[str, Any], mes
         Objective("ODD", **entry)
     assert str(caught.value).startswith("ODD")
     assert "\n" not in str(caught.value)
+
+
+def linked_entry(corruption: str, reads: dict[str, str]) -> Objective:
+    return Objective("ANY", 2, corruption, tuple(reads), reads, (Prediction("ANY", ALIGNED, LINKED),))
+
+
+def test_closure_guards_what_links_bring() -> None:
+    """With inserted masks the answer stands in the row: a linked token must not have read it."""
+    linked_entry(INSERT, CAMLM.reads)
+    linked_entry(REPLACE, ALIGNLM.reads)
+    with pytest.raises(ValueError, match="a mask would see its answer"):
+        linked_entry(INSERT, {**CAMLM.reads, "Y": "X Y"})
+    with pytest.raises(ValueError, match='"aligned" and asked "linked" go together'):
+        replace(ALIGNLM, predictions=(Prediction("ODD", asked=LINKED),))
+    with pytest.raises(ValueError, match="reads links of pairs, and num_sentences is 1"):
+        Objective("ODD", 1, REPLACE, ("X",), {"X": "X"}, (Prediction("ODD", ALIGNED, LINKED),))
+
+
+def test_AlignLM_is_bit_equal_when_the_tokens_behind_its_masks_change(deep: Encoder, batch_of: BatchOf) -> None:
+    """The hidden originals are in no state that either head reads: same logits, whatever they were."""
+    layout, lengths, masks = Layout(ALIGNLM, CorruptionConfig(mask_rate=0.4), Specials.xlm_r(101)), (9, 7), 100
+    rng, links = np.random.default_rng(0), {"links": np.stack([np.arange(7), 9 + np.arange(7)], axis=1)}
+    ids = [rng.integers(10, 90, n, dtype=np.int32) for n in lengths]
+    first = layout.lay_out(Example(tuple(ids), (1, 2), links), 5)
+    hidden = first.predicted[(first.input_ids[first.predicted] == masks) & (first.prediction == 1)]
+    assert len(hidden) > 2
+    for place in hidden.tolist():
+        sentence, index = divmod(place, 11)  # <s> and 9 tokens and </s>, then </s> in front of the second
+        changed = [own.copy() for own in ids]
+        changed[sentence][index - 1] = 9
+        other = layout.lay_out(Example(tuple(changed), (1, 2), links), 5)
+        assert np.array_equal(other.input_ids, first.input_ids)
+        assert np.array_equal(other.sources, first.sources)
+        at = first.predicted == place
+        assert (other.labels != first.labels).tolist() == at.tolist()
+    batch = batch_of(ALIGNLM, [[first]])
+    caught: list[Tensor] = []
+    handle = deep.heads["aligned"].transfer.register_forward_hook(lambda _, inputs, output: caught.append(inputs[0]))
+    for _ in range(2):
+        deep(batch, LossRequest(torch.ones(len(LOSS_INDEX)), 2))
+        batch = replace(batch, labels_N=(batch.labels_N + 1) % 90)
+    handle.remove()
+    assert torch.equal(*caught)
+    assert len(caught[0]) == int((first.prediction == 1).sum())
 
 
 @pytest.mark.parametrize("document", [0, 1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,22 @@ from ernie_m.rows.batch import Document, Documents, Example, Examples, PackedBat
 from ernie_m.rows.corruption import INSERT, REPLACE
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.layout import Layout, Positions
-from ernie_m.rows.objectives import HEADS, LOSS_INDEX, NEXT, OBJECTIVES, PREDICTIONS, SENTENCES, CorruptionConfig, Objective
+from ernie_m.rows.objectives import (
+    HEADS,
+    LINKED,
+    LOSS_INDEX,
+    NEXT,
+    OBJECTIVES,
+    PREDICTIONS,
+    SENTENCES,
+    CorruptionConfig,
+    Objective,
+)
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import WINDOW_POSITIONS, RowSettings, RowSource
 from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig
 from ernie_m.rows.window_plan import MIN_PIECE
+from tests.link_fixtures import some_links
 
 S, WORD = 128, 2**64
 Columns = dict[str, list[int]]
@@ -99,14 +110,17 @@ def slow_document(
         tokens.append((EOS_ID, EOS_ID, len(tokens) - begin + FIRST_POSITION_ID, language, sentence))
     if objective.corruption == INSERT:
         predicted = list(range(len(tokens), len(tokens) + len(masks)))
-    (prediction,) = objective.predictions
+    asked = objective.predictions[0].asked
     causal = [number_of for number_of, group in enumerate(objective.groups) if group in objective.causal]
-    if prediction.asked == NEXT:
+    if asked == NEXT:
         pairs = list(itertools.pairwise(range(len(tokens))))
         predicted = [i for i, j in pairs if tokens[i][4] == tokens[j][4] and tokens[i][4] in causal]
         labels = [tokens[i + 1][0] for i in predicted]
-    if prediction.asked == SENTENCES:
+    if asked == SENTENCES:
         predicted, labels = firsts, [firsts[1] - firsts[0], firsts[0] - firsts[1]]
+    found = [(position, label, 0, []) for position, label in zip(predicted, labels, strict=True)]
+    found += linked(objective, example, firsts, predicted, labels)
+    found.sort(key=lambda prediction: prediction[0])
     tokens += masks
     placeholders = []
     if objective.is_pseudo_parallel:
@@ -128,13 +142,35 @@ def slow_document(
         **columns,
         "reads": [of_group[0][group] for group in columns["group"]],
         "horizon": [index if group in causal else 2**30 for index, group in enumerate(columns["group"])],
-        "predicted": predicted,
-        "labels": labels,
-        "prediction": [0] * len(labels),
+        "predicted": [position for position, *_ in found],
+        "labels": [label for _, label, *_ in found],
+        "prediction": [number_of for _, _, number_of, _ in found],
+        "num_sources": [len(sources) for *_, sources in found],
+        "sources": [source for *_, sources in found for source in sources],
         "generation_ids": original if objective.is_pseudo_parallel else columns["input_ids"],
         "generation_reads": [of_group[1][group] for group in columns["group"]],
         "placeholders": placeholders,
     }  # fmt: skip
+
+
+def linked(
+    objective: Objective, example: Example, firsts: list[int], predicted: list[int], labels: list[int]
+) -> list[tuple[int, int, int, list[int]]]:
+    """Once more each predicted token that has links, with the tokens at their other ends."""
+    found = []
+    for number_of, prediction in enumerate(objective.predictions):
+        if prediction.asked != LINKED:
+            continue
+        n = len(example.sentences[0])
+        places = [firsts[0] + 1 + t if t < n else firsts[1] + 1 + t - n for t in range(n + len(example.sentences[1]))]
+        if objective.apart:
+            raise AssertionError("the second sentence begins with two specials here; none is linked and apart")
+        links = [(places[i], places[j]) for i, j in example.columns["links"].tolist()]
+        for position, label in zip(predicted, labels, strict=True):
+            ends = sorted([j for i, j in links if i == position] + [i for i, j in links if j == position])
+            if ends:
+                found.append((position, label, number_of, ends))
+    return found
 
 
 def columns_of(document: Document) -> Columns:
@@ -155,16 +191,25 @@ def random_examples(
         )
         for _ in range(count)
     ]
+    if objective.columns:
+        links = [some_links(list(map(len, example.sentences)), seed) for seed, example in enumerate(examples)]
+        examples = [replace(example, columns={"links": own}) for example, own in zip(examples, links, strict=True)]
     return examples, rng.integers(0, WORD, count, np.uint64).tolist(), rng.integers(1, 9, count).tolist()
 
 
 def side_by_side(examples: list[Example], keys: list[int], targets: list[int]) -> Examples:
+    before = np.cumsum([0] + [sum(map(len, example.sentences)) for example in examples]).tolist()
+    columns = {
+        name: np.concatenate([e.columns[name] + start for e, start in zip(examples, before, strict=False)])
+        for name in examples[0].columns
+    }
     return Examples(
         np.concatenate([sentence for example in examples for sentence in example.sentences]),
         np.array([list(map(len, example.sentences)) for example in examples]),
         np.array([example.languages for example in examples]),
         np.array(keys, np.uint64),
         np.array(targets),
+        columns,
     )
 
 
@@ -408,11 +453,57 @@ def slow_row(data: PretrainingData, address: RowAddress) -> list[Columns]:
         if source.objective.is_pseudo_parallel:
             targets = data._target_languages(source.stream)
             target = targets[choice % 2**32 * len(targets) // 2**32]
-        example = Example(tuple(sentences[turn]), tuple(languages[turn]))
+        columns = {}
+        if source.objective.columns:
+            columns["links"] = slow_links(source, draw.visit, index, turned=turn.step == -1)
+        example = Example(tuple(sentences[turn]), tuple(languages[turn]), columns)
         documents.append(
             slow_document(source.objective, example, data.config.corruption, data.folder.manifest.vocab_size, key, target)
         )
     return documents
+
+
+def slow_links(source: RowSource, visit: int, index: int, turned: bool) -> np.ndarray:
+    """The links of a document of a row: those of its line that lie in the part which the row has, counted in that part."""
+    location, links = source.locate(visit), []
+    starts, stops = location.starts_EC[index].tolist(), location.stops_EC[index].tolist()
+    offsets = [column.tolist() for column in location.shard.offsets]
+    (line,) = (i for i in range(len(offsets[0]) - 1) if offsets[0][i] <= starts[0] < offsets[0][i + 1])
+    written, _ = location.shard.items("links", line, line + 1)
+    for i, j in written.tolist():
+        places = [offsets[0][line] + i, offsets[1][line] + j]
+        if all(start <= place < stop for place, start, stop in zip(places, starts, stops, strict=True)):
+            first, second = (place - start for place, start in zip(places, starts, strict=True))
+            lengths = [stop - start for start, stop in zip(starts, stops, strict=True)]
+            links.append((second, lengths[1] + first) if turned else (first, lengths[0] + second))
+    return np.array(links, np.int64).reshape(-1, 2)
+
+
+def test_links_follow_the_cutting_and_turning_of_their_pairs(corpus_folder: CorpusFolder) -> None:
+    """Rows so short that most pairs are cut: each document has the links of its own part, in its own direction."""
+    stage = StageConfig(steps=50, rows={"AlignLM": 1})
+    data = PretrainingData(corpus_folder, DataConfig(sequence_length=32), Schedule((stage,), 8), seed=5)
+    seen = Counter[str]()
+    for address in itertools.chain.from_iterable(map(data.schedule.rows_of_step, range(25))):
+        source, draw = data._drawn(address)
+        examples, location = source.examples(draw.visit), source.locate(draw.visit)
+        found, start = examples.columns["links"].tolist(), 0
+        for index, lengths in enumerate(examples.lengths_EC.tolist()):
+            line = location.lines()[index][0]
+            whole = [int(offsets[line + 1] - offsets[line]) for offsets in location.shard.offsets]
+            turned = examples.languages_EC[index].tolist() != list(source.languages)
+            assert lengths == (location.stops_EC - location.starts_EC)[index].tolist()[:: -1 if turned else 1]
+            expected = (slow_links(source, draw.visit, index, turned) + start).tolist()
+            own = sorted(sorted(link) for link in found if start <= link[0] < start + sum(lengths))
+            assert own == sorted(expected)
+            assert all(start <= i < start + lengths[0] <= j < start + sum(lengths) for i, j in own)
+            seen["turned"] += turned
+            seen["links"] += len(expected)
+            seen["lost"] += len(location.shard.items("links", line, line + 1)[0]) - len(expected)
+            seen["cut"] += lengths != whole[:: -1 if turned else 1]
+            start += sum(lengths)
+        assert len(examples.tokens_T) == start
+    assert min(seen.values()) > 100, seen
 
 
 def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> dict[str, Any]:
@@ -426,6 +517,7 @@ def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> d
         "horizon": 2**30,
     }
     grid: dict[str, Any] = {f"{name}_BS": [] for name in (*padding, "document")}
+    ragged: list[list[int]] = []
     flat: dict[str, list[int]] = {name: [] for name in ("predicted_N", "labels_N", "loss_N", "metric_N")}
     generation: dict[str, list[Any]] = {
         name: [] for name in ("rows_R", "input_ids_RS", "reads_RS", "placeholders_K", "slots_K")
@@ -438,10 +530,16 @@ def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> d
             for name in (*padding, "generation_ids", "generation_reads"):
                 row[name] += document[name] if name != "horizon" else [min(h + start, 2**30) for h in document[name]]
             row["document"] += [number_of] * len(document["input_ids"])
+            first_loss = LOSS_INDEX[list(OBJECTIVES.values())[objective].predictions[0].loss]
             flat["predicted_N"] += [index * S + start + i for i in document["predicted"]]
             flat["labels_N"] += document["labels"]
-            flat["loss_N"] += [list(LOSS_INDEX.values())[objective]] * len(document["labels"])
-            flat["metric_N"] += [metric] * len(document["labels"])
+            flat["loss_N"] += [first_loss + number_of for number_of in document["prediction"]]
+            flat["metric_N"] += [metric + number_of for number_of in document["prediction"]]
+            borders = np.cumsum([0, *document["num_sources"]]).tolist()
+            ragged += [
+                [index * S + start + i for i in document["sources"][first:last]]
+                for first, last in itertools.pairwise(borders)
+            ]
             slots += [start + i for i in document["placeholders"]]
         rest = S - len(row["document"])
         for name, value in (*padding.items(), ("document", -1)):
@@ -456,11 +554,17 @@ def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> d
     by_head = sorted(range(len(heads)), key=heads.__getitem__)
     flat = {name: [column[i] for i in by_head] for name, column in flat.items()}
     assert bool(generation["rows_R"]) <= generates
+    ragged = [ragged[i] for i in by_head]
+    if any(ragged):
+        flat |= {"sources.positions_P": list(itertools.chain(*ragged)), "sources.counts_N": list(map(len, ragged))}
     return {**grid, **flat, **({f"generation.{k}": v for k, v in generation.items()} if generates else {})}
 
 
 def content_of(batch: PackedBatch) -> dict[str, Any]:
-    arrays = {name: value for name, value in vars(batch).items() if name not in ("generation", "head_sizes")}
+    arrays = {name: value for name, value in vars(batch).items() if name not in ("generation", "head_sizes", "sources")}
+    if batch.sources is not None:
+        arrays |= {"sources.positions_P": batch.sources.positions_P, "sources.counts_N": batch.sources.counts_N}
+        assert sum(batch.sources.sizes.values()) == len(batch.sources.positions_P)
     if batch.generation is not None:
         arrays |= {f"generation.{name}": value for name, value in vars(batch.generation).items()}
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int32)}
@@ -493,8 +597,8 @@ def test_micro_batches_are_those_of_the_oracle(corpus_folder: CorpusFolder, worl
                 if generates and not expected["generation.rows_R"]:  # another rank's: it takes part with its first row
                     assert found.pop("generation.rows_R") == [0]
                     assert found.pop("generation.slots_K") == found.pop("generation.placeholders_K") == []
-                    found = {k: v for k, v in found.items() if "." not in k}
-                    expected = {k: v for k, v in expected.items() if "." not in k}
+                    found = {k: v for k, v in found.items() if not k.startswith("generation.")}
+                    expected = {k: v for k, v in expected.items() if not k.startswith("generation.")}
                 assert found == expected
                 targets.update(
                     lang for row in rows for d in row[0] for lang in np.array(d["language"])[d["placeholders"]].tolist()
@@ -539,7 +643,7 @@ def test_rows_packed_at_once_are_rows_packed_one_by_one(corpus_folder: CorpusFol
 
 def test_rows_of_a_step_are_the_same_however_they_are_asked_for() -> None:
     stages = (StageConfig(steps=3, rows={"MMLM": 1, "CLM": 2}), ALL_EQUAL)
-    for rows_per_step, step in itertools.product((7, 20), (0, 2, 3, 9)):
+    for rows_per_step, step in itertools.product((len(OBJECTIVES), 20), (0, 2, 3, 9)):
         schedule = Schedule(stages, rows_per_step)
         every = schedule.rows_of_step(step)
         assert len(every) == rows_per_step

@@ -60,24 +60,26 @@ def test_losses_of_a_packed_batch_are_those_of_its_documents_alone(
 ) -> None:
     model, rows = encoder_of(num_layers=4, seed=4), documents_of(objective)
     scales = torch.linspace(0.5, 1.5, len(LOSS_INDEX))
-    number = OBJECTIVE_INDEX[objective.name]
-    each_its_metric = [PackedRow(own, number, metric) for metric, own in enumerate(independent(objective, rows))]
-    request = LossRequest(scales, num_metrics=len(each_its_metric))
-    apart = model(to_device(pack(each_its_metric, S), CPU), request)[1]
-    loss, together = model(batch_of(objective, rows), LossRequest(scales, num_metrics=1))
-    alone = [model(batch_of(objective, [own]), LossRequest(scales, 1)) for own in independent(objective, rows)]
-    torch.testing.assert_close(together, apart.sum(0, keepdim=True), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(apart, torch.cat([nll for _, nll in alone]), rtol=1e-5, atol=1e-5)
+    number, count = OBJECTIVE_INDEX[objective.name], len(objective.predictions)
+    each_its_metric = [PackedRow(own, number, count * i) for i, own in enumerate(independent(objective, rows))]
+    request = LossRequest(scales, num_metrics=count * len(each_its_metric))
+    apart = model(to_device(pack(each_its_metric, S), CPU), request)[1].view(-1, count)
+    loss, together = model(batch_of(objective, rows), LossRequest(scales, num_metrics=count))
+    alone = [model(batch_of(objective, [own]), LossRequest(scales, count)) for own in independent(objective, rows)]
+    torch.testing.assert_close(together, apart.sum(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(apart, torch.stack([nll for _, nll in alone]), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss, torch.stack([part for part, _ in alone]).sum(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(loss.double(), together[0] * scales[number], rtol=1e-5, atol=1e-5)
-    assert bool((apart > 0.1).all())
+    of_losses = scales[[LOSS_INDEX[prediction.loss] for prediction in objective.predictions]]
+    torch.testing.assert_close(loss.double(), together @ of_losses.double(), rtol=1e-5, atol=1e-5)
+    assert bool((apart[:, 0] > 0.1).all())
+    assert bool((together > 0.1).all())
 
 
 def test_gradients_of_a_packed_batch_are_the_sum_of_its_documents(
     objective: Objective, encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     model, rows = encoder_of(dtype=torch.float64), documents_of(objective)
-    request = LossRequest(torch.ones(len(LOSS_INDEX), dtype=torch.float64), 1)
+    request = LossRequest(torch.ones(len(LOSS_INDEX), dtype=torch.float64), len(objective.predictions))
     model(batch_of(objective, rows), request)[0].backward()
     packed = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
     model.zero_grad()
@@ -261,15 +263,17 @@ def test_a_rank_without_placeholders_takes_part_in_generation_all_the_same(
 def test_packing_keeps_documents_and_metrics_apart(objective: Objective, documents_of: DocumentsOf) -> None:
     rows = documents_of(objective)
     number = OBJECTIVE_INDEX[objective.name]
-    batch = pack([PackedRow(row, number, 10 + i) for i, row in enumerate(rows)], S)
+    first_loss = LOSS_INDEX[objective.predictions[0].loss]
+    batch = pack([PackedRow(row, number, 10 * i) for i, row in enumerate(rows)], S)
     for row, document_number, start, document in located(rows):
         span = slice(start, start + len(document))
         for name in ("input_ids", "position_ids", "language", "group", "reads"):
             assert np.array_equal(getattr(batch, f"{name}_BS")[row, span], getattr(document, name))
         assert (batch.document_BS[row, span] == document_number).all()
         of_document = (batch.predicted_N >= row * S + start) & (batch.predicted_N < row * S + start + len(document))
-        assert np.array_equal(batch.predicted_N[of_document], row * S + start + document.predicted)
-        assert np.array_equal(batch.labels_N[of_document], document.labels)
-        assert (batch.metric_N[of_document] == 10 + row).all()
-        assert (batch.loss_N[of_document] == number).all()
+        by_head = np.argsort(document.prediction, kind="stable")
+        assert np.array_equal(batch.predicted_N[of_document], row * S + start + document.predicted[by_head])
+        assert np.array_equal(batch.labels_N[of_document], document.labels[by_head])
+        assert np.array_equal(batch.metric_N[of_document], 10 * row + document.prediction[by_head])
+        assert np.array_equal(batch.loss_N[of_document], first_loss + document.prediction[by_head])
     assert len(batch.predicted_N) == sum(len(d.predicted) for *_, d in located(rows))

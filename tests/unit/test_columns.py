@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,41 +16,15 @@ from data_prep.stats import folder_stats, report
 from data_prep.verify import check_shard, checks_of
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
-from ernie_m.corpus.columns import LINKS, ColumnEntry, ColumnTable, Ragged, write_companion
+from ernie_m.corpus.columns import LINKS, ColumnEntry, ColumnTable
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Manifest, Shard
-
-Links = list[list[tuple[int, int]]]
-
-
-def shards_of(folder: CorpusFolder) -> list[tuple[int, Shard]]:
-    """(place, shard) of all pairs."""
-    streams = [*folder.parallel(), *folder.parallel(HELD_OUT)]
-    return [(int(p), s) for stream in streams for p, s in zip(stream.entries.places, stream.shards, strict=True)]
+from tests.link_fixtures import Links, random_links, shards_of, write
 
 
-def random_links(shard: Shard, seed: int) -> Links:
-    rng, lengths = np.random.default_rng(seed), [np.diff(offsets).tolist() for offsets in shard.offsets]
-    return [
-        sorted({(int(rng.integers(n)), int(rng.integers(m))) for _ in range(int(rng.integers(0, 5)))})
-        for n, m in zip(*lengths, strict=True)
-    ]
-
-
-def ragged(links: Links) -> Ragged:
-    values = np.array([number for row in links for link in row for number in link], np.int32)
-    return Ragged(np.concatenate([[0], np.cumsum([2 * len(row) for row in links])]).astype(np.int32), values)
-
-
-def write(folder: Path, links_of: Callable[[Shard, int], Links] = random_links) -> dict[str, Links]:
-    """Write links of all pairs as `align` does; shard file -> its links."""
-    opened, entries, links = CorpusFolder(folder), [], {}
-    for place, shard in shards_of(opened):
-        links[shard.entry.file] = links_of(shard, place)
-        path = folder / LINKS.file_of(shard.entry.file)
-        entries.append((place, write_companion(path, LINKS, ragged(links[shard.entry.file]))))
-    columns = {LINKS.name: ColumnTable.of(entries[::-1])}
-    replace(opened.manifest, columns=columns, columns_made={LINKS.name: {"by": "a test"}}).write(folder)
-    return links
+@pytest.fixture
+def corpus_folder(corpus_without_links: CorpusFolder) -> CorpusFolder:
+    """These tests write links themselves."""
+    return corpus_without_links
 
 
 @pytest.fixture

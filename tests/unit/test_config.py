@@ -11,6 +11,7 @@ import pytest
 
 from ernie_m.base.config import Section, build, differing_keys, merge_overrides, read_recipe, read_yaml, section, to_mapping
 from ernie_m.base.console import InputError
+from ernie_m.rows.dataloader import Metric
 from ernie_m.training.recipe import TrainingConfig
 
 
@@ -177,6 +178,8 @@ def test_every_recipe_builds_and_comes_back_from_its_saved_form(recipe: Path) ->
         (["stages=[]"], "stages"),
         (["stages=[{steps: 1, rows: {MLM: 1}}]"], "stages[0].rows: {'MLM': 1.0}; expected objectives out of MMLM"),
         (["objective_weights={camlm: 1}"], "objective_weights"),
+        (["stream_weights={camlm: {de-en: 1}}"], "stream_weights: {'camlm'"),
+        (["stream_weights={CAMLM: {de-en: -1}}"], "stream_weights.CAMLM.de-en: -1.0; expected a number from 0"),
         (["engine={zero_stage: 0, precision: fp16}"], "engine.precision: 'fp16'; expected zero_stage 1, 2 or 3"),
         (
             ["model.attention=flex", "model.attention_dropout=0.1"],
@@ -199,3 +202,15 @@ def test_mistakes_in_a_real_recipe_are_named(overrides: list[str], message: str)
     content = merge_overrides(read_recipe(ROOT / "launcher" / "recipes" / "demo.yaml"), overrides)
     with pytest.raises(InputError, match=re.escape(message)):
         build(TrainingConfig, content, "demo.yaml")
+
+
+def test_factors_of_streams_are_found_by_loss_and_stream() -> None:
+    base = read_recipe(ROOT / "launcher" / "recipes" / "alignlm.yaml")
+    metrics = [Metric("AlignLM", loss, stream) for stream in ("de-en", "en-fr") for loss in ("AlignLM", "AlignLM_bilingual")]
+    config = build(TrainingConfig, merge_overrides(base, ["stream_weights={AlignLM_bilingual: {en-fr: 0.5}}"]), "recipe")
+    assert config.factors_of(metrics) == [1.0, 1.0, 1.0, 0.5]
+    assert build(TrainingConfig, base, "recipe").factors_of(metrics) is None
+    for unknown, there in (("AlignLM_bilingual: {fr-en: 1}", "de-en, en-fr"), ("TLM: {de-en: 1}", "none, since no stage")):
+        other = build(TrainingConfig, merge_overrides(base, [f"stream_weights={{{unknown}}}"]), "recipe")
+        with pytest.raises(InputError, match=f"no such stream; .*{there}"):
+            other.factors_of(metrics)

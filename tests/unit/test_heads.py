@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from ernie_m.base.special_tokens import Specials
 from ernie_m.models.head import Targets
-from ernie_m.models.heads import HEADS
+from ernie_m.models.heads import HEADS, AlignedHead
 from ernie_m.models.model import Encoder
 from ernie_m.models.retrieval import mean_over_tokens
 from ernie_m.models.sentence_head import SentenceHead, sentence_keys
@@ -21,8 +21,9 @@ from ernie_m.models.shape import ModelConfig, Pooling
 from ernie_m.models.size import HEAD_SIZES, parameter_count
 from ernie_m.rows import objectives
 from ernie_m.rows.batch import Document, Example, LossRequest
+from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVES, PLM, TOKEN, XLCO, CorruptionConfig, heads_of
+from ernie_m.rows.objectives import ALIGNLM, CAMLM, LOSS_INDEX, OBJECTIVES, PLM, TLM, TOKEN, XLCO, CorruptionConfig, heads_of
 from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def request(num_metrics: int = 1) -> LossRequest:
 
 def cut(document: Document, start: int, stop: int) -> Document:
     """Its positions [start, stop); nothing is predicted there."""
-    asked = ("predicted", "labels", "prediction", "placeholders")
+    asked = ("predicted", "labels", "prediction", "num_sources", "sources", "placeholders")
     columns = {f.name: getattr(document, f.name) for f in fields(Document)}
     return Document(**{name: column[:0] if name in asked else column[start:stop] for name, column in columns.items()})
 
@@ -47,7 +48,15 @@ def test_both_rooms_have_the_same_heads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "pooling"), [(None, None), (("sentence",), None), (("sentence",), "mean"), (("token", "sentence"), "first")]
+    ("heads", "pooling"),
+    [
+        (None, None),
+        (("sentence",), None),
+        (("sentence",), "mean"),
+        (("token", "sentence"), "first"),
+        (("aligned",), None),
+        (("token", "aligned"), None),
+    ],
 )
 def test_sizes_are_those_of_the_modules(heads: tuple[str, ...] | None, pooling: Pooling | None) -> None:
     model = Encoder(replace(SHAPE, heads=heads, pooling=pooling))
@@ -232,8 +241,6 @@ def test_a_micro_batch_of_several_heads_gives_each_its_own(
     encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     """Rows of both kinds in turn: losses are those of the rows by themselves."""
-    from ernie_m.rows.dataloader import to_device
-
     model = encoder_of(dtype=torch.float64)
     rows = [(objective, row) for pair in zip(documents_of(CAMLM), documents_of(XLCO), strict=True)
             for objective, row in zip((CAMLM, XLCO), pair, strict=True)]  # fmt: skip
@@ -281,3 +288,85 @@ def test_a_sentence_alone_in_its_row_has_no_loss() -> None:
     head = SentenceHead(32)
     targets = Targets(torch.tensor([0, 9]), torch.tensor([9, -9]), 64)
     assert head(torch.randn(2, 32), targets).tolist() == [0.0, 0.0]
+
+
+def aligned_nll(model: Encoder, document: Document, batch_of: BatchOf) -> list[torch.Tensor]:
+    """Equations 5 to 8 of arXiv 2106.01732, prediction by prediction, from the document alone."""
+    head, words = model.heads["aligned"], model.embeddings.word.weight
+    assert isinstance(head, AlignedHead)
+    hidden, found, sources = model.hidden_states(batch_of(ALIGNLM, [[document]]))[0], [], document.sources.tolist()
+    for number, count, label in zip(document.prediction, document.num_sources, document.labels, strict=True):
+        own, sources = sources[:count], sources[count:]
+        assert bool(own) == (number == 1)
+        if number == 1:
+            summed = sum(hidden[place] for place in own)
+            through = head.transfer.weight @ summed + head.transfer.bias
+            through = head.norm(F.gelu(head.dense.weight @ through + head.dense.bias))
+            found.append(-(words @ through + head.decoder_bias).log_softmax(-1)[int(label)])
+    return found
+
+
+def test_AlignLM_is_the_loop_over_its_equations_forward_and_gradient(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    model, rows = encoder_of(dtype=torch.float64, seed=2), documents_of(ALIGNLM)
+    weights = torch.ones(len(LOSS_INDEX), dtype=torch.float64)
+    weights[LOSS_INDEX["AlignLM"]] = 0
+    batch = batch_of(ALIGNLM, rows)
+    assert batch.sources is not None
+    assert int((batch.sources.counts_N > 1).sum()) > 1, "sums of several states"
+    loss, nll_M = model(batch, LossRequest(weights, 2))
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    model.zero_grad()
+    by_hand = [nll for row in rows for document in row for nll in aligned_nll(model, document, batch_of)]
+    torch.stack(by_hand).sum().backward()
+    assert nll_M[1].item() == pytest.approx(sum(nll.item() for nll in by_hand), rel=1e-9)
+    assert len(by_hand) == dict(batch.head_sizes)["aligned"] > 8
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-5, atol=1e-7)
+        else:
+            assert parameter.grad is None or not parameter.grad.any(), name
+    assert {"heads.aligned.transfer.weight", "embeddings.word.weight", "layers.0.qkv.weight"} <= {*gradients}
+
+
+def test_AlignLM_is_TLM_beside_its_links(encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
+    """The monolingual prediction is TLM's; and it has the same masks."""
+    model = encoder_of(dtype=torch.float64)
+    one, other = batch_of(ALIGNLM, documents_of(ALIGNLM)), batch_of(TLM, documents_of(TLM))
+    assert torch.equal(one.input_ids_BS, other.input_ids_BS)
+    assert model(one, request(2))[1][0].item() == pytest.approx(model(other, request())[1].item(), rel=1e-12)
+
+
+def test_a_masked_token_without_a_link_has_no_bilingual_loss(documents_of: DocumentsOf) -> None:
+    documents = [document for row in documents_of(ALIGNLM) for document in row]
+    num_masked, num_linked = (sum(int((d.prediction == n).sum()) for d in documents) for n in (0, 1))
+    assert 0 < num_linked < num_masked
+    for document in documents:
+        masked, linked = ({*document.predicted[document.prediction == n].tolist()} for n in (0, 1))
+        assert linked <= masked
+        groups = np.repeat(document.group[document.predicted], document.num_sources)
+        assert (document.group[document.sources] != groups).all(), "links go to the other sentence, never to itself"
+
+
+def test_two_heads_add_up_in_the_gradient_of_the_tied_matrix(
+    encoder_of: EncoderOf, documents_of: DocumentsOf, batch_of: BatchOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = []
+    for tied in (True, False):
+        if not tied:
+            monkeypatch.setattr("ernie_m.models.pretraining.tied_gradient", lambda _: None)
+        model = encoder_of(dtype=torch.float64)
+        model(batch_of(ALIGNLM, documents_of(ALIGNLM)), request(2))[0].backward()
+        gradients.append(model.embeddings.word.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_factor_of_a_stream_is_that_of_its_nll(encoder_of: EncoderOf, documents_of: DocumentsOf) -> None:
+    model, number = encoder_of(dtype=torch.float64), objectives.OBJECTIVE_INDEX["AlignLM"]
+    packed = [PackedRow(row, number, 2 * metric) for metric, row in enumerate(documents_of(ALIGNLM))]
+    batch, factors = to_device(pack(packed, 64), torch.device("cpu")), torch.tensor([1.0, 0.3, 1.0, 0.0])
+    loss, nll_M = model(batch, replace(request(4), weights_M=factors))
+    assert loss.item() == pytest.approx(float(nll_M @ factors.double()), rel=1e-6)
+    assert float(nll_M.min()) > 1

@@ -56,14 +56,14 @@ def test_manifest_json_holds_no_shard(corpus_folder: CorpusFolder) -> None:
 
 
 def test_a_write_that_is_cut_short_leaves_no_finished_folder(
-    corpus_folder: CorpusFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus_without_links: CorpusFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ernie_m.corpus.manifest, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
-        corpus_folder.manifest.write(tmp_path)
+        corpus_without_links.manifest.write(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["shards.arrow"]
     with pytest.raises(InputError, match="not finished"):
         Manifest.read(tmp_path)
