@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.shard_writer import Rows
 from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials
+from ernie_m.corpus.columns import LINKS, Companion, Ragged, write_companion
 from ernie_m.corpus.folder import TRAIN, Shard, ShardList, Shards, Stream, shard_file
 from ernie_m.corpus.vocabulary import EncodedTexts
 from ernie_m.rows.layout import Layout
@@ -47,7 +48,12 @@ def stream_of(folder: Path, num_languages: int, text: str) -> Stream:
     rows = Rows(num_languages)
     rows.add(columns, (np.arange(len(lengths)) % 7 == 0) & (num_languages == 1))
     entry = rows.write(folder, shard_file("c", TRAIN, 0), TRAIN)
-    shard, entries = Shard(folder, entry, num_languages), ShardList.of("c", num_languages, [entry])
+    entries, companions = ShardList.of("c", num_languages, [entry]), {}
+    if num_languages == 2:  # pairs without a link
+        file = folder / LINKS.file_of(entry.file)
+        written = write_companion(file, LINKS, Ragged(np.zeros(entry.rows + 1, np.int32), np.zeros(0, np.int32)))
+        companions = {LINKS.name: Companion(folder, entry.file, entry.rows, LINKS, written)}
+    shard = Shard(folder, entry, num_languages, companions)
     return Stream(tuple(LANGUAGES)[:num_languages], entries, Shards(entries, lambda *_: shard))
 
 

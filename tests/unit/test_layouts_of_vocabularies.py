@@ -49,7 +49,8 @@ def test_lengths_are_those_of_the_layout(name: str) -> None:
     layout = Layout(objective, RATES, BERT)
     for lengths in ((1, 1), (7, 5), (40, 3)):
         sentences = tuple(np.full(n, 120, np.int32) for n in lengths[: objective.num_sentences])
-        document = layout.lay_out(Example(sentences, (1, 2)[: len(sentences)]), key=3, target_language=2)
+        columns = {"links": np.array([[0, lengths[0]]])} if objective.columns else {}
+        document = layout.lay_out(Example(sentences, (1, 2)[: len(sentences)], columns), key=3, target_language=2)
         assert len(document) == layout.length(*map(len, sentences))
         fitted = layout.fitted([len(s) for s in sentences], 20)
         assert fitted is not None
@@ -72,7 +73,10 @@ def test_our_encoder_trains_and_generates_with_it() -> None:
     model = Encoder(shape, specials=BERT).initialise(0)
     assert not model.embeddings.word.weight[BERT.pad].any()
     for name, objective in OBJECTIVES.items():
-        document = Layout(objective, RATES, BERT).lay_out(example(objective.num_sentences), key=7, target_language=2)
+        text = example(objective.num_sentences)
+        if objective.columns:
+            text = replace(text, columns={"links": np.array([[0, len(text.sentences[0])]])})
+        document = Layout(objective, RATES, BERT).lay_out(text, key=7, target_language=2)
         generates = objective is BTMLM
         packed = pack([PackedRow([document, document], OBJECTIVE_INDEX[name], 0)], 40, generates, BERT)
         assert packed.input_ids_BS[packed.document_BS < 0].tolist() == [BERT.pad] * int((packed.document_BS < 0).sum())
@@ -80,7 +84,7 @@ def test_our_encoder_trains_and_generates_with_it() -> None:
         if generates:
             written = batch.input_ids_BS.flatten()[batch.generation.slots_K.long()]
             assert all(104 <= i < 150 or 160 <= i < 200 for i in written.tolist()), "pieces alone"
-        loss, _ = model(batch, LossRequest(torch.ones(len(LOSS_INDEX)), 1))
+        loss, _ = model(batch, LossRequest(torch.ones(len(LOSS_INDEX)), len(objective.predictions)))
         loss.backward()
         assert loss.isfinite()
     at_mask = batch.input_ids_BS == BERT.mask
