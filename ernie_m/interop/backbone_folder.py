@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import remove, sha256_of, write_json
 from ernie_m.interop.encoder import Loaded, OpenEncoder, open_encoder
-from ernie_m.interop.opening import configuration_of, one_line, quietly, skeleton_of
+from ernie_m.interop.opening import configuration_of, filled, one_line, skeleton_of
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, read_config, tokenizer_files
 
 SOURCE_FILE, CONSTANTS_FILE = "source.json", "constants.safetensors"
@@ -131,11 +131,7 @@ class KeptBackbone(Backbone):
             name: constants[name] if name in constants else torch.zeros(tensor.shape, dtype=tensor.dtype)
             for name, tensor in skeleton.state_dict().items()
         }
-        with one_line(f"{self.folder}: its model cannot be made"), quietly():
-            model: PreTrainedModel = type(skeleton).from_pretrained(
-                None, config=skeleton.config, state_dict=values, dtype=torch.float32
-            )
-        return model
+        return filled(skeleton, values, f"{self.folder}: its model cannot be made")[0]
 
 
 def open_backbone(name: str) -> BackboneSource:

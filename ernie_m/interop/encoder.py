@@ -25,9 +25,8 @@ from ernie_m.interop.opening import (
     check_foreign_code,
     check_kind,
     configuration_of,
+    filled,
     longest_input,
-    one_line,
-    quietly,
     skeleton_of,
     tokenizer_of,
 )
@@ -110,18 +109,9 @@ class OpenEncoder:
         if not head.is_kept:
             dropped = _head_names(skeleton)
             tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}
-        with one_line(f"{self.name}: its weights cannot be loaded"), quietly():
-            loaded: Any = type(skeleton).from_pretrained(
-                None,
-                config=skeleton.config,
-                state_dict=tensors,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-            )
-        model: PreTrainedModel = loaded[0]
-        self._check(model, loaded[1])
-        return Loaded(model, frozenset(loaded[1]["missing_keys"]), tuple(sorted(loaded[1]["unexpected_keys"])))
+        model, info = filled(skeleton, tensors, f"{self.name}: its weights cannot be loaded")
+        self._check(model, info)
+        return Loaded(model, frozenset(info["missing_keys"]), tuple(sorted(info["unexpected_keys"])))
 
     def untrained(self) -> PreTrainedModel:
         """The same shape with weights drawn from seed 0: a baseline that only finds equal names, digits and punctuation."""

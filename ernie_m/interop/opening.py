@@ -116,6 +116,23 @@ def skeleton_of(auto_class: Any, config: Any, name: str, trust_remote_code: bool
     return model
 
 
+def filled(skeleton: PreTrainedModel, tensors: dict[str, Tensor], failure: str) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The skeleton's model with these tensors, in fp32, and what transformers says of loading them.
+
+    Raises InputError that begins with `failure`.
+    """
+    with one_line(failure), quietly():
+        loaded: Any = type(skeleton).from_pretrained(
+            None,
+            config=skeleton.config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return loaded[0], loaded[1]
+
+
 @contextlib.contextmanager
 def one_line(what: str) -> Iterator[None]:
     """Turn any error of the block into an InputError. transformers raises a dozen kinds of them for a broken folder."""

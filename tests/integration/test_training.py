@@ -276,7 +276,7 @@ def test_the_export_loads_in_transformers_and_is_evaluated(undisturbed: Path, em
 BAD_INPUT = {
     "no data folder": (["--data", "nowhere"], "nowhere: no such folder"),
     "unknown key": (["model.num_layer=3"], "did you mean model.num_layers?"),
-    "unknown recipe": (["--recipe", "tinny"], "known recipes: base, demo"),
+    "unknown recipe": (["--recipe", "tinny"], "known recipes: align, "),
     "unknown option": (["--from_scrach"], "did you mean `from_scratch`?"),
     "not key=value": (["optimizer"], "expected key.path=value"),
     "batch does not divide": (["batch.rows_per_step=7"], "the nearest that is: 8"),

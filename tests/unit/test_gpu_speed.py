@@ -28,7 +28,7 @@ def test_pieces_between_borders_are_the_attention_of_objectives_that_tell_docume
     objective: Objective, documents_of: DocumentsOf, batch_of: BatchOf
 ) -> None:
     batch = batch_of(objective, documents_of(objective))
-    assert gpu_speed_runs.separates_documents_alone(batch) == (objective.name in ("MMLM", "TLM", "BTMLM"))
+    assert gpu_speed_runs.separates_documents_alone(batch) == (objective.name in ("MMLM", "TLM", "BTMLM", "AlignLM"))
     if not gpu_speed_runs.separates_documents_alone(batch):
         return
     B, S = batch.document_BS.shape

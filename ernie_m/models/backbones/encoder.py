@@ -77,9 +77,10 @@ class ForeignEncoder(PretrainingModel):
         head, self.head_choice = token_head(model, self.words, seed, specials)
         words = cast(nn.Parameter, self.words.weight)
         with torch.random.fork_rng(devices=[]), words.device:
-            sentence = SentenceHead(self.width, pooling)
-        drawn(sentence, self.config, key_of(seed, "head", SENTENCE) % 2**63)
-        self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, {TOKEN: head, SENTENCE: sentence})
+            given = {TOKEN: head, SENTENCE: SentenceHead(self.width, pooling)}
+            self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, given)
+        for new in self.heads.keys() - {TOKEN}:
+            drawn(self.heads[new], self.config, key_of(seed, "head", new) % 2**63)
         self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)

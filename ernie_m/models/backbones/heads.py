@@ -119,11 +119,10 @@ def new_head(config: Any, words: nn.Embedding, seed: int, specials: Specials) ->
 
 
 def drawn(module: nn.Module, config: Any, seed: int) -> None:
-    """Draw a new head's own weights from `seed`: matrices normal(0, the model's initializer_range), biases 0."""
+    """Draw a new head's own linear layers from `seed`: matrices normal(0, the model's initializer_range), biases 0."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.empty(parameter.shape).normal_(0, config.initializer_range, generator=rng))
-            else:
-                parameter.zero_()
+        for part in module.modules():
+            if isinstance(part, nn.Linear):
+                part.weight.copy_(torch.empty(part.weight.shape).normal_(0, config.initializer_range, generator=rng))
+                part.bias.zero_()
