@@ -46,17 +46,17 @@ Phase = Callable[[Team, Job], Failure]
 
 def convert_corpora(team: Team, job: Job) -> Failure:
     """Convert every chunk of this team's share that has no marker yet."""
-    return _guarded(job, lambda: _Conversions(team, job).run())
+    return guarded(job.out, lambda: _Conversions(team, job).run())
 
 
 def find_repeated_rows(team: Team, job: Job) -> Failure:
     """Note the repeated rows of the corpora that ask for it."""
-    return _guarded(job, lambda: team.deal_out(_own(team, _buckets(job)), find_repeated, _nothing))
+    return guarded(job.out, lambda: team.deal_out(_own(team, _buckets(job)), find_repeated, _nothing))
 
 
 def remove_repeated_rows(team: Team, job: Job) -> Failure:
     """Write their shards without those rows."""
-    return _guarded(job, lambda: team.deal_out(_own(team, _removals(job)), remove_repeated, _nothing))
+    return guarded(job.out, lambda: team.deal_out(_own(team, _removals(job)), remove_repeated, _nothing))
 
 
 def num_chunks(job: Job, corpus: Corpus) -> int:
@@ -79,13 +79,13 @@ def shares(sizes: list[int], num_teams: int) -> list[list[int]]:
     return owned
 
 
-def _guarded(job: Job, work: Callable[[], None]) -> Failure:
-    """Do it; a failure is returned, and tells the other teams to start nothing new."""
+def guarded(out: Path, work: Callable[[], None]) -> Failure:
+    """Do it; a failure is returned, and tells the other teams at work in `out` to start nothing new."""
     try:
         work()
     except (InputError, OSError) as error:
         with contextlib.suppress(OSError):  # the disk may be full
-            work_folder.write_stop(job.out, str(error))
+            work_folder.write_stop(out, str(error))
         return error
     return None
 

@@ -10,7 +10,6 @@ A folder that has links already loses them first: its manifest is written withou
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ import numpy as np
 
 from data_prep import work_folder
 from data_prep.ownership import ALIGN_FOLDER
-from data_prep.phases import shares
+from data_prep.phases import guarded, shares
 from data_prep.team import Team
 from data_prep.word_alignment import model_files
 from data_prep.word_alignment.engines import chosen
@@ -170,7 +169,7 @@ def train_models(team: Team, job: Job) -> list[None] | Failed:
         Training(job.data, streams[i].name, job.model_folder(streams[i].name), job.method, job.engine, team.number == 0)
         for i in owned
     ]
-    return _guarded(job, lambda: team.deal_out(iter(tasks), train_stream, lambda *_: None), [])
+    return guarded(job.data, lambda: team.deal_out(iter(tasks), train_stream, lambda *_: None)) or []
 
 
 def align_shards(team: Team, job: Job) -> list[Aligned] | Failed:
@@ -192,10 +191,10 @@ def align_shards(team: Team, job: Job) -> list[Aligned] | Failed:
                 return
             yield task
 
-    result = _guarded(job, lambda: team.deal_out(open_tasks(), align_shard, finished), found)
+    failure = guarded(job.data, lambda: team.deal_out(open_tasks(), align_shard, finished))
     if team.number == 0:
         progress.close()
-    return result
+    return failure or found
 
 
 def _tasks(job: Job, manifest: Manifest) -> Iterator[Aligning]:
@@ -205,17 +204,6 @@ def _tasks(job: Job, manifest: Manifest) -> Iterator[Aligning]:
         for number, place in enumerate(corpus.shards.places.tolist()):
             links = places[number] if places else None
             yield Aligning(job.data, place, model, links, job.tokenizer if places else None, job.method, job.engine)
-
-
-def _guarded(job: Job, work: Callable[[], None], result: list[Any]) -> list[Any] | Failed:
-    """Do it; a failure is returned, and tells the other teams to start nothing new."""
-    try:
-        work()
-    except (InputError, OSError) as error:
-        with contextlib.suppress(OSError):  # the disk may be full
-            work_folder.write_stop(job.data, str(error))
-        return error
-    return result
 
 
 def _run(ranks: Ranks, phase: Callable[[Team, Job], list[Any] | Failed], job: Job) -> list[Any]:

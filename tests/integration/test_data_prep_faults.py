@@ -233,7 +233,7 @@ def test_a_second_build_of_a_folder_is_refused_while_the_first_is_at_work(
     catalog: Path, tokenizer: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     first = start(catalog, tokenizer, tmp_path / "data", 2)
-    while not list(tmp_path.glob("data/work/*/*.json")):
+    while not num_markers(tmp_path / "data"):
         assert first.poll() is None
         time.sleep(0.01)
     first.send_signal(signal.SIGSTOP)
