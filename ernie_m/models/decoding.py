@@ -2,12 +2,14 @@
 
 1. The sources of a batch are encoded, and each decoder layer makes its keys and values of them.
 2. A step writes one token of every target: it reads the keys and values that each layer has kept of the target so far.
-3. A target ends with the end token, or at its longest length. A batch ends with its last target.
+3. A target ends with the end token, or at its longest length. A batch ends with its last target; where several ranks write
+   together (ZeRO-3 gathers weights for each step), with the last of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,11 +20,28 @@ from ernie_m.models.translation import Past, TranslationModel
 
 TOKENS_MORE, TIMES_LONGER = 10, 1.5
 """A target has at most 1.5 n + 10 tokens, n of its source (XLM's evaluation)."""
+AllAgree = Callable[[bool], bool]
+"""Whether every rank says yes; a collective."""
 
 
 def longest_target(num_tokens: int) -> int:
     """Most tokens of a target whose source has so many, both without special tokens."""
     return int(TIMES_LONGER * num_tokens) + TOKENS_MORE
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be translated, on the model's device: `ids_BS`, sources with their special tokens, and their `lengths_B`.
+
+    `from_B` and `to_B`: languages. `limit_B`: most tokens of each target without special tokens; `longest`: of all of them.
+    """
+
+    ids_BS: Tensor
+    lengths_B: Tensor
+    from_B: Tensor
+    to_B: Tensor
+    limit_B: Tensor
+    longest: int
 
 
 def translated(
@@ -34,51 +53,55 @@ def translated(
     """
     limits = [min(longest_target(len(source)), longest - 2) for source in sources]
     with without_training(model):
-        return _written(model, sources, languages, limits)
+        found_BT = written(model, _ordered(model, sources, languages, limits)).cpu().numpy().astype(np.int32)
+    return [row[: int((row == model.specials.end).argmax())] for row in found_BT]
 
 
-def _written(
-    model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: list[int]
-) -> list[np.ndarray]:
-    device, specials = model.decoder.embeddings.word.weight.device, model.specials
-    states_BSD, mask_across = _encoded(model, sources, languages[0])
-    past = _empty_past(model, states_BSD, 1 + max(limits))
-    limit_B = torch.tensor(limits, device=device)
-    forbidden_V = torch.ones(model.config.vocab, dtype=torch.bool, device=device)
-    for first, last in (*specials.replaceable, (specials.end, specials.end + 1)):
-        forbidden_V[first:last] = False
+def written(model: TranslationModel, order: Order, all_agree: AllAgree = lambda mine: mine) -> Tensor:
+    """Targets, int64 [B, T]: behind its last token each holds the end token to the end of the tensor.
+
+    `all_agree`: asked, after each step, whether all sentences of all ranks have ended. So all make the same number of steps;
+    one whose own have ended repeats its last one.
+    """
+    device, specials = order.ids_BS.device, model.specials
+    states_BSD, mask_across = _encoded(model, order)
+    past = _empty_past(model, states_BSD, 1 + order.longest)
     begin = specials.end if specials.begin is None else specials.begin
-    token_B1 = torch.full((len(sources), 1), begin, dtype=torch.long, device=device)
-    language_B1 = torch.full_like(token_B1, languages[1])
-    is_open_B = torch.ones(len(sources), dtype=torch.bool, device=device)
-    written: list[Tensor] = []
-    while bool(is_open_B.any()):
-        position_B1 = torch.full_like(token_B1, specials.first_position + len(written))
-        hidden = model.decoder.embeddings(token_B1, position_B1, language_B1)
+    token_B1 = torch.full((len(order.ids_BS), 1), begin, dtype=torch.long, device=device)
+    is_open_B = torch.ones(len(order.ids_BS), dtype=torch.bool, device=device)
+    found: list[Tensor] = []
+    while not all_agree(not bool(is_open_B.any())):
+        place = min(len(found), order.longest)
+        position_B1 = torch.full_like(token_B1, specials.first_position + place)
+        hidden = model.decoder.embeddings(token_B1, position_B1, order.to_B[:, None])
         for layer, of_layer in zip(model.decoder.layers, past, strict=True):
-            hidden = layer.step(hidden, of_layer, mask_across)  # type: ignore[operator]
-        logits_BV = model.token_head.logits(hidden[:, 0]).float().masked_fill(forbidden_V, -torch.inf)
-        token_B = logits_BV.argmax(-1)
-        token_B = torch.where(is_open_B & (limit_B > len(written)), token_B, specials.end)
+            hidden = layer.step(hidden, of_layer, place, mask_across)  # type: ignore[operator]
+        token_B = model.token_head(hidden[:, 0]).long()
+        token_B = torch.where(is_open_B & (order.limit_B > len(found)), token_B, specials.end)
         is_open_B = is_open_B & (token_B != specials.end)
-        written.append(token_B)
+        found.append(token_B)
         token_B1 = token_B[:, None]
-    found_BT = torch.stack(written, dim=1).cpu().numpy().astype(np.int32)
-    return [row[: int((row == specials.end).argmax())] for row in found_BT]
+    return torch.stack(found, dim=1)[:, : order.longest + 1]
 
 
-def _encoded(model: TranslationModel, sources: Sequence[np.ndarray], language: int) -> tuple[Tensor, Tensor]:
-    """States of the sources, [B, S, D], and which of them are real, bool [B, 1, 1, S]."""
+def _ordered(model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: list[int]) -> Order:
     device, specials = model.encoder.embeddings.word.weight.device, model.specials
     begin = [] if specials.begin is None else [specials.begin]
     rows = [torch.tensor([*begin, *source.tolist(), specials.end]) for source in sources]
-    ids_BS = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=specials.pad).to(device)
-    lengths_B = torch.tensor([len(row) for row in rows], device=device)
-    places_S = torch.arange(ids_BS.shape[1], device=device)
-    real_BS = places_S < lengths_B[:, None]
+    ids_BS = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=specials.pad)
+    columns = [len(row) for row in rows], [languages[0]] * len(rows), [languages[1]] * len(rows), limits
+    lengths_B, from_B, to_B, limit_B = (torch.tensor(column, device=device) for column in columns)
+    return Order(ids_BS.to(device), lengths_B, from_B, to_B, limit_B, max(limits))
+
+
+def _encoded(model: TranslationModel, order: Order) -> tuple[Tensor, Tensor]:
+    """States of the sources, [B, S, D], and which of them are real, bool [B, 1, 1, S]."""
+    specials = model.specials
+    places_S = torch.arange(order.ids_BS.shape[1], device=order.ids_BS.device)
+    real_BS = places_S < order.lengths_B[:, None]
     position_BS = torch.where(real_BS, places_S + specials.first_position, max(0, specials.first_position - 1))
     mask = real_BS[:, None, None, :]
-    return model.encoded(ids_BS, position_BS, torch.where(real_BS, language, 0), mask), mask
+    return model.encoded(order.ids_BS, position_BS, torch.where(real_BS, order.from_B[:, None], 0), mask), mask
 
 
 def _empty_past(model: TranslationModel, states_BSD: Tensor, room: int) -> list[Past]:

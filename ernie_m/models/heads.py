@@ -8,7 +8,7 @@ and its size in ernie_m.models.size. The head of sentences has its own file, ern
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -40,10 +40,11 @@ class TokenHead(Head):
         self.norm = norm(width, eps=getattr(config, "layer_norm_eps", NEW_NORM_EPS))  # some backbones call it otherwise
         self.decoder_weight = word_embedding
         self.decoder_bias = nn.Parameter(torch.zeros(num_words))
-        self.pieces = specials.replaceable
+        self.pieces: Sequence[tuple[int, int]] = specials.replaceable
+        """What may be written, as ranges of ids, ascending."""
 
     def forward(self, states_ND: Tensor, targets: Targets | None = None, tied: TiedGradient | None = None) -> Tensor:
-        """With targets: nll fp32 [N]. Without: the likeliest piece at each position, never a special token, int32 [N]."""
+        """With targets: nll fp32 [N]. Without: the likeliest of `pieces` at each position, int32 [N]."""
         hidden_ND = self.transformed(states_ND)
         if targets is not None:
             return predicted_nll(hidden_ND, self.decoder_weight, self.decoder_bias, targets.labels_N, tied)

@@ -53,12 +53,12 @@ class DecoderLayer(Layer):
         key_BHSE, value_BHSE = self.across_key_value(source_BSD).view(split).permute(2, 0, 3, 1, 4)
         return key_BHSE, value_BHSE
 
-    def step(self, hidden_B1D: Tensor, past: Past, mask_across: Tensor) -> Tensor:
-        """One more target token, [B, 1, D]; it reads the past, and becomes part of it."""
+    def step(self, hidden_B1D: Tensor, past: Past, place: int, mask_across: Tensor) -> Tensor:
+        """The target tokens at this place, [B, 1, D]; they read the past, and become part of it."""
         B, _, D = hidden_B1D.shape
         split = (B, 1, 3, self.config.num_heads, D // self.config.num_heads)
         query, key, value = self.qkv(hidden_B1D).view(split).permute(2, 0, 3, 1, 4)
-        keys, values = past.with_one_more(key, value)
+        keys, values = past.with_place(place, key, value)
         attended = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).reshape(B, 1, D)
         hidden_B1D = self._added(hidden_B1D, attended, None)
         return self._with_source(hidden_B1D, past.across, mask_across, None)
@@ -81,13 +81,11 @@ class Past:
     across: tuple[Tensor, Tensor]
     keys_BHTE: Tensor
     values_BHTE: Tensor
-    length: int = 0
 
-    def with_one_more(self, key_BH1E: Tensor, value_BH1E: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all targets so far, these the last."""
-        self.keys_BHTE[:, :, self.length], self.values_BHTE[:, :, self.length] = key_BH1E[:, :, 0], value_BH1E[:, :, 0]
-        self.length += 1
-        return self.keys_BHTE[:, :, : self.length], self.values_BHTE[:, :, : self.length]
+    def with_place(self, place: int, key_BH1E: Tensor, value_BH1E: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of all targets up to this place, where these are now."""
+        self.keys_BHTE[:, :, place], self.values_BHTE[:, :, place] = key_BH1E[:, :, 0], value_BH1E[:, :, 0]
+        return self.keys_BHTE[:, :, : place + 1], self.values_BHTE[:, :, : place + 1]
 
 
 class Side(nn.Module):
@@ -116,6 +114,7 @@ class TranslationModel(PretrainingModel):
         self.decoder = Side(own, [DecoderLayer(config, norm) for _ in numbers])
         words = cast(nn.Parameter, self.decoder.embeddings.word.weight)
         self.heads = heads_for(config.head_names, config, words, norm, specials)
+        self.token_head.pieces = sorted([*specials.replaceable, (specials.end, specials.end + 1)])  # a target ends
 
     @property
     def num_layers(self) -> int:
