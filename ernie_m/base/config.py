@@ -193,7 +193,8 @@ def _convert(value: Any, hint: Any, source: str, key: str) -> Any:
         return {name: _convert(item, arguments[1], source, f"{key}.{name}") for name, item in value.items()}
     if isinstance(hint, type) and issubclass(hint, Section) and isinstance(value, Mapping):
         return build(hint, value, source, f"{key}.")
-    converted = _as_plain(value, hint) if hint in PLAIN else None
+    plain = [part for part in (arguments if origin in (typing.Union, types.UnionType) else (hint,)) if part in PLAIN]
+    converted = next((found for part in plain if (found := _as_plain(value, part)) is not None), None)
     if converted is None:
         expected = hint.__name__ if hint in PLAIN else ("a mapping of keys" if origin is not tuple else "a list")
         expected = allowed.expected(hint is int) if allowed is not None else expected

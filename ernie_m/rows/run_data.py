@@ -11,6 +11,7 @@ from ernie_m.base.run_files import CONFIG_FILE
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.schedule import Schedule, StageConfig
+from ernie_m.rows.weights import ObjectiveWeights
 
 
 def open_data(run: Path, data: Path | None) -> PretrainingData:
@@ -28,4 +29,5 @@ def open_data(run: Path, data: Path | None) -> PretrainingData:
         raise InputError(f"{folder / MANIFEST_FILE}: not the data this run was started on; name its folder with --data")
     stages = tuple(build(StageConfig, stage, str(path), f"stages[{i}].") for i, stage in enumerate(saved["stages"]))
     config = build(DataConfig, saved["data"], str(path), "data.")
-    return PretrainingData(CorpusFolder(folder), config, Schedule(stages, saved["batch"]["rows_per_step"]), saved["seed"])
+    drawn = ObjectiveWeights(saved["objective_weights"]).drawn(stages)
+    return PretrainingData(CorpusFolder(folder), config, Schedule(drawn, saved["batch"]["rows_per_step"]), saved["seed"])

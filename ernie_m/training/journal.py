@@ -45,7 +45,7 @@ class Journal:
         resume_step: int,
         trackers: Sequence[str] = (),
     ) -> None:
-        self._data, self._log_every = data, config.output.log_every
+        self._data, self._log_every, self._weights = data, config.output.log_every, config.weights
         self._metrics = LineLog(run / METRICS_FILE, resume_step)
         self._spikes = LineLog(run / SPIKES_FILE, resume_step) if config.guards.spike_threshold else None
         self._samples = LineLog(run / SAMPLES_FILE, resume_step) if config.output.log_samples else None
@@ -71,6 +71,7 @@ class Journal:
         lines: list[dict[str, Any]] = [
             {"step": record.step + 1, **mean_losses(names, nll.tolist(), record.predicted_M.tolist())}
             | {"learning_rate": record.learning_rate, "tokens": record.num_tokens}
+            | {f"weight/{loss}": weight for loss, weight in self._weights.changing(record.step).items()}
             | {"tokens_per_second": numbers["tokens_per_second"]}
             for record, nll in zip(records, nll_TM, strict=True)
         ]

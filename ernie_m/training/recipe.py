@@ -8,11 +8,13 @@ from typing import Annotated
 
 from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
+from ernie_m.base.curve import CurveRange
 from ernie_m.base.ranges import Range
 from ernie_m.models.shape import AnyModel, ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig, Metric
 from ernie_m.rows.objectives import OBJECTIVES, PREDICTIONS, TOKEN, heads_of
 from ernie_m.rows.schedule import StageConfig
+from ernie_m.rows.weights import ObjectiveWeights
 from ernie_m.training.divergence import GuardConfig
 from ernie_m.training.engine import BatchConfig, EngineConfig
 from ernie_m.training.optimizer import OptimizerConfig
@@ -58,10 +60,11 @@ class TrainingConfig(Section):
     """Everything random follows from it."""
     init_from: str | None = None
     """Weights to start from: a Hugging Face folder or hub id (XLM-R, ERNIE-M, an export), or a run; null draws them."""
-    objective_weights: dict[str, Annotated[float, Range(least=0, most=1e6, zero="nothing is learnt from it")]] = field(
-        default_factory=dict
+    objective_weights: dict[str, Annotated[float | str, CurveRange(least=0, most=1e6, zero="nothing is learnt from it")]] = (
+        field(default_factory=dict)
     )
-    """Factor of each mean loss, named like its objective; 1 where not named."""
+    """Factor of each mean loss, named like its objective; 1 where not named. A text gives points of a line
+    over the steps, '0:1, 100000:0.1, 300000:0': where that ends at 0, no more rows of the objective are drawn."""
     stream_weights: dict[str, dict[str, Annotated[float, Range(least=0, most=1e6, zero="nothing is learnt from it")]]] = (
         field(default_factory=dict)
     )
@@ -95,6 +98,7 @@ class TrainingConfig(Section):
                 f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
                 f"{longest_document(self.model)}; set it to that, or data.longest_document for longer rows of several texts"
             )
+        self.weights.drawn(self.stages)
         self._check_translation()
 
     def _check_translation(self) -> None:
@@ -127,6 +131,11 @@ class TrainingConfig(Section):
         if not any(self.stream_weights.values()):
             return None
         return [self.stream_weights.get(metric.loss, {}).get(metric.stream, 1.0) for metric in metrics]
+
+    @property
+    def weights(self) -> ObjectiveWeights:
+        """The factor of each mean loss, at each step."""
+        return ObjectiveWeights(self.objective_weights)
 
     @property
     def heads(self) -> tuple[str, ...]:

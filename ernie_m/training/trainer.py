@@ -68,7 +68,7 @@ class Trainer:
         manifest = self.folder.manifest
         goes_on = None if from_scratch else run
         self.architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages), goes_on)
-        self.schedule = Schedule(config.stages, config.batch.rows_per_step)
+        self.schedule = Schedule(config.weights.drawn(config.stages), config.batch.rows_per_step)
         self.data = PretrainingData(self.folder, config.data, self.schedule, config.seed)
         self.run_folder = RunFolder(run)
         self.from_scratch, self.trackers, self.skip_steps = from_scratch, trackers, skip_steps

@@ -28,7 +28,7 @@ from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
-from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, PREDICTIONS, TOKEN
+from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, TOKEN
 from ernie_m.rows.packing import HEAD_OF_LOSS, PackedRow
 from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.runs.checkpoint_store import CheckpointStore
@@ -74,8 +74,7 @@ class TrainingLoop:
         self.config, self.data, self.engine, self.services = config, data, engine, services
         self.ranks, self.store, self.journal = services.ranks, services.store, services.journal
         self.num_steps = data.schedule.num_steps
-        weights = [config.objective_weights.get(loss, 1.0) for loss in PREDICTIONS]
-        self.weights_L = torch.tensor(weights, device=self.ranks.device)
+        self.weights = config.weights
         factors = config.factors_of(data.metrics)
         self.weights_M = None if factors is None else torch.tensor(factors, device=self.ranks.device)
         self.loss_M = np.array([LOSS_INDEX[metric.loss] for metric in data.metrics])
@@ -172,7 +171,7 @@ class TrainingLoop:
         predicted_M, (total_tokens, total_pairs) = summed[:-2], map(int, summed[-2:])
         predicted_L = np.bincount(self.loss_M, weights=predicted_M, minlength=len(LOSS_INDEX))
         scales_L = loss_scales(
-            self.weights_L,
+            torch.tensor(self.weights.at(step), device=self.ranks.device),
             torch.from_numpy(predicted_L).float().to(self.ranks.device),
             self.ranks.world_size,
             self.engine.accumulation_steps,
