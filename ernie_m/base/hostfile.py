@@ -1,18 +1,22 @@
-"""Where a job runs: DeepSpeed's (and Open MPI's) hostfile, `name slots=N` a line, and a free port to meet at."""
+"""Where a job runs: DeepSpeed's (and Open MPI's) hostfile, `name slots=N` a line; how a host is reached; a free port."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from ernie_m.base.console import InputError
 
 _LINE = re.compile(r"(?P<host>\S+)\s+slots=(?P<slots>\d+)")
-_NAME = re.compile(r"[A-Za-z0-9._:%@+-]+")
+_RANGES = re.compile(r"[A-Za-z0-9_.,\[\]-]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+MAX_NAME = 253
+"""Characters of the longest name that DNS has."""
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -36,8 +40,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
             raise InputError(
                 f"hostfile {path}, line {number}: {content!r}; expected `name slots=N`, e.g. `worker-1 slots=8`"
             )
-        if not _NAME.fullmatch(found["host"]):
-            raise InputError(f"hostfile {path}, line {number}: {_odd_name(found['host'])}")
+        check_host_name(found["host"], f"hostfile {path}, line {number}")
         if found["host"] in hosts:
             raise InputError(f"hostfile {path}, line {number}: {found['host']} is listed twice; give each host one line")
         hosts[found["host"]] = int(found["slots"])
@@ -46,17 +49,49 @@ def read_hostfile(path: Path) -> dict[str, int]:
     return hosts
 
 
-def _odd_name(host: str) -> str:
-    """What is wrong with a host's name; deepspeed would pass it to ssh unchecked."""
+def check_host_name(host: str, where: str) -> None:
+    """Raise InputError, which begins with `where`, for what is no host's name or address.
+
+    Names reach the command lines of ssh and pdsh. ssh runs a "name" like -oProxyCommand=..., pdsh reads exec:name as a way
+    to start and -name as one to be left out. A colon is in IPv6 addresses alone.
+    """
+    if len(host) <= MAX_NAME and (_NAME.fullmatch(host) or _is_ipv6(host)):
+        return
     if host.startswith("\ufeff"):
-        return "begins with a byte order mark, which deepspeed takes for part of the name; save it as UTF-8 without one"
-    if "[" in host:
-        return f"{host}: deepspeed expands no ranges; one line a host, names as of `scontrol show hostnames '{host}'`"
-    return f"{host!r}: not the name of a host; expected letters, digits, dots and hyphens, one host a line"
+        odd = "begins with a byte order mark, which deepspeed takes for part of the name; save it as UTF-8 without one"
+    elif host.startswith("-"):
+        odd = f"{host[:80]!r}: ssh and pdsh take it for an option; expected the name of a host"
+    elif "[" in host and _RANGES.fullmatch(host):
+        odd = (
+            f"{host[:80]}: deepspeed expands no ranges; one line a host, names as of `scontrol show hostnames '{host[:80]}'`"
+        )
+    elif "@" in host:
+        odd = f"{host[:80]!r}: a name without a user is expected; `User` in ~/.ssh/config says who logs in there"
+    else:
+        odd = f"{host[:80]!r}: not the name of a host; expected letters, digits, dots and hyphens, one host a line"
+    raise InputError(f"{where}: {odd}")
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.IPv6Address(host).scope_id is None
+    except ValueError:
+        return False
+
+
+def ssh_command(host: str, options: Sequence[str], remote_command: str) -> list[str]:
+    """The one command with which we reach another host; its shell runs `remote_command`. Never asks for a password.
+
+    Raises InputError for what is no host's name. `options` come last: the first one that ssh is given counts.
+    """
+    check_host_name(host, "ssh")
+    return ["ssh", "-o", "BatchMode=yes", *options, "--", host, remote_command]
 
 
 def write_hostfile(path: Path, hosts: Mapping[str, int]) -> None:
-    """Write `hosts` (host -> slots) in their order; `read_hostfile` gives them back."""
+    """Write `hosts` (host -> slots) in their order; `read_hostfile` gives them back. deepspeed and pdsh read it next."""
+    for host in hosts:
+        check_host_name(host, f"hostfile {path}")
     path.write_text("".join(f"{host} slots={slots}\n" for host, slots in hosts.items()), encoding="utf-8")
 
 

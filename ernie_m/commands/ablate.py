@@ -233,17 +233,31 @@ def _plan(
     for name, folder in (("tatoeba", tatoeba), ("held_out", held_out)):
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"--{name} {folder}: no such folder")
+    launching = tuple(shlex.split(deepspeed))
+    _check_hosts(launching)
     return ComparisonPlan(
         to=Path(to).resolve(),
         data=Path(data).resolve(),
         seeds=seeds,
         side_by_side=jobs,
-        deepspeed=tuple(shlex.split(deepspeed)),
+        deepspeed=launching,
         held_out=_path(held_out),
         tatoeba=_path(tatoeba),
         pairs=pairs,
         fine_tuning=fine_tunings(finetune, finetune_options),
     )
+
+
+def _check_hosts(launching: tuple[str, ...]) -> None:
+    """Raise InputError for a hostfile that deepspeed must not see; it passes any name on to ssh."""
+    from ernie_m.base.hostfile import check_host_name, read_hostfile
+    from ernie_m.supervision.deepspeed_job import value_of
+
+    for option in ("--hostfile", "-H"):
+        if path := value_of(option, launching):
+            read_hostfile(Path(path))
+    if address := value_of("--master_addr", launching):
+        check_host_name(address, "--master_addr")
 
 
 def _path(text: str | None) -> Path | None:

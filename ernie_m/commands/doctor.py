@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json
-from ernie_m.base.hostfile import read_hostfile
+from ernie_m.base.hostfile import check_host_name, read_hostfile
 from ernie_m.base.ranges import Range
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def doctor(
     recipe, data, run = (recipe, data, run) if recipe or data or run or shared else _defaults()
     here = dict(os.environ)  # importing deepspeed, which a recipe does, changes it
     hosts = read_hostfile(Path(hostfile)) if hostfile else {"localhost": 1}
+    if master_addr:
+        check_host_name(master_addr, "--master_addr")
     config, folder = _recipe(recipe, overrides), shared or run
     examination = Examination(
         hosts=hosts,

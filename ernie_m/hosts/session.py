@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ernie_m.base.hostfile import ssh_command
+
 CONNECT_SECONDS, START_SECONDS, ANSWER_SECONDS = 10, 60.0, 180.0
 """For TCP to the ssh server; until the agent runs; for an answer (importing torch from a cold shared disk takes a while)."""
 AGENT = (sys.executable, "-m", "ernie_m.hosts.host_agent")
@@ -22,7 +24,7 @@ def remote_agent(host: str, ssh_options: Sequence[str], environment: Mapping[str
     """The command for an agent on `host`, in this folder, with this interpreter, as deepspeed would start a rank."""
     given = ["env", *(f"{name}={value}" for name, value in environment.items())] if environment else []
     remote = f"cd {shlex.quote(os.getcwd())} && exec {shlex.join([*given, *AGENT])}"
-    return ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_SECONDS}", *ssh_options, host, remote]
+    return ssh_command(host, ["-o", f"ConnectTimeout={CONNECT_SECONDS}", *ssh_options], remote)
 
 
 class HostError(Exception):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ernie_m.base.command_line import with_home_expanded
 from ernie_m.base.console import Choice, InputError
-from ernie_m.base.hostfile import free_port, is_local, likely_port, write_hostfile
+from ernie_m.base.hostfile import check_host_name, free_port, is_local, likely_port, ssh_command, write_hostfile
 from ernie_m.runs.job_defaults import TRAINING, job_names
 from ernie_m.supervision.environment import pdsh_argument, ssh_arguments, write_environment_file
 from ernie_m.supervision.orphans import end_orphans, members_of_group
@@ -52,8 +52,8 @@ class JobCommand:
         program = TRAINING if first == PRETRAIN else first
         if program != TRAINING and Path(program).name != f"{PRETRAIN}.py":
             return cls((program, *rest))
-        job = job_names(*(_value_of(name, rest) or None for name in ("--recipe", "--data", "--run")))
-        if not _value_of("--run", rest):
+        job = job_names(*(value_of(name, rest) or None for name in ("--recipe", "--data", "--run")))
+        if not value_of("--run", rest):
             rest = ["--run", job.run, *rest]
         elif (run := with_home_expanded(job.run, "--run")) != job.run:
             rest = _with_value("--run", run, rest)
@@ -67,7 +67,7 @@ class JobCommand:
                 f"{self.program}: no such file; "
                 "expected `pretrain` or a script to train with behind `--`, without `deepspeed`"
             )
-        if not _value_of("--run", self.words):
+        if not value_of("--run", self.words):
             raise InputError("the command behind `--` has no --run RUN: the supervisor watches the job through that folder")
         if any(word.lstrip("-").replace("-", "_").startswith("from_scratch") or word == "-f" for word in self.words[1:]):
             raise InputError(
@@ -84,7 +84,7 @@ class JobCommand:
 
     @property
     def run(self) -> Path:
-        return Path(_value_of("--run", self.words))
+        return Path(value_of("--run", self.words))
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,8 @@ class DeepspeedLauncher:
         taken = [word for word in self.deepspeed_options if word.partition("=")[0] in OWN_OPTIONS]
         if taken:
             raise InputError(f"--deepspeed_options: {taken[0]} is set by the supervisor itself; see its --help")
+        if self.master_addr:
+            check_host_name(self.master_addr, "--master_addr")
 
     def start(self, hosts: Mapping[str, int], folder: Path) -> Job:
         """Start on `hosts` (host -> slots; empty: on this machine without a hostfile); `folder` is for files of ours."""
@@ -140,12 +142,12 @@ class DeepspeedLauncher:
     @property
     def ssh_options(self) -> list[str]:
         """Options with which deepspeed's own ssh reaches the hosts."""
-        port = _value_of("--ssh_port", self.deepspeed_options)
+        port = value_of("--ssh_port", self.deepspeed_options)
         return [*shlex.split(ssh_arguments(os.environ)), *(["-p", port] if port else [])]
 
     @property
     def _uses_pdsh(self) -> bool:
-        return _value_of("--launcher", self.deepspeed_options).lower() in ("", "pdsh")
+        return value_of("--launcher", self.deepspeed_options).lower() in ("", "pdsh")
 
     @staticmethod
     def _executable() -> str:
@@ -200,7 +202,7 @@ def end_remote_orphans(hosts: Sequence[str], ssh_options: Sequence[str], command
     _on_each(hosts, ssh_options, f"cd {shlex.quote(os.getcwd())} && {shlex.join(words)}")
 
 
-def _value_of(option: str, words: Sequence[str]) -> str:
+def value_of(option: str, words: Sequence[str]) -> str:
     """The value of `option`: the next word, or what follows its =. The last one counts; "" if there is none."""
     given = ""
     for number, word in enumerate(words):
@@ -223,12 +225,10 @@ def _on_each(hosts: Sequence[str], ssh_options: Sequence[str], remote_command: s
     """Exit code of a command on each host; 255 when ssh itself failed or took too long."""
 
     def call(host: str) -> int:
-        options = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_SECONDS}", *ssh_options]  # the first one counts
+        command = ssh_command(host, ["-o", f"ConnectTimeout={SSH_SECONDS}", *ssh_options], remote_command)
         with contextlib.suppress(subprocess.TimeoutExpired):
             silent = subprocess.DEVNULL
-            done = subprocess.run(
-                ["ssh", *options, host, remote_command], stdin=silent, stdout=silent, stderr=silent, timeout=4 * SSH_SECONDS
-            )
+            done = subprocess.run(command, stdin=silent, stdout=silent, stderr=silent, timeout=4 * SSH_SECONDS)
             return done.returncode
         return 255
 

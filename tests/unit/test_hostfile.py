@@ -1,15 +1,33 @@
 from __future__ import annotations
 
+import ast
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from ernie_m.base import hostfile
 from ernie_m.base.console import InputError
-from ernie_m.base.hostfile import free_port, hosts_of_ranks, is_local, read_hostfile, write_hostfile
+from ernie_m.base.hostfile import (
+    check_host_name,
+    free_port,
+    hosts_of_ranks,
+    is_local,
+    read_hostfile,
+    ssh_command,
+    write_hostfile,
+)
+from ernie_m.commands import ablate
+from ernie_m.hosts.session import remote_agent
+from ernie_m.supervision import deepspeed_job
+from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, JobCommand
 
-HOSTFILES = Path(__file__).resolve().parents[2] / "hostfiles"
+ROOT = Path(__file__).resolve().parents[2]
+HOSTFILES = ROOT / "hostfiles"
+OPTION = "-oProxyCommand=touch ran"
+"""ssh runs it, where it stands in a host's place."""
 
 
 def test_shipped_hostfiles_are_what_their_names_say() -> None:
@@ -35,6 +53,16 @@ def test_comments_and_blank_lines_are_skipped(tmp_path: Path) -> None:
         ("a slots=1\nworker-[1-8] slots=8\n", "line 2: worker-[1-8]: deepspeed expands no ranges; one line a host"),
         ("a\u200b slots=2\n", "line 1: 'a\\u200b': not the name of a host"),
         ("a,b slots=2\n", "line 1: 'a,b': not the name of a host"),
+        (
+            "a slots=1\n-oProxyCommand=touch${IFS}ran slots=1\n",
+            "line 2: '-oProxyCommand=touch${IFS}ran': ssh and pdsh take it",
+        ),
+        ("exec:a slots=1\n", "line 1: 'exec:a': not the name of a host"),
+        ("me@a slots=1\n", "line 1: 'me@a': a name without a user is expected"),
+        ("$(touch\u00a0ran)[1] slots=1\n", "line 1"),
+        ("a;b slots=1\n", "line 1: 'a;b': not the name of a host"),
+        ("fe80::1%-oX slots=1\n", "line 1: 'fe80::1%-oX': not the name of a host"),
+        (f"{'a' * 254} slots=1\n", "line 1: 'aaa"),
     ],
 )
 def test_what_is_no_hostfile_is_one_clear_line(text: str, expected: str, tmp_path: Path) -> None:
@@ -89,3 +117,59 @@ def test_what_is_refused_deepspeed_would_take_as_it_stands(tmp_path: Path) -> No
 
     (tmp_path / "hosts").write_text("\ufeffa slots=2\nworker-[1-8] slots=8\n", encoding="utf-8")
     assert list(fetch_hostfile(str(tmp_path / "hosts"))) == ["\ufeffa", "worker-[1-8]"]
+
+
+# -- names that would be run --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["worker-1", "10.0.0.3", "a.b-c_d.example", "fe80::1", "::1", "a" * 253])
+def test_names_and_addresses_are_taken(name: str) -> None:
+    check_host_name(name, "here")
+
+
+def test_ssh_itself_would_run_what_a_host_of_that_name_says_and_ours_never_does(tmp_path: Path) -> None:
+    """The hole, with the real ssh, and that `--` closes it even where a name is not looked at."""
+    if (ssh := shutil.which("ssh")) is None:
+        pytest.skip("no ssh on this machine")
+    option = f"-oProxyCommand=touch {tmp_path}/ran"
+    subprocess.run([ssh, "-F", "/dev/null", option, "nowhere.invalid"], capture_output=True, check=False, timeout=60)
+    assert (tmp_path / "ran").exists(), "guards against a test that shows nothing"
+    (tmp_path / "ran").unlink()
+    *before, host, remote = ssh_command("nowhere.invalid", ["-F", "/dev/null"], "true")
+    assert (before[-1], host, remote) == ("--", "nowhere.invalid", "true")
+    subprocess.run([*before, option, "nowhere.invalid"], capture_output=True, check=False, timeout=60)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_all_that_reaches_other_hosts_looks_at_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(deepspeed_job.subprocess, "run", lambda *words, **_: calls.append(words))
+    monkeypatch.setattr(deepspeed_job.subprocess, "Popen", lambda *words, **_: calls.append(words))
+    command = JobCommand((__file__, "--run", str(tmp_path / "run")))
+    (tmp_path / "hosts").write_text(f"a slots=1\n{OPTION.replace(' ', '${IFS}')} slots=1\n")
+    tried = [
+        lambda: ssh_command(OPTION, [], "true"),
+        lambda: remote_agent(OPTION, [], {}),
+        lambda: deepspeed_job.reachable([OPTION], []),
+        lambda: deepspeed_job.end_remote_orphans([OPTION], [], command),
+        lambda: DeepspeedLauncher(command).start({"a": 1, OPTION: 1}, tmp_path),
+        lambda: DeepspeedLauncher(command, master_addr=OPTION),
+        lambda: ablate._check_hosts(("--hostfile", str(tmp_path / "hosts"))),
+        lambda: ablate._check_hosts((f"--master_addr={OPTION}",)),
+    ]
+    for attempt in tried:
+        with pytest.raises(InputError, match="ssh and pdsh take it for an option"):
+            attempt()
+    assert calls == []
+
+
+def test_other_hosts_are_reached_by_one_command_alone() -> None:
+    """No other code of ours has ssh as a word of its own."""
+    found = set()
+    for path in [*(ROOT / "ernie_m").rglob("*.py"), *(ROOT / "data_prep").rglob("*.py"), *(ROOT / "launcher").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.List | ast.Tuple) and any(
+                isinstance(word, ast.Constant) and word.value in ("ssh", "pdsh", "rsh", "scp") for word in node.elts[:1]
+            ):
+                found.add(path.relative_to(ROOT).as_posix())
+    assert found == {"ernie_m/base/hostfile.py"}

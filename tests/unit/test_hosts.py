@@ -314,8 +314,8 @@ def test_the_far_shell_gets_folder_and_environment_as_they_are(tmp_path: Path, m
     folder.mkdir()
     monkeypatch.chdir(folder)
     environment = {"PYTHONPATH": str(Path(host_agent.__file__).parents[2]), "OMP_NUM_THREADS": "3 $HOME"}
-    *ssh, host, remote = session.remote_agent("worker-1", ["-p", "2222"], environment)
-    assert host == "worker-1"
+    *ssh, end, host, remote = session.remote_agent("worker-1", ["-p", "2222"], environment)
+    assert (end, host) == ("--", "worker-1")
     assert ssh[0] == "ssh"
     assert ssh[-2:] == ["-p", "2222"]
     assert "BatchMode=yes" in ssh, "a password asked at the terminal would stop deepspeed too"
