@@ -140,7 +140,7 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         format=format_name,
         languages=_languages(entry, form, where),
         files=_files(entry, form, where, path.parent),
-        held_out=_number(entry, "held_out", DEFAULT_HELD_OUT, (0.0, 0.5), where) if form.num_languages == 2 else 0.0,
+        held_out=_number(entry, "held_out", DEFAULT_HELD_OUT, (0.0, 1.0), where) if form.num_languages == 2 else 0.0,
         threshold=_number(entry, "threshold", DEFAULT_THRESHOLD, (0.0, 10.0), where),
         min_characters=least,
         max_characters=most,

@@ -2,6 +2,7 @@
 
 1. What: a corpus and languages (`--corpus cc100 --lang sw`), or all that a catalog names (`--catalog ernie_m`).
 2. Where from: `sources` knows the addresses, `opus` asks OPUS for those that it alone knows.
+   `libreoffice` makes its files of a distribution's packages instead.
 3. `download` brings each file to its final name, resuming what an earlier command left.
 4. `catalog_file` names it in `<to>/catalog.yaml`, which `build` reads.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from data_prep.catalog import read_catalog
-from data_prep.fetch import catalog_file, opus, sources
+from data_prep.fetch import catalog_file, libreoffice, opus, sources
 from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
 from data_prep.fetch.download import download
 from data_prep.fetch.sources import Entry, Remote
@@ -26,6 +27,8 @@ from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 
 OWN = ("cc100", "wikimatrix", "multiun", "iitb")
+FROM_PACKAGES = {libreoffice.CORPUS: libreoffice.fetch}
+"""Corpora out of a distribution's packages: no file of theirs has an address."""
 # OPUS has hundreds; these may be given without the opus/, and are what a typing error is compared with
 _OPUS = """
 bible-uedin CCAligned CCMatrix DGT EMEA EUbookshop Europarl GlobalVoices JRC-Acquis KDE4 MultiParaCrawl News-Commentary
@@ -56,6 +59,13 @@ def fetch(
     mirrored("", mirror)  # a mirror that is none is known at once
     if (corpus is None) == (catalog is None):
         raise InputError("fetch: expected one of --corpus (such as cc100) and --catalog (such as ernie_m), not both")
+    if corpus is not None and (bring := FROM_PACKAGES.get(corpus.lower())):
+        if mirror is not None or sha256 is not None or not languages:
+            raise InputError(
+                f"--corpus {corpus}: expected --lang, such as de,fr or de-fr, and neither --mirror nor --sha256"
+            )
+        bring(to, [_pair(text) for text in languages])
+        return
     if catalog is not None:
         remotes = _of_catalog(catalog, languages)
     else:
@@ -76,12 +86,12 @@ def _listed(lang: str | None) -> list[str]:
 
 
 def _of_corpus(name: str, languages: list[str], mirror: str | None, retry_policy: RetryPolicy) -> list[Remote]:
-    known = {word.lower(): word for word in (*OWN, *OPUS_NAMES)}
+    known = {word.lower(): word for word in (*OWN, *FROM_PACKAGES, *OPUS_NAMES)}
     found = known.get(name.lower(), name.removeprefix("opus/") if name.startswith("opus/") else "")
     if not opus.NAME.fullmatch(found):
         hint = nearest(name.lower(), known) or ","
         raise InputError(
-            f"--corpus {name}: not known{hint} expected {', '.join(OWN)} or one of OPUS's, such as Tatoeba; "
+            f"--corpus {name}: not known{hint} expected {', '.join((*OWN, *FROM_PACKAGES))} or one of OPUS's, Tatoeba say; "
             "write those as opus/NAME, as in opus/infopankki"
         )
     if found == "iitb":

@@ -36,14 +36,19 @@ def missing_from(catalog: Path, entries: Sequence[Entry]) -> list[Entry]:
     present = read_catalog(catalog) if catalog.exists() else []
     files = {os.path.abspath(file) for corpus in present for file in corpus.files}
     names = {corpus.name.lower(): corpus for corpus in present}
-    missing = [entry for entry in entries if os.path.abspath(catalog.parent / entry["path"]) not in files]
+    missing = [entry for entry in entries if os.path.abspath(catalog.parent / _file_of(entry)) not in files]
     for entry in missing:
         if taken := names.get(entry["name"].lower()):
             raise InputError(
-                f"{catalog}: the name {entry['name']} is taken by {taken.files[0]}, wanted for {entry['path']}; "
+                f"{catalog}: the name {entry['name']} is taken by {taken.files[0]}, wanted for {_file_of(entry)}; "
                 "give that corpus another name, take it out, or choose another --to"
             )
     return missing
+
+
+def _file_of(entry: Entry) -> str:
+    """Its file, or the first of its two."""
+    return str(entry.get("path", entry.get("source")))
 
 
 def add(catalog: Path, entries: Sequence[Entry]) -> list[str]:

@@ -1,0 +1,75 @@
+"""Which texts of the segments become pairs, and which become text of one language; each choice is counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from data_prep.fetch.libreoffice.near_copies import words_of
+from data_prep.fetch.libreoffice.segments import PIVOT, Segments, same_as_english
+from data_prep.fetch.libreoffice.splits import Splits
+from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
+
+LEAST_WORDS = 3
+"""Of the English text of a pair."""
+BEGINNING_WORDS, SAME_BEGINNING = 5, 8
+"""Of templates ("Enter the amount of space ...") at most so many texts that begin with the same words stay."""
+LEFT_OUT = ("not translated", "short", "repeats", "templates", "near held-out text")
+
+
+@dataclass
+class Pairs:
+    """The pairs of two languages, by split, and how many were left out, by reason."""
+
+    languages: tuple[str, str]
+    by_split: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {TRAIN: [], HELD_OUT: []})
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def aligned(self) -> int:
+        """Places that have a text in both languages."""
+        return sum(map(len, self.by_split.values())) + self.left_out.total()
+
+
+def pairs_of(segments: Segments, splits: Splits, languages: tuple[str, str]) -> Pairs:
+    """The pairs of two languages in the order of the segments, the first of each English text."""
+    found, seen, beginnings = Pairs(languages), set(), Counter[tuple[str, ...]]()
+    for (page, _), texts in segments.items():
+        if not all(language in texts for language in languages):
+            continue
+        words = words_of(texts[PIVOT])
+        split = splits.of(page, texts[PIVOT])
+        if same_as_english(texts, languages) or texts[languages[0]].casefold() == texts[languages[1]].casefold():
+            found.left_out["not translated"] += 1
+        elif len(words) < LEAST_WORDS:
+            found.left_out["short"] += 1
+        elif words in seen:
+            found.left_out["repeats"] += 1
+        elif split is None:
+            found.left_out["near held-out text"] += 1
+        elif beginnings[words[:BEGINNING_WORDS]] >= SAME_BEGINNING and len(words) > BEGINNING_WORDS:
+            found.left_out["templates"] += 1
+        else:
+            seen.add(words)
+            beginnings[words[:BEGINNING_WORDS]] += 1
+            found.by_split[split].append((texts[languages[0]], texts[languages[1]]))
+    return found
+
+
+def documents_of(segments: Segments, splits: Splits, language: str) -> Iterator[list[str]]:
+    """The training text of a language, page by page, each text once."""
+    seen: set[str] = set()
+    page_before, lines = "", list[str]()
+    for (page, _), texts in segments.items():
+        if page != page_before and lines:
+            yield lines
+            lines = []
+        page_before = page
+        text = texts.get(language, "")
+        is_new = text and text.casefold() not in seen
+        if is_new and splits.of(page, texts[PIVOT]) == TRAIN and not same_as_english(texts, [language]):
+            seen.add(text.casefold())
+            lines.append(text)
+    if lines:
+        yield lines

@@ -1,0 +1,52 @@
+"""What is held out: whole pages, chosen by a hash of their name, less what the other pages say in nearly the same words.
+
+The English text decides, for all languages at once, so that a sentence of one pair is not trained on in another. All is
+judged against one reference, the English help and all English messages: the same text is in the same split whichever
+languages are asked for, today or later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from data_prep.fetch.libreoffice.near_copies import NearCopies, words_of
+from ernie_m.base.console import Progress
+from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
+
+HELD_OUT_PAGES = 0.05
+"""Of the pages of the help, and of the windows."""
+
+
+class Splits:
+    """Which split a text is in; None: in neither, since it would cross."""
+
+    def __init__(self, reference: Iterable[tuple[str, str]]) -> None:
+        """`reference` holds (page, English text)."""
+        trained, apart = dict[tuple[str, ...], None](), dict[tuple[str, ...], None]()
+        for page, english in reference:
+            (apart if _is_held_out(page) else trained)[words_of(english)] = None
+        kept = NearCopies(trained)
+        progress = Progress("held out: near copies", len(apart), "texts")
+        self.held_out = set()
+        for words in apart:
+            if words and not kept.has(words):
+                self.held_out.add(words)
+            progress.advance(1)
+        progress.close()
+        self.trained = set(trained)
+        self.apart = NearCopies(self.held_out)
+
+    def of(self, page: str, english: str) -> str | None:
+        """`train`, `held_out` or None."""
+        words = words_of(english)
+        if words in self.trained:
+            return None if _is_held_out(page) else TRAIN
+        if words in self.held_out:
+            return HELD_OUT
+        return None if _is_held_out(page) or self.apart.has(words) else TRAIN
+
+
+def _is_held_out(page: str) -> bool:
+    digest = hashlib.blake2b(page.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < HELD_OUT_PAGES * 2**64

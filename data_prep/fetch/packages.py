@@ -1,0 +1,90 @@
+"""Debian's packages, downloaded and read without being installed: text that comes with programs, in many languages.
+
+`apt-get download` checks what it brings against the signed lists of the distribution; the files of a package are read from
+it as a stream, nothing is unpacked.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+
+NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]*)_(?P<version>[^_]+)_[a-z0-9]+\.deb")
+UPDATE = "`apt-get update` as root may be what is missing"
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that is here as a file."""
+
+    name: str
+    version: str
+    path: Path
+
+    def files(self, pattern: str) -> Iterator[tuple[re.Match[str], bytes]]:
+        """(match, content) of every file whose path in the package matches all of `pattern`, in the package's order."""
+        command = ["dpkg-deb", "--fsys-tarfile", str(self.path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as unpacking:
+            try:
+                with tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
+                    for member in archive:
+                        found = re.fullmatch(pattern, member.name.removeprefix("./"))
+                        content = archive.extractfile(member) if found and member.isfile() else None
+                        if found and content:
+                            yield found, content.read()
+            except tarfile.TarError as error:
+                raise InputError(
+                    f"{self.path}: not a whole package ({error}); remove it and give the command again"
+                ) from None
+
+    def told(self) -> dict[str, str]:
+        """What says which package it is."""
+        return {"name": self.name, "version": self.version, "sha256": sha256_of(self.path)}
+
+
+def require_apt(corpus: str) -> None:
+    """Raise InputError where Debian's tools are not at hand."""
+    missing = [tool for tool in ("apt-get", "apt-cache", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        raise InputError(
+            f"--corpus {corpus}: {missing[0]} is not here, and this text comes in Debian's packages; expected Debian, "
+            "Ubuntu or another system with apt (a container of debian:stable will do); copy the folder from there"
+        )
+
+
+def available(prefix: str) -> set[str]:
+    """The names of packages that begin with `prefix`, without it."""
+    done = subprocess.run(["apt-cache", "pkgnames", prefix], capture_output=True, text=True, check=False)
+    return {name.removeprefix(prefix) for name in done.stdout.split()}
+
+
+def bring(names: list[str], folder: Path) -> list[Package]:
+    """The packages of these names, downloaded to `folder` where they are not there yet. InputError if one does not come."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = _here(folder)
+    if missing := [name for name in names if name not in here]:
+        command = ["apt-get", "download", "-o", "APT::Sandbox::User=root", *missing]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        here = _here(folder)
+        if lost := [name for name in missing if name not in here]:
+            said = next((line for line in done.stderr.splitlines() if line.startswith("E:")), f"exit code {done.returncode}")
+            raise InputError(f"{lost[0]}: apt-get could not download it ({said}); {UPDATE}; the same command again goes on")
+    return [here[name] for name in names]
+
+
+def _here(folder: Path) -> dict[str, Package]:
+    """The newest package of each name; apt gives a file its name when it is whole."""
+    matches = (
+        (path, NAME.fullmatch(path.name)) for path in sorted(folder.glob("*.deb"), key=lambda path: path.stat().st_mtime)
+    )
+    return {
+        found["name"]: Package(found["name"], found["version"].replace("%3a", ":"), path) for path, found in matches if found
+    }
