@@ -10,7 +10,8 @@ from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
 
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, PAD_ID, mask_id
 from ernie_m.interop.export import hugging_face_config
-from ernie_m.interop.source import Target, open_source
+from ernie_m.interop.source import open_source
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import NO_HORIZON, PackedBatch

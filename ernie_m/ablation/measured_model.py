@@ -20,8 +20,8 @@ from ernie_m.interop.architecture import Architecture
 from ernie_m.interop.build_model import architecture_of, architecture_of_run, trained_model
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.export import export_model
-from ernie_m.interop.source import Target
-from ernie_m.interop.start import step_zero
+from ernie_m.interop.start import starts_of, step_zero
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.runs.checkpoint import committed_folders, verify
@@ -76,7 +76,7 @@ def untrained(config: TrainingConfig, data: Path) -> MeasuredModel:
     manifest = CorpusFolder(data).manifest
     architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages))
     target = Target.of(architecture.config, data, manifest)
-    model = step_zero(architecture, config.seed, config.init_from, target, Voters(0, 1)).model
+    model = step_zero(architecture, config.seed, starts_of(vars(config)), target, Voters(0, 1)).model
     vocabulary = open_vocabulary(data / manifest.tokenizer_file)
     return MeasuredModel(model, architecture, 0, config.data, vocabulary, manifest.language_ids())
 

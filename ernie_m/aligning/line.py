@@ -36,7 +36,7 @@ from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.corpus.manifest import MANIFEST_FILE
 from ernie_m.interop.build_model import architecture_of, check_fits
 from ernie_m.interop.model_card import CARD_FILE
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.runs.run_folder import RunFolder
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.trainer import Trainer

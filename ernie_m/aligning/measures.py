@@ -24,7 +24,7 @@ from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.backbone_folder import open_backbone
 from ernie_m.interop.build_model import architecture_of
 from ernie_m.interop.encoder import open_encoder
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.models.retrieval import Pool, accuracy_at_1, first_token, mean_over_tokens, pooled_ids, read_aligned
 from ernie_m.models.shape import BackboneConfig, Pooling

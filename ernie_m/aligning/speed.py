@@ -10,7 +10,7 @@ import torch
 from ernie_m.base.console import Progress
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.build_model import architecture_of
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest
 from ernie_m.rows.dataloader import PretrainingData, to_device

@@ -71,15 +71,16 @@ def recipe_problems(config: TrainingConfig, num_ranks: int, shards: Mapping[str,
 
 
 def start_problems(config: TrainingConfig, data: Path | None, run: Path | None) -> list[Problem]:
-    """What `init_from` and `model.backbone` name must exist and fit. Not checked for a run that has a checkpoint."""
-    is_given = config.init_from is not None or not isinstance(config.shape, ModelConfig)
+    """What a run starts from and `model.backbone` must exist and fit. Not checked for a run that has a checkpoint."""
+    is_given = config.init_from or config.init_encoder or config.init_decoder or not isinstance(config.shape, ModelConfig)
     if not is_given or (run and committed_folders(run / CHECKPOINTS_FOLDER)):
         return []
     from ernie_m.interop.build_model import architecture_of, check_fits
-    from ernie_m.interop.source import Target
-    from ernie_m.interop.start import check_start
+    from ernie_m.interop.start import check_starts, starts_of
+    from ernie_m.interop.start_weights import Target
     from ernie_m.interop.weight_files import folder_of
 
+    starts = starts_of(vars(config))
     try:
         if data is None or not (data / MANIFEST_FILE).is_file():
             for name in filter(None, (config.init_from, getattr(config.shape, "backbone", None))):
@@ -89,12 +90,10 @@ def start_problems(config: TrainingConfig, data: Path | None, run: Path | None) 
         architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages))
         target = Target.of(architecture.config, data, manifest)
         check_fits(architecture, config.data, target)
-        if config.init_from:
-            check_start(config.init_from, target, run)
+        check_starts(starts, target, run)
     except InputError as error:
-        way_out = (
-            "or train from random weights with init_from=null" if config.init_from else "or take another model.backbone"
-        )
+        key = next((key for key in starts if str(error).startswith(f"{key}:")), next(iter(starts), None))
+        way_out = f"or train from random weights with {key}=null" if key else "or take another model.backbone"
         return [Problem((), str(error), way_out)]
     return []
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ernie_m.base.special_tokens import Specials
 from ernie_m.interop.layout import LANGUAGES
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import AnyModel, Attention, ModelConfig, longest_document
 from ernie_m.models.translation import OwnModel, model_of
 from ernie_m.runs.ranks import Voters
 
 Device = torch.device | str
+OF_WORDS = ("word vectors", "another model's word embedding")
+"""Kinds of starts that have nothing else."""
 SHOWN = 4  # names of unused tensors
 
 
@@ -33,10 +36,17 @@ class Started:
     """Our parameters that the weights do not have."""
     unused: tuple[str, ...]
     """Tensors of the weights that this encoder does not have."""
+    side: str | None = None
+    """Of a model that translates, encoder or decoder; None: all of the model."""
 
     def lines(self) -> list[str]:
         """For the console."""
-        lines = [f"starting from {self.path} ({self.kind}, SHA-256 {self.sha256[:12]}...): {self.vocabulary}"]
+        starting = "starting" if self.side is None else f"the {self.side} starts"
+        lines = [f"{starting} from {self.path} ({self.kind}, SHA-256 {self.sha256[:12]}...): {self.vocabulary}"]
+        if self.kind in OF_WORDS:
+            return [*lines, "  starts anew: all but the word embedding, drawn from the seed"]
+        if any(".across_" in name for name in self.fresh):
+            lines.append("  starts anew: attention across with its norm, its matrices drawn from the seed")
         if LANGUAGES in self.fresh:
             lines.append("  starts anew: language embeddings, at zero")
         if any(name.startswith("heads.token.") for name in self.fresh):
@@ -56,14 +66,26 @@ def _nothing_to_keep(run: Path) -> None:
 
 @dataclass(frozen=True)
 class StepZero:
-    """A model at the start of training, fp32, on the CPU. `started`: the weights it has; None if all were drawn.
+    """A model at the start of training, fp32, on the CPU. `started`: the weights it has; None if none are of one start.
 
     `keep` writes into the run's folder what of the model is not in its configuration or its checkpoints.
     """
 
     model: PretrainingModel
     started: Started | None = None
+    sides: Mapping[str, Started] = field(default_factory=dict)
+    """Key of the recipe -> what that side of a model that translates was started from."""
     keep: Callable[[Path], None] = _nothing_to_keep
+
+    @property
+    def starts(self) -> list[Started]:
+        """All that it was started from."""
+        return [*([self.started] if self.started else []), *self.sides.values()]
+
+    def recorded(self) -> dict[str, Any]:
+        """The starts, for a file in the run's folder."""
+        one = {key: value for key, value in vars(self.started).items() if key != "side"} if self.started else {}
+        return {**one, **{key: vars(started) for key, started in self.sides.items()}}
 
 
 class Architecture(ABC):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import Specials
 from ernie_m.interop.architecture import Architecture, Device, Own
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import AnyModel, Attention, ModelConfig
 from ernie_m.models.translation import TranslationModel

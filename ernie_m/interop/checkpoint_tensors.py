@@ -31,7 +31,7 @@ class CheckpointTensors:
         try:
             verify(self._folder, on_progress=on_progress)
         except InputError as error:
-            raise InputError(f"init_from: {self._folder}: {error}; name an older checkpoint of that run") from None
+            raise InputError(f"{self._folder}: {error}; name an older checkpoint of that run") from None
         return sha256_of(self._folder / MANIFEST_FILE)
 
     def num_bytes(self) -> int:

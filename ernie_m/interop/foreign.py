@@ -16,7 +16,7 @@ from ernie_m.base.special_tokens import Specials
 from ernie_m.interop.architecture import Architecture, Device, Started, StepZero
 from ernie_m.interop.backbone_folder import BackboneSource, KeptBackbone, open_backbone, open_kept
 from ernie_m.interop.same_vocabulary import check_same_tokenizer
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.shape import Attention, BackboneConfig, ModelConfig
 from ernie_m.runs.checkpoint import committed_folders
@@ -51,7 +51,7 @@ class Foreign(Architecture):
         fresh = tuple(name for name, _ in model.named_parameters() if name not in theirs)
         vocabulary = self.check_vocabulary(target)
         started = Started(str(source.folder), kind, source.sha256, vocabulary, fresh, loaded.unexpected)
-        return StepZero(model, started, lambda run: source.keep_in(run / BACKBONE_FOLDER, loaded, model.constants))
+        return StepZero(model, started, keep=lambda run: source.keep_in(run / BACKBONE_FOLDER, loaded, model.constants))
 
     def blank(self) -> tuple[PreTrainedModel, dict[str, Tensor]]:
         """(the model of its class, whose trained weights are to be filled; what of its files training does not change)."""

@@ -6,7 +6,9 @@ Each of our parameters is one of theirs. The fused query-key-value matrix is thr
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from ernie_m.base.special_tokens import FIRST_POSITION_ID, PAD_ID
 
 KINDS = ("weight", "bias")
 NO_BIAS = ("embeddings.word", "embeddings.position")
@@ -32,6 +34,9 @@ class Layout:
     head: Mapping[str, str]
     """Whole names, our parameter -> theirs; empty if the class has no MLM head."""
     token_type: str | None = None
+    first_position: int = FIRST_POSITION_ID
+    """Row of the position table for a sentence's first token."""
+    pad: int = PAD_ID
     output_matrix: str | None = None
     """The name under which the word embedding may be stored again, as the head's output matrix."""
 
@@ -111,6 +116,25 @@ ERNIE_M = Layout(
     head={},
 )
 LAYOUTS = {layout.model_type: layout for layout in (XLM_ROBERTA, ERNIE_M)}
+"""Classes that are written."""
+# The class that XLM-R's was made of; its head has other names, and its positions begin at 0.
+BERT = replace(
+    XLM_ROBERTA,
+    model_type="bert",
+    prefix="bert",
+    head={
+        "heads.token.dense.weight": "cls.predictions.transform.dense.weight",
+        "heads.token.dense.bias": "cls.predictions.transform.dense.bias",
+        "heads.token.norm.weight": "cls.predictions.transform.LayerNorm.weight",
+        "heads.token.norm.bias": "cls.predictions.transform.LayerNorm.bias",
+        "heads.token.decoder_bias": "cls.predictions.bias",
+    },
+    output_matrix="cls.predictions.decoder.weight",
+    first_position=0,
+    pad=0,
+)
+OF_SIDES = {**LAYOUTS, BERT.model_type: BERT}
+"""Classes that a side of a model that translates may start from; model.backbone trains a BERT as it is."""
 # Present names; ernie_m.interop.fairseq turns older ones into these. It has no token types.
 FAIRSEQ = Layout(
     model_type="xlm-roberta of fairseq",

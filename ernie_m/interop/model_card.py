@@ -20,7 +20,10 @@ from ernie_m.runs.metrics import read_metrics
 CARD_FILE = "README.md"
 RECENT_STEPS = 100
 """The last loss is the mean of so many steps."""
-LEARNT_BY = ("seed", "init_from", "stages", "objective_weights", "stream_weights", "model", "data", "batch", "optimizer")
+LEARNT_BY = (
+    *("seed", "init_from", "init_encoder", "init_decoder", "stages", "objective_weights", "stream_weights"),
+    *("model", "data", "batch", "optimizer"),
+)
 """The sections of a run's configuration that decide what was learnt."""
 ERNIE_M_CLASS = (
     "It has ERNIE-M's class, which transformers has up to 4.57: `AutoModel` and `AutoTokenizer` load it there. The class "

@@ -6,149 +6,72 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
 from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
-from ernie_m.base.special_tokens import PAD_ID
 from ernie_m.corpus.editable import RowSources
-from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.checkpoint_tensors import CheckpointTensors
 from ernie_m.interop.fairseq import FINAL_NORM, MODEL_FILE, FairseqFile
-from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LANGUAGE_NUMBERS, LANGUAGES, LAYOUTS, Layout
-from ernie_m.interop.new_rows import with_rows
-from ernie_m.interop.other_vocabulary import PIECE_ROWS, rows_between, vocabulary_of
+from ernie_m.interop.layout import CONFIG_KEYS, FAIRSEQ, LANGUAGE_NUMBERS, LANGUAGES, LAYOUTS, OF_SIDES, Layout
+from ernie_m.interop.other_vocabulary import rows_between, vocabulary_of
+from ernie_m.interop.start_weights import INIT_FROM, NamedTensors, Source, Target
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config
 from ernie_m.models.model import Encoder
-from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import AnyModel, BackboneConfig, ModelConfig
 from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders
-from ernie_m.runs.run_folder import model_config, tokenizer_of
+from ernie_m.runs.run_folder import model_config, specials_of, tokenizer_of
 
-REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "pad_token_id": PAD_ID, "is_decoder": False}
+REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 REFUSED = {
     "xlm-roberta-xl": "its layer norms stand in front of each block (pre-LN), this encoder's behind it (post-LN): its "
     "weights would compute something else; expected XLM-R base or large",
     "roberta": "its ids are those of a BPE of bytes, not of a SentencePiece model; expected XLM-R",
 }
+SIDES = {"init_encoder": "encoder", "init_decoder": "decoder"}
+"""Key of a recipe -> the side of a model that translates which starts from there."""
+HEADS = "heads."
+OF_AN_ENCODER = "weights of an encoder alone; a model with model.decoder takes them as init_encoder and init_decoder"
 
 
-@dataclass(frozen=True)
-class Target:
-    """The model that is to be filled: its resolved section `model`, and the languages and the tokenizer of its data."""
-
-    config: AnyModel
-    languages: tuple[str, ...]
-    tokenizer: Path
-    tokenizer_sha256: str
-
-    @staticmethod
-    def of(config: AnyModel, data: Path, manifest: Manifest) -> Target:
-        """A model of that resolved section on the data folder `data`."""
-        tokenizer = data / manifest.tokenizer_file
-        return Target(config, tuple(manifest.languages), tokenizer, manifest.tokenizer_sha256)
-
-
-class Tensors(Protocol):
-    """Tensors by name, out of files."""
-
-    def read(self, name: str) -> Tensor:
-        """One tensor on the CPU, in the type it is stored in."""
-
-    def sha256(self, on_progress: Callable[[], None] = ...) -> str:
-        """A hash of all files that they are read from; `on_progress` is called for each part that was hashed."""
-
-    def num_bytes(self) -> int:
-        """Bytes that `sha256` reads."""
-
-
-class NamedTensors(Tensors, Protocol):
-    """Tensors under another class's names."""
-
-    folder: Path
-    shapes: dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Weights that fit the target. `names`: each of our parameters that they have -> the tensors it is made of."""
-
-    path: Path
-    kind: str
-    vocabulary: str
-    """What shows that its ids are the data's, in words."""
-    tensors: Tensors
-    names: Mapping[str, tuple[str, ...]]
-    unused: tuple[str, ...] = ()
-    token_type: str | None = None
-    language_rows: Mapping[int, int] | None = None
-    """Our language id -> its, for languages that both have; None when it has no language embedding."""
-    rows: RowSources | None = None
-    """Which of its rows each of our pieces starts from, when its vocabulary is another; None when it is the data's."""
-
-    def fill(self, model: PretrainingModel) -> list[str]:
-        """Put the weights into `model` (fp32), one at a time. Returns the names of the parameters that it does not have.
-
-        Raises InputError for numbers that are not finite.
-        """
-        left = []
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name == LANGUAGES and self.language_rows:
-                    theirs = self._read(*self.names[LANGUAGES]).view(-1, parameter.shape[1])
-                    for ours, row in self.language_rows.items():
-                        parameter[ours] = theirs[row]
-                elif name == LANGUAGES:
-                    left.append(name)
-                elif self.rows is not None and name in PIECE_ROWS and name in self.names:
-                    (theirs_name,) = self.names[name]
-                    theirs = self._read(theirs_name).view(-1, *parameter.shape[1:])
-                    parameter.copy_(with_rows(theirs, self.rows))
-                elif name in self.names:
-                    self._fill(self.names[name], parameter)
-                else:
-                    left.append(name)
-            if self.token_type:
-                assert isinstance(model, Encoder)
-                model.embeddings.position.weight.add_(self._read(self.token_type)[0])
-        return left
-
-    def _fill(self, names: tuple[str, ...], parameter: Tensor) -> None:
-        for name, rows in zip(names, parameter.chunk(len(names)), strict=True):
-            rows.copy_(self._read(name).view(rows.shape))
-
-    def _read(self, name: str) -> Tensor:
-        tensor = self.tensors.read(name)
-        if not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"init_from: {self.path}: {name} holds numbers that are not finite; take another checkpoint")
-        return tensor
-
-
-def open_source(init_from: str, target: Target) -> Source:
-    """Open a folder, a hub id or fairseq's model.pt.
+def open_source(init_from: str, target: Target, key: str = INIT_FROM) -> Source:
+    """Open a folder, a hub id or fairseq's model.pt, for the model or, by `key`, for one side of it.
 
     Raises InputError when it is unknown or broken, or does not fit `target`.
     """
+    side = SIDES.get(key)
     try:
-        file = Path(init_from).expanduser()
-        if file.is_file() and file.suffix == Path(MODEL_FILE).suffix:
-            return _of_fairseq(file, target)
-        path = folder_of(init_from)
-        if (path / MODEL_FILE).is_file() and not (path / CONFIG_FILE).is_file():
-            return _of_fairseq(path / MODEL_FILE, target)
-        if (path / RUN_CONFIG_FILE).is_file() or (path / MANIFEST_FILE).is_file():
-            return _of_run(path, target)
-        return _of_hugging_face(path, target)
+        if side is not None:
+            target = replace(target, config=one_side(target.config))
+        return replace(_opened(init_from, target, side), key=key)
     except InputError as error:
-        raise InputError(f"init_from: {error}") from None
+        raise InputError(f"{key}: {error}") from None
+
+
+def one_side(config: AnyModel) -> ModelConfig:
+    """The encoder that has the shape of one side of a model that translates."""
+    if not isinstance(config, ModelConfig) or not config.translates:
+        raise InputError("the model has no decoder; expected null, or a recipe with model.decoder, e.g. xlm_mt")
+    return replace(config, decoder=None)
+
+
+def _opened(init_from: str, target: Target, side: str | None) -> Source:
+    file = Path(init_from).expanduser()
+    if file.is_file() and file.suffix == Path(MODEL_FILE).suffix:
+        return _of_fairseq(file, target)
+    path = folder_of(init_from)
+    if (path / MODEL_FILE).is_file() and not (path / CONFIG_FILE).is_file():
+        return _of_fairseq(path / MODEL_FILE, target)
+    if (path / RUN_CONFIG_FILE).is_file() or (path / MANIFEST_FILE).is_file():
+        return _of_run(path, target, side)
+    return _of_hugging_face(path, target, LAYOUTS if side is None else OF_SIDES)
 
 
 def _shape_of(target: Target, path: Path) -> ModelConfig:
@@ -157,12 +80,14 @@ def _shape_of(target: Target, path: Path) -> ModelConfig:
         raise InputError(
             f"{path}: with model.backbone the weights are the backbone's; expected null, or a run of the same backbone"
         )
+    if target.config.translates:
+        raise InputError(f"{path}: {OF_AN_ENCODER}")
     return target.config
 
 
-def _of_hugging_face(path: Path, target: Target) -> Source:
+def _of_hugging_face(path: Path, target: Target, layouts: Mapping[str, Layout]) -> Source:
     shape, content = _shape_of(target, path), read_config(path)
-    layout = _layout(path, content)
+    layout = _layout(path, content, layouts)
     check_configuration(path, layout, content)
     found = {ours: content[theirs] for ours, theirs in CONFIG_KEYS.items()}
     source = _source(path, layout, found, WeightFiles(path), target, shape)
@@ -182,7 +107,7 @@ def check_configuration(path: Path, layout: Layout, content: Mapping[str, Any]) 
     missing = [key for key in CONFIG_KEYS.values() if key not in content]
     if missing:
         raise InputError(f"{path / CONFIG_FILE}: no {missing[0]}; expected the configuration of an {layout.model_type}")
-    for key, expected in REQUIRED.items():
+    for key, expected in {**REQUIRED, "pad_token_id": layout.pad}.items():
         if content.get(key, expected) != expected:
             raise InputError(f"{path / CONFIG_FILE}: {key} {content[key]!r}; this encoder has {expected!r}")
 
@@ -200,12 +125,19 @@ def _source(
 ) -> Source:
     """`found`: the shape of these weights, under our names. Raises InputError where shape or vocabulary do not fit."""
     vocabulary, rows = vocabulary_of(files.folder, target.tokenizer, target.tokenizer_sha256)
+    firsts = layout.first_position, target.first_position
     config = _with_its_vocabulary(shape, found["vocab_size"], rows)
-    _check_shape(path, found, config)
-    names, token_type = _names(layout, files, config)
+    _check_shape(path, _with_our_first(found, firsts), config)
+    names, token_type = _names(layout, files, replace(config, max_positions=int(found["max_positions"])))
     used = {name for theirs in names.values() for name in theirs} | {token_type, layout.output_matrix}
     unused = tuple(sorted(set(files.shapes) - used))
-    return Source(path, layout.model_type, vocabulary, files, names, unused, token_type, rows=rows)
+    return Source(path, layout.model_type, vocabulary, files, names, unused, token_type, None, rows, firsts)
+
+
+def _with_our_first(found: Mapping[str, Any], firsts: tuple[int, int]) -> dict[str, Any]:
+    """The shape whose position table begins at our first position."""
+    (its, ours), said = firsts, found["max_positions"]
+    return {**found, "max_positions": said - its + ours if isinstance(said, int) else said}
 
 
 def _with_its_vocabulary(config: ModelConfig, vocab_size: int, rows: RowSources | None) -> ModelConfig:
@@ -213,12 +145,12 @@ def _with_its_vocabulary(config: ModelConfig, vocab_size: int, rows: RowSources 
     return config if rows is None else replace(config, vocab_size=vocab_size)
 
 
-def _layout(path: Path, content: Mapping[str, Any]) -> Layout:
-    model_type = content.get("model_type")
-    if model_type not in LAYOUTS:
-        reason = REFUSED.get(str(model_type), f"expected {' or '.join(LAYOUTS)}")
-        raise InputError(f"{path / CONFIG_FILE}: model_type {model_type!r}: {reason}")
-    return LAYOUTS[model_type]
+def _layout(path: Path, content: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Layout:
+    model_type = str(content.get("model_type"))
+    if model_type not in layouts:
+        reason = REFUSED.get(model_type, f"expected {' or '.join(layouts)}")
+        raise InputError(f"{path / CONFIG_FILE}: model_type {content.get('model_type')!r}: {reason}")
+    return layouts[model_type]
 
 
 def _check_shape(path: Path, found: Mapping[str, Any], config: ModelConfig) -> None:
@@ -274,7 +206,7 @@ def _check_output_matrix(layout: Layout, files: NamedTensors, names: Mapping[str
             )
 
 
-def _of_run(path: Path, target: Target) -> Source:
+def _of_run(path: Path, target: Target, side: str | None) -> Source:
     """A run folder (its newest checkpoint), or one checkpoint of a run."""
     run = path if (path / RUN_CONFIG_FILE).is_file() else path.resolve().parents[1]
     configuration = read_yaml(run / RUN_CONFIG_FILE)
@@ -287,12 +219,40 @@ def _of_run(path: Path, target: Target) -> Source:
     vocabulary, piece_rows = "the data's tokenizer", None
     if identity["tokenizer_sha256"] != target.tokenizer_sha256:
         vocabulary, piece_rows = _from_its_vocabulary(run, configuration, target)
-    _check_same_kind(path, found, target, piece_rows)
+    first = target.first_position if piece_rows is None else specials_of(configuration).first_position
+    firsts = first, target.first_position
+    _check_same_kind(path, found, target, piece_rows, firsts)
     tensors = CheckpointTensors(folders[0])
     its = {language: number for number, language in enumerate(identity["languages"], start=1)}
-    names = {name: (name,) for name in tensors.names}
+    names, unused = _names_of_run(path, found, target, side, tensors.names)
     rows = _shared_languages(target, its)
-    return Source(folders[0], "a run of ours", vocabulary, tensors, names, language_rows=rows, rows=piece_rows)
+    return Source(folders[0], "a run of ours", vocabulary, tensors, names, unused, None, rows, piece_rows, firsts)
+
+
+def _names_of_run(
+    path: Path, found: AnyModel, target: Target, side: str | None, stored: Iterable[str]
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """Our parameters -> the run's, and those of it that the side has no place for.
+
+    Raises InputError for another kind of run.
+    """
+    if side is None:
+        if found.translates:
+            raise InputError(f"{path}: a run of a model with a decoder; expected one of an encoder alone")
+        if target.config.translates:
+            raise InputError(f"{path}: {OF_AN_ENCODER}")
+    if found.translates:
+        shared = {name.removeprefix("encoder."): name for name in stored if name.startswith("encoder.embeddings.")}
+        of_side = {name.removeprefix(f"{side}."): name for name in stored if name.startswith(f"{side}.")}
+        own = {**shared, **of_side, **{name: name for name in stored if name.startswith(HEADS)}}
+    else:
+        own = {name: name for name in stored}
+    names: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in own.items()}
+    if side == "encoder":
+        names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(HEADS)}
+    used = {name for theirs in names.values() for name in theirs}
+    unused = [] if side is None else sorted(name for name in stored if name not in used)
+    return names, tuple(unused)
 
 
 def _from_its_vocabulary(run: Path, configuration: dict[str, Any], target: Target) -> tuple[str, RowSources | None]:
@@ -306,12 +266,12 @@ def _from_its_vocabulary(run: Path, configuration: dict[str, Any], target: Targe
     return rows_between(tokenizer, target.tokenizer)
 
 
-def _check_same_kind(path: Path, found: AnyModel, target: Target, rows: RowSources | None) -> None:
+def _check_same_kind(path: Path, found: AnyModel, target: Target, rows: RowSources | None, firsts: tuple[int, int]) -> None:
     """Raise InputError for a run of another shape than ours, or of another backbone."""
     if isinstance(found, ModelConfig) and isinstance(target.config, ModelConfig):
         shape = {**vars(found), "vocab_size": found.vocab}
         ours = _with_its_vocabulary(target.config, found.vocab, rows)
-        return _check_shape(path, {key: shape[key] for key in CONFIG_KEYS}, ours)
+        return _check_shape(path, _with_our_first({key: shape[key] for key in CONFIG_KEYS}, firsts), ours)
     its, wanted = (getattr(config, "backbone_sha256", None) for config in (found, target.config))
     if its != wanted:
         its_name, our_name = (getattr(config, "backbone", "our own encoder") for config in (found, target.config))

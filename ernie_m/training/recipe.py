@@ -60,6 +60,11 @@ class TrainingConfig(Section):
     """Everything random follows from it."""
     init_from: str | None = None
     """Weights to start from: a Hugging Face folder or hub id (XLM-R, ERNIE-M, an export), or a run; null draws them."""
+    init_encoder: str | None = None
+    """With model.decoder, what the encoder starts from: as init_from, BERT too, or embeddings:FILE (word vectors, or another
+    model's word embedding); null draws it."""
+    init_decoder: str | None = None
+    """The same for the decoder and its head. Attention across is new."""
     objective_weights: dict[str, Annotated[float | str, CurveRange(least=0, most=1e6, zero="nothing is learnt from it")]] = (
         field(default_factory=dict)
     )
@@ -102,8 +107,11 @@ class TrainingConfig(Section):
         self._check_translation()
 
     def _check_translation(self) -> None:
-        """A model with a decoder reads rows of two halves and no others, and starts with weights drawn at random."""
+        """A model with a decoder reads rows of two halves and no others, and its two sides start each for itself."""
         if not isinstance(self.model, ModelConfig) or not self.model.translates:
+            for key in ("init_encoder", "init_decoder"):
+                if start := getattr(self, key):
+                    raise InputError(f"{key}: {start}; the model has no decoder: leave it out, or set model.decoder")
             return
         other = [name for stage in self.stages for name in stage.rows if not OBJECTIVES[name].halves]
         if other:
@@ -115,7 +123,9 @@ class TrainingConfig(Section):
                 "decoder which language to write"
             )
         if self.init_from:
-            raise InputError(f"init_from: {self.init_from}; a model with model.decoder starts at random, leave it out")
+            raise InputError(
+                f"init_from: {self.init_from}; a model with model.decoder takes it as init_encoder and init_decoder"
+            )
 
     def factors_of(self, metrics: Sequence[Metric]) -> list[float] | None:
         """The factor of each metric by `stream_weights`; None if there is none.

@@ -3,7 +3,7 @@
 1. All that can be checked is checked before the run folder is touched and before a rank is started.
 2. Rank 0 holds the run folder's lock; a watchdog looks after all ranks.
 3. The newest whole checkpoint, made by any number of ranks, fills model and optimizer; its probe is computed again.
-   Without one, weights are drawn from the seed, or read from where the recipe's `init_from` says.
+   Without one, weights are drawn from the seed, or read from where the recipe says (`init_from`).
 4. The steps: ernie_m.training.training_loop. However they end, RUN says why: ernie_m.training.endings.
 """
 
@@ -21,8 +21,8 @@ from ernie_m.base.interruption import Interruption
 from ernie_m.base.run_files import START_FILE
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.interop.build_model import architecture_of, check_fits
-from ernie_m.interop.source import Target
-from ernie_m.interop.start import check_start, step_zero
+from ernie_m.interop.start import check_starts, starts_of, step_zero
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, to_device
 from ernie_m.rows.packing import PackedRow, pack
@@ -88,8 +88,9 @@ class Trainer:
         self.run_folder.check(self.configuration, from_scratch)
         self.start = Target.of(self.architecture.config, data, manifest)
         check_fits(self.architecture, config.data, self.start)
-        if config.init_from and (from_scratch or not committed_folders(self.run_folder.checkpoints)):
-            check_start(config.init_from, self.start, run)
+        self.starts = starts_of(self.configuration)
+        if from_scratch or not committed_folders(self.run_folder.checkpoints):
+            check_starts(self.starts, self.start, run)
 
     def run(self) -> None:
         """Train to the last step of the last stage, from the newest whole checkpoint if there is one.
@@ -245,10 +246,10 @@ class Trainer:
     def _initialised(self, ranks: Ranks) -> PretrainingModel:
         """The model of step 0; what of it the run will need later is in its folder before a checkpoint is."""
         config = self.config
-        zero = step_zero(self.architecture, config.seed, config.init_from, self.start, ranks.voters, ranks.device)
-        if ranks.is_first and zero.started:
-            print(*zero.started.lines(), sep="\n", flush=True)
-            write_json(self.run_folder.path / START_FILE, vars(zero.started))
+        zero = step_zero(self.architecture, config.seed, self.starts, self.start, ranks.voters, ranks.device)
+        if ranks.is_first and zero.starts:
+            print(*(line for started in zero.starts for line in started.lines()), sep="\n", flush=True)
+            write_json(self.run_folder.path / START_FILE, zero.recorded())
         if ranks.is_first:
             zero.keep(self.run_folder.path)
         return zero.model
@@ -275,6 +276,6 @@ class Trainer:
             print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
         if skipped:
             print(f"left out: steps {skipped}")
-        given = self.config.init_from or getattr(self.config.model, "backbone", None)
-        origin = f"with the weights of {given}" if given else "from scratch"
+        given = [*self.starts.values(), *filter(None, [getattr(self.config.model, "backbone", None)])]
+        origin = f"with the weights of {' and '.join(dict.fromkeys(given))}" if given else "from scratch"
         print(f"starting at step {first_step}" if first_step else f"starting {origin}", flush=True)

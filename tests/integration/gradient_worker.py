@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.build_model import architecture_of
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.loss import loss_scales
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.pseudo_parallel import fill_placeholders

@@ -136,7 +136,7 @@ import os, sys
 from pathlib import Path
 import torch.distributed as dist
 from ernie_m.base.console import InputError
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.interop.start import start_from
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
+from ernie_m.base.run_files import START_FILE
 from ernie_m.commands.plan import plan
 from ernie_m.commands.translate import translate
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.build_model import trained_model
+from ernie_m.interop.start import step_zero_again
 from ernie_m.runs.run_folder import RunFolder
 from ernie_m.show.opened import open_run
 from tests.integration.conftest import TINY_RECIPE
@@ -27,10 +34,15 @@ RECIPE = TINY_RECIPE | {
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "mt.yaml"
-    path.write_text(yaml.safe_dump(RECIPE))
-    return path
+def recipe(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The decoder starts from word vectors."""
+    folder = tmp_path_factory.mktemp("recipe")
+    vocabulary, rng = open_vocabulary(data / Manifest.read(data).tokenizer_file), np.random.default_rng(0)
+    vectors = rng.normal(0, 0.02, (vocabulary.size, RECIPE["model"]["hidden_size"]))
+    pieces = zip(vocabulary.pieces(range(vocabulary.size)), vectors.tolist(), strict=True)
+    (folder / "vectors.txt").write_text("".join(f"{piece} {' '.join(map(str, vector))}\n" for piece, vector in pieces))
+    (folder / "mt.yaml").write_text(yaml.safe_dump(RECIPE | {"init_decoder": f"embeddings:{folder / 'vectors.txt'}"}))
+    return folder / "mt.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +68,19 @@ def test_a_run_resumed_from_its_middle_ends_bit_for_bit_the_same(
     assert files
     for path in files:
         assert path.read_bytes() == (again / "checkpoints" / "step_00000006" / path.name).read_bytes()
+
+
+def test_what_a_side_starts_from_is_told_recorded_and_looked_for_again(run: Path, data: Path, tmp_path: Path) -> None:
+    configuration, _ = RunFolder(run).read()
+    recorded = json.loads((run / START_FILE).read_text())["init_decoder"]
+    vectors = Path(recorded["path"])
+    assert recorded["sha256"] == sha256_of(vectors)
+    assert recorded["kind"] == "word vectors"
+    assert step_zero_again(run, configuration, data).sides["init_decoder"].sha256 == recorded["sha256"]
+    moved = tmp_path / "vectors.txt"
+    moved.write_text(vectors.read_text().replace("0.0", "0.1", 1))
+    with pytest.raises(InputError, match="other bytes than the run started from"):
+        step_zero_again(run, configuration | {"init_decoder": f"embeddings:{moved}"}, data)
 
 
 def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data: Path, tmp_path: Path) -> None:

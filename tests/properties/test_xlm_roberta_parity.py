@@ -17,7 +17,7 @@ from ernie_m.base.special_tokens import BOS_ID, EOS_ID, NO_LANGUAGE, PAD_ID, mas
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.export import export, to_hugging_face
-from ernie_m.interop.source import Target
+from ernie_m.interop.start_weights import Target
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from tests.fixtures.ernie_m_export import train_tokenizer

@@ -192,7 +192,7 @@ def test_every_recipe_builds_and_comes_back_from_its_saved_form(recipe: Path) ->
         ),
         (
             ["model={decoder: shared, language_embedding: all}", "stages=[{steps: 1, rows: {MT: 1}}]", "init_from=x"],
-            "init_from: x; a model with model.decoder starts at random, leave it out",
+            "init_from: x; a model with model.decoder takes it as init_encoder and init_decoder",
         ),
         (["optimizer.peak_learningrate=1"], "did you mean optimizer.peak_learning_rate?"),
         (["optimizer.peak_learning_rate=nan"], "optimizer.peak_learning_rate: nan; expected a number above 0, up to 10"),
