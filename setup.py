@@ -30,6 +30,7 @@ setup(
         "safetensors>=0.4.3",
         "pyyaml>=6",
         "fire>=0.7",
+        "langcodes>=3.4,<4",
         "matplotlib>=3.8",
     ],
     extras_require={

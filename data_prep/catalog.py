@@ -15,6 +15,7 @@ import yaml
 
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import canonical
 
 DEFAULT_HELD_OUT = 0.005
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
@@ -62,7 +63,7 @@ class Corpus:
     name: str
     format: str
     languages: tuple[str, ...]
-    """One language, or source and target."""
+    """One language, or source and target: canonical BCP 47 codes."""
     files: tuple[Path, ...]
     """One file, or source and target."""
     held_out: float = 0.0
@@ -166,9 +167,15 @@ def _languages(entry: dict[str, Any], form: Format, where: str) -> tuple[str, ..
             raise InputError(f'{where}: {key}: YAML reads an unquoted `no` as false; write "no" in quotes')
         if not isinstance(code, str) or not LANGUAGE.fullmatch(code):
             raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
-    if not isinstance(codes, list) or len(codes) != form.num_languages or len({c.lower() for c in codes}) != len(codes):
+    if not isinstance(codes, list) or len(codes) != form.num_languages:
         raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
-    return tuple(codes)
+    try:
+        found = tuple(map(canonical, codes))
+    except InputError as error:
+        raise InputError(f"{where}: {key}: {error}") from None
+    if len(set(found)) != len(found):
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
+    return found
 
 
 def _files(entry: dict[str, Any], form: Format, where: str, folder: Path) -> tuple[Path, ...]:

@@ -76,6 +76,8 @@ class Tally:
     """Reason -> the first (line in the chunk, text)."""
     pieces: dict[str, Pieces] = field(default_factory=dict)
     """Language -> pieces of the rows, before repeated ones are removed."""
+    noted: dict[str, int] = field(default_factory=dict)
+    """What a person should know of rows that are kept -> how often."""
 
     def reject(self, number: int, reason: str, texts: tuple[str, ...]) -> None:
         """Count a line that is not kept."""
@@ -121,6 +123,8 @@ class Conversion:
         for index in sorted(reasons):
             self.tally.reject(int(lines.numbers[index]), reasons[index], tuple(side[index] for side in lines.texts))
         self.tally.lines_read += len(lines.numbers)
+        for what, number in lines.noted.items():
+            self.tally.noted[what] = self.tally.noted.get(what, 0) + number
         sides = [[texts[side][index] for index in kept.tolist()] for side in self.order]
         encoded = [self.vocabulary.encode_batch(side) for side in sides]
         has_tokens = np.logical_and.reduce([np.diff(column.offsets) > 0 for column in encoded])
@@ -198,5 +202,5 @@ def marker_of(content: dict[str, Any]) -> tuple[Tally, Alignment, list[ShardEntr
     examples = {reason: [(number, text) for number, text in found] for reason, found in content["examples"].items()}
     numbers = {key: content[key] for key in ("lines", "lines_read", "text_bytes")}
     pieces = {language: Pieces(**found) for language, found in content.get("pieces", {}).items()}  # 0.1 counted none
-    tally = Tally(**numbers, rejected=content["rejected"], examples=examples, pieces=pieces)
+    tally = Tally(**numbers, rejected=content["rejected"], examples=examples, pieces=pieces, noted=content["noted"])
     return tally, Alignment(**content["alignment"]), shards

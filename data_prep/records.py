@@ -42,3 +42,5 @@ class Lines(NamedTuple):
     """Index in these lines -> reason."""
     documents: np.ndarray
     """Number of the document in the chunk: int64 [lines]; zeros for pairs."""
+    noted: dict[str, int] = {}  # noqa: RUF012 - never changed
+    """What a person should know of lines that are kept -> how often."""

@@ -98,8 +98,9 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
         total.lines_read += tally.lines_read
         for language, pieces in tally.pieces.items():
             total.pieces[language] = total.pieces.get(language, Pieces()) + pieces
-        for reason, number in tally.rejected.items():
-            total.rejected[reason] = total.rejected.get(reason, 0) + number
+        for sums, counted in ((total.rejected, tally.rejected), (total.noted, tally.noted)):
+            for reason, number in counted.items():
+                sums[reason] = sums.get(reason, 0) + number
     if result.alignment.is_suspicious and not result.warnings:  # chunks of few pairs have no score of their own
         result.warnings.append(f"the two sides look misaligned (score {result.alignment.score}; {USUAL_SCORE})")
     result.num_rows = sum(shard.rows for shard in shards)
@@ -134,6 +135,8 @@ def _notes(results: list[Result]) -> Iterator[str]:
         for reason, number in sorted(result.tally.rejected.items()):
             first = f" (first: line {found[0][0]:,})" if (found := result.tally.examples.get(reason)) else ""
             yield f"{result.corpus.name}: {number:,} rejected: {reason}{first}"
+        for what, number in sorted(result.tally.noted.items()):
+            yield f"{result.corpus.name}: {number:,} {what}"
 
 
 def write_reports(out: Path, results: list[Result]) -> None:
@@ -171,6 +174,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         },
         "alignment": {"score": result.alignment.score, "sampled_pairs": result.alignment.pairs},
         "pieces": {language: asdict(pieces) for language, pieces in sorted(tally.pieces.items())},
+        "noted": dict(sorted(tally.noted.items())),
         "alarms": result.alarms,
         "warnings": result.warnings,
     }

@@ -25,6 +25,7 @@ from data_prep.fetch.download import download
 from data_prep.fetch.sources import Entry, Remote
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import agree, canonical
 
 OWN = ("cc100", "wikimatrix", "multiun", "iitb")
 FROM_PACKAGES = {libreoffice.CORPUS: libreoffice.fetch}
@@ -125,14 +126,15 @@ def _of_catalog(name: str, languages: list[str]) -> list[Remote]:
     entries: list[Entry] = yaml.safe_load(path.read_text(encoding="utf-8-sig"))["corpora"]
     present = {language for entry in entries for language in _languages(entry)}
     for code in languages:
-        if code not in present:
+        if not any(agree(language, code, exactly=True) for language in present):
             raise InputError(f"--lang {code}: {path} has no such language{nearest(code, present)}")
+    languages = list(map(canonical, languages))
     chosen = [entry for entry in entries if not languages or _is_chosen(_languages(entry), languages)]
     return [sources.remote_of(entry) for entry in chosen]
 
 
 def _languages(entry: Entry) -> list[str]:
-    return entry.get("languages") or [entry["language"]]
+    return list(map(canonical, entry.get("languages") or [entry["language"]]))
 
 
 def _is_chosen(languages: list[str], chosen: list[str]) -> bool:

@@ -6,6 +6,11 @@ five a second one in Latin script (`_rom`). The sizes are rounded: for telling e
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import canonical
+
 PUBLISHED = """
 af Afrikaans 305M | am Amharic 133M | ar Arabic 5.4G | as Assamese 7.6M | az Azerbaijani 1.3G | be Belarusian 692M
 bg Bulgarian 9.3G | bn Bengali 860M | bn_rom Bengali Romanized 164M | br Breton 21M | bs Bosnian 18M | ca Catalan 2.4G
@@ -46,9 +51,13 @@ NAMES, SIZES = _read(PUBLISHED)
 
 def language_of(code: str) -> str:
     """The language of a file, one code for all scripts of Chinese: parallel corpora know `zh` alone."""
-    return "zh" if code.startswith("zh-") else code
+    return "zh" if code.startswith("zh-") else canonical(code)
 
 
 def codes_of(language: str) -> list[str]:
     """The files of a code that a user may give: a file's own, or `zh` for both; empty for an unknown one."""
-    return [language] if language in NAMES else [code for code in NAMES if language_of(code) == language]
+    if language in NAMES:
+        return [language]
+    with suppress(InputError):
+        return [code for code in NAMES if language_of(code) == canonical(language)]
+    return []

@@ -19,6 +19,7 @@ from typing import Any
 from data_prep.fetch import cc100_listing
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import canonical, without_region
 
 LAYOUTS = (
     (r"cc100/([A-Za-z_-]+)\.txt\.xz", r"https://data.statmt.org/cc-100/\1.txt.xz"),
@@ -40,7 +41,6 @@ it ja jv ka kk ko la lb lmo lt mg mk ml mr mwl nds nds_nl ne nl no oc pl pt rm r
 te tg tl tr tt ug uk vi wuu zh
 """
 WIKIMATRIX_LANGUAGES = tuple(_WIKIMATRIX.split())
-REGION = re.compile(r"([a-z]{2,3})_[A-Za-z]{2}")  # zh_cn, pt_br, de_AT
 
 Entry = dict[str, Any]
 """What a catalog says of a corpus; its path is relative to the user's folder."""
@@ -143,6 +143,6 @@ def iitb_file(source: str, target: str) -> Remote:
 
 def pair_entry(name: str, format_name: str, codes: tuple[str, str], path: str) -> Entry:
     """The entry of a pair; regions are dropped (zh_cn is zh), unless nothing else tells its two languages apart."""
-    languages = [REGION.sub(r"\1", code) for code in codes]
-    languages = languages if len(set(languages)) == 2 else list(codes)
+    languages = list(map(without_region, codes))
+    languages = languages if len(set(languages)) == 2 else list(map(canonical, codes))
     return {"name": f"{name}.{'-'.join(codes)}", "format": format_name, "path": path, "languages": languages}

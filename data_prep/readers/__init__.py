@@ -77,7 +77,7 @@ def text_bytes(chunk: Chunk) -> int:
     """Plain text in a chunk: the bytes of its lines, or of its units' texts."""
     if isinstance(chunk.content[0], bytes):
         return sum(map(len, chunk.content))
-    return sum(len(text.encode()) for texts, _ in chunk.content for text in texts)
+    return sum(len(text.encode()) for unit in chunk.content for text in unit.texts)
 
 
 def first_chunk(corpus: Corpus, chunk_bytes: int = SAMPLE_BYTES, count: Count = no_count) -> Chunk:

@@ -21,6 +21,7 @@ import xz
 
 from data_prep.records import Count
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import agree
 
 PIECE_BYTES = 1 << 14  # of packed input: small, so that what has been read of a file is known closely
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
@@ -94,13 +95,7 @@ def read_tar_member(path: Path, is_wanted: Callable[[str], bool], wanted: str, c
 def is_language_file(name: str, language: str, exactly: bool = False) -> bool:
     """Whether a member's name ends in .<language>, e.g. Tatoeba.de-en.de; `de_DE` counts for `de` unless `exactly`."""
     base = name.rpartition("/")[2]
-    return not base.startswith("._") and "." in base and matches(base.rpartition(".")[2], language, exactly)
-
-
-def matches(code: str, language: str, exactly: bool = False) -> bool:
-    """Whether two language codes agree, by case-insensitive primary subtag: en-US, EN and en do."""
-    ours, theirs = (text.lower().replace("_", "-") for text in (language, code))
-    return ours == theirs or (not exactly and ours.partition("-")[0] == theirs.partition("-")[0])
+    return not base.startswith("._") and "." in base and agree(base.rpartition(".")[2], language, exactly)
 
 
 def choose_language_member(names: list[str], path: Path, language: str) -> str:

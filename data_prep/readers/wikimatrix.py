@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep.catalog import Corpus
-from data_prep.readers.streams import matches
 from data_prep.readers.tsv import columns
 from data_prep.records import Chunk, Lines
+from ernie_m.base.language_codes import agree
 
 PAIR_IN_NAME = re.compile(r"\.([A-Za-z_]+)-([A-Za-z_]+)\.tsv")
 
@@ -31,7 +31,14 @@ def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
 def has_reversed_columns(name: str, languages: tuple[str, ...]) -> bool:
     """Whether the file's name puts the catalog's languages the other way round."""
     pair = PAIR_IN_NAME.search(name)
-    return pair is not None and matches(pair[1], languages[1]) and matches(pair[2], languages[0])
+    if pair is None:
+        return False
+    for exactly in (True, False):  # of en-simple both sides are English
+        for is_reversed in (False, True):
+            ours = languages[::-1] if is_reversed else languages
+            if all(agree(code, language, exactly) for code, language in zip(pair.groups(), ours, strict=True)):
+                return is_reversed
+    return False
 
 
 def _reason(score: str, threshold: float) -> str | None:

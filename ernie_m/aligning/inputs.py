@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import canonical
 from ernie_m.corpus.manifest import MANIFEST_FILE
 
 LINES_LOOKED_AT = 200
@@ -34,11 +35,12 @@ class Kind(NamedTuple):
 def languages_of(text: str) -> tuple[str, str]:
     """Two codes of `--languages de,en`; raises InputError for anything else."""
     codes = [code.strip() for code in text.split(",")]
-    if len(codes) != 2 or not all(map(LANGUAGE.fullmatch, codes)) or codes[0].lower() == codes[1].lower():
+    are_codes = len(codes) == 2 and all(map(LANGUAGE.fullmatch, codes))
+    if not are_codes or len({canonical(code) for code in codes}) != 2:
         raise InputError(
             f"--languages {text}: expected two different codes, of the two sides of the pairs in their order, e.g. de,en"
         )
-    return codes[0], codes[1]
+    return canonical(codes[0]), canonical(codes[1])
 
 
 def data_folder(pairs: str) -> Path | None:

@@ -92,3 +92,18 @@ def test_a_broken_catalog_is_one_clear_line(tmp_path: Path) -> None:
 def test_names_that_share_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="given twice"):
         read_catalog(catalog(tmp_path, GOOD["cc100"], GOOD["cc100"].replace("name: a", "name: A")))
+
+
+def test_spellings_of_a_language_are_one_language(tmp_path: Path) -> None:
+    entries = [
+        f"{{name: {n}, format: cc100, path: a, language: {c}}}"
+        for n, c in zip("abcd", ["DE", "deu", "iw", "zh_cn"], strict=True)
+    ]
+    read = read_catalog(catalog(tmp_path, *entries, "{name: e, format: tsv, path: a, languages: [zh_tw, sr_Latn]}"))
+    assert [corpus.languages for corpus in read] == [("de",), ("de",), ("he",), ("zh-CN",), ("zh-TW", "sr-Latn")]
+
+
+@pytest.mark.parametrize("languages", ["[de, DEU]", "[iw, he]"])
+def test_two_spellings_of_one_language_are_no_pair(tmp_path: Path, languages: str) -> None:
+    with pytest.raises(InputError, match="expected two different codes"):
+        read_catalog(catalog(tmp_path, f"{{name: x, format: tsv, path: a, languages: {languages}}}"))

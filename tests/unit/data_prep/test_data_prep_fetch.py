@@ -14,7 +14,7 @@ from data_prep.fetch import cc100_listing
 from data_prep.fetch.connection import NotFoundError
 from ernie_m.base.console import InputError
 
-OPUS_LANGUAGES = ["de", "en", "fr", "zh_cn", "zh_tw"]
+OPUS_LANGUAGES = ["de", "en", "fr", "sr_Latn", "zh_cn", "zh_tw"]
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_cc100_of_several_languages_is_fetched_and_named(
     assert named(tmp_path / "raw") == {
         "cc100.sw": (("sw",), "cc100/sw.txt.xz"),
         "cc100.no": (("no",), "cc100/no.txt.xz"),  # quoted: a bare no is false
-        "cc100.my_zaw": (("my_zaw",), "cc100/my_zaw.txt.xz"),
+        "cc100.my_zaw": (("my-Qaag",), "cc100/my_zaw.txt.xz"),
     }
     assert (tmp_path / "raw/cc100/sw.txt.xz").read_bytes() == shop.files["/cc-100/sw.txt.xz"]
     out = capsys.readouterr().out
@@ -72,6 +72,14 @@ def test_chinese_is_one_language_whatever_the_corpus(shop: Shop, tmp_path: Path)
     }
 
 
+def test_a_script_stays_in_the_catalog(shop: Shop, tmp_path: Path) -> None:
+    stock(shop, "/OPUS-Tatoeba/v2/moses/en-sr_Latn.txt.zip")
+    url = "https://object.pouta.csc.fi/OPUS-Tatoeba/v2/moses/en-sr_Latn.txt.zip"
+    opus_has(shop, "Tatoeba", "en", "sr_Latn", [url])
+    get(shop, tmp_path, corpus="tatoeba", lang="en-sr_Latn")
+    assert named(tmp_path) == {"tatoeba.en-sr_Latn": (("en", "sr-Latn"), "opus/Tatoeba/v2/en-sr_Latn.txt.zip")}
+
+
 @pytest.mark.parametrize("lang", ["de-en", "en-de", "de"])
 def test_a_pair_may_be_given_in_either_order_and_keeps_it(shop: Shop, tmp_path: Path, lang: str) -> None:
     """Files have one order, the catalog has the user's."""
@@ -97,7 +105,7 @@ def test_iitb_needs_no_language(shop: Shop, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ({"corpus": "cc100", "lang": "swa"}, r"--lang swa: CC-100 has no file swa\.txt\.xz, did you mean `sw`\?"),
+        ({"corpus": "cc100", "lang": "swz"}, r"--lang swz: CC-100 has no file swz\.txt\.xz, did you mean `sw`\?"),
         ({"corpus": "cc100", "lang": "swahili"}, "did you mean `sw`"),
         ({"corpus": "cc100", "lang": "en,qqqq"}, "expected one of af am ar"),
         ({"corpus": "cc100", "lang": "sw,,am"}, "expected codes with commas"),
@@ -112,7 +120,7 @@ def test_iitb_needs_no_language(shop: Shop, tmp_path: Path) -> None:
         ({}, "expected one of --corpus"),
         ({"catalog": "ernie"}, "--catalog ernie: not shipped; expected ernie_m"),
         ({"catalog": "gone.yaml"}, "gone.yaml: no such file"),
-        ({"catalog": "ernie_m", "lang": "swa"}, "--lang swa: .* has no such language, did you mean `sw`"),
+        ({"catalog": "ernie_m", "lang": "swz"}, "--lang swz: .* has no such language, did you mean `sw`"),
         ({"corpus": "cc100", "lang": "sw,am", "sha256": "0" * 64}, "and one file; these are 2 files"),
         ({"corpus": "cc100", "lang": "sw", "sha256": "12ab"}, "expected 64 hexadecimal digits"),
     ],

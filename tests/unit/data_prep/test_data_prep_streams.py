@@ -20,7 +20,6 @@ from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, decode, judge_enco
 from data_prep.readers.streams import (
     choose_language_member,
     is_language_file,
-    matches,
     read_pieces,
     read_tar_member,
     read_zip_member,
@@ -181,15 +180,6 @@ def test_a_zip_member_is_chosen_by_the_caller(tmp_path: Path) -> None:
     path = tmp_path / "t.zip"
     path.write_bytes(zipped(TEXT))
     assert b"".join(read_zip_member(path, lambda names, _: names[0], no_count)) == b"about"
-
-
-@pytest.mark.parametrize(
-    ("code", "language", "agree"),
-    [("en-US", "en", True), ("EN", "en", True), ("en", "en-gb", True), ("es", "en", False), ("eng", "en", False)],
-)
-def test_language_codes_agree_by_primary_subtag(code: str, language: str, agree: bool) -> None:
-    assert matches(code, language) is agree
-    assert matches(code, language, exactly=True) is (code.lower() == language)
 
 
 def test_lines_end_at_newline_alone() -> None:

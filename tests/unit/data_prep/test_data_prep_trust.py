@@ -199,7 +199,7 @@ def test_every_kind_of_broken_input_has_its_line_in_the_report(catalog: Path, to
         "cut-zip": "cut.zip: truncated, damaged or no zip file",
         "flipped-zip": "flipped.zip: truncated, damaged or no zip file (Bad CRC-32",
         "unequal": "long.de has 4,000 lines and ",
-        "tmx": "bad.tmx: not well-formed TMX",
+        "tmx": "bad.tmx: no unit has both en and fr; its segments are in en (9)",
     }
     for name, message in left_out.items():
         assert message in report[name]["left_out"]

@@ -1,0 +1,92 @@
+"""Codes of languages by BCP 47: one spelling of each, and whether two of them mean the same text.
+
+`DE`, `deu` and `de` are one language, `iw` is `he`, `zh_cn` is `zh-CN` (langcodes, which carries IANA's registry). Corpora
+have codes of their own besides, which `OF_CORPORA` translates.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import langcodes
+from langcodes.tag_parser import LanguageTagError
+
+from ernie_m.base.console import InputError
+
+OF_CORPORA = {
+    "simple": "en-simple",
+    "bat-smg": "sgs",
+    "be-x-old": "be-tarask",
+    "fiu-vro": "vro",
+    "my-zaw": "my-Qaag",
+    "nds-nl": "nds-NL",
+    "roa-rup": "rup",
+    "zh-classical": "lzh",
+    "zh-min-nan": "nan",
+    "zh-yue": "yue",
+}
+"""Codes of Wikipedia, OPUS and CC-100 that are not BCP 47."""
+DIFFERENT = ("sh", "tl")
+"""Languages of IANA's registry that CLDR, and so langcodes, would give another's code: corpora have both."""
+ROMANIZED = re.compile(r"([a-z]{2,3})-rom")
+
+
+def canonical(code: str) -> str:
+    """The one spelling of a code; raises InputError for a text that is no code."""
+    found = _canonical(code)
+    if found is None:
+        raise InputError(f"language {code!r}: expected a BCP 47 code such as en, zh-Hans or sr-Latn")
+    return found
+
+
+@lru_cache(maxsize=4096)
+def agree(code: str, wanted: str, exactly: bool = False) -> bool:
+    """Whether text marked `code` is what is `wanted`.
+
+    Languages are compared (en-US is en, cmn is zh), and scripts where both say one, by themselves or by their region:
+    zh-TW is not zh-Hans, sr-Latn is not sr-Cyrl. `exactly`: the canonical codes are the same.
+    """
+    ours, theirs = _canonical(wanted), _canonical(code)
+    if ours is None or theirs is None:
+        return ours == theirs and code.lower() == wanted.lower()
+    if ours == theirs or exactly:
+        return ours == theirs
+    (our_language, our_script), (their_language, their_script) = _parts(ours), _parts(theirs)
+    return our_language == their_language and (our_script == their_script or not our_script or not their_script)
+
+
+def script_of(code: str) -> str | None:
+    """The script that text in a language is usually written in, e.g. Cyrl; None where nobody knows."""
+    language = _canonical(code)
+    return langcodes.Language.get(language).maximize().script if language else None
+
+
+def without_region(code: str) -> str:
+    """The canonical code without its region: zh_cn is zh, sr_Latn_RS is sr-Latn."""
+    parsed = langcodes.Language.get(canonical(code), normalize=False)
+    return "-".join(part for part in parsed.to_tag().split("-") if part != parsed.territory)
+
+
+@lru_cache(maxsize=4096)
+def _canonical(code: str) -> str | None:
+    text = code.strip().replace("_", "-").lower()
+    text = OF_CORPORA.get(text, ROMANIZED.sub(r"\1-Latn", text))
+    try:
+        if text.partition("-")[0] in DIFFERENT:
+            return langcodes.Language.get(text, normalize=False).to_tag()
+        return langcodes.standardize_tag(text)
+    except LanguageTagError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _parts(code: str) -> tuple[str, str | None]:
+    """(language, its script if the code says one, by itself or by its region) of a canonical code."""
+    parsed = langcodes.Language.get(code)
+    language, script = parsed.language or code, parsed.script
+    if language not in DIFFERENT:
+        language = langcodes.Language.get(langcodes.standardize_tag(language, macro=True)).language or language
+    if script is None and parsed.territory is not None:
+        script = parsed.maximize().script
+    return language, script

@@ -1,0 +1,69 @@
+"""One spelling of each language, and which text is what was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import agree, canonical, script_of, without_region
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        (("de", "DE", "deu", "ger", "de_Latn"), "de"),
+        (("zh-CN", "zh_cn", "ZH-cn"), "zh-CN"),
+        (("iw", "he", "heb"), "he"),
+        (("sr_Latn", "sr-latn"), "sr-Latn"),
+        (("bn_rom",), "bn-Latn"),
+        (("simple",), "en-simple"),
+        (("tl",), "tl"),
+        (("sh",), "sh"),
+        (("no",), "no"),
+    ],
+)
+def test_all_spellings_of_a_code_are_one(codes: tuple[str, ...], expected: str) -> None:
+    assert {canonical(code) for code in codes} == {expected}
+    assert canonical(expected) == expected
+
+
+@pytest.mark.parametrize("code", ["", "e", "english1", "fr_FR.UTF-8", "de en"])
+def test_what_is_no_code_is_refused(code: str) -> None:
+    with pytest.raises(InputError, match="expected a BCP 47 code"):
+        canonical(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted", "loosely", "exactly"),
+    [
+        ("en-US", "en", True, False),
+        ("EN", "en", True, True),
+        ("eng", "en", True, True),
+        ("en", "en-GB", True, False),
+        ("es", "en", False, False),
+        ("frr", "fr", False, False),
+        ("sr-Latn", "sr-Cyrl", False, False),
+        ("sr_Cyrl_RS", "sr-Latn", False, False),
+        ("sr-Latn", "sr", True, False),
+        ("zh-TW", "zh-Hans", False, False),
+        ("zh_CN", "zh-Hans", True, False),
+        ("zh_tw", "zh", True, False),
+        ("cmn", "zh", True, False),
+        ("iw", "he", True, True),
+        ("no code", "fr", False, False),
+    ],
+)
+def test_languages_are_compared_and_scripts_where_they_are_given(
+    code: str, wanted: str, loosely: bool, exactly: bool
+) -> None:
+    assert agree(code, wanted) is loosely
+    assert agree(code, wanted, exactly=True) is exactly
+
+
+def test_a_region_goes_and_a_script_stays() -> None:
+    codes = ["zh_cn", "pt_br", "sr_Latn", "sr_Latn_RS", "de", "es_419"]
+    assert list(map(without_region, codes)) == ["zh", "pt", "sr-Latn", "sr-Latn", "de", "es"]
+
+
+def test_a_language_has_its_usual_script() -> None:
+    assert [script_of(code) for code in ("sr", "sr-Latn", "he", "zh-TW", "th")] == ["Cyrl", "Latn", "Hebr", "Hant", "Thai"]
