@@ -158,7 +158,7 @@ def test_the_memory_of_a_tmx_does_not_grow_with_its_length(tmp_path: Path) -> No
     unit = '<tu><tuv xml:lang="en"><seg>one</seg></tuv><tuv xml:lang="fr"><seg>un</seg></tuv></tu>\n'
     path = tmp_path / "a.tmx"
     peaks = []
-    for count in (4_000, 20_000):
+    for count in (1_000, 5_000):
         path.write_text(f"<tmx><header/><body>\n{unit * count}</body></tmx>")
         tracemalloc.start()
         corpus = Corpus("c", "tmx", ("en", "fr"), (path,))
