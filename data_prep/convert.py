@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ class Conversion:
         self.tally, self.alignment = Tally(), Alignment()
         self._document = 0 if continues else -1  # of the last row kept
         self._lengths: list[np.ndarray] = []
+        self._same: list[np.ndarray] = []
+        self._numbers: list[np.ndarray] = []
 
     def add(self, lines: Lines) -> None:
         """Clean and encode some lines."""
@@ -130,9 +133,16 @@ class Conversion:
         has_tokens = np.logical_and.reduce([np.diff(column.offsets) > 0 for column in encoded])
         for index in kept[~has_tokens].tolist():
             self.tally.reject(int(lines.numbers[index]), NO_TOKENS, tuple(side[index] for side in lines.texts))
-        self._keep(sides, encoded, has_tokens, lines.documents[kept])
+        self._keep(sides, encoded, has_tokens, lines.documents[kept], lines.numbers[kept])
 
-    def _keep(self, sides: list[list[str]], encoded: list[EncodedTexts], keep: np.ndarray, documents: np.ndarray) -> None:
+    def _keep(
+        self,
+        sides: list[list[str]],
+        encoded: list[EncodedTexts],
+        keep: np.ndarray,
+        documents: np.ndarray,
+        numbers: np.ndarray,
+    ) -> None:
         documents = documents[keep]
         if not len(documents):
             return
@@ -144,6 +154,8 @@ class Conversion:
             return
         held_out = is_held_out(sides[0], self.corpus.held_out)
         self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
+        self._same.append(np.fromiter(map(eq, *sides), np.bool_, len(keep))[keep])
+        self._numbers.append(numbers[keep])
         for split, chosen in ((TRAIN, keep & ~held_out), (HELD_OUT, keep & held_out)):
             self._add_rows(split, encoded, keys, chosen, np.zeros(int(chosen.sum()), np.bool_))
 
@@ -163,7 +175,8 @@ class Conversion:
     def write(self, out: Path, index: int) -> list[ShardEntry]:
         """Write a shard a split (none for a split without rows), and their keys for the removal of duplicates."""
         if self._lengths:
-            self.alignment = measure(np.concatenate(self._lengths, axis=1))
+            lines = np.concatenate(self._same), np.concatenate(self._numbers)
+            self.alignment = measure(np.concatenate(self._lengths, axis=1), *lines)
         folder = work_folder.provisional(out) if self.corpus.deduplicate else out
         shards = []
         for split, rows in self.rows.items():
@@ -196,11 +209,11 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def marker_of(content: dict[str, Any]) -> tuple[Tally, Alignment, list[ShardEntry]]:
-    """Read a marker back."""
+def marker_of(content: dict[str, Any], lines_before: int) -> tuple[Tally, Alignment, list[ShardEntry]]:
+    """Read a marker back; the alignment's lines are counted on from those before the chunk."""
     shards = [ShardEntry(**{**shard, "tokens": tuple(shard["tokens"])}) for shard in content["shards"]]
     examples = {reason: [(number, text) for number, text in found] for reason, found in content["examples"].items()}
     numbers = {key: content[key] for key in ("lines", "lines_read", "text_bytes")}
     pieces = {language: Pieces(**found) for language, found in content.get("pieces", {}).items()}  # 0.1 counted none
     tally = Tally(**numbers, rejected=content["rejected"], examples=examples, pieces=pieces, noted=content["noted"])
-    return tally, Alignment(**content["alignment"]), shards
+    return tally, Alignment.of(content["alignment"], lines_before), shards

@@ -22,8 +22,6 @@ from ernie_m.base.table import table
 from ernie_m.corpus.folder import TRAIN, CorpusEntry, ShardEntry
 from ernie_m.corpus.unknown_pieces import Pieces
 
-USUAL_SCORE = "translations have 0.4 and more"
-
 
 @dataclass
 class Result:
@@ -85,14 +83,11 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
     total = result.tally
     for index in range(num_chunks(job, corpus)):
         marker = work_folder.read_marker(job.out, corpus.name, index, is_final=corpus.deduplicate)
-        tally, alignment, found = marker_of(marker)
+        tally, alignment, found = marker_of(marker, total.lines)
         shards += found
         for reason, examples in tally.examples.items():
             known = total.examples.setdefault(reason, [])
             known += [(total.lines + number, text) for number, text in examples[: EXAMPLES - len(known)]]
-        if alignment.is_suspicious:
-            span = f"lines {total.lines + 1:,} to {total.lines + tally.lines:,}"
-            result.warnings.append(f"{span} look misaligned (score {alignment.score}; {USUAL_SCORE})")
         result.alignment += alignment
         total.lines, total.text_bytes = total.lines + tally.lines, total.text_bytes + tally.text_bytes
         total.lines_read += tally.lines_read
@@ -101,8 +96,7 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
         for sums, counted in ((total.rejected, tally.rejected), (total.noted, tally.noted)):
             for reason, number in counted.items():
                 sums[reason] = sums.get(reason, 0) + number
-    if result.alignment.is_suspicious and not result.warnings:  # chunks of few pairs have no score of their own
-        result.warnings.append(f"the two sides look misaligned (score {result.alignment.score}; {USUAL_SCORE})")
+    result.warnings += result.alignment.warnings()
     result.num_rows = sum(shard.rows for shard in shards)
     result.num_tokens = sum(sum(shard.tokens) for shard in shards)
     result.num_bytes = sum(shard.bytes for shard in shards)
