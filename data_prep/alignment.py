@@ -4,7 +4,7 @@ Translations of long sentences are long. So the logarithms of the two lengths co
 side has slipped or was shuffled, whatever the two languages.
 
 1. Each chunk is cut into windows of some hundred pairs. A window's correlation is compared with that of its lines with lines
-   nearby (`SHIFTS`), because neighbours are alike in length too: the difference is 0.5 to 0.95 for translations, else near 0.
+   nearby (`SHIFTS`), because neighbours are alike in length too: in translations it is 0.5 and more above, else near 0.
 2. A window of sentences with less than LEAST is reported. Words and short phrases (a dictionary) correlate weakly, so their
    windows are judged some thousand pairs at a time, by whether the difference can be chance.
 3. Pairs whose two sides are the same text are counted window by window too.
