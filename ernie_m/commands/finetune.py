@@ -2,6 +2,7 @@
 
     ernie-m finetune xnli --model HF_FOLDER --data XNLI --to RUN [--setting transfer] [key=value ...]
     deepspeed --num_gpus 8 --module ernie_m.commands.finetune xnli --model HF_FOLDER --data XNLI --to RUN
+    ernie-m finetune xnli --score_only --model FINE_TUNED --data XNLI --to SCORES
     ernie-m finetune tatoeba --model HF_FOLDER --data TATOEBA --to RUN
 
 Commands: xnli, pawsx, ner, mlqa, tatoeba. The same command again continues: finished seeds are not trained again.
@@ -47,6 +48,7 @@ OPTIONS = """
             precision: auto, fp32, bf16 or fp16
             zero_stage: shard with DeepSpeed's ZeRO 1 or 2; otherwise each rank holds everything
             keep_models: keep the best model of each seed in TO/seed_K/model
+            score_only: score a model that was fine-tuned already, as it is; only test files are needed
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
 FINE_TUNING = {
@@ -75,10 +77,11 @@ def fine_tuning(name: str) -> Callable[..., None]:
         precision: str = "auto",
         zero_stage: Annotated[int, Range(least=1, most=2)] | None = None,
         keep_models: bool = True,
+        score_only: bool = False,
         trust_remote_code: bool = False,
     ) -> None:
         named = {"train": train_files, "validation": validation_files, "test": test_files}
-        how = (precision, zero_stage, keep_models, trust_remote_code)
+        how = (precision, zero_stage, keep_models, trust_remote_code, score_only)
         _run(name, overrides, model, data, to, setting, seeds, named, from_dev, *how)
 
     summary, settings = FINE_TUNING[name]
@@ -194,6 +197,7 @@ def _run(
     zero_stage: int | None,
     keep_models: bool,
     trust_remote_code: bool,
+    score_only: bool = False,
 ) -> None:
     chosen_seeds = seeds_of(seeds)
     from ernie_m.downstream.experiment import Experiment, chosen_precision, run
@@ -211,6 +215,7 @@ def _run(
         precision=chosen,
         deepspeed=None if zero_stage is None else deepspeed_config(zero_stage, chosen),
         keep_models=keep_models,
+        score_only=score_only,
         trust_remote_code=trust_remote_code,
     )
     run(experiment)

@@ -1,4 +1,6 @@
-"""All seeds of one task on one encoder: check, train, summarise. The same command again goes on where it stopped.
+"""All seeds of one task on one encoder, or its own head as it is: check, train, summarise.
+
+The same command again goes on where it stopped.
 
 In the folder: `settings.json` (what the scores depend on; `settings.claim` refuses others there), `seed_K/` with
 `result.json`, `predictions/LANGUAGE.jsonl` and `model/`, then `results.json` and `scores.png`.
@@ -19,6 +21,7 @@ from ernie_m.base.console import Choice, InputError
 from ernie_m.base.files import write_json
 from ernie_m.downstream import encoders, paper, report, settings, task_files
 from ernie_m.downstream.announce import announce
+from ernie_m.downstream.scoring import doubt, own_head, score_given
 from ernie_m.downstream.seed import num_updates, run_seed
 from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.task import Hyperparameters, Setup, Task
@@ -50,6 +53,8 @@ class Experiment:
     deepspeed: dict[str, Any] | None = None
     """DeepSpeed configuration of transformers' integration."""
     keep_models: bool = True
+    score_only: bool = False
+    """Score the folder's own head; nothing is trained, and `seeds` does not count."""
     trust_remote_code: bool = False
     """Whether Python code that the encoder's folder brings may run."""
 
@@ -69,13 +74,17 @@ def run(experiment: Experiment) -> dict[str, Any]:
     size = encoders.size_of(encoder.config)
     hyperparameters = hyperparameters_of(task, experiment.setting, size, experiment.overrides)
     batching(hyperparameters, ranks()[1])
-    data = task_files.load(task, experiment.setting, experiment.files)
+    if experiment.score_only:
+        own_head(task, encoder)  # before files are read
+        data = task_files.load_test(task, experiment.files)
+    else:
+        data = task_files.load(task, experiment.setting, experiment.files)
     setup = _setup(experiment, encoder, data, hyperparameters)
     for examples in (data.validation, data.test):
         task.check(examples, setup)
     trainer_options = TrainerOptions(experiment.precision, experiment.deepspeed, experiment.keep_models)
     updates = num_updates(len(data.train), hyperparameters)
-    if hyperparameters.evaluate_every > updates:
+    if hyperparameters.evaluate_every > updates and not experiment.score_only:
         raise InputError(
             f"evaluate_every: {hyperparameters.evaluate_every}; expected at most {updates}, the updates of a seed"
         )
@@ -83,6 +92,9 @@ def run(experiment: Experiment) -> dict[str, Any]:
         settings.claim(experiment.to, _settings(experiment, encoder, hyperparameters, trainer_options, data))
         _describe(experiment, size, data, setup, updates)
         tell_unknown(task, data, setup)
+    if experiment.score_only:
+        results = [score_given(task, data, setup, encoder, experiment.to, trainer_options)]
+        return _finish(experiment, encoder, size, data, results) if rank == 0 else {}
     results = [
         run_seed(
             task,
@@ -109,7 +121,7 @@ def _setup(
     experiment: Experiment, encoder: OpenEncoder, data: task_files.TaskData, hyperparameters: Hyperparameters
 ) -> Setup:
     task, longest = experiment.task, encoder.tokenizer.model_max_length
-    head = encoder.head(task.auto_class, task.labels(data.train))
+    head = own_head(task, encoder) if experiment.score_only else encoder.head(task.auto_class, task.labels(data.train))
     announce([*encoder.choices, *filter(None, [head.choice])])
     if longest < hyperparameters.max_length:
         reason = f"the encoder has room for no more; asked for {hyperparameters.max_length}"
@@ -140,6 +152,7 @@ def _settings(
     folder, read_with = experiment.files.folder, experiment.task.read_with
     shaping = {key: value for key, value in to_mapping(hyperparameters).items() if key not in NOT_SETTINGS}
     return {
+        **({"score_only": True} if experiment.score_only else {}),  # settings of before say nothing of it
         "task": experiment.task.name,
         "setting": experiment.setting,
         "hyperparameters": shaping,
@@ -156,7 +169,11 @@ def _describe(experiment: Experiment, size: str, data: task_files.TaskData, setu
     shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in to_mapping(hyperparameters).items())
     trained = ", ".join(f"{language} {count:,}" for language, count in data.num_train.items())
     print(f"{task.name}, {experiment.setting}, {experiment.encoder} (as the paper's {size}): {shown}")
-    print(f"train: {trained}; chosen on: {', '.join(data.validation)}; tested on: {', '.join(data.test)}")
+    tested = f"tested on: {', '.join(data.test)}"
+    if experiment.score_only:
+        print(f"not trained, scored as it is; {tested}", flush=True)
+        return
+    print(f"train: {trained}; chosen on: {', '.join(data.validation)}; {tested}")
     print(f"{len(experiment.seeds)} seeds of {updates:,} updates", flush=True)
 
 
@@ -179,15 +196,17 @@ def _finish(
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     task = experiment.task
-    trivial = statistics.fmean(task.trivial_score(examples) for examples in data.validation.values())
-    summary = report.summarise(results, task.metrics, trivial, sum(map(len, data.validation.values())))
+    judged = data.test if experiment.score_only else data.validation
+    trivial = statistics.fmean(task.trivial_score(examples) for examples in judged.values())
+    summary = report.summarise(results, task.metrics, trivial, sum(map(len, judged.values())))
     difference = _difference(task, data, experiment.files.from_dev)
     row, absence = paper.row_of(task.name, experiment.setting, size, difference)
     cut = "; train, validation and test cut out of dev files" if experiment.files.from_dev else ""
-    protocol = (
-        f"{task.protocol}; best checkpoint by validation on {', '.join(data.validation)}; "
-        f"mean ± sd of {len(results)} seeds{cut}"
-    )
+    chosen = f"best checkpoint by validation on {', '.join(data.validation)}; mean ± sd of {len(results)} seeds{cut}"
+    protocol = f"{task.protocol}; {'scored as given, not trained here' if experiment.score_only else chosen}"
+    remarks = report.remarks(summary, results, row)
+    if experiment.score_only:
+        results, remarks = [], doubt(task, bool(summary.collapsed), trivial)
     content = {
         "task": task.name,
         "setting": experiment.setting,
@@ -201,7 +220,9 @@ def _finish(
     title = f"{task.name}, {experiment.setting}: {encoder.title}"
     report.draw(summary, results, row, title, experiment.to / PICTURE_FILE)
     print(f"\n{report.as_table(summary, results, row)}\n")
-    for line in (*report.remarks(summary, results, row), *filter(None, [absence]), f"protocol: {protocol}"):
+    if row and (repeated := paper.REPEATED.get((task.name, experiment.setting, size))):
+        remarks.append(f"the released {size} model, as others measured it: {repeated:.2f} over all its languages")
+    for line in (*remarks, *filter(None, [absence]), f"protocol: {protocol}"):
         print(line)
     print(f"written: {experiment.to / RESULTS_FILE}, {experiment.to / PICTURE_FILE}", flush=True)
     return content

@@ -83,12 +83,16 @@ class Ner(Task[Sentence]):
         types = sorted({tag[2:] for sentence in train for tag in sentence.tags} - {""})
         return (OUTSIDE, *(f"{start}-{kind}" for kind in types for start in "BI"))
 
+    def classes_to_score(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """The model's own: which entity types there are is said by what it was trained on."""
+        return own
+
     def check(self, examples: Mapping[str, Sequence[Sentence]], setup: Setup) -> None:
         """Raise InputError for an entity type that was not trained on."""
         for sentence in (sentence for of_language in examples.values() for sentence in of_language):
             if unknown := {tag[2:] for tag in sentence.tags} - {label[2:] for label in setup.labels}:
                 raise InputError(
-                    f"{sentence.where}: entities of type {min(unknown)}, of which the training files have none (they have "
+                    f"{sentence.where}: entities of type {min(unknown)}, which is not learnt (learnt: "
                     f"{', '.join(setup.labels)}); train and test on files with the same types"
                 )
 

@@ -74,7 +74,7 @@ def run_seed(
     if trainer_options.keep_models:
         trainer.save_whole(folder / MODEL_FOLDER)
     if rank == 0:
-        _write_predictions(folder / "predictions", test)
+        write_predictions(folder / "predictions", test)
         write_json(done, result)
         for path in folder.glob("checkpoint-*"):
             remove(path)
@@ -105,7 +105,8 @@ def num_updates(num_examples: int, hyperparameters: Hyperparameters) -> int:
     return math.ceil(num_examples / hyperparameters.batch_size) * hyperparameters.epochs
 
 
-def _write_predictions(folder: Path, test: Mapping[str, Scored]) -> None:
+def write_predictions(folder: Path, test: Mapping[str, Scored]) -> None:
+    """LANGUAGE.jsonl with a line an example, each file whole or not at all."""
     folder.mkdir(exist_ok=True)
     for language, scored in test.items():
         with written_atomically(folder / f"{language}.jsonl") as aside:

@@ -111,6 +111,10 @@ class Task(ABC, Generic[Example]):
     def labels(self, train: Sequence[Example]) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits; empty for none."""
 
+    def classes_to_score(self, own: tuple[str, ...]) -> tuple[str, ...]:
+        """The classes by which a model that was fine-tuned elsewhere is scored, of its `own`: here, the benchmark's."""
+        return self.labels([])
+
     def check(self, examples: Mapping[str, Sequence[Example]], setup: Setup) -> None:
         """Raise InputError for examples (by language) that this setup cannot score. Called before the training."""
 

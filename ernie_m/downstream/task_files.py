@@ -74,6 +74,15 @@ def load(task: Task[Any], setting: str, options: FileOptions) -> TaskData:
     )
 
 
+def load_test(task: Task[Any], options: FileOptions) -> TaskData:
+    """The test examples alone, for a model that is not trained. Raises InputError as `load` does."""
+    if options.from_dev or (others := sorted(options.named.keys() - {"test"})):
+        given = "--from_dev" if options.from_dev else f"--{others[0]}_files"
+        raise InputError(f"--score_only and {given}: nothing is trained; name what is to be scored with --test_files")
+    files = _files(task, options, "test", None)
+    return TaskData([], {}, dict(sorted(_read(task, files, "test").items())), {}, {"test": files})
+
+
 def find(folder: Path, patterns: Sequence[str], language: str | None = None) -> list[SourceFile]:
     """Files below `folder` that match the first pattern with a match; with `language`, only its files or those of none."""
     for pattern in patterns:

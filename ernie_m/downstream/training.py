@@ -69,7 +69,7 @@ class TaskTrainer(Trainer):
         super().__init__(
             model=task.model(encoder, setup),
             args=arguments,
-            train_dataset=task.features(data.train, setup, True),
+            train_dataset=task.features(data.train, setup, True) if data.train else None,
             eval_dataset=next(iter(self.validation_features.values())),
             data_collator=task.collator(setup),  # type: ignore[arg-type]
             processing_class=setup.tokenizer,

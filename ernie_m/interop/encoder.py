@@ -72,6 +72,11 @@ class OpenEncoder:
     def title(self) -> str:
         return Path(self.name).name
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that its configuration names, in the order of a head's logits."""
+        return _class_names(self.config)
+
     def files(self) -> list[Path]:
         """All files that its scores depend on: configuration, weights, tokenizer."""
         return [self.folder / CONFIG_FILE, *WeightFiles(self.folder).files, *tokenizer_files(self.folder)]
@@ -84,7 +89,7 @@ class OpenEncoder:
             return Head(classes, is_kept=False, choice=None)
         if not classes:
             return Head(classes, True, Choice("head", "the folder's goes on", "it has no classes, nor has the task's"))
-        own = _class_names(self.config)
+        own = self.class_names
         ours = {name.casefold(): name for name in classes}
         folded = [name.casefold() for name in own]
         if sorted(folded) == sorted(ours) and all(name in stored for name in names):

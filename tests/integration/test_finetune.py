@@ -72,6 +72,33 @@ def test_what_can_be_learnt_is_learnt_and_carries_over(undisturbed: Path, pairs:
     assert not torch.equal(weights[0]["classifier.out_proj.weight"], weights[1]["classifier.out_proj.weight"])
 
 
+def test_a_model_that_was_fine_tuned_is_scored_as_it_is(
+    undisturbed: Path, tiny_encoder: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_tests = tmp_path / "data"
+    only_tests.mkdir()
+    for path in pairs.glob("test-*.tsv"):
+        shutil.copy(path, only_tests)
+    given = experiment(undisturbed / "seed_2/model", only_tests, tmp_path / "scores", score_only=True)
+    content = run(given)
+    trained = result_of(undisturbed, 2)["test"]
+    assert {language: of["accuracy"]["mean"] for language, of in content["languages"].items()} == pytest.approx(
+        {language: of["accuracy"] for language, of in trained.items()}
+    )
+    written = (tmp_path / "scores/predictions/fr.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in written] == predictions_of(undisturbed, 2, "fr")
+    assert "scored as given, not trained here" in capsys.readouterr().out
+    with pytest.raises(
+        InputError, match=r"it has no head; --score_only expected a model fine-tuned for xnli, with the classes"
+    ):
+        run(experiment(tiny_encoder, only_tests, tmp_path / "headless", score_only=True))
+    with pytest.raises(InputError, match=r"its head has .*; --score_only expected a model fine-tuned for pawsx"):
+        run(experiment(undisturbed / "seed_2/model", pairs, tmp_path / "other", score_only=True, task=PawsX(), overrides=()))
+    files = FileOptions(only_tests, {"train": str(pairs / "train-en.tsv")})
+    with pytest.raises(InputError, match=r"--score_only and --train_files: nothing is trained"):
+        run(experiment(undisturbed / "seed_2/model", only_tests, tmp_path / "named", score_only=True, files=files))
+
+
 def test_the_saved_model_gives_the_scored_predictions_by_name(undisturbed: Path, pairs: Path) -> None:
     folder = undisturbed / "seed_1/model"
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

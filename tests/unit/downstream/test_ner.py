@@ -189,7 +189,7 @@ def test_entity_types_that_were_not_trained_on_are_refused_before_training(token
     assert TASK.labels(train) == LABELS
     unknown = Sentence(("Cup",), ("B-MISC",), "eng.testb, line 7")
     TASK.check({"en": train}, setup(tokenizer))
-    with pytest.raises(InputError, match=r"eng.testb, line 7: entities of type MISC, of which the training files have none"):
+    with pytest.raises(InputError, match=r"eng.testb, line 7: entities of type MISC, which is not learnt"):
         TASK.check({"en": train, "de": [unknown]}, setup(tokenizer))
 
 
