@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_prep.fetch import catalog_file, packages
 from data_prep.fetch.libreoffice.segments import PIVOT, Segments, add_help, add_messages
-from data_prep.fetch.libreoffice.selection import LEFT_OUT, Pairs, documents_of, pairs_of
+from data_prep.fetch.libreoffice.selection import LEFT_OUT, Judged, Pairs, documents_of, judged, pairs_of
 from data_prep.fetch.libreoffice.splits import Splits
 from data_prep.fetch.sources import Entry
 from ernie_m.base.console import InputError, Progress
@@ -43,9 +43,17 @@ def fetch(to: Path, asked: Sequence[tuple[str, str]]) -> None:
     folder = to / CORPUS
     brought = dict(zip(needed, packages.bring([*needed.values()], folder / "packages"), strict=True))
     segments, splits = _read(languages, brought)
-    tell = [_write_pairs(folder, pair, segments, splits, pair in asked) for pair in _all_pairs(languages, asked)]
+    places = judged(segments, splits)
+    apart = [place for place in places if place.split == HELD_OUT]
+    pairs = _all_pairs(languages, asked)
+    progress = Progress("writing", len(pairs), "pairs of languages")
+    tell = []
+    for pair in pairs:
+        tell.append(_write_pairs(folder, pair, places if pair in asked else apart, pair in asked))
+        progress.advance(1)
+    progress.close()
     for language in languages:
-        _write_lines(folder / f"{CORPUS}.{language}.txt", _with_gaps(documents_of(segments, splits, language)))
+        _write_lines(folder / f"{CORPUS}.{language}.txt", _with_gaps(documents_of(places, language)))
     write_json(folder / "packages.json", [package.told() for package in brought.values()])
     for line in catalog_file.add(to / "catalog.yaml", _entries(languages, asked, tell)):
         print(f"  {to / 'catalog.yaml'}: {line}", flush=True)
@@ -94,9 +102,9 @@ def _stem(languages: tuple[str, str]) -> str:
     return f"{CORPUS}.{'-'.join(sorted(languages))}"
 
 
-def _write_pairs(folder: Path, languages: tuple[str, str], segments: Segments, splits: Splits, is_trained: bool) -> Pairs:
+def _write_pairs(folder: Path, languages: tuple[str, str], places: Sequence[Judged], is_trained: bool) -> Pairs:
     """Training pairs as a table, held-out pairs as two line-aligned files."""
-    pairs, stem = pairs_of(segments, splits, languages), _stem(languages)
+    pairs, stem = pairs_of(places, languages), _stem(languages)
     if is_trained:
         _write_lines(folder / f"{stem}.tsv", map("\t".join, pairs.by_split[TRAIN]))
     (folder / HELD_OUT).mkdir(exist_ok=True)
@@ -141,7 +149,8 @@ def _summary(pairs: list[Pairs], asked: Sequence[tuple[str, str]]) -> str:
     for found in pairs:
         numbers = [found.aligned, *(found.left_out[reason] for reason in LEFT_OUT), len(found.by_split[TRAIN])]
         cells = [f"{number:,}" for number in (*numbers, len(found.by_split[HELD_OUT]))]
-        if found.languages not in asked:
-            cells[-2] = "not asked"
-        rows.append(["-".join(found.languages), *cells])
-    return table(head, rows)
+        if found.languages in asked:  # of the others only held-out places were looked at
+            rows.append(["-".join(found.languages), *cells])
+    others = [len(found.by_split[HELD_OUT]) for found in pairs if found.languages not in asked]
+    more = f"\nheld-out pairs between the other languages: {min(others):,} to {max(others):,} each" if others else ""
+    return table(head, rows) + more

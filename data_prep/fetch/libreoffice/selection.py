@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from data_prep.fetch.libreoffice.near_copies import words_of
 from data_prep.fetch.libreoffice.segments import PIVOT, Segments, same_as_english
@@ -16,6 +17,23 @@ LEAST_WORDS = 3
 BEGINNING_WORDS, SAME_BEGINNING = 5, 8
 """Of templates ("Enter the amount of space ...") at most so many texts that begin with the same words stay."""
 LEFT_OUT = ("not translated", "short", "repeats", "templates", "near held-out text")
+
+
+class Judged(NamedTuple):
+    """All that is said at one place: judged once, since many pairs of languages ask."""
+
+    page: str
+    words: tuple[str, ...]
+    """Of the English text."""
+    split: str | None
+    texts: dict[str, str]
+
+
+def judged(segments: Segments, splits: Splits) -> list[Judged]:
+    """The segments, in their order."""
+    return [
+        Judged(page, words_of(texts[PIVOT]), splits.of(page, texts[PIVOT]), texts) for (page, _), texts in segments.items()
+    ]
 
 
 @dataclass
@@ -32,14 +50,12 @@ class Pairs:
         return sum(map(len, self.by_split.values())) + self.left_out.total()
 
 
-def pairs_of(segments: Segments, splits: Splits, languages: tuple[str, str]) -> Pairs:
-    """The pairs of two languages in the order of the segments, the first of each English text."""
+def pairs_of(places: Iterable[Judged], languages: tuple[str, str]) -> Pairs:
+    """The pairs of two languages in the order of the places, the first of each English text."""
     found, seen, beginnings = Pairs(languages), set(), Counter[tuple[str, ...]]()
-    for (page, _), texts in segments.items():
+    for _, words, split, texts in places:
         if not all(language in texts for language in languages):
             continue
-        words = words_of(texts[PIVOT])
-        split = splits.of(page, texts[PIVOT])
         if same_as_english(texts, languages) or texts[languages[0]].casefold() == texts[languages[1]].casefold():
             found.left_out["not translated"] += 1
         elif len(words) < LEAST_WORDS:
@@ -57,18 +73,18 @@ def pairs_of(segments: Segments, splits: Splits, languages: tuple[str, str]) -> 
     return found
 
 
-def documents_of(segments: Segments, splits: Splits, language: str) -> Iterator[list[str]]:
+def documents_of(places: Iterable[Judged], language: str) -> Iterator[list[str]]:
     """The training text of a language, page by page, each text once."""
     seen: set[str] = set()
     page_before, lines = "", list[str]()
-    for (page, _), texts in segments.items():
+    for page, _, split, texts in places:
         if page != page_before and lines:
             yield lines
             lines = []
         page_before = page
         text = texts.get(language, "")
         is_new = text and text.casefold() not in seen
-        if is_new and splits.of(page, texts[PIVOT]) == TRAIN and not same_as_english(texts, [language]):
+        if is_new and split == TRAIN and not same_as_english(texts, [language]):
             seen.add(text.casefold())
             lines.append(text)
     if lines:
