@@ -31,6 +31,7 @@ setup(
         "pyyaml>=6",
         "fire>=0.7",
         "langcodes>=3.4,<4",
+        "zstandard>=0.23,<1",
         "matplotlib>=3.8",
     ],
     extras_require={

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from data_prep.catalog import Corpus
 from data_prep.readers import cc100, moses, text_file, tmx, tsv, wikimatrix
+from data_prep.readers.sniffing import refuse_other_content
 from data_prep.readers.streams import is_tar
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Count, Lines, no_count
@@ -86,6 +87,7 @@ def first_chunk(corpus: Corpus, chunk_bytes: int = SAMPLE_BYTES, count: Count = 
     Raises InputError, naming the corpus, when its files are missing, not what they seem, or without any line.
     """
     with named(corpus):
+        refuse_other_content(corpus)
         chunk = next(chunks(corpus, chunk_bytes, count), None)
         if chunk is None or not any(len(lines.numbers) for lines in parse(corpus, chunk)):
             raise InputError(f"{corpus.files[0]}: no usable line; expected text in the format {corpus.format}")
