@@ -44,7 +44,7 @@ def main() -> None:
     for length in map(int, options.lengths.split(",")):
         settings = RowSettings(length, folder.manifest.specials, CorruptionConfig(), 0)
         for objective in OBJECTIVES.values():
-            for stream in folder.parallel() if objective.num_sentences == 2 else folder.monolingual():
+            for stream in folder.parallel() if objective.num_given == 2 else folder.monolingual():
                 source = RowSource(objective, stream, folder.language_ids, settings, (1,))
                 fill, empty, used = measured(source)
                 is_good &= empty == 0 and (fill >= LEAST_FILL or length < FROM_LENGTH)

@@ -67,7 +67,7 @@ def perplexity_rows(rule: str, pairs: Sequence[Example], settings: RowSettings) 
     layout = settings.layout(objective)
     documents = []
     for i, pair in enumerate(pairs):
-        parts = [pair] if objective.num_sentences == 2 else _sides(pair)
+        parts = [pair] if objective.num_given == 2 else _sides(pair)
         for side, part in enumerate(parts):
             if int(layout.length(*map(len, part.sentences))) <= settings.document_positions:
                 key = key_of(settings.seed, "perplexity", rule, i, side)

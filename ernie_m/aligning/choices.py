@@ -107,7 +107,7 @@ def filled(
     """
     content = merge_overrides(read_recipe(recipe_path(recipe)), overrides)
     stages = [build(StageConfig, stage, recipe, f"stages[{n}].") for n, stage in enumerate(content.get("stages") or [])]
-    if not any(OBJECTIVES[name].num_sentences == 2 for stage in stages for name in stage.rows):
+    if not any(OBJECTIVES[name].num_given == 2 for stage in stages for name in stage.rows):
         raise InputError(f"{recipe}: none of its stages reads pairs; expected e.g. stages=[{{steps: 1, rows: {{XLCO: 1}}}}]")
     heads = heads_of({name for stage in stages for name in stage.rows})
     choices: list[Choice] = []
@@ -118,7 +118,7 @@ def filled(
             into[key] = value
             choices.extend([Choice(f"{section}.{key}", f"{value}", reason)] if reason else [])
 
-    if folder.monolingual() and all(OBJECTIVES[name].num_sentences == 2 for stage in stages for name in stage.rows):
+    if folder.monolingual() and all(OBJECTIVES[name].num_given == 2 for stage in stages for name in stage.rows):
         choices.append(Choice("text", "not read", "the recipe has no objective for single sentences (MMLM, BTMLM)"))
     fill("model", "backbone", encoder.name)
     if SENTENCE in heads:
@@ -168,7 +168,7 @@ def passes_of_a_step(content: Mapping[str, Any], folder: CorpusFolder) -> float:
     for stage in stages:
         counts = apportion([*stage["rows"].values()], content["batch"]["rows_per_step"])
         for name, count in zip(stage["rows"], counts, strict=True):
-            if OBJECTIVES[name].num_sentences == 2:
+            if OBJECTIVES[name].num_given == 2:
                 sources = [RowSource(OBJECTIVES[name], s, folder.language_ids, settings) for s in folder.parallel()]
                 rows = sum(source.rows_per_epoch for source in sources)
                 passes += count / max(1, rows) * stage["steps"] / sum(of["steps"] for of in stages)

@@ -44,7 +44,7 @@ def seconds_a_step(config: TrainingConfig, data: Path, rank: int, world_size: in
             started = time.monotonic()
             for batch in source.step(min(step, stage.steps - 1), rank, world_size, config.batch.micro_batch_rows):
                 rows = to_device(batch, device)
-                loss, _ = model(fill_placeholders(model, rows) if rows.generation else rows, request)
+                loss, _ = model(fill_placeholders(model, rows), request)
                 loss.backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -49,6 +49,8 @@ class JsonVocabulary:
             special = {ids[name] for name in special_names(content, roles)} | {*self.specials.never_text}
             self._special_names = {i: name for name, i in ids.items() if i in special}
             self.kind = _kind(content)
+            self.continuing_prefix = str(content["model"].get("continuing_subword_prefix") or "")
+            """What begins a piece that goes on with a word: ## in WordPiece; nothing where a space begins a word."""
             self._steps = {step["type"] for step in _steps(content.get("pre_tokenizer"))}
             _refuse_contradictions(content, self.path)
             self._tokenizer = Tokenizer.from_str(json.dumps(_hidden(content, {*self._special_names.values()}, self.path)))

@@ -25,6 +25,17 @@ def begins_word(vocabulary: AnyVocabulary) -> np.ndarray:
     return np.array([piece.startswith(space) for piece in vocabulary.pieces(range(vocabulary.size))])
 
 
+def begins_any_word(vocabulary: AnyVocabulary) -> np.ndarray:
+    """Of each id whether a word begins with it, bool [vocabulary], for noise: pieces of WordPiece are known by their ##.
+
+    There punctuation is a word of its own. Raises InputError when pieces do not say.
+    """
+    if isinstance(vocabulary, JsonVocabulary) and vocabulary.continuing_prefix:
+        prefix = vocabulary.continuing_prefix
+        return np.array([not piece.startswith(prefix) for piece in vocabulary.pieces(range(vocabulary.size))])
+    return begins_word(vocabulary)
+
+
 def word_numbers(ids: np.ndarray, begins: np.ndarray) -> np.ndarray:
     """The word that each token of a line is of, from 0, int64 [tokens]; `begins` from `begins_word`."""
     is_first = begins[ids]

@@ -8,20 +8,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_m.models.pretraining import without_training
+from ernie_m.models.pretraining import AllAgree, alone, without_training
 from ernie_m.models.translation import Past, TranslationModel
 
 TOKENS_MORE, TIMES_LONGER = 10, 1.5
 """A target has at most 1.5 n + 10 tokens, n of its source (XLM's evaluation)."""
-AllAgree = Callable[[bool], bool]
-"""Whether every rank says yes; a collective."""
 
 
 def longest_target(num_tokens: int) -> int:
@@ -57,7 +55,7 @@ def translated(
     return [row[: int((row == model.specials.end).argmax())] for row in found_BT]
 
 
-def written(model: TranslationModel, order: Order, all_agree: AllAgree = lambda mine: mine) -> Tensor:
+def written(model: TranslationModel, order: Order, all_agree: AllAgree = alone) -> Tensor:
     """Targets, int64 [B, T]: behind its last token each holds the end token to the end of the tensor.
 
     `all_agree`: asked, after each step, whether all sentences of all ranks have ended. So all make the same number of steps;

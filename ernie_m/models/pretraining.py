@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -22,6 +22,14 @@ from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient, tied_gradient
 from ernie_m.rows.batch import Generation, LossRequest, PackedBatch, Sources
 from ernie_m.rows.objectives import TOKEN
+
+AllAgree = Callable[[bool], bool]
+"""Whether every rank says yes; a collective."""
+
+
+def alone(mine: bool) -> bool:
+    """Where there are no other ranks."""
+    return mine
 
 
 class PretrainingModel(nn.Module):
@@ -66,12 +74,12 @@ class PretrainingModel(nn.Module):
         """The head that predicts tokens; BTMLM's generation uses it too."""
         return cast(TokenHead, self.heads[TOKEN])
 
-    def forward(self, batch: PackedBatch[Tensor], request: LossRequest | None = None) -> tuple[Tensor, Tensor] | Tensor:
-        """With a request: (loss, summed nll fp64 [M]). Without: BTMLM's generation, pseudo tokens int32 [K]."""
+    def forward(
+        self, batch: PackedBatch[Tensor], request: LossRequest | None = None, all_agree: AllAgree = alone
+    ) -> tuple[Tensor, Tensor] | Tensor:
+        """With a request: (loss, summed nll fp64 [M]). Without: what `generated` gives; `all_agree` is for that alone."""
         if request is None:
-            assert batch.generation is not None
-            first = stage_1(batch, batch.generation)
-            return self.token_head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
+            return self.generated(batch, all_agree)
         with torch.set_grad_enabled(torch.is_grad_enabled() and request.trains_backbone):
             tied = tied_gradient(batch.input_ids_BS) if TOKEN in self.heads else None
             targets = self._targets(batch)
@@ -84,6 +92,12 @@ class PretrainingModel(nn.Module):
         weighted_N = nll_N if request.weights_M is None else nll_N * request.weights_M[batch.metric_N.long()]
         loss = weighted_loss(weighted_N, batch.loss_N, request.scales_L)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
+
+    def generated(self, batch: PackedBatch[Tensor], all_agree: AllAgree) -> Tensor:
+        """BTMLM's generation: pseudo tokens int32 [K]. One forward, so that ranks need not agree on a number."""
+        assert batch.generation is not None
+        first = stage_1(batch, batch.generation)
+        return self.token_head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
 
     @property
     def _heads(self) -> list[Head]:

@@ -1,7 +1,10 @@
-"""BTMLM's generation (the paper's stage 1): the model writes pseudo tokens into the placeholders of its own batch.
+"""What the model writes into its own batch before the loss, without gradient and without dropout.
 
-All placeholders of a document are predicted at once, from the uncorrupted sentence and their target language, without
-gradient and without dropout. The ids are written into the placeholders on the device. Then the completed row is trained on.
+1. BTMLM (the paper's stage 1): pseudo tokens into placeholders. All of a document are predicted at once, from the
+   uncorrupted sentence and their target language.
+2. BT: translations into slots (ernie_m.models.back_translation).
+
+The ids are written on the device. Then the completed row is trained on.
 """
 
 from __future__ import annotations
@@ -10,20 +13,24 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from ernie_m.models.pretraining import without_training
+from ernie_m.models.back_translation import filled
+from ernie_m.models.pretraining import AllAgree, alone, without_training
 from ernie_m.rows.batch import PackedBatch
 
 
-def fill_placeholders(model: nn.Module, batch: PackedBatch[Tensor]) -> PackedBatch[Tensor]:
-    """The batch with the pseudo tokens of `model` in its placeholders; unchanged if it has no generation.
+def fill_placeholders(model: nn.Module, batch: PackedBatch[Tensor], all_agree: AllAgree = alone) -> PackedBatch[Tensor]:
+    """The batch with what `model` writes in its placeholders or slots; unchanged if it has no generation.
 
-    Under ZeRO-3 all ranks must call this for the same micro-batches; `pack(generates=True)` makes sure of it.
+    Under ZeRO-3 all ranks must call this for the same micro-batches; `pack(generates=True)` makes sure of it. `all_agree`:
+    how they agree that all is written.
     """
-    if batch.generation is None:
+    if not batch.generates:
         return batch
     with without_training(model):
-        pseudo_tokens_K: Tensor = model(batch)
+        found: Tensor = model(batch, all_agree=all_agree)
+    if batch.back_translation is not None:
+        return filled(batch, batch.back_translation, found, model.specials)  # type: ignore[arg-type]
+    assert batch.generation is not None
     input_ids_BS = batch.input_ids_BS
-    slots_K = batch.generation.slots_K.long()
-    filled = input_ids_BS.flatten().index_copy(0, slots_K, pseudo_tokens_K.to(input_ids_BS.dtype))
-    return replace(batch, input_ids_BS=filled.view_as(input_ids_BS))
+    input_ids = input_ids_BS.flatten().index_copy(0, batch.generation.slots_K.long(), found.to(input_ids_BS.dtype))
+    return replace(batch, input_ids_BS=input_ids.view_as(input_ids_BS))

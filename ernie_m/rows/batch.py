@@ -4,7 +4,7 @@ Shape legend, used as name suffixes everywhere:
     B rows of a micro-batch   S positions of a row (sequence length)   L positions of one document
     E examples, or the documents made of them   C sentences of an example   T tokens of text
     N predicted positions of a micro-batch   R rows that hold placeholders   K placeholders of a micro-batch
-    P sources of predictions   I items of an optional column   W integers of an item
+    G texts that are translated back   P sources of predictions   I items of an optional column   W integers of an item
     D hidden size   H heads   V vocabulary   L losses, one per prediction   M metrics, one per (loss, stream)
 """
 
@@ -170,6 +170,21 @@ class Generation(Generic[A]):
 
 
 @dataclass(frozen=True)
+class BackTranslation(Generic[A]):
+    """What back-translation reads of a micro-batch, and where it writes.
+
+    `text_ids_GT`: texts with their special tokens, padded; `lengths_G`: of each. `from_G`: its language, `to_G`: that of its
+    translation. `slots_GK`: the room of the translation, with its special tokens, flat in B x S; -1 behind it.
+    """
+
+    text_ids_GT: A
+    lengths_G: A
+    from_G: A
+    to_G: A
+    slots_GK: A
+
+
+@dataclass(frozen=True)
 class Sources(Generic[A]):
     """Positions whose states predictions read instead of the predicted position's own.
 
@@ -190,7 +205,7 @@ class PackedBatch(Generic[A]):
     Padding: document -1, reads 0, input <pad>. `predicted_N`: predicted positions, flat in B x S, grouped by head;
     `head_sizes`: how many each head has. `labels_N`: what the head must predict there (a token id, or the distance to
     another position). `loss_N` and `metric_N`: which loss (ernie_m.rows.objectives.LOSS_INDEX) and which metric each counts
-    for. `sources`: None if each prediction reads the state of its own position.
+    for. `sources`: None if each prediction reads the state of its own position. The slots of `back_translation` show masks.
     """
 
     input_ids_BS: A
@@ -207,6 +222,12 @@ class PackedBatch(Generic[A]):
     generation: Generation[A] | None = None
     head_sizes: Mapping[str, int] = field(default_factory=dict)
     sources: Sources[A] | None = None
+    back_translation: BackTranslation[A] | None = None
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes into it before the loss."""
+        return self.generation is not None or self.back_translation is not None
 
     def map(self, function: Callable[[A], B]) -> PackedBatch[B]:
         """Apply `function` to every array of the batch."""
@@ -215,11 +236,23 @@ class PackedBatch(Generic[A]):
         generation = None if own is None else Generation(*(function(getattr(own, f.name)) for f in fields(own)))
         read = self.sources
         sources = None if read is None else Sources(function(read.positions_P), function(read.counts_N), read.sizes)
-        return PackedBatch(**arrays, generation=generation, head_sizes=self.head_sizes, sources=sources)
+        text = self.back_translation
+        back = None if text is None else BackTranslation(*(function(getattr(text, f.name)) for f in fields(text)))
+        sizes = self.head_sizes
+        return PackedBatch(**arrays, generation=generation, head_sizes=sizes, sources=sources, back_translation=back)
 
 
-ARRAYS = tuple(f.name for f in fields(PackedBatch) if f.name not in ("generation", "head_sizes", "sources"))
+ARRAYS = tuple(
+    f.name for f in fields(PackedBatch) if f.name not in ("generation", "head_sizes", "sources", "back_translation")
+)
 """Names of a batch's own arrays."""
+
+
+def num_real_tokens(batch: PackedBatch[np.ndarray]) -> int:
+    """Tokens of the data in a micro-batch. Slots of translations are not counted: how many are used is not known yet."""
+    own = batch.back_translation
+    num_slots = 0 if own is None else int((own.slots_GK >= 0).sum())
+    return int((batch.document_BS != PAD_DOCUMENT).sum()) - num_slots
 
 
 @dataclass(frozen=True)

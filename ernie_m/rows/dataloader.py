@@ -25,10 +25,12 @@ from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.base.sampling import Draw, Mixture, smoothed
 from ernie_m.base.special_tokens import Specials
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder, Stream
+from ernie_m.corpus.words import begins_any_word
 from ernie_m.rows.batch import Examples, PackedBatch
 from ernie_m.rows.layout import Positions
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.objectives import NOISED, OBJECTIVE_INDEX, OBJECTIVES, WRITTEN, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings, RowSource
 from ernie_m.rows.schedule import RowAddress, Schedule
@@ -65,9 +67,10 @@ class DataConfig(Section):
         """Positions that one document may take."""
         return min(self.sequence_length, self.longest_document or self.sequence_length)
 
-    def row_settings(self, specials: Specials, seed: int) -> RowSettings:
-        """What shapes the rows of text of that vocabulary."""
-        return RowSettings(self.sequence_length, specials, self.corruption, seed, self.longest_document, self.positions)
+    def row_settings(self, specials: Specials, seed: int, begins_word: np.ndarray | None = None) -> RowSettings:
+        """What shapes the rows of text of that vocabulary; `begins_word`: of each id, for noise."""
+        shape = self.sequence_length, specials, self.corruption, seed, self.longest_document, self.positions
+        return RowSettings(*shape, begins_word)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ class PretrainingData:
 
     def __init__(self, folder: CorpusFolder, config: DataConfig, schedule: Schedule, seed: int) -> None:
         self.folder, self.config, self.schedule = folder, config, schedule
-        self._settings = config.row_settings(folder.manifest.specials, seed)
+        moves_words = any(OBJECTIVES[name].source == NOISED for name in schedule.objectives)
+        begins = begins_any_word(open_vocabulary(folder.tokenizer_path)) if moves_words else None
+        self._settings = config.row_settings(folder.manifest.specials, seed, begins)
         self._sources: dict[str, list[RowSource]] = {}
         self._mixtures: dict[str, Mixture] = {}
         self.metrics: list[Metric] = []
@@ -100,7 +105,7 @@ class PretrainingData:
         for name in schedule.objectives:
             sources = self._sources_of(OBJECTIVES[name])
             if not sources:
-                kind = "parallel" if OBJECTIVES[name].num_sentences == 2 else "monolingual"
+                kind = "parallel" if OBJECTIVES[name].num_given == 2 else "monolingual"
                 raise InputError(f"{folder.folder}: no {kind} text, which {name} needs; add a {kind} corpus or drop {name}")
             self._sources[name] = sources
             shares = smoothed([source.stream.num_tokens for source in sources], config.alpha)
@@ -110,10 +115,9 @@ class PretrainingData:
             self.metrics += [Metric(name, loss, source.stream.name) for source in sources for loss in losses]
 
     def _sources_of(self, objective: Objective) -> list[RowSource]:
-        streams = self.folder.parallel() if objective.num_sentences == 2 else self.folder.monolingual()
         sources = []
-        for stream in streams:
-            targets = self._target_languages(stream) if objective.is_pseudo_parallel else []
+        for stream in self._streams_of(objective):
+            targets = self._target_languages(objective, stream) if objective.generates else []
             source = RowSource(objective, stream, self.folder.language_ids, self._settings, targets)
             if source.rows_per_epoch > 0:
                 for column in objective.columns:
@@ -121,13 +125,25 @@ class PretrainingData:
                 sources.append(source)
         return sources
 
-    def _target_languages(self, stream: Stream) -> list[int]:
-        """BTMLM's target languages: those that have pairs with the sentence's language; all others if none has."""
+    def _streams_of(self, objective: Objective) -> list[Stream]:
+        return self.folder.parallel() if objective.num_given == 2 else self.folder.monolingual()
+
+    def _target_languages(self, objective: Objective, stream: Stream) -> list[int]:
+        """The languages in which the model writes.
+
+        BTMLM: those that have pairs with the sentence's; all others if none has. BT: all others that the model learns to
+        write, those of texts, and of pairs if it is trained on pairs.
+        """
         language = stream.languages[0]
-        partners = {other for pair in self.folder.parallel() if language in pair.languages for other in pair.languages}
-        others = (partners or set(self.folder.language_ids)) - {language}
+        if objective.source == WRITTEN:
+            trained = [OBJECTIVES[name] for name in self.schedule.objectives if OBJECTIVES[name].halves]
+            learnt = {other for o in trained for own in self._streams_of(o) for other in own.languages}
+        else:
+            partners = {other for pair in self.folder.parallel() if language in pair.languages for other in pair.languages}
+            learnt = partners or set(self.folder.language_ids)
+        others = learnt - {language}
         if not others:
-            raise InputError(f"{self.folder.folder}: BTMLM needs at least two languages, found only {language}")
+            raise InputError(f"{self.folder.folder}: {objective.name} needs at least two languages, found only {language}")
         return sorted(self.folder.language_ids[other] for other in others)
 
     def row(self, address: RowAddress) -> PackedRow:

@@ -35,5 +35,5 @@ def in_halves(document: Document, length: int) -> tuple[np.ndarray, Document]:
     places = np.where(is_source, np.cumsum(is_source), target.start + np.cumsum(~is_source)) - 1
     reads_on = document.horizon == NO_HORIZON
     horizon = np.where(reads_on, document.horizon, places[np.where(reads_on, 0, document.horizon)]).astype(np.int32)
-    moved = {name: places[getattr(document, name)].astype(np.int32) for name in ("predicted", "sources")}
+    moved = {name: places[getattr(document, name)].astype(np.int32) for name in ("predicted", "sources", "placeholders")}
     return places, replace(document, horizon=horizon, **moved)

@@ -1,6 +1,7 @@
 """How an objective's examples become positions of a row, all examples at once:
 
-1. The sentences stand side by side, and their positions count on: <s> x </s>, and in a pair </s> y </s> behind it, with the
+1. Where the data gives the text alone, its source is made first (ernie_m.rows.own_pairs).
+   The sentences stand side by side, and their positions count on: <s> x </s>, and in a pair </s> y </s> behind it, with the
    vocabulary's own special tokens (Specials). If the sentences stand `apart`, each is <s> x </s> and counts from the start.
    If positions are restarting (XLM), each sentence of a pair counts from the start too, and is </s> y </s> all the same.
 2. Behind them stand the masks that the corruption appends, one for each predicted token, or the placeholders in a target
@@ -25,7 +26,18 @@ from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.columns import LINKS
 from ernie_m.rows.batch import NO_HORIZON, Document, Documents, Example, Examples
 from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Count, Laid, choose_masked, expected_masked, num_masked
-from ernie_m.rows.objectives import CORRUPTED, LINKED, NEXT, SENTENCES, CorruptionConfig, Objective
+from ernie_m.rows.objectives import (
+    CORRUPTED,
+    GIVEN,
+    LINKED,
+    NEXT,
+    NOISED,
+    SENTENCES,
+    WRITTEN,
+    CorruptionConfig,
+    Objective,
+)
+from ernie_m.rows.own_pairs import TENTHS_LONGER, expected_most_written, most_written, noised, with_room
 
 NOTHING_CHOSEN = np.zeros(0, np.int64)
 NO_SOURCES = np.zeros(0, np.int32)
@@ -103,13 +115,19 @@ class Layout:
     """Lays out the examples of one objective, for given corruption rates and a vocabulary.
 
     `positions`: whether those of a pair's second sentence count on or start again, as they always do where sentences stand
-    `apart`. `num_special`: number of special tokens of an example, in all its sentences together.
+    `apart`. `begins_word`: of each id whether a word begins with it (ernie_m.corpus.words); noise moves words.
+    `num_special`: number of special tokens of an example, in all its sentences together.
     """
 
     def __init__(
-        self, objective: Objective, rates: CorruptionConfig, specials: Specials, positions: Positions = "running"
+        self,
+        objective: Objective,
+        rates: CorruptionConfig,
+        specials: Specials,
+        positions: Positions = "running",
+        begins_word: np.ndarray | None = None,
     ) -> None:
-        self.objective, self.rates, self.specials = objective, rates, specials
+        self.objective, self.rates, self.specials, self._begins_word = objective, rates, specials, begins_word
         self._restarts = objective.apart or (positions == "restarting" and objective.num_sentences > 1)
         self._corruption = CORRUPTIONS[objective.corruption]
         second = specials.begin if objective.apart else specials.begin_second
@@ -118,8 +136,11 @@ class Layout:
         self.num_special = int(self._fronts.sum()) + objective.num_sentences
 
     def length(self, *num_tokens: Count) -> Count:
-        """Number of positions of an example with these sentence lengths (ints or arrays). Exact: no draw changes it."""
-        return self._length(num_tokens, num_masked)
+        """Number of positions of an example with these sentence lengths (ints or arrays). Exact: no draw changes it.
+
+        Of a text whose source is made: twice its longer side at most, since each has half a row.
+        """
+        return self._length(num_tokens, num_masked, most_written)
 
     def sides(self, num_tokens_EC: np.ndarray) -> np.ndarray:
         """Positions of each sentence with its special tokens, int64 [E, C]."""
@@ -127,9 +148,15 @@ class Layout:
 
     def expected_length(self, *mean_tokens: np.ndarray) -> np.ndarray:
         """Mean number of positions of examples whose sentences have these mean lengths."""
-        return self._length(mean_tokens, expected_masked)
+        return self._length(mean_tokens, expected_masked, expected_most_written)
 
-    def _length(self, num_tokens: Sequence[Count], masked: Callable[[Count, float], Count]) -> Count:
+    def _length(
+        self, num_tokens: Sequence[Count], masked: Callable[[Count, float], Count], written: Callable[[Count], Count]
+    ) -> Count:
+        if self.objective.source != GIVEN:
+            (text,) = num_tokens
+            longer: Count = text if self.objective.source == NOISED else written(text)
+            return 2 * (longer + int(self._fronts[0]) + 1)
         # keep this order: the last bit of a float can change the number of rows
         total: Count = functools.reduce(operator.add, num_tokens) + self.num_special
         return total + sum(self._additions(num_tokens, masked))
@@ -145,6 +172,8 @@ class Layout:
     @property
     def positions_per_token(self) -> float:
         """About how many positions one more token of a sentence takes, with the masks or placeholders added for it."""
+        if self.objective.source != GIVEN:
+            return 2.0 if self.objective.source == NOISED else 2 * TENTHS_LONGER / 10
         of_masks = self.rates.mask_rate * self._corruption.appends
         return 1 + (of_masks + self.rates.pseudo_token_share * self.objective.is_pseudo_parallel)
 
@@ -181,8 +210,9 @@ class Layout:
         The parts (P) of a document: its sentences with their special tokens; then the masks of each sentence, or the
         placeholders.
         """
+        assert examples.lengths_EC.shape[1] == self.objective.num_given
+        examples = self._pairs(examples)
         objective, lengths_EC = self.objective, examples.lengths_EC
-        assert lengths_EC.shape[1] == objective.num_sentences
         additions = self._additions(list(lengths_EC.T), num_masked)
         parts_EP = np.stack([*self.sides(lengths_EC).T, *additions], axis=1)
         starts_EP = (np.cumsum(parts_EP) - parts_EP.ravel()).reshape(parts_EP.shape)
@@ -196,7 +226,8 @@ class Layout:
         found = Found(laid, corrupted, chosen, group, starts_EP, parts_EP, examples.columns)
         asked = [FINDERS[prediction.asked](objective, found) for prediction in objective.predictions]
         generates = objective.is_pseudo_parallel
-        slots = ranges(starts_EP[:, -1], parts_EP[:, -1]) if generates else np.zeros(0)
+        written = -1 if generates else 0  # the part that the model writes: placeholders, or the source
+        slots = ranges(starts_EP[:, written], parts_EP[:, written]) if objective.generates else np.zeros(0)
         joined = Document(
             input_ids=corrupted.ids,
             position_ids=corrupted.position_ids,
@@ -210,6 +241,13 @@ class Layout:
             placeholders=slots.astype(np.int32),
         )
         return Documents(joined, lengths_E)
+
+    def _pairs(self, examples: Examples) -> Examples:
+        """Examples with all their sentences."""
+        if self.objective.source == NOISED:
+            assert self._begins_word is not None, "noise moves words; tell where they begin"
+            return noised(examples, self.rates, self._begins_word, self.specials.mask)
+        return with_room(examples, self.specials.mask) if self.objective.source == WRITTEN else examples
 
     def _languages(self, examples: Examples) -> np.ndarray:
         """Language of each part, [E, P]: masks have that of their sentence, placeholders the target language."""

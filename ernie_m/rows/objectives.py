@@ -7,6 +7,7 @@ An entry says, beside its sentences and groups:
 2. `reads`: which group reads which. A token of a `causal` group reads its own group only up to itself.
 3. `predictions`: which head predicts, at which tokens, and the name of the loss.
 4. `generation_reads`: placeholders in a target language stand behind the sentence, and the generation fills them (BTMLM).
+5. `source`: whether the data gives both sentences of a pair, or the first is made of the second (AE, BT).
 
 What must not reach whom follows from these. An entry is refused when it is built if a state could learn its own label, over
 any number of layers. How an entry becomes positions of a row: ernie_m.rows.layout. docs/objectives.md draws all of them,
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated
 
@@ -47,6 +48,13 @@ ASKED = {
 """At which tokens a prediction is made (ernie_m.rows.layout finds them)."""
 CHOSEN = (CORRUPTED, LINKED)
 """Those that ask for tokens which the corruption chose."""
+GIVEN, NOISED, WRITTEN = "given", "noised", "written"
+SOURCES = {
+    GIVEN: "the data has both sentences",
+    NOISED: "the data has the second, and the first is that with noise",
+    WRITTEN: "the data has the second, and the model translates it into another language before the loss",
+}
+"""Where the first sentence of a pair comes from (ernie_m.rows.own_pairs)."""
 COLUMNS_READ = {LINKED: (LINKS.name,)}
 """Optional columns (ernie_m.corpus.columns) that a way to ask reads."""
 
@@ -59,6 +67,12 @@ class CorruptionConfig(Section):
     """Share of the tokens that are predicted (that of BERT and XLM-R; ERNIE-M's is not published)."""
     pseudo_token_share: Annotated[float, Range(least=0.05, most=0.20)] = 0.10
     """BTMLM: pseudo tokens per token of the sentence; the paper compares 0.05, 0.10, 0.15 and 0.20."""
+    shuffle_places: Annotated[int, Range(least=0, most=1000, zero="words keep their places")] = 3
+    """AE: places by which a word may move."""
+    drop_rate: Annotated[float, Range(least=0, below=1, zero="none")] = 0.1
+    """AE: share of the words that are left out."""
+    blank_rate: Annotated[float, Range(least=0, most=1, zero="none")] = 0.1
+    """AE: share of the words whose tokens show <mask>."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,7 @@ class Objective:
     `groups`, in bit order: each sentence; then the masks of each sentence ("insert"), or the placeholders. `reads` and
     `generation_reads` map each group to those that it reads. `apart`: each sentence begins with <s> and with the first
     position id, as if alone. `halves`: sources have the first half of a row and targets the second, for a decoder.
+    `source`: one of SOURCES.
     `merges_lines`: lines of a text are joined to fill a row. `must_not_reach` and
     `generation_must_not_reach`: (reader, forbidden) pairs to be checked beside those that follow from the rest.
     Raises ValueError if the entry makes no sense or leaks.
@@ -91,6 +106,7 @@ class Objective:
     causal: tuple[str, ...] = ()
     apart: bool = False
     halves: bool = False
+    source: str = GIVEN
     must_not_reach: tuple[tuple[str, str], ...] = ()
     generation_reads: ReadsTable | None = None
     generation_must_not_reach: tuple[tuple[str, str], ...] = ()
@@ -134,6 +150,10 @@ class Objective:
             yield "merges_lines joins lines of text, and these are pairs; leave it out"
         if self.halves and (self.num_sentences, self.corruption, self.causal) != (2, NOTHING, self.sentences[1:]):
             yield f"halves with causal groups {self.causal}; expected a pair, no corruption, and its second sentence causal"
+        if self.source not in SOURCES:
+            yield f"source {self.source!r}; expected one of {', '.join(SOURCES)}"
+        if self.source != GIVEN and not self.halves:
+            yield f"source {self.source!r} without halves; the first sentence is made for an encoder: give both or none"
         if self.is_pseudo_parallel and (self.corruption, self.num_sentences) != (REPLACE, 1):
             yield (
                 f'placeholders with corruption "{self.corruption}" and num_sentences {self.num_sentences}; they need masks '
@@ -186,6 +206,21 @@ class Objective:
         predicted = self.added if self.corruption == INSERT else self.causal or self.sentences
         if not {*self.sentences} & {*" ".join(self.reads.get(group, "") for group in predicted).split()}:
             yield f"{', '.join(predicted)}: predicted, and none reads a sentence; let one of them read {self.sentences[0]}"
+
+    @property
+    def num_given(self) -> int:
+        """Sentences that the data gives: 1 a line of text, 2 a pair."""
+        return self.num_sentences if self.source == GIVEN else 1
+
+    @property
+    def cuts(self) -> bool:
+        """Whether examples that are too long may be cut. A cut translation is a wrong one; a cut line is a line."""
+        return not self.halves or self.source != GIVEN
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model writes a part of the row before the loss."""
+        return self.is_pseudo_parallel or self.source == WRITTEN
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -288,6 +323,12 @@ MT = Objective(
     halves=True,
 )
 
+# Denoising (arXiv 1901.07291, section 5.2; noise of arXiv 1711.00043): a text from itself, words moved, dropped, blanked.
+AE = replace(MT, name="AE", predictions=(Prediction("AE", asked=NEXT),), source=NOISED)
+
+# On-line back-translation (arXiv 1901.07291, section 5.2): a text from what the model makes of it in another language.
+BT = replace(MT, name="BT", predictions=(Prediction("BT", asked=NEXT),), source=WRITTEN)
+
 # Bilingual alignment pre-training (arXiv 2106.01732, equations 1-8): a TLM row; a masked token with links is predicted once
 # more, from the states of the tokens that it is linked with.
 ALIGNLM = Objective(
@@ -299,7 +340,7 @@ ALIGNLM = Objective(
     predictions=(Prediction("AlignLM"), Prediction("AlignLM_bilingual", ALIGNED, LINKED)),
 )
 
-OBJECTIVES: dict[str, Objective] = {o.name: o for o in (MMLM, TLM, CAMLM, BTMLM, CLM, XLCO, PLM, MT, ALIGNLM)}
+OBJECTIVES: dict[str, Objective] = {o.name: o for o in (MMLM, TLM, CAMLM, BTMLM, CLM, XLCO, PLM, MT, ALIGNLM, AE, BT)}
 OBJECTIVE_INDEX: dict[str, int] = {name: index for index, name in enumerate(OBJECTIVES)}
 """Number of each objective."""
 PREDICTIONS: dict[str, Prediction] = {p.loss: p for objective in OBJECTIVES.values() for p in objective.predictions}

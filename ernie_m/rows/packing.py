@@ -14,7 +14,16 @@ import numpy as np
 
 from ernie_m.base.arrays import rows_in_order
 from ernie_m.base.special_tokens import NO_LANGUAGE, XLM_R_VOCAB_SIZE, Specials
-from ernie_m.rows.batch import NO_HORIZON, PAD_DOCUMENT, Document, Documents, Generation, PackedBatch, Sources
+from ernie_m.rows.back_translation import Text, back_translation, texts_of
+from ernie_m.rows.batch import (
+    NO_HORIZON,
+    PAD_DOCUMENT,
+    Document,
+    Documents,
+    Generation,
+    PackedBatch,
+    Sources,
+)
 from ernie_m.rows.halves import in_halves, least_length
 from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
 
@@ -85,8 +94,9 @@ def pack(
 ) -> PackedBatch[np.ndarray]:
     """Lay out rows of documents as one micro-batch of numpy arrays. `specials`: special tokens of the vocabulary.
 
-    `generates`: some rank's micro-batch at this point of the step holds placeholders. Then this one carries a Generation
-    too, of its first row if it has no placeholders: under ZeRO-3 all ranks must do the same forwards.
+    `generates`: the model writes into some rank's micro-batch at this point of the step. Then this one carries a Generation
+    too, of its first row if it has no placeholders; or in rows of halves a BackTranslation, of an empty text if it has none:
+    under ZeRO-3 all ranks must do the same forwards.
     """
     shape = (len(rows), sequence_length)
     columns = {
@@ -100,6 +110,7 @@ def pack(
     document = np.full(shape, PAD_DOCUMENT, np.int32)
     generation_ids, generation_reads = columns["input_ids"].copy(), columns["reads"].copy()
     predicted, labels, placeholders, loss, metric, num_sources, sources = [], [], [], [], [], [], []
+    texts: list[Text] = []
     for index, row in enumerate(rows):
         places, content = row.placed(sequence_length)
         for name, array in columns.items():
@@ -114,9 +125,13 @@ def pack(
         metric.append(row.metric + content.prediction)
         num_sources.append(content.num_sources)
         sources.append(index * sequence_length + content.sources)
+        if generates and HAS_HALVES[row.objective]:
+            texts += texts_of(row.documents, placeholders[-1])
     loss_N, num_sources_N = _joined(loss), _joined(num_sources)
     by_head, sizes = in_order_of_heads(loss_N)
     sources_P = rows_in_order(_joined(sources), num_sources_N, by_head)
+    has_halves = any(HAS_HALVES[row.objective] for row in rows)
+    of_placeholders = _joined(placeholders), generation_ids, generation_reads
     return PackedBatch(
         **{f"{name}_BS": array for name, array in columns.items()},
         document_BS=document,
@@ -126,7 +141,8 @@ def pack(
         metric_N=_joined(metric)[by_head],
         head_sizes=sizes,
         sources=sources_of(sources_P, num_sources_N[by_head], loss_N[by_head]),
-        generation=_generation(_joined(placeholders), generation_ids, generation_reads) if generates else None,
+        generation=_generation(*of_placeholders) if generates and not has_halves else None,
+        back_translation=back_translation(texts, specials) if generates and has_halves else None,
     )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -121,6 +121,8 @@ class RowSettings:
     longest_document: int | None = None
     """Positions that one document may take; None: the whole row."""
     positions: Positions = "running"
+    begins_word: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """Of each id whether a word begins with it; for noise alone."""
 
     @property
     def document_positions(self) -> int:
@@ -129,7 +131,7 @@ class RowSettings:
 
     def layout(self, objective: Objective) -> Layout:
         """How an objective's examples are laid out in these rows."""
-        return Layout(objective, self.corruption, self.specials, self.positions)
+        return Layout(objective, self.corruption, self.specials, self.positions, self.begins_word)
 
     def holds(self, tokens_T: np.ndarray) -> bool:
         """Whether the vocabulary holds all these tokens of text."""
@@ -152,7 +154,7 @@ class RowSource:
         self.target_languages = np.array(target_languages, np.int64)
         self._rows_per_window = max(LEAST_ROWS, WINDOW_POSITIONS // settings.sequence_length)
         self.layout = settings.layout(objective)
-        self._fitting = (HalfRows if objective.halves else Fitting)(self.layout, settings.sequence_length)
+        self._fitting = (Fitting if objective.cuts else HalfRows)(self.layout, settings.sequence_length)
         self._first_rows = np.concatenate([[0], np.cumsum(self._rows_of_shards())])  # int64 [shards + 1]
         self._key = (settings.seed, objective.name, stream.name)
         self._draws_key = key_of(*self._key, "draws")
@@ -185,7 +187,7 @@ class RowSource:
             for both_EC in (lengths_EC, languages_EC):
                 both_EC[is_turned_E] = both_EC[is_turned_E, ::-1]
         targets_E = np.full(len(lengths_EC), NO_LANGUAGE)
-        if self.objective.is_pseudo_parallel:
+        if self.objective.generates:
             targets_E = self.target_languages[(choices_E & 0xFFFFFFFF) * len(self.target_languages) >> 32]
         tokens = itertools.chain.from_iterable(sentences)
         columns = {name: self._column(name, location, lengths_EC, is_turned_E) for name in self.objective.columns}
@@ -247,7 +249,7 @@ class RowSource:
             cut = np.ones(len(text))  # at every row's end
         else:
             of_each = layout.expected_length(*(tokens / whole[:, None]).T)
-            above = np.maximum(0, of_each / length - CUT_FROM) * (not objective.halves)  # where nothing is cut
+            above = np.maximum(0, of_each / length - CUT_FROM) * objective.cuts
             cut = above / (above + HALF_CUT)
         pieces = whole + cut * text / in_a_row
         of_piece = layout.expected_length(*(tokens / pieces[:, None]).T)
@@ -283,7 +285,7 @@ class RowSource:
         too_long = np.flatnonzero((lengths_E > self.settings.document_positions) & (sizes_EC.min(axis=1) > 0))
         if self.settings.longest_document is None or not len(too_long):
             return starts_EC, sizes_EC
-        if self.objective.halves:
+        if not self.objective.cuts:
             return np.delete(starts_EC, too_long, axis=0), np.delete(sizes_EC, too_long, axis=0)
         parts = [self._parts(starts_EC[e], sizes_EC[e]) for e in too_long.tolist()]
         starts = np.concatenate([np.delete(starts_EC, too_long, axis=0), *(of_part for of_part, _ in parts)])
@@ -316,7 +318,7 @@ class RowSource:
         line = entry.rows if fraction == 1 else bisect.bisect_left(range(entry.rows), target, key=before)
         begin_C, end_C = (np.array([int(o[max(0, n)]) for o in offsets]) for n in (line - 1, line))
         tokens_C = end_C - begin_C
-        if fraction in (0, 1) or self.objective.halves or tokens_C.sum() <= self.settings.sequence_length:
+        if fraction in (0, 1) or not self.objective.cuts or tokens_C.sum() <= self.settings.sequence_length:
             return Border(line, end_C)
         share = min(int(tokens_C.sum()), max(0, round(target - before(line - 1))))
         return Border(line, begin_C + np.array(self.layout.cut(tokens_C.tolist(), share)))

@@ -86,8 +86,8 @@ class Schedule:
         return found
 
     def generates(self, step: int, chosen: range) -> bool:
-        """Whether some of these rows of global step `step` hold placeholders."""
-        blocks = [rows for name, rows, _ in self._blocks(step) if OBJECTIVES[name].is_pseudo_parallel]
+        """Whether the model writes into some of these rows of global step `step`."""
+        blocks = [rows for name, rows, _ in self._blocks(step) if OBJECTIVES[name].generates]
         return any(max(rows.start, chosen.start) < min(rows.stop, chosen.stop) for rows in blocks)
 
     def _blocks(self, step: int) -> list[tuple[str, range, int]]:

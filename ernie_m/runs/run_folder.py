@@ -53,6 +53,9 @@ LATER_KEYS: dict[str, Any] = {
     "positions": "running",
     "schedule": "linear",
     "stream_weights": {},
+    "shuffle_places": 3,
+    "drop_rate": 0.1,
+    "blank_rate": 0.1,
 }
 """Keys inside sections that runs of earlier releases lack, and the values that mean what was done there."""
 

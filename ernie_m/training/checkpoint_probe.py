@@ -72,7 +72,9 @@ def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device)
     arrays = {OLD_NAMES.get(name, name): tensor.numpy() for name, tensor in probe.items()}
     _, sizes = in_order_of_heads(arrays["loss_N"])
     sources = sources_of(arrays.pop(SOURCES), arrays.pop(NUM_SOURCES), arrays["loss_N"]) if SOURCES in arrays else None
-    batch = to_device(PackedBatch(**arrays, generation=None, head_sizes=sizes, sources=sources), device)
+    batch = to_device(
+        PackedBatch(**arrays, generation=None, head_sizes=sizes, sources=sources, back_translation=None), device
+    )
     num_predicted = len(probe["labels_N"])
     num_metrics = int(probe["metric_N"].max()) + 1 if num_predicted else 1
     request = LossRequest(torch.zeros(len(LOSS_INDEX), device=device), num_metrics)

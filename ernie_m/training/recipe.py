@@ -12,7 +12,7 @@ from ernie_m.base.curve import CurveRange
 from ernie_m.base.ranges import Range
 from ernie_m.models.shape import AnyModel, ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig, Metric
-from ernie_m.rows.objectives import OBJECTIVES, PREDICTIONS, TOKEN, heads_of
+from ernie_m.rows.objectives import OBJECTIVES, PREDICTIONS, TOKEN, WRITTEN, heads_of
 from ernie_m.rows.schedule import StageConfig
 from ernie_m.rows.weights import ObjectiveWeights
 from ernie_m.training.divergence import GuardConfig
@@ -108,12 +108,15 @@ class TrainingConfig(Section):
 
     def _check_translation(self) -> None:
         """A model with a decoder reads rows of two halves and no others, and its two sides start each for itself."""
+        names = [name for stage in self.stages for name in stage.rows]
         if not isinstance(self.model, ModelConfig) or not self.model.translates:
             for key in ("init_encoder", "init_decoder"):
                 if start := getattr(self, key):
                     raise InputError(f"{key}: {start}; the model has no decoder: leave it out, or set model.decoder")
+            if writes := [name for name in names if OBJECTIVES[name].source == WRITTEN]:
+                raise InputError(f"stages: {writes[0]}; needs a model that translates: set model.decoder, or drop it")
             return
-        other = [name for stage in self.stages for name in stage.rows if not OBJECTIVES[name].halves]
+        other = [name for name in names if not OBJECTIVES[name].halves]
         if other:
             halves = [name for name, objective in OBJECTIVES.items() if objective.halves]
             raise InputError(f"stages: {other[0]}; a model with model.decoder learns {', '.join(halves)}; drop one")

@@ -1,8 +1,8 @@
 """The steps of one process, from resume to end.
 
 A step: the ranks add up, on the host, the predicted tokens of the global step and whether one of them was asked to stop.
-Then, for each micro-batch: fill BTMLM's placeholders (no gradient), forward, backward. The update comes after the last
-micro-batch. All that a step does follows from (seed, step), so the state of the data is one integer.
+Then, for each micro-batch: fill BTMLM's placeholders or BT's slots (no gradient), forward, backward. The update comes after
+the last micro-batch. All that a step does follows from (seed, step), so the state of the data is one integer.
 
 Before every micro-batch and every forward of an evaluation, all ranks together look for requests to stop. If there is one,
 the step that was begun is dropped: weights and optimizer are still those of the step before, and these are saved.
@@ -26,7 +26,7 @@ from ernie_m.base.sampling import key_of
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
-from ernie_m.rows.batch import LossRequest, PackedBatch
+from ernie_m.rows.batch import LossRequest, PackedBatch, num_real_tokens
 from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
 from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, TOKEN
 from ernie_m.rows.packing import HEAD_OF_LOSS, PackedRow
@@ -165,7 +165,7 @@ class TrainingLoop:
     def _step(self, step: int, micro_batches: list[PackedBatch[np.ndarray]]) -> StepRecord:
         num_metrics = len(self.data.metrics)
         counts = np.sum([np.bincount(b.metric_N, minlength=num_metrics) for b in micro_batches], axis=0)
-        num_tokens = sum(int((b.document_BS >= 0).sum()) for b in micro_batches)
+        num_tokens = sum(map(num_real_tokens, micro_batches))
         num_pairs = sum(map(pairs_read, micro_batches))
         summed = self._agree(f"step {step}", np.concatenate([counts, [num_tokens, num_pairs]]).astype(np.float64))
         predicted_M, (total_tokens, total_pairs) = summed[:-2], map(int, summed[-2:])
@@ -191,11 +191,11 @@ class TrainingLoop:
         return StepRecord(step, nll_M, predicted_M, total_tokens, total_pairs, learning_rate)
 
     def _filled(self, batch: PackedBatch[Tensor]) -> PackedBatch[Tensor]:
-        """The batch with BTMLM's pseudo tokens in its placeholders, if it has any."""
-        if batch.generation is None:
+        """The batch with what the model writes into it: BTMLM's pseudo tokens, BT's translations."""
+        if not batch.generates:
             return batch
         with self.meter.clock.generating():
-            return fill_placeholders(self.engine.module, batch)
+            return fill_placeholders(self.engine.module, batch, self.ranks.all_agree)
 
     def _guard(self, step: int, updated: bool) -> None:
         """Judge an update that was left out because a gradient was not finite.

@@ -39,7 +39,7 @@ SMALL = 0.05
 """Of the whole gradient's norm, for encoders of transformers: a parameter whose own is smaller is compared with that. Random
 ones make first states of all sentences alike, and cosines of these round much."""
 WEIGHTS = {"MMLM": 1.0, "TLM": 0.5, "CAMLM": 2.0, "BTMLM": 1.5, "XLCO": 0.7, "PLM": 0.8, "MT": 1.2, "AlignLM": 0.9,
-           "AlignLM_bilingual": 0.6}  # fmt: skip
+           "AlignLM_bilingual": 0.6, "AE": 0.4, "BT": 1.1}  # fmt: skip
 OURS = ("encoder", "translation")
 
 
@@ -131,7 +131,7 @@ def compared(ranks: Ranks, folder: Path, encoder: str) -> dict[str, Any]:
     """One model: for each ZeRO stage and accumulation how far gradients, their norm and the update are off."""
     corpus = CorpusFolder(folder)
     made, translates = maker(encoder, corpus), encoder == "translation"
-    stage = StageConfig(steps=1, rows={"MT": 1} if translates else dict.fromkeys(OBJECTIVES, 1))
+    stage = StageConfig(steps=1, rows={"MT": 3, "AE": 4, "BT": 1} if translates else dict.fromkeys(OBJECTIVES, 1))
     data = PretrainingData(corpus, DataConfig(sequence_length=128), Schedule((stage,), ROWS), seed=3)
     expected = reference(made(), data)
     norm, new_weights = updated(made(), expected)
@@ -155,7 +155,7 @@ def compared(ranks: Ranks, folder: Path, encoder: str) -> dict[str, Any]:
             scales_L = loss_scales(weights_O, ranks.sum(mine_O.clone()), ranks.world_size, engine.accumulation_steps)
             gradients = {}
             for number, batch in enumerate(batches):
-                filled = fill_placeholders(engine.module, to_device(batch, ranks.device))
+                filled = fill_placeholders(engine.module, to_device(batch, ranks.device), ranks.all_agree)
                 engine.forward_backward(filled, LossRequest(scales_L, num_metrics))
                 if number == len(batches) - 1:
                     gradients = engine.full_gradients()

@@ -21,13 +21,15 @@ from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.build_model import trained_model
 from ernie_m.interop.start import step_zero_again
+from ernie_m.runs.metrics import read_metrics
 from ernie_m.runs.run_folder import RunFolder
 from ernie_m.show.opened import open_run
 from tests.integration.conftest import TINY_RECIPE
 from tests.integration.test_training import losses, single, unfinished_copy
 
 RECIPE = TINY_RECIPE | {
-    "stages": [{"steps": 6, "rows": {"MT": 1}}],
+    "stages": [{"steps": 6, "rows": {"MT": 1, "AE": 1, "BT": 1}}],
+    "objective_weights": {"AE": "0:1, 5:0"},
     "model": TINY_RECIPE["model"] | {"decoder": "shared", "language_embedding": "all"},
     "output": {"log_every": 1, "save_every": 3},
 }
@@ -64,6 +66,11 @@ def test_a_run_resumed_from_its_middle_ends_bit_for_bit_the_same(
     assert "starting at step 3" in resumed.stdout
     assert losses(again) == losses(run)
     assert sorted(losses(run)) == [1, 2, 3, 4, 5, 6]
+    for folder in (run, again):
+        weights = {line["step"]: line["weight/AE"] for line in read_metrics(folder) if "weight/AE" in line}
+        assert weights == {step: pytest.approx(1 - (step - 1) / 5) for step in range(1, 7)}
+        assert [step for step, of_step in sorted(losses(folder).items()) if "loss/AE" in of_step] == [1, 2, 3, 4, 5]
+        assert all("loss/BT" in of_step for of_step in losses(folder).values())
     files = [path for path in (run / "checkpoints" / "step_00000006").iterdir() if path.name.startswith("rank_")]
     assert files
     for path in files:

@@ -451,7 +451,7 @@ def slow_row(data: PretrainingData, address: RowAddress) -> list[Columns]:
         turn = slice(None, None, -1) if len(languages) == 2 and choice >= 2**63 else slice(None)
         target = NO_LANGUAGE
         if source.objective.is_pseudo_parallel:
-            targets = data._target_languages(source.stream)
+            targets = data._target_languages(source.objective, source.stream)
             target = targets[choice % 2**32 * len(targets) // 2**32]
         columns = {}
         if source.objective.columns:
