@@ -27,7 +27,7 @@ from ernie_m.base.special_tokens import (
     mask_id,
 )
 from ernie_m.corpus.folder import CorpusFolder, Shard
-from ernie_m.rows.batch import Document, Documents, Example, Examples, PackedBatch
+from ernie_m.rows.batch import ARRAYS, Document, Documents, Example, Examples, PackedBatch
 from ernie_m.rows.corruption import INSERT, REPLACE
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.layout import Layout, Positions
@@ -561,7 +561,7 @@ def slow_batch(rows: list[tuple[list[Columns], int, int]], generates: bool) -> d
 
 
 def content_of(batch: PackedBatch) -> dict[str, Any]:
-    arrays = {name: value for name, value in vars(batch).items() if name not in ("generation", "head_sizes", "sources")}
+    arrays = {name: getattr(batch, name) for name in ARRAYS}
     if batch.sources is not None:
         arrays |= {"sources.positions_P": batch.sources.positions_P, "sources.counts_N": batch.sources.counts_N}
         assert sum(batch.sources.sizes.values()) == len(batch.sources.positions_P)

@@ -185,7 +185,8 @@ def test_every_recipe_builds_and_comes_back_from_its_saved_form(recipe: Path) ->
             ["model.attention=flex", "model.attention_dropout=0.1"],
             "model.attention_dropout: 0.1; expected 0 with attention=flex",
         ),
-        (["model.decoder=separate"], "stages: MMLM; a model with model.decoder learns MT; drop one"),
+        (["model.decoder=separate"], "stages: MMLM; a model with model.decoder learns MT, AE, BT; drop one"),
+        (["stages=[{steps: 1, rows: {BT: 1}}]"], "stages: BT; needs a model that translates: set model.decoder, or drop it"),
         (
             ["model.decoder=separate", "stages=[{steps: 1, rows: {MT: 1}}]"],
             "model.language_embedding: masked; with model.decoder expected all",
