@@ -38,6 +38,7 @@ COMMANDS = {
     "export": Command("ernie_m.commands.export", "Write a run's weights as a Hugging Face folder."),
     "vocabulary": Command("ernie_m.commands.vocabulary", "Extend an encoder's vocabulary for a language, or trim it."),
     "finetune": Command("ernie_m.commands.finetune", "Fine-tune any Hugging Face encoder on benchmarks and score it."),
+    "compare": Command("ernie_m.commands.compare", "Fine-tuning scores of several encoders side by side."),
     "show": Command("ernie_m.commands.show", "Show a run as one HTML page."),
     "ablate": Command("ernie_m.commands.ablate", "Compare pre-trainings that differ in one thing."),
     "align": Command("ernie_m.commands.align", "Align any Hugging Face encoder on sentence pairs of your own."),

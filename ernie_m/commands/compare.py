@@ -1,0 +1,53 @@
+"""Compare encoders: the scores of `finetune` on one task side by side, by language, with their spread.
+
+    ernie-m compare scores/xlmr scores/ours [scores/other/results.json ...] [--plot compared.png] [--json compared.json]
+
+The means are over the languages that all have. What makes the columns not comparable (other test files, settings, protocols,
+a single seed) is said below the table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
+
+
+def compare(*results: str, plot: str | None = None, json: str | None = None, overwrite: bool = False) -> None:
+    """Show the scores of several encoders side by side.
+
+    Args:
+        results: folders of `finetune`, or their results.json, two or more of one task
+        plot: also draw them into this PNG file
+        json: also write the figures to this JSON file
+        overwrite: replace files that are already there
+    """
+    from ernie_m.base.files import refuse_existing, write_json
+    from ernie_m.downstream.side_by_side import as_table, compared, draw, read_column
+
+    if len(results) < 2:
+        raise InputError("compare: expected two or more folders of `finetune`, or their results.json")
+    for option, file in (("--plot", plot), ("--json", json)):
+        if file is not None:
+            refuse_existing(option, Path(file), overwrite=overwrite)
+    columns = [read_column(Path(result)) for result in results]
+    content = compared(columns)
+    print(f"{content['task']}, {content['metric']}, %\n\n{as_table(columns)}\n")
+    for line in content["remarks"]:
+        print(line)
+    if json is not None:
+        write_json(Path(json), content)
+    if plot is not None:
+        draw(columns, Path(plot))
+    for file in filter(None, (json, plot)):
+        print(f"written: {file}")
+
+
+def main(called: str = "ernie-m compare") -> None:
+    """Run on the arguments of this process; `called` is what the user typed."""
+    run_command(compare, called)
+
+
+if __name__ == "__main__":
+    main()
