@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
@@ -25,7 +24,6 @@ from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.joins import SPACE
 from ernie_m.corpus.spelling import MARKED, spelling_of
 from ernie_m.corpus.tokenizer_files import is_json, read_object
-from ernie_m.interop.opening import one_line, skeleton_of
 from ernie_m.interop.other_vocabulary import vocabulary_of
 from ernie_m.interop.source import HEADS, SIDES, one_side, open_source
 from ernie_m.interop.start_weights import Source, Target
@@ -91,8 +89,14 @@ def _words_of_model(named: str, target: Target, width: int, key: str) -> Source:
 
 def _name_of_words(path: Path, files: WeightFiles) -> str:
     """The stored tensor that is the word embedding, as the model's class says."""
+    from transformers import AutoConfig, AutoModel  # seconds of every rank's start, for a run that names none
+
+    from ernie_m.interop.opening import one_line, skeleton_of
+
     with one_line(f"{path}: no model that transformers knows"):
-        skeleton = skeleton_of(AutoModel, AutoConfig.from_pretrained(path), str(path), trust_remote_code=False)
+        skeleton = skeleton_of(
+            AutoModel, AutoConfig.from_pretrained(path, trust_remote_code=False), str(path), trust_remote_code=False
+        )
         words = skeleton.get_input_embeddings().weight
     (own,) = [name for name, parameter in skeleton.named_parameters() if parameter is words]
     found = [name for name in files.shapes if name == own or name.endswith(f".{own}")]
