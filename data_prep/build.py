@@ -137,7 +137,8 @@ def _plan(
     described = []
     for corpus in corpora:
         files = [] if corpus.name in failed else [_identity(path) for path in corpus.files]
-        described.append({**asdict(corpus), "files": files, "languages": list(corpus.languages)})
+        told = {key: value for key, value in asdict(corpus).items() if key != "limits"}  # they change no byte
+        described.append({**told, "files": files, "languages": list(corpus.languages)})
     return {
         "chunk_bytes": options.chunk_bytes,
         "tokenizer_sha256": vocabulary.fingerprint,

@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from data_prep.limits import DEFAULT_LIMITS, Limits
 from ernie_m.base.command_line import nearest
+from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical
 
@@ -25,7 +27,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
-COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate")
+COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits")
 PARALLEL_KEYS = ("languages", "held_out", "max_length_ratio")
 
 
@@ -77,6 +79,8 @@ class Corpus:
     """Pairs: characters of the longer side per character of the shorter; None: any."""
     deduplicate: bool = False
     """Remove exact copies of earlier lines (pairs) of this corpus."""
+    limits: Limits = DEFAULT_LIMITS
+    """How far its files are believed."""
 
 
 def read_catalog(path: Path) -> list[Corpus]:
@@ -147,6 +151,7 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         max_characters=most,
         max_length_ratio=ratio if "max_length_ratio" in entry else None,
         deduplicate=_flag(entry, "deduplicate", where),
+        limits=_limits(entry, where),
     )
 
 
@@ -208,6 +213,13 @@ def _flag(entry: dict[str, Any], key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"{where}: {key} is {_shown(value)}, expected true or false")
     return value
+
+
+def _limits(entry: dict[str, Any], where: str) -> Limits:
+    value = entry.get("limits", {})
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: limits is {_shown(value)}, expected a mapping such as {{expansion: 5000}}")
+    return build(Limits, value, where, "limits.")
 
 
 def _shown(value: Any) -> str:

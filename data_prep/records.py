@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +20,17 @@ def no_count(num_bytes: int) -> None:
 class Chunk:
     """A stretch of a corpus: the unit of work and of restart. Chunks of a corpus are numbered from 0 in file order.
 
-    `content` is what the format's reader cuts and later parses: whole lines as bytes, a text a side; a TMX's units.
+    `content` is what the format's reader cuts and later parses: whole lines, a text a side; of TMX a line a unit.
     """
 
     index: int
-    content: tuple[Any, ...]
+    content: tuple[bytes, ...]
     starts_document: bool = True
     """Monolingual: whether its first line is the first of a document."""
+    faults: bytes = b""
+    """TMX: what is wrong with each unit, a byte each."""
+    noted: Mapping[str, int] = field(default_factory=dict)
+    """TMX: what a person should know of units that are kept -> how often."""
 
 
 class Lines(NamedTuple):

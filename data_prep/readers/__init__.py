@@ -12,9 +12,9 @@ from functools import partial
 from typing import NamedTuple
 
 from data_prep.catalog import Corpus
-from data_prep.readers import cc100, moses, text_file, tmx, tsv, wikimatrix
+from data_prep.readers import cc100, lines, moses, text_file, tmx, tsv, wikimatrix
+from data_prep.readers.archives import is_tar
 from data_prep.readers.sniffing import refuse_other_content
-from data_prep.readers.streams import is_tar
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Count, Lines, no_count
 from ernie_m.base.console import InputError
@@ -70,15 +70,12 @@ def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
 
 def num_lines(chunk: Chunk) -> int:
     """Lines (units) of a chunk, empty ones included."""
-    first = chunk.content[0]
-    return moses.num_lines(first) if isinstance(first, bytes) else len(chunk.content)
+    return lines.num_lines(chunk.content[0])
 
 
 def text_bytes(chunk: Chunk) -> int:
     """Plain text in a chunk: the bytes of its lines, or of its units' texts."""
-    if isinstance(chunk.content[0], bytes):
-        return sum(map(len, chunk.content))
-    return sum(len(text.encode()) for unit in chunk.content for text in unit.texts)
+    return sum(map(len, chunk.content))
 
 
 def first_chunk(corpus: Corpus, chunk_bytes: int = SAMPLE_BYTES, count: Count = no_count) -> Chunk:
@@ -89,7 +86,7 @@ def first_chunk(corpus: Corpus, chunk_bytes: int = SAMPLE_BYTES, count: Count = 
     with named(corpus):
         refuse_other_content(corpus)
         chunk = next(chunks(corpus, chunk_bytes, count), None)
-        if chunk is None or not any(len(lines.numbers) for lines in parse(corpus, chunk)):
+        if chunk is None or not any(len(some.numbers) for some in parse(corpus, chunk)):
             raise InputError(f"{corpus.files[0]}: no usable line; expected text in the format {corpus.format}")
     return chunk
 

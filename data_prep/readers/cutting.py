@@ -12,11 +12,12 @@ must depend on the file only, not on the reader:
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from data_prep.readers.lines import MAX_LINE_BYTES
+from data_prep.readers.lines import MAX_LINE_BYTES, end_of_line
 
 LOOK_AHEAD = MAX_LINE_BYTES + 2  # what is kept of an endless line is still too long to be taken for a whole one
 FIRST_LOOK = 1 << 14
@@ -79,20 +80,34 @@ class Cutter:
         self._pending = ahead[stop:] + self._pending
         return Border(ahead[:stop], stop, is_document_end)
 
-    def lines(self, count: int) -> tuple[bytes, int]:
-        """The next `count` lines with their ends, and how many there were."""
-        parts, found = [], 0
-        while found < count and (piece := self.read(1 << 16)):
+    def lines(self, count: int, most_bytes: int) -> tuple[bytes, int]:
+        """The next lines with their ends, and how many: `count`, or fewer in about `most_bytes`, or all that are left.
+
+        Only at the end of the text are both fewer; a line may be longer than `most_bytes`.
+        """
+        gathered = io.BytesIO()  # joining parts would need twice the memory
+        found = 0
+        while found < count and (not found or gathered.tell() < most_bytes) and (piece := self.read(1 << 16)):
             here = piece.count(b"\n")
             if found + here >= count:
-                stop = _end_of_line(piece, count - found)
+                stop = end_of_line(piece, count - found)
                 self._pending = piece[stop:] + self._pending
-                parts.append(piece[:stop])
-                return b"".join(parts), count
+                gathered.write(piece[:stop])
+                return gathered.getvalue(), count
             found += here
-            parts.append(piece)
-        content = b"".join(parts)
+            gathered.write(piece)
+        content = gathered.getvalue()
+        if found and len(content) >= most_bytes:
+            stop = content.rfind(b"\n") + 1
+            self._pending = content[stop:] + self._pending
+            return content[:stop], found
         return content, found + (bool(content) and not content.endswith(b"\n"))
+
+    def is_at_end(self) -> bool:
+        """Whether nothing is left."""
+        first = self.read(1)
+        self._pending = first + self._pending
+        return not first
 
     def _pass_line(self) -> int:
         """Skip what is left of a line with its end; the number of bytes skipped."""
@@ -104,14 +119,6 @@ class Cutter:
                 return passed + stop
             passed += len(piece)
         return passed
-
-
-def _end_of_line(piece: bytes, number: int) -> int:
-    """The offset behind the `number`-th newline of a piece that has as many."""
-    stop = 0
-    for _ in range(number):
-        stop = piece.index(b"\n", stop) + 1
-    return stop
 
 
 def bounded(pieces: Iterable[bytes]) -> Iterator[bytes]:

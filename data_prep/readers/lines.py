@@ -65,9 +65,41 @@ def stretches(content: bytes) -> Iterator[bytes]:
     """A chunk in parts that end at line ends: a list of all its lines would need three times its memory."""
     start = 0
     while start < len(content):
-        stop = content.find(b"\n", start + STRETCH_BYTES) + 1 or len(content)
+        stop = _stretch_end(content, start)
         yield content[start:stop]
         start = stop
+
+
+def side_by_side(source: bytes, target: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Two texts of as many lines in parts that have as many lines, each about as long as a stretch at most."""
+    start, other_start = 0, 0
+    while start < len(source) or other_start < len(target):
+        stop, other_stop = _stretch_end(source, start), _stretch_end(target, other_start)
+        count, other_count = num_lines(source, start, stop), num_lines(target, other_start, other_stop)
+        if count > other_count:
+            stop = end_of_line(source, other_count, start)
+        elif other_count > count:
+            other_stop = end_of_line(target, count, other_start)
+        yield source[start:stop], target[other_start:other_stop]
+        start, other_start = stop, other_stop
+
+
+def _stretch_end(content: bytes, start: int) -> int:
+    return content.find(b"\n", start + STRETCH_BYTES) + 1 or len(content)
+
+
+def num_lines(content: bytes, start: int = 0, stop: int | None = None) -> int:
+    """Lines of a text, or between two places of it; the last may lack its end."""
+    stop = len(content) if stop is None else stop
+    return content.count(b"\n", start, stop) + (stop > start and content[stop - 1] != 10)
+
+
+def end_of_line(content: bytes, number: int, start: int = 0) -> int:
+    """The offset behind the `number`-th newline from `start` on, of a text that has as many."""
+    stop = start
+    for _ in range(number):
+        stop = content.index(b"\n", stop) + 1
+    return stop
 
 
 def some_at_once(lines: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:

@@ -14,9 +14,7 @@ from functools import partial
 import numpy as np
 
 from data_prep.catalog import Corpus
-from data_prep.readers.cutting import Cutter, bounded, cut_stream
-from data_prep.readers.lines import decode, judge_encoding, some_at_once, split_lines
-from data_prep.readers.streams import (
+from data_prep.readers.archives import (
     choose_language_member,
     is_language_file,
     is_tar,
@@ -24,8 +22,13 @@ from data_prep.readers.streams import (
     read_tar_member,
     read_zip_member,
 )
+from data_prep.readers.cutting import Cutter, bounded, cut_stream
+from data_prep.readers.lines import decode, end_of_line, judge_encoding, num_lines, side_by_side, some_at_once, split_lines
 from data_prep.records import Chunk, Count, Lines
 from ernie_m.base.console import InputError
+
+MOST_OF_TARGET = 2
+"""Chunks of text: a longer target of half a chunk of source is no translation of it, and is cut up."""
 
 
 def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
@@ -35,35 +38,36 @@ def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
     """
     source, target = (_pieces(corpus, side, count) for side in (0, 1))
     other = Cutter(bounded(target), at_empty_lines=False)
-    total = 0
+    total = index = 0
     ours = cut_stream(source, max(1, chunk_bytes // 2), at_empty_lines=False)
-    for index, (content, _) in enumerate(ours):
-        wanted = num_lines(content)
-        matching, found = other.lines(wanted)
-        total += wanted
-        if found < wanted:
-            _refuse(corpus, total + sum(num_lines(rest) for rest, _ in ours), total - wanted + found)
-        yield Chunk(index, (content, matching))
-    if left := sum(found for _, found in iter(lambda: other.lines(100_000), (b"", 0))):
+    for content, _ in ours:
+        while content:
+            wanted = num_lines(content)
+            matching, found = other.lines(wanted, MOST_OF_TARGET * chunk_bytes)
+            if found < wanted and other.is_at_end():
+                _refuse(corpus, total + wanted + sum(num_lines(rest) for rest, _ in ours), total + found)
+            stop = len(content) if found == wanted else end_of_line(content, found)
+            yield Chunk(index, (content[:stop], matching))
+            content, total, index = content[stop:], total + found, index + 1
+    if left := sum(found for _, found in iter(lambda: other.lines(100_000, chunk_bytes), (b"", 0))):
         _refuse(corpus, total, total + left)
 
 
 def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
     """Line i of one side with line i of the other."""
-    source, target = (split_lines(content, chunk.index == 0) for content in chunk.content)
-    if chunk.index == 0:
-        for lines, name in zip((source, target), side_names(corpus), strict=True):
-            judge_encoding(lines, name)
-    for (first, ours), (_, theirs) in zip(some_at_once(source), some_at_once(target), strict=True):
-        texts, rejected = decode(ours)
-        other_texts, other_rejected = decode(theirs)
-        numbers = first + 1 + np.arange(len(texts))
-        yield Lines(numbers, (texts, other_texts), {**other_rejected, **rejected}, np.zeros_like(numbers))
-
-
-def num_lines(content: bytes) -> int:
-    """Lines of a chunk; the last may lack its end."""
-    return content.count(b"\n") + (bool(content) and not content.endswith(b"\n"))
+    first = 0
+    for contents in side_by_side(*chunk.content):
+        is_file_start = chunk.index == 0 and first == 0
+        source, target = (split_lines(content, is_file_start) for content in contents)
+        if is_file_start:
+            for lines, name in zip((source, target), side_names(corpus), strict=True):
+                judge_encoding(lines, name)
+        for (offset, ours), (_, theirs) in zip(some_at_once(source), some_at_once(target), strict=True):
+            texts, rejected = decode(ours)
+            other_texts, other_rejected = decode(theirs)
+            numbers = first + offset + 1 + np.arange(len(texts))
+            yield Lines(numbers, (texts, other_texts), {**other_rejected, **rejected}, np.zeros_like(numbers))
+        first += len(source)
 
 
 def side_names(corpus: Corpus) -> tuple[str, str]:
@@ -83,8 +87,9 @@ def _refuse(corpus: Corpus, num_source: int, num_target: int) -> None:
 
 def _pieces(corpus: Corpus, side: int, count: Count) -> Iterator[bytes]:
     if len(corpus.files) == 2:
-        return read_pieces(corpus.files[side], count)
+        return read_pieces(corpus.files[side], count, corpus.limits)
     path, language = corpus.files[0], corpus.languages[side]  # opened once a side: both members are streamed side by side
     if is_tar(path):
-        return read_tar_member(path, partial(is_language_file, language=language), f"a text ending in .{language}", count)
-    return read_zip_member(path, partial(choose_language_member, language=language), count)
+        is_wanted = partial(is_language_file, language=language)
+        return read_tar_member(path, is_wanted, f"a text ending in .{language}", count, corpus.limits)
+    return read_zip_member(path, partial(choose_language_member, language=language), count, corpus.limits)

@@ -5,18 +5,16 @@ Only what is surely something else is refused: a text may hold anything, so one 
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
-import lzma
 import re
-import zipfile
-import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from data_prep.catalog import Corpus
+from data_prep.limits import DEFAULT_LIMITS, Limits
+from data_prep.readers.archives import read_pieces
+from data_prep.records import no_count
 from ernie_m.base.console import InputError
 
 HEAD_BYTES = 1 << 14
@@ -51,8 +49,7 @@ KINDS = (
     Kind("ORC", b"ORC"),
     Kind("pickle", b"\x80\x04\x95"),
 )
-OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError)
+PACKED = (".gz", ".xz", ".bz2", ".zip")
 CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # in every packed file, in no text
 WEB_PAGE = re.compile(rb"\s*(<!doctype\s+html|<html[\s>])", re.IGNORECASE)
 REMEDY = {"zstandard": "unpack it with `unzstd`", "lzma (the old format of one stream)": "unpack it with `unlzma`"}
@@ -69,23 +66,20 @@ def refuse_other_content(corpus: Corpus) -> None:
         _refuse_packing(path, head)
         if path.suffix.lower() == ".zip" and corpus.format in ("moses", "multiun"):
             continue  # of many texts
-        _refuse_content(path, unpacked_head(path, head), corpus.format)
+        _refuse_content(path, unpacked_head(path, head, corpus.limits), corpus.format)
 
 
-def unpacked_head(path: Path, head: bytes) -> bytes:
-    """The first plain bytes of a file; nothing of a damaged one."""
-    suffix = path.suffix.lower()
-    with suppress(*DAMAGE):
-        if suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                texts = [info for info in archive.infolist() if not info.is_dir()]
-                with archive.open(texts[-1]) as member:
-                    return member.read(HEAD_BYTES) if len(texts) == 1 else b""
-        if suffix in OPENERS:
-            with OPENERS[suffix](path) as file:
-                return bytes(file.read(HEAD_BYTES))
+def unpacked_head(path: Path, head: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The first plain bytes of a file; nothing of a damaged one, or of an archive of several texts."""
+    if path.suffix.lower() not in PACKED:
         return head
-    return b""
+    plain = b""
+    with suppress(InputError):
+        for piece in read_pieces(path, no_count, limits):
+            plain += piece
+            if len(plain) >= HEAD_BYTES:
+                break
+    return plain[:HEAD_BYTES]
 
 
 def _refuse_no_file(path: Path) -> None:
@@ -113,7 +107,7 @@ def _refuse_packing(path: Path, head: bytes) -> None:
 
 
 def _refuse_content(path: Path, head: bytes, form: str) -> None:
-    if path.suffix.lower() in (*OPENERS, ".zip"):
+    if path.suffix.lower() in PACKED:
         for kind in _kinds_of(head):
             if kind.name == "tar" and ".tar" not in path.suffixes:
                 raise InputError(f"{path}: holds a tar archive; give it a name such as {path.stem}.tar{path.suffix}")
@@ -145,5 +139,5 @@ def _is_json_lines(head: bytes) -> bool:
         return bool(re.match(rb'\s*\{\s*"[^"]{1,60}"\s*:', head))
     try:
         return all(isinstance(json.loads(line), dict) for line in lines[: max(1, len(lines) - 1)])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

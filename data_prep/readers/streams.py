@@ -1,8 +1,8 @@
 """Files of any packing as pieces of plain bytes.
 
-Plain, .gz, .xz, .bz2, one member of a .zip, one member of a .tar/.tgz/.tar.gz/.tar.xz/.tar.bz2. The decompressors are
-called directly, because the standard library's file objects treat damage after the first stream of an .xz or .bz2 as the end
-of the file, and an empty .gz as an empty text. Here every byte of the file must be valid.
+Plain, .gz, .xz, .bz2; archives: data_prep.readers.archives. The decompressors are called directly, because the standard
+library's file objects treat damage after the first stream of an .xz or .bz2 as the end of the file, and an empty .gz as an
+empty text. Here every byte of the file must be valid. No piece is longer than PLAIN_BYTES, whatever a byte stands for.
 """
 
 from __future__ import annotations
@@ -15,109 +15,65 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import xz
 
+from data_prep.limits import DEFAULT_LIMITS, Expansion, Limits, refuse
 from data_prep.records import Count
 from ernie_m.base.console import InputError
-from ernie_m.base.language_codes import agree
 
 PIECE_BYTES = 1 << 14  # of packed input: small, so that what has been read of a file is known closely
-TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
-NOT_TEXT = ("readme", "license", "licence")  # what OPUS puts beside the text
+PLAIN_BYTES = 1 << 18  # of what comes out of them
 
-Decompressor = Callable[[], Any]
-DECOMPRESSORS: dict[str, tuple[str, Decompressor]] = {
-    ".gz": ("gzip", lambda: zlib.decompressobj(wbits=31)),
-    ".tgz": ("gzip", lambda: zlib.decompressobj(wbits=31)),
-    ".xz": ("xz", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
-    ".bz2": ("bzip2", bz2.BZ2Decompressor),
+
+class Decompressor(Protocol):
+    """As bz2 and lzma have it."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _Gzip:
+    """zlib's decompressor with the manners of the other two."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+
+def _xz(limits: Limits) -> Decompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=limits.xz_memory_mib << 20)
+
+
+DECOMPRESSORS: dict[str, tuple[str, Callable[[Limits], Decompressor]]] = {
+    ".gz": ("gzip", lambda _: _Gzip()),
+    ".tgz": ("gzip", lambda _: _Gzip()),
+    ".xz": ("xz", _xz),
+    ".bz2": ("bzip2", lambda _: bz2.BZ2Decompressor()),
 }
-
-
-def is_zip(path: Path) -> bool:
-    """Whether the name says it is a zip archive."""
-    return path.name.lower().endswith(".zip")
-
-
-def is_tar(path: Path) -> bool:
-    """Whether the name says it is a tar archive, packed or not."""
-    return path.name.lower().endswith(TAR_SUFFIXES)
-
-
-def read_pieces(path: Path, count: Count) -> Iterator[bytes]:
-    """The plain content of a file; a zip must hold exactly one text.
-
-    Raises InputError when the file is missing, empty, truncated, damaged or not of the kind its name says.
-    """
-    if is_zip(path):
-        return read_zip_member(path, _only_member, count)
-    return _unpacked(path, count)
-
-
-def read_zip_member(path: Path, choose: Callable[[list[str], Path], str], count: Count) -> Iterator[bytes]:
-    """The content of the member that `choose(names, path)` picks; `count` gets the member's compressed bytes."""
-    require_content(path)
-    with damage_named(path, "zip"), zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist() if not info.is_dir()]
-        info = archive.getinfo(choose(names, path))
-        packed_share = info.compress_size / max(info.file_size, 1)
-        with archive.open(info) as file:
-            while piece := file.read(PIECE_BYTES):
-                count(int(len(piece) * packed_share))
-                yield piece
-
-
-def read_tar_member(path: Path, is_wanted: Callable[[str], bool], wanted: str, count: Count) -> Iterator[bytes]:
-    """The content of the one member whose name `is_wanted`; the archive is read once, to its end."""
-    packed = _unpacked(path, count)
-    readable: Any = _Readable(packed)
-    found: str | None = None
-    names: list[str] = []
-    with damage_named(path, "tar"), tarfile.open(fileobj=readable, mode="r|") as archive:
-        for member in archive:
-            names.append(member.name)
-            file = archive.extractfile(member) if member.isfile() and is_wanted(member.name) else None
-            if file is None:
-                continue
-            if found is not None:
-                raise InputError(f"{path}: both {found} and {member.name} are {wanted}; expected one, split the archive")
-            found = member.name
-            while piece := file.read(PIECE_BYTES):
-                yield piece
-    for _ in packed:  # what follows the archive's end: the checksum at the end of the stream is checked too
-        pass
-    if found is None:
-        raise InputError(f"{path}: no member is {wanted}; it holds {_listed(names)}; check the languages in the catalog")
-
-
-def is_language_file(name: str, language: str, exactly: bool = False) -> bool:
-    """Whether a member's name ends in .<language>, e.g. Tatoeba.de-en.de; `de_DE` counts for `de` unless `exactly`."""
-    base = name.rpartition("/")[2]
-    return not base.startswith("._") and "." in base and agree(base.rpartition(".")[2], language, exactly)
-
-
-def choose_language_member(names: list[str], path: Path, language: str) -> str:
-    """The one name that ends in .<language>, an exact code before a related one; InputError when there is not one."""
-    for exactly in (True, False):
-        candidates = [name for name in names if is_language_file(name, language, exactly)]
-        if len(candidates) == 1:
-            return candidates[0]
-        if candidates:
-            raise InputError(f"{path}: {_listed(candidates)} all end in .{language}; expected one, split the archive")
-    raise InputError(f"{path}: no member ends in .{language}; it holds {_listed(names)}; check the languages in the catalog")
-
-
-def _only_member(names: list[str], path: Path) -> str:
-    texts = [name for name in names if not name.rpartition("/")[2].lower().startswith((*NOT_TEXT, "._"))]
-    if len(texts) != 1:
-        raise InputError(f"{path}: holds {_listed(names)}; expected exactly one text; unpack the one to read")
-    return texts[0]
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "nothing"
 
 
 def require_content(path: Path) -> None:
@@ -128,6 +84,29 @@ def require_content(path: Path) -> None:
         raise InputError(f"{path}: empty (0 bytes), expected text; download it again or take it out of the catalog")
 
 
+def unpacked(path: Path, count: Count, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
+    """The plain content of a file that is no archive.
+
+    Raises InputError when it is missing, empty, truncated, damaged, beyond the limits, or not of the kind its name says.
+    """
+    raw = _raw_pieces(path, count)
+    kind, new_decompressor = DECOMPRESSORS.get(path.suffix.lower(), ("", None))
+    if new_decompressor is None:
+        yield from raw
+        return
+    expansion = Expansion(path, limits)
+    with damage_named(path, kind):
+        try:
+            for plain in _decompressed(raw, lambda: new_decompressor(limits), expansion):
+                expansion.add(plain=len(plain))
+                yield plain
+        except lzma.LZMAError as error:
+            if "Memory usage limit" not in str(error):
+                raise
+            found = f"needs more than {limits.xz_memory_mib} MiB of memory to unpack"
+            raise refuse(path, found, "xz_memory_mib", limits) from None
+
+
 def _raw_pieces(path: Path, count: Count) -> Iterator[bytes]:
     require_content(path)
     with open(path, "rb") as file:
@@ -136,27 +115,21 @@ def _raw_pieces(path: Path, count: Count) -> Iterator[bytes]:
             yield piece
 
 
-def _unpacked(path: Path, count: Count) -> Iterator[bytes]:
-    raw = _raw_pieces(path, count)
-    kind, new_decompressor = DECOMPRESSORS.get(path.suffix.lower(), ("", None))
-    if new_decompressor is None:
-        yield from raw
-        return
-    with damage_named(path, kind):
-        yield from _decompressed(raw, new_decompressor)
-
-
-def _decompressed(raw: Iterable[bytes], new_decompressor: Decompressor) -> Iterator[bytes]:
+def _decompressed(
+    raw: Iterable[bytes], new_decompressor: Callable[[], Decompressor], expansion: Expansion
+) -> Iterator[bytes]:
     """Unpack one or more compressed streams, laid end to end with or without zero padding."""
     decompressor, started = None, False
-    for packed in raw:
-        while packed:
+    for piece in raw:
+        expansion.add(packed=len(piece))
+        packed = piece
+        while packed or (decompressor is not None and not decompressor.needs_input):
             if decompressor is None:
                 packed = packed.lstrip(b"\0") if started else packed
                 if not packed:
                     break
                 decompressor, started = new_decompressor(), True
-            if plain := decompressor.decompress(packed):
+            if plain := decompressor.decompress(packed, PLAIN_BYTES):
                 yield plain
             packed = b""
             if decompressor.eof:
@@ -181,19 +154,3 @@ def damage_named(path: Path, kind: str) -> Iterator[None]:
     else:
         return
     raise InputError(f"{path}: truncated, damaged or no {kind} file ({reason}); download it again")
-
-
-class _Readable:
-    """The `read` that tarfile asks for, over pieces."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self.pieces, self.pending = pieces, b""
-
-    def read(self, size: int) -> bytes:
-        parts, missing = [self.pending], size - len(self.pending)
-        while missing > 0 and (piece := next(self.pieces, b"")):
-            parts.append(piece)
-            missing -= len(piece)
-        content = b"".join(parts)
-        self.pending = content[size:]
-        return content[:size]

@@ -15,12 +15,15 @@ from pathlib import Path
 import xz
 
 from data_prep.catalog import Corpus
+from data_prep.limits import ShortReads, TooLongError
+from data_prep.readers.archives import is_tar, is_zip, read_pieces
 from data_prep.readers.cutting import cut_out, cut_stream
 from data_prep.readers.lines import judge_encoding, some_at_once, split_lines, stretches
-from data_prep.readers.streams import DECOMPRESSORS, damage_named, is_tar, is_zip, read_pieces, require_content
+from data_prep.readers.streams import DECOMPRESSORS, damage_named, require_content
 from data_prep.records import Chunk, Count
 
 PIECE_BYTES = 1 << 18
+MOST_INDEX_BYTES, MOST_INDEX_READS = 1 << 16, 1 << 15  # of an .xz file: 10,000 blocks in one stream, or as many streams
 MOST_NOMINAL_CHUNKS = 4  # a block larger than so many chunks is no place to cut at: a chunk is held in memory
 
 
@@ -35,7 +38,7 @@ class Cut:
 
 def chunks(corpus: Corpus, chunk_bytes: int, count: Count, at_empty_lines: bool) -> Iterator[Chunk]:
     """The file as chunks, in one pass."""
-    pieces = read_pieces(corpus.files[0], count)
+    pieces = read_pieces(corpus.files[0], count, corpus.limits)
     for index, (content, starts_document) in enumerate(cut_stream(pieces, chunk_bytes, at_empty_lines)):
         yield Chunk(index, (content,), starts_document)
 
@@ -47,7 +50,10 @@ def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:
     require_content(path)
     if path.suffix.lower() == ".xz":
         with damage_named(path, "xz"):
-            file = _xz_file(path)
+            try:
+                file = _xz_file(path)
+            except TooLongError:
+                return None
         offsets, length = _grouped(file.block_boundaries, chunk_bytes), len(file)
     elif path.suffix.lower() not in DECOMPRESSORS:
         length = path.stat().st_size
@@ -100,8 +106,14 @@ def _xz_file(path: Path) -> xz.XZFile:
 
 @lru_cache(maxsize=2)
 def _opened_xz(path: str, size: int, changed: int) -> xz.XZFile:
-    """Open an .xz file, with its index of thousands of blocks kept from chunk to chunk until the file changes."""
-    return xz.XZFile(path)
+    """Open an .xz file, with its index of thousands of blocks kept from chunk to chunk until the file changes.
+
+    Raises TooLongError when there are so many that they would fill the memory: such a file is read as a stream.
+    """
+    file = ShortReads(Path(path), MOST_INDEX_BYTES, MOST_INDEX_READS)
+    opened = xz.XZFile(file)
+    file.most = file.most_reads = None
+    return opened
 
 
 def _grouped(boundaries: list[int], chunk_bytes: int) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from data_prep.readers.lines import MAX_LINE_BYTES
 from ernie_m.base.console import InputError
 
-MAX_UNIT = 8 * MAX_LINE_BYTES
+MAX_UNIT = 2 * MAX_LINE_BYTES
 """Characters of a unit, or of a comment: a unit may hold a text in each of many languages."""
 UNDECODABLE = "\udcff"
 """Stands for bytes that are not of the file's encoding: a lone surrogate, which no decoder makes of text."""
@@ -25,7 +25,7 @@ WITHOUT_BOM = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([^"'>]{1,40})["']""")
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 """Encodings whose files use more than their standard has, as browsers know; these read all of it."""
-MARK = re.compile(r"<!--|<!\[CDATA\[|<(?:[\w.-]+:)?tu(?=[\s/>])[^>]*>|</(?:[\w.-]+:)?tu\s*>")
+MARK = re.compile(r"<!--|<!\[CDATA\[|<(?:[\w.-]+:)?tu(?=[\s/>])[^<>]*>|</(?:[\w.-]+:)?tu\s*>")
 ENDS = {"<!--": "-->", "<![CDATA[": "]]>"}
 
 
@@ -77,14 +77,19 @@ class Units:
     def __iter__(self) -> Iterator[tuple[str, bool]]:
         """(unit as XML, whether it has an end)."""
         text, place, start, is_first = "", 0, -1, True
+        awaited: tuple[str, ...] = ()  # before one of them comes, there is nothing to be found: nothing is searched twice
         for piece in self._pieces:
+            known, begin = max(place, len(text) - 2), start if start >= 0 else place
             text += piece
+            if awaited and len(text) - begin <= MAX_UNIT and all(text.find(end, known) < 0 for end in awaited):
+                continue
+            awaited = ()
             while mark := MARK.search(text, place):
                 kind = mark.group()
                 if kind in ENDS:
                     stop = text.find(ENDS[kind], mark.end())
                     if stop < 0 and len(text) - mark.start() < MAX_UNIT:
-                        place = mark.start()
+                        place, awaited = mark.start(), (ENDS[kind],)
                         break
                     place = stop + 3 if stop >= 0 else mark.end()
                     continue
@@ -103,17 +108,21 @@ class Units:
                     yield kind, True
                     start = -1
             else:
-                place = max(place, _open_tag(text))
+                last = _open_tag(text)
+                place, awaited = max(place, last), ("<", ">") if last < len(text) else ()
             if start >= 0 and len(text) - start > MAX_UNIT:
                 yield text[start : start + MAX_LINE_BYTES], False
-                start = -1
+                start, place = -1, len(text)
+            elif not is_first and start < 0 and len(text) - place > MAX_UNIT:  # a tag without an end in sight
+                yield text[place : place + MAX_LINE_BYTES], False
+                place = len(text)
             done = start if start >= 0 else place
             if start < 0:
                 self.tail = (self.tail + text[:done])[-200:] if not is_first else self.tail
             if not is_first:
                 text, place, start = text[done:], place - done, start - done if start >= 0 else -1
             elif len(text) > MAX_UNIT:
-                text, place = "", 0
+                text, place, awaited = "", 0, ()
         self.tail += text
         if start >= 0:
             yield text[start:], False

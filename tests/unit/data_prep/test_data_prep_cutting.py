@@ -116,7 +116,7 @@ def test_lines_are_handed_out_by_number() -> None:
     for _ in range(100):
         content = text_of(draw, 30, ends=(b"\n",))
         cutter, found, total = Cutter(in_pieces(content, draw.randint(1, 20)), False), b"", 0
-        while (part := cutter.lines(draw.randint(1, 9)))[1]:
+        while (part := cutter.lines(draw.randint(1, 9), 1000))[1]:
             found, total = found + part[0], total + part[1]
         assert (found, total) == (content, len(split_lines(content, False)))
 

@@ -16,14 +16,14 @@ from prep_samples import tarred
 
 from data_prep import readers
 from data_prep.catalog import Corpus
-from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, decode, judge_encoding, split_lines
-from data_prep.readers.streams import (
+from data_prep.readers.archives import (
     choose_language_member,
     is_language_file,
     read_pieces,
     read_tar_member,
     read_zip_member,
 )
+from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, decode, judge_encoding, split_lines
 from data_prep.records import no_count
 from ernie_m.base.console import InputError
 
