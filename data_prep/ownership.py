@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import write_json
+from ernie_m.base.files import LEFT_OVER, write_json
 from ernie_m.corpus.columns import COLUMNS
 from ernie_m.corpus.folder import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN
 from ernie_m.corpus.manifest import FORMAT_NAME
@@ -113,13 +113,13 @@ def _patterns(corpora: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]
         "": "|".join(map(re.escape, _TOP_FILES)),
         f"({provisional}/)?{SHARDS_FOLDER}/{corpus}/": shard,
         f"{RANKS_FOLDER}/": rf"rank-{_NUMBER}\.json",
-        f"{work}/": re.escape(PLAN_FILE),
+        f"{work}/": f"{re.escape(PLAN_FILE)}|{re.escape(STOP_FILE)}",
         f"{work}/{corpus}/": chunk,
         f"{align}/": r"plan\.json",
         f"{align}/[^/]+/": r"model\.json|[a-z_]+\.npy",
     }
-    files = [rf"{folder}(({name})|\.({name})\.\d+\.tmp)" for folder, name in written.items()]
-    files += [re.escape(LOCK_FILE), f"{work}/{re.escape(STOP_FILE)}"]
+    files = [rf"{folder}(({name})|\.({name}){LEFT_OVER})" for folder, name in written.items()]
+    files += [re.escape(LOCK_FILE)]
     return re.compile("|".join(folders)), re.compile("|".join(files))
 
 
@@ -127,7 +127,7 @@ def _is_first_trace(path: Path) -> bool:
     """Whether this is what a build leaves that was killed before its mark was there."""
     if path.name == LOCK_FILE and path.is_file() and not path.is_symlink():
         return bool(_OUR_LOCK.fullmatch(path.read_text(encoding="utf-8", errors="replace")))
-    return bool(re.fullmatch(rf"\.{re.escape(MARK_FILE)}\.\d+\.tmp", path.name))
+    return bool(re.fullmatch(rf"\.{re.escape(MARK_FILE)}{LEFT_OVER}", path.name))
 
 
 def _content(path: Path) -> Any:

@@ -167,7 +167,8 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 def write_stop(out: Path, message: str) -> None:
     """Ask all teams to start nothing new."""
-    (out / WORK_FOLDER / STOP_FILE).write_text(message, encoding="utf-8")
+    with written_atomically(out / WORK_FOLDER / STOP_FILE) as aside:
+        aside.write_text(message, encoding="utf-8")
 
 
 def is_stopped(out: Path) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from data_prep.fetch.connection import DroppedError, RangeRefusedError, RetryPolicy, opened, persist, read_piece
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import fsync_path, lock, sha256_of, write_json
+from ernie_m.base.files import fsync_path, lock, open_log, sha256_of, write_json
 
 PIECE_BYTES = 1 << 18
 PARTIAL_CONTENT = 206
@@ -90,7 +90,7 @@ def _refuse_foreign(path: Path, have: int) -> None:
 
 @contextlib.contextmanager
 def _locked(part: Path) -> Iterator[io.FileIO]:
-    with open(part, "ab", buffering=0) as file:  # unbuffered: its size is what we have, also after a full disk
+    with open_log(part) as file:  # unbuffered: its size is what we have, also after a full disk
         try:
             lock(file.fileno(), part)
         except BlockingIOError:

@@ -15,7 +15,7 @@ from ernie_m.base.console import InputError
 MAX_LINE_BYTES = 1 << 20
 LINES_TO_JUDGE = 1000  # a file's encoding, by
 LINES_AT_ONCE = 8192
-STRETCH_BYTES = 1 << 20
+STRETCH_BYTES, STRETCH_LINES = 1 << 20, 1 << 16  # whichever comes first
 NOT_UTF8 = "not UTF-8"
 TOO_LONG = f"line longer than {MAX_LINE_BYTES} bytes"
 T = TypeVar("T")
@@ -85,7 +85,10 @@ def side_by_side(source: bytes, target: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _stretch_end(content: bytes, start: int) -> int:
-    return content.find(b"\n", start + STRETCH_BYTES) + 1 or len(content)
+    stop = content.find(b"\n", start + STRETCH_BYTES) + 1 or len(content)
+    if content.count(b"\n", start, stop) > STRETCH_LINES:
+        stop = end_of_line(content, STRETCH_LINES, start)
+    return stop
 
 
 def num_lines(content: bytes, start: int = 0, stop: int | None = None) -> int:

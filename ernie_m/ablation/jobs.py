@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from ernie_m.base.console import EXIT_STOPPED, InputError, Progress
-from ernie_m.base.files import remove, write_json
+from ernie_m.base.files import open_log, remove, write_json, written_atomically
 from ernie_m.base.run_files import METRICS_FILE, STOP_FILE
 
 LOOK_EVERY = 0.2  # seconds
@@ -127,9 +127,8 @@ class Jobs:
         for later in job.parts:  # later parts need what this one makes
             later.prepare()
         print(f"{job.name}: {part.what}", flush=True)
-        with open(job.log, "ab") as log:
+        with open_log(job.log) as log:
             log.write(f"\n$ {shlex.join(part.command)}\n".encode())
-            log.flush()
             job.process = subprocess.Popen(
                 part.command,
                 env=dict(self.environment),
@@ -187,7 +186,8 @@ def _ask_to_stop(job: Job) -> None:
     """Ask a training through its run folder, which reaches all of its ranks; any other part by a signal."""
     assert job.process is not None
     if job.present.run is not None and job.present.run.is_dir():
-        (job.present.run / STOP_FILE).write_text("the comparison was asked to stop\n", encoding="utf-8")
+        with written_atomically(job.present.run / STOP_FILE) as aside:
+            aside.write_text("the comparison was asked to stop\n", encoding="utf-8")
     else:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.process.pid, signal.SIGTERM)

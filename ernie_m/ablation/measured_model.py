@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import AutoModel
 from ernie_m.ablation.measures import EVALUATION_SEED, measured_by_retrieval, measured_on_pairs, read_held_out
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
-from ernie_m.base.files import remove
+from ernie_m.base.files import folder_written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.architecture import Architecture
@@ -85,9 +84,7 @@ def write_hugging_face(model: MeasuredModel, to: Path) -> None:
     """Export a model's weights; `to` is whole or not there. Raises InputError when it holds anything."""
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to}: not empty; give a new folder with --hugging_face")
-    aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
-    try:
-        aside.mkdir(parents=True)
+    with folder_written_atomically(to) as aside:
         export_model(
             model.architecture,
             model.model.state_dict(),
@@ -95,9 +92,6 @@ def write_hugging_face(model: MeasuredModel, to: Path) -> None:
             aside,
             languages=tuple(model.language_ids),
         )
-        aside.rename(to)
-    finally:
-        remove(aside)
 
 
 def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureData) -> dict[str, Any]:

@@ -1,4 +1,10 @@
-"""Files under their final name are whole: written under a temporary name, fsynced, then renamed. Deleting follows links."""
+"""Files under their final name are whole: written under a temporary name, fsynced, then renamed.
+
+The one owner of temporary names, of locks and of files that go on under their name. A folder may be a stranger's, or
+others may write there: a link that lies where we write would send our bytes to its target. So temporary names cannot be
+guessed, and what is opened by name is a plain file with no other name, or an error (`open_kept`). Deleting follows a link
+only where people make them, to a bigger disk.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +12,23 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
 
-_ASIDE = re.compile(r"\..+\.\d+\.tmp")
+LEFT_OVER = r"\.\d+(\.[0-9a-f]{16})?\.tmp"
+"""How a temporary name ends, behind `.NAME`; of earlier releases without the random part."""
+_ASIDE = re.compile(rf"\..+{LEFT_OVER}")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What flock says where there are no locks: Lustre ENOSYS, NFS ENOLCK."""
 
@@ -41,10 +52,14 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def _aside_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(8)}.tmp")
+
+
 @contextlib.contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; renamed over it when the block ends well, removed when it does not."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _aside_of(path)
     try:
         yield aside
         fsync_path(aside)
@@ -58,6 +73,50 @@ def written_atomically(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def folder_written_atomically(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, which must be empty or gone at the end of the block, and gets its place then."""
+    aside = _aside_of(folder)
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.mkdir()
+        yield aside
+        aside.rename(folder)
+    finally:
+        remove(aside)
+
+
+def open_kept(path: Path, flags: int = os.O_RDWR) -> int:
+    """Descriptor of a file that goes on under its name, such as a lock, a log or a `.part`; made if need be.
+
+    Raises OSError for a link, a file with a second name or no plain file: what is written there would land elsewhere.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _not_ours(path, f"a symbolic link to {os.readlink(path)}") from None
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, a socket
+            raise _not_ours(path, "no plain file") from None
+        raise
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= 1:
+        return descriptor
+    os.close(descriptor)
+    raise _not_ours(path, "a file with a second name (hard link)" if stat.S_ISREG(status.st_mode) else "no plain file")
+
+
+def _not_ours(path: Path, found: str) -> OSError:
+    return OSError(
+        errno.ELOOP, f"{found}; expected a file of its own; remove it, and give the same command again", str(path)
+    )
+
+
+def open_log(path: Path) -> io.FileIO:
+    """A file to append to, as `open_kept` opens it; unbuffered."""
+    return io.FileIO(open_kept(path, os.O_WRONLY | os.O_APPEND), "ab")
+
+
 def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
     """Raise InputError when one of the files that `option` names is there already: only `--overwrite` replaces it."""
     taken = [] if overwrite else [path for path in paths if os.path.lexists(path)]
@@ -66,15 +125,15 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
 
 
 def is_left_over(path: Path) -> bool:
-    """Whether `written_atomically` made this temporary file. If nobody is writing now, a killed process left it."""
-    return _ASIDE.fullmatch(path.name) is not None and path.is_file() and not path.is_symlink()
+    """Whether this is a temporary file or folder of ours. If nobody is writing now, a killed process left it."""
+    return _ASIDE.fullmatch(path.name) is not None and (path.is_file() or path.is_dir()) and not path.is_symlink()
 
 
 def remove_left_overs(folder: Path) -> None:
     """Remove temporary files that killed processes left in `folder`. Only for the one process that writes there."""
     with contextlib.suppress(OSError):
         for path in filter(is_left_over, [*folder.iterdir()]):
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def lock(descriptor: int, path: Path, wait: bool = False) -> None:
@@ -100,7 +159,7 @@ def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
     Yields a function that tells whether this process still holds it: on a network file system another host can take a lock
     over. Raises InputError, `otherwise` with the holder's name, when another process holds it.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(open_kept(path), "r+", encoding="utf-8") as file:
         try:
             lock(file.fileno(), path)
         except BlockingIOError:
@@ -138,13 +197,14 @@ def require_writable(folder: Path) -> None:
         raise PermissionError(errno.EACCES, "not writable for this user, or mounted read-only", str(folder))
 
 
-def remove(path: Path, keep_link: bool = False) -> None:
+def remove(path: Path, keep_link: bool = False, follow: bool = False) -> None:
     """Delete a file or a folder; what is not there is no error.
 
-    If a folder is a link or a mount point, its content is on another disk. The content is deleted there. The link is deleted
-    too, unless it is to be kept for what comes next. Raises OSError when something cannot be deleted.
+    Of a link the link is deleted, not what it leads to, unless `follow` or `keep_link`: then its content is on another disk,
+    as a mount point's, and is deleted there. The link is deleted too, unless it is to be kept for what comes next. Raises
+    OSError when something cannot be deleted.
     """
-    if not path.is_dir():
+    if not path.is_dir() or (path.is_symlink() and not (follow or keep_link)):
         path.unlink(missing_ok=True)
     elif not path.is_symlink() and not os.path.ismount(path):
         shutil.rmtree(path)

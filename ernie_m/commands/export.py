@@ -11,13 +11,12 @@ SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
-from ernie_m.base.files import remove
+from ernie_m.base.files import folder_written_atomically
 from ernie_m.base.ranges import Range
 
 
@@ -66,9 +65,7 @@ def export(
     if keep:
         start, started = weights_of_start(Path(run), configuration, tokenizer.parent)
         weights = averaged(weights, start, keep, started.fresh)
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        aside.mkdir(parents=True)
+    with folder_written_atomically(target) as aside:
         languages = configuration["data_identity"]["languages"]
         export_model(architecture, weights, tokenizer, aside, format, languages, language)
         kind = str(read_config(aside)["model_type"])
@@ -76,9 +73,6 @@ def export(
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
         if target.is_dir():
             target.rmdir()
-        aside.rename(target)
-    finally:
-        remove(aside)
     with_start = f", {keep:g} of the start kept" if keep else ""
     print(f"exported step {chosen.step} of {run} to {target} ({kind}{with_start})")
 

@@ -145,11 +145,11 @@ class TaskTrainer(Trainer):
         aside = folder.with_name(f".{folder.name}.tmp")
         if ranks()[0] == 0:
             remove(aside)
+            aside.mkdir()  # a new one: no link
         model: Any = self.model
         if not isinstance(model, PreTrainedModel):  # a wrapper, whose encoder is to be saved alone
             weights = self.accelerator.get_state_dict(self.model_wrapped)
             if ranks()[0] == 0:
-                aside.mkdir()
                 model.save_pretrained(aside, weights)
                 self.setup.tokenizer.save_pretrained(aside)
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import remove, sha256_of, write_json
+from ernie_m.base.files import folder_written_atomically, remove, sha256_of, write_json
 from ernie_m.interop.encoder import Loaded, OpenEncoder, open_encoder
 from ernie_m.interop.opening import configuration_of, filled, one_line, skeleton_of
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, read_config, tokenizer_files
@@ -86,10 +85,7 @@ class BackboneSource(Backbone):
 
     def keep_in(self, folder: Path, loaded: Loaded, constants: tuple[str, ...]) -> None:
         """Write what the run keeps of it; `constants`: names, in the bare encoder, of what is not trained."""
-        aside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        try:
-            remove(aside)
-            aside.mkdir()
+        with folder_written_atomically(folder) as aside:
             self.config.save_pretrained(aside)
             for name in carried_files(self.folder):
                 (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +95,6 @@ class BackboneSource(Backbone):
             content = {"name": self.name, "has_head": self.has_head, "sha256": self.sha256, "kept": kept}
             write_json(aside / SOURCE_FILE, content)
             remove(folder)
-            aside.rename(folder)
-        finally:
-            remove(aside)
 
     def constants(self, loaded: Loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
         """The tensors of the files that training does not change, and those that the model has no place for."""

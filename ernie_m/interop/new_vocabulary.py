@@ -11,11 +11,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import remove, write_json
+from ernie_m.base.files import folder_written_atomically, write_json
 from ernie_m.base.table import table
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.editable import RowSources
@@ -123,7 +122,7 @@ def adapt_vocabulary(
     texts = [*{it.name: it for it in (*text, *trim, *unchanged)}.values()]
     if trim:
         kept = kept_pieces(tokenizer.first, texts, new, _special_ids(content))
-    with _written_aside(to) as aside:
+    with folder_written_atomically(to) as aside:
         rows, new_ids = write_changed(tokenizer, kept, new, aside)
         shapes = _write_weights(files, of_pieces, rows, aside)
         write_json(aside / CONFIG_FILE, _new_config(content, rows, new_ids))
@@ -242,15 +241,3 @@ def _slow_differs(folder: Path, texts: Sequence[Text]) -> int | None:
             mine, its = (ids.values[ids.offsets[i] : ids.offsets[i + 1]] for ids in (first, second))
             num += not np.array_equal(mine, its)
     return num
-
-
-@contextlib.contextmanager
-def _written_aside(to: Path) -> Iterator[Path]:
-    """A folder that gets the name `to` when the block ends well, and is removed when it does not."""
-    aside = to.with_name(f".{to.name}.{os.getpid()}.tmp")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        aside.rename(to)
-    finally:
-        remove(aside)

@@ -133,7 +133,7 @@ class Committer:
         write_manifest(aside / MANIFEST_FILE, {**content, "state": {**state, "identity": self.identity}}, write_json)
         if not self.is_owner():
             raise InputError(f"{self.folder.parent}: gone, or another job has taken over this run folder; not written to")
-        remove(final)
+        remove(final, follow=True)
         os.rename(aside, final)
         fsync_path(self.folder)
         with contextlib.suppress(OSError), written_atomically(self.folder / LATEST_FILE) as path:
@@ -151,7 +151,7 @@ class Committer:
             print(f"alarm: {newest}: {problem or 'differs on another rank'}; older ones stay", file=sys.stderr, flush=True)
             return
         for folder in useless:
-            if not_deleted := attempt(partial(remove, folder)):
+            if not_deleted := attempt(partial(remove, folder, follow=(folder / MANIFEST_FILE).is_file())):
                 print(f"alarm: a checkpoint that is not kept cannot be deleted: {not_deleted}", file=sys.stderr, flush=True)
 
     def problem_of(self, folder: Path) -> str | None:

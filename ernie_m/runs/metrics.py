@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m.base.console import duration
-from ernie_m.base.files import written_atomically
+from ernie_m.base.files import open_log, written_atomically
 from ernie_m.base.run_files import CURVES_FILE, METRICS_FILE
 
 TIME_SHARE = "time_share/"
@@ -51,7 +51,7 @@ class LineLog:
         kept = [line for line in read_lines(path) if line["step"] <= resume_step]
         with written_atomically(path) as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self._file = path.open("ab", buffering=0)
+        self._file = open_log(path)
         self._waiting = b""
 
     def write(self, lines: Sequence[Mapping[str, Any]]) -> None:

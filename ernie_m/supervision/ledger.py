@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import duration
+from ernie_m.base.files import open_kept
 from ernie_m.base.run_files import LEDGER_FILE
 from ernie_m.supervision.policy import Outcome
 from ernie_m.supervision.run_state import is_started
@@ -44,7 +45,7 @@ class Ledger:
         if not is_started(self.run):
             return
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with open(open_kept(self.path, os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
                 file.write("".join(self._waiting))
                 file.flush()
                 os.fsync(file.fileno())

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from ernie_m.base.console import EXIT_STOPPED, InputError
+from ernie_m.base.files import written_atomically
 from ernie_m.base.hostfile import is_local
 from ernie_m.base.run_files import LAST_STOP_FILE, STOP_FILE
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, end_remote_orphans, needs_ssh, reachable
@@ -179,7 +180,8 @@ class Supervisor:
             if is_started(self.run_folder):
                 say(f"{self._signals[0]}: the job is asked to save and stop, within {self.grace_periods.grace:.0f} s")
                 try:
-                    self.stop_request.write_text(f"{self._signals[0]} to the supervisor\n", encoding="utf-8")
+                    with written_atomically(self.stop_request) as aside:
+                        aside.write_text(f"{self._signals[0]} to the supervisor\n", encoding="utf-8")
                     self._stop_deadline += self.grace_periods.grace
                 except OSError as error:
                     say(f"{self.stop_request}: {error.strerror}")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import EXIT_PEER_LOST, InputError
+from ernie_m.base.files import open_kept
 from ernie_m.base.network import meeting_address
 from ernie_m.base.run_files import INCIDENTS_FILE
 from ernie_m.training.heartbeat import GRACE_BEATS, Board, Incident, Judge, Wire
@@ -255,7 +256,7 @@ class Watchdog:
         When the network is cut in two, each side blames the other. Then both incidents are there, for a supervisor to judge.
         """
         try:
-            with open(self._incidents, "a+", encoding="utf-8") as file:
+            with open(open_kept(self._incidents, os.O_RDWR | os.O_APPEND), "a+", encoding="utf-8") as file:
                 with contextlib.suppress(OSError):  # some network file systems lock nothing
                     fcntl.flock(file, fcntl.LOCK_EX)
                 file.seek(self._incident_bytes)

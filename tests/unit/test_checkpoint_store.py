@@ -189,6 +189,20 @@ def test_what_is_kept_follows_the_rule_at_every_moment(folder: Path, keep_last: 
         assert steps_in(folder) == sorted(firsts | set(done[-keep_last:]))
 
 
+def test_links_to_what_is_no_checkpoint_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "home"
+    precious.mkdir()
+    (precious / "f").touch()
+    folder.mkdir(parents=True)
+    for name in ("step_00000001.tmp", "step_00000001", "abandoned_step_00000009"):
+        (folder / name).symlink_to(precious)
+    store = CheckpointStore(folder, Alone(), Retention(1))
+    assert saved(store, 2).problem is None
+    assert steps_in(folder) == [2]
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    assert (precious / "f").exists()
+
+
 def test_a_checkpoint_that_was_moved_to_another_disk_is_retired_there(folder: Path, tmp_path: Path) -> None:
     store = CheckpointStore(folder, Alone(), Retention(1))
     saved(store, 1)

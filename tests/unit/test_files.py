@@ -7,14 +7,27 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import exclusive, is_left_over, remove_left_overs, sha256_of, write_json, written_atomically
+from ernie_m.base.files import (
+    LEFT_OVER,
+    exclusive,
+    folder_written_atomically,
+    is_left_over,
+    open_log,
+    remove,
+    remove_left_overs,
+    sha256_of,
+    write_json,
+    written_atomically,
+)
 
 
 def write_half(path: Path) -> None:
@@ -174,3 +187,89 @@ def test_what_kills_left_of_files_being_written_is_removed_and_nothing_else(tmp_
     remove_left_overs(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == others
     remove_left_overs(tmp_path / "nowhere")
+
+
+def opened_log(path: Path) -> None:
+    with open_log(path) as file:
+        file.write(b"ours")
+
+
+def held(path: Path) -> None:
+    with exclusive(path, "busy"):
+        pass
+
+
+@pytest.mark.parametrize("write", [held, opened_log])
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "no plain file"])
+def test_what_goes_on_under_its_name_is_a_file_of_its_own(tmp_path: Path, write: Callable[[Path], None], kind: str) -> None:
+    target, path = tmp_path / "precious", tmp_path / "folder" / ".lock"
+    path.parent.mkdir()
+    target.write_text("precious")
+    if kind == "symbolic link":
+        path.symlink_to(target)
+    elif kind == "hard link":
+        path.hardlink_to(target)
+    else:
+        os.mkfifo(path)
+    with pytest.raises(OSError, match=kind) as error:
+        write(path)
+    assert error.value.filename == str(path)
+    assert target.read_text() == "precious"
+    path.unlink()
+    write(path)
+    write(path)
+    assert target.read_text() == "precious"
+
+
+def test_a_lock_that_leads_nowhere_makes_no_file_there(tmp_path: Path) -> None:
+    (tmp_path / ".lock").symlink_to(tmp_path / "authorized_keys")
+    with pytest.raises(OSError, match="symbolic link"):
+        held(tmp_path / ".lock")
+    assert not (tmp_path / "authorized_keys").exists()
+
+
+def test_temporary_names_cannot_be_guessed_and_links_under_older_ones_are_not_followed(
+    tmp_path: Path,
+) -> None:
+    target, path = tmp_path / "precious", tmp_path / "f"
+    target.write_text("precious")
+    (tmp_path / f".f.{os.getpid()}.tmp").symlink_to(target)
+    path.symlink_to(target)
+    names = set()
+    for _ in range(3):
+        with written_atomically(path) as aside:
+            names.add(aside.name)
+            aside.write_text("ours")
+    assert len(names) == 3
+    assert all(is_left_over_name(name) for name in names)
+    assert (target.read_text(), path.read_text(), path.is_symlink()) == ("precious", "ours", False)
+
+
+def is_left_over_name(name: str) -> bool:
+    return re.fullmatch(rf"\.f{LEFT_OVER}", name) is not None
+
+
+def test_a_folder_appears_whole_or_not_at_all_and_what_a_kill_leaves_of_it_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    with pytest.raises(FileNotFoundError), folder_written_atomically(folder) as aside:
+        (aside / "half" / "written").touch()
+    assert not list(folder.parent.iterdir())
+    with folder_written_atomically(folder) as aside:
+        (aside / "whole").touch()
+        assert not folder.exists()
+        left = aside.with_name(aside.name[:-5] + "0.tmp")
+    assert [path.name for path in folder.iterdir()] == ["whole"]
+    (left / "inside").mkdir(parents=True)
+    remove_left_overs(folder.parent)
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_deleting_follows_a_link_only_where_it_is_asked_to(tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    (far / "f").touch()
+    for follow in (False, True):
+        (tmp_path / "link").symlink_to(far)
+        remove(tmp_path / "link", follow=follow)
+        assert not (tmp_path / "link").is_symlink()
+        assert far.exists() is not follow

@@ -268,6 +268,17 @@ def test_partial_files_of_other_programs_are_neither_built_upon_nor_replaced(
     assert path.read_bytes() == CONTENT
 
 
+def test_a_partial_file_that_is_a_link_is_not_written_through(shop: Shop, path: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"")  # empty: no content of somebody's to be seen
+    path.parent.mkdir()
+    (path.parent / "a.xz.part").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic link"):
+        get(shop, path)
+    assert precious.read_bytes() == b""
+    assert not shop.asked
+
+
 def test_an_end_between_last_byte_and_renaming_costs_no_second_download(shop: Shop, path: Path) -> None:
     break_off(shop, path, 300_000)
     with open(path.parent / "a.xz.part", "ab") as file:

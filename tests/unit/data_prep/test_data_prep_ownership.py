@@ -58,6 +58,16 @@ def test_a_folder_without_our_mark_stays_byte_for_byte(
     assert everything(out) == before
 
 
+def test_a_lock_that_is_a_link_is_not_written_through(built: Path, catalog: Path, tokenizer: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (built / ".lock").unlink(missing_ok=True)
+    (built / ".lock").symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic link"):
+        build(catalog, tokenizer, built, OVERWRITE)
+    assert precious.read_text() == "precious"
+
+
 def test_links_in_a_marked_folder_are_not_followed(built: Path, catalog: Path, tokenizer: Path, tmp_path: Path) -> None:
     """The corpus folder is a link to somewhere else: what is there is not ours to delete."""
     elsewhere = tmp_path / "elsewhere"
