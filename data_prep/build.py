@@ -15,6 +15,7 @@ import hashlib
 import platform
 import shutil
 import time
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refu
 from data_prep.known_tokenizers import recognised
 from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
 from data_prep.rank_stats import peak_memory
+from data_prep.rebuild import left_out, rebuild_missing
 from data_prep.report import collect, summary, write_reports
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError, Progress, duration
@@ -68,6 +70,8 @@ def build(
         stack.enter_context(ranks.prepared(partial(vocabulary_of, tokenizer)))  # while rank 0 looks at the input
         try:
             job = ranks.on_first(lambda: _prepare(catalog, tokenizer, out, options, ranks, stack))
+            if job is None:
+                return Manifest.read(out) if ranks.rank == 0 else None
             _run(ranks, convert_corpora, job)
             if any(corpus.deduplicate for corpus in job.corpora):
                 _run(ranks, find_repeated_rows, job)
@@ -91,14 +95,20 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
     ranks.on_first(show)
 
 
-def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks, stack: ExitStack) -> Job:
+def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks, stack: ExitStack) -> Job | None:
+    """Everything that all ranks have to know; None where the folder holds what is asked for."""
     corpora = tuple(read_catalog(catalog))
     vocabulary = vocabulary_of(tokenizer)
     known = recognised(vocabulary, options.tokenizer_sha256)
     if vocabulary.path.resolve().is_relative_to(out.resolve()):
         raise InputError(f"tokenizer {tokenizer}: lies in the output folder, which may be emptied; copy it elsewhere")
     stack.enter_context(work_folder.locked(out))
-    work_folder.refuse_finished(out, options.overwrite)
+    before = work_folder.finished_plan(out)
+    if before is not None and not options.overwrite:
+        work_folder.refuse_other_plan(out, before, _plan(corpora, left_out(before), vocabulary, options))
+        rebuilt = rebuild_missing(out, corpora, tokenizer, options.chunk_bytes)
+        print(f"{out}: already built from the same input, tokenizer and options; {rebuilt or 'nothing to do'}")
+        return None
     estimates, failed = _sampled(corpora, tokenizer, options)
     goes_on = work_folder.begin(out, _plan(corpora, failed, vocabulary, options), options.overwrite)
     if goes_on:
@@ -131,7 +141,7 @@ def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> 
 
 
 def _plan(
-    corpora: tuple[Corpus, ...], failed: dict[str, str], vocabulary: AnyVocabulary, options: Options
+    corpora: tuple[Corpus, ...], failed: Collection[str], vocabulary: AnyVocabulary, options: Options
 ) -> dict[str, Any]:
     """Everything that the output depends on: a build is continued only if this is the same."""
     described = []
@@ -177,6 +187,7 @@ def _finish(job: Job, started: float) -> Manifest:
     entries = tuple(result.entry for result in usable if result.entry is not None)
     manifest = Manifest(name, vocabulary.fingerprint, vocabulary.specials, entries, versions(), companions)
     write_reports(job.out, results)
+    work_folder.keep_plan(job.out)
     manifest.write(job.out)
     work_folder.finish(job.out)
     print(summary(results))

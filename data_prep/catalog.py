@@ -28,6 +28,8 @@ LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
 COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits")
+REJECT, SPLIT = "reject", "split"
+MONOLINGUAL_KEYS = ("language", "long_lines")
 PARALLEL_KEYS = ("languages", "held_out", "max_length_ratio")
 
 
@@ -43,7 +45,7 @@ class Format:
     @property
     def keys(self) -> list[str]:
         """Every key a corpus of this format may have."""
-        own = PARALLEL_KEYS if self.num_languages == 2 else ("language",)
+        own = PARALLEL_KEYS if self.num_languages == 2 else MONOLINGUAL_KEYS
         return [*COMMON_KEYS, *(key for keys in self.file_keys for key in keys), *own, *self.more_keys]
 
 
@@ -81,6 +83,8 @@ class Corpus:
     """Remove exact copies of earlier lines (pairs) of this corpus."""
     limits: Limits = DEFAULT_LIMITS
     """How far its files are believed."""
+    long_lines: str = REJECT
+    """What becomes of lines of more than max_characters: reject, or split (at spaces; the parts stay one document)."""
 
 
 def read_catalog(path: Path) -> list[Corpus]:
@@ -152,6 +156,7 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         max_length_ratio=ratio if "max_length_ratio" in entry else None,
         deduplicate=_flag(entry, "deduplicate", where),
         limits=_limits(entry, where),
+        long_lines=_choice(entry, "long_lines", (REJECT, SPLIT), where),
     )
 
 
@@ -206,6 +211,13 @@ def _whole(entry: dict[str, Any], key: str, default: int, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CHARACTERS:
         raise InputError(f"{where}: {key} is {_shown(value)}, expected a whole number from 1 to {MOST_CHARACTERS}")
     return value
+
+
+def _choice(entry: dict[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
+    value = entry.get(key, choices[0])
+    if value not in choices:
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected {' or '.join(choices)}")
+    return str(value)
 
 
 def _flag(entry: dict[str, Any], key: str, where: str) -> bool:

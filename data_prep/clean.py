@@ -8,13 +8,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_prep import readers
-from data_prep.catalog import Corpus
+from data_prep.catalog import SPLIT, Corpus
 from data_prep.records import Count, Lines
 from ernie_m.corpus.folder import HELD_OUT, TRAIN
 
 EMPTY = "empty"
 NO_TOKENS = "no tokens"
+NOT_SEGMENTED = "a text that the tokenizer cannot segment"
+LONG_TEXT = 10_000  # characters; a text of so many has tokens, or the tokenizer has failed
 DUPLICATE = "duplicate of an earlier line"
+
+
+def too_long(corpus: Corpus) -> str:
+    """Why a line of more than max_characters is rejected."""
+    return f"more than {corpus.max_characters} characters"
 
 
 def clean(lines: Lines, corpus: Corpus) -> tuple[np.ndarray, tuple[list[str], ...], dict[int, str]]:
@@ -26,7 +33,7 @@ def clean(lines: Lines, corpus: Corpus) -> tuple[np.ndarray, tuple[list[str], ..
     faults = [
         (EMPTY, shortest == 0),
         (f"fewer than {corpus.min_characters} characters", shortest < corpus.min_characters),
-        (f"more than {corpus.max_characters} characters", longest > corpus.max_characters),
+        (too_long(corpus), longest > corpus.max_characters),
     ]
     if corpus.max_length_ratio is not None:
         faults.append((f"length ratio above {corpus.max_length_ratio:g}", longest > corpus.max_length_ratio * shortest))
@@ -39,10 +46,38 @@ def clean(lines: Lines, corpus: Corpus) -> tuple[np.ndarray, tuple[list[str], ..
     return np.flatnonzero(is_kept), texts, reasons
 
 
+def split_long(lines: Lines, most: int) -> Lines:
+    """The same with texts of more than `most` characters cut up, at a space where there is one; for text of one language."""
+    (texts,) = lines.texts
+    if max(map(len, texts), default=0) <= most:
+        return lines
+    parts = [[text] if index in lines.rejected else list(_cut(text, most)) for index, text in enumerate(texts)]
+    counts = np.fromiter(map(len, parts), np.int64, len(parts))
+    firsts = np.cumsum(counts) - counts
+    return Lines(
+        np.repeat(lines.numbers, counts),
+        ([part for some in parts for part in some],),
+        {int(firsts[index]): reason for index, reason in lines.rejected.items()},
+        np.repeat(lines.documents, counts),
+        {**lines.noted, "lines were cut up at spaces": int((counts > 1).sum())},
+    )
+
+
+def _cut(text: str, most: int) -> Iterator[str]:
+    while len(text) > most:
+        stop = text.rfind(" ", most // 2, most + 1)
+        stop = stop if stop > 0 else most
+        yield text[:stop]
+        text = text[stop:].lstrip()
+    yield text
+
+
 def usable(corpus: Corpus, count: Count) -> Iterator[tuple[str, ...]]:
     """The texts of every line that is kept, one by one, in the order of the file and of the catalog's languages."""
     for chunk in readers.chunks(corpus, readers.CHUNK_BYTES, count):
         for lines in readers.parse(corpus, chunk):
+            if corpus.long_lines == SPLIT:
+                lines = split_long(lines, corpus.max_characters)
             kept, texts, _ = clean(lines, corpus)
             yield from (tuple(side[index] for side in texts) for index in kept.tolist())
 

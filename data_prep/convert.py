@@ -20,8 +20,8 @@ import numpy as np
 
 from data_prep import readers, work_folder
 from data_prep.alignment import Alignment, measure
-from data_prep.catalog import Corpus
-from data_prep.clean import NO_TOKENS, clean, is_held_out
+from data_prep.catalog import SPLIT, Corpus
+from data_prep.clean import LONG_TEXT, NO_TOKENS, NOT_SEGMENTED, clean, is_held_out, split_long
 from data_prep.deduplicate import row_keys, sorted_keys
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Lines
@@ -77,12 +77,16 @@ class Tally:
     """Reason -> the first (line in the chunk, text)."""
     pieces: dict[str, Pieces] = field(default_factory=dict)
     """Language -> pieces of the rows, before repeated ones are removed."""
+    rejected_bytes: dict[str, int] = field(default_factory=dict)
+    """Reason -> bytes of text of those lines."""
     noted: dict[str, int] = field(default_factory=dict)
     """What a person should know of rows that are kept -> how often."""
 
     def reject(self, number: int, reason: str, texts: tuple[str, ...]) -> None:
         """Count a line that is not kept."""
         self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        size = sum(len(text.encode(errors="replace")) for text in texts)
+        self.rejected_bytes[reason] = self.rejected_bytes.get(reason, 0) + size
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES:
             examples.append((number, " ||| ".join(text[:EXAMPLE_CHARACTERS] for text in texts)))
@@ -122,6 +126,8 @@ class Conversion:
 
     def add(self, lines: Lines) -> None:
         """Clean and encode some lines."""
+        if self.corpus.long_lines == SPLIT:
+            lines = split_long(lines, self.corpus.max_characters)
         kept, texts, reasons = clean(lines, self.corpus)
         for index in sorted(reasons):
             self.tally.reject(int(lines.numbers[index]), reasons[index], tuple(side[index] for side in lines.texts))
@@ -132,7 +138,9 @@ class Conversion:
         encoded = [self.vocabulary.encode_batch(side) for side in sides]
         has_tokens = np.logical_and.reduce([np.diff(column.offsets) > 0 for column in encoded])
         for index in kept[~has_tokens].tolist():
-            self.tally.reject(int(lines.numbers[index]), NO_TOKENS, tuple(side[index] for side in lines.texts))
+            line = tuple(side[index] for side in lines.texts)
+            reason = NOT_SEGMENTED if max(map(len, line)) > LONG_TEXT else NO_TOKENS
+            self.tally.reject(int(lines.numbers[index]), reason, line)
         self._keep(sides, encoded, has_tokens, lines.documents[kept], lines.numbers[kept])
 
     def _keep(
@@ -215,5 +223,6 @@ def marker_of(content: dict[str, Any], lines_before: int) -> tuple[Tally, Alignm
     examples = {reason: [(number, text) for number, text in found] for reason, found in content["examples"].items()}
     numbers = {key: content[key] for key in ("lines", "lines_read", "text_bytes")}
     pieces = {language: Pieces(**found) for language, found in content.get("pieces", {}).items()}  # 0.1 counted none
-    tally = Tally(**numbers, rejected=content["rejected"], examples=examples, pieces=pieces, noted=content["noted"])
+    more = {key: content.get(key, {}) for key in ("rejected_bytes", "noted")}
+    tally = Tally(**numbers, rejected=content["rejected"], examples=examples, pieces=pieces, **more)
     return tally, Alignment.of(content["alignment"], lines_before), shards

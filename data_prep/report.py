@@ -13,6 +13,7 @@ from typing import Any
 from data_prep import work_folder
 from data_prep.alignment import Alignment
 from data_prep.catalog import Corpus
+from data_prep.clean import too_long
 from data_prep.convert import EXAMPLES, Tally, marker_of
 from data_prep.estimate import alarms_of, refuse_unknown
 from data_prep.phases import Job, num_chunks
@@ -21,6 +22,8 @@ from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.table import table
 from ernie_m.corpus.folder import TRAIN, CorpusEntry, ShardEntry
 from ernie_m.corpus.unknown_pieces import Pieces
+
+ALARMING_LOSS = 0.05
 
 
 @dataclass
@@ -93,10 +96,11 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
         total.lines_read += tally.lines_read
         for language, pieces in tally.pieces.items():
             total.pieces[language] = total.pieces.get(language, Pieces()) + pieces
-        for sums, counted in ((total.rejected, tally.rejected), (total.noted, tally.noted)):
+        counts = [(getattr(total, key), getattr(tally, key)) for key in ("rejected", "rejected_bytes", "noted")]
+        for sums, counted in counts:
             for reason, number in counted.items():
                 sums[reason] = sums.get(reason, 0) + number
-    result.warnings += result.alignment.warnings()
+    result.warnings += [*result.alignment.warnings(), *_long_lines(corpus, total)]
     result.num_rows = sum(shard.rows for shard in shards)
     result.num_tokens = sum(sum(shard.tokens) for shard in shards)
     result.num_bytes = sum(shard.bytes for shard in shards)
@@ -128,9 +132,24 @@ def _notes(results: list[Result]) -> Iterator[str]:
             yield f"warning: corpus {result.corpus.name}: {warning}"
         for reason, number in sorted(result.tally.rejected.items()):
             first = f" (first: line {found[0][0]:,})" if (found := result.tally.examples.get(reason)) else ""
-            yield f"{result.corpus.name}: {number:,} rejected: {reason}{first}"
+            yield f"{result.corpus.name}: {number:,} rejected{_share(result, reason)}: {reason}{first}"
         for what, number in sorted(result.tally.noted.items()):
             yield f"{result.corpus.name}: {number:,} {what}"
+
+
+def _share(result: Result, reason: str) -> str:
+    """What the long lines are of the text: few lines may be most of it."""
+    share = result.tally.rejected_bytes.get(reason, 0) / max(1, result.tally.text_bytes)
+    return f" ({100 * share:.0f} % of the text)" if reason == too_long(result.corpus) else ""
+
+
+def _long_lines(corpus: Corpus, tally: Tally) -> Iterator[str]:
+    share = tally.rejected_bytes.get(too_long(corpus), 0) / max(1, tally.text_bytes)
+    if share >= ALARMING_LOSS and len(corpus.languages) == 1:
+        yield (
+            f"{100 * share:.0f} % of the text stands in lines of more than {corpus.max_characters:,} characters, which were "
+            "left out; `long_lines: split` in the catalog keeps them, cut up at spaces"
+        )
 
 
 def write_reports(out: Path, results: list[Result]) -> None:
@@ -168,6 +187,7 @@ def _as_json(result: Result) -> dict[str, Any]:
         },
         "alignment": {"score": result.alignment.score, "sampled_pairs": result.alignment.pairs},
         "pieces": {language: asdict(pieces) for language, pieces in sorted(tally.pieces.items())},
+        "rejected_bytes": dict(sorted(tally.rejected_bytes.items())),
         "noted": dict(sorted(tally.noted.items())),
         "alarms": result.alarms,
         "warnings": result.warnings,

@@ -8,7 +8,7 @@
     work/<corpus>/end.json         the corpus is done (its number of chunks), or cannot be used (why)
     work/.align/...                models and plan of `align`, which adds links to the finished folder
     ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
-    report.json report.txt, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
+    report.json report.txt, .plan.json, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
 
 Any folder that is not new, empty or marked by a build belongs to somebody else and is not touched.
 """
@@ -62,13 +62,26 @@ def locked(out: Path) -> Iterator[None]:
                 out.rmdir()
 
 
-def refuse_finished(out: Path, overwrite: bool) -> None:
-    """Raise InputError for somebody else's files, and for a finished build unless `overwrite`."""
+def finished_plan(out: Path) -> dict[str, Any] | None:
+    """The plan of a finished build; empty for one of release 0.1, which kept none; None where nothing is finished.
+
+    Raises InputError for somebody else's files.
+    """
     ownership.refuse_foreign(out)
-    if (out / MANIFEST_FILE).exists():
-        finish(out)  # of a build that was killed while it tidied up
-        if not overwrite:
-            raise InputError(f"{out}: already holds built data ({MANIFEST_FILE}); choose another --out or add --overwrite")
+    if not (out / MANIFEST_FILE).exists():
+        return None
+    path = out / PLAN_FILE
+    return read(path) if path.exists() else {}
+
+
+def refuse_other_plan(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise InputError unless the finished build in `out` is what is asked for now."""
+    different = difference(before, now) if before else "it was made by a release that kept no plan"
+    if different:
+        raise InputError(
+            f"{out}: already holds built data ({MANIFEST_FILE}) of another plan: {different}; choose another --out or add "
+            "--overwrite"
+        )
 
 
 def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
@@ -103,6 +116,11 @@ def begin(out: Path, plan: dict[str, Any], overwrite: bool) -> bool:
 def finish(out: Path) -> None:
     """Remove what only an unfinished build needs."""
     ownership.remove(out, WORK_FOLDER)
+
+
+def keep_plan(out: Path) -> None:
+    """Keep the plan in the finished folder, so that the same command again knows that there is nothing to do."""
+    write_json(out / PLAN_FILE, read(out / WORK_FOLDER / PLAN_FILE))
 
 
 def marker_path(out: Path, corpus: str, index: int, is_final: bool = False) -> Path:

@@ -73,10 +73,20 @@ class Vocabulary:
         return joined([self._encoded(texts[i : i + TEXTS_AT_A_TIME]) for i in range(0, len(texts), TEXTS_AT_A_TIME)])
 
     def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
-        ids = self._processor.encode(list(texts), num_threads=1)  # SentencePiece's own default takes all cores
+        try:
+            ids = self._processor.encode(list(texts), num_threads=1)  # SentencePiece's own default takes all cores
+        except RuntimeError:  # one of them, of which it does not say which
+            ids = [self._segmented(text) for text in texts]
         offsets = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
         return EncodedTexts(_model_ids(np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1])), offsets)
+
+    def _segmented(self, text: str) -> list[int]:
+        """Piece ids; none of a text that SentencePiece cannot segment, such as a word of a hundred thousand letters."""
+        try:
+            return list(self._processor.encode(text))
+        except RuntimeError:
+            return []
 
     def normalised(self, texts: Sequence[str]) -> list[str]:
         """The texts as they are segmented: normalised by the model's rules, with U+2581 at the beginning and for spaces."""

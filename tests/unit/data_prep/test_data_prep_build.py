@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from prep_samples import SMALL, bare_ids, contents, rows_of, sentences
 
 from data_prep.build import build
@@ -153,3 +154,43 @@ def test_a_shard_whose_offsets_would_overflow_is_refused(tmp_path: Path, monkeyp
     rows.add([EncodedTexts(np.arange(10, dtype=np.int32), np.array([0, 4, 10]))], np.array([True, False]))
     with pytest.raises(InputError, match=r"00000\.arrow: 10 tokens do not fit in one shard; give a smaller --shard_mb"):
         rows.write(tmp_path, "shards/c/train-00000.arrow", "train")
+
+
+def test_long_lines_are_told_in_shares_of_the_text_and_may_be_split(tokenizer: Path, tmp_path: Path) -> None:
+    long = "the house is small and green " * 100
+    (tmp_path / "a.txt").write_text(f"the house\n{long}\n\n{'x' * 3000}\nmore\n")
+    entry = "name: m, format: cc100, path: a.txt, language: en, max_characters: 1000"
+    (tmp_path / "reject.yaml").write_text(f"corpora: [{{{entry}}}]")
+    (tmp_path / "split.yaml").write_text(f"corpora: [{{{entry}, long_lines: split}}]")
+    build(tmp_path / "reject.yaml", tokenizer, tmp_path / "reject")
+    report = (tmp_path / "reject/report.txt").read_text()
+    assert "m: 2 rejected (100 % of the text): more than 1000 characters (first: line 2)" in report
+    assert "warning: corpus m: 100 % of the text stands in lines of more than 1,000 characters, which were left" in report
+    (corpus,) = build(tmp_path / "split.yaml", tokenizer, tmp_path / "split").corpora
+    rows = rows_of(tmp_path / "split", "m", "train")
+    assert (corpus.rejected, corpus.lines_read) == ({}, len(rows))
+    assert [row["starts_document"] for row in rows] == [True, False, False, False, True, False, False, False]
+    assert sum(len(row["tokens"]) for row in rows[1:4]) == len(bare_ids(tokenizer, long.strip()))
+    assert "m: 2 lines were cut up at spaces" in (tmp_path / "split/report.txt").read_text()
+
+
+def test_a_text_that_the_tokenizer_cannot_segment_is_rejected_with_its_line(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SentencePiece fails on some words of more than a hundred thousand letters, without saying where they are."""
+    real = sentencepiece.SentencePieceProcessor.encode
+
+    def encode(self: object, texts: str | list[str], **options: object) -> object:
+        if any(len(text) > 20_000 for text in ([texts] if isinstance(texts, str) else texts)):
+            raise RuntimeError("INTERNAL")
+        return real(self, texts, **options)
+
+    monkeypatch.setattr(sentencepiece.SentencePieceProcessor, "encode", encode)
+    (tmp_path / "a.txt").write_text(f"the house\n{'ab' * 20_000}\nis green\n")
+    (tmp_path / "c.yaml").write_text("corpora: [{name: m, format: cc100, path: a.txt, language: en, max_characters: 90000}]")
+    (corpus,) = build(tmp_path / "c.yaml", tokenizer, tmp_path / "out").corpora
+    assert corpus.rejected == {"a text that the tokenizer cannot segment": 1}
+    assert "cannot segment (first: line 2)" in (tmp_path / "out/report.txt").read_text()
+    assert [row["tokens"] for row in rows_of(tmp_path / "out", "m", "train")] == [
+        bare_ids(tokenizer, text) for text in ("the house", "is green")
+    ]

@@ -82,6 +82,7 @@ def test_links_in_a_marked_folder_are_not_followed(built: Path, catalog: Path, t
 def test_finished_folders_of_0_1_have_no_mark_and_are_ours(built: Path, catalog: Path, tokenizer: Path) -> None:
     before = contents(built)
     (built / ownership.MARK_FILE).unlink()
+    (built / ownership.PLAN_FILE).unlink()
     with pytest.raises(InputError, match="already holds built data"):
         build(catalog, tokenizer, built, SMALL)
     build(catalog, tokenizer, built, OVERWRITE)

@@ -17,6 +17,7 @@ from data_prep.convert import Done
 from data_prep.team import Team
 from data_prep.verify import verify
 from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import Manifest
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 NOT_OURS = (
@@ -146,3 +147,46 @@ def test_teams_agree_on_who_reads_a_stream_whenever_they_look(catalog: Path, tok
     for corpus in job.corpora:
         work_folder.mark_end(tmp_path, corpus.name, {"chunks": 1})
         assert owned() == before
+
+
+def test_a_finished_build_given_again_is_done(
+    built: Path, catalog: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(built)
+    converted = killed_after(10**6, monkeypatch)
+    assert build(catalog, tokenizer, built, SMALL) == Manifest.read(built)
+    assert "already built from the same input, tokenizer and options; nothing to do" in capsys.readouterr().out
+    assert contents(built) == before
+    assert converted == []
+
+
+def test_a_finished_build_of_another_plan_says_what_differs(built: Path, catalog: Path, tokenizer: Path) -> None:
+    with pytest.raises(InputError, match=r"of another plan: chunk_bytes was 3000 and is now 3001; choose another --out"):
+        build(catalog, tokenizer, built, Options(chunk_bytes=3001))
+    (built / ".plan.json").unlink()
+    with pytest.raises(InputError, match=r"kept no plan; choose another --out or add --overwrite"):
+        build(catalog, tokenizer, built, SMALL)
+
+
+def test_a_lost_shard_is_built_again_alone(
+    built: Path, catalog: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(built)
+    lost = ["shards/t.de-en/train-00001.arrow", "shards/mono.en/train-00000.arrow", "shards/t.de-en/held_out-00002.arrow"]
+    for name in lost[:2]:
+        (built / name).unlink()
+    (built / lost[2]).write_bytes(b"cut")
+    kept = {path: path.stat().st_mtime_ns for path in built.glob("shards/p.de-fr/*")}
+    build(catalog, tokenizer, built, SMALL)
+    assert "3 shards that had been lost were built again" in capsys.readouterr().out
+    assert contents(built) == before
+    assert verify(built) == []
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_lost_shard_of_a_corpus_without_repeats_is_not_guessed(catalog: Path, tokenizer: Path, tmp_path: Path) -> None:
+    catalog.write_text(catalog.read_text().replace("language: en}", "language: en, deduplicate: true}"))
+    build(catalog, tokenizer, tmp_path / "out", SMALL)
+    (tmp_path / "out/shards/mono.en/train-00000.arrow").unlink()
+    with pytest.raises(InputError, match=r"train-00000\.arrow: missing .* which takes all of it; build .* --overwrite"):
+        build(catalog, tokenizer, tmp_path / "out", SMALL)
