@@ -13,7 +13,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class ComparisonPlan:
     held_out: Path | None = None
     tatoeba: Path | None = None
     pairs: int = 200
+    gold: Mapping[str, Path] = field(default_factory=dict)
+    """Names and files of gold links."""
     fine_tuning: tuple[FineTuning, ...] = field(default=())
 
     def job_names(self, variant: Variant) -> list[str]:
@@ -119,11 +121,14 @@ def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
     name = f"{variant.name}_seed{seed}"
     folder, measures = plan.to / "hugging_face" / name, plan.to / "measures" / f"{name}.json"
     by = [word for key in ("held_out", "tatoeba") if (path := getattr(plan, key)) for word in (f"--{key}", path)]
-    measure = ["measure", "--hugging_face", folder, "--output", measures, "--pairs", plan.pairs, *by]
-    recipe = ["--recipe", _recipe_file(plan, variant), "--data", plan.data]
+    if plan.gold:
+        by += ["--gold", ",".join(f"{gold}={path}" for gold, path in plan.gold.items())]
+    data = ["--data", plan.data]
+    measure = ["measure", "--hugging_face", folder, "--output", measures, *data, "--pairs", plan.pairs, *by]
+    recipe = ["--recipe", _recipe_file(plan, variant)]
     if variant.is_trained:
         run = plan.to / "runs" / name
-        parts = [_training(variant, seed, plan, run, recipe)]
+        parts = [_training(variant, seed, plan, run, [*recipe, *data])]
         export = python_m("ernie_m", "export", "--run", run, "--to", folder)
         parts.append(Part("export", export, plan.to / "done" / f"{name}.export.json", replaces=folder))
         replaces = None
@@ -195,14 +200,14 @@ def fine_tunings(text: str | None, options: str) -> tuple[FineTuning, ...]:
 
 
 def results_of(results: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> dict[str, list[float]]:
-    """Variant -> one number a seed: 'gain', 'perplexity/MMLM' ..., a benchmark's name, or 'retrieval' (best layer)."""
+    """Variant -> one number a seed: 'gain', 'perplexity/MMLM' ..., a benchmark's name, or one of NUMBERS."""
     return {name: [number_of(result, key) for result in of_seeds] for name, of_seeds in results.items()}
 
 
 def number_of(result: Mapping[str, Any], key: str) -> float:
     """One number of one run's measures."""
-    if key == "retrieval":
-        return max(mean_by_layer(result["retrieval"]))
+    if key in NUMBERS:
+        return NUMBERS[key][1](result)
     if key in result["fine_tuned"]:
         return float(result["fine_tuned"][key])
     return float(result["pairs"][key])
@@ -212,3 +217,25 @@ def mean_by_layer(retrieval: Mapping[str, Mapping[str, Sequence[float]]]) -> lis
     """Accuracy in percent of each layer, mean of both ways and all languages."""
     layers = sorted(next(iter(retrieval.values())), key=int)
     return [100 * sum(sum(of[k]) / 2 for of in retrieval.values()) / len(retrieval) for k in layers]
+
+
+def error_by_layer(links: Mapping[str, Mapping[str, float]]) -> list[float]:
+    """Alignment error rate of each layer's states in percent, mean of all gold sets."""
+    layers = sorted(next(iter(links.values())), key=int)
+    return [100 * sum(of[k] for of in links.values()) / len(links) for k in layers]
+
+
+def word_accuracy(words: Mapping[str, Mapping[str, float]]) -> float:
+    """Word translation in percent, mean of both ways and all pairs of languages."""
+    return 100 * sum(of["to_target"] + of["to_source"] for of in words.values()) / (2 * len(words))
+
+
+NUMBERS: dict[str, tuple[str, Callable[[Mapping[str, Any]], float]]] = {
+    "retrieval": ("retrieval", lambda result: max(mean_by_layer(result["retrieval"]))),
+    "last_layer": ("retrieval", lambda result: mean_by_layer(result["retrieval"])[-1]),
+    "words": ("words", lambda result: word_accuracy(result["words"])),
+    "links": ("links", lambda result: min(error_by_layer(result["links"]))),
+    "links_static": ("links", lambda result: error_by_layer(result["links"])[0]),
+}
+"""Numbers that are made of several figures: the measure that they are of, and how. 'retrieval' and 'links' are those of the
+best layer, 'links_static' of the embeddings."""

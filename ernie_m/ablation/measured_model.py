@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoModel
 
-from ernie_m.ablation.measures import EVALUATION_SEED, measured_by_retrieval, measured_on_pairs, read_held_out
-from ernie_m.base.config import build
+from ernie_m.ablation.measures import (
+    EVALUATION_SEED,
+    dictionaries_of,
+    measured_by_links,
+    measured_by_retrieval,
+    measured_by_words,
+    measured_on_pairs,
+    read_held_out,
+)
+from ernie_m.base.config import build, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.files import folder_written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.gold_sets import read_gold_sets
 from ernie_m.interop.architecture import Architecture
 from ernie_m.interop.build_model import architecture_of, architecture_of_run, trained_model
 from ernie_m.interop.encoder import open_encoder
@@ -33,12 +42,15 @@ from ernie_m.training.recipe import TrainingConfig
 class MeasureData:
     """Data to measure on.
 
-    `held_out`: folder of XX-en.{XX,en}, `pairs` of each language are used; `tatoeba`: LASER's files.
+    `held_out`: folder of XX-en.{XX,en}, `pairs` of each language are used; `tatoeba`: LASER's files; `data`: a data folder,
+    for the dictionaries of its word links; `gold`: names and files of gold links.
     """
 
     held_out: Path | None
     tatoeba: Path | None
     pairs: int
+    data: Path | None = None
+    gold: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,8 +82,9 @@ def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
         yield MeasuredModel(model, architecture, checkpoint.step, section, vocabulary, ids)
 
 
-def untrained(config: TrainingConfig, data: Path) -> MeasuredModel:
-    """The recipe's model at step 0: as its seed draws it, or with the weights of its `init_from`."""
+def of_recipe(recipe: Path, seed: int, data: Path) -> MeasuredModel:
+    """A recipe's model at step 0: as the seed draws it, or with the weights of its `init_from`."""
+    config = replace(build(TrainingConfig, read_recipe(recipe), str(recipe)), seed=seed)
     manifest = CorpusFolder(data).manifest
     architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages))
     target = Target.of(architecture.config, data, manifest)
@@ -97,9 +110,11 @@ def write_hugging_face(model: MeasuredModel, to: Path) -> None:
 def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureData) -> dict[str, Any]:
     """All measures of the last of `models`; for a curve, also the measures on pairs of each of them.
 
-    {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "curve": [{"step", ...}]}
+    {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "curve": [{"step", ...}],
+    "words": {pair: {"pairs", "to_target", "to_source"}}, "links": {gold set: {layer: error rate}}}
     """
-    device = this_device()
+    device, gold = this_device(), read_gold_sets(dict(by.gold))
+    of_words = dictionaries_of(by.data) if by.data is not None else {}
     curve, last = [], None
     for model in models:
         last = model
@@ -109,13 +124,16 @@ def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureDat
             on_pairs = measured_on_pairs(model.model, pairs, settings, device)
             curve.append({"step": model.step, **on_pairs})
     assert last is not None
-    result: dict[str, Any] = {"step": last.step, "curve": curve, "pairs": {}, "retrieval": {}}
+    result: dict[str, Any] = {"step": last.step, "curve": curve, "pairs": {}, "retrieval": {}, "words": {}, "links": {}}
     if curve:
         result["pairs"] = {key: value for key, value in curve[-1].items() if key != "step"}
-    if by.tatoeba is not None:
+    if by.tatoeba is not None or of_words or gold:
         opened = open_encoder(hugging_face)
         encoder: Any = opened.model(AutoModel)
-        result["retrieval"] = measured_by_retrieval(
-            encoder.to(device), opened.tokenizer, by.tatoeba, list(last.language_ids)
-        )
+        encoder.to(device)
+        if by.tatoeba is not None:
+            languages = list(last.language_ids)
+            result["retrieval"] = measured_by_retrieval(encoder, opened.tokenizer, by.tatoeba, languages)
+        result["words"] = measured_by_words(encoder, opened.tokenizer, of_words)
+        result["links"] = measured_by_links(encoder, opened.tokenizer, gold)
     return result

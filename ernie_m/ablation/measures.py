@@ -4,13 +4,15 @@
 (MMLM), both sentences visible (TLM), only the translation visible (CAMLM). A run that was not trained on an objective is
 measured under its rule too: the rule only decides who reads whom, and needs no weights of its own.
 
-*Cross-lingual gain*: ernie_m.models.gain. *Retrieval*: ernie_m.models.retrieval.
+*Cross-lingual gain*: ernie_m.models.gain. *Retrieval*: ernie_m.models.retrieval. *State AER*, error rate of the links of a
+model's states: ernie_m.models.state_alignment.
+*Word translation*, where the data has word links: ernie_m.models.word_translation, over the dictionary of these.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,15 @@ from torch import nn
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import key_of
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
+from ernie_m.corpus.columns import LINKS
+from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.gold_sets import GoldSet
+from ernie_m.corpus.word_pairs import Dictionary, dictionaries
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, in_rows
 from ernie_m.models.pretraining import without_training
 from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
+from ernie_m.models.state_alignment import state_scores
+from ernie_m.models.word_translation import translations
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES
@@ -31,6 +39,8 @@ from ernie_m.rows.row_source import RowSettings
 
 RULES = ("MMLM", "TLM", "CAMLM")
 EVALUATION_SEED = 0
+DICTIONARY_WORDS = 1000
+"""Pairs of words of each pair of languages that word translation is measured on."""
 ROWS_AT_A_TIME = 8
 LANGUAGE_CODES = {  # Tatoeba's three letters -> ours
     "afr": "af", "ara": "ar", "ben": "bn", "bul": "bg", "cmn": "zh", "deu": "de", "ell": "el", "est": "et", "eus": "eu",
@@ -126,3 +136,25 @@ def measured_by_retrieval(encoder: nn.Module, tokenizer: Any, folder: Path, lang
     if not result:
         raise InputError(f"{folder}: no tatoeba.LLL-eng files in languages of the run ({', '.join(languages)})")
     return result
+
+
+def dictionaries_of(data: Path) -> dict[str, Dictionary]:
+    """The dictionaries of a data folder; none where its pairs have no word links."""
+    folder = CorpusFolder(data)
+    return dictionaries(folder, DICTIONARY_WORDS) if LINKS.name in folder.manifest.columns else {}
+
+
+def measured_by_words(encoder: nn.Module, tokenizer: Any, of: Mapping[str, Dictionary]) -> dict[str, Any]:
+    """Word translation by static embeddings: {pair of languages: {"pairs", "to_target", "to_source"}}, accuracies 0 to 1."""
+    return {name: vars(found) for name, found in translations(encoder, tokenizer, of).items()}
+
+
+def measured_by_links(encoder: nn.Module, tokenizer: Any, gold: Mapping[str, GoldSet]) -> dict[str, dict[str, float]]:
+    """Alignment error rate of the links of each layer's states, 0 to 1: {set: {layer: rate}}."""
+    device = next(encoder.parameters()).device
+    layers = range(encoder.config.num_hidden_layers + 1)  # type: ignore[union-attr, operator]
+    found = {}
+    for name, of in gold.items():
+        scores = state_scores(encoder, tokenizer, of.pairs, of.words, layers, device, name)
+        found[name] = {layer: score.aer for layer, score in scores.items()}
+    return found

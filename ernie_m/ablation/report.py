@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_m.ablation.comparison import mean_by_layer, results_of
+from ernie_m.ablation.comparison import NUMBERS, error_by_layer, mean_by_layer, results_of, word_accuracy
 from ernie_m.ablation.measures import RULES
 from ernie_m.ablation.variants import Variant
 from ernie_m.base.files import write_json, written_atomically
@@ -19,9 +19,18 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 COLUMNS = {
     "retrieval": "Tatoeba, best layer, %",
     "last_layer": "last layer, %",
+    "words": "word translation, %",
+    "links": "state AER, best layer, %",
+    "links_static": "embeddings, %",
     "gain": "gain, nats",
     **{f"perplexity/{rule}": f"perplexity, {rule}" for rule in RULES},
 }
+
+BY_LAYER: dict[str, tuple[str, Callable[[Any], list[float]]]] = {
+    "retrieval": ("Tatoeba accuracy@1, %", mean_by_layer),
+    "links": ("alignment error rate of states, %", error_by_layer),
+}
+"""Measures that a picture has layer by layer: what its axis says, and the numbers."""
 
 
 def mean_and_spread(values: Sequence[float], digits: int) -> str:
@@ -35,11 +44,11 @@ def head_and_rows(variants: Sequence[Variant], results: Results) -> tuple[list[s
     some = next(iter(results.values()))[0]
     head, columns = ["variant", "objectives"], []
     for key, label in COLUMNS.items():
-        is_taken = bool(some["retrieval"]) if key in ("retrieval", "last_layer") else key in some["pairs"]
+        is_taken = bool(some[NUMBERS[key][0]]) if key in NUMBERS else key in some["pairs"]
         if is_taken:
             head.append(label)
             digits = 2 if key == "gain" else 1
-            columns.append({n: mean_and_spread(v, digits) for n, v in _values(results, key).items()})
+            columns.append({n: mean_and_spread(v, digits) for n, v in results_of(results, key).items()})
     for task in some["fine_tuned"]:
         head += [f"{task}, %", f"{task}, paper"]
         is_alike = all(task in result["as_in_the_paper"] for of_seeds in results.values() for result in of_seeds)
@@ -47,12 +56,6 @@ def head_and_rows(variants: Sequence[Variant], results: Results) -> tuple[list[s
         columns.append({v.name: f"{v.paper[task]:.1f}" if is_alike and task in v.paper else "-" for v in variants})
     rows = [[v.name, v.title, *(column[v.name] for column in columns)] for v in variants]
     return head, rows
-
-
-def _values(results: Results, key: str) -> dict[str, list[float]]:
-    if key == "last_layer":
-        return {name: [mean_by_layer(r["retrieval"])[-1] for r in of_seeds] for name, of_seeds in results.items()}
-    return results_of(results, key)
 
 
 def by_language(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
@@ -71,6 +74,24 @@ def by_language(variants: Sequence[Variant], results: Results) -> tuple[list[str
     return ["variant", *languages], rows
 
 
+def by_set(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
+    """Word translation of each pair of languages, and the error rate of each gold set in the layer that is best over all."""
+    some = next(iter(results.values()))[0]
+    head = ["variant", *(f"words {name}" for name in some["words"]), *(f"AER {name}" for name in some["links"])]
+    rows = []
+    for variant in variants:
+        columns = [
+            [word_accuracy({name: result["words"][name]}) for result in results[variant.name]] for name in some["words"]
+        ]
+        for name in some["links"]:
+            errors = [error_by_layer(result["links"]) for result in results[variant.name]]
+            best = [layers.index(min(layers)) for layers in errors]
+            taken = zip(results[variant.name], best, strict=True)
+            columns.append([100 * result["links"][name][str(layer)] for result, layer in taken])
+        rows.append([variant.name, *(mean_and_spread(values, 1) for values in columns)])
+    return head, rows
+
+
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The same table for a page."""
     lines = [head, ["---"] * len(head), *rows]
@@ -83,8 +104,11 @@ def write(title: str, variants: Sequence[Variant], results: Results, remarks: Se
     if not rows[0][2:]:
         remarks = [*remarks, "no measures to show: --tatoeba, --held_out and --finetune name what to measure by"]
     parts = [(title, head, rows)]
-    if next(iter(results.values()))[0]["retrieval"]:
+    some = next(iter(results.values()))[0]
+    if some["retrieval"]:
         parts.append(("Tatoeba accuracy@1 by language, %", *by_language(variants, results)))
+    if some["words"] or some["links"]:
+        parts.append(("Word translation and state AER by set, %", *by_set(variants, results)))
     num_seeds = len(next(iter(results.values())))
     told = [f"mean ± sample standard deviation over {num_seeds} seeds" if num_seeds > 1 else "one seed: no spread", *remarks]
     for heading, some_head, some_rows in parts:
@@ -102,14 +126,14 @@ def write(title: str, variants: Sequence[Variant], results: Results, remarks: Se
 
 
 def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
-    """Gain and TLM perplexity over steps, retrieval by layer; a line a variant: mean over seeds, each seed faint.
+    """Gain and TLM perplexity over steps, retrieval and state AER by layer; a line a variant, each seed faint.
 
     False where none of these was measured.
     """
     pyplot = _pyplot()
     some = next(iter(results.values()))[0]
     curves = {"gain": "cross-lingual gain, nats", "perplexity/TLM": "perplexity of TLM's masks, held-out pairs"}
-    panels = [*(curves if some["curve"] else ()), *(("retrieval",) if some["retrieval"] else ())]
+    panels = [*(curves if some["curve"] else ()), *(panel for panel in BY_LAYER if some[panel])]
     if not panels:
         return False
     figure, axes = pyplot.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), squeeze=False)
@@ -118,7 +142,7 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
             lines = [_line(result, panel) for result in results[variant.name]]
             if panel.startswith("perplexity") and not variant.is_trained:
                 continue  # a value near the size of the vocabulary would flatten the other lines
-            if panel != "retrieval" and len(lines[0]) < 2:
+            if panel not in BY_LAYER and len(lines[0]) < 2:
                 value = statistics.fmean(line[0][1] for line in lines)
                 axis.axhline(value, color=f"C{number}", linestyle=":", label=variant.title)
                 continue
@@ -128,8 +152,8 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
                 *zip(*mean_line(lines), strict=True), color=f"C{number}", marker="o", markersize=3, label=variant.title
             )
         axis.set(
-            xlabel="layer (0: embeddings)" if panel == "retrieval" else "step",
-            ylabel="Tatoeba accuracy@1, %" if panel == "retrieval" else curves[panel],
+            xlabel="layer (0: embeddings)" if panel in BY_LAYER else "step",
+            ylabel=BY_LAYER[panel][0] if panel in BY_LAYER else curves[panel],
         )
         if panel.startswith("perplexity"):
             axis.set_yscale("log")
@@ -147,8 +171,8 @@ def mean_line(lines: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[floa
 
 
 def _line(result: Mapping[str, Any], panel: str) -> list[tuple[float, float]]:
-    if panel == "retrieval":
-        return list(enumerate(mean_by_layer(result["retrieval"])))
+    if panel in BY_LAYER:
+        return list(enumerate(BY_LAYER[panel][1](result[panel])))
     return [(point["step"], point[panel]) for point in result["curve"]]
 
 

@@ -3,12 +3,13 @@
 *objectives*: exp0 to exp5 of the paper's Table 6.   *pseudo-share*: BTMLM's share of pseudo tokens, Figure 6.
 *scratch*: a small model from scratch beside an MMLM-only twin that computes as much, Table 8.
 *learning*: MMLM, then TLM, CAMLM and BTMLM added one by one, on data that fits a small machine (docs/results.md).
+*alignlm*: MMLM, then TLM, AlignLM with three weights of its bilingual loss, and CAMLM beside it (arXiv 2106.01732).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,26 @@ TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives
     "exp4": {"xnli": 76.6, "ner": 79.6},
     "exp5": {"xnli": 76.9, "ner": 79.6},
 }
-PAPER_SETTINGS = {"xnli": "transfer", "ner": "en"}
+ALIGNLM_PAPER = {"tlm": {"xnli": 75.9, "mlqa": 67.7}, "alignlm": {"xnli": 77.0, "mlqa": 68.9}}
+"""XNLI accuracy and MLQA F1 of arXiv 2106.01732, Tables 1 and 2: from mBERT, by TLM and by AlignLM with the weight that it
+does not tell."""
+ALIGNLM_REMARK = (
+    "the paper's Tables 1 and 2, from mBERT on its own data, its weight of the bilingual loss not told: "
+    "TLM 75.9, AlignLM 77.0 XNLI; TLM 67.7, AlignLM 68.9 MLQA F1"
+)
+PAPER_SETTINGS = {"xnli": "transfer", "ner": "en", "mlqa": "transfer"}
 """Task -> the setting of `ernie-m finetune` that these are scores of."""
 UNTRAINED = "exp0"
 PSEUDO_SHARES = (0.05, 0.10, 0.15, 0.20)
+BILINGUAL_WEIGHTS = (0.1, 0.5, 1.0)
+BILINGUAL_LOSS = "AlignLM_bilingual"
+PAIRS_ROWS: dict[str, dict[str, int]] = {
+    "mmlm": {},
+    "tlm": {"TLM": 3},
+    "alignlm": {"AlignLM": 3},
+    "camlm": {"TLM": 1, "CAMLM": 2},
+}
+"""Rows of pairs in the variants of *alignlm*, to one row of MMLM."""
 LEARNING = ("learning_mmlm", "learning_tlm", "learning_camlm", "learning_btmlm")
 
 
@@ -102,6 +119,31 @@ def learning(steps: int | None, overrides: Sequence[str]) -> list[Variant]:
     made = {name: budgeted(recipe_of(name, None), steps, overrides) for name in LEARNING}
     trained = [Variant(name.removeprefix("learning_"), objectives_in(recipe), recipe) for name, recipe in made.items()]
     return [Variant("untrained", "untrained", made[LEARNING[0]], is_trained=False), *trained]
+
+
+def alignlm(name: str, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+    """Recipe `name` untrained, with MMLM alone, and with three rows of pairs to one of MMLM: TLM, AlignLM by weight, CAMLM.
+
+    They differ in rows, and AlignLM's in the weight of its bilingual loss, alone. An AlignLM row is TLM's with that loss.
+    """
+    recipe = budgeted(recipe_of(name, None), steps, overrides)
+    num_steps = sum(stage["steps"] for stage in recipe["stages"])
+
+    others = {name: weight for name, weight in recipe.get("objective_weights", {}).items() if name != BILINGUAL_LOSS}
+
+    def variant(name: str, weight: float | None = None) -> Variant:
+        rows = {"MMLM": 1, **PAIRS_ROWS[name]}
+        weights = others if weight is None else {**others, BILINGUAL_LOSS: weight}
+        made = {**recipe, "stages": [{"steps": num_steps, "rows": rows}], "objective_weights": weights}
+        title, paper = objectives_in(made), ALIGNLM_PAPER.get(name, {})
+        if weight is None:
+            return Variant(name, title, made, paper=paper)
+        return Variant(f"{name}_{round(100 * weight):03d}", f"{title}, weight {weight:g}", made, paper=paper)
+
+    base = variant("mmlm")
+    untrained = replace(base, name="untrained", title="untrained", is_trained=False)
+    weighed = [variant("alignlm", weight) for weight in BILINGUAL_WEIGHTS]
+    return [untrained, base, variant("tlm"), *weighed, variant("camlm")]
 
 
 def recipe_of(name: str, shape: str | None) -> dict[str, Any]:

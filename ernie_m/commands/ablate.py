@@ -3,6 +3,7 @@
     ernie-m ablate objectives   --data DATA --to RUNS --recipe small --steps 20000 --tatoeba TATOEBA
     ernie-m ablate pseudo-share --data DATA --to RUNS --recipe small --steps 20000
     ernie-m ablate scratch      --data DATA --to RUNS
+    ernie-m ablate alignlm      --data DATA --to RUNS --recipe small --gold en-es=GOLD.tsv
     ernie-m ablate learning     --source CORPORA --to RUNS --jobs 2
 
 The same command, given again, goes on: what is finished is not done again, an interrupted training resumes. To stop, send
@@ -38,6 +39,8 @@ SHARED = """
             tatoeba: folder of tatoeba.LLL-eng.LLL and .eng: retrieval in those languages that the data has
             held_out: folder of line-aligned XX-en.XX and XX-en.en: masked perplexity and cross-lingual gain
             pairs: pairs of each of those languages that are used
+            gold: word links made by people, NAME=FILE with commas between, of `source ||| target ||| 0-0 1-2` lines (or
+                tabs): alignment error rate of the links of each layer's states
             finetune: benchmarks that each run is fine-tuned on by `ernie-m finetune`, as TASK=FOLDER with commas
                 between, e.g. xnli=data/xnli,ner=data/conll
             finetune_options: more for these, e.g. --finetune_options="--seeds 2 --from_dev epochs=1"
@@ -63,10 +66,11 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
         tatoeba: str | None = None,
         held_out: str | None = None,
         pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        gold: str | None = None,
         finetune: str | None = None,
         finetune_options: str = "",
     ) -> None:
-        plan = _plan(data, to, seeds, jobs, deepspeed, tatoeba, held_out, pairs, finetune, finetune_options)
+        plan = _plan(data, to, seeds, jobs, deepspeed, tatoeba, held_out, pairs, gold, finetune, finetune_options)
         compare(plan, recipe, steps, overrides)
 
     command.__name__ = name
@@ -93,6 +97,18 @@ def _pseudo_share(plan: ComparisonPlan, recipe: str | None, steps: int | None, o
     report.write("Share of pseudo tokens (the paper's Figure 6)", compared, results, remarks, plan.to)
 
 
+def _alignlm(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+    from ernie_m.ablation import comparison, report, variants
+    from ernie_m.corpus.columns import LINKS
+    from ernie_m.corpus.folder import CorpusFolder
+
+    folder = CorpusFolder(plan.data)
+    for stream in folder.parallel():
+        folder.require_column(LINKS.name, stream)
+    compared = variants.alignlm(recipe or "alignlm", steps, overrides)
+    report.write("AlignLM (arXiv 2106.01732)", compared, comparison.run(compared, plan), [variants.ALIGNLM_REMARK], plan.to)
+
+
 def _scratch(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
     from ernie_m.ablation import comparison, report, variants
     from ernie_m.corpus.folder import CorpusFolder
@@ -109,7 +125,8 @@ def _scratch(plan: ComparisonPlan, recipe: str | None, steps: int | None, overri
 
 
 class Commands:
-    """Compare pre-trainings: `objectives` (Table 6), `pseudo-share` (Figure 6), `scratch` (Table 8), `learning`."""
+    """Compare pre-trainings: `objectives` (Table 6), `pseudo-share` (Figure 6), `scratch` (Table 8), `alignlm`
+    (arXiv 2106.01732), `learning`."""
 
     objectives = comparing(
         "objectives",
@@ -129,6 +146,14 @@ class Commands:
         "name or path of the recipe to compare with its twin; default small",
         _scratch,
     )
+    alignlm = comparing(
+        "alignlm",
+        "MMLM; + TLM; + AlignLM with three weights of its bilingual loss; + CAMLM, at equal steps (arXiv 2106.01732).\n\n"
+        "        The data needs text, pairs and their word links (`python -m data_prep align`). Word translation by static "
+        "embeddings\n        is measured over the dictionary of these links.",
+        "name or path of a recipe that gives the model, batch and rates; default alignlm",
+        _alignlm,
+    )
 
     def learning(
         self,
@@ -139,6 +164,7 @@ class Commands:
         seeds: Annotated[int, Range(least=1, most=1000)] = 3,
         jobs: Annotated[int, Range(least=1, most=1000)] = 2,
         pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        gold: str | None = None,
     ) -> None:
         """MMLM; + TLM; + CAMLM; + BTMLM: a small model from scratch at equal steps and positions (docs/results.md).
 
@@ -153,12 +179,13 @@ class Commands:
             seeds: runs of each variant, with the seeds 0 .. seeds - 1
             jobs: runs at work side by side; the cores are shared out
             pairs: held-out pairs of each language that are used
+            gold: word links made by people, NAME=FILE with commas between: alignment error rate of each layer's states
         """
         from ernie_m.ablation import comparison, report, variants
         from ernie_m.ablation.learning_data import data_job
 
         tatoeba, held_out = (str(Path(source) / "eval" / name) for name in ("tatoeba", "heldout"))
-        plan = _plan(f"{to}/data", to, seeds, jobs, "", tatoeba, held_out, pairs, None, "")
+        plan = _plan(f"{to}/data", to, seeds, jobs, "", tatoeba, held_out, pairs, gold, None, "")
         compared = variants.learning(steps, overrides)
         comparison.claim(compared, plan)
         comparison.do([data_job(Path(source).resolve(), plan.to)], plan)
@@ -177,6 +204,7 @@ class Commands:
         tatoeba: str | None = None,
         held_out: str | None = None,
         pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        gold: str | None = None,
     ) -> None:
         """What the other commands measure each run by: give a finished RUN, or a recipe and its data for untrained weights.
 
@@ -185,31 +213,27 @@ class Commands:
             output: JSON file to write
             run: run folder of a pre-training
             recipe: path of a recipe, whose weights are measured as its seed draws them
-            data: data folder; with --run by default the one it was started on
+            data: data folder; with --run by default the one it was started on. If it is given and has word links, static
+                embeddings are measured over their dictionary
             seed: with --recipe: of the weights
             tatoeba: folder of tatoeba.LLL-eng.LLL and .eng
             held_out: folder of line-aligned XX-en.XX and XX-en.en
             pairs: pairs of each of those languages that are used
+            gold: NAME=FILE with commas between, word links made by people
         """
-        from dataclasses import replace
-
         from ernie_m.ablation import measured_model
-        from ernie_m.base.config import build, read_recipe
         from ernie_m.base.files import check_same_measures, write_json
-        from ernie_m.training.recipe import TrainingConfig
+        from ernie_m.corpus.gold_sets import gold_paths
 
         if (run is None) == (recipe is None) or (recipe is not None and data is None):
             raise InputError("measure: give either --run, or --recipe with --data")
         check_same_measures(output, {"measure": "ablation"})
-        by = measured_model.MeasureData(_path(held_out), _path(tatoeba), pairs)
         folder = _path(data)
+        by = measured_model.MeasureData(_path(held_out), _path(tatoeba), pairs, folder, gold_paths(gold))
         if run is not None:
             result = measured_model.measured(measured_model.of_run(Path(run), folder), Path(hugging_face), by)
         else:
-            assert recipe is not None
-            assert folder is not None
-            config = replace(build(TrainingConfig, read_recipe(Path(recipe)), recipe), seed=seed)
-            drawn = measured_model.untrained(config, folder)
+            drawn = measured_model.of_recipe(Path(str(recipe)), seed, Path(str(folder)))
             measured_model.write_hugging_face(drawn, Path(hugging_face))
             result = measured_model.measured(iter([drawn]), Path(hugging_face), by)
         write_json(Path(output), {"measure": "ablation", **result})
@@ -225,10 +249,12 @@ def _plan(
     tatoeba: str | None,
     held_out: str | None,
     pairs: int,
+    gold: str | None,
     finetune: str | None,
     finetune_options: str,
 ) -> ComparisonPlan:
     from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings
+    from ernie_m.corpus.gold_sets import gold_paths
 
     for name, folder in (("tatoeba", tatoeba), ("held_out", held_out)):
         if folder is not None and not Path(folder).is_dir():
@@ -244,6 +270,7 @@ def _plan(
         held_out=_path(held_out),
         tatoeba=_path(tatoeba),
         pairs=pairs,
+        gold=gold_paths(gold),
         fine_tuning=fine_tunings(finetune, finetune_options),
     )
 

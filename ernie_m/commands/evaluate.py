@@ -2,6 +2,7 @@
 
 ernie-m evaluate retrieval --model HF_FOLDER_OR_HUB_ID --source FILE --target FILE [--layer K|all]
 ernie-m evaluate alignment --model HF_FOLDER_OR_HUB_ID --gold FILE [--source FILE --target FILE] [--layer K|all]
+ernie-m evaluate words --model HF_FOLDER_OR_HUB_ID (--data DATA | --dictionary FILE) [--size N]
 ernie-m evaluate gain --run RUN [--data DATA]
 """
 
@@ -14,11 +15,11 @@ from typing import Annotated
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
-from ernie_m.corpus.word_links import GoldPair, Score, check_range, read_gold, score
+from ernie_m.corpus.word_links import GoldPair, Score, check_range, read_gold
 
 
 class Commands:
-    """Measure an encoder: `retrieval` and `alignment` for any Hugging Face folder, `gain` for a run of ours."""
+    """Measure an encoder: `retrieval`, `alignment` and `words` for any Hugging Face folder, `gain` for a run of ours."""
 
     def retrieval(
         self,
@@ -110,7 +111,7 @@ class Commands:
 
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.interop.encoder import open_encoder
-        from ernie_m.models.state_alignment import state_links
+        from ernie_m.models.state_alignment import state_scores
         from ernie_m.runs.ranks import this_device
 
         of = {"measure": "alignment", "model": model, "gold": gold}
@@ -122,15 +123,73 @@ class Commands:
             print(choice)
         encoders = {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
         layers = _layers(layer, encoders["trained"].config.num_hidden_layers)
-        results = {}
-        for name, encoder in encoders.items():
-            links = state_links(encoder, opened.tokenizer, words, layers, this_device(), name)
-            results[name] = {str(k): score(found, pairs) for k, found in zip(layers, links, strict=True)}
+        results = {
+            name: state_scores(encoder, opened.tokenizer, pairs, words, layers, this_device(), name)
+            for name, encoder in encoders.items()
+        }
         print(f"word links from the states of {len(pairs)} pairs: mutual nearest tokens by cosine")
         print(_table_of_links(results, layers))
         if output:
             figures = {name: {k: vars(found) for k, found in scores.items()} for name, scores in results.items()}
             write_json(Path(output), {"pairs": len(pairs), **of, **figures})
+
+    def words(
+        self,
+        *,
+        model: str,
+        data: str | None = None,
+        dictionary: str | None = None,
+        size: Annotated[int, Range(least=1, most=10**6)] = 1000,
+        untrained: bool = True,
+        output: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Accuracy@1 of finding a word's translation by cosine of static embeddings, both ways.
+
+        The static embedding of a word is its row of the word embedding; of several pieces, their mean. Candidates are all
+        words of the dictionary's other side. The dictionary of a data folder holds the words that its links join most often,
+        without the 100 most frequent ones of each language (stop words) and without pairs that are spelt alike.
+
+        Args:
+            model: folder or hub id of any Hugging Face encoder (`ernie-m export` makes one)
+            data: data folder with word links (`python -m data_prep align`), maybe of another tokenizer
+            dictionary: instead, a file with a word and its translation a line (MUSE's form)
+            size: pairs of words at most, of each pair of languages
+            untrained: also measure the same shape with random weights
+            output: also write the figures, and the dictionaries, to this JSON file
+            trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
+        """
+        from transformers import AutoModel
+
+        from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.base.table import table
+        from ernie_m.corpus.folder import CorpusFolder
+        from ernie_m.corpus.word_pairs import dictionaries, read_dictionary
+        from ernie_m.interop.encoder import open_encoder
+        from ernie_m.models.word_translation import translations
+
+        if (data is None) == (dictionary is None):
+            raise InputError("words: give either --data, a folder with word links, or --dictionary, a file")
+        of = {"measure": "words", "model": model, "data": data, "dictionary": dictionary}
+        check_same_measures(output, of)
+        opened = open_encoder(model, trust_remote_code)
+        if data is not None:
+            found = dictionaries(CorpusFolder(data), size)
+        else:
+            found = {Path(str(dictionary)).stem: read_dictionary(Path(str(dictionary)), size)}
+        encoders = {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
+        results = {name: translations(encoder, opened.tokenizer, found) for name, encoder in encoders.items()}
+        print("word translation, accuracy@1 of static embeddings by cosine, among the words of the other side")
+        shown = [
+            [name, f"{of_pair['trained'].pairs:,}", *(f"{100 * way:.1f} %" for f in of_pair.values() for way in f.ways)]
+            for name in found
+            for of_pair in [{which: result[name] for which, result in results.items()}]
+        ]
+        print(table(["dictionary", "pairs", *(f"{name} {way}" for name in results for way in ("->", "<-"))], shown))
+        if output:
+            figures = {name: {pair: vars(f) for pair, f in result.items()} for name, result in results.items()}
+            written = {name: list(zip(d.source, d.target, strict=True)) for name, d in found.items()}
+            write_json(Path(output), {**of, **figures, "dictionaries": written})
 
     def gain(
         self,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.corpus.word_links import Link
+from ernie_m.corpus.word_links import GoldPair, Link, Score, score
 
 PAIRS_AT_A_TIME = 32
 Words = Sequence[str]
@@ -45,6 +45,20 @@ def state_links(
         progress.advance(len(chosen))
     progress.close()
     return links
+
+
+def state_scores(
+    model: nn.Module,
+    tokenizer: Any,
+    gold: Sequence[GoldPair],
+    words: Sequence[tuple[Words, Words]],
+    layers: Sequence[int],
+    device: torch.device,
+    note: str,
+) -> dict[str, Score]:
+    """Of each layer, how good the links of its states are against gold. `words`: of the gold's pairs."""
+    links = state_links(model, tokenizer, words, layers, device, note)
+    return {str(layer): score(found, gold) for layer, found in zip(layers, links, strict=True)}
 
 
 def word_links(source_ND: Tensor, source_words: list[int], target_MD: Tensor, target_words: list[int]) -> set[Link]:

@@ -22,10 +22,10 @@ from tests.integration.conftest import environment, tiny_recipe
 STEPS = 24
 
 
-def start(recipe: Path, data: Path, embedded: Path, to: Path) -> subprocess.Popen[str]:
+def start(recipe: Path, data: Path, embedded: Path, gold: Path, to: Path) -> subprocess.Popen[str]:
     """`ernie-m ablate scratch` on the embedded corpus, two runs side by side, from a folder that is not the checkout."""
     options = {"recipe": recipe, "data": data, "to": to, "steps": STEPS, "jobs": 2, "pairs": 6}
-    options["held_out"] = embedded / "heldout"
+    options |= {"held_out": embedded / "heldout", "gold": f"en-en={gold}"}
     words = [f"--{key}={value}" for key, value in options.items()]
     return subprocess.Popen(
         [sys.executable, "-m", "ernie_m", "ablate", "scratch", *words],
@@ -38,6 +38,14 @@ def start(recipe: Path, data: Path, embedded: Path, to: Path) -> subprocess.Pope
 
 
 @pytest.fixture
+def gold(tmp_path: Path) -> Path:
+    """Sentences and themselves: every word is linked with itself in every layer."""
+    path = tmp_path / "gold.txt"
+    path.write_text("two days ||| two days ||| 0-0 1-1\nMonday ||| Monday ||| 0-0\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     output = {"log_every": 1, "save_every": 100, "evaluate_every": 0}
@@ -46,12 +54,12 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
-    recipe: Path, data: Path, embedded: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    recipe: Path, data: Path, embedded: Path, gold: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "compared"
     twin, full = (to / "runs" / f"tiny_{kind}_seed0" for kind in ("mmlm", "full"))
 
-    first = start(recipe, data, embedded, to)
+    first = start(recipe, data, embedded, gold, to)
     ends = time.monotonic() + 120
     while not (steps_done(twin) and steps_done(full)):
         assert first.poll() is None, first.communicate()[0]
@@ -66,7 +74,7 @@ def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
 
     def again(*overrides: str) -> dict[str, list[dict[str, Any]]]:
         """The same comparison in this process: its commands are started as before."""
-        plan = ComparisonPlan(to, data, seeds=1, side_by_side=2, held_out=embedded / "heldout", pairs=6)
+        plan = ComparisonPlan(to, data, 1, side_by_side=2, held_out=embedded / "heldout", pairs=6, gold={"en-en": gold})
         vocab_size = CorpusFolder(data).manifest.vocab_size
         return run(scratch(str(recipe), STEPS, overrides, vocab_size), plan)
 
@@ -78,6 +86,7 @@ def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
     for name in ("tiny_mmlm", "tiny_full"):
         (result,) = results[name]
         assert set(result["pairs"]) == {"gain", "perplexity/MMLM", "perplexity/TLM", "perplexity/CAMLM"}
+        assert result["links"] == {"en-en": {"0": 0, "1": 0, "2": 0}}
         assert (to / "hugging_face" / f"{name}_seed0" / "config.json").is_file()
     assert results["tiny_full"][0]["step"] == STEPS
     assert "tiny_full_seed0: measuring" in capfd.readouterr().out

@@ -112,6 +112,28 @@ def test_compute_counts_the_generation_of_BTMLM() -> None:
     assert 1.2 < costs[1] / costs[0] < 4 / 3
 
 
+def test_alignlm_variants_differ_in_rows_and_the_weight_of_the_bilingual_loss() -> None:
+    untrained, base, tlm, *weighed, camlm = variants.alignlm("learning", 600, ["objective_weights={MMLM: 2}"])
+    assert not untrained.is_trained
+    assert untrained.recipe == base.recipe
+    assert [v.title for v in (base, tlm, camlm)] == ["MMLM", "MMLM + TLM", "MMLM + TLM + CAMLM"]
+    assert [v.config.objective_weights for v in weighed] == [{"MMLM": 2, "AlignLM_bilingual": w} for w in (0.1, 0.5, 1.0)]
+    assert [v.name for v in weighed] == ["alignlm_010", "alignlm_050", "alignlm_100"]
+    for variant in (base, tlm, *weighed, camlm):
+        assert variant.num_steps == 600
+        changed = differing_keys(base.recipe, variant.recipe)
+        assert all(line.startswith(("stages:", "objective_weights.AlignLM_bilingual")) for line in changed)
+        pairs = sum(share for name, share in variant.recipe["stages"][0]["rows"].items() if name != "MMLM")
+        assert pairs == (0 if variant is base else 3), "as many rows of pairs beside one of text"
+    assert (tlm.paper["xnli"], weighed[0].paper["xnli"], camlm.paper) == (75.9, 77.0, {})
+
+
+def test_alignlm_takes_the_papers_numbers_unless_another_recipe_is_given() -> None:
+    base, tlm = variants.alignlm("alignlm", None, [])[1:3]
+    assert base.config.optimizer.peak_learning_rate == 5e-5
+    assert tlm.config.objective_weights == {}, "the recipe's own weight is of a loss that TLM has not"
+
+
 def test_learning_variants_have_equal_steps_and_positions() -> None:
     untrained, *trained = variants.learning(None, [])
     assert not untrained.is_trained
@@ -231,7 +253,13 @@ def result_of(gain: float, layers: dict[str, list[float]], xnli: float) -> dict[
     curve = [{"step": step, "gain": gain * step / 10, "perplexity/TLM": 50.0 / step} for step in (5, 10)]
     pairs = {"gain": gain, "perplexity/MMLM": 20.0, "perplexity/TLM": 10.0, "perplexity/CAMLM": 30.0}
     tuned = {"fine_tuned": {"xnli": xnli}, "as_in_the_paper": ["xnli"]}
-    return {"step": 10, "retrieval": retrieval, "curve": curve, "pairs": pairs, **tuned}
+    words = {
+        "en-es": {"pairs": 10, "to_target": gain, "to_source": 0.1},
+        "en-fr": {"pairs": 8, "to_target": 0, "to_source": 0},
+    }
+    links = {"en-es": {"0": 0.5, "1": 0.5 - gain, "2": 0.45}, "en-fr": {"0": 0.3, "1": 0.3 - gain, "2": 0.35}}
+    measured = {"retrieval": retrieval, "curve": curve, "pairs": pairs, "words": words, "links": links}
+    return {"step": 10, **measured, **tuned}
 
 
 def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,6 +276,8 @@ def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, ca
     assert row["gain, nats"] == "0.20 ± 0.14"
     assert row["Tatoeba, best layer, %"] == "45.0 ± 0.0"
     assert row["last layer, %"] == "28.1 ± 23.9"
+    assert row["word translation, %"] == "7.5 ± 3.5", "of 5 and 10: mean of both ways and both pairs"
+    assert (row["state AER, best layer, %"], row["embeddings, %"]) == ("20.0 ± 14.1", "40.0 ± 0.0")
     assert (row["xnli, %"], row["xnli, paper"]) == ("71.00 ± 1.41", "75.8")
     other = {v.name: [*seeds, seeds[0] | {"as_in_the_paper": []}] for v in compared}
     head, rows = report.head_and_rows(compared, other)
@@ -259,9 +289,17 @@ def test_the_table_gives_mean_and_spread_and_the_papers_score(tmp_path: Path, ca
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_each_set_has_its_own_column_in_the_layer_that_is_best_over_all_sets() -> None:
+    compared = variants.objectives(None, None, [])[:2]
+    seeds = [result_of(0.1, {"0": [0.2, 0.4]}, 70.0), result_of(0.3, {"0": [0.4, 0.8]}, 72.0)]
+    head, rows = report.by_set(compared, {v.name: seeds for v in compared})
+    assert head == ["variant", "words en-es", "words en-fr", "AER en-es", "AER en-fr"]
+    assert rows[0] == ["exp0", "15.0 ± 7.1", "0.0 ± 0.0", "30.0 ± 14.1", "10.0 ± 14.1"]
+
+
 def test_what_was_not_measured_is_said_and_not_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compared = variants.objectives(None, None, [])[:1]
-    nothing = {"step": 10, "retrieval": {}, "curve": [], "pairs": {}, "fine_tuned": {}}
+    nothing = {"step": 10, "retrieval": {}, "curve": [], "pairs": {}, "words": {}, "links": {}, "fine_tuned": {}}
     report.write("A title", compared, {compared[0].name: [nothing]}, [], tmp_path)
     out = capsys.readouterr().out
     assert "no measures to show: --tatoeba, --held_out and --finetune name what to measure by" in out

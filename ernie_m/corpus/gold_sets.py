@@ -1,0 +1,51 @@
+"""Named files of gold links with their sentences, as an option gives them: en-es=es/test.tsv,en-fr=fr.txt or FILE alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ernie_m.base.console import InputError
+from ernie_m.corpus.word_links import GoldPair, read_gold
+
+
+@dataclass(frozen=True)
+class GoldSet:
+    """Pairs with their words, and the links between these."""
+
+    pairs: tuple[GoldPair, ...]
+
+    @property
+    def words(self) -> list[tuple[Sequence[str], Sequence[str]]]:
+        """The words of both sentences of each pair."""
+        return [(pair.source or (), pair.target or ()) for pair in self.pairs]
+
+
+def gold_paths(text: str | None) -> dict[str, Path]:
+    """The files of NAME=FILE,NAME=FILE; a FILE alone is named by its stem. Raises InputError where one is missing or named
+    twice, or one that `read_gold_sets` refuses."""
+    found: dict[str, Path] = {}
+    for part in filter(None, (part.strip() for part in (text or "").split(","))):
+        name, equals, rest = part.partition("=")
+        path = Path(rest if equals else part).expanduser().resolve()
+        name = name if equals else path.stem
+        if not path.is_file():
+            raise InputError(f"--gold {part}: no such file; expected `source ||| target ||| 0-0 1-2` lines, as NAME=FILE")
+        if name in found:
+            raise InputError(f"--gold {part}: a second set {name}; give it another name, NAME=FILE")
+        found[name] = path
+    read_gold_sets(found)  # so that a fault shows before anything is trained
+    return found
+
+
+def read_gold_sets(paths: dict[str, Path]) -> dict[str, GoldSet]:
+    """The sets of these files. Raises InputError for one without its sentences."""
+    sets = {name: GoldSet(tuple(read_gold(path))) for name, path in paths.items()}
+    for name, gold in sets.items():
+        if any(pair.source is None for pair in gold.pairs):
+            raise InputError(
+                f"--gold {paths[name]}: links alone; expected the sentences too, as `source ||| target ||| 0-0 1-2` "
+                "(`ernie-m evaluate alignment` takes them from other files)"
+            )
+    return sets
