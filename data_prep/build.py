@@ -35,6 +35,7 @@ from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refu
 from data_prep.known_tokenizers import recognised
 from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
 from data_prep.rank_stats import peak_memory
+from data_prep.readers.sampling import MOST_TEXT_OF_ESTIMATE
 from data_prep.rebuild import left_out, rebuild_missing
 from data_prep.report import collect, summary, write_reports
 from data_prep.workers import Ranks
@@ -90,7 +91,7 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
 
     def show() -> None:
         corpora = read_catalog(catalog)
-        print(shown([estimate(corpus, tokenizer) for corpus in corpora], out, ranks.num_ranks))
+        print(shown([estimate(corpus, tokenizer, MOST_TEXT_OF_ESTIMATE) for corpus in corpora], out, ranks.num_ranks))
 
     ranks.on_first(show)
 
@@ -123,9 +124,9 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
 
 
 def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:
-    """An estimate from the beginning of every corpus; and name -> message of corpora to be left out."""
+    """An estimate from a sample of every corpus; and name -> message of corpora to be left out."""
     estimates, failed = [], {}
-    progress = Progress("look at the beginning of every corpus", len(corpora), "corpora")
+    progress = Progress("look at a sample of every corpus", len(corpora), "corpora")
     for corpus in corpora:
         try:
             estimates.append(estimate(corpus, tokenizer))

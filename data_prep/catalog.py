@@ -27,8 +27,9 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
-COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits")
+COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits", "normalise")
 REJECT, SPLIT = "reject", "split"
+NONE, NORMALISATIONS = "none", ("nfc", "nfkc")
 MONOLINGUAL_KEYS = ("language", "long_lines")
 PARALLEL_KEYS = ("languages", "held_out", "max_length_ratio")
 
@@ -81,6 +82,8 @@ class Corpus:
     """Pairs: characters of the longer side per character of the shorter; None: any."""
     deduplicate: bool = False
     """Remove exact copies of earlier lines (pairs) of this corpus."""
+    normalise: str = NONE
+    """Unicode normalisation of the texts before anything else: none, nfc or nfkc."""
     limits: Limits = DEFAULT_LIMITS
     """How far its files are believed."""
     long_lines: str = REJECT
@@ -155,6 +158,7 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         max_characters=most,
         max_length_ratio=ratio if "max_length_ratio" in entry else None,
         deduplicate=_flag(entry, "deduplicate", where),
+        normalise=_choice(entry, "normalise", (NONE, *NORMALISATIONS), where),
         limits=_limits(entry, where),
         long_lines=_choice(entry, "long_lines", (REJECT, SPLIT), where),
     )
@@ -216,7 +220,7 @@ def _whole(entry: dict[str, Any], key: str, default: int, where: str) -> int:
 def _choice(entry: dict[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
     value = entry.get(key, choices[0])
     if value not in choices:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected {' or '.join(choices)}")
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected {', '.join(choices[:-1])} or {choices[-1]}")
     return str(value)
 
 

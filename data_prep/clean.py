@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 from data_prep import readers
-from data_prep.catalog import SPLIT, Corpus
+from data_prep.catalog import NONE, SPLIT, Corpus
 from data_prep.records import Count, Lines
 from ernie_m.corpus.folder import HELD_OUT, TRAIN
 
@@ -27,6 +29,9 @@ def too_long(corpus: Corpus) -> str:
 def clean(lines: Lines, corpus: Corpus) -> tuple[np.ndarray, tuple[list[str], ...], dict[int, str]]:
     """(indices of the lines to keep, the stripped texts of all lines a side, index -> reason of the others)."""
     texts = tuple([text.strip() for text in side] for side in lines.texts)
+    if corpus.normalise != NONE:
+        form: Any = corpus.normalise.upper()
+        texts = tuple([unicodedata.normalize(form, text) for text in side] for side in texts)
     lengths = np.array([np.fromiter(map(len, side), np.int64, len(side)) for side in texts])
     shortest, longest = lengths.min(axis=0), lengths.max(axis=0)
     reasons = dict(lines.rejected)

@@ -1,4 +1,4 @@
-"""What a build will need (rows, tokens, disk, time), from a sample at the beginning of each corpus.
+"""What a build will need (rows, tokens, disk, time), from samples all over each corpus.
 
 The sample also checks, before hours of work, that every file exists, is what its name says, and holds usable lines.
 """
@@ -14,6 +14,7 @@ from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.clean import clean
 from data_prep.convert import vocabulary_of
+from data_prep.readers.sampling import MOST_TEXT, MOST_TEXT_OF_ESTIMATE, PLACES
 from ernie_m.base.console import InputError, duration
 from ernie_m.base.table import table
 from ernie_m.corpus.unknown_pieces import Pieces
@@ -46,19 +47,17 @@ class Estimate:
         return int(2 * size + 24 * self.rows if self.corpus.deduplicate else size)
 
 
-def estimate(corpus: Corpus, tokenizer: Path) -> Estimate:
-    """Read, clean and encode the beginning of a corpus; raises InputError when it holds no usable line."""
-    counted = 0
+def estimate(corpus: Corpus, tokenizer: Path, most_text: int = MOST_TEXT) -> Estimate:
+    """Read, clean and encode lines from all over a corpus; raises InputError when there is no usable one.
 
-    def count(num_bytes: int) -> None:
-        nonlocal counted
-        counted += num_bytes
-
+    Of a stream no more than about `most_text` bytes of text are read.
+    """
     vocabulary, started = vocabulary_of(tokenizer), time.monotonic()
     rows, tokens, encoding = 0, 0, 0.0
     pieces, unknown = [Pieces()] * len(corpus.languages), vocabulary.unknown_ids
-    chunk = readers.first_chunk(corpus, count=count)
-    for lines in readers.parse(corpus, chunk):
+    sample = readers.sample(corpus, most_text)
+    reading, started = time.monotonic() - started, time.monotonic()
+    for lines in (lines for chunk in sample.chunks for lines in readers.parse(corpus, chunk)):
         kept, texts, _ = clean(lines, corpus)
         rows += len(kept)
         encoded, before = kept[::ENCODED_ONE_IN].tolist(), time.monotonic()
@@ -66,11 +65,11 @@ def estimate(corpus: Corpus, tokenizer: Path) -> Estimate:
         pieces = [before + now for before, now in zip(pieces, sides, strict=True)]
         tokens += sum(side.total for side in sides) * len(kept) // max(1, len(encoded))
         encoding += time.monotonic() - before
-    total = readers.input_bytes(corpus)
-    factor = max(1.0, total / max(counted, 1))
-    text, rows, tokens = (int(n * factor) for n in (readers.text_bytes(chunk), rows, tokens))
-    seconds = time.monotonic() - started + (ENCODED_ONE_IN - 1) * encoding
-    return Estimate(corpus, total, text, rows, tokens, seconds * factor, dict(zip(corpus.languages, pieces, strict=True)))
+    factor = max(1.0, sample.text_bytes / max(1, sum(map(readers.text_bytes, sample.chunks))))
+    text, rows, tokens = sample.text_bytes, int(rows * factor), int(tokens * factor)
+    seconds = reading + (time.monotonic() - started + (ENCODED_ONE_IN - 1) * encoding) * factor
+    known = dict(zip(corpus.languages, pieces, strict=True))
+    return Estimate(corpus, readers.input_bytes(corpus), text, rows, tokens, seconds, known)
 
 
 def described(corpus: Corpus, language: str) -> str:
@@ -111,7 +110,7 @@ def shown(estimates: list[Estimate], out: Path, num_ranks: int) -> str:
     return (
         f"{table(head, rows)}\n\nabout {size(disk)} of shards ({size(free_bytes(out))} free at {out}), "
         f"at most {duration(seconds / num_ranks)} on {num_ranks} rank{'s' * (num_ranks > 1)}; "
-        f"guessed from the first {size(readers.SAMPLE_BYTES)} of text of each corpus"
+        f"guessed from {PLACES} places of each corpus; of one stream, from its first {size(MOST_TEXT_OF_ESTIMATE)} of text"
         + "".join(f"\nalarm: {alarm}" for alarm in alarms)
     )
 

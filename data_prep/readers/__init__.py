@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from data_prep.catalog import Corpus
-from data_prep.readers import cc100, lines, moses, text_file, tmx, tsv, wikimatrix
+from data_prep.readers import cc100, lines, moses, sampling, text_file, tmx, tsv, wikimatrix
 from data_prep.readers.archives import is_tar
 from data_prep.readers.sniffing import refuse_other_content
 from data_prep.readers.text_file import Cut
@@ -89,6 +89,21 @@ def first_chunk(corpus: Corpus, chunk_bytes: int = SAMPLE_BYTES, count: Count = 
         if chunk is None or not any(len(some.numbers) for some in parse(corpus, chunk)):
             raise InputError(f"{corpus.files[0]}: no usable line; expected text in the format {corpus.format}")
     return chunk
+
+
+def sample(corpus: Corpus, most_text: int = sampling.MOST_TEXT) -> sampling.Sample:
+    """Chunks from all over a corpus. Raises InputError, naming the corpus, as `first_chunk`."""
+    with named(corpus):
+        refuse_other_content(corpus)
+        reader = READERS[corpus.format]
+        found = None if reader.at_empty_lines is None else sampling.of_places(corpus, reader.at_empty_lines)
+        if found is None:
+            limit = most_text // (sampling.SLOW_SHARE if corpus.format == "tmx" else 1)
+            stream = partial(chunks, corpus, sampling.PLACE_BYTES)
+            found = sampling.of_stream(stream, text_bytes, input_bytes(corpus), limit)
+        if not any(len(some.numbers) for chunk in found.chunks for some in parse(corpus, chunk)):
+            raise InputError(f"{corpus.files[0]}: no usable line; expected text in the format {corpus.format}")
+    return found
 
 
 def input_bytes(corpus: Corpus) -> int:

@@ -16,6 +16,7 @@ from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.readers.archives import read_pieces
 from data_prep.records import no_count
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import agree
 
 HEAD_BYTES = 1 << 14
 
@@ -57,6 +58,7 @@ REMEDY = {"zstandard": "unpack it with `unzstd`", "lzma (the old format of one s
 
 def refuse_other_content(corpus: Corpus) -> None:
     """Raise InputError for a file that is surely not of the corpus's format, saying what it is."""
+    _refuse_swapped(corpus)
     for path in corpus.files:
         _refuse_no_file(path)
         if not path.is_file():
@@ -91,6 +93,20 @@ def _refuse_no_file(path: Path) -> None:
         raise InputError(f"{path}: a pipe, and a build reads its files more than once; save what comes out of it as a file")
     if path.is_dir():
         raise InputError(f"{path}: a folder; expected a file")
+
+
+def _refuse_swapped(corpus: Corpus) -> None:
+    """Two files whose names end in the codes of each other's language."""
+    if len(corpus.files) != 2 or len(corpus.languages) != 2:
+        return
+    codes = [Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix[1:] for path in corpus.files]
+    crossed = zip(codes, reversed(corpus.languages), strict=True)
+    straight = zip(codes, corpus.languages, strict=True)
+    if all(agree(code, language) for code, language in crossed) and not any(agree(c, language) for c, language in straight):
+        raise InputError(
+            f"{corpus.files[0]}: named as {codes[0]}, and the catalog says that source and target are "
+            f"{' and '.join(corpus.languages)}; write languages: [{corpus.languages[1]}, {corpus.languages[0]}]"
+        )
 
 
 def _refuse_packing(path: Path, head: bytes) -> None:

@@ -66,6 +66,33 @@ def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:
     return [Cut(i, start, stop) for i, (start, stop) in enumerate(pairwise([*offsets, None])) if start is not None]
 
 
+def places(path: Path, count: int, size: int) -> tuple[list[Cut], int] | None:
+    """Up to `count` stretches of about `size` bytes, evenly over a file that can be entered there; the bytes of its text.
+
+    None for a file that is read in one pass. A file of about as many bytes is one stretch.
+    """
+    if is_zip(path) or is_tar(path) or (path.suffix.lower() in DECOMPRESSORS and path.suffix.lower() != ".xz"):
+        return None
+    require_content(path)
+    if path.suffix.lower() == ".xz":
+        with damage_named(path, "xz"):
+            try:
+                file = _xz_file(path)
+            except TooLongError:
+                return None
+        borders, length = file.block_boundaries, len(file)
+        if len(borders) < 2:
+            return None
+        starts = [borders[number * len(borders) // count] for number in range(count)]
+    else:
+        length = path.stat().st_size
+        starts = [number * max(0, length - size) // max(1, count - 1) for number in range(count)]
+    if length <= count * size:
+        return [Cut(0, 0, None)], length
+    starts = sorted(set(starts))
+    return [Cut(i, start, start + size if start + size < length else None) for i, start in enumerate(starts)], length
+
+
 def cut_chunk(path: Path, cut: Cut, at_empty_lines: bool) -> Chunk:
     """Read one chunk of a file that `cuts` divided; each block that it takes bytes from is checked completely."""
 

@@ -103,3 +103,12 @@ def test_a_pipe_standard_input_and_a_folder_are_refused_as_what_they_are(tmp_pat
     for name, message in (("pipe", "a pipe, and a build reads"), ("-", "standard input is read once"), (".", "a folder")):
         with pytest.raises(InputError, match=message):
             look(tmp_path / name)
+
+
+def test_sides_whose_names_are_those_of_each_others_language_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.de.gz").write_bytes(gzip.compress(b"Guten Tag\n"))
+    (tmp_path / "train.en").write_bytes(b"Good day\n")
+    files = (tmp_path / "train.de.gz", tmp_path / "train.en")
+    with pytest.raises(InputError, match=r"train\.de\.gz: named as de, .* write languages: \[de, en\]"):
+        first_chunk(Corpus("c", "moses", ("en", "de"), files))
+    assert num_lines(first_chunk(Corpus("c", "moses", ("de", "en"), files))) == 1

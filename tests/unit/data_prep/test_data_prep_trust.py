@@ -7,16 +7,19 @@ import gzip
 import json
 import lzma
 import random
+import unicodedata
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from prep_samples import SMALL, WORDS, bare_ids, contents, rows_of, sentences
 
 from data_prep.build import Options, build, show_estimate
-from data_prep.catalog import read_catalog
-from data_prep.clean import DUPLICATE
+from data_prep.catalog import Corpus, read_catalog
+from data_prep.clean import DUPLICATE, usable
 from data_prep.estimate import estimate
+from data_prep.records import no_count
 from data_prep.verify import verify
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError
@@ -213,3 +216,35 @@ def test_every_kind_of_broken_input_has_its_line_in_the_report(catalog: Path, to
     kept = [corpus.name for corpus in Manifest.read(tmp_path / "out").corpora]
     assert kept == ["mono.en", "t.de-en", "p.de-fr", "bytes", "wiki"]
     assert verify(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.txt.xz"])
+def test_the_estimate_of_a_sorted_file_is_that_of_the_whole(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Short lines first, and words that cost many pieces last: the head tells half of it."""
+    monkeypatch.setattr("data_prep.readers.sampling.PLACE_BYTES", 4000)
+    lines = ["the house is small and green"] * 3000 + ["qqq xyz 98765"] * 9000
+    content = "\n".join(lines).encode()
+    whole = [content[place : place + 20_000] for place in range(0, len(content), 20_000)]
+    packed = {".gz": gzip.compress(content), ".xz": b"".join(map(lzma.compress, whole))}
+    (tmp_path / name).write_bytes(packed.get(name[-3:], content))
+    corpus = Corpus("a", "cc100", ("en",), (tmp_path / name,))
+    found = estimate(corpus, tokenizer)
+    expected = sum(len(bare_ids(tokenizer, line)) * count for line, count in Counter(lines).items())
+    assert found.tokens == pytest.approx(expected, rel=0.2)
+    assert found.rows == pytest.approx(len(lines), rel=0.2)
+    assert found.text_bytes == pytest.approx(len(content), rel=0.01)
+    head = len(bare_ids(tokenizer, lines[0])) * len(content) / (len(lines[0]) + 1)
+    assert abs(head - expected) > 0.3 * expected  # what the beginning alone would say
+
+
+def test_texts_are_normalised_where_the_catalog_asks_for_it(tmp_path: Path) -> None:
+    decomposed = unicodedata.normalize("NFD", "läuft über die brücke")
+    (tmp_path / "a.txt").write_text(decomposed + "\n")
+    for form, expected in (("none", decomposed), ("nfc", unicodedata.normalize("NFC", decomposed))):
+        (tmp_path / "c.yaml").write_text(
+            f"corpora: [{{name: a, format: cc100, path: a.txt, language: de, normalise: {form}}}]"
+        )
+        (corpus,) = read_catalog(tmp_path / "c.yaml")
+        assert list(usable(corpus, no_count)) == [(expected,)]

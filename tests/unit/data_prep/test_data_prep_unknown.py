@@ -133,7 +133,10 @@ def test_a_language_known_in_part_is_an_alarm_and_no_error(latin: Path, tmp_path
     assert "alarm: " in stats(tmp_path / "out", 0.3)
 
 
-def test_what_the_sample_did_not_show_is_refused_at_the_end_and_nothing_is_done_twice(latin: Path, tmp_path: Path) -> None:
+def test_what_the_sample_did_not_show_is_refused_at_the_end_and_nothing_is_done_twice(
+    latin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.readers.sampling.PLACES", 1)  # the beginning alone
     options = Options(chunk_bytes=1 << 18)
     catalog = catalog_of(tmp_path, {"en": lines("en", 12_000) + lines("am", 26_000)})
     out = tmp_path / "out"
