@@ -276,6 +276,24 @@ def test_every_parameter_gets_a_gradient_and_a_pooler_is_none(
     assert {*backbone.whole.state_dict()} == {*model.state_dict()}, "a pooler is saved all the same"
 
 
+@pytest.mark.parametrize("suffix", ["Model", "ForMaskedLM"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_class_whose_parameters_alone_are_bf16_trains(
+    family: str, suffix: str, documents_of: DocumentsOf, batch_of: BatchOf
+) -> None:
+    """DeepSpeed casts these and no buffer: a pooler that is none keeps its type, and must not meet the states."""
+    backbone, batch = backbone_of(random_model(family, suffix, scale=0.1)), batch_of(TLM, documents_of(TLM))
+    request = LossRequest(torch.ones(len(LOSS_INDEX)), 1)
+    with torch.no_grad():
+        expected, _ = backbone(batch, request)
+    for parameter in backbone.parameters():
+        parameter.data = parameter.data.bfloat16()
+    loss, _ = backbone(batch, request)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=0.02)
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropout_of_zero_is_none_in_any_class(family: str, documents_of: DocumentsOf, batch_of: BatchOf) -> None:
     model, batch = random_model(family), batch_of(MMLM, documents_of(MMLM))

@@ -278,8 +278,13 @@ def _keep_wanted(module: nn.Module, inputs: Any, keywords: dict[str, Any], outpu
 
 
 def _out_of_training(encoder: Any) -> tuple[str, ...]:
-    """Make the pooler's parameters buffers: no loss reaches them. Their names in the encoder."""
+    """Make the pooler's parameters buffers, and leave it out of the forward: no loss reaches it. Their names in the encoder.
+
+    DeepSpeed casts parameters alone: in bf16 the pooler would not fit the states.
+    """
     pooler, names = getattr(encoder, "pooler", None), []
+    if isinstance(pooler, nn.Module):
+        pooler.forward = lambda states, *others: states
     for prefix, module in pooler.named_modules(prefix="pooler") if isinstance(pooler, nn.Module) else ():
         for name, parameter in [*module.named_parameters(recurse=False)]:
             delattr(module, name)
