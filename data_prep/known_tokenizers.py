@@ -50,7 +50,8 @@ def recognised(vocabulary: AnyVocabulary, expected_sha256: str | None = None) ->
 
 def _described(vocabulary: JsonVocabulary) -> Choice:
     specials = vocabulary.specials
-    roles = {name: vocabulary.pieces([getattr(specials, name)])[0] for name in ("begin", "end", "pad", "mask")}
+    ids = {name: getattr(specials, name) for name in ("begin", "end", "pad", "mask")}
+    roles = {name: "none" if i is None else vocabulary.pieces([i])[0] for name, i in ids.items()}
     return Choice(
         "tokenizer",
         f"a {vocabulary.kind} tokenizer.json, {vocabulary.size:,} ids, {specials.num_replaceable:,} of which may replace "

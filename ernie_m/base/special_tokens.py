@@ -56,7 +56,8 @@ class Specials:
     pad: int
     unknown: int | None
     """None where nothing is unknown: byte-level BPE."""
-    mask: int
+    mask: int | None
+    """None where there is none: then objectives that put masks into a text are refused (ernie_m.rows.layout)."""
     first_position: int
     """Position id of the first token: 2 in XLM-R, 0 in BERT."""
     vocab_size: int
@@ -130,12 +131,12 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
     if not _is_number(content["first_position"]) or content["first_position"] < 0:
         yield f"first_position is {content['first_position']!r}, expected a number from 0"
     for name in ("begin", "end", "begin_second", "pad", "unknown", "mask"):
-        value, may_be_none = content[name], name in ("begin_second", "unknown")
+        value, may_be_none = content[name], name in ("begin_second", "unknown", "mask")
         if not (value is None and may_be_none) and not (_is_number(value) and 0 <= value < size):
             yield f"{name} is {value!r}, expected {'null or ' * may_be_none}an id from 0 to {size - 1}"
     for name in ("pad", "mask"):
         others = [other for other in ("begin", "end", "pad", "unknown") if other != name]
-        if same := [other for other in others if content[other] == content[name]]:
+        if same := [other for other in others if content[name] is not None and content[other] == content[name]]:
             yield f"{name} is {content[name]!r}, which is {same[0]} too"
     before = 0
     ranges = content["replaceable"]

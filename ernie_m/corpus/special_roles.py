@@ -84,12 +84,13 @@ def specials_of(content: Mapping[str, Any], roles: Mapping[str, str], path: Path
     ids = ids_by_name(content)
     faults = [*_faults(content, roles, ids)]
     if faults:
+        faults += ["it has no mask token"] * ("mask_token" not in roles)
         raise InputError(f"tokenizer {path}: {'; '.join(faults)}; expected the tokenizer of an encoder with masks")
     around = around_of(content.get("post_processor"))
     begin = around.before[0] if around.before else ids[roles["cls_token"]]
     end = around.behind[0] if around.behind else ids[roles["sep_token"]]
     special = {ids[name] for name in special_names(content, roles)} | {begin, end}
-    pad, mask = ids[roles["pad_token"]], ids[roles["mask_token"]]
+    pad, mask = ids[roles["pad_token"]], ids[roles["mask_token"]] if "mask_token" in roles else None
     if len({pad, mask}) < 2 or {pad, mask} & {begin, end}:
         raise InputError(f"tokenizer {path}: begin {begin}, end {end}, pad {pad} and mask {mask} share ids; expected others")
     return Specials(
@@ -106,7 +107,7 @@ def specials_of(content: Mapping[str, Any], roles: Mapping[str, str], path: Path
 
 
 def _faults(content: Mapping[str, Any], roles: Mapping[str, str], ids: Mapping[str, int]) -> Iterator[str]:
-    """Why this is not the tokenizer of a masked language model."""
+    """Why this is not the tokenizer of an encoder. One without a mask token may be: many sentence encoders never saw one."""
     around, known = around_of(content.get("post_processor")), {*ids.values()}
     for what, put, kind in (("before", around.before, "cls_token"), ("behind", around.behind, "sep_token")):
         if len(put) > 1:
@@ -118,9 +119,8 @@ def _faults(content: Mapping[str, Any], roles: Mapping[str, str], ids: Mapping[s
         yield f"it puts the ids {between} between two texts, expected an end and at most one more"
     if unknown := sorted({*around.before, *around.behind, *around.between} - known):
         yield f"it puts the id {unknown[0]} around a text, which its vocabulary lacks"
-    for kind in ("pad_token", "mask_token"):
-        if kind not in roles:
-            yield f"it has no {kind.replace('_', ' ')}"
+    if "pad_token" not in roles:
+        yield "it has no pad token"
     for kind, name in sorted(roles.items()):
         if name not in ids and kind != "unk_token":
             yield f"its {kind} {name!r} is not in its vocabulary"

@@ -14,7 +14,7 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
-from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, Specials, vocab_size_of
+from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, Specials, mask_id, vocab_size_of
 from ernie_m.corpus.special_roles import first_position
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE
 
@@ -50,7 +50,8 @@ class Vocabulary:
         self.fingerprint = sha256_of(self.path)
         specials = Specials.xlm_r(vocab_size_of(self._processor.get_piece_size()))
         self.specials = replace(specials, first_position=first_position(self.path, specials.pad, is_behind_pad=True))
-        self.size, self.mask_id = self.specials.vocab_size, self.specials.mask
+        self.size = self.specials.vocab_size
+        self.mask_id = mask_id(self.size)
         model = self.model_proto()
         self.is_unigram = model.trainer_spec.model_type == model.trainer_spec.UNIGRAM
         self.kind = "SentencePiece unigram" if self.is_unigram else "SentencePiece BPE"

@@ -56,6 +56,7 @@ def replace_80_10_10(numbers: np.ndarray, ids: np.ndarray, specials: Specials) -
 
     `numbers` uint64 [n] are random. The lower 32 bits are used; the upper ones have chosen the masks.
     """
+    assert specials.mask is not None, "Layout refuses such objectives"
     tenths = (numbers & 0xFFFFFFFF) * 10
     tenth, fraction = tenths >> 32, tenths & 0xFFFFFFFF
     random_ids = specials.replacements((fraction * specials.num_replaceable >> 32).astype(np.int64))

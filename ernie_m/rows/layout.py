@@ -21,11 +21,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ernie_m.base.arrays import ranges, rows_in_order
+from ernie_m.base.console import InputError
 from ernie_m.base.sampling import mix, numbers_of
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.columns import LINKS
 from ernie_m.rows.batch import NO_HORIZON, Document, Documents, Example, Examples
-from ernie_m.rows.corruption import CORRUPTIONS, Corrupted, Count, Laid, choose_masked, expected_masked, num_masked
+from ernie_m.rows.corruption import CORRUPTIONS, NOTHING, Corrupted, Count, Laid, choose_masked, expected_masked, num_masked
 from ernie_m.rows.objectives import (
     CORRUPTED,
     GIVEN,
@@ -127,6 +128,11 @@ class Layout:
         positions: Positions = "running",
         begins_word: np.ndarray | None = None,
     ) -> None:
+        """Raises InputError for an objective with masks where the vocabulary has none."""
+        puts_masks = objective.corruption != NOTHING or objective.is_pseudo_parallel or objective.source != GIVEN
+        if specials.mask is None and puts_masks:
+            why = "the tokenizer has no mask token; expected an objective without masks, such as XLCO"
+            raise InputError(f"{objective.name}: {why}")
         self.objective, self.rates, self.specials, self._begins_word = objective, rates, specials, begins_word
         self._restarts = objective.apart or (positions == "restarting" and objective.num_sentences > 1)
         self._corruption = CORRUPTIONS[objective.corruption]
@@ -244,10 +250,13 @@ class Layout:
 
     def _pairs(self, examples: Examples) -> Examples:
         """Examples with all their sentences."""
-        if self.objective.source == NOISED:
-            assert self._begins_word is not None, "noise moves words; tell where they begin"
-            return noised(examples, self.rates, self._begins_word, self.specials.mask)
-        return with_room(examples, self.specials.mask) if self.objective.source == WRITTEN else examples
+        if self.objective.source == GIVEN:
+            return examples
+        assert self.specials.mask is not None
+        if self.objective.source == WRITTEN:
+            return with_room(examples, self.specials.mask)
+        assert self._begins_word is not None, "noise moves words; tell where they begin"
+        return noised(examples, self.rates, self._begins_word, self.specials.mask)
 
     def _languages(self, examples: Examples) -> np.ndarray:
         """Language of each part, [E, P]: masks have that of their sentence, placeholders the target language."""
@@ -257,7 +266,7 @@ class Layout:
 
     def _laid(self, examples: Examples, starts_EP: np.ndarray, parts_EP: np.ndarray, index: np.ndarray) -> Laid:
         num_sentences, specials = self.objective.num_sentences, self.specials
-        ids = np.full(len(index), specials.mask, np.int32)
+        ids = np.full(len(index), specials.end if specials.mask is None else specials.mask, np.int32)
         first_EC = starts_EP[:, :num_sentences]
         for column, begin in enumerate(self._begins):
             if begin is not None:

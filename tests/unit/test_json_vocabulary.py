@@ -20,6 +20,9 @@ from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.json_vocabulary import JsonVocabulary
 from ernie_m.corpus.unknown_pieces import count
+from ernie_m.rows.batch import Example
+from ernie_m.rows.layout import Layout
+from ernie_m.rows.objectives import BTMLM, CAMLM, MMLM, TLM, XLCO, CorruptionConfig
 from tests.tokenizer_fixtures import KINDS, LOCALES, SMALL, changed, gemma, llama, saved, sentences
 
 ODD = [
@@ -237,7 +240,6 @@ def without_token(name: str) -> Callable[[dict[str, Any]], None]:
 
 
 FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], dict[str, Any] | None, str]] = {
-    "no mask": ("WordPiece", without_token("[MASK]"), None, "it has no mask token; expected the tokenizer of an encoder"),
     "no pad": ("WordPiece", without_token("[PAD]"), None, "it has no pad token"),
     "neither": (
         "byte-level BPE",
@@ -330,6 +332,22 @@ def test_what_is_no_encoders_tokenizer_is_refused_by_one_line(fault: str, small:
         open_vocabulary(changed(small[kind], tmp_path / "t", change, config))
     assert str(caught.value).startswith(f"tokenizer {tmp_path / 't' / 'tokenizer.json'}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_a_mask_lays_out_pairs_and_refuses_objectives_with_masks(
+    small: dict[str, Path], tmp_path: Path
+) -> None:
+    """XLCO compares sentences; many sentence encoders never saw a mask."""
+    whole = open_vocabulary(small["WordPiece"]).specials
+    specials = open_vocabulary(changed(small["WordPiece"], tmp_path / "t", without_token("[MASK]"), None)).specials
+    assert specials.mask is None
+    assert Specials.from_json(specials.to_json(), "here") == specials
+    pair = Example((np.array([7, 8], np.int32), np.array([9], np.int32)), (1, 2))
+    laid = [Layout(XLCO, CorruptionConfig(), of).lay_out(pair, 3).input_ids for of in (specials, whole)]
+    assert laid[0].tolist() == laid[1].tolist()
+    for objective in (MMLM, TLM, CAMLM, BTMLM):
+        with pytest.raises(InputError, match=rf"{objective.name}: the tokenizer has no mask token; expected an objective"):
+            Layout(objective, CorruptionConfig(), specials)
 
 
 def test_a_decoders_tokenizer_is_refused_as_one(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_every_replaceable_id_has_its_number(specials: Specials) -> None:
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        ({"mask": 250_002}, "mask is 250002, expected an id from 0 to 250001"),
+        ({"mask": 250_002}, "mask is 250002, expected null or an id from 0 to 250001"),
         ({"pad": None}, "pad is None, expected an id"),
         ({"begin": True}, "begin is True"),
         ({"unknown": "<unk>"}, "unknown is '<unk>', expected null or an id"),
