@@ -22,8 +22,9 @@ from ernie_m.base.console import Choice, InputError
 from ernie_m.base.sampling import apportion
 from ernie_m.base.shipped import recipe_path
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.interop.backbone_folder import MODULES_FILE, open_backbone
+from ernie_m.interop.backbone_folder import open_backbone
 from ernie_m.interop.foreign import sketch_of
+from ernie_m.interop.weight_files import MODULES_FILE
 from ernie_m.models.shape import BackboneConfig, Pooling
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.rows.layout import Layout

@@ -21,6 +21,7 @@ from ernie_m.corpus.manifest import MANIFEST_FILE
 
 LINES_LOOKED_AT = 200
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
+NAMED = re.compile(r"([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)-([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)=(.+)")
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
@@ -43,6 +44,12 @@ def languages_of(text: str) -> tuple[str, str]:
     return canonical(codes[0]), canonical(codes[1])
 
 
+def named_languages(given: str) -> tuple[tuple[str, str] | None, str]:
+    """(languages in front of a file's name, if there are, and the name) of `de-en=news.tsv`."""
+    match = NAMED.fullmatch(given)
+    return (languages_of(f"{match[1]},{match[2]}"), match[3]) if match else (None, given)
+
+
 def data_folder(pairs: str) -> Path | None:
     """The finished data_prep folder that `--pairs` names, if it names one."""
     folder = Path(pairs).expanduser()
@@ -55,13 +62,21 @@ def data_folder(pairs: str) -> Path | None:
     return folder
 
 
-def catalog_of(pairs: str, text: str | None, languages: tuple[str, str], held_out: float) -> dict[str, Any]:
-    """The catalog of these files, its paths absolute; raises InputError for what is missing or is obviously no pairs."""
-    corpora = [
-        {"name": f"pairs{number}.{'-'.join(languages)}", **_pairs(name, languages)}
-        | {"languages": list(languages), "held_out": held_out}
-        for number, name in enumerate(filter(None, pairs.split(",")), start=1)
-    ]
+def catalog_of(pairs: str, text: str | None, languages: tuple[str, str] | None, held_out: float) -> dict[str, Any]:
+    """The catalog of these files, its paths absolute; raises InputError for what is missing or is obviously no pairs.
+
+    `languages`: of files that have none in front of their names.
+    """
+    corpora: list[dict[str, Any]] = []
+    for number, given in enumerate(filter(None, pairs.split(",")), start=1):
+        own, name = named_languages(given)
+        if (both := own or languages) is None:
+            raise InputError(
+                "--languages is missing: of the two sides of the pairs, in their order, e.g. --languages de,en; or in front "
+                f"of each file: --pairs de-en={name}"
+            )
+        of_file = {"languages": list(both), "held_out": held_out}
+        corpora.append({"name": f"pairs{number}.{'-'.join(both)}", **_pairs(name, both), **of_file})
     if not corpora:
         raise InputError("--pairs: names no file")
     named = [_text(given) for given in (text or "").split(",") if given]

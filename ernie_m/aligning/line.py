@@ -130,9 +130,8 @@ class Line:
             if asked.text:
                 raise InputError(f"--text {asked.text}: --pairs is a data_prep folder; put the text into its catalog")
             return None
-        if asked.languages is None:
-            raise InputError("--languages is missing: of the two sides of the pairs, in their order, e.g. --languages de,en")
-        return inputs.catalog_of(asked.pairs, asked.text, inputs.languages_of(asked.languages), asked.held_out)
+        languages = None if asked.languages is None else inputs.languages_of(asked.languages)
+        return inputs.catalog_of(asked.pairs, asked.text, languages, asked.held_out)
 
     def _claim(self, write: bool) -> bool:
         """Whether OUT is complete. Raises InputError when it is not ours, or was begun by another command.

@@ -45,9 +45,11 @@ def align(
         overrides: any key of the recipe as key.path=value, e.g. optimizer.peak_learning_rate=1e-4
         model: folder or hub id of the encoder; its own tokenizer is used, and stays
         pairs: files with commas between them: TSV (two columns), TMX, an OPUS zip, two files a.de+a.en, or their common
-            beginning; .gz and .xz too. Or one folder made by `data_prep build` with the encoder's tokenizer
+            beginning; .gz and .xz too; of several language pairs de-en=a.tsv,fr-en=b.tsv. Or one folder made by
+            `data_prep build` with the encoder's tokenizer
         to: folder for all that is made; the same command goes on in it
-        languages: of the two sides, in their order, e.g. de,en; of a data_prep folder they are known
+        languages: of the two sides, in their order, e.g. de,en, where they are not in front of the file; of a data_prep
+            folder they are known
         text: text of one language, a paragraph a line: br=wiki.br.txt, several with commas; for encoders that predict words
         watch: folder with pairs of other languages, NAME.xx-yy.xx and NAME.xx-yy.yy; what becomes of them is told
         held_out: share of the pairs that is measured on, and not trained

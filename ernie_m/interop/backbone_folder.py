@@ -23,14 +23,18 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import folder_written_atomically, remove, sha256_of, write_json
 from ernie_m.interop.encoder import Loaded, OpenEncoder, open_encoder
-from ernie_m.interop.opening import configuration_of, filled, one_line, skeleton_of
-from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, read_config, tokenizer_files
+from ernie_m.interop.opening import configuration_of, filled, skeleton_of
+from ernie_m.interop.weight_files import (
+    CONFIG_FILE,
+    SENTENCE_FILES,
+    WeightFiles,
+    module_folders,
+    read_config,
+    tokenizer_files,
+)
 
 SOURCE_FILE, CONSTANTS_FILE = "source.json", "constants.safetensors"
-MODULES_FILE = "modules.json"
 HASH_PIECE_MIB = 4  # of ernie_m.base.files.sha256_of
-SENTENCE_FILES = (MODULES_FILE, "config_sentence_transformers.json", "sentence_bert_config.json")
-"""Of sentence-transformers; the first one names folders of further modules."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class KeptBackbone(Backbone):
 
 def open_backbone(name: str) -> BackboneSource:
     """The encoder of a folder or hub id; raises InputError, in one line, for what cannot be trained."""
-    opened = open_encoder(name)
+    opened = open_encoder(name, trust_remote_code=None)
     head = opened.head(AutoModelForMaskedLM, ())
     return BackboneSource(name, opened.folder, opened.config, head.is_kept, opened)
 
@@ -155,12 +159,6 @@ def carried_files(folder: Path) -> list[str]:
     """Files beside configuration and weights that go with the encoder, relative to `folder`: those of its tokenizer and,
     where it is one of sentence-transformers, those of its further modules."""
     found = [path.name for path in tokenizer_files(folder)] + [name for name in SENTENCE_FILES if (folder / name).is_file()]
-    if MODULES_FILE in found:
-        with one_line(f"{folder / MODULES_FILE}: not a list of modules"):
-            modules = json.loads((folder / MODULES_FILE).read_text(encoding="utf-8"))
-            inside = [folder / module["path"] for module in modules if module["path"]]
-        for path in inside:
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise InputError(f"{folder / MODULES_FILE}: its module {path} lies outside of the folder")
-            found += [str(file.relative_to(folder)) for file in sorted(path.rglob("*")) if file.is_file()]
+    for module in module_folders(folder):
+        found += [str(file.relative_to(folder)) for file in sorted((folder / module).rglob("*")) if file.is_file()]
     return found

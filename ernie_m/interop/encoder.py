@@ -167,11 +167,11 @@ class OpenEncoder:
                 raise InputError(f"{self.name}: {name} holds numbers that are not finite; take another checkpoint")
 
 
-def open_encoder(name: str | Path, trust_remote_code: bool = False) -> OpenEncoder:
+def open_encoder(name: str | Path, trust_remote_code: bool | None = False) -> OpenEncoder:
     """The encoder of a folder or of a hub id.
 
     Raises InputError for what is not there, is no encoder of text that transformers knows, would run code of its own, or has
-    a tokenizer that is broken, slow or another's.
+    a tokenizer that is broken, slow or another's. `trust_remote_code`: None where such code cannot be allowed.
     """
     folder = folder_of(str(name))
     if not (folder / CONFIG_FILE).is_file():
@@ -180,18 +180,19 @@ def open_encoder(name: str | Path, trust_remote_code: bool = False) -> OpenEncod
         raise InputError(f"{name}: no config.json there; expected a Hugging Face folder, {way_out}")
     content = read_config(folder)
     check_foreign_code(str(name), folder, content, trust_remote_code)
-    config, choices = configuration_of(str(name), folder, content, trust_remote_code)
+    is_allowed = bool(trust_remote_code)
+    config, choices = configuration_of(str(name), folder, content, is_allowed)
     check_kind(f"{name}/{CONFIG_FILE}", config, is_known="auto_map" not in content)
-    tokenizer, of_tokenizer = tokenizer_of(str(name), folder, trust_remote_code)
+    tokenizer, of_tokenizer = tokenizer_of(str(name), folder, is_allowed)
     highest = max(tokenizer.get_vocab().values())
     if highest >= config.vocab_size:
         raise InputError(
             f"{name}: its tokenizer has ids up to {highest:,}, its word table {config.vocab_size:,} rows; expected the "
             "tokenizer of these weights"
         )
-    skeleton = skeleton_of(AutoModel, copy.deepcopy(config), str(name), trust_remote_code)
+    skeleton = skeleton_of(AutoModel, copy.deepcopy(config), str(name), is_allowed)
     tokenizer.model_max_length = longest_input(skeleton, tokenizer)
-    return OpenEncoder(str(name), folder, config, tokenizer, trust_remote_code, (*choices, *of_tokenizer))
+    return OpenEncoder(str(name), folder, config, tokenizer, is_allowed, (*choices, *of_tokenizer))
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:

@@ -160,7 +160,7 @@ def _check(to: Path, trim: Sequence[Text], extend: int, text: Sequence[Text]) ->
 
 
 def _configuration(name: str, folder: Path, content: dict[str, Any]) -> Any:
-    check_foreign_code(name, folder, content, trust_remote_code=False)
+    check_foreign_code(name, folder, content, trust_remote_code=None)
     if content.get("model_type") == ERNIE_M.model_type:
         raise InputError(f"{name}: model_type {ERNIE_M.model_type}, which transformers 5 has not; export it as xlm-roberta")
     config, _ = configuration_of(name, folder, content, trust_remote_code=False)

@@ -45,16 +45,19 @@ def longest_input(model: nn.Module, tokenizer: Any) -> int:
     return min(limits)
 
 
-def check_foreign_code(name: str, folder: Path, content: dict[str, Any], trust_remote_code: bool) -> None:
-    """Raise InputError for a folder with code that the user did not allow, for an adapter, and for quantised weights."""
+def check_foreign_code(name: str, folder: Path, content: dict[str, Any], trust_remote_code: bool | None) -> None:
+    """Raise InputError for a folder with code that the user did not allow, for an adapter, and for quantised weights.
+
+    `trust_remote_code`: None where nobody can allow it.
+    """
     path = folder / TOKENIZER_CONFIG
     described = {CONFIG_FILE: content} | ({TOKENIZER_CONFIG: read_config(folder, path.name)} if path.is_file() else {})
     for file, of_file in described.items():
         if "auto_map" in of_file and not trust_remote_code:
-            raise InputError(
-                f"{name}: brings Python code of its own (auto_map in {file}), which is not run; read it, and give "
-                "--trust_remote_code if it is to be"
-            )
+            way_out = "read it, and give --trust_remote_code if it is to be"
+            if trust_remote_code is None:
+                way_out = "expected an encoder whose class is in transformers"
+            raise InputError(f"{name}: brings Python code of its own (auto_map in {file}), which is not run; {way_out}")
     if (folder / ADAPTER).is_file():
         raise InputError(f"{name}: an adapter ({ADAPTER}), not an encoder; merge it into its encoder first")
     if "quantization_config" in content:

@@ -34,6 +34,12 @@ TOKENIZER_FILES = (
 )
 """All files that a tokenizer of transformers may consist of."""
 
+MODULES_FILE = "modules.json"
+SENTENCE_FILES = (MODULES_FILE, "config_sentence_transformers.json", "sentence_bert_config.json")
+"""Of sentence-transformers; the first one names folders of further modules."""
+MODULE_FILES = (CONFIG_FILE, SAFETENSORS, PYTORCH)
+"""What a folder of such a module may hold."""
+
 _FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in torch's message
 
 
@@ -82,9 +88,30 @@ def _snapshot(name: str, from_cache: bool) -> Path | None:
         return None
     if chosen.name.endswith(INDEX_SUFFIX) and None in [fetched(file) for file in set(_weight_map(chosen).values())]:
         return None
-    for file in TOKENIZER_FILES:
+    for file in (*TOKENIZER_FILES, *SENTENCE_FILES):
         fetched(file)
+    for module in module_folders(config.parent):
+        for file in MODULE_FILES:
+            fetched(f"{module}/{file}")
     return config.parent
+
+
+def module_folders(folder: Path) -> list[str]:
+    """Folders of the further modules that sentence-transformers' modules.json names, relative to `folder`; [] without it.
+
+    Raises InputError for a file that is no such list, and for a folder outside of `folder`.
+    """
+    path = folder / MODULES_FILE
+    if not path.is_file():
+        return []
+    try:
+        named = [str(module["path"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a list of modules ({type(error).__name__}: {error}); fetch it again") from None
+    for name in named:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{path}: its module {name} lies outside of the folder")
+    return [name for name in named if name]
 
 
 def _no_weights(name: str) -> Path:

@@ -105,6 +105,21 @@ def test_files_of_pairs_become_a_catalog_that_data_prep_reads(tmp_path: Path, mo
     assert corpora[1].files == corpora[2].files == (tmp_path / "news.de", tmp_path / "news.en")
 
 
+def test_files_of_several_language_pairs_are_corpora_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    corpora = inputs.catalog_of("fr-en=ok.tsv,ok.tsv,zh_Hant-en=a.tmx", None, ("de", "en"), 0.1)["corpora"]
+    assert [corpus["languages"] for corpus in corpora] == [["fr", "en"], ["de", "en"], ["zh-Hant", "en"]]
+    assert [corpus["name"] for corpus in corpora] == ["pairs1.fr-en", "pairs2.de-en", "pairs3.zh-Hant-en"]
+    assert inputs.catalog_of("fr-en=ok.tsv", None, None, 0.1)["corpora"][0]["languages"] == ["fr", "en"]
+    for pairs, message in (
+        ("fr-en=ok.tsv,ok.tsv", "--pairs de-en=ok.tsv"),
+        ("en-en=ok.tsv", "expected two different codes"),
+    ):
+        with pytest.raises(InputError, match=message):
+            inputs.catalog_of(pairs, None, None, 0.1)
+
+
 @pytest.mark.parametrize(
     ("encoder", "has_text", "recipe"),
     [
@@ -184,6 +199,18 @@ def test_minutes_bound_the_steps_and_the_decay_ends_with_them(corpus_folder: Cor
 def test_a_recipe_without_pairs_is_refused(corpus_folder: CorpusFolder) -> None:
     with pytest.raises(InputError, match="none of its stages reads pairs"):
         filled(WORDS, "align", corpus_folder, ("stages=[{steps: 1, rows: {MMLM: 1}}]",), 1)
+
+
+def test_without_a_mask_token_sentences_are_trained_and_words_are_refused(
+    corpus_folder: CorpusFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = corpus_folder.manifest
+    monkeypatch.setattr(corpus_folder, "manifest", replace(manifest, specials=replace(manifest.specials, mask=None)))
+    assert decided(SENTENCES, corpus_folder)["stages"][0]["steps"] > 0
+    with pytest.raises(
+        InputError, match="CAMLM: the tokenizer has no mask token; expected an objective without masks, such as XLCO"
+    ):
+        decided(WORDS, corpus_folder)
 
 
 @pytest.mark.parametrize(("objective", "asked", "kept"), [("XLCO", None, "0.3"), ("CAMLM", None, "0"), ("XLCO", 0.5, "0.5")])

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from sentencepiece import sentencepiece_model_pb2
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
 from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.interop import weight_files
+from ernie_m.interop.backbone_folder import carried_files
 from ernie_m.interop.export import export
 from ernie_m.interop.same_vocabulary import check_vocabulary
 from ernie_m.interop.weight_files import folder_of
@@ -134,3 +137,27 @@ def test_a_hub_id_is_taken_from_the_cache_without_asking_the_network(
     assert folder_of("some/encoder") == snapshot
     with pytest.raises(InputError, match="some/other: no such folder, not in the hub's local cache, and the hub cannot be"):
         folder_of("some/other")
+
+
+def test_a_hub_id_comes_with_the_modules_of_sentence_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its pooling would not be known, and its export would not open there."""
+    hub, snapshot = tmp_path / "hub", tmp_path / "snapshot"
+    hub.mkdir()
+    export_random(hub)
+    (hub / "1_Pooling").mkdir()
+    (hub / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Normalize"}]))
+    (hub / "1_Pooling/config.json").write_text("{}")
+
+    def fetched(name: str, file: str, local_files_only: bool) -> str:
+        if local_files_only:
+            raise LocalEntryNotFoundError("not in the cache")
+        if not (hub / file).is_file():
+            raise EntryNotFoundError(file)
+        (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+        return str(shutil.copyfile(hub / file, snapshot / file))
+
+    monkeypatch.setattr(weight_files, "hf_hub_download", fetched)
+    assert {"modules.json", "1_Pooling/config.json"} <= {*carried_files(folder_of("some/encoder"))}
+    (hub / "modules.json").write_text(json.dumps([{"path": "../secrets"}]))
+    with pytest.raises(InputError, match=r"modules.json: its module \.\./secrets lies outside of the folder"):
+        folder_of("some/encoder")
