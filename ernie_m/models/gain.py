@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import generator, key_of
-from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
+from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Stream
 from ernie_m.models.pretraining import without_training
 from ernie_m.rows.batch import Document, Example, LossRequest
 from ernie_m.rows.corruption import num_masked
@@ -40,7 +40,11 @@ class Gain:
 
 def held_out_pairs(folder: CorpusFolder, limit: int) -> list[Example]:
     """Up to `limit` held-out pairs, taken from all language pairs in turn."""
-    streams = folder.parallel(HELD_OUT)
+    return some_examples(folder, folder.parallel(HELD_OUT), limit)
+
+
+def some_examples(folder: CorpusFolder, streams: Sequence[Stream], limit: int) -> list[Example]:
+    """Up to `limit` lines or pairs of these streams, the first of each in turn."""
     pairs: list[list[Example]] = []
     for stream in streams:
         languages = tuple(folder.language_ids[language] for language in stream.languages)

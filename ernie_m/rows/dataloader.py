@@ -136,8 +136,7 @@ class PretrainingData:
         """
         language = stream.languages[0]
         if objective.source == WRITTEN:
-            trained = [OBJECTIVES[name] for name in self.schedule.objectives if OBJECTIVES[name].halves]
-            learnt = {other for o in trained for own in self._streams_of(o) for other in own.languages}
+            learnt = self._languages_written
         else:
             partners = {other for pair in self.folder.parallel() if language in pair.languages for other in pair.languages}
             learnt = partners or set(self.folder.language_ids)
@@ -145,6 +144,17 @@ class PretrainingData:
         if not others:
             raise InputError(f"{self.folder.folder}: {objective.name} needs at least two languages, found only {language}")
         return sorted(self.folder.language_ids[other] for other in others)
+
+    @property
+    def _languages_written(self) -> set[str]:
+        """The languages that a decoder learns to write."""
+        trained = [OBJECTIVES[name] for name in self.schedule.objectives if OBJECTIVES[name].halves]
+        return {language for objective in trained for stream in self._streams_of(objective) for language in stream.languages}
+
+    @property
+    def languages_written(self) -> list[int]:
+        """Their ids, ascending."""
+        return sorted(self.folder.language_ids[language] for language in self._languages_written)
 
     def row(self, address: RowAddress) -> PackedRow:
         """One row of training."""

@@ -12,10 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from ernie_m.base.run_files import METRICS_FILE, SAMPLES_FILE, SPIKES_FILE
-from ernie_m.models.gain import Gain
 from ernie_m.rows.dataloader import PretrainingData
 from ernie_m.runs.checkpoint_store import Saved
-from ernie_m.runs.metrics import ConsoleLine, LineLog, mean_losses, read_metrics
+from ernie_m.runs.metrics import MEASURED, ConsoleLine, LineLog, mean_losses, read_metrics
 from ernie_m.training.divergence import SpikeDetector
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.tracking import Tracker
@@ -50,7 +49,7 @@ class Journal:
         self._spikes = LineLog(run / SPIKES_FILE, resume_step) if config.guards.spike_threshold else None
         self._samples = LineLog(run / SAMPLES_FILE, resume_step) if config.output.log_samples else None
         lines = read_metrics(run)
-        self.measured_steps = {line["step"] for line in lines if "cross_lingual_gain" in line}
+        self.measured_steps = {line["step"] for line in lines if any(key.startswith(MEASURED) for key in line)}
         self._detector = SpikeDetector.from_lines(config.guards, lines, resume_step)
         self._trackers = [Tracker.open(kind, run, configuration, resume_step) for kind in trackers]
         self._console = ConsoleLine(data.schedule.num_steps, resume_step)
@@ -94,14 +93,10 @@ class Journal:
                 rows = [row for row in self._data.sample_ids(step) if row.startswith(f"{spike.objective}/")]
                 self._spikes.write([{"step": step + 1, **content, "rows": rows}])
 
-    def evaluation(self, done: int, gain: Gain) -> None:
-        """The cross-lingual gain after `done` steps."""
-        self._write([{"step": done, "cross_lingual_gain": gain.gain, "held_out_loss/CAMLM": gain.nll_true}])
-        print(
-            f"step {done}: cross-lingual gain {gain.gain:+.3f} nats on held-out pairs "
-            f"(shuffled {gain.nll_shuffled:.3f}, true {gain.nll_true:.3f}, {gain.num_predicted} masks)",
-            flush=True,
-        )
+    def evaluation(self, done: int, values: Mapping[str, float], told: str) -> None:
+        """What was measured on held-out text after `done` steps, and what the console says of it."""
+        self._write([{"step": done, **values}])
+        print(f"step {done}: {told}", flush=True)
 
     def saved(self, saved: Saved) -> None:
         """Write how a save ended."""

@@ -23,13 +23,12 @@ from ernie_m import __version__
 from ernie_m.base.console import InputError
 from ernie_m.base.interruption import Interruption, StopRequest
 from ernie_m.base.sampling import key_of
-from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch, num_real_tokens
 from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
 from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, TOKEN
-from ernie_m.rows.packing import HEAD_OF_LOSS, PackedRow
+from ernie_m.rows.packing import HEAD_OF_LOSS
 from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.ranks import Ranks
@@ -37,6 +36,7 @@ from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.training.checkpoint_probe import make_probe, probe_loss
 from ernie_m.training.divergence import SkippedUpdates, non_finite_message
 from ernie_m.training.engine import Engine
+from ernie_m.training.held_out import measures_of
 from ernie_m.training.journal import Journal, StepRecord
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.utilization import EVALUATION, SAVING, Meter
@@ -81,7 +81,8 @@ class TrainingLoop:
         self.head_M = HEAD_OF_LOSS[self.loss_M]
         self.pending: list[StepRecord] = []
         self.left_out = SkippedUpdates(config.guards.max_skipped_updates)
-        self.gain_rows = self._held_out_rows()
+        heads, tell = engine.module.heads, print if self.journal is not None else None
+        self.measures = measures_of(config, data, TOKEN in heads, tell)
         self.meter = Meter.of(config, engine.module.shape, engine.precision.value, self.ranks)
         self.saved_at = time.monotonic()
         self.last_saved = -1
@@ -123,7 +124,7 @@ class TrainingLoop:
 
     def _evaluates_at(self, done: int) -> bool:
         every = self.config.output.evaluate_every
-        return bool(self.gain_rows) and done > 0 and (done == self.num_steps or done % every == 0)
+        return bool(self.measures) and done > 0 and (done == self.num_steps or done % every == 0)
 
     def needs_evaluation(self, first_step: int, measured_steps: set[int]) -> bool:
         """Whether the job before saved `first_step`, and ended before it made the measurement that was due there."""
@@ -229,34 +230,15 @@ class TrainingLoop:
             self.journal.steps(self.pending, nll_TM, numbers, extra)
         self.pending.clear()
 
-    def _held_out_rows(self) -> list[PackedRow]:
-        if self.config.output.evaluate_every == 0 or TOKEN not in self.engine.module.heads or self.config.model.translates:
-            return []
-        pairs = held_out_pairs(self.data.folder, self.config.output.held_out_pairs)
-        if len(pairs) < 2:
-            return []
-        settings = self.config.data.row_settings(self.data.folder.manifest.specials, self.config.seed)
-        try:
-            return gain_rows(pairs, settings)
-        except InputError as error:
-            if self.journal is not None:
-                print(f"cross-lingual gain: not measured ({error})")
-            return []
-
     def _evaluate(self, done: int) -> None:
         with self.meter.clock.during(EVALUATION):
-            gain = cross_lingual_gain(
-                self.engine.module,
-                self.gain_rows,
-                self.config.data.sequence_length,
-                self.ranks.device,
-                rank=self.ranks.rank,
-                world_size=self.ranks.world_size,
-                sum_over_ranks=self.ranks.sum,
-                poll=lambda: self._poll(f"evaluation after step {done}"),
-            )
+            values, told = {}, []
+            for measure in self.measures:
+                found, said = measure(self.engine.module, self.ranks, lambda: self._poll(f"evaluation after step {done}"))
+                values.update(found)
+                told.append(said)
             if self.journal is not None:
-                self.journal.evaluation(done, gain)
+                self.journal.evaluation(done, values, "; ".join(told))
 
     # -- saving --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from ernie_m.base.run_files import START_FILE
 from ernie_m.commands.plan import plan
 from ernie_m.commands.translate import translate
 from ernie_m.corpus.any_vocabulary import open_vocabulary
-from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.build_model import trained_model
 from ernie_m.interop.start import step_zero_again
@@ -31,7 +31,7 @@ RECIPE = TINY_RECIPE | {
     "stages": [{"steps": 6, "rows": {"MT": 1, "AE": 1, "BT": 1}}],
     "objective_weights": {"AE": "0:1, 5:0"},
     "model": TINY_RECIPE["model"] | {"decoder": "shared", "language_embedding": "all"},
-    "output": {"log_every": 1, "save_every": 3},
+    "output": {"log_every": 1, "save_every": 3, "evaluate_every": 3, "held_out_pairs": 16},
 }
 
 
@@ -58,7 +58,7 @@ def run(recipe: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_a_run_resumed_from_its_middle_ends_bit_for_bit_the_same(
     run: Path, recipe: Path, data: Path, tmp_path: Path
 ) -> None:
-    again = unfinished_copy(run, tmp_path)
+    again, held_out = unfinished_copy(run, tmp_path), [stream.languages for stream in CorpusFolder(data).parallel(HELD_OUT)]
     shutil.rmtree(again / "checkpoints" / "step_00000006")
     (again / "checkpoints" / "latest").write_text("step_00000003\n")
     resumed = single(recipe, data, again)
@@ -71,6 +71,12 @@ def test_a_run_resumed_from_its_middle_ends_bit_for_bit_the_same(
         assert weights == {step: pytest.approx(1 - (step - 1) / 5) for step in range(1, 7)}
         assert [step for step, of_step in sorted(losses(folder).items()) if "loss/AE" in of_step] == [1, 2, 3, 4, 5]
         assert all("loss/BT" in of_step for of_step in losses(folder).values())
+        measured = [line for line in read_metrics(folder) if "held_out_loss/MT" in line]
+        assert [line["step"] for line in measured] == [3, 6]
+        assert measured[1]["held_out_loss/MT"] < measured[0]["held_out_loss/MT"]
+        directions = {key.rpartition("/")[2] for key in measured[0] if key.startswith("held_out_loss/MT/")}
+        assert directions == {"-".join(pair) for stream in held_out for pair in (stream, stream[::-1])}
+        assert {"round_trip_loss", "round_trip_copied"} <= measured[0].keys()
     files = [path for path in (run / "checkpoints" / "step_00000006").iterdir() if path.name.startswith("rank_")]
     assert files
     for path in files:
