@@ -1,7 +1,7 @@
 """What is measured during training on text that is kept out of it.
 
 An encoder: the cross-lingual gain on pairs. A model that translates: the loss of pairs in both directions; with BT in a
-stage also that of round trips, of held-out lines of text; else of sentences of held-out pairs; else of lines of the training.
+stage also that of round trips, of held-out lines of text; else of sentences of held-out pairs, else of trained lines.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ernie_m.runs.metrics import COPIED, GAIN, HELD_OUT_LOSS, ROUND_TRIP
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training.recipe import TrainingConfig
 
+SHOWN = 4
+"""Directions that the console names; of more it names the best and the worst."""
 Poll = Callable[[], None]
 Measurement = tuple[dict[str, float], str]
 """Values by their names in metrics.jsonl, and what the console says of them."""
@@ -110,7 +112,9 @@ def _translation(
     )
     losses = {f"{names[source]}-{target}": loss for (source, to), loss in found.losses.items() if (target := names[to])}
     values = {key: found.loss, **{f"{key}/{direction}": loss for direction, loss in losses.items()}}
-    line = f"{told} {found.loss:.3f} ({', '.join(f'{direction} {loss:.3f}' for direction, loss in losses.items())})"
+    shown = sorted(losses.items(), key=lambda item: item[1])
+    shown = shown if len(shown) <= SHOWN else [shown[0], shown[-1]]
+    line = f"{told} {found.loss:.3f} ({', '.join(f'{direction} {loss:.3f}' for direction, loss in shown)})"
     if found.copied is None:
         return values, line
     return values | {COPIED: found.copied}, f"{line}, {100 * found.copied:.0f} % copied"

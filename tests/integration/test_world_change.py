@@ -225,15 +225,15 @@ def test_each_start_makes_a_step_however_short_its_time_and_fewer_ranks_are_told
 def test_back_translation_goes_on_from_2_ranks_to_1_to_2(forked: ForkedRanks, data: Path, tmp_path: Path) -> None:
     """What the model writes follows from its weights and the step; ranks that have no text to translate write along."""
     small = RECIPE["model"] | {"decoder": "separate", "language_embedding": "all"}
-    stages, every = [{"steps": 9, "rows": {"MT": 1, "AE": 1, "BT": 1}}], RECIPE["output"] | {"save_every": 3, "log_every": 1}
+    stages, every = [{"steps": 6, "rows": {"MT": 1, "AE": 1, "BT": 1}}], RECIPE["output"] | {"save_every": 2, "log_every": 1}
     recipe = written(tmp_path / "bt.yaml", stages=stages, model=small, output=every)
     whole = job_of(recipe, data, tmp_path / "whole", 1, 1)
     finished(forked, whole)
-    killed_behind(forked, job_of(recipe, data, tmp_path / "run", 2, 3), 3)
-    killed_behind(forked, job_of(recipe, data, tmp_path / "run", 1, 1), 6)
-    finished(forked, job_of(recipe, data, tmp_path / "run", 2, 3))
+    killed_behind(forked, job_of(recipe, data, tmp_path / "run", 2, 3), 2)
+    killed_behind(forked, job_of(recipe, data, tmp_path / "run", 1, 1), 4)
+    finished(forked, job_of(recipe, data, tmp_path / "run", 2, 1))
     ours, theirs = losses(tmp_path / "run"), losses(whole.run)
-    assert sorted(ours) == sorted(theirs) == list(range(1, 10))
+    assert sorted(ours) == sorted(theirs) == list(range(1, 7))
     worst = max(abs(ours[step][key] - value) for step, found in theirs.items() for key, value in found.items())
     print(f"2 -> 1 -> 2 ranks with back-translation: worst difference {worst:.1e} nats")
     assert worst <= TOLERANCE
