@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from data_prep.limits import DEFAULT_LIMITS, Limits
+from data_prep.many_files import one_file_each
 from ernie_m.base.command_line import nearest
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
@@ -58,6 +59,9 @@ FORMATS = {
     "multiun": Format(2),
     "iitb": Format(2),
     "tsv": Format(2),
+    "jsonl": Format(1, more_keys=("text", "escaped_line_ends")),
+    "parquet": Format(1, more_keys=("text", "escaped_line_ends")),
+    "documents": Format(1, more_keys=("escaped_line_ends",)),
 }
 
 
@@ -82,6 +86,10 @@ class Corpus:
     """Pairs: characters of the longer side per character of the shorter; None: any."""
     deduplicate: bool = False
     """Remove exact copies of earlier lines (pairs) of this corpus."""
+    text: str = "text"
+    """JSON lines, Parquet: the key or column of the text."""
+    escaped_line_ends: bool = False
+    """Documents: a backslash and an n stand for a line end (MADLAD-400)."""
     normalise: str = NONE
     """Unicode normalisation of the texts before anything else: none, nfc or nfkc."""
     limits: Limits = DEFAULT_LIMITS
@@ -99,7 +107,7 @@ def read_catalog(path: Path) -> list[Corpus]:
     entries = content.get("corpora")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: `corpora` is {_shown(entries)}, expected a list of corpora")
-    corpora = [_corpus(entry, path, index) for index, entry in enumerate(entries)]
+    corpora = [_corpus(one, path, index) for index, entry in enumerate(entries) for one in one_file_each(entry, path)]
     names: dict[str, str] = {}
     for corpus in corpora:  # names are folders, and some file systems do not tell cases apart
         if corpus.name.lower() in names:
@@ -158,6 +166,8 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         max_characters=most,
         max_length_ratio=ratio if "max_length_ratio" in entry else None,
         deduplicate=_flag(entry, "deduplicate", where),
+        text=_text(entry, "text", "text", where),
+        escaped_line_ends=_flag(entry, "escaped_line_ends", where),
         normalise=_choice(entry, "normalise", (NONE, *NORMALISATIONS), where),
         limits=_limits(entry, where),
         long_lines=_choice(entry, "long_lines", (REJECT, SPLIT), where),
@@ -214,6 +224,13 @@ def _whole(entry: dict[str, Any], key: str, default: int, where: str) -> int:
     value = entry.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CHARACTERS:
         raise InputError(f"{where}: {key} is {_shown(value)}, expected a whole number from 1 to {MOST_CHARACTERS}")
+    return value
+
+
+def _text(entry: dict[str, Any], key: str, default: str, where: str) -> str:
+    value = entry.get(key, default)
+    if not isinstance(value, str) or not value:
+        raise InputError(f"{where}: {key} is {_shown(value)}, expected a name such as {default}")
     return value
 
 

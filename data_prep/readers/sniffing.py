@@ -36,10 +36,10 @@ KINDS = (
     Kind("xz", b"\xfd7zXZ\0", (".xz",)),
     Kind("bzip2", b"BZh", (".bz2",)),
     Kind("zip", b"PK\x03\x04", (".zip",)),
-    Kind("zstandard", b"\x28\xb5\x2f\xfd"),
+    Kind("zstandard", b"\x28\xb5\x2f\xfd", (".zst",)),
     Kind("lzma (the old format of one stream)", b"\x5d\0\0"),
     Kind("tar", b"ustar", (".tar",), offset=257),
-    Kind("Parquet", b"PAR1"),
+    Kind("Parquet", b"PAR1", (".parquet",)),
     Kind("Arrow", b"ARROW1"),
     Kind("7-Zip", b"7z\xbc\xaf\x27\x1c"),
     Kind("RAR", b"Rar!"),
@@ -50,10 +50,10 @@ KINDS = (
     Kind("ORC", b"ORC"),
     Kind("pickle", b"\x80\x04\x95"),
 )
-PACKED = (".gz", ".xz", ".bz2", ".zip")
+PACKED = (".gz", ".xz", ".bz2", ".zst", ".zip")
 CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # in every packed file, in no text
 WEB_PAGE = re.compile(rb"\s*(<!doctype\s+html|<html[\s>])", re.IGNORECASE)
-REMEDY = {"zstandard": "unpack it with `unzstd`", "lzma (the old format of one stream)": "unpack it with `unlzma`"}
+REMEDY = {"lzma (the old format of one stream)": "unpack it with `unlzma`"}
 
 
 def refuse_other_content(corpus: Corpus) -> None:
@@ -68,6 +68,8 @@ def refuse_other_content(corpus: Corpus) -> None:
         _refuse_packing(path, head)
         if path.suffix.lower() == ".zip" and corpus.format in ("moses", "multiun"):
             continue  # of many texts
+        if corpus.format == "parquet":
+            continue  # its reader knows
         _refuse_content(path, unpacked_head(path, head, corpus.limits), corpus.format)
 
 
@@ -135,10 +137,8 @@ def _refuse_content(path: Path, head: bytes, form: str) -> None:
         title = re.search(rb"<title>([^<]*)", head, re.IGNORECASE)
         told = f" ({' '.join(title[1].decode('utf-8', 'replace').split())[:80]})" if title else ""
         raise InputError(f"{path}: a web page{told}; expected text in the format {form}; download the file itself")
-    if _is_json_lines(head):
-        raise InputError(
-            f"{path}: JSON, an object a line; expected text in the format {form}; write its texts to a file, a line each"
-        )
+    if form != "jsonl" and _is_json_lines(head):
+        raise InputError(f"{path}: JSON, an object a line; expected text in the format {form}; give `format: jsonl`")
 
 
 def _kinds_of(head: bytes) -> list[Kind]:

@@ -1,0 +1,43 @@
+"""A corpus of many files: an entry whose `path` is a list, or a glob, stands for one entry a file.
+
+    - {name: fineweb.sw, format: parquet, path: "fineweb-2/swh_Latn/*.parquet", language: sw}
+
+is fineweb.sw.00000, fineweb.sw.00001, … in the order of their paths. So files are read side by side, and one that cannot be
+used is left out alone.
+"""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import Any
+
+from ernie_m.base.console import InputError
+
+MARKS = ("*", "?", "[")
+
+
+def one_file_each(entry: Any, catalog: Path) -> list[Any]:
+    """The entries that an entry stands for: itself, where it names one file. Raises InputError where no file is there."""
+    given = entry.get("path") if isinstance(entry, dict) and isinstance(entry.get("name"), str) else None
+    if isinstance(given, list) and given and all(isinstance(path, str) and path for path in given):
+        paths = [path for pattern in given for path in _matching(pattern, catalog, entry)]
+    elif isinstance(given, str) and any(mark in given for mark in MARKS) and not _file(given, catalog).exists():
+        paths = _matching(given, catalog, entry)
+    else:
+        return [entry]
+    return [{**entry, "name": f"{entry.get('name')}.{number:05d}", "path": path} for number, path in enumerate(paths)]
+
+
+def _file(path: str, catalog: Path) -> Path:
+    return catalog.parent / Path(path).expanduser()
+
+
+def _matching(pattern: str, catalog: Path, entry: dict[str, Any]) -> list[str]:
+    file = _file(pattern, catalog)
+    if file.exists() or not any(mark in pattern for mark in MARKS):
+        return [pattern]
+    found = sorted(glob.glob(str(file), recursive=True))
+    if not found:
+        raise InputError(f"{catalog}: {entry.get('name')}: no file matches {pattern} (relative to the catalog's folder)")
+    return found

@@ -1,0 +1,129 @@
+"""A document a line or a row: JSON lines (HPLT, MADLAD-400, OSCAR), Parquet (FineWeb-2, CulturaX), plain text.
+
+The text of a document is cut at its line ends; its lines are rows of one document, as CC-100's are. Parquet is streamed in
+batches of rows, of which only the text column is read, and handed on as JSON strings, a line each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from data_prep.catalog import Corpus
+from data_prep.readers.lines import decode
+from data_prep.readers.streams import require_content
+from data_prep.readers.text_file import lines_of
+from data_prep.records import Chunk, Count, Lines
+from ernie_m.base.console import InputError
+
+ROWS_AT_ONCE = 256
+NOT_JSON = "not a JSON object"
+NO_TEXT = "no text under its key"
+MADLAD_LINE_END = "\\n"
+
+
+def parse_jsonl(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """The lines of each object's text."""
+    yield from _parse(corpus, chunk, lambda line: _of_object(line, corpus.text))
+
+
+def parse_parquet(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """The lines of each row's text."""
+    yield from _parse(corpus, chunk, lambda line: (json.loads(line), None))
+
+
+def parse_lines(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
+    """Each line, a document of its own."""
+    yield from _parse(corpus, chunk, lambda line: (line, None))
+
+
+def parquet_chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
+    """Stretches of rows. Raises InputError for a damaged file, or one without the text column."""
+    path = corpus.files[0]
+    require_content(path)
+    index, size, lines = 0, 0, []
+    total, seen = path.stat().st_size, 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _require_column(corpus, file.schema_arrow)
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[corpus.text], use_threads=False):
+                for text in batch.column(0).to_pylist():
+                    lines.append(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+                    size += len(lines[-1])
+                    if size >= chunk_bytes:
+                        yield Chunk(index, (b"".join(lines),))
+                        index, size, lines = index + 1, 0, []
+                before, seen = seen, seen + batch.num_rows
+                count(total * seen // file.metadata.num_rows - total * before // file.metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InputError(f"{path}: truncated, damaged or no Parquet file ({error}); download it again") from None
+    if lines:
+        yield Chunk(index, (b"".join(lines),))
+
+
+def _require_column(corpus: Corpus, schema: pa.Schema) -> None:
+    names = schema.names
+    if corpus.text not in names:
+        raise InputError(
+            f"{corpus.files[0]}: no column {corpus.text}; it has {', '.join(names)}; give one of them as `text`"
+        )
+    kind: Any = schema.field(corpus.text).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise InputError(f"{corpus.files[0]}: column {corpus.text} is {kind}, expected text")
+
+
+def _of_object(line: str, key: str) -> tuple[Any, str | None]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return line, NOT_JSON
+    if not isinstance(content, dict):
+        return line, NOT_JSON
+    return content.get(key), None
+
+
+def _parse(corpus: Corpus, chunk: Chunk, text_of: Callable[[str], tuple[Any, str | None]]) -> Iterator[Lines]:
+    for first, lines in lines_of(corpus, chunk):
+        raw, faults = decode(lines)
+        numbers: list[int] = []
+        texts: list[str] = []
+        rejected: dict[int, str] = {}
+        for number, line in enumerate(raw, start=first + 1):
+            fault = faults.get(number - first - 1)
+            if fault is None and not line.strip():
+                continue
+            text, fault = (line, fault) if fault else text_of(line)
+            if fault is None and not (isinstance(text, str) and _is_unicode(text)):
+                text, fault = line, NO_TEXT
+            if fault is not None:
+                rejected[len(texts)] = fault
+                parts = [text]
+            else:
+                parts = [part for part in _lines_of(text, corpus) if part.strip()] or [""]
+            numbers += [number] * len(parts)
+            texts += parts
+        documents = np.array(numbers, np.int64)  # a line of the file is a document; none has the number 0
+        yield Lines(documents, (texts,), rejected, documents)
+
+
+def _lines_of(text: str, corpus: Corpus) -> list[str]:
+    """A document's lines. MADLAD-400 writes a line end inside a document as a backslash and an n."""
+    if corpus.escaped_line_ends:
+        text = text.replace(MADLAD_LINE_END, "\n")
+    return text.split("\n")
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no lone surrogate: JSON may write one, no encoding can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
