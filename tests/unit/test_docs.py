@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 PATH = re.compile(r"\b(?:ernie_m|data_prep|launcher|docs|benchmarks|tests|hostfiles|ds_configs)/[\w./-]*\w")
-INVENTED = {"data_prep/readers/jsonl.py", "ernie_m/downstream/paraphrase.py"}
+INVENTED = {"data_prep/readers/json_pairs.py", "ernie_m/downstream/paraphrase.py"}
 """Files that the pages tell a reader to write."""
 
 
