@@ -87,7 +87,13 @@ def own_states(model: Any, ids: Tensor) -> tuple[Tensor, ...]:
     return tuple(hidden[0] for hidden in output.hidden_states)
 
 
-TOKENIZERS = {"Bert": word_piece, "XLMRoberta": metaspace, "ModernBert": byte_level}
+TOKENIZERS = {
+    "Bert": word_piece,
+    "XLMRoberta": metaspace,
+    "ModernBert": byte_level,
+    "EuroBert": byte_level,
+    "Gte": metaspace,
+}
 """Each as its family has it: ids of special tokens are SHAPE's but for BERT's."""
 
 

@@ -65,7 +65,13 @@ def data(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TrainedEncoders = dict[str, tuple[Path, Path]]
 """Family -> (data folder, Hugging Face folder of a small random encoder, whose tokenizer the data has)."""
-SUFFIXES = {"Bert": "Model", "XLMRoberta": "ForMaskedLM", "ModernBert": "ForMaskedLM"}
+SUFFIXES = {
+    "Bert": "Model",
+    "XLMRoberta": "ForMaskedLM",
+    "ModernBert": "ForMaskedLM",
+    "EuroBert": "ForMaskedLM",
+    "Gte": "Model",
+}
 
 
 @pytest.fixture(scope="session")

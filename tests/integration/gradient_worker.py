@@ -139,7 +139,7 @@ def compared(ranks: Ranks, folder: Path, encoder: str) -> dict[str, Any]:
     weights_O = torch.tensor([WEIGHTS.get(name, 1.0) for name in LOSS_INDEX])
     results = []
     for zero_stage in (0, 1, 2, 3):
-        for accumulation_steps in (2,) if translates else (1, 2):
+        for accumulation_steps in (1, 2) if encoder == OURS[0] else (2,):
             batch_config = BatchConfig(rows_per_step=ROWS, micro_batch_rows=ROWS // 2 // accumulation_steps)
             engine = Engine(
                 made(),

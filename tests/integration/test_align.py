@@ -144,6 +144,17 @@ def test_what_is_exported_keeps_its_share_of_the_start(aligned: Path, sentences:
     assert not torch.equal(after[name], before[name])
 
 
+def test_the_export_opens_in_sentence_transformers(aligned: Path) -> None:
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    text, tokenizer = "river stone night", AutoTokenizer.from_pretrained(aligned / "model")
+    vector = library.SentenceTransformer(str(aligned / "model"), device="cpu").encode([text], convert_to_tensor=True)[0]
+    with torch.no_grad():
+        states = (
+            AutoModel.from_pretrained(aligned / "model").eval()(**tokenizer(text, return_tensors="pt")).last_hidden_state
+        )
+    torch.testing.assert_close(vector, states[0, 0])
+
+
 def test_the_table_and_the_reasons_are_on_the_card(aligned: Path) -> None:
     card = (aligned / "model/README.md").read_text(encoding="utf-8")
     assert card.count("## Before and after") == 1
@@ -164,6 +175,33 @@ def test_given_again_it_does_nothing_and_other_options_are_refused(
     assert {path: path.stat().st_mtime_ns for path in aligned.rglob("*") if path.is_file()} == stood
     with pytest.raises(InputError, match=r"begun with other options \(passes: 30.0 -> 3"):
         align(*QUICK, **(same | {"passes": 3}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"is_decoder": True},
+            "model type xlm-roberta, a decoder, whose tokens read only what stands before them",
+        ),
+        ({"model_type": "gpt2"}, "model type gpt2, a decoder"),
+        (
+            {"model_type": "own", "auto_map": {"AutoModel": "own.OwnModel"}},
+            "brings Python code of its own .* expected an encoder whose class is in transformers",
+        ),
+    ],
+    ids=["decoder", "another decoder", "remote code"],
+)
+def test_a_model_that_cannot_be_aligned_is_a_line_and_leaves_nothing(
+    changes: dict[str, Any], message: str, words: Path, pairs: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(words, tmp_path / "model"))
+    content = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(content | changes), encoding="utf-8")
+    with pytest.raises(InputError, match=message) as refused:
+        align(**asked(model, pairs, tmp_path / "out"))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_encoder_that_predicts_words_keeps_its_head_and_reads_text_too(words: Path, pairs: Path, tmp_path: Path) -> None:
