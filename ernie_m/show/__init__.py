@@ -1,5 +1,5 @@
-"""Shows a run: one static page with its curves, retrieval between languages, a map of sentences, and examples of its
-objectives and pseudo tokens. The page contains everything that it shows; `ernie-m show` writes it.
+"""Shows a run: one static page with its curves, retrieval between languages, maps of sentences and words, and
+examples of its objectives and pseudo tokens. The page contains everything that it shows; `ernie-m show` writes it.
 
 In: a run folder. Out: report.html. Start reading at report.
 """

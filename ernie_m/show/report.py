@@ -19,7 +19,7 @@ from ernie_m.interop.encoder import OpenEncoder, open_encoder
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.runs.skip_steps import SkipSteps
-from ernie_m.show import attention_pictures, overview, pseudo_tokens, retrieval, sentence_map
+from ernie_m.show import attention_pictures, overview, pseudo_tokens, retrieval, sentence_map, word_map
 from ernie_m.show.bitext_folder import BitextFolder, shared_sentences
 from ernie_m.show.opened import OpenedRun
 from ernie_m.show.overview import Table
@@ -61,7 +61,7 @@ def page(run: OpenedRun, options: PageOptions, scratch: Path) -> str:
             "curves": overview.curves(lines) if lines else None,
         },
         **_of_rows(run, options, after.model, languages),
-        **_of_sentences(run, options, after, scratch),
+        **_of_encoders(run, options, after, scratch),
     }
     loader = PackageLoader("ernie_m.show", ".")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
@@ -137,34 +137,49 @@ def _writer_words(run: OpenedRun, step: int) -> str:
 # -- sentences of a bitext -------------------------------------------------------------------------------------------
 
 
-def _of_sentences(run: OpenedRun, options: PageOptions, after: MeasuredModel, scratch: Path) -> dict[str, Any]:
-    """Sections 'retrieval' and 'map'."""
-    if options.bitext is None:
-        return dict.fromkeys(("retrieval", "map"), NO_BITEXT)
-    models = {"after": after}
-    if options.before == "start":
-        models["before"] = run.before()
+def _exported(run: OpenedRun, options: PageOptions, after: MeasuredModel, scratch: Path) -> dict[str, OpenEncoder] | str:
+    """Before and after, by title, as encoders of Hugging Face; or why they cannot be."""
+    models = {"before": run.before()} if options.before == "start" else {}
+    models["after"] = after
     try:
         for when, model in models.items():
             write_hugging_face(model, scratch / when)
     except InputError as error:  # a BPE tokenizer, a language at every token
-        return dict.fromkeys(("retrieval", "map"), str(error))
+        return str(error)
     opened = {when: open_encoder(scratch / when) for when in models}
     if isinstance(options.before, OpenEncoder):
-        opened["before"] = options.before
-    encoded = {when: retrieval.pooled(encoder, options.bitext, options.layer, when) for when, encoder in opened.items()}
+        opened = {"before": options.before, **opened}
     names = {"before": f"before: {options.before.title if isinstance(options.before, OpenEncoder) else 'step 0'}"}
     names["after"] = f"after: step {run.checkpoint.step:,}"
-    ordered = {names[when]: encoded[when] for when in ("before", "after") if when in encoded}
-    return {
-        "retrieval": _retrieval(options.bitext, ordered, encoded),
-        "map": _map(options.bitext, ordered),
-    }
+    return {names[when]: encoder for when, encoder in opened.items()}
 
 
-def _retrieval(
-    bitext: BitextFolder, ordered: Mapping[str, retrieval.PooledStates], encoded: Mapping[str, retrieval.PooledStates]
-) -> dict[str, Any]:
+def _of_encoders(run: OpenedRun, options: PageOptions, after: MeasuredModel, scratch: Path) -> dict[str, Any]:
+    """Sections 'retrieval', 'map' and 'words'."""
+    dictionaries = word_map.dictionaries_of(run.data.folder)
+    content: dict[str, Any] = {"retrieval": NO_BITEXT, "map": NO_BITEXT, "words": dictionaries}
+    if options.bitext is None and isinstance(dictionaries, str):
+        return content
+    encoders = _exported(run, options, after, scratch)
+    if isinstance(encoders, str):
+        of_bitext = NO_BITEXT if options.bitext is None else encoders
+        of_words = dictionaries if isinstance(dictionaries, str) else encoders
+        return {"retrieval": of_bitext, "map": of_bitext, "words": of_words}
+    if options.bitext is not None:
+        content |= _of_sentences(options.bitext, options.layer, encoders)
+    if not isinstance(dictionaries, str):
+        content["words"] = word_map.section(encoders, dictionaries)
+    return content
+
+
+def _of_sentences(bitext: BitextFolder, layer: int, encoders: Mapping[str, OpenEncoder]) -> dict[str, Any]:
+    """Sections 'retrieval' and 'map'."""
+    encoded = {title: retrieval.pooled(opened, bitext, layer, title) for title, opened in encoders.items()}
+    return {"retrieval": _retrieval(bitext, encoded), "map": _map(bitext, encoded)}
+
+
+def _retrieval(bitext: BitextFolder, ordered: Mapping[str, retrieval.PooledStates]) -> dict[str, Any]:
+    *before, after = ordered.values()
     languages, shared = bitext.languages, shared_sentences(bitext)
     num_shared = retrieval.counts(languages, shared)
     maps = {title: retrieval.cells(of, languages, shared) for title, of in ordered.items()}
@@ -181,7 +196,7 @@ def _retrieval(
         "empty": [f"{languages[i]}-{languages[j]} ({num_shared[i, j]})" for i, j in few[:NAMED]]
         + [f"and {len(few) - NAMED} more"] * (len(few) > NAMED),
         "heat_maps": retrieval.heat_maps(maps, languages, num_shared),
-        "sweeps": retrieval.sweeps(encoded["after"], encoded.get("before")),
+        "sweeps": retrieval.sweeps(after, before[0] if before else None),
         "best": "Best layer on these same sentences (not a score to report): "
         + "; ".join(f"{title}: layer {layer}, {100 * share:.1f} %" for title, (layer, share) in best.items()),
         "left_out": bitext.left_out,

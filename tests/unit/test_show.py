@@ -11,10 +11,16 @@ import pytest
 import torch
 
 from ernie_m.base.console import InputError
-from ernie_m.show import retrieval, sentence_map
+from ernie_m.corpus.word_pairs import Dictionary
+from ernie_m.interop.encoder import open_encoder
+from ernie_m.models.word_translation import word_translation
+from ernie_m.show import retrieval, sentence_map, word_map
 from ernie_m.show.bitext_folder import AlignedSentences, BitextFolder, read_bitext, shared_sentences, translations
 from ernie_m.show.figures import isolated
 from ernie_m.show.retrieval import LEAST_SHARED, PooledStates
+from tests.downstream_fixtures import tiny_encoder
+
+__all__ = ["tiny_encoder"]
 
 LANGUAGES = ("de", "en", "fr", "sw", "zh")
 PAIRS = {"fr": range(60), "zh": range(35, 75), "sw": range(70, 80)}  # English sentences that each has a translation of
@@ -222,3 +228,29 @@ def test_a_heat_map_shows_each_number_and_what_it_is_over(bitext: BitextFolder, 
 def test_labels_keep_scripts_apart_and_show_what_does_not_print() -> None:
     assert isolated("▁من") == "\u2068▁من\u2069"
     assert isolated("a\u0007\u2028") == "\u2068a‹U+0007›‹U+2028›\u2069"
+
+
+# -- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_section_of_words_has_their_map_and_the_very_number_of_the_measure(tiny_encoder: Path) -> None:
+    from transformers import AutoModel
+
+    words = ["April", "two", "minutes", "hours", "day", "avril", "deux", "minute", "heures", "jour"]
+    found = {"en-fr": Dictionary(tuple(words[:5]), tuple(words[5:])), "en-de": Dictionary(("two", "day"), ("zwei", "Tag"))}
+    opened = open_encoder(tiny_encoder)
+    section = word_map.section({"before": opened, "after": opened}, found)
+    assert section["translation"].head == ("pair", "words", "before", "after")
+    for row, dictionary in zip(section["translation"].rows, found.values(), strict=True):
+        measured = word_translation(opened.model(AutoModel), opened.tokenizer, dictionary)
+        assert row[2] == row[3] == f"{50 * sum(measured.ways):.1f} %"
+    drawn = base64.b64decode(section["maps"].partition(",")[2]).decode()
+    known = word_map.vectors(opened.model(AutoModel).get_input_embeddings().weight, opened.tokenizer, found["en-fr"]).words
+    assert 3 < len(known)
+    assert all(drawn.count(f">{isolated(word)}<") == 2 for pair in known for word in pair), "once in each map"
+    assert word_map.section({"before": opened, "after": opened}, found)["maps"] == section["maps"]
+
+
+def test_what_the_map_of_words_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(word_map, "find_spec", lambda name: None)
+    assert "scikit-learn, which lays out the map, is not installed" in word_map.dictionaries_of(None)  # type: ignore[arg-type]
