@@ -33,6 +33,7 @@ from ernie_m.base.rank_facts import RankFacts
 from ernie_m.base.shipped import DS_CONFIGS, recipe_path
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.gold_sets import gold_paths, read_gold_sets
 from ernie_m.corpus.manifest import MANIFEST_FILE
 from ernie_m.interop.build_model import architecture_of, check_fits
 from ernie_m.interop.model_card import CARD_FILE
@@ -66,6 +67,7 @@ class Asked:
     recipe: str | None = None
     pooling: str | None = None
     overrides: tuple[str, ...] = ()
+    gold: str | None = None
 
 
 class Line:
@@ -111,6 +113,7 @@ class Line:
         if self.asked.recipe:
             recipe_path(self.asked.recipe)
         merge_overrides({}, self.asked.overrides)
+        gold_paths(self.asked.gold)
         is_complete = self._claim(write=False)
         if is_complete:
             print(f"{(self.out / TABLE_FILE).read_text(encoding='utf-8')}\n{self.out}: complete, nothing to do")
@@ -139,6 +142,8 @@ class Line:
         Until the recipe is written, the options may change: then the data is built anew. `write`: make it ours.
         """
         path, asked = self.out / ASKED_FILE, {**vars(self.asked), "overrides": list(self.asked.overrides)}
+        if self.asked.gold is None:
+            del asked["gold"]  # so that folders begun before it was an option go on
         differences: list[str] = []
         if path.is_file():
             differences = differing_keys(json.loads(path.read_text(encoding="utf-8")), asked)
@@ -229,5 +234,7 @@ class Line:
                 kind: measures.retrieval(model, of, self.corpus.manifest.specials, self.encoder.pools, longest, note)
                 for kind, of in sets.items()
             }
+            gold = read_gold_sets(gold_paths(self.asked.gold))
+            figures["links"] = measures.links(model, gold, note)
             write_json(path, figures | {"gain": measures.gain(model, self.corpus, longest)})
         return dict(json.loads(path.read_text(encoding="utf-8")))

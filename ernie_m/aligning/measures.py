@@ -21,6 +21,7 @@ from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.gold_sets import GoldSet
 from ernie_m.interop.backbone_folder import open_backbone
 from ernie_m.interop.build_model import architecture_of
 from ernie_m.interop.encoder import open_encoder
@@ -28,6 +29,7 @@ from ernie_m.interop.start_weights import Target
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.models.retrieval import Pool, accuracy_at_1, first_token, mean_over_tokens, pooled_ids, read_aligned
 from ernie_m.models.shape import BackboneConfig, Pooling
+from ernie_m.models.state_alignment import state_scores
 from ernie_m.rows.objectives import CorruptionConfig
 from ernie_m.rows.row_source import RowSettings
 from ernie_m.runs.ranks import Voters, this_device
@@ -120,6 +122,20 @@ def unrelated_cosine(source_ND: Tensor, target_ND: Tensor) -> float:
     source_ND, target_ND = (F.normalize(side.double(), dim=1) for side in (source_ND, target_ND))
     total = float(source_ND.sum(dim=0) @ target_ND.sum(dim=0)) - float((source_ND * target_ND).sum())
     return total / (count * (count - 1))
+
+
+def links(model: str, gold: Mapping[str, GoldSet], note: str) -> dict[str, list[float]]:
+    """Of each gold set: alignment error rate of the links of every layer's states, embeddings first, in percent."""
+    if not gold:
+        return {}
+    opened, device = open_encoder(model), this_device()
+    encoder = opened.model(AutoModel)
+    layers = range(encoder.config.num_hidden_layers + 1)
+    found = {}
+    for name, of in gold.items():
+        scores = state_scores(encoder, opened.tokenizer, of.pairs, of.words, layers, device, f"{name} ({note})")
+        found[name] = [100 * score.aer for score in scores.values()]
+    return found
 
 
 def gain(model: str, folder: CorpusFolder, longest: int, seed: int = 0) -> float | None:

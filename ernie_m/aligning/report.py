@@ -59,6 +59,11 @@ def explained(before: Mapping[str, Any], after: Mapping[str, Any], pooling: str)
         lines.append(f"Cross-lingual gain on held-out pairs: {was:+.3f} nats a mask before, {now:+.3f} after.")
     else:
         lines.append("No cross-lingual gain: the encoder has no head of masked words.")
+    for name, was_L in before.get("links", {}).items():
+        of = [f"{min(errors):.1f} (layer {errors.index(min(errors))})" for errors in (was_L, after["links"][name])]
+        lines.append(
+            f"Links from states against gold {name}, error rate in the best layer, %: {of[0]} before, {of[1]} after."
+        )
     if lost := lost_of(before, after):
         worst, total = min(lost, key=lost.__getitem__), sum(lost.values())
         lines.append(

@@ -33,6 +33,7 @@ def align(
     keep: Annotated[float, Range(least=0, most=1, zero="the trained weights alone")] | None = None,
     recipe: str | None = None,
     pooling: str | None = None,
+    gold: str | None = None,
     local_rank: Annotated[int, Range(least=-1, most=10**6, zero="the first of a host")] = -1,
 ) -> None:
     """Align an encoder on pairs of sentences; resumes by itself.
@@ -60,12 +61,14 @@ def align(
             for a sentence encoder, 0 for one that predicts words
         recipe: another than chosen: align, align_text, align_sentences, or a path; what it leaves open is filled in
         pooling: mean or first, if the encoder's files do not say how it is used
+        gold: word links made by people, NAME=FILE with commas between, of `source ||| target ||| 0-0 1-2` lines (or tabs):
+            the error rate of links from the encoder's states is told, before and after
         local_rank: set by the deepspeed launcher
     """
     from ernie_m.aligning.line import Asked, Line
     from ernie_m.base.rank_facts import rank_facts
 
-    asked = Asked(model, pairs, languages, text, watch, held_out, passes, minutes, keep, recipe, pooling, overrides)
+    asked = Asked(model, pairs, languages, text, watch, held_out, passes, minutes, keep, recipe, pooling, overrides, gold)
     Line(asked, Path(to), rank_facts(os.environ), _export).run()
 
 

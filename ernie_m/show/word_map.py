@@ -99,7 +99,9 @@ def maps(drawn: Mapping[str, WordVectors], languages: Sequence[str]) -> Figure:
 
 def section(encoders: Mapping[str, OpenEncoder], found: Mapping[str, Dictionary]) -> dict[str, Any]:
     """The map of the pair of languages with most words, and word translation of all, of encoders by title."""
-    tables = {title: opened.model(AutoModel).get_input_embeddings().weight for title, opened in encoders.items()}
+    tables: dict[str, Any] = {
+        title: opened.model(AutoModel).get_input_embeddings().weight for title, opened in encoders.items()
+    }
 
     def of(title: str, name: str) -> WordVectors:
         return vectors(tables[title], encoders[title].tokenizer, found[name])

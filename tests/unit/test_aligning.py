@@ -258,4 +258,9 @@ def test_what_was_lost_is_said() -> None:
     assert "Watched, not trained: -2.0 points on average of 2, the least de-en with -5.0." in shown
     assert "No cross-lingual gain" in shown
     gained = report.for_terminal(before | {"gain": 0.1}, after | {"gain": 0.35}, "mean")
+    linked = report.for_terminal(
+        before | {"links": {"en-es": [30.0, 14.4, 20]}}, after | {"links": {"en-es": [29.0, 15, 13]}}, "mean"
+    )
+    assert "gold en-es, error rate in the best layer, %: 14.4 (layer 1) before, 13.0 (layer 2) after." in linked
+    assert "error rate" not in shown
     assert "+0.100 nats a mask before, +0.350 after" in gained

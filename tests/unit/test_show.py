@@ -246,7 +246,7 @@ def test_the_section_of_words_has_their_map_and_the_very_number_of_the_measure(t
         assert row[2] == row[3] == f"{50 * sum(measured.ways):.1f} %"
     drawn = base64.b64decode(section["maps"].partition(",")[2]).decode()
     known = word_map.vectors(opened.model(AutoModel).get_input_embeddings().weight, opened.tokenizer, found["en-fr"]).words
-    assert 3 < len(known)
+    assert len(known) > 3
     assert all(drawn.count(f">{isolated(word)}<") == 2 for pair in known for word in pair), "once in each map"
     assert word_map.section({"before": opened, "after": opened}, found)["maps"] == section["maps"]
 

@@ -10,6 +10,7 @@ import pytest
 from data_prep.word_alignment.scoring import pharaoh_links, scored
 from ernie_m.base.console import InputError
 from ernie_m.corpus.any_vocabulary import open_vocabulary
+from ernie_m.corpus.gold_sets import gold_paths, read_gold_sets
 from ernie_m.corpus.word_links import GoldPair, read_gold, score
 from ernie_m.corpus.words import begins_word, word_numbers
 from tests.tokenizer_fixtures import byte_level, metaspace, sentences, word_piece
@@ -104,3 +105,22 @@ def test_words_are_what_white_space_separates(make: type, tmp_path: Path) -> Non
 def test_word_piece_does_not_know_words(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="WordPiece"):
         begins_word(open_vocabulary(word_piece(sentences("en"), tmp_path / "bert")))
+
+
+def test_gold_sets_are_named_and_have_their_sentences(tmp_path: Path) -> None:
+    (tmp_path / "en-de.txt").write_text("a b ||| c ||| 0-0 1-0\n", encoding="utf-8")
+    (tmp_path / "links.txt").write_text("0-0\n", encoding="utf-8")
+    (tmp_path / "wrong.txt").write_text("a ||| b ||| 0-1\n", encoding="utf-8")
+    path = tmp_path / "en-de.txt"
+    assert gold_paths(None) == gold_paths("") == {}
+    paths = gold_paths(f"{path}, mine={path}")
+    assert paths == {"en-de": path, "mine": path}
+    assert read_gold_sets(paths)["mine"].words == [(("a", "b"), ("c",))]
+    for text, message in (
+        (f"{path},{path}", "a second set en-de; give it another name"),
+        ("x=nowhere", "--gold x=nowhere: no such file; expected `source"),
+        (str(tmp_path / "links.txt"), r"links alone; expected the sentences too"),
+        (str(tmp_path / "wrong.txt"), r"wrong.txt:1: link 0-1, in sentences of 1 and 1 words"),
+    ):
+        with pytest.raises(InputError, match=message):
+            gold_paths(text)
