@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,6 +53,30 @@ def own_addresses() -> list[str]:
     """This machine's IPv4 addresses that others may reach, in the system's order."""
     addresses = [socket.inet_ntoa(packed) for _, packed in _ipv4_interfaces()]
     return [address for address in addresses if not is_loopback(address)]
+
+
+def own_addresses_of(names: Iterable[str]) -> list[str]:
+    """This host's addresses that the names and addresses mean on other hosts too; [] where one of them leaves it open.
+
+    That is a name which stands for a loopback here (Debian's 127.0.1.1) or for nothing here: others may know it otherwise.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        resolved: list[str] = []
+        with suppress(OSError):
+            resolved = [str(entry[4][0]) for entry in socket.getaddrinfo(name, ANY_PORT, type=socket.SOCK_DGRAM)]
+        own = [address for address in resolved if _is_own(address) and (address == name or not is_loopback(address))]
+        if not own:
+            return []
+        found.update(dict.fromkeys(own))
+    return list(found)
+
+
+def _is_own(address: str) -> bool:
+    with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((address, 0))
+        return True
+    return False
 
 
 def _ipv4_interfaces() -> list[tuple[str, bytes]]:

@@ -190,7 +190,8 @@ async def _route(job: Examination, first: HostSession, live: list[HostSession], 
     addresses = results[first.name]["facts"]["addresses"]
     candidates = [job.master_addr] if job.master_addr else [*addresses[:1], first.name]
     secret = secrets.token_hex(8)
-    listening = await _answer_or_error(first, "listen", port=job.master_port, secret=secret)
+    where = {"port": job.master_port, "names": candidates, "num_peers": len(live)}
+    listening = await _answer_or_error(first, "listen", secret=secret, **where)
 
     async def one(session: HostSession) -> None:
         route = results[session.name]["route"] = {"tried": {}}
@@ -210,7 +211,10 @@ async def _ring(live: list[HostSession], results: Results) -> None:
     """Each live host with a route sends to the next one of them, at the address it has towards the first host."""
     ring = [session for session in live if "address" in results[session.name].get("route", {})]
     secret = secrets.token_hex(8)
-    doors = await asyncio.gather(*(_answer_or_error(session, "listen", port=0, secret=secret) for session in ring))
+    own = {session.name: [results[session.name]["route"]["address"]] for session in ring}
+    doors = await asyncio.gather(
+        *(_answer_or_error(session, "listen", port=0, secret=secret, names=own[session.name]) for session in ring)
+    )
 
     async def send(number: int) -> None:
         following = (number + 1) % len(ring)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -117,9 +117,12 @@ def appears(path: Path, expected: str) -> bool:
         time.sleep(0.1)
 
 
-def listen(port: int, secret: str) -> Answer:
-    """Answer other hosts' `connect` and `stream` from now on; on a port of the system's choice if `port` is taken."""
-    listener = Listener(port, secret)
+def listen(port: int, secret: str, names: Sequence[str] = (), num_peers: int = 1) -> Answer:
+    """Answer other hosts' `connect` and `stream` from now on; on a port of the system's choice if `port` is taken.
+
+    `names`: where they will try it.
+    """
+    listener = Listener(port, secret, names, num_peers)
     return {"port": listener.port, "is_taken": listener.port != port != 0}
 
 

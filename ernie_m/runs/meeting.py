@@ -18,6 +18,7 @@ from ernie_m.base.rank_facts import RankFacts, check_meeting
 LEAST_OPEN_FILES = 128
 """Files that a process must be able to open: libraries, shards, connections to a few ranks. The doctor asks for 1,024."""
 MEETING_TIMEOUT = datetime.timedelta(minutes=30)
+INTERFACE = "network interface"
 INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "NCCL": "NCCL_SOCKET_IFNAME"}
 
 
@@ -56,28 +57,33 @@ def _ask_mpi(facts: RankFacts) -> tuple[str, int]:
     return address, port
 
 
-def choose_interface(facts: RankFacts) -> Choice:
+def choose_interface(facts: RankFacts) -> tuple[Choice, str]:
     """Bind gloo and NCCL to the network interface that leads to the meeting address; call it before any process group.
+
+    Returns the choice, and this host's address for the other ranks ("": there are none).
 
     By itself gloo takes the address of the host's own name. On Debian that is 127.0.1.1, which no other host can reach. What
     the user has set stays. This is a collective where the ranks may be on several hosts.
     """
-    subject = "network interface"
     if facts.world_size == 1:
-        return Choice(subject, "none", "one rank")
+        return Choice(INTERFACE, "none", "one rank"), ""
     address, towards = _own_address(facts)
+    return _bound_to(address, towards), address
+
+
+def _bound_to(address: str, towards: str) -> Choice:
     interface = interface_of(address)
     if not interface:
-        return Choice(subject, "gloo's and NCCL's own choice", f"none has {address}, from which {towards} is reached")
+        return Choice(INTERFACE, "gloo's and NCCL's own choice", f"none has {address}, from which {towards} is reached")
     several = not is_loopback(address)
     unset = [name for name, variable in INTERFACE_VARIABLES.items() if not os.environ.get(variable)]
     chosen = [name for name in unset if several or name == "gloo"]
     asked = [f"{variable}={os.environ[variable]}" for n, variable in INTERFACE_VARIABLES.items() if n not in unset]
     os.environ.update({INTERFACE_VARIABLES[name]: interface for name in chosen})
     if not chosen:
-        return Choice(subject, os.environ[INTERFACE_VARIABLES["gloo"]], f"asked for by {' and '.join(asked)}")
+        return Choice(INTERFACE, os.environ[INTERFACE_VARIABLES["gloo"]], f"asked for by {' and '.join(asked)}")
     given = f"; {' and '.join(asked)} as asked for" if asked else ""
-    return Choice(subject, interface, f"{address} leads to {towards}, for {' and '.join(chosen)}{given}")
+    return Choice(INTERFACE, interface, f"{address} leads to {towards}, for {' and '.join(chosen)}{given}")
 
 
 def _own_address(facts: RankFacts) -> tuple[str, str]:

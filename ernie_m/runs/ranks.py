@@ -58,11 +58,12 @@ def _from_first(value: Any, group: Any) -> Any:
 class Ranks:
     """Made once, after the default process group (ernie_m.training.engine.start_ranks)."""
 
-    def __init__(self, facts: RankFacts | None = None, interface: Choice | None = None) -> None:
-        """`facts` are the launcher's (default: this process's alone), `interface` is for people."""
+    def __init__(self, facts: RankFacts | None = None, interface: Choice | None = None, address: str = "") -> None:
+        """`facts` are the launcher's (default: this process's alone), `interface` is for people, `address` this host's."""
         facts = facts or RankFacts()
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.interface = interface or Choice("network interface", "none", "not chosen")
+        self.address = address
         is_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", facts.local_rank) if is_gpu else torch.device("cpu")
         alone = self.world_size == 1

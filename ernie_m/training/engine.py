@@ -103,7 +103,7 @@ def start_ranks() -> Ranks:
     facts = rank_facts(os.environ)
     set_meeting(facts)
     try:
-        interface = choose_interface(facts)
+        interface, address = choose_interface(facts)
         join_ranks(PEER_TIMEOUT)
     except torch.distributed.DistNetworkError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -112,7 +112,7 @@ def start_ranks() -> Ranks:
             "deepspeed another port with --master_port",
             only_here=True,
         ) from None
-    return Ranks(facts, interface)
+    return Ranks(facts, interface, address)
 
 
 class Engine:

@@ -8,7 +8,6 @@ rank was suspended too (a frozen container) does not count as silence of the oth
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 import socketserver
@@ -16,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from ernie_m.base.admission import OPENING_SECONDS, Waiting, accepted, hang_up, read_line, shows
 
 QUICK_BEATS = 3
 """Missed beats that mean death if there is a second sign of it: a closed connection, a collective that raised."""
@@ -30,54 +31,73 @@ Post = dict[str, Any]
 
 
 class Board(socketserver.ThreadingTCPServer):
-    """Rank 0's board. A line of JSON in: a rank's post; a line out: all posts, closed connections, the incident."""
+    """Rank 0's board. A line of JSON in: a rank's post; a line out: all posts, closed connections, the incident.
+
+    It listens at one address, the one that the ranks meet at, and keeps one connection for each rank. A post begins with the
+    job's token; who shows none is nobody's (ernie_m.base.admission).
+    """
 
     daemon_threads = True
     allow_reuse_address = True
     request_queue_size = 1024
 
-    def __init__(self, address: str, port: int, job: str) -> None:
-        self.address_family = socket.AF_INET
-        with contextlib.suppress(OSError):
-            families = {found[0] for found in socket.getaddrinfo(address, port)}
-            self.address_family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
-        super().__init__(("", port), _Connection)
-        self._job = job
+    def __init__(self, address: str, port: int, job: str, world_size: int) -> None:
+        found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        self.address_family, *_, where = next((f for f in found if f[0] == socket.AF_INET), found[0])
+        self.waiting = Waiting(world_size)
+        super().__init__(where, _Connection)  # type: ignore[arg-type]  # four items for IPv6
+        self._job, self._world_size = job, world_size
+        self._token = opening_of(job)
         self._lock = threading.Lock()
         self._posts: dict[int, bytes] = {}
         self._incident: Incident | None = None
-        self._connection: dict[int, object] = {}  # a rank that reconnects leaves its old connection behind
+        self._connection: dict[int, _Connection | None] = {}
         self._closed: set[int] = set()
         self._gone: set[int] = set()
         self._news = 0
         self._told: dict[int, int] = {}
         threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = accepted(self.socket)
+        self.waiting.add(connection)
+        return connection, address
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A connection that is not from a rank of this job is closed; nothing is printed."""
 
-    def exchange(self, line: bytes, connection: object = None) -> tuple[bytes, int, int]:
+    def is_ours(self, line: bytes) -> bool:
+        return shows(line, self._token)
+
+    def exchange(self, line: bytes, connection: _Connection | None = None) -> tuple[bytes, int, int]:
         """Put a post on the board. Returns the reply, the rank, and the number of the newest news in the reply.
 
         Raises ValueError for a line that is not a post of this job.
         """
-        post = json.loads(line)
-        if not isinstance(post, dict) or post.get("job") != self._job:
+        if not self.is_ours(line):
             raise ValueError("not a rank of this job")
+        post = json.loads(line)
         rank = int(post["rank"])
+        if not 0 <= rank < self._world_size:
+            raise ValueError(f"rank {rank} of {self._world_size}")
         with self._lock:
+            before = self._connection.get(rank)
             self._posts[rank], self._connection[rank] = line.strip(), connection
             self._closed.discard(rank)
             self._incident = self._incident or post["incident"]
             if post["gone"] is not None:
                 self._gone.add(rank)
             rest = json.dumps({"closed": sorted(self._closed), "incident": self._incident}).encode()
-            return b'{"posts": [' + b", ".join(self._posts.values()) + b"], " + rest[1:] + b"\n", rank, self._news
+            reply = b'{"posts": [' + b", ".join(self._posts.values()) + b"], " + rest[1:] + b"\n"
+            news = self._news
+        if before is not None and before is not connection:  # a rank that reconnects leaves its old connection behind
+            hang_up(before.connection)
+        return reply, rank, news
 
     def told(self, rank: int, news: int) -> None:
         self._told[rank] = news
 
-    def hang_up(self, rank: int, connection: object) -> None:
+    def hung_up(self, rank: int, connection: _Connection) -> None:
         with self._lock:
             if self._connection.get(rank) is connection:
                 self._closed.add(rank)
@@ -99,21 +119,34 @@ class _Connection(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         rank = -1
         try:
-            while line := self.rfile.readline(_LONGEST_LINE):
+            line = read_line(self.connection, _LONGEST_LINE, OPENING_SECONDS)
+            if not self.server.is_ours(line):
+                return
+            self.server.waiting.remove(self.connection)
+            self.connection.settimeout(None)
+            while line:
                 reply, rank, news = self.server.exchange(line, self)
                 self.wfile.write(reply)
                 self.server.told(rank, news)
+                line = self.rfile.readline(_LONGEST_LINE)
         except (OSError, ValueError, KeyError, TypeError):
             pass  # the rank died, or it never was one
         finally:
-            self.server.hang_up(rank, self)
+            self.server.waiting.remove(self.connection)
+            self.server.hung_up(rank, self)
+
+
+def opening_of(job: str) -> bytes:
+    """How each post of the job begins."""
+    return json.dumps({"job": job})[:-1].encode()
 
 
 class Wire:
     """A rank's connection to the board; reconnects at the next exchange after each failure."""
 
-    def __init__(self, address: str, port: int, timeout: float) -> None:
+    def __init__(self, address: str, port: int, timeout: float, world_size: int) -> None:
         self._place, self._timeout = (address, port), timeout
+        self._longest = (world_size + 1) * _LONGEST_LINE
         self._socket: socket.socket | None = None
 
     def exchange(self, line: bytes) -> bytes:
@@ -123,14 +156,13 @@ class Wire:
                 self._socket = socket.create_connection(self._place, self._timeout)
                 self._place = self._socket.getpeername()[:2]  # a reconnection must not wait for a name server
             self._socket.sendall(line)
-            with self._socket.makefile("rb") as file:
-                reply = file.readline()
-            if not reply.endswith(b"\n"):
-                raise ConnectionResetError("the board closed the connection")
+            return read_line(self._socket, self._longest, self._timeout)
+        except ConnectionResetError:
+            self.close()
+            raise ConnectionResetError("the board closed the connection") from None
         except OSError:
             self.close()
             raise
-        return reply
 
     def close(self) -> None:
         if self._socket is not None:

@@ -121,6 +121,7 @@ class Trainer:
             ranks.world_size,
             self.run_folder.path,
             ranks.from_first,
+            address=ranks.address,
             timeout_seconds=self.config.output.dead_after_seconds,
             hang_timeout_seconds=self.config.output.hung_after_seconds,
         )

@@ -72,9 +72,9 @@ class Watchdog:
         self._is_explaining = False
         self._explained, self._ended = threading.Event(), threading.Event()
         self._board: Board | None = None
-        self._wire = Wire(address, port, 4 * self._beat)
+        self._wire = Wire(address, port, 4 * self._beat, world_size)
         if world_size > 1 and rank == 0:
-            self._board = Board(address, port, job)
+            self._board = _opened(address, port, job, world_size)
             self.port = self._board.server_address[1]
         if world_size > 1:
             self._meet_the_board()
@@ -82,19 +82,23 @@ class Watchdog:
         self._thread.start()
 
     @classmethod
-    def meet(cls, rank: int, world_size: int, run_folder: Path, share: Callable[[Any], Any], **settings: Any) -> Watchdog:
+    def meet(
+        cls, rank: int, world_size: int, run_folder: Path, share: Callable[[Any], Any], address: str = "", **settings: Any
+    ) -> Watchdog:
         """Make the watchdogs of all ranks; a collective. `share`: a broadcast, every rank gets what rank 0 gave.
 
-        The board is at MASTER_ADDR, where the ranks met. `settings`: those of the constructor.
+        `address`: this host's for the other ranks (default: MASTER_ADDR); rank 0's board listens there and nowhere else.
+        `settings`: those of the constructor.
         """
         port = settings.pop("port", 0)
         if rank == 0:
-            address = meeting_address()
-            watchdog = cls(rank, world_size, address, port, run_folder, job=uuid.uuid4().hex, **settings)
-            share((address, watchdog.port, watchdog._job))
+            place = address or meeting_address()
+            watchdog = cls(rank, world_size, place, port, run_folder, job=uuid.uuid4().hex, **settings)
+            reached = meeting_address() if "%" in place else place  # each host names its own interface in an IPv6 address
+            share((reached, watchdog.port, watchdog._job))
             return watchdog
-        address, port, job = share(None)
-        return cls(rank, world_size, address, port, run_folder, job=job, **settings)
+        place, port, job = share(None)
+        return cls(rank, world_size, place, port, run_folder, job=job, **settings)
 
     def progress(self, what: str, shared: bool = True) -> None:
         """Say what this rank does next. Only these calls prove that it goes on.
@@ -269,6 +273,14 @@ class Watchdog:
         except OSError as error:
             os.write(2, f"warning: {self._incidents}: {error.strerror}; the incident is not on record\n".encode())
         return True
+
+
+def _opened(address: str, port: int, job: str, world_size: int) -> Board:
+    try:
+        return Board(address, port, job, world_size)
+    except OSError as error:
+        way_out = "MASTER_ADDR must be an address of rank 0's host"
+        raise InputError(f"rank 0's watchdog cannot listen at {address}:{port} ({error}); {way_out}", True) from None
 
 
 def _ranks_in(line: str) -> list[int]:

@@ -10,6 +10,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
+from ernie_m.base.network import own_addresses
 from ernie_m.hosts import host_agent, job_checks, link, session
 from ernie_m.hosts.checks import CHECKS, Report, judge
 from ernie_m.hosts.examination import Results
@@ -280,6 +282,54 @@ def test_a_link_counts_what_arrived_and_serves_nobody_else() -> None:
     assert link.stream("127.0.0.1", listener.port, "ours", seconds=0.1)["gbit_per_second"] > 0
     with pytest.raises(ConnectionError, match="another program"):
         link.connect("127.0.0.1", listener.port, "theirs")
+
+
+@pytest.mark.parametrize("said", [b"[]\n", b"[" * 4000 + b"\n", b"\xff\n", b"no line at all"])
+def test_what_is_no_greeting_is_one_clear_line_at_both_ends(said: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """A stranger says it to our listener, and answers our call with it."""
+    listener = link.Listener(0, secret="ours")
+    with socket.create_connection(("127.0.0.1", listener.port), 10) as stranger:
+        stranger.sendall(said)
+        stranger.shutdown(socket.SHUT_WR)
+        assert stranger.recv(100) == b""
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        port = theirs.getsockname()[1]
+
+        def answer() -> None:
+            connection, _ = theirs.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(said)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        with pytest.raises(ConnectionError, match=f"^127.0.0.1:{port} is answered by another program$"):
+            link.connect("127.0.0.1", port, "ours")
+        answering.join()
+    assert capfd.readouterr().err == "", "no traceback of a thread"
+
+
+@pytest.mark.parametrize("said", [b"[]", b"{}", b'{"bytes": []}', b"[" * 4000])
+def test_a_count_that_is_none_is_another_programs(said: bytes) -> None:
+    with pytest.raises(ConnectionError, match="a:1 is answered by another program"):
+        link._counted(said, "a:1")
+
+
+def test_a_link_is_open_at_the_addresses_that_are_tried_and_no_other() -> None:
+    def places(*names: str) -> set[str]:
+        listener = link.Listener(0, "ours", names)
+        found = {listening.getsockname()[0] for listening in listener.sockets}
+        assert {listening.getsockname()[1] for listening in listener.sockets} == {listener.port}
+        return found
+
+    everywhere = places()
+    assert everywhere <= {"::", "0.0.0.0"}
+    assert places("127.0.0.1") == {"127.0.0.1"}
+    assert places("127.0.0.3", "127.0.0.1") == {"127.0.0.1", "127.0.0.3"}
+    others = [*own_addresses(), "127.0.0.2"]
+    assert places(*others) == set(others)
+    assert places("127.0.0.1", "localhost") == everywhere, "a name that means another address on each host"
+    assert places("127.0.0.1", "no-such-host.invalid") == everywhere
 
 
 def test_a_taken_port_is_replaced_and_said() -> None:
