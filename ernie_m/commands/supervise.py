@@ -48,7 +48,8 @@ def supervise(
 
     From this environment, ranks on other hosts get OMP_* MKL_* KMP_* NCCL_* GLOO_* TORCH* PYTORCH_* CUDA_* CUBLAS_*
     DS_ACCELERATOR HF_* TRANSFORMERS_* TOKENIZERS_* WANDB_* ERNIE_M_*, what --export adds, and the lines of .deepspeed_env;
-    not ERNIE_M_HOST and CUDA_VISIBLE_DEVICES, and no secrets (WANDB_API_KEY, HF_TOKEN: log in on each host).
+    not ERNIE_M_HOST and CUDA_VISIBLE_DEVICES, and no secrets (names with TOKEN, KEY, SECRET, PASS or CREDENTIAL, URLs with a
+    user: log in on each host). A secret that --export or .deepspeed_env names goes to each host on no command line.
     PDSH_SSH_ARGS_APPEND gets keep-alives unless you set it.
 
     Exit codes: 0 complete; 2 refused (a mistake: restarting does not help); 4 given up (no progress, too many restarts,
@@ -66,7 +67,7 @@ def supervise(
         grace: seconds to save and stop when asked to, before it is killed
         master_addr: where the ranks meet, instead of the first host's name; used as long as that host takes part
         deepspeed_options: further options of deepspeed, in quotes, e.g. "--ssh_port 2222 --bind_cores_to_rank"
-        export: further environment variables for other hosts, with commas: NAME or PREFIX*
+        export: further environment variables for other hosts, with commas: NAME or PREFIX*; a secret by its full NAME
     """
     from ernie_m.base.hostfile import read_hostfile
     from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, JobCommand

@@ -17,15 +17,13 @@ from ernie_m.hosts.findings import Problem
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.size import parameter_count
 from ernie_m.runs.checkpoint import committed_folders
-from ernie_m.supervision.environment import exported
+from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, exported, is_secret
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
     from ernie_m.training.recipe import TrainingConfig
 
 CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4
 """Bytes of a parameter: its fp32 weight and Adam's two moments; the weight alone, as in an export."""
-DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
-"""Prefixes of variables that deepspeed's pdsh launch gives to all hosts; with CUDA on the starting machine also NCCL."""
 
 
 def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | None) -> int:
@@ -144,10 +142,14 @@ def environment_files() -> list[Path]:
 
 
 def environment_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that an agent on another host gets, as ranks will: PYTHON*, which deepspeed sends, and OMP_NUM_THREADS."""
+    """Variables that an agent on another host gets, as ranks will: PYTHON*, which deepspeed sends, and OMP_NUM_THREADS.
+
+    They stand on a command line, so no secret is among them.
+    """
     listed = [line.rstrip().partition("=") for path in environment_files() for line in _lines(path)]
     given = {**environment, **{name.strip(): value for name, equals, value in listed if equals}}
-    return {name: value for name, value in given.items() if name.startswith("PYTHON") or name == "OMP_NUM_THREADS"}
+    chosen = {name: value for name, value in given.items() if name.startswith("PYTHON") or name == "OMP_NUM_THREADS"}
+    return {name: value for name, value in chosen.items() if not is_secret(name, value)}
 
 
 def not_exported(environment: Mapping[str, str], has_gpus: bool) -> list[str]:

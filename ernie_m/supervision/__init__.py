@@ -3,7 +3,9 @@
 policy         what to do after a start has ended (pure)
 run_state      what the run folder says
 ledger         RUN/restarts.jsonl and the summary
-deepspeed_job  the deepspeed processes: command, exported environment, ending them
+deepspeed_job  the deepspeed processes: command, ending them
+environment    which variables ranks on other hosts get; handed: secrets among them, on no command line
+remote         a command on several hosts
 orphans        ranks that outlived their launcher
 supervisor     the loop over all these
 

@@ -10,16 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.base.command_line import with_home_expanded
 from ernie_m.base.console import Choice, InputError
-from ernie_m.base.hostfile import check_host_name, free_port, is_local, likely_port, ssh_command, write_hostfile
+from ernie_m.base.hostfile import check_host_name, free_port, is_local, likely_port, write_hostfile
 from ernie_m.runs.job_defaults import TRAINING, job_names
-from ernie_m.supervision.environment import pdsh_argument, ssh_arguments, write_environment_file
+from ernie_m.supervision.environment import ForHosts, of_launcher, pdsh_argument, ssh_arguments
+from ernie_m.supervision.handed import HandedSecrets
 from ernie_m.supervision.orphans import end_orphans, members_of_group
+from ernie_m.supervision.remote import SSH_FAILED, on_each
 
 OWN_OPTIONS = (
     *("--hostfile", "-H", "--num_gpus", "--num_accelerators", "--num_nodes", "--master_port", "--master_addr"),
@@ -28,7 +29,6 @@ OWN_OPTIONS = (
 PRETRAIN = "pretrain"
 """The command that stands for the module TRAINING behind `--`."""
 NO_HOSTFILE = os.devnull  # else deepspeed would take /job/hostfile where there is one
-SSH_SECONDS = 5
 TERMINATION_SECONDS = 30.0  # between SIGTERM and SIGKILL
 
 
@@ -112,16 +112,32 @@ class DeepspeedLauncher:
 
     def start(self, hosts: Mapping[str, int], folder: Path) -> Job:
         """Start on `hosts` (host -> slots; empty: on this machine without a hostfile); `folder` is for files of ours."""
-        environment = dict(os.environ)
-        words = list(self.command.words)
+        where = self._where(hosts, folder)
+        options = [*self.deepspeed_options, *where, *(["--module"] if self.command.is_module else [])]
+        environment, words, handed = dict(os.environ), list(self.command.words), None
+        if needs_ssh(hosts):
+            given = ForHosts.of(os.environ, self.exports, self._uses_pdsh)
+            environment = of_launcher(os.environ)
+            environment["DS_ENV_FILE"] = str(given.write(folder / "environment"))
+            environment["PDSH_SSH_ARGS_APPEND"] = ssh_arguments(os.environ)
+            if given.secrets:
+                handed = self._hand(hosts, given)
+                options += ["--venv_script", handed.script]  # the last one counts
         if needs_ssh(hosts) and self._uses_pdsh:
             words[1:] = [pdsh_argument(word) for word in words[1:]]
-        if needs_ssh(hosts):
-            environment["DS_ENV_FILE"] = str(write_environment_file(folder / "environment", self.exports, self._uses_pdsh))
-            environment["PDSH_SSH_ARGS_APPEND"] = ssh_arguments(os.environ)
-        options = [*self.deepspeed_options, *self._where(hosts, folder), *(["--module"] if self.command.is_module else [])]
         command = [self._executable(), *options, *words]
-        return Job(subprocess.Popen(command, env=environment, start_new_session=True), self.command)
+        return Job(subprocess.Popen(command, env=environment, start_new_session=True), self.command, handed)
+
+    def _hand(self, hosts: Mapping[str, int], given: ForHosts) -> HandedSecrets:
+        """Give the secrets to all hosts; raises InputError for a launcher that would put them on command lines."""
+        if not self._uses_pdsh:
+            launcher, name = value_of("--launcher", self.deepspeed_options), given.secrets[0][0]
+            raise InputError(
+                f"{name}: a secret, which --launcher {launcher} would put on command lines; log in on each host, "
+                "and take it off --export and .deepspeed_env"
+            )
+        first = value_of("--venv_script", self.deepspeed_options)
+        return HandedSecrets.hand(tuple(hosts), self.ssh_options, given.secrets, first)
 
     def _where(self, hosts: Mapping[str, int], folder: Path) -> list[str]:
         if not hosts:
@@ -163,6 +179,7 @@ class Job:
 
     launcher: subprocess.Popen[bytes]
     command: JobCommand
+    handed: HandedSecrets | None = None
 
     def exit_code(self) -> int | None:
         """The launcher's exit code, None while it runs. It can be 0 after a kill -9, so the run folder decides, not this."""
@@ -178,6 +195,8 @@ class Job:
             time.sleep(0.1)
         self._signal(signal.SIGKILL)
         end_orphans(self.command.program, self.command.run)
+        if self.handed is not None:
+            self.handed.take_back()
         return self.launcher.wait()
 
     def _signal(self, number: signal.Signals) -> None:
@@ -193,13 +212,13 @@ def needs_ssh(hosts: Mapping[str, int]) -> bool:
 
 def reachable(hosts: Sequence[str], ssh_options: Sequence[str]) -> dict[str, bool]:
     """Whether ssh reaches each host; all are asked at the same time, which takes about ten seconds at most."""
-    return {host: code != 255 for host, code in _on_each(hosts, ssh_options, "true").items()}
+    return {host: code != SSH_FAILED for host, code in on_each(dict.fromkeys(hosts, "true"), ssh_options).items()}
 
 
 def end_remote_orphans(hosts: Sequence[str], ssh_options: Sequence[str], command: JobCommand) -> None:
     """End what is left of the job on other hosts. They must have the same paths."""
     words = [sys.executable, "-m", "ernie_m.supervision.orphans", command.program, str(command.run)]
-    _on_each(hosts, ssh_options, f"cd {shlex.quote(os.getcwd())} && {shlex.join(words)}")
+    on_each(dict.fromkeys(hosts, f"cd {shlex.quote(os.getcwd())} && {shlex.join(words)}"), ssh_options)
 
 
 def value_of(option: str, words: Sequence[str]) -> str:
@@ -219,18 +238,3 @@ def _with_value(option: str, value: str, words: Sequence[str]) -> list[str]:
         if word == option:
             changed[number + 1] = value
     return changed
-
-
-def _on_each(hosts: Sequence[str], ssh_options: Sequence[str], remote_command: str) -> dict[str, int]:
-    """Exit code of a command on each host; 255 when ssh itself failed or took too long."""
-
-    def call(host: str) -> int:
-        command = ssh_command(host, ["-o", f"ConnectTimeout={SSH_SECONDS}", *ssh_options], remote_command)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            silent = subprocess.DEVNULL
-            done = subprocess.run(command, stdin=silent, stdout=silent, stderr=silent, timeout=4 * SSH_SECONDS)
-            return done.returncode
-        return 255
-
-    with ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
-        return dict(zip(hosts, pool.map(call, hosts), strict=True))

@@ -3,14 +3,17 @@
 deepspeed with pdsh exports variables that begin with MLFLOW, PYTHON, MV2 or UCX (on CUDA also NCCL, LD_LIBRARY, PATH),
 and the lines of the file that DS_ENV_FILE names (`.deepspeed_env` otherwise). We write such a file: the variables of
 EXPORTED, those asked for by name, and the lines of the user's own file, which win.
+
+All these stand on command lines, which every user of every host can read, and in deepspeed's log. So secrets are in none of
+them: those that are asked for go another way (ernie_m.supervision.handed).
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.base.console import InputError
@@ -21,7 +24,12 @@ EXPORTED = (
 )
 """Variables that ranks on other hosts get as they are here; * stands for any ending."""
 NEVER = ("ERNIE_M_HOST", "CUDA_VISIBLE_DEVICES")  # each host's own
-_SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD)$")
+DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
+"""Prefixes of variables that deepspeed's launch gives to all hosts; with CUDA on the starting machine also NCCL."""
+_SECRET = re.compile("TOKEN(?!IZ)|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+_NO_SECRET = re.compile("(NCCL|UCX|MV2)_[A-Z_]*PKEY|HF_HUB_DISABLE_IMPLICIT_TOKEN")  # PKEY: InfiniBand's partition key
+_USER_IN_URL = re.compile(r"://[^\s/?#]*@|://[^\s/@]*:[^\s@]+@")
+_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 KEEP_ALIVE = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 """For pdsh's ssh: one to a host that vanished ends within a minute, instead of never."""
 
@@ -31,17 +39,22 @@ def ssh_arguments(environment: Mapping[str, str]) -> str:
     return environment.get("PDSH_SSH_ARGS_APPEND", KEEP_ALIVE)
 
 
+def is_secret(name: str, value: str) -> bool:
+    """Whether a variable is taken for a secret: by its name, or a URL with a user or a password in its value."""
+    return bool((_SECRET.search(name) and not _NO_SECRET.fullmatch(name)) or _USER_IN_URL.search(value))
+
+
 def exported(environment: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, str]:
     """The variables for ranks on other hosts: those of EXPORTED without secrets, and `extra` names or NAME* as asked.
 
-    Everybody could see secrets (WANDB_API_KEY, HF_TOKEN, ...) on command lines and in logs; they are exported only when
-    asked for by their full name. Raises InputError for an extra name that is not set, or a value of several lines.
+    Secrets are among them only when asked for by their full name. Raises InputError for an extra name that is not set, or a
+    value of several lines.
     """
     asked = tuple(extra)
     chosen = {}
     for name, value in environment.items():
         matches = any(_fits(name, pattern) for pattern in (*EXPORTED, *asked)) and name not in NEVER
-        if name in asked or (matches and not _SECRET.search(name)):
+        if name in asked or (matches and not is_secret(name, value)):
             chosen[name] = value
     missing = [name for name in asked if not name.endswith("*") and name not in chosen]
     if missing:
@@ -52,21 +65,45 @@ def exported(environment: Mapping[str, str], extra: Iterable[str] = ()) -> dict[
     return chosen
 
 
-def write_environment_file(path: Path, extra: Iterable[str], through_pdsh: bool) -> Path:
-    """The file for DS_ENV_FILE, readable by us alone; returns `path`. Raises InputError for what cannot be exported."""
-    lines = [f"{name}={for_pdsh(v) if through_pdsh else v}" for name, v in exported(os.environ, extra).items()]
-    name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
-    for own in (Path.home() / name, Path.cwd() / name):
-        if own.is_file():
-            lines += _lines_of(own)
-    path.touch(mode=0o600)
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
+@dataclass(frozen=True)
+class ForHosts:
+    """What ranks on other hosts get: lines for DS_ENV_FILE, which reach command lines, and secrets, which must not."""
+
+    lines: tuple[str, ...]
+    secrets: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], extra: Iterable[str], through_pdsh: bool) -> ForHosts:
+        """Those exported, then the lines of the user's own files; raises InputError for what cannot be exported."""
+        ours = list(exported(environment, extra).items())
+        name = environment.get("DS_ENV_FILE", ".deepspeed_env")
+        files = [path for path in dict.fromkeys((Path.home() / name, Path.cwd() / name)) if path.is_file()]
+        theirs = [pair for path in files for pair in _read(path)]
+        secret = {name for name, value in (*ours, *theirs) if is_secret(name, value)}
+        odd = [name for name in secret if not _NAME.fullmatch(name)]
+        if odd:
+            raise InputError(f"{odd[0]!r}: not the name of a variable that a shell can set; take it off the list")
+        lines = [f"{name}={for_pdsh(value) if through_pdsh else value}" for name, value in ours if name not in secret]
+        lines += [f"{name}={value}" for name, value in theirs if name not in secret]
+        return cls(tuple(lines), tuple((name, value) for name, value in (*ours, *theirs) if name in secret))
+
+    def write(self, path: Path) -> Path:
+        """Write the lines, readable by us alone; returns `path`."""
+        path.touch(mode=0o600)
+        path.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
+        return path
+
+
+def of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for deepspeed itself: without the secrets that it would put on command lines by their names."""
+    prefixes = (*DEEPSPEED_EXPORTS, "NCCL")
+    return {k: v for k, v in environment.items() if not (k.startswith(prefixes) and is_secret(k, v))}
 
 
 def withheld(environment: Mapping[str, str], extra: Iterable[str] = ()) -> list[str]:
-    """Names of the secrets that are set here and not exported."""
-    secrets = [name for name in environment if _SECRET.search(name) and any(_fits(name, pattern) for pattern in EXPORTED)]
+    """Names of the secrets that are set here, would be exported if they were none, and are not asked for."""
+    others = (*EXPORTED, *(f"{prefix}*" for prefix in DEEPSPEED_EXPORTS))
+    secrets = [k for k, v in environment.items() if is_secret(k, v) and any(_fits(k, pattern) for pattern in others)]
     given = exported(environment, extra)
     return [name for name in secrets if name not in given]
 
@@ -83,13 +120,15 @@ def pdsh_argument(word: str) -> str:
     return shlex.quote(word).replace("%", "%%")
 
 
-def _lines_of(path: Path) -> list[str]:
-    """The lines of a user's .deepspeed_env; blank ones, on which deepspeed raises, are left out."""
+def _read(path: Path) -> list[tuple[str, str]]:
+    """Names and values of a user's .deepspeed_env; blank lines, on which deepspeed raises, are left out."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").split("\n")]
     for number, line in enumerate(lines, start=1):
         if line and "=" not in line:
-            raise InputError(f"{path}, line {number}: {line!r}; expected NAME=value")
-    return [line for line in lines if line]
+            name = "the line" if is_secret(line, line) else repr(line)
+            raise InputError(f"{path}, line {number}: {name}; expected NAME=value")
+    split = [line.partition("=") for line in lines if line]
+    return [(name.strip(), value) for name, _, value in split]
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -31,6 +31,7 @@ SCRIPTED = Path("tests/integration/scripted_training.py")
 NUM_STEPS = 60
 # Behaves as a login on another host would: none of our environment, the command line read by a shell once more.
 SSH = """#!/bin/bash
+printf '%s\\n' "$@" >> "{down}.words"
 while getopts "2axl:o:p:" option; do :; done
 shift $((OPTIND - 1)); host=$1; shift
 grep -qx "$host" "{down}" 2>/dev/null && exit 255
@@ -221,7 +222,9 @@ def test_hosts_that_vanish_or_keep_failing_are_left_out_and_the_others_go_on(sup
     odd = ["stages=[{steps: 3, rows: {TLM: 1}}]", "name=$HOME", "a='b' \"c\" `d` 100% \\n", "{x,y}*%h", "plain"]
     path = f"{tmp_path / 'bin'}{os.pathsep}{environment()['PATH']}"
     set_here = {"NCCL_ODD": "a $HOME \"b\" 'c' %h `d` \\", "OMP_NUM_THREADS": "3", "HF_TOKEN": "secret", "OURS": "yes"}
-    options = ["--hostfile", tmp_path / "hosts", "--host_failures", 1, "--export", "OURS", "--master_addr", "127.0.0.1"]
+    set_here["ASKED_TOKEN"] = 'kn\'own $HOME to "ranks" `alone` %h'
+    export = ["--export", "OURS,ASKED_TOKEN"]
+    options = ["--hostfile", tmp_path / "hosts", "--host_failures", 1, *export, "--master_addr", "127.0.0.1"]
     job = supervise(SCRIPTED, options, odd, PATH=path, **set_here)
     assert job.exit_code() == 0, job.text
     starts = [line["hosts"] for line in read_ledger(tmp_path / "run") if line["event"] == "start"]
@@ -238,3 +241,7 @@ def test_hosts_that_vanish_or_keep_failing_are_left_out_and_the_others_go_on(sup
             assert seen["environ"]["ERNIE_M_HOST"] == host
             assert {name: seen["environ"].get(name) for name in set_here} == {**set_here, "HF_TOKEN": None}
             assert seen["argv"][1:] == ["--run", str(tmp_path / "run"), *odd]
+    words = (tmp_path / "down.words").read_text() + job.text
+    assert "NCCL_ODD" in words
+    assert "ASKED_TOKEN" not in words
+    assert "kn'own" not in words

@@ -450,7 +450,7 @@ def test_what_is_listed_for_deepspeed_or_exported_by_it_needs_no_note(
 
 def test_a_probe_has_the_threads_that_ranks_will_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DS_ENV_FILE", str(tmp_path / "env"))
-    here = {"OMP_NUM_THREADS": "4", "PYTHONPATH": "x", "HOME": "/root"}
+    here = {"OMP_NUM_THREADS": "4", "PYTHONPATH": "x", "HOME": "/root", "PYTHON_KEYRING_PASSWORD": "on no command line"}
     assert job_checks.environment_of_ranks(here) == {"OMP_NUM_THREADS": "4", "PYTHONPATH": "x"}
     (tmp_path / "env").write_text("OMP_NUM_THREADS=2\nHF_TOKEN=secret\n")
     assert job_checks.environment_of_ranks(here) == {"OMP_NUM_THREADS": "2", "PYTHONPATH": "x"}, "the file wins"

@@ -14,8 +14,9 @@ import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.runs.job_defaults import TRAINING
+from ernie_m.supervision import handed
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, JobCommand, needs_ssh
-from ernie_m.supervision.environment import KEEP_ALIVE, exported, ssh_arguments, withheld, write_environment_file
+from ernie_m.supervision.environment import KEEP_ALIVE, ForHosts, exported, is_secret, of_launcher, ssh_arguments, withheld
 from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
 
 # --- what ranks on other hosts get
@@ -39,20 +40,170 @@ def test_what_training_needs_is_exported_but_no_secrets_and_nothing_of_this_host
         exported({"NCCL_X": "1\n2"})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, "x")
+            for name in ("HF_TOKEN", "HF_API_TOKENS", "WANDB_PASSWD", "wandb_api_key", "GIT_ASKPASS", "MyCredentials")
+        ),
+        *((name, "x") for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS", "TOKENIZERS_KEY", "PASSPHRASE")),
+        *(("HF_ENDPOINT", f"https://{user}@a.b/c") for user in ("me:word", ":word", "ghp_1234", "me:w/o?rd")),
+    ],
+)
+def test_secrets_are_known_by_their_names_and_urls(name: str, value: str) -> None:
+    assert is_secret(name, value)
+    assert exported({name: value}, ["*"]) == {}
+    assert exported({name: value}, [name]) == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TOKENIZERS_PARALLELISM", "0"),
+        ("NCCL_IB_PKEY", "3"),
+        ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
+        ("HF_ENDPOINT", "https://a.b:80/c?d=e"),
+        ("OMP_PLACES", "cores"),
+    ],
+)
+def test_what_jobs_need_is_no_secret(name: str, value: str) -> None:
+    assert not is_secret(name, value)
+    assert exported({name: value}) == {name: value}
+
+
+def test_what_deepspeed_would_put_on_command_lines_is_kept_from_it() -> None:
+    here = {
+        "MLFLOW_TRACKING_TOKEN": "s",
+        "NCCL_URL": "tcp://a:b@c",
+        "PYTHONPATH": "x",
+        "HF_TOKEN": "stays here",
+        "PATH": "y",
+    }
+    assert of_launcher(here) == {"PYTHONPATH": "x", "HF_TOKEN": "stays here", "PATH": "y"}
+    assert withheld(here) == ["MLFLOW_TRACKING_TOKEN", "NCCL_URL", "HF_TOKEN"]
+
+
 def test_the_users_own_deepspeed_env_is_kept_and_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DS_ENV_FILE", raising=False)
-    (tmp_path / ".deepspeed_env").write_text("MINE=1\n\nOMP_NUM_THREADS=4\n")
-    written = write_environment_file(tmp_path / "file", (), through_pdsh=True)
+    (tmp_path / ".deepspeed_env").write_text("MINE=$HOME\n\nOMP_NUM_THREADS=4\nWANDB_API_KEY=a b\n")
+    given = ForHosts.of(os.environ, (), through_pdsh=True)
+    written = given.write(tmp_path / "file")
     lines = written.read_text().splitlines()
     assert "" not in lines, "deepspeed raises on it"
-    assert [line for line in lines if line.startswith(("MINE", "OMP_NUM"))][-2:] == ["MINE=1", "OMP_NUM_THREADS=4"]
+    assert [line for line in lines if line.startswith(("MINE", "OMP_NUM"))][-2:] == ["MINE=$HOME", "OMP_NUM_THREADS=4"]
+    assert given.secrets == (("WANDB_API_KEY", "a b"),)
     assert written.stat().st_mode & 0o077 == 0
-    (tmp_path / ".deepspeed_env").write_text("A=1\nexport\n")
-    with pytest.raises(InputError, match="line 2: 'export'; expected NAME=value"):
-        write_environment_file(tmp_path / "file", (), through_pdsh=True)
+    for content, said in (("A=1\nexport\n", "line 2: 'export'; expected"), ("MY_TOKEN 123\n", "line 1: the line; expected")):
+        (tmp_path / ".deepspeed_env").write_text(content)
+        with pytest.raises(InputError, match=f"{said} NAME=value") as caught:
+            ForHosts.of(os.environ, (), through_pdsh=True)
+        assert "123" not in str(caught.value)
+
+
+# --- secrets that ranks on other hosts need
+
+
+SSH = """#!/bin/bash
+printf '%s\\n' "$@" >> "{log}"
+while [ "$1" != -- ]; do shift; done
+shift; host=$1; shift
+[ "$host" = down ] && exit 255
+exec env -i PATH="$PATH" {shell} -c "$*"
+"""
+DEEPSPEED = """#!/bin/bash
+printf '%s\\n' "$@" >> "{log}"
+cat "$DS_ENV_FILE" >> "{log}"
+"""
+SECRET = 'wo\'rd $HOME `id` "x" %h'
+
+
+class Started:
+    """A launcher whose ssh and deepspeed write down what stands on their command lines."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log, self.folder, self._patch = tmp_path / "log", tmp_path, monkeypatch
+        self.shell("bash")
+        (tmp_path / "deepspeed").write_text(DEEPSPEED.format(log=self.log))
+        (tmp_path / "deepspeed").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("DS_ENV_FILE", raising=False)
+        monkeypatch.setenv("WANDB_API_KEY", SECRET)
+        monkeypatch.setattr(DeepspeedLauncher, "_executable", staticmethod(lambda: str(tmp_path / "deepspeed")))
+
+    def shell(self, shell: str) -> None:
+        (self.folder / "ssh").write_text(SSH.format(log=self.log, shell=shell))
+        (self.folder / "ssh").chmod(0o755)
+
+    def start(self, *options: str, hosts: tuple[str, ...] = ("east", "west")) -> Job:
+        launcher = DeepspeedLauncher(JobCommand((__file__, "--run", "none")), options, exports=("WANDB_API_KEY",))
+        job = launcher.start(dict.fromkeys(hosts, 1), self.folder)
+        job.launcher.wait()
+        return job
+
+    @property
+    def script(self) -> str:
+        lines = self.log.read_text().splitlines()
+        return lines[len(lines) - 1 - lines[::-1].index("--venv_script") + 1]
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Started:
+    return Started(tmp_path, monkeypatch)
+
+
+def test_a_secret_reaches_each_host_s_ranks_and_stands_on_no_command_line(started: Started, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("export THEIRS=1 WANDB_API_KEY=another\n")
+    job = started.start("--venv_script", str(tmp_path / "theirs"))
+    for host in ("east", "west"):
+        path = Path(started.script.replace("%h", host))  # as pdsh does
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        shown = 'printf %s "$WANDB_API_KEY$THEIRS"'
+        words = ["bash", "-c", f"source {path}; {shown}"]
+        assert subprocess.run(words, capture_output=True, text=True, check=True, env={}).stdout == SECRET + "1"
+        assert not path.parent.exists(), "read once"
+    said = started.log.read_text()
+    assert "--venv_script" in said
+    assert "wo'rd" not in said
+    assert "WANDB_API_KEY" not in said
+    job.end(0)
+
+
+def test_secrets_that_no_shell_has_read_are_taken_back(started: Started) -> None:
+    job = started.start(hosts=("east", "down"))
+    path = Path(started.script.replace("%h", "east"))
+    assert path.is_file()
+    assert not Path(started.script.replace("%h", "down")).exists(), "a host that is down fails at the start"
+    job.end(0)
+    assert not path.parent.exists()
+
+
+def test_what_lies_where_secrets_should_go_is_not_followed(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handed.secrets, "token_hex", lambda _: started.folder.name)
+    where = Path(f"/tmp/ernie-m-{started.folder.name}-west")
+    (started.folder / "target").mkdir()
+    where.symlink_to(started.folder / "target")
+    try:
+        with pytest.raises(InputError, match=r"host west: does not take WANDB_API_KEY \(no room in /tmp"):
+            started.start()
+        assert list((started.folder / "target").iterdir()) == []
+        assert not Path(f"/tmp/ernie-m-{started.folder.name}-east").exists()
+    finally:
+        where.unlink(missing_ok=True)
+
+
+def test_a_way_that_would_show_secrets_is_refused(started: Started) -> None:
+    with pytest.raises(InputError, match="WANDB_API_KEY: a secret, which --launcher openmpi would put on command lines"):
+        started.start("--launcher", "openmpi")
+    started.shell("dash")
+    with pytest.raises(InputError, match="its shell has no `source`"):
+        started.start()
+    assert "--venv_script" not in started.log.read_text()
 
 
 def test_ssh_keeps_alive_unless_the_user_says_otherwise() -> None:
