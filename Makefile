@@ -7,12 +7,16 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # A file of pip constraints, e.g. the oldest releases that setup.py allows: make test CONSTRAINTS=tests/oldest.txt VENV=.venv-oldest
 CONSTRAINTS ?=
+# The releases in locked/, each file checked by its hash; torch is of another build on each machine and stands apart. Empty: the
+# newest releases that setup.py allows, also for a Python that is newer than those in .github/workflows/ci.yml.
+LOCKED ?= $(if $(CONSTRAINTS),,locked)
 BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet
 # Tests wait for ranks that start and stop more than they compute: four files at a time keep two cores busy,
 # with a thread each: more would wait for each other. In the order of folders, which has the long files first.
 BESIDE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test pytest test-faults test-cluster test-real gpu wheels lint style types environment clean
+.PHONY: demo test pytest test-faults test-cluster test-real gpu wheels lint style types environment lock clean
 
 demo: environment
 	$(BIN)/python launcher/demo.py --to demo
@@ -66,12 +70,27 @@ types: environment
 
 environment: $(VENV)/.installed
 
-$(VENV)/.installed: setup.py
+$(VENV)/.installed: setup.py $(wildcard locked/*.txt)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS)) -e ".[dev]"
+	$(if $(LOCKED),$(INSTALL) --require-hashes --no-deps -r $(LOCKED)/tools.txt,$(INSTALL) --upgrade pip)
+	$(if $(LOCKED),$(INSTALL) --require-hashes --no-deps --no-build-isolation -r $(LOCKED)/packages.txt)
+	$(INSTALL) $(TORCH)
+	$(INSTALL) $(if $(LOCKED),--no-deps --no-build-isolation -e .,$(addprefix --constraint ,$(CONSTRAINTS)) -e ".[dev]")
 	touch $@
+
+# locked/ anew: the newest releases that setup.py allows, for every Python and system at once. What builds the packages that have
+# no wheels (deepspeed, seqeval) is locked too, and comes first. torch and what it alone brings are left out.
+LOCK := build/lock
+COMPILE = $(LOCK)/bin/uv --quiet pip compile --universal --python-version 3.11 --generate-hashes --upgrade --no-annotate \
+	--custom-compile-command "make lock"
+lock:
+	$(PYTHON) -m venv $(LOCK)
+	$(LOCK)/bin/python -m pip install --quiet uv
+	printf 'pip\nsetuptools>=77.0.3\nsetuptools-scm\n' > $(LOCK)/tools.in
+	printf 'torch; python_version < "0"\n' > $(LOCK)/without.txt
+	mkdir -p locked
+	$(COMPILE) $(LOCK)/tools.in -o locked/tools.txt
+	$(COMPILE) setup.py --extra dev --overrides $(LOCK)/without.txt -c locked/tools.txt -o locked/packages.txt
 
 clean:
 	rm -rf demo build *.egg-info

@@ -25,12 +25,13 @@ def test_constraints_name_every_floor_and_lie_in_its_range() -> None:
         assert numbers(version)[: len(floor)] == floor, f"{name}: setup.py allows {floors[name]}"
 
 
-def test_the_workflow_runs_all_pythons_and_both_ends_of_the_releases() -> None:
+def test_the_workflow_runs_all_pythons_and_both_ends_of_the_releases_and_audits_what_is_locked() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
     assert {"3.11", "3.12", "3.13"} <= set(matrix["python"])
-    constraints = {entry["constraints"] for entry in matrix["include"]} | set(matrix["constraints"])
-    assert constraints == {"", "tests/oldest.txt"}
+    options = {entry["options"] for entry in matrix["include"]} | set(matrix["options"])
+    assert options == {"", "LOCKED=", "CONSTRAINTS=tests/oldest.txt"}
     commands = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     assert ".ci/run" in commands
     assert any(command.startswith("make test ") for command in commands)
+    assert any("pip_audit" in command and "-r locked/packages.txt" in command for command in commands)
