@@ -65,6 +65,7 @@ class Commands:
         catalog: str | None = None,
         mirror: str | None = None,
         sha256: str | None = None,
+        most_gb: Annotated[float, Range(above=0, most=1e6)] = 16,
     ) -> None:
         """Download corpora from their publishers and list them in a catalog; the same command again continues.
 
@@ -84,10 +85,13 @@ class Commands:
             catalog: ernie_m (96 languages of CC-100 and 14 parallel ones, shipped) or a YAML file, all of it.
             mirror: another server, in the place of scheme and host, e.g. https://mirror.example.org; the paths stay.
             sha256: of the file, when you know it and it is one.
+            most_gb: GiB after which an answer is ended whose server does not tell how long it is.
         """
         from data_prep.fetch import fetch
+        from data_prep.fetch.connection import RetryPolicy
 
-        fetch(Path(to), corpus, lang, catalog, mirror, sha256)
+        policy = RetryPolicy(most_unknown_bytes=int(most_gb * 2**30))
+        fetch(Path(to), corpus, lang, catalog, mirror, sha256, policy)
 
     def build(
         self,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from ernie_m.base.console import InputError
+from ernie_m.base.console import InputError, printable
 
 USER_AGENT = "ernie-m data_prep fetch"
 PASSING_TROUBLE = (408, 425, 429)  # and every 5xx
@@ -56,6 +56,8 @@ class RetryPolicy:
     """Before the second try; doubled for each further one, to at most a minute."""
     timeout_seconds: float = 60.0
     """A silence longer than this is a dropped connection."""
+    most_unknown_bytes: int = 16 << 30
+    """An answer that does not tell its length is ended behind so many."""
 
 
 def mirrored(url: str, mirror: str | None) -> str:
@@ -78,10 +80,10 @@ def opened(
     """
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, **headers})
     try:
-        response = urllib.request.urlopen(request, timeout=retry_policy.timeout_seconds)
+        response = urllib.request.build_opener(_Redirects).open(request, timeout=retry_policy.timeout_seconds)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _refusal(url, error.code, error.reason, hint) from None
+        raise _refusal(url, error.code, printable(str(error.reason)), hint) from None
     except urllib.error.URLError as error:
         raise DroppedError(_told(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
@@ -101,7 +103,24 @@ def _refusal(url: str, status: int, reason: str, hint: str) -> Exception:
 
 
 def _told(reason: object) -> str:
-    return str(reason) or type(reason).__name__
+    return printable(str(reason)) or type(reason).__name__
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Goes where the server says, but not from https to http; another host is told."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
+            raise InputError(
+                f"{req.full_url}: the server sends us on to {newurl}, which others on the way could change; expected https; "
+                "if it is meant to be so, give that address with --mirror, and what you expect with --sha256"
+            )
+        if before.hostname != after.hostname:
+            print(f"{req.full_url}: goes on at {printable(str(after.hostname))}", file=sys.stderr, flush=True)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def read_piece(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
@@ -140,13 +159,13 @@ def read_json(url: str, retry_policy: RetryPolicy, most_bytes: int = 1 << 26) ->
 
     def read() -> bytes:
         with opened(url, {}, retry_policy) as response:
-            content = b""
+            content = bytearray()
             while len(content) < most_bytes and (piece := read_piece(response, 1 << 16)):
                 content += piece
-            return content
+            return bytes(content)
 
     content = persist(url, retry_policy, read)
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(f"{url}: the answer is not JSON, expected OPUS's list; see in a browser what is there") from None

@@ -4,7 +4,8 @@
    file they are of (its ETag or Last-Modified) and how long it is.
 2. A later connection asks for the rest of that same version (Range with If-Range). A server that cannot do that, or
    has another version by now, sends the file from the start: then we start over.
-3. Only a file as long as the server said, and with the checksum that was asked for, gets its final name.
+3. Only a file as long as the server said, and with the checksum that was asked for, gets its final name. If the server
+   does not say how long it is, what is packed must unpack to its end.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from data_prep.fetch.connection import DroppedError, RangeRefusedError, RetryPolicy, opened, persist, read_piece
+from data_prep.readers.archives import ENDS_KNOWN, check_whole
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import fsync_path, lock, open_log, sha256_of, write_json
 
@@ -50,7 +52,7 @@ def download(url: str, path: Path, *, sha256: str = "", hint: str = "", retry_po
         with _locked(_part_of(path)) as file:
             if not path.exists():  # another fetch may have finished it before we had the lock
                 _refuse_foreign(path, os.fstat(file.fileno()).st_size)
-                job = _PartialDownload(url, path, file, hint, retry_policy or RetryPolicy())
+                job = _PartialDownload(url, path, file, hint, retry_policy or RetryPolicy(), bool(sha256))
                 job.bring()
                 os.fsync(file.fileno())
                 _check(_part_of(path), sha256)
@@ -114,6 +116,8 @@ class _PartialDownload:
     file: io.FileIO
     hint: str
     retry_policy: RetryPolicy
+    is_checked: bool
+    """Whether a checksum will tell if the file is whole."""
 
     def have(self) -> int:
         return os.fstat(self.file.fileno()).st_size
@@ -169,6 +173,12 @@ class _PartialDownload:
                 piece = read_piece(response, PIECE_BYTES if length is None else min(PIECE_BYTES, length - have))
                 if not piece:
                     break
+                if length is None and have + len(piece) > self.retry_policy.most_unknown_bytes:
+                    self.file.truncate(0)
+                    raise InputError(
+                        f"{self.url}: more than {self.retry_policy.most_unknown_bytes:,} bytes from a server that does not "
+                        "tell how many there are; expected an end before; raise --most_gb if you trust it"
+                    )
                 self._write(piece)
                 have += len(piece)
                 progress.advance(len(piece), note)
@@ -176,6 +186,21 @@ class _PartialDownload:
             progress.close(note)
         if length is not None and self.have() != length:  # what is on the disk counts
             raise DroppedError(f"it broke off at {self.have():,} of {length:,} bytes")
+        if length is None and not response.chunked:
+            self._require_end()
+
+    def _require_end(self) -> None:
+        """The server told no length, so that breaking off looks like the end: what is packed must be whole."""
+        if self.is_checked:
+            return
+        if self.path.suffix.lower() not in ENDS_KNOWN:
+            raise InputError(f"{self.url}: the server does not tell its length; give what you expect with --sha256")
+        try:
+            check_whole(_part_of(self.path), self.path.name)
+        except InputError:
+            have = self.have()
+            self.file.truncate(0)
+            raise DroppedError(f"it ended at {have:,} bytes without having told a length, and is not whole") from None
 
     def _write(self, piece: bytes) -> None:
         rest = memoryview(piece)

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.limits import DEFAULT_LIMITS, Expansion, Limits, ShortReads, TooLongError, refuse
-from data_prep.readers.streams import PIECE_BYTES, damage_named, require_content, unpacked
-from data_prep.records import Count
+from data_prep.readers.streams import DECOMPRESSORS, PIECE_BYTES, damage_named, require_content, unpacked
+from data_prep.records import Count, no_count
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree
 
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
+ENDS_KNOWN = (".zip", *DECOMPRESSORS)
+"""Files that show themselves whether they are whole."""
 NOT_TEXT = ("readme", "license", "licence")  # what OPUS puts beside the text
 ZIP_METHODS = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
 SHOWN = 6
@@ -132,6 +134,17 @@ def choose_language_member(names: list[str], path: Path, language: str) -> str:
         if candidates:
             raise InputError(f"{path}: {_listed(candidates)} all end in .{language}; expected one, split the archive")
     raise InputError(f"{path}: no member ends in .{language}; it holds {_listed(names)}; check the languages in the catalog")
+
+
+def check_whole(path: Path, name: str) -> None:
+    """Raise InputError unless the packed file, called `name` later (with an end in ENDS_KNOWN), is there to its end."""
+    suffix = Path(name).suffix.lower()
+    if suffix == ".zip":  # the list of members comes last
+        with damage_named(path, "zip"), ShortReads(path, DEFAULT_LIMITS.zip_directory_bytes) as opened:
+            zipfile.ZipFile(opened)
+    else:
+        for _ in unpacked(path, no_count, suffix=suffix):
+            pass
 
 
 def _only_member(names: list[str], path: Path) -> str:

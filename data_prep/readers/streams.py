@@ -115,13 +115,13 @@ def require_content(path: Path) -> None:
         raise InputError(f"{path}: empty (0 bytes), expected text; download it again or take it out of the catalog")
 
 
-def unpacked(path: Path, count: Count, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
-    """The plain content of a file that is no archive.
+def unpacked(path: Path, count: Count, limits: Limits = DEFAULT_LIMITS, suffix: str | None = None) -> Iterator[bytes]:
+    """The plain content of a file that is no archive; `suffix`: what it is packed as, if its name does not say so.
 
     Raises InputError when it is missing, empty, truncated, damaged, beyond the limits, or not of the kind its name says.
     """
     raw = _raw_pieces(path, count)
-    kind, new_decompressor = DECOMPRESSORS.get(path.suffix.lower(), ("", None))
+    kind, new_decompressor = DECOMPRESSORS.get(path.suffix.lower() if suffix is None else suffix, ("", None))
     if new_decompressor is None:
         yield from raw
         return

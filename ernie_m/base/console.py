@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -23,15 +24,25 @@ FIRST_SPEAKS = 10.0
 """Seconds that rank 0 has to print what all ranks refuse, before another ends."""
 
 
+_NOT_PRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tab and newline, marks that turn the direction of writing, halves of characters."""
+
+
+def printable(text: str) -> str:
+    """The text, with an escape for each character that would move the cursor, colour the terminal or turn a line around."""
+    return _NOT_PRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
+
+
 class InputError(ValueError):
     """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line.
 
     With several ranks rank 0 prints it, and its launcher then ends the others. `only_here` says that other ranks do not
-    meet this mistake: then the rank that meets it prints it at once.
+    meet this mistake: then the rank that meets it prints it at once. What a stranger's file or server says in it is
+    printable.
     """
 
     def __init__(self, message: str, only_here: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.only_here = only_here
 
 
@@ -78,7 +89,7 @@ class SurvivingOutput:
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Print one line to stderr and exit."""
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    print("error: " + printable(" ".join(message.split())), file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import lzma
 import random
 import resource
 import socket
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from test_data_prep_fetch_server import QUICK, Shop, opened_shop
 
-from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
+from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, _Redirects, mirrored
 from data_prep.fetch.download import download
 from ernie_m.base.console import InputError, run_cleanly
 
@@ -147,10 +150,66 @@ def test_giving_up_is_one_line_at_a_terminal(shop: Shop, path: Path, capsys: pyt
     ]
 
 
-def test_a_length_that_is_not_told_is_not_needed(shop: Shop, path: Path) -> None:
+def test_a_length_that_is_not_told_is_not_needed_where_the_file_shows_its_end(shop: Shop, path: Path) -> None:
     shop.tells_length = False
+    shop.files["/a.xz"] = lzma.compress(CONTENT)
+    get(shop, path)
+    assert path.read_bytes() == shop.files["/a.xz"]
+
+
+def test_without_a_length_what_breaks_off_is_not_taken_for_whole(shop: Shop, path: Path) -> None:
+    shop.tells_length = False
+    shop.files["/a.xz"] = lzma.compress(CONTENT)
+    shop.breaks_after = [300_000] * QUICK.tries
+    with pytest.raises(GaveUpError, match=r"it ended at 300,000 bytes without having told a length, and is not whole"):
+        get(shop, path)
+    assert beside(path) == []
+    shop.breaks_after = [300_000]
+    get(shop, path)
+    assert path.read_bytes() == shop.files["/a.xz"]
+
+
+def test_without_a_length_the_checksum_decides_or_nothing_does(shop: Shop, path: Path) -> None:
+    shop.tells_length = False
+    shop.files["/a.xz"] = CONTENT
+    plain = path.with_name("a.txt")
+    with pytest.raises(InputError, match=r"does not tell its length; give what you expect with --sha256"):
+        get(shop, plain)
+    get(shop, plain, sha256=hashlib.sha256(CONTENT).hexdigest())
+    assert plain.read_bytes() == CONTENT
+
+
+def test_an_answer_without_a_length_has_an_end(shop: Shop, path: Path) -> None:
+    shop.tells_length = False
+    with pytest.raises(InputError, match=r"more than 600,000 bytes from a server that does not tell .* --most_gb"):
+        get(shop, path, dataclasses.replace(QUICK, most_unknown_bytes=600_000))
+    assert beside(path) == []
+
+
+def test_another_host_is_told_and_the_way_out_of_https_is_not_taken(
+    shop: Shop, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.sends_on["/a.xz"] = f"http://localhost:{shop.server_port}/a.xz"
     get(shop, path)
     assert path.read_bytes() == CONTENT
+    assert f"{shop.address}/a.xz: goes on at localhost" in capsys.readouterr().err
+    asked = urllib.request.Request("https://good.org/a.xz")
+    for address in ("http://good.org/a.xz", "ftp://good.org/a.xz", "file:///etc/passwd"):
+        with pytest.raises(InputError, match=r"good\.org/a\.xz: the server sends us on to .*expected https"):
+            _Redirects().redirect_request(asked, None, 302, "", None, address)
+
+
+def test_what_a_server_says_does_not_reach_the_terminal_raw(
+    shop: Shop, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.says = "\x1b[2J\x1b]0;title\x07"
+    for status in (503, 403):
+        shop.refusals = [status] * QUICK.tries
+        with pytest.raises(SystemExit):
+            run_cleanly(lambda: get(shop, path))
+        said = capsys.readouterr().err
+        assert "\\x1b[2J\\x1b]0;title\\x07" in said
+        assert "\x1b" not in said
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -45,6 +45,10 @@ class Shop(ThreadingHTTPServer):
         """Body bytes after which the next answers break off."""
         self.refusals: list[int] = []
         """Statuses of the next answers."""
+        self.says: str | None = None
+        """In the status line of refusals."""
+        self.sends_on: dict[str, str] = {}
+        """Path -> address that the next one who asks is sent to."""
         self.promised_too_much = 0
         self.content_type = "application/octet-stream"
         self.half_way: threading.Event | None = None
@@ -65,10 +69,15 @@ class Shopkeeper(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         shop = self.server
         shop.asked.append((self.path, dict(self.headers)))
+        if where := shop.sends_on.pop(self.path, None):
+            self.send_response(302)
+            self.send_header("Location", where)
+            self.end_headers()
+            return
         parts = urlsplit(self.path)
         content = shop.answers.get(tuple(sorted(parse_qsl(parts.query)))) if parts.query else shop.files.get(parts.path)
         if shop.refusals or content is None:
-            self.send_error(shop.refusals.pop(0) if shop.refusals else 404)
+            self.send_error(shop.refusals.pop(0) if shop.refusals else 404, shop.says)
             return
         tags = {"ETag": f'"{hashlib.md5(content).hexdigest()}"', "weak": f'W/"{hashlib.md5(content).hexdigest()}"'}
         tag = tags.get(shop.validator) or f"Sat, {shop.edition:02d} Aug 2020 10:00:00 GMT"
