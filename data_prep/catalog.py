@@ -19,6 +19,7 @@ from ernie_m.base.command_line import nearest
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical
+from ernie_m.base.plain_yaml import PlainLoader, load_yaml
 
 DEFAULT_HELD_OUT = 0.005
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
@@ -116,14 +117,16 @@ def read_catalog(path: Path) -> list[Corpus]:
     return corpora
 
 
-class _StrictLoader(yaml.SafeLoader):
+class _StrictLoader(PlainLoader):
     """YAML without repeated keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen: set[Hashable] = set()
+        for key in (key for key in keys if isinstance(key, Hashable)):
+            if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` is given twice", node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -131,7 +134,7 @@ def _content(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"catalog {path}: no such file; see data_prep/example_catalog.yaml")
     try:
-        return yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)  # a SafeLoader
+        return load_yaml(path.read_text(encoding="utf-8-sig"), _StrictLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
 

@@ -198,7 +198,7 @@ def read(path: Path) -> dict[str, Any]:
     """The content of a plan or marker. Raises InputError when it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); remove it, and its part of the work is done again") from None
     return dict(content)
 

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import yaml
-
 from data_prep.catalog import read_catalog
 from data_prep.fetch import catalog_file, libreoffice, opus, sources
 from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
@@ -26,6 +24,7 @@ from data_prep.fetch.sources import Entry, Remote
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree, canonical
+from ernie_m.base.plain_yaml import load_yaml
 
 OWN = ("cc100", "wikimatrix", "multiun", "iitb")
 FROM_PACKAGES = {libreoffice.CORPUS: libreoffice.fetch}
@@ -123,7 +122,7 @@ def _of_catalog(name: str, languages: list[str]) -> list[Remote]:
     if path.parent == SHIPPED and not path.is_file():
         raise InputError(f"--catalog {name}: not shipped; expected ernie_m, or the path of a catalog such as ./my.yaml")
     read_catalog(path)  # strictly; what follows may rely on it
-    entries: list[Entry] = yaml.safe_load(path.read_text(encoding="utf-8-sig"))["corpora"]
+    entries: list[Entry] = load_yaml(path.read_text(encoding="utf-8-sig"))["corpora"]
     present = {language for entry in entries for language in _languages(entry)}
     for code in languages:
         if not any(agree(language, code, exactly=True) for language in present):

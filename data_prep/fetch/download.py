@@ -77,7 +77,7 @@ def _remembered(path: Path) -> Version | None:
     """What was stored about the partial file of `path`; None if nothing was, or nothing by us."""
     try:
         return Version(**json.loads(_memory_of(path).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

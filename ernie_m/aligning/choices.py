@@ -79,8 +79,10 @@ def _pooling_of(modules: Path) -> Choice:
     try:
         listed = json.loads(modules.read_text(encoding="utf-8"))
         paths = [modules.parent / of["path"] / "config.json" for of in listed if of["type"].endswith("Pooling")]
+        if not paths[0].parent.resolve().is_relative_to(modules.parent.resolve()):
+            raise ValueError(f"{paths[0]} lies outside of the folder")
         content = json.loads(paths[0].read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise InputError(f"{modules}: its pooling cannot be read ({error}); give --pooling mean or first") from None
     where = f"{paths[0].parent.name}/config.json"
     old = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,11 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import yaml
 
 from ernie_m.base.console import InputError
+from ernie_m.base.plain_yaml import load_yaml
 from ernie_m.base.ranges import described, faults
 
 PLAIN = (float, int, bool, str)
+MOST_EXTENDED = 20  # recipes in a row
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Section")
@@ -66,7 +69,7 @@ def hints_of(cls: type) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Content of a YAML mapping; raises InputError for a missing or broken file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -86,8 +89,10 @@ def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any
     base = content.pop("extends", None)
     if base is None:
         return content
+    if not isinstance(base, str) or not re.fullmatch(r"\w[\w.-]*", base):
+        raise InputError(f"{path}: extends: {base!r}; expected the name of a recipe in the same folder, without .yaml")
     base_path, chain = path.with_name(f"{base}.yaml"), (*extended_by, path)
-    if base_path in chain:
+    if base_path in chain or len(chain) > MOST_EXTENDED:
         raise InputError(f"{path}: extends: {base}; it extends this recipe in turn, expected one that does not")
     return _merged(read_recipe(base_path, chain), content)
 
@@ -106,7 +111,7 @@ def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[s
             if not isinstance(node, dict):
                 raise InputError(f"argument {override!r}: {parent} holds no keys")
         try:
-            node[last] = yaml.safe_load(value)
+            node[last] = load_yaml(value)
         except (yaml.YAMLError, ValueError):
             raise InputError(f"argument {override!r}: {value!r} is not valid YAML; quote it if it is text") from None
     return merged

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
-from ernie_m.base.console import InputError
+from ernie_m.base.console import InputError, printable
 from ernie_m.base.ranges import Range
 
 
@@ -57,7 +57,7 @@ def inspect_step(
             continue
         for sentences in opened.sentences(row["objective"], row["draw"]):
             for language, ids in zip(row["stream"].split("-"), sentences, strict=True):
-                print(f"    {language}: {vocabulary.decode(ids.tolist())}")
+                print(f"    {language}: {printable(vocabulary.decode(ids.tolist()))}")
     if output:
         write_json(Path(output), {"run": run, "step": step, "rows": rows})
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ from ernie_m.base.files import sha256_of, write_json
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.columns import COLUMNS, ColumnTable, read_column_table, write_column_table
 from ernie_m.corpus.shard_table import SHARD_TABLE_FILE, ShardEntry, ShardList, read_table, write_table
+from ernie_m.corpus.tokenizer_files import COMPANIONS, TOKENIZER_FILE, TOKENIZER_JSON
 
 MANIFEST_FILE = "manifest.json"
 FORMAT_NAME = "ernie-m token shards"
@@ -136,6 +138,7 @@ class Manifest:
                 reads = f"{XLM_R_VERSION} to {COLUMNS_VERSION}"
                 raise InputError(f"{path}: format version {version}, this release reads {reads}; rebuild the data")
             content.pop("languages")
+            _check_names(path, content)
             if version == XLM_R_VERSION:
                 specials = Specials.xlm_r(operator.index(content.pop("vocab_size")))
             else:
@@ -145,8 +148,18 @@ class Manifest:
             columns = _read_columns(folder, found, sum(len(corpus.shards) for corpus in corpora))
             made = {name: dict(described["made"]) for name, described in found.items()}
             return Manifest(specials=specials, corpora=corpora, columns=columns, columns_made=made, **content)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"{path}: not a valid manifest ({type(error).__name__}: {error}); rebuild the data") from None
+
+
+def _check_names(path: Path, content: dict[str, Any]) -> None:
+    """Raise InputError for a file or folder that would lie elsewhere."""
+    known = (TOKENIZER_FILE, TOKENIZER_JSON, *COMPANIONS)
+    names = [content["tokenizer_file"], *content.get("tokenizer_companions", {})]
+    strange = [name for name in names if name not in known]
+    strange += [of["name"] for of in content["corpora"] if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", of["name"])]
+    if strange:
+        raise InputError(f"{path}: names {str(strange[0])[:80]!r}, which no build writes; rebuild the data")
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -75,6 +75,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: byte {error.start:,} is not UTF-8; expected JSON in UTF-8, as SQuAD v1.1 has it"
         ) from None
+    except RecursionError:
+        raise InputError(f"{path}: levels without end; expected JSON as SQuAD v1.1 has it") from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); expected JSON as SQuAD v1.1 has it"

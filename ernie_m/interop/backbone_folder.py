@@ -144,10 +144,14 @@ def open_kept(folder: Path) -> KeptBackbone:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         name, has_head, sha256, kept = (content[key] for key in ("name", "has_head", "sha256", "kept"))
+        if strange := [file for file in kept if Path(file).is_absolute() or ".." in Path(file).parts]:
+            raise InputError(f"{path}: names {strange[0][:80]!r}, which lies elsewhere; restore it")
         altered = [file for file, digest in kept.items() if sha256_of(folder / file) != digest]
     except OSError as error:
         raise InputError(f"{error.filename or path}: {error.strerror}; expected what the run kept of its backbone") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not written by a run ({type(error).__name__}: {error}); restore it") from None
     if altered:
         raise InputError(f"{folder / altered[0]}: not what the run wrote there; restore it")

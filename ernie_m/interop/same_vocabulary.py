@@ -79,7 +79,7 @@ def _pieces_of_json(path: Path) -> list[str]:
     try:
         vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
         return [str(piece) for piece, _ in vocabulary[FIRST_PIECE_ID:-1]]
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError):
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: not a unigram tokenizer of the `tokenizers` library; XLM-R's is one") from None
 
 

@@ -223,6 +223,6 @@ def _weight_map(path: Path) -> dict[str, str]:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         if not weight_map or not all(Path(file).name == file for file in weight_map.values()):
             raise ValueError("its weight_map names no files beside it")
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not an index of weight files ({type(error).__name__}: {error}); fetch it again") from None
     return dict(weight_map)

@@ -21,12 +21,14 @@ from typing import Any
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
+from ernie_m.runs.fragments import STATE_PATTERN
 
 MANIFEST_FILE = "manifest.json"
 LATEST_FILE = "latest"
 PROBE_FILE = "probe.safetensors"
 FORMAT_NAME = "ernie-m checkpoint"
 FORMAT_VERSION = 2
+MOST_MANIFEST_BYTES = 1 << 26  # a file a rank takes 120
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ def read_manifest(folder: Path) -> Checkpoint:
     """What a checkpoint's manifest says; raises InputError when it is missing or not one of ours."""
     path = folder / MANIFEST_FILE
     try:
+        if path.stat().st_size > MOST_MANIFEST_BYTES:
+            raise InputError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MOST_MANIFEST_BYTES:,}")
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT_NAME:
             raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
@@ -78,20 +82,40 @@ def read_manifest(folder: Path) -> Checkpoint:
         if content.get("format_version") != FORMAT_VERSION:
             found = content.get("format_version", 1)
             raise InputError(f"{path}: format version {found}; this release reads version {FORMAT_VERSION}")
-        return Checkpoint(folder, content["step"], content["world_size"], content["state"], content["files"])
+        checkpoint = Checkpoint(folder, content["step"], content["world_size"], content["state"], content["files"])
+        _check_kinds(checkpoint)
+        return checkpoint
     except FileNotFoundError:
         raise InputError(f"{path}: missing") from None
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
+    except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise InputError(f"{path}: not a valid manifest") from None
+
+
+def _check_kinds(checkpoint: Checkpoint) -> None:
+    """A digest that fits says that nothing was altered, not that it was us who wrote it."""
+    path, files, world_size = checkpoint.folder / MANIFEST_FILE, checkpoint.files, checkpoint.world_size
+    for key, value in (("step", checkpoint.step), ("world_size", world_size)):
+        if type(value) is not int or not 0 <= value < 2**31:
+            raise InputError(f"{path}: {key} is {value!r:.40}, expected a whole number")
+    if not isinstance(checkpoint.state, dict):
+        raise TypeError
+    ranks = [name for name in files if name != PROBE_FILE]
+    if len(ranks) != world_size:
+        raise InputError(f"{path}: names {len(ranks):,} files of ranks, of {world_size:,} ranks")
+    if strange := sorted(set(ranks) - set(map(rank_file, range(world_size)))):
+        raise InputError(f"{path}: names a file {strange[0][:80]!r}, expected {rank_file(0)} and so on")
+    for name, entry in files.items():
+        if set(entry) != {"bytes", "sha256"} or type(entry["bytes"]) is not int or not isinstance(entry["sha256"], str):
+            raise InputError(f"{path}: does not tell bytes and sha256 of {name}")
 
 
 def verify(folder: Path, rank: int = 0, world_size: int = 1, on_progress: Callable[[], None] = lambda: None) -> Checkpoint:
     """Check this rank's share of the files against the manifest; raises InputError naming the first that differs."""
     checkpoint = read_manifest(folder)
     files = checkpoint.files
-    missing = [rank_file(r) for r in range(checkpoint.world_size) if rank_file(r) not in files]
-    if missing:
-        raise InputError(f"{folder / MANIFEST_FILE}: names no {missing[0]}, of {checkpoint.world_size} ranks")
+    unnamed = {path.name for path in folder.glob(STATE_PATTERN)} - set(files)
+    if unnamed:
+        raise InputError(f"{min(unnamed)} is there, and {MANIFEST_FILE} does not name it")
     for name in sorted(files)[rank::world_size]:
         path, expected = folder / name, files[name]
         if not path.is_file():

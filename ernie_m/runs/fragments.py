@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ernie_m.base.console import InputError
@@ -29,6 +29,7 @@ from ernie_m.base.console import InputError
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE_PATTERN = "rank_*.safetensors"
+MOST_HEADER_BYTES = 1 << 25  # a parameter takes 300
 PIECE_BYTES = 1 << 24  # written, hashed and counted as progress at a time
 
 OLD_PREFIXES = (("head.", "heads.token."),)
@@ -178,12 +179,23 @@ def _present(name: str) -> str:
     return next((new + name.removeprefix(old) for old, new in OLD_PREFIXES if name.startswith(old)), name)
 
 
+def _opened(path: Path) -> Any:
+    with open(path, "rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+    if header_bytes > MOST_HEADER_BYTES:
+        raise InputError(f"{path}: a header of {header_bytes:,} bytes, expected at most {MOST_HEADER_BYTES:,}")
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+
+
 class FragmentReader:
     """Any elements of any parameter, out of the files that all ranks of some run wrote into `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(STATE_PATTERN))]
+        self._files: list[Any] = [_opened(path) for path in sorted(folder.glob(STATE_PATTERN))]
         if not self._files:
             raise InputError(f"{folder}: no {STATE_PATTERN} files; expected a checkpoint of ours")
         self._pieces: dict[tuple[str, str], list[tuple[int, int, Any, str]]] = {}
@@ -191,7 +203,10 @@ class FragmentReader:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 name, _, rest = key.rpartition("@")
                 start, _, kind = rest.partition(":")
-                (size,) = file.get_slice(key).get_shape()
+                shape = file.get_slice(key).get_shape()
+                if len(shape) != 1 or not start.isdecimal() or len(start) > 18:
+                    raise InputError(f"{folder}: holds {key[:80]!r} of shape {shape}; expected NAME@START:KIND, flat")
+                (size,) = shape
                 self._pieces.setdefault((_present(name), kind), []).append((int(start), int(start) + size, file, key))
         for pieces in self._pieces.values():
             pieces.sort(key=lambda piece: piece[0])

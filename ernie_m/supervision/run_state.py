@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ernie_m.base.plain_yaml import load_yaml
 from ernie_m.base.run_files import (
     CHECKPOINTS_FOLDER,
     COMPLETE_FILE,
@@ -88,7 +89,7 @@ def is_started(run: Path) -> bool:
 def batch_of(run: Path) -> tuple[int, int] | None:
     """(rows of a step, rows of a micro-batch) of the run's saved configuration; None while there is none."""
     with contextlib.suppress(OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        batch = yaml.safe_load((run / CONFIG_FILE).read_text(encoding="utf-8"))["batch"]
+        batch = load_yaml((run / CONFIG_FILE).read_text(encoding="utf-8"))["batch"]
         return int(batch["rows_per_step"]), int(batch["micro_batch_rows"])
     return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -84,8 +85,11 @@ def probe_loss(model: nn.Module, probe: dict[str, Tensor], device: torch.device)
 
 
 def read_probe(path: Path) -> dict[str, Tensor]:
-    """The stored rows of a verified checkpoint."""
-    return load_file(str(path))
+    """The stored rows of a verified checkpoint. Raises InputError for a file that holds none."""
+    try:
+        return load_file(str(path))
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
 
 
 def check_probe(saved: float, replayed: float, precision: str, folder: Path) -> None:
