@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -46,20 +47,26 @@ class Cutter:
 
     def read(self, size: int) -> bytes:
         """The next `size` bytes, fewer only at the end of the stream."""
-        return b"".join(self.parts(size))
+        return b"".join(self._parts(size))
 
-    def parts(self, size: int) -> list[bytes]:
-        """The same as a list of parts, for callers that add to them: joining copies a large chunk and needs more memory."""
-        parts, missing, piece = [], size, self._pending
+    def gathered(self, size: int) -> io.BytesIO:
+        """The same, to be written on to: joining the parts of a large chunk would need twice its memory."""
+        file = io.BytesIO()
+        for part in self._parts(size):
+            file.write(part)
+        return file
+
+    def _parts(self, size: int) -> Iterator[bytes]:
+        missing, piece = size, self._pending
         while len(piece) < missing:
-            parts.append(piece)
             missing -= len(piece)
+            self._pending = b""
+            yield piece
             piece = next(self._pieces, b"")
             if not piece:
                 break
-        parts.append(piece[:missing])
         self._pending = piece[missing:]
-        return parts
+        yield piece[:missing]
 
     def to_border(self) -> Border:
         """Read on to the next border."""
@@ -86,21 +93,23 @@ class Cutter:
         Only at the end of the text are both fewer; a line may be longer than `most_bytes`.
         """
         gathered = io.BytesIO()  # joining parts would need twice the memory
-        found = 0
+        found = last = 0
         while found < count and (not found or gathered.tell() < most_bytes) and (piece := self.read(1 << 16)):
             here = piece.count(b"\n")
             if found + here >= count:
                 stop = end_of_line(piece, count - found)
                 self._pending = piece[stop:] + self._pending
                 gathered.write(piece[:stop])
-                return gathered.getvalue(), count
+                return _content(gathered), count
             found += here
+            last = gathered.tell() + piece.rfind(b"\n") + 1 if here else last
             gathered.write(piece)
-        content = gathered.getvalue()
-        if found and len(content) >= most_bytes:
-            stop = content.rfind(b"\n") + 1
-            self._pending = content[stop:] + self._pending
-            return content[:stop], found
+        if found and gathered.tell() >= most_bytes:
+            gathered.seek(last)
+            self._pending = gathered.read() + self._pending
+            gathered.truncate(last)
+            return _content(gathered), found
+        content = _content(gathered)
         return content, found + (bool(content) and not content.endswith(b"\n"))
 
     def is_at_end(self) -> bool:
@@ -141,12 +150,18 @@ def cut_stream(pieces: Iterable[bytes], chunk_bytes: int, at_empty_lines: bool) 
     """All of a stream as (chunk, whether it starts a document)."""
     cutter = Cutter(pieces, at_empty_lines)
     starts_document = True
-    while any(parts := cutter.parts(chunk_bytes)):
+    while (gathered := cutter.gathered(chunk_bytes)).tell():
         border = cutter.to_border()
-        content = b"".join([*parts, border.kept])
-        del parts
-        yield content, starts_document
+        gathered.write(border.kept)
+        yield _content(gathered), starts_document
         starts_document = border.is_document_end
+
+
+def _content(gathered: io.BytesIO) -> bytes:
+    """What was gathered; nothing else keeps it."""
+    content = gathered.getvalue()
+    gathered.close()
+    return content
 
 
 def cut_out(pieces_from: PiecesFrom, start: int, stop: int | None, at_empty_lines: bool) -> tuple[bytes, bool]:
@@ -157,9 +172,10 @@ def cut_out(pieces_from: PiecesFrom, start: int, stop: int | None, at_empty_line
     cutter = Cutter(pieces_from(start), at_empty_lines)
     first = cutter.to_border() if start else Border(b"", 0, True)
     if stop is None:
-        return b"".join(iter(lambda: cutter.read(1 << 20), b"")), first.is_document_end
+        return _content(cutter.gathered(sys.maxsize)), first.is_document_end
     if start + first.passed <= stop:
-        parts = cutter.parts(stop - start - first.passed)
-        return b"".join([*parts, cutter.to_border().kept]), first.is_document_end
+        gathered = cutter.gathered(stop - start - first.passed)
+        gathered.write(cutter.to_border().kept)
+        return _content(gathered), first.is_document_end
     last = Cutter(pieces_from(stop), at_empty_lines).to_border()  # our first border lies behind `stop` already
     return cutter.read(max(0, stop + last.passed - start - first.passed)), first.is_document_end

@@ -48,6 +48,7 @@ def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
                 _refuse(corpus, total + wanted + sum(num_lines(rest) for rest, _ in ours), total + found)
             stop = len(content) if found == wanted else end_of_line(content, found)
             yield Chunk(index, (content[:stop], matching))
+            del matching  # whoever took it may drop it
             content, total, index = content[stop:], total + found, index + 1
     if left := sum(found for _, found in iter(lambda: other.lines(100_000, chunk_bytes), (b"", 0))):
         _refuse(corpus, total, total + left)

@@ -39,8 +39,11 @@ class Cut:
 def chunks(corpus: Corpus, chunk_bytes: int, count: Count, at_empty_lines: bool) -> Iterator[Chunk]:
     """The file as chunks, in one pass."""
     pieces = read_pieces(corpus.files[0], count, corpus.limits)
-    for index, (content, starts_document) in enumerate(cut_stream(pieces, chunk_bytes, at_empty_lines)):
+    index = 0  # enumerate would keep a chunk until the next is there
+    for content, starts_document in cut_stream(pieces, chunk_bytes, at_empty_lines):
         yield Chunk(index, (content,), starts_document)
+        del content  # whoever took it may drop it
+        index += 1  # noqa: SIM113 - see above
 
 
 def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:

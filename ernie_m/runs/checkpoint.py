@@ -21,11 +21,11 @@ from typing import Any
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
-from ernie_m.runs.fragments import STATE_PATTERN
 
 MANIFEST_FILE = "manifest.json"
 LATEST_FILE = "latest"
 PROBE_FILE = "probe.safetensors"
+STATE_PATTERN = "rank_*.safetensors"
 FORMAT_NAME = "ernie-m checkpoint"
 FORMAT_VERSION = 2
 MOST_MANIFEST_BYTES = 1 << 26  # a file a rank takes 120

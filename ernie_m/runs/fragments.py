@@ -25,10 +25,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ernie_m.base.console import InputError
+from ernie_m.runs.checkpoint import STATE_PATTERN
 
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-STATE_PATTERN = "rank_*.safetensors"
 MOST_HEADER_BYTES = 1 << 25  # a parameter takes 300
 PIECE_BYTES = 1 << 24  # written, hashed and counted as progress at a time
 
