@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import zstandard
+
 from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.records import no_count
@@ -112,6 +114,7 @@ def repeated(file: IO[bytes], text: bytes, size: int) -> None:
 OPENERS: dict[str, Callable[..., Any]] = {
     ".gz": partial(gzip.GzipFile, mode="wb", compresslevel=6),
     ".xz": partial(lzma.LZMAFile, mode="wb", preset=1),
+    ".zst": partial(zstandard.open, mode="wb"),
     ".bz2": partial(bz2.BZ2File, mode="wb", compresslevel=1),
 }
 
@@ -198,6 +201,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "an endless line, gz": ("a.txt.gz", packed(b"x")),
     "an endless line, bz2": ("a.txt.bz2", packed(b"x")),
     "an endless line, xz": ("a.txt.xz", packed(b"x")),
+    "an endless line, zst": ("a.txt.zst", packed(b"x")),
     "an endless line, zip": ("a.zip", zipped(("a.txt", b"x"))),
     "empty lines, bz2": ("a.txt.bz2", packed(b"\n")),
     "two letters a line, xz": ("a.txt.xz", packed(b"ab\n")),

@@ -26,7 +26,7 @@ from ernie_m.base.console import InputError
 
 PIECE_BYTES = 1 << 14  # of packed input: small, so that what has been read of a file is known closely
 PLAIN_BYTES = 1 << 18  # of what comes out of them
-ZSTANDARD_BYTES = 1 << 10
+ZSTANDARD_BYTES = 1 << 8
 """At once: a block of 4 bytes may stand for 128 KiB."""
 ZSTANDARD_WINDOW = 1 << 27
 """Memory of one stream: what `zstd --ultra -22` and `--long=27` need."""
