@@ -74,6 +74,14 @@ def finished_plan(out: Path) -> dict[str, Any] | None:
     return read(path) if path.exists() else {}
 
 
+def finished_chunk_bytes(out: Path) -> int:
+    """Bytes a chunk of a finished build. Raises InputError for one of a release that kept no plan."""
+    path = out / PLAN_FILE
+    if not path.exists():
+        raise InputError(f"{path}: missing; this folder does not say how its files were cut: leave --catalog out")
+    return int(read(path)["chunk_bytes"])
+
+
 def refuse_other_plan(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise InputError unless the finished build in `out` is what is asked for now."""
     different = difference(before, now) if before else "it was made by a release that kept no plan"

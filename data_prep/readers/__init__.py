@@ -66,6 +66,15 @@ def cut_chunk(corpus: Corpus, cut: Cut) -> Chunk:
     return text_file.cut_chunk(corpus.files[0], cut, bool(READERS[corpus.format].at_empty_lines))
 
 
+def all_chunks(corpus: Corpus, chunk_bytes: int) -> Iterator[Chunk]:
+    """All chunks, one after the other, as a build of that many bytes a chunk cuts them."""
+    places = cuts(corpus, chunk_bytes)
+    if places is None:
+        yield from chunks(corpus, chunk_bytes, no_count)
+    else:
+        yield from (cut_chunk(corpus, place) for place in places)
+
+
 def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
     """The lines of a chunk, some thousands at once."""
     return READERS[corpus.format].parse(corpus, chunk)
