@@ -13,7 +13,7 @@ from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs, some_examples
 from ernie_m.models.held_out_translation import Rows, measured, pair_rows, round_trip_rows
-from ernie_m.models.pretraining import PretrainingModel
+from ernie_m.models.pretraining import AllAgree, PretrainingModel
 from ernie_m.rows.batch import Example
 from ernie_m.rows.dataloader import PretrainingData
 from ernie_m.rows.packing import PackedRow
@@ -27,7 +27,7 @@ SHOWN = 4
 Poll = Callable[[], None]
 Measurement = tuple[dict[str, float], str]
 """Values by their names in metrics.jsonl, and what the console says of them."""
-Measure = Callable[[PretrainingModel, Ranks, Poll], Measurement]
+Measure = Callable[[PretrainingModel, Ranks, Poll, AllAgree], Measurement]
 
 
 def measures_of(
@@ -51,7 +51,12 @@ def measures_of(
 
 
 def _gain(
-    rows: Sequence[PackedRow], settings: RowSettings, model: PretrainingModel, ranks: Ranks, poll: Poll
+    rows: Sequence[PackedRow],
+    settings: RowSettings,
+    model: PretrainingModel,
+    ranks: Ranks,
+    poll: Poll,
+    all_agree: AllAgree,
 ) -> Measurement:
     gain = cross_lingual_gain(
         model,
@@ -98,6 +103,7 @@ def _translation(
     model: PretrainingModel,
     ranks: Ranks,
     poll: Poll,
+    all_agree: AllAgree,
 ) -> Measurement:
     found = measured(
         model,
@@ -108,7 +114,7 @@ def _translation(
         world_size=ranks.world_size,
         sum_over_ranks=ranks.sum,
         poll=poll,
-        all_agree=ranks.all_agree,
+        all_agree=all_agree,
     )
     losses = {f"{names[source]}-{target}": loss for (source, to), loss in found.losses.items() if (target := names[to])}
     values = {key: found.loss, **{f"{key}/{direction}": loss for direction, loss in losses.items()}}

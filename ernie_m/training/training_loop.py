@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -196,7 +197,12 @@ class TrainingLoop:
         if not batch.generates:
             return batch
         with self.meter.clock.generating():
-            return fill_placeholders(self.engine.module, batch, self.ranks.all_agree)
+            return fill_placeholders(self.engine.module, batch, self._all_written)
+
+    def _all_written(self, mine: bool) -> bool:
+        """Whether the sentences of all ranks are written; asked behind each token."""
+        self.services.watchdog.progress("writing translations")
+        return self.ranks.all_agree(mine)
 
     def _guard(self, step: int, updated: bool) -> None:
         """Judge an update that was left out because a gradient was not finite.
@@ -234,7 +240,8 @@ class TrainingLoop:
         with self.meter.clock.during(EVALUATION):
             values, told = {}, []
             for measure in self.measures:
-                found, said = measure(self.engine.module, self.ranks, lambda: self._poll(f"evaluation after step {done}"))
+                poll = partial(self._poll, f"evaluation after step {done}")
+                found, said = measure(self.engine.module, self.ranks, poll, self._all_written)
                 values.update(found)
                 told.append(said)
             if self.journal is not None:
