@@ -68,10 +68,10 @@ def save_state(folder: Path) -> None:
     import torch
 
     from ernie_m.models.model import Encoder
-    from ernie_m.rows.objectives import OBJECTIVES
     from ernie_m.runs.fragments import create_moments, fragments_of, replicated_parts, write_tensors
+    from tests.objective_fixtures import GIVEN_OBJECTIVES
 
-    config = config_of({"precision": "fp32", "stage": 0, "checkpointing": False, "objectives": list(OBJECTIVES)})
+    config = config_of({"precision": "fp32", "stage": 0, "checkpointing": False, "objectives": list(GIVEN_OBJECTIVES)})
     model = Encoder(config.shape).initialise(0)
     optimizer = torch.optim.AdamW(model.parameters())
     create_moments(optimizer, UPDATES)

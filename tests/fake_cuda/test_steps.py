@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.rows.objectives import OBJECTIVES
+from tests.objective_fixtures import GIVEN_OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("cuda_device.cpp")
@@ -30,7 +30,7 @@ GOOD = [
         "stage": stage,
         "checkpointing": checkpointing,
         "mutation": None,
-        "objectives": list(OBJECTIVES),
+        "objectives": list(GIVEN_OBJECTIVES),
     }
     for precision, stage, checkpointing in (("fp32", 0, False), ("fp16", 1, True), ("fp16", 1, False), ("bf16", 1, True))
 ]
@@ -76,7 +76,7 @@ def test_a_step_of_each_objective_stays_on_its_device_and_waits_for_it_where_it_
 ) -> None:
     case, found = GOOD[number], results["good"][number]
     assert "error" not in found, found
-    assert set(found["steps"]) == {name + resumed for name in OBJECTIVES for resumed in ("", ", resumed")}
+    assert set(found["steps"]) == {name + resumed for name in GIVEN_OBJECTIVES for resumed in ("", ", resumed")}
     for name, waits in found["steps"].items():
         print(f"{case['precision']}, ZeRO {case['stage']}, checkpointing {case['checkpointing']}, {name}: {waits}")
         assert set(waits) <= ALLOWED

@@ -13,12 +13,13 @@ from ernie_m.base.special_tokens import EOS_ID, FIRST_PIECE_ID
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.rows.batch import Document
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
-from ernie_m.rows.objectives import BTMLM, CAMLM, OBJECTIVES, REPLACE, CorruptionConfig, Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM, REPLACE, CorruptionConfig, Objective
 from ernie_m.rows.row_source import RowSettings, RowSource
 from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig
+from tests.objective_fixtures import GIVEN_OBJECTIVES
 
 S, ROWS_PER_STEP = 128, 16
-STAGES = (StageConfig(steps=20, rows=dict.fromkeys(OBJECTIVES, 1.0)),)
+STAGES = (StageConfig(steps=20, rows=dict.fromkeys(GIVEN_OBJECTIVES, 1.0)),)
 
 
 @pytest.fixture
@@ -46,14 +47,14 @@ def test_the_text_of_a_described_row_is_what_was_trained(data: PretrainingData) 
     num_documents = Counter[str]()
     for step in (0, 7, 19):
         for row in data.describe_step(step):
-            objective = OBJECTIVES[row["objective"]]
+            objective = GIVEN_OBJECTIVES[row["objective"]]
             trained = data.row(RowAddress(row["objective"], row["draw"])).documents
             told = data.sentences(row["objective"], row["draw"])
             assert len(trained) == len(told) == len(row["lines"])
             for document, sentences in zip(trained, told, strict=True):
                 assert tokens_of(objective, document) == Counter(tuple(s.tolist()) for s in sentences)
             num_documents[objective.name] += len(trained)
-    assert set(num_documents) == set(OBJECTIVES)
+    assert set(num_documents) == set(GIVEN_OBJECTIVES)
     assert min(num_documents.values()) >= 8
 
 

@@ -12,11 +12,11 @@ import torch
 from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
-from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.rows.packing import PackedRow
 from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.runs.fragments import write_tensors
 from ernie_m.training.checkpoint_probe import TOLERANCE, check_probe, make_probe, probe_loss, read_probe
+from tests.objective_fixtures import GIVEN_OBJECTIVES
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
@@ -27,8 +27,10 @@ LENGTH = 128
 
 @pytest.fixture(scope="module")
 def data(corpus_folder: CorpusFolder) -> PretrainingData:
-    stages = (StageConfig(steps=10, rows=dict.fromkeys(OBJECTIVES, 1.0)),)
-    return PretrainingData(corpus_folder, DataConfig(sequence_length=LENGTH), Schedule(stages, len(OBJECTIVES)), seed=3)
+    stages = (StageConfig(steps=10, rows=dict.fromkeys(GIVEN_OBJECTIVES, 1.0)),)
+    return PretrainingData(
+        corpus_folder, DataConfig(sequence_length=LENGTH), Schedule(stages, len(GIVEN_OBJECTIVES)), seed=3
+    )
 
 
 def model_for(data: PretrainingData, encoder_of: EncoderOf, **shape: object) -> torch.nn.Module:
@@ -68,7 +70,7 @@ def test_a_probe_is_found_wherever_the_step_predicts_anything(
 
 
 def test_a_step_that_predicts_nothing_is_said_to(data: PretrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_text(data, set(range(len(OBJECTIVES))), monkeypatch)
+    without_text(data, set(range(len(GIVEN_OBJECTIVES))), monkeypatch)
     with pytest.raises(InputError, match=r"no row of step 4 holds a token to predict.*inspect_step --step 4") as caught:
         make_probe(data, 4)
     assert "\n" not in str(caught.value)

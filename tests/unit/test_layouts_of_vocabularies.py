@@ -17,9 +17,10 @@ from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import BTMLM, HEADS, LOSS_INDEX, MMLM, OBJECTIVE_INDEX, OBJECTIVES, TLM, XLCO, CorruptionConfig
+from ernie_m.rows.objectives import BTMLM, HEADS, LOSS_INDEX, MMLM, OBJECTIVE_INDEX, TLM, XLCO, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.run_folder import specials_of, specials_recorded
+from tests.objective_fixtures import GIVEN_OBJECTIVES
 
 # As BERT has them: [PAD] 0, unused ids, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, then pieces; positions from 0.
 BERT = Specials(101, 102, None, 0, 100, 103, 0, 200, ((104, 150), (160, 200)))
@@ -43,9 +44,9 @@ def test_a_pair_is_laid_out_as_the_vocabulary_has_it() -> None:
     assert apart.position_ids.tolist() == [*range(9), *range(7)]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", GIVEN_OBJECTIVES)
 def test_lengths_are_those_of_the_layout(name: str) -> None:
-    objective = OBJECTIVES[name]
+    objective = GIVEN_OBJECTIVES[name]
     layout = Layout(objective, RATES, BERT)
     for lengths in ((1, 1), (7, 5), (40, 3)):
         sentences = tuple(np.full(n, 120, np.int32) for n in lengths[: objective.num_sentences])
@@ -72,7 +73,7 @@ def test_our_encoder_trains_and_generates_with_it() -> None:
                         max_positions=40, dropout=0.0, heads=HEADS)  # fmt: skip
     model = Encoder(shape, specials=BERT).initialise(0)
     assert not model.embeddings.word.weight[BERT.pad].any()
-    for name, objective in OBJECTIVES.items():
+    for name, objective in GIVEN_OBJECTIVES.items():
         text = example(objective.num_sentences)
         if objective.columns:
             text = replace(text, columns={"links": np.array([[0, len(text.sentences[0])]])})
