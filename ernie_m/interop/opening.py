@@ -6,6 +6,7 @@ What does not pass is refused in one line.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ernie_m.interop.layout import ERNIE_M
 from ernie_m.interop.source import check_configuration
 from ernie_m.interop.weight_files import CONFIG_FILE, read_config
 
+KERNELS = tuple(f"{start}{kind}_implementation" for kind in ("attn", "experts") for start in ("", "_"))
 SIDES = ("padding_side", "truncation_side")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADAPTER = "adapter_config.json"
@@ -58,6 +60,9 @@ def check_foreign_code(name: str, folder: Path, content: dict[str, Any], trust_r
             if trust_remote_code is None:
                 way_out = "expected an encoder whose class is in transformers"
             raise InputError(f"{name}: brings Python code of its own (auto_map in {file}), which is not run; {way_out}")
+    kernels = [key for key in KERNELS if "/" in json.dumps(content.get(key))]
+    if kernels and not trust_remote_code:  # transformers fetches and runs what is named there
+        raise InputError(f"{name}: {CONFIG_FILE} names code of the hub ({kernels[0]}), which is not run; take the key out")
     if (folder / ADAPTER).is_file():
         raise InputError(f"{name}: an adapter ({ADAPTER}), not an encoder; merge it into its encoder first")
     if "quantization_config" in content:

@@ -43,8 +43,8 @@ def names_of_rows(config: Any, stored: Mapping[str, tuple[int, ...]], where: str
 
 def _classes(config: Any, where: str) -> Iterable[Callable[[Any], nn.Module]]:
     """The classes that config.json names, and the one with an MLM head, whose tensors may be stored too."""
-    named = [getattr(transformers, name, None) for name in config.architectures or ()]
-    yield from (build for build in named if build is not None)
+    named = [getattr(transformers, str(name), None) for name in config.architectures or ()]
+    yield from (build for build in named if isinstance(build, type) and issubclass(build, transformers.PreTrainedModel))
     yield lambda sized: skeleton_of(transformers.AutoModel, sized, where, trust_remote_code=False)
     if type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING:
         yield lambda sized: skeleton_of(transformers.AutoModelForMaskedLM, sized, where, trust_remote_code=False)

@@ -27,7 +27,7 @@ from ernie_m.corpus.tokenizer_files import is_json, read_object
 from ernie_m.interop.other_vocabulary import vocabulary_of
 from ernie_m.interop.source import HEADS, SIDES, one_side, open_source
 from ernie_m.interop.start_weights import Source, Target
-from ernie_m.interop.weight_files import WeightFiles, folder_of
+from ernie_m.interop.weight_files import WeightFiles, folder_of, read_config
 from ernie_m.models.shape import SHARED
 from ernie_m.models.translation import TranslationModel
 
@@ -89,14 +89,15 @@ def _words_of_model(named: str, target: Target, width: int, key: str) -> Source:
 
 def _name_of_words(path: Path, files: WeightFiles) -> str:
     """The stored tensor that is the word embedding, as the model's class says."""
-    from transformers import AutoConfig, AutoModel  # seconds of every rank's start, for a run that names none
+    from transformers import AutoModel  # seconds of every rank's start, for a run that names none
 
-    from ernie_m.interop.opening import one_line, skeleton_of
+    from ernie_m.interop.opening import check_foreign_code, configuration_of, one_line, skeleton_of
 
+    content = read_config(path)
+    check_foreign_code(str(path), path, content, trust_remote_code=None)
+    config, _ = configuration_of(str(path), path, content, trust_remote_code=False)
     with one_line(f"{path}: no model that transformers knows"):
-        skeleton = skeleton_of(
-            AutoModel, AutoConfig.from_pretrained(path, trust_remote_code=False), str(path), trust_remote_code=False
-        )
+        skeleton = skeleton_of(AutoModel, config, str(path), trust_remote_code=False)
         words = skeleton.get_input_embeddings().weight
     (own,) = [name for name, parameter in skeleton.named_parameters() if parameter is words]
     found = [name for name in files.shapes if name == own or name.endswith(f".{own}")]

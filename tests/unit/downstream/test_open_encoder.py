@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from transformers import (
 )
 
 from ernie_m.base.console import InputError
+from ernie_m.interop import piece_rows
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
 
@@ -65,6 +67,23 @@ def test_encoders_are_opened_in_one_place() -> None:
             if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "from_config"):
                 found.add(path.relative_to(ROOT).as_posix())
     assert found == OPENING
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+@pytest.mark.parametrize("value", ["some/kernels", {"": "sdpa", "text": "some/kernels@main:layer"}])
+def test_kernels_of_the_hub_that_a_folder_names_are_not_fetched(
+    key: str, value: Any, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """transformers would load what stands there, which is code."""
+    with pytest.raises(InputError, match=f"names code of the hub \\({key}\\), which is not run"):
+        open_encoder(changed(tiny_encoder, tmp_path, **{key: value}))
+
+
+def test_of_the_classes_that_a_configuration_names_models_alone_are_built() -> None:
+    config = SimpleNamespace(architectures=["Trainer", "pipeline", "utils", 3, "XLMRobertaModel"])
+    first, *others = piece_rows._classes(config, "a folder")
+    assert first is t.XLMRobertaModel
+    assert len(others) == 1, "and the one that transformers has for the model's type"
 
 
 # -- precision ----------------------------------------------------------------------------------------------------------
