@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from ernie_m.models.translation import TranslationModel
 
 
-def back_translated(model: TranslationModel, texts: BackTranslation[Tensor], all_agree: AllAgree) -> Tensor:
-    """A translation of each text, int64 [G, T]: behind its last token each holds the end token."""
+def back_translated(model: TranslationModel, batch: PackedBatch[Tensor], all_agree: AllAgree) -> Tensor:
+    """A translation of each text of a batch, int64 [G, T]: behind its last token each holds the end token."""
+    texts = batch.back_translation
+    assert texts is not None
     num_special = 1 + (model.specials.begin is not None)
     room_G = (texts.slots_GK != NO_SLOT).sum(dim=1)
     languages = texts.from_G.long(), texts.to_G.long()

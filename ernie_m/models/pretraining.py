@@ -9,7 +9,7 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from ernie_m.rows.objectives import TOKEN
 
 AllAgree = Callable[[bool], bool]
 """Whether every rank says yes; a collective."""
+Generate = Callable[[Any, PackedBatch[Tensor]], Tensor]
+"""(model, batch) -> what the model writes for it, in the forward of the model."""
 
 
 def alone(mine: bool) -> bool:
@@ -75,11 +77,18 @@ class PretrainingModel(nn.Module):
         return cast(TokenHead, self.heads[TOKEN])
 
     def forward(
-        self, batch: PackedBatch[Tensor], request: LossRequest | None = None, all_agree: AllAgree = alone
+        self, batch: PackedBatch[Tensor], request: LossRequest | None = None, generate: Generate | None = None
     ) -> tuple[Tensor, Tensor] | Tensor:
-        """With a request: (loss, summed nll fp64 [M]). Without: what `generated` gives; `all_agree` is for that alone."""
+        """With a request: (loss, summed nll fp64 [M]). Without: BTMLM's generation, pseudo tokens int32 [K].
+
+        With `generate`: what that gives for this model and batch.
+        """
+        if generate is not None:
+            return generate(self, batch)
         if request is None:
-            return self.generated(batch, all_agree)
+            assert batch.generation is not None
+            first = stage_1(batch, batch.generation)
+            return self.token_head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
         with torch.set_grad_enabled(torch.is_grad_enabled() and request.trains_backbone):
             tied = tied_gradient(batch.input_ids_BS) if TOKEN in self.heads else None
             targets = self._targets(batch)
@@ -92,12 +101,6 @@ class PretrainingModel(nn.Module):
         weighted_N = nll_N if request.weights_M is None else nll_N * request.weights_M[batch.metric_N.long()]
         loss = weighted_loss(weighted_N, batch.loss_N, request.scales_L)
         return loss, metric_sums(nll_N, batch.metric_N, request.num_metrics)
-
-    def generated(self, batch: PackedBatch[Tensor], all_agree: AllAgree) -> Tensor:
-        """BTMLM's generation: pseudo tokens int32 [K]. One forward, so that ranks need not agree on a number."""
-        assert batch.generation is not None
-        first = stage_1(batch, batch.generation)
-        return self.token_head(self.hidden_states(first, wanted_N=batch.generation.placeholders_K))
 
     @property
     def _heads(self) -> list[Head]:

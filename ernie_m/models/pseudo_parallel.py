@@ -10,10 +10,11 @@ The ids are written on the device. Then the completed row is trained on.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor, nn
 
-from ernie_m.models.back_translation import filled
+from ernie_m.models.back_translation import back_translated, filled
 from ernie_m.models.pretraining import AllAgree, alone, without_training
 from ernie_m.rows.batch import PackedBatch
 
@@ -26,8 +27,9 @@ def fill_placeholders(model: nn.Module, batch: PackedBatch[Tensor], all_agree: A
     """
     if not batch.generates:
         return batch
+    generate = partial(back_translated, all_agree=all_agree) if batch.back_translation is not None else None
     with without_training(model):
-        found: Tensor = model(batch, all_agree=all_agree)
+        found: Tensor = model(batch, generate=generate)
     if batch.back_translation is not None:
         return filled(batch, batch.back_translation, found, model.specials)  # type: ignore[arg-type]
     assert batch.generation is not None

@@ -23,7 +23,7 @@ from ernie_m.models.attention import attend, build_mask, choose_attention, compi
 from ernie_m.models.heads import Norm, heads_for
 from ernie_m.models.layer_norm import choose_layer_norm, layer_norm
 from ernie_m.models.model import Embeddings, Encoder, Layer, draw_weights, through_layers
-from ernie_m.models.pretraining import AllAgree, PretrainingModel
+from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import SHARED, ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient
 from ernie_m.rows.batch import PackedBatch
@@ -168,13 +168,6 @@ class TranslationModel(PretrainingModel):
         if layer is not None:
             whole_BSD = through_layers(self.encoder.layers, self.config, source_BSD, (of_sources,), layer)
         return torch.cat([whole_BSD, hidden], dim=1)
-
-    def generated(self, batch: PackedBatch[Tensor], all_agree: AllAgree) -> Tensor:
-        """BT's generation: a translation of each text, int64 [G, T]."""
-        from ernie_m.models.back_translation import back_translated  # here: decoding is of this model
-
-        assert batch.back_translation is not None
-        return back_translated(self, batch.back_translation, all_agree)
 
     def encoded(self, ids_BS: Tensor, position_BS: Tensor, language_BS: Tensor, mask: Any) -> Tensor:
         """The encoder's states of sources, [B, S, D]."""
