@@ -48,7 +48,8 @@ def pretrain(
         overrides: any key of the recipe as key.path=value, e.g. batch.micro_batch_rows=8 output.save_every=500
         recipe: a name (demo, small, base, large; exp1 .. exp5, the paper's ablations; learning,
             learning_mmlm, learning_tlm, learning_camlm, learning_btmlm, those of docs/results.md; xlm_clm, xlm_mlm,
-            xlm_mlm_tlm, xlm_mt; alignlm; align, align_text, align_sentences, those of `ernie-m align`) or a path to a YAML
+            xlm_mlm_tlm, xlm_mt, xlm_mt_bt, xlm_unsupervised; alignlm; align, align_text, align_sentences, those of
+            `ernie-m align`) or a path to a YAML
             file; default: large
         data: folder made by `python -m data_prep build`; default: data/
         run: folder of this run: configuration, metrics, curves and checkpoints; made if it does not exist; default: runs/
