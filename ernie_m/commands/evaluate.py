@@ -1,9 +1,10 @@
-"""Measure an encoder.
+"""Measure an encoder, or a model that translates.
 
 ernie-m evaluate retrieval --model HF_FOLDER_OR_HUB_ID --source FILE --target FILE [--layer K|all]
 ernie-m evaluate alignment --model HF_FOLDER_OR_HUB_ID --gold FILE [--source FILE --target FILE] [--layer K|all]
 ernie-m evaluate words --model HF_FOLDER_OR_HUB_ID (--data DATA | --dictionary FILE) [--size N]
 ernie-m evaluate gain --run RUN [--data DATA]
+ernie-m evaluate translation --source FILE --reference FILE[,FILE] --model RUN_OR_FOLDER --from fr --to en
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Annotated
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
+from ernie_m.commands.translate import BATCH_TOKENS, BEAMS, PENALTY
 from ernie_m.corpus.word_links import GoldPair, Score, check_range, read_gold
 
 
 class Commands:
-    """Measure an encoder: `retrieval`, `alignment` and `words` for any Hugging Face folder, `gain` for a run of ours."""
+    """Measure a model: `retrieval`, `alignment` and `words` of any Hugging Face encoder, `gain` of a run, `translation`."""
 
     def retrieval(
         self,
@@ -234,6 +236,66 @@ class Commands:
         )
         if output:
             write_json(Path(output), {**of, "step": chosen.step, **vars(result)})
+
+    def translation(
+        self,
+        *,
+        source: str,
+        reference: str,
+        model: str | None = None,
+        hypothesis: str | None = None,
+        from_: str | None = None,
+        to: str | None = None,
+        beams: Annotated[int, BEAMS] = 1,
+        length_penalty: Annotated[float, PENALTY] = 1.0,
+        batch_tokens: Annotated[int, BATCH_TOKENS] = 4096,
+        data: str | None = None,
+        checkpoint: str | None = None,
+        output: str | None = None,
+    ) -> None:
+        """BLEU and chrF (sacrebleu, raw text) of a model's translations, or of a file of them, beside the source copied.
+
+        Args:
+            source: a sentence a line
+            reference: their translations by people, line by line; several files with commas between
+            model: run folder of a training on MT, or what `ernie-m export` made of it
+            hypothesis: a file of translations, in place of a model
+            from_: language of the source; a folder knows its own
+            to: language of the references; a folder knows its own
+            beams: width of the search; 1 is greedy
+            length_penalty: exponent of a translation's length, by which the sum of its log probabilities is divided
+            batch_tokens: tokens of the sentences that are translated together, padding and beams included
+            data: data folder of the run, for its tokenizer; default: the one it was started on
+            checkpoint: of the run, e.g. step_00001000, or 1000; default: the newest
+            output: also write the figures to this JSON file
+        """
+        from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.base.table import table
+        from ernie_m.interop.open_translator import open_translator
+        from ernie_m.models.beams import Search
+        from ernie_m.runs.ranks import this_device
+        from ernie_m.translation.lines import Translator
+        from ernie_m.translation.scores import read_parallel, scores
+
+        if (model is None) == (hypothesis is None):
+            raise InputError("--model: give a model to translate with, or a file of translations as --hypothesis, not both")
+        of = {"measure": "translation", "source": source, "reference": reference, "model": model, "hypothesis": hypothesis}
+        check_same_measures(output, of)
+        files = [Path(source), *map(Path, reference.split(",")), *([Path(hypothesis)] if hypothesis else [])]
+        lines, *others = read_parallel(files)
+        references = others[:-1] if hypothesis else others
+        found, target = others[-1], to
+        if model is not None:
+            opened = open_translator(model, data, checkpoint, this_device())
+            numbers, target = opened.numbers(from_, to), to or (opened.direction or (None, None))[1]
+            search = Search(beams, length_penalty)
+            found = Translator(opened.model, opened.vocabulary, numbers, opened.positions, batch_tokens, search).lines(lines)
+        results = {"translated": scores(found, references, target), "source copied": scores(lines, references, target)}
+        print(f"{len(lines):,} sentences, {len(references)} references each")
+        print(table(["", "BLEU", "chrF"], [[name, *score.cells] for name, score in results.items()]))
+        print(f"{results['translated'].bleu_signature}\n{results['translated'].chrf_signature}")
+        if output:
+            write_json(Path(output), {**of, "sentences": len(lines), **{name: vars(s) for name, s in results.items()}})
 
 
 def _layers(layer: int | str, num_layers: int) -> Sequence[int]:

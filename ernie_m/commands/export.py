@@ -4,9 +4,11 @@
     ernie-m export --run RUN --to FOLDER --format ernie_m
     ernie-m export --run RUN --to FOLDER --keep 0.3
     ernie-m export --run RUN --to FOLDER --language de
+    ernie-m export --run RUN --to FOLDER --direction fr-en
 
 FOLDER then loads with AutoModel, AutoModelForMaskedLM and AutoTokenizer (XLM-R's class; safetensors), and with
-SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. README.md there says how it was made.
+SentenceTransformer, or, as ernie_m, with the AutoModel of transformers up to 4.57. A model that translates loads with
+AutoModelForSeq2SeqLM. README.md there says how it was made.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ def export(
     checkpoint: str | None = None,
     keep: Annotated[float, Range(least=0, most=1, zero="the trained weights")] = 0.0,
     language: str | None = None,
+    direction: str | None = None,
 ) -> None:
     """Write the weights of a pre-training run as a Hugging Face folder.
 
@@ -42,16 +45,20 @@ def export(
         checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
         language: of a run with model.language_embedding=all, read every text as of this language; default: the folder's
             model takes each token's as token_type_ids (README.md there has their numbers)
+        direction: of a run whose model translates, from which language to which, e.g. fr-en
         keep: share of the weights that the run started from (init_from): 0.3 writes 0.3 of them and 0.7 of the trained ones
     """
+    import torch
+
     from ernie_m.base.command_line import nearest
     from ernie_m.interop.averaging import averaged
-    from ernie_m.interop.build_model import architecture_of_run, load_weights
+    from ernie_m.interop.build_model import architecture_of_run, load_weights, translator_of
     from ernie_m.interop.export import FORMATS, export_model
-    from ernie_m.interop.model_card import CARD_FILE, model_card
+    from ernie_m.interop.model_card import CARD_FILE, model_card, translation_card
     from ernie_m.interop.start import weights_of_start
+    from ernie_m.interop.translation_folder import direction_of, export_translation
     from ernie_m.interop.weight_files import read_config
-    from ernie_m.runs.run_folder import RunFolder, tokenizer_of
+    from ernie_m.runs.run_folder import RunFolder, model_config, tokenizer_of
 
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}{nearest(format, FORMATS) or ':'} expected {' or '.join(FORMATS)}")
@@ -60,21 +67,32 @@ def export(
         raise InputError(f"{target}: not empty; give a new folder with --to")
     configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
+    languages = configuration["data_identity"]["languages"]
+    if model_config(configuration).translates:
+        given = {"format": format, "language": language, "keep": keep or None}
+        for key in (key for key, value in given.items() if value is not None):
+            raise InputError(f"--{key} {given[key]}: the run's model translates, and has none; leave it out")
+        sides = direction_of(direction, languages)
+        model = translator_of(configuration, chosen, torch.device("cpu"))
+        with folder_written_atomically(target) as aside:
+            export_translation(model, languages, sides, tokenizer, aside)
+            card = translation_card(Path(run), configuration, chosen, tokenizer.parent, sides)
+            (aside / CARD_FILE).write_text(card, encoding="utf-8")
+        return print(f"exported step {chosen.step} of {run} to {target} (encoder-decoder, {' to '.join(sides)})")
+    if direction is not None:
+        raise InputError(f"--direction {direction}: the run's model does not translate; leave it out")
     weights = load_weights(Path(run), configuration, chosen)
     architecture = architecture_of_run(Path(run), configuration)
     if keep:
         start, started = weights_of_start(Path(run), configuration, tokenizer.parent)
         weights = averaged(weights, start, keep, started.fresh)
     with folder_written_atomically(target) as aside:
-        languages = configuration["data_identity"]["languages"]
         export_model(architecture, weights, tokenizer, aside, format, languages, language)
         kind = str(read_config(aside)["model_type"])
         card = model_card(Path(run), configuration, chosen, tokenizer.parent, kind, keep, language)
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
-        if target.is_dir():
-            target.rmdir()
     with_start = f", {keep:g} of the start kept" if keep else ""
-    print(f"exported step {chosen.step} of {run} to {target} ({kind}{with_start})")
+    return print(f"exported step {chosen.step} of {run} to {target} ({kind}{with_start})")
 
 
 def main(called: str = "ernie-m export") -> None:

@@ -1,70 +1,95 @@
-"""Translate text, a line a sentence, with a run that was trained to.
+"""Translate text, a line a sentence, with a run that was trained to, or with the folder that was exported of it.
 
-    ernie-m translate --run RUN --direction fr-en < in.fr > out.en
-    ernie-m translate --run RUN --direction fr-en --input in.fr --output out.en
+    ernie-m translate --model RUN --from fr --to en < in.fr > out.en
+    ernie-m translate --model FOLDER --beams 4 --input in.fr --output out.en
+    deepspeed --num_gpus 8 launcher/translate.py --model RUN --from fr --to en --input in.fr --output out.en
 
 Lines keep their order, and empty lines stay empty. Of a line that is longer than the model's positions the beginning is
-translated, which is told. Greedy: the likeliest token, then the next.
+translated, which is told. An output appears whole or not at all.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
+from ernie_m.base.rank_facts import rank_facts
+
+if TYPE_CHECKING:
+    from ernie_m.runs.ranks import Ranks
+
+BEAMS = Range(least=1, most=1000)
+PENALTY = Range(least=0, most=100, zero="sums of log probabilities as they are")
+LONGEST = Range(least=1, most=2**20)
+BATCH_TOKENS = Range(least=1, most=2**24)
 
 
 def translate(
     *,
-    run: str,
-    direction: str,
+    model: str,
+    from_: str | None = None,
+    to: str | None = None,
     input: str | None = None,
     output: str | None = None,
     data: str | None = None,
     checkpoint: str | None = None,
-    batch_tokens: Annotated[int, Range(least=1, most=2**24)] = 4096,
+    beams: Annotated[int, BEAMS] = 1,
+    length_penalty: Annotated[float, PENALTY] = 1.0,
+    longest: Annotated[int, LONGEST] | None = None,
+    batch_tokens: Annotated[int, BATCH_TOKENS] = 4096,
     overwrite: bool = False,
+    local_rank: Annotated[int, Range(least=-1, most=10**6, zero="the first of a host")] = -1,
 ) -> None:
-    """Translate lines of text with a run whose model has a decoder.
+    """Translate lines of text.
 
     Args:
-        run: run folder of a training on MT, e.g. by recipe xlm_mt
-        direction: from which language to which, e.g. fr-en
+        model: run folder of a training on MT, e.g. by recipe xlm_mt, or what `ernie-m export` made of it
+        from_: language of the input, e.g. fr; a folder knows its own
+        to: language to translate into, e.g. en; a folder knows its own
         input: file to translate; default: standard input
         output: file to write; default: standard output
-        data: data folder, for its tokenizer; default: the one the run was started on
-        checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
-        batch_tokens: tokens of the sentences that are translated together, padding included
+        data: data folder of the run, for its tokenizer; default: the one it was started on
+        checkpoint: of the run, e.g. step_00001000, or 1000; default: the newest
+        beams: width of the search; 1 is greedy
+        length_penalty: exponent of a translation's length, by which the sum of its log probabilities is divided
+        longest: most tokens of a translation; default: 1.5 n + 10, n of its source
+        batch_tokens: tokens of the sentences that are translated together, padding and beams included
         overwrite: replace an output that is already there
+        local_rank: set by the deepspeed launcher
     """
     from ernie_m.base.files import refuse_existing, written_atomically
-    from ernie_m.corpus.any_vocabulary import open_vocabulary
-    from ernie_m.interop.build_model import translator_of
-    from ernie_m.models.shape import longest_document
+    from ernie_m.interop.open_translator import open_translator
+    from ernie_m.models.beams import Search
     from ernie_m.runs.ranks import this_device
-    from ernie_m.runs.run_folder import RunFolder, tokenizer_of
-    from ernie_m.translation.lines import Translator, language_numbers
+    from ernie_m.training.engine import start_ranks
+    from ernie_m.translation.lines import Share, Translator, read_lines
 
     if output is not None:
         refuse_existing("--output", Path(output), overwrite=overwrite)
-    if input is not None and not Path(input).is_file():
-        raise InputError(f"--input {input}: no such file")
-    configuration, chosen = RunFolder(Path(run)).read(checkpoint)
-    languages = language_numbers(direction, configuration["data_identity"]["languages"])
-    vocabulary = open_vocabulary(tokenizer_of(configuration, Path(data) if data else None))
-    model = translator_of(configuration, chosen, this_device())
-    translator = Translator(model, vocabulary, languages, longest_document(model.config), batch_tokens)
-    lines = (Path(input).read_bytes() if input else sys.stdin.buffer.read()).decode("utf-8", "replace").splitlines()
-    text = "".join(f"{line}\n" for line in translator.lines(lines))
+    is_launched = rank_facts(os.environ).launcher is not None
+    if is_launched and output is None:
+        raise InputError("--output is missing: a launcher's processes share its standard output; name a file")
+    ranks: Ranks | None = start_ranks() if is_launched else None
+    opened = open_translator(model, data, checkpoint, ranks.device if ranks else this_device())
+    languages = opened.numbers(from_, to)
+    lines = read_lines(Path(input) if input else None) if ranks is None or ranks.is_first else None
+    lines = ranks.from_first(lines) if ranks else lines
+    share = Share(ranks.rank, ranks.world_size, ranks.gather) if ranks else Share()
+    search = Search(beams, length_penalty)
+    translator = Translator(opened.model, opened.vocabulary, languages, opened.positions, batch_tokens, search, longest)
+    text = "".join(f"{line}\n" for line in translator.lines(lines or [], share))
     if output is None:
         sys.stdout.write(text)
-        return
-    with written_atomically(Path(output)) as aside:
-        aside.write_text(text, encoding="utf-8")
+    elif ranks is None or ranks.is_first:
+        with written_atomically(Path(output)) as aside:
+            aside.write_text(text, encoding="utf-8")
+    if ranks:
+        ranks.close()
 
 
 def main(called: str = "ernie-m translate") -> None:

@@ -33,6 +33,16 @@ XLM_R_CLASS = (
     "It has XLM-R's class: {loaders} and `AutoTokenizer` load it, and so does `SentenceTransformer`, which takes the mean "
     "of the last layer."
 )
+TRANSLATION_CLASS = (
+    "It is an `EncoderDecoderModel` of XLM-R's classes, with a copy of each tied matrix: `AutoModelForSeq2SeqLM` and "
+    "`AutoTokenizer` load it."
+)
+TRANSLATION_USE = """from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+inputs = tokenizer(lines, return_tensors="pt", padding=True)
+print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))
+"""
 OTHER_CLASS = "It has the class, the tokenizer and all else of the encoder that it was made of, and loads as that does."
 
 
@@ -81,6 +91,38 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+def translation_card(
+    run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint, data: Path, direction: tuple[str, str]
+) -> str:
+    """The card of a model that translates in one direction; arguments as `model_card`."""
+    source, target = direction
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "translation",
+        "language": [source, target],
+        "tags": ["translation", "xlm"],
+    }
+    lines = [line for line in read_metrics(run) if line["step"] <= checkpoint.step]
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# Translation from {source} to {target}, after {checkpoint.step:,} steps",
+        "Encoder and decoder as in XLM (Lample & Conneau, 2019, https://arxiv.org/abs/1901.07291). " + TRANSLATION_CLASS,
+        f"```python\n{TRANSLATION_USE}```",
+        "It decodes greedily unless told otherwise (`num_beams`). `ernie-m translate` writes at most 1.5 n + 10 tokens, n "
+        "of the source; the class goes on to the model's last position if no end comes before (`max_new_tokens`).",
+        f"Every token of the input is read as {source}, every token of the output is written as {target}.",
+        "## Training",
+        _training(configuration, checkpoint, lines),
+        "## Data",
+        _data(configuration, data),
+        "## Measured in the run",
+        _measured(lines),
+        "## Recipe",
+        f"```yaml\n{yaml.safe_dump(_recipe(configuration), sort_keys=False, allow_unicode=True)}```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
 def _languages_of_tokens(embedding: str | None, languages: Sequence[str], only: str | None) -> str:
     """Which language each token has, and how the reader gives it."""
     if embedding == "all" and only is None:
@@ -108,8 +150,10 @@ def _training(configuration: Mapping[str, Any], checkpoint: Checkpoint, lines: S
         first += stage["steps"]
     tokens = sum(line.get("tokens") or 0 for line in lines)
     seen = f", {tokens:,} tokens in all" if tokens else ""
-    start = configuration.get("init_from") or configuration["model"].get("backbone")
-    origin = f"Started with the weights of `{start}`" if start else "Started with weights drawn at random"
+    keys = ("init_from", "init_encoder", "init_decoder")
+    starts = [configuration[key] for key in keys if configuration.get(key)] or [configuration["model"].get("backbone")]
+    named = " and ".join(f"`{start}`" for start in dict.fromkeys(filter(None, starts)))
+    origin = f"Started with the weights of {named}" if named else "Started with weights drawn at random"
     about = f"{origin}; {rows:,} rows of {length} positions a step{seen}. Rows of each objective, in proportion:"
     return f"{about}\n\n{_table(['steps', 'objectives'], stages)}"
 

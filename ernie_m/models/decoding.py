@@ -51,7 +51,7 @@ def translated(
     """
     limits = [min(longest_target(len(source)), longest - 2) for source in sources]
     with without_training(model):
-        found_BT = written(model, _ordered(model, sources, languages, limits)).cpu().numpy().astype(np.int32)
+        found_BT = written(model, ordered(model, sources, languages, limits)).cpu().numpy().astype(np.int32)
     return [row[: int((row == model.specials.end).argmax())] for row in found_BT]
 
 
@@ -62,8 +62,8 @@ def written(model: TranslationModel, order: Order, all_agree: AllAgree = alone) 
     one whose own have ended repeats its last one.
     """
     device, specials = order.ids_BS.device, model.specials
-    states_BSD, mask_across = _encoded(model, order)
-    past = _empty_past(model, states_BSD, 1 + order.longest)
+    states_BSD, mask_across = encoded(model, order)
+    past = empty_past(model, states_BSD, 1 + order.longest)
     begin = specials.end if specials.begin is None else specials.begin
     token_B1 = torch.full((len(order.ids_BS), 1), begin, dtype=torch.long, device=device)
     is_open_B = torch.ones(len(order.ids_BS), dtype=torch.bool, device=device)
@@ -82,7 +82,8 @@ def written(model: TranslationModel, order: Order, all_agree: AllAgree = alone) 
     return torch.stack(found, dim=1)[:, : order.longest + 1]
 
 
-def _ordered(model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: list[int]) -> Order:
+def ordered(model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: list[int]) -> Order:
+    """Sources, int32 ids without special tokens, as one batch; `limits`: most tokens of each target."""
     device, specials = model.encoder.embeddings.word.weight.device, model.specials
     begin = [] if specials.begin is None else [specials.begin]
     rows = [torch.tensor([*begin, *source.tolist(), specials.end]) for source in sources]
@@ -92,7 +93,7 @@ def _ordered(model: TranslationModel, sources: Sequence[np.ndarray], languages: 
     return Order(ids_BS.to(device), lengths_B, from_B, to_B, limit_B, max(limits))
 
 
-def _encoded(model: TranslationModel, order: Order) -> tuple[Tensor, Tensor]:
+def encoded(model: TranslationModel, order: Order) -> tuple[Tensor, Tensor]:
     """States of the sources, [B, S, D], and which of them are real, bool [B, 1, 1, S]."""
     specials = model.specials
     places_S = torch.arange(order.ids_BS.shape[1], device=order.ids_BS.device)
@@ -102,8 +103,9 @@ def _encoded(model: TranslationModel, order: Order) -> tuple[Tensor, Tensor]:
     return model.encoded(order.ids_BS, position_BS, torch.where(real_BS, order.from_B[:, None], 0), mask), mask
 
 
-def _empty_past(model: TranslationModel, states_BSD: Tensor, room: int) -> list[Past]:
-    shape = (len(states_BSD), model.config.num_heads, room, model.config.head_size)
+def empty_past(model: TranslationModel, states_BSD: Tensor, room: int, beams: int = 1) -> list[Past]:
+    """Each layer's memory of targets of `room` tokens, so many of each source."""
+    shape = (len(states_BSD) * beams, model.config.num_heads, room, model.config.head_size)
     return [
         Past(layer.keys_across(states_BSD), states_BSD.new_empty(shape), states_BSD.new_empty(shape))  # type: ignore[operator]
         for layer in model.decoder.layers

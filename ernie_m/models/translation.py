@@ -53,15 +53,18 @@ class DecoderLayer(Layer):
         key_BHSE, value_BHSE = self.across_key_value(source_BSD).view(split).permute(2, 0, 3, 1, 4)
         return key_BHSE, value_BHSE
 
-    def step(self, hidden_B1D: Tensor, past: Past, place: int, mask_across: Tensor) -> Tensor:
-        """The target tokens at this place, [B, 1, D]; they read the past, and become part of it."""
-        B, _, D = hidden_B1D.shape
-        split = (B, 1, 3, self.config.num_heads, D // self.config.num_heads)
-        query, key, value = self.qkv(hidden_B1D).view(split).permute(2, 0, 3, 1, 4)
+    def step(self, hidden_R1D: Tensor, past: Past, place: int, mask_across: Tensor) -> Tensor:
+        """The target tokens at this place, [R, 1, D]; they read the past, and become part of it.
+
+        R: targets, of each source as many, those of one source side by side. Across they read its keys and values together.
+        """
+        R, _, D = hidden_R1D.shape
+        split = (R, 1, 3, self.config.num_heads, D // self.config.num_heads)
+        query, key, value = self.qkv(hidden_R1D).view(split).permute(2, 0, 3, 1, 4)
         keys, values = past.with_place(place, key, value)
-        attended = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).reshape(B, 1, D)
-        hidden_B1D = self._added(hidden_B1D, attended, None)
-        return self._with_source(hidden_B1D, past.across, mask_across, None)
+        attended = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).reshape(R, 1, D)
+        of_sources_BKD = self._added(hidden_R1D, attended, None).view(len(past.across[0]), -1, D)
+        return self._with_source(of_sources_BKD, past.across, mask_across, None).view(R, 1, D)
 
     def _with_source(self, hidden_BTD: Tensor, across: tuple[Tensor, Tensor], mask: Any, wanted_N: Tensor | None) -> Tensor:
         """The states with what they read of the sources, and behind the feed-forward."""
@@ -76,16 +79,34 @@ class DecoderLayer(Layer):
 
 @dataclass
 class Past:
-    """What a decoder layer remembers while a target is written: `across`, and room for keys and values [B, H, T, E]."""
+    """What a decoder layer remembers while targets are written: `across`, and room for keys and values [R, H, T, E].
+
+    `across` is of B sources, which have as many targets each, R in all.
+    """
 
     across: tuple[Tensor, Tensor]
-    keys_BHTE: Tensor
-    values_BHTE: Tensor
+    keys_RHTE: Tensor
+    values_RHTE: Tensor
 
-    def with_place(self, place: int, key_BH1E: Tensor, value_BH1E: Tensor) -> tuple[Tensor, Tensor]:
+    def with_place(self, place: int, key_RH1E: Tensor, value_RH1E: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all targets up to this place, where these are now."""
-        self.keys_BHTE[:, :, place], self.values_BHTE[:, :, place] = key_BH1E[:, :, 0], value_BH1E[:, :, 0]
-        return self.keys_BHTE[:, :, : place + 1], self.values_BHTE[:, :, : place + 1]
+        self.keys_RHTE[:, :, place], self.values_RHTE[:, :, place] = key_RH1E[:, :, 0], value_RH1E[:, :, 0]
+        return self.keys_RHTE[:, :, : place + 1], self.values_RHTE[:, :, : place + 1]
+
+    def take_over(self, rows_N: Tensor, parents_N: Tensor, length: int) -> None:
+        """Those targets remember what their parents do, of so many places."""
+        for of_targets in (self.keys_RHTE, self.values_RHTE):
+            of_targets[rows_N, :, :length] = of_targets[parents_N, :, :length]
+
+    def of(self, sources_N: Tensor, rows_R: Tensor, length: int) -> Past:
+        """What is remembered of some sources and of their targets, of so many places."""
+        key, value = (tensor[sources_N] for tensor in self.across)
+        kept = []
+        for of_targets in (self.keys_RHTE, self.values_RHTE):
+            new = of_targets.new_empty((len(rows_R), *of_targets.shape[1:]))
+            new[:, :, :length] = of_targets[rows_R, :, :length]
+            kept.append(new)
+        return Past((key, value), *kept)
 
 
 class Side(nn.Module):

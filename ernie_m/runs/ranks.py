@@ -116,6 +116,14 @@ class Ranks:
         """Rank 0's value, on every rank; a collective."""
         return _from_first(value, self._host_group) if self.world_size > 1 else value
 
+    def gather(self, mine: Any) -> list[Any] | None:
+        """What all ranks have, in their order, on rank 0; None on the others. A collective."""
+        if self.world_size == 1:
+            return [mine]
+        found = [None] * self.world_size if self.is_first else None
+        dist.gather_object(mine, found, dst=0, group=self._host_group)
+        return found
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         self.all_agree(True)

@@ -3,66 +3,104 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError, Progress
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
-from ernie_m.models.decoding import translated
+from ernie_m.models.beams import Search, searched
+from ernie_m.models.decoding import longest_target
 from ernie_m.models.translation import TranslationModel
 
 NUM_SPECIAL = 2  # around a sentence
 
 
-def language_numbers(direction: str, languages: Sequence[str]) -> tuple[int, int]:
-    """Numbers of source and target language of a direction such as fr-en; InputError for one that the model has not."""
-    for number, source in enumerate(languages, start=1):  # a language may have a hyphen in its name
-        target = direction.removeprefix(f"{source}-")
-        if target != direction and target in languages and target != source:
-            return number, 1 + list(languages).index(target)
-    pairs = [f"{source}-{target}" for source in languages for target in languages if source != target]
-    shown = ", ".join(pairs[:6]) + (" ..." if len(pairs) > 6 else "")
-    raise InputError(
-        f"--direction {direction}{nearest(direction, pairs) or ':'} expected two languages of the model: {shown}"
-    )
+def read_lines(path: Path | None) -> list[str]:
+    """The lines of a file, or of standard input. They end at the line feed alone: text may hold U+2028 and the like.
+
+    Raises InputError if the file is not there.
+    """
+    if path is not None and not path.is_file():
+        raise InputError(f"{path}: no such file; expected text, a sentence a line")
+    content = sys.stdin.buffer.read() if path is None else path.read_bytes()
+    text = content.decode("utf-8", "replace")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this one is, and `gathered`: what all have, in their order, for the first of them."""
+
+    rank: int = 0
+    world_size: int = 1
+    gathered: Callable[[Any], list[Any] | None] = lambda mine: [mine]
 
 
 @dataclass(frozen=True)
 class Translator:
-    """Translates lines from one language to another. `longest`: positions that the model has for a sentence."""
+    """Translates lines from one language to another. `positions`: that the model has for a sentence.
+
+    `longest`: most tokens of a translation; None: 1.5 n + 10, n of its source.
+    """
 
     model: TranslationModel
     vocabulary: AnyVocabulary
     languages: tuple[int, int]
-    longest: int
-    batch_tokens: int
+    positions: int
+    batch_tokens: int = 4096
+    search: Search = field(default_factory=Search)
+    longest: int | None = None
 
-    def lines(self, lines: Sequence[str]) -> list[str]:
-        """A translation of each line, of an empty one an empty one. Tells which lines are too long, and how far it is."""
+    def lines(self, lines: Sequence[str], share: Share | None = None) -> list[str]:
+        """A translation of each line, of an empty one an empty one. Tells which lines are too long, and how far it is.
+
+        Of several processes each translates its share; only the first gets lines, and all of them.
+        """
+        share = share or Share()
+        sources = self._sources(lines, tells=share.rank == 0)
+        batches = list(self._batches([len(source) for source in sources]))[share.rank :: share.world_size]
+        progress = Progress("translating", sum(len(sources[i]) for batch in batches for i in batch), "tokens")
+        found: dict[int, str] = {}
+        for batch in batches:
+            chosen = [sources[i] for i in batch]
+            limits = [self._limit(len(source)) for source in chosen]
+            targets = searched(self.model, chosen, self.languages, limits, self.search)
+            found |= {i: self._text(target) for i, target in zip(batch, targets, strict=True)}
+            if share.rank == 0:
+                progress.advance(sum(map(len, chosen)))
+        if share.rank == 0:
+            progress.close()
+        whole: dict[int, str] = {}
+        for part in share.gathered(found) or []:
+            whole |= part
+        return [whole.get(i, "") for i in range(len(lines))] if share.rank == 0 else []
+
+    def _sources(self, lines: Sequence[str], tells: bool) -> list[np.ndarray]:
         texts = self.vocabulary.encode_batch(list(lines))
         sources = [texts.values[a:b] for a, b in zip(texts.offsets[:-1], texts.offsets[1:], strict=True)]
-        most, found = self.longest - NUM_SPECIAL, [""] * len(lines)
+        most = self.positions - NUM_SPECIAL
         for number, source in enumerate(sources, start=1):
-            if len(source) > most:
+            if len(source) > most and tells:
                 print(f"line {number}: {len(source)} tokens, the model reads {most}; the rest is left out", file=sys.stderr)
-        sources = [source[:most] for source in sources]
-        progress = Progress("translating", sum(map(len, sources)), "tokens")
-        for batch in self._batches([len(source) for source in sources]):
-            chosen = [sources[i] for i in batch]
-            targets = translated(self.model, chosen, self.languages, self.longest)
-            for i, target in zip(batch, targets, strict=True):
-                found[i] = " ".join(self.vocabulary.decode(np.asarray(target).tolist()).split())
-            progress.advance(sum(map(len, chosen)))
-        progress.close()
-        return found
+        return [source[:most] for source in sources]
+
+    def _limit(self, num_tokens: int) -> int:
+        return min(longest_target(num_tokens) if self.longest is None else self.longest, self.positions - NUM_SPECIAL)
+
+    def _text(self, target: np.ndarray) -> str:
+        return " ".join(self.vocabulary.decode(target.tolist()).split())
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Numbers of the lines that have tokens, longest first, as many at a time as `batch_tokens` allows; at least one."""
+        """Numbers of the lines that have tokens, longest first, as many at a time as `batch_tokens` allows; at least one.
+
+        Each beam counts.
+        """
         order = sorted((i for i, length in enumerate(lengths) if length), key=lambda i: (-lengths[i], i))
         while order:
-            count = max(1, self.batch_tokens // (lengths[order[0]] + NUM_SPECIAL))
+            count = max(1, self.batch_tokens // ((lengths[order[0]] + NUM_SPECIAL) * self.search.beams))
             yield order[:count]
             order = order[count:]

@@ -6,14 +6,19 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from sacrebleu.metrics.chrf import CHRF
 
+from ernie_m.base.command_line import checked_arguments
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import START_FILE
+from ernie_m.commands.evaluate import Commands
+from ernie_m.commands.export import export
 from ernie_m.commands.plan import plan
 from ernie_m.commands.translate import translate
 from ernie_m.corpus.any_vocabulary import open_vocabulary
@@ -99,20 +104,78 @@ def test_what_a_side_starts_from_is_told_recorded_and_looked_for_again(run: Path
 def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data: Path, tmp_path: Path) -> None:
     source, target = (stream := CorpusFolder(data).parallel()[0]).languages
     assert stream.num_rows > 50
-    lines = ["a b", "", "c"]
-    (tmp_path / "in").write_text("\n".join(lines) + "\n")
-    files = {"run": str(run), "input": str(tmp_path / "in"), "output": str(tmp_path / "out")}
-    translate(**files, direction=f"{source}-{target}")
+    (tmp_path / "in").write_text("a b\n\nc\n")
+    files: Any = {"model": str(run), "input": str(tmp_path / "in"), "output": str(tmp_path / "out")}
+    translate(**files, from_=source, to=target)
     found = (tmp_path / "out").read_text()
     assert [bool(line) for line in found.splitlines()] == [True, False, True]
     with pytest.raises(InputError, match="exists and stays as it is"):
-        translate(**files, direction=f"{target}-{source}")
-    translate(**files, direction=f"{target}-{source}", overwrite=True)
-    with pytest.raises(InputError, match=r"--input .*nowhere: no such file"):
-        translate(run=str(run), direction=f"{source}-{target}", input=str(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match=f"--direction {source}-xx.*expected two languages of the model"):
-        translate(**files, direction=f"{source}-xx", overwrite=True)
+        translate(**files, from_=target, to=source)
+    translate(**files, from_=target, to=source, overwrite=True, beams=3)
+    with pytest.raises(InputError, match=r"nowhere: no such file"):
+        translate(model=str(run), from_=source, to=target, input=str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match=r"--to xx.*expected one of the model's languages"):
+        translate(**files, from_=source, to="xx", overwrite=True)
+    with pytest.raises(InputError, match="--beams 0: expected a whole number from 1"):
+        checked_arguments(translate, "translate", ["--model", "x", "--beams", "0"])
+    assert checked_arguments(translate, "translate", ["--model=x", "--from=fr"]) == ["--model='x'", "--from_='fr'"]
     assert (tmp_path / "out").is_file()
+
+
+def test_an_export_translates_as_its_run_does(run: Path, data: Path, tmp_path: Path) -> None:
+    source, target = CorpusFolder(data).parallel()[0].languages
+    (tmp_path / "in").write_text("a b\n\nthe small house\n")
+    export(run=str(run), to=str(tmp_path / "hf"), direction=f"{source}-{target}")
+    for name, model in (("own", run), ("theirs", tmp_path / "hf")):
+        out = str(tmp_path / name)
+        translate(model=str(model), from_=source, to=target, input=str(tmp_path / "in"), output=out)
+    assert (tmp_path / "own").read_bytes() == (tmp_path / "theirs").read_bytes()
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert f"# Translation from {source} to {target}, after 6 steps" in card
+    assert "pipeline_tag: translation" in card
+    assert "Started with the weights of `embeddings:" in card
+    for given, expected in (
+        ({}, f"--direction is missing: .* one of .*{source}-{target}"),
+        ({"direction": "xx-en"}, "--direction xx-en.*expected two languages of the model"),
+        ({"direction": f"{source}-{target}", "language": source}, f"--language {source}: the run's model translates"),
+        ({"direction": f"{source}-{target}", "keep": 0.5}, "--keep 0.5: the run's model translates"),
+    ):
+        options: Any = given
+        with pytest.raises(InputError, match=expected):
+            export(run=str(run), to=str(tmp_path / "other"), **options)
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(InputError, match=r"--checkpoint 3: .* is no run folder"):
+        translate(model=str(tmp_path / "hf"), checkpoint="3")
+
+
+def test_translations_are_scored_on_raw_text(
+    run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = CorpusFolder(data).parallel()[0].languages
+    texts = {"source": "a b\nthe house\n", "one": "A b, c d.\nthe green house here\n", "two": "a b\nthe house\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    files: Any = {name: str(tmp_path / name) for name in ("source", "one", "two")}
+    references = {"source": files["source"], "reference": f"{files['one']},{files['two']}"}
+    evaluate = Commands().translation
+    evaluate(**references, hypothesis=files["two"], to="en", output=str(tmp_path / "scores.json"))
+    shown = capsys.readouterr().out
+    assert "2 sentences, 2 references each" in shown
+    assert "nrefs:2|case:mixed|eff:no|tok:13a|smooth:exp|version:" in shown
+    figures = json.loads((tmp_path / "scores.json").read_text())
+    expected = CHRF().corpus_score(texts["two"].splitlines(), [texts[name].splitlines() for name in ("one", "two")])
+    assert figures["translated"]["chrf"] == pytest.approx(expected.score) == pytest.approx(100)
+    evaluate(**references, model=str(run), from_=source, to=target)
+    assert "translated" in capsys.readouterr().out
+    (tmp_path / "two").write_text("one line\n")
+    for given, message in (
+        ({**references, "hypothesis": files["source"]}, "two: 1 lines, .*source has 2; expected as many, line by line"),
+        (references, "--model: give a model"),
+        ({**references, "model": "x", "hypothesis": "y"}, "--model: give a model"),
+        ({"source": str(tmp_path / "no"), "reference": files["one"], "model": "x"}, "no: no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate(**given)
 
 
 def test_what_knows_encoders_alone_says_so(run: Path, recipe: Path) -> None:

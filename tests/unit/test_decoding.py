@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from transformers import GenerationConfig
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID, Specials, mask_id
 from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.interop.open_translator import OpenTranslator
 from ernie_m.models.decoding import longest_target, translated
 from ernie_m.models.translation import TranslationModel
 from ernie_m.rows.batch import Example
@@ -19,7 +22,7 @@ from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
-from ernie_m.translation.lines import Translator, language_numbers
+from ernie_m.translation.lines import Share, Translator, read_lines
 from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.properties.test_halves import theirs_of, translation_model
 
@@ -97,13 +100,40 @@ def test_lines_come_back_in_their_order_empty_ones_empty_and_long_ones_told(
     found = Translator(model, vocabulary, (1, 2), 34, 40).lines(lines)
     one_by_one = [Translator(model, vocabulary, (1, 2), 34, 1).lines([line])[0] for line in lines]
     assert found == one_by_one
+    parts: list[Any] = []
+    for rank in (1, 0):  # two processes, one after the other
+        shared = Translator(model, vocabulary, (1, 2), 34, 40).lines(lines, Share(rank, 2, lambda mine: [*parts, mine]))
+        parts.append({i: found[i] for i in range(len(lines)) if i not in (2,)})
+        assert shared == (found if rank == 0 else [])
     assert [bool(line) for line in found] == [True, False, True, True, False]
     assert "line 3: " in capsys.readouterr().err
 
 
-def test_directions_are_two_languages_of_the_model() -> None:
-    assert language_numbers("fr-en", ["de", "en", "fr"]) == (3, 2)
-    assert language_numbers("zh-Hans-en", ["en", "zh-Hans"]) == (2, 1)
-    for direction in ("fr", "fr-fr", "xx-en", "en-"):
-        with pytest.raises(InputError, match=f"--direction {direction}.*expected two languages of the model: de-en, de-fr"):
-            language_numbers(direction, ["de", "en", "fr"])
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    for text, lines in (
+        ("a\u2028b\nc\x0cd\n", ["a\u2028b", "c\x0cd"]),
+        ("", []),
+        ("\n", [""]),
+        ("a", ["a"]),
+        ("a\n\n", ["a", ""]),
+    ):
+        path.write_text(text, encoding="utf-8")
+        assert read_lines(path) == lines
+
+
+def test_languages_are_two_of_the_models() -> None:
+    opened = OpenTranslator(translation_model(), Any, 64, ("de", "en", "fr"))  # type: ignore[arg-type]
+    assert opened.numbers("fr", "en") == (3, 2)
+    for languages, expected in (
+        (("fr", "fr"), "--to fr: the same as --from; expected another of de, en, fr"),
+        (("xx", "en"), "--from xx: expected one of the model's languages: de, en, fr"),
+        (("en", "fra"), "--to fra, did you mean `fr`? expected one of the model's"),
+        (("en", None), "--to is missing: expected one of the model's languages"),
+    ):
+        with pytest.raises(InputError, match=re.escape(expected)):
+            opened.numbers(*languages)
+    folder = OpenTranslator(translation_model(), Any, 64, (), ("fr", "en"))  # type: ignore[arg-type]
+    assert folder.numbers(None, None) == folder.numbers("fr", "en") == (0, 0)
+    with pytest.raises(InputError, match="--from en: the folder translates from fr to en"):
+        folder.numbers("en", "fr")
