@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,26 @@ def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data
         checked_arguments(translate, "translate", ["--model", "x", "--beams", "0"])
     assert checked_arguments(translate, "translate", ["--model=x", "--from=fr"]) == ["--model='x'", "--from_='fr'"]
     assert (tmp_path / "out").is_file()
+
+
+def test_two_processes_write_what_one_does_in_the_order_of_the_input(
+    run: Path, data: Path, tmp_path: Path, start_ranks: Callable[..., subprocess.Popen[str]]
+) -> None:
+    source, target = CorpusFolder(data).parallel()[0].languages
+    (tmp_path / "in").write_text("a b\n\nthe small house\nx\ny z\n")
+    options = {"model": str(run), "to": target, "input": str(tmp_path / "in"), "batch_tokens": 8}
+    one: Any = options
+    translate(**one, from_=source, output=str(tmp_path / "one"))
+    words = [f"--{key}={value}" for key, value in {**options, "from": source, "output": tmp_path / "two"}.items()]
+    job = start_ranks(2, "launcher/translate.py", *words)
+    shown, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, shown
+    assert (tmp_path / "two").read_text() == (tmp_path / "one").read_text()
+    assert len((tmp_path / "two").read_text().splitlines()) == 5
+    with pytest.MonkeyPatch.context() as launched, pytest.raises(InputError, match="--output is missing: a launcher's"):
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            launched.setenv(name, "0" if name != "WORLD_SIZE" else "1")
+        translate(**one, from_=source)
 
 
 def test_an_export_translates_as_its_run_does(run: Path, data: Path, tmp_path: Path) -> None:
