@@ -14,12 +14,15 @@ AutoModelForSeq2SeqLM. README.md there says how it was made.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.files import folder_written_atomically
 from ernie_m.base.ranges import Range
+
+if TYPE_CHECKING:
+    from ernie_m.runs.checkpoint import Checkpoint
 
 
 def export(
@@ -48,15 +51,12 @@ def export(
         direction: of a run whose model translates, from which language to which, e.g. fr-en
         keep: share of the weights that the run started from (init_from): 0.3 writes 0.3 of them and 0.7 of the trained ones
     """
-    import torch
-
     from ernie_m.base.command_line import nearest
     from ernie_m.interop.averaging import averaged
-    from ernie_m.interop.build_model import architecture_of_run, load_weights, translator_of
+    from ernie_m.interop.build_model import architecture_of_run, load_weights
     from ernie_m.interop.export import FORMATS, export_model
-    from ernie_m.interop.model_card import CARD_FILE, model_card, translation_card
+    from ernie_m.interop.model_card import CARD_FILE, model_card
     from ernie_m.interop.start import weights_of_start
-    from ernie_m.interop.translation_folder import direction_of, export_translation
     from ernie_m.interop.weight_files import read_config
     from ernie_m.runs.run_folder import RunFolder, model_config, tokenizer_of
 
@@ -72,13 +72,7 @@ def export(
         given = {"format": format, "language": language, "keep": keep or None}
         for key in (key for key, value in given.items() if value is not None):
             raise InputError(f"--{key} {given[key]}: the run's model translates, and has none; leave it out")
-        sides = direction_of(direction, languages)
-        model = translator_of(configuration, chosen, torch.device("cpu"))
-        with folder_written_atomically(target) as aside:
-            export_translation(model, languages, sides, tokenizer, aside)
-            card = translation_card(Path(run), configuration, chosen, tokenizer.parent, sides)
-            (aside / CARD_FILE).write_text(card, encoding="utf-8")
-        return print(f"exported step {chosen.step} of {run} to {target} (encoder-decoder, {' to '.join(sides)})")
+        return _export_translation(Path(run), configuration, chosen, tokenizer, target, direction)
     if direction is not None:
         raise InputError(f"--direction {direction}: the run's model does not translate; leave it out")
     weights = load_weights(Path(run), configuration, chosen)
@@ -93,6 +87,27 @@ def export(
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
     with_start = f", {keep:g} of the start kept" if keep else ""
     return print(f"exported step {chosen.step} of {run} to {target} ({kind}{with_start})")
+
+
+def _export_translation(
+    run: Path, configuration: dict[str, Any], chosen: Checkpoint, tokenizer: Path, target: Path, direction: str | None
+) -> None:
+    """The same for a run whose model translates, in one direction."""
+    import torch
+
+    from ernie_m.base.files import folder_written_atomically
+    from ernie_m.interop.build_model import translator_of
+    from ernie_m.interop.model_card import CARD_FILE, translation_card
+    from ernie_m.interop.translation_folder import direction_of, export_translation
+
+    languages = configuration["data_identity"]["languages"]
+    sides = direction_of(direction, languages)
+    model = translator_of(configuration, chosen, torch.device("cpu"))
+    with folder_written_atomically(target) as aside:
+        export_translation(model, languages, sides, tokenizer, aside)
+        card = translation_card(run, configuration, chosen, tokenizer.parent, sides)
+        (aside / CARD_FILE).write_text(card, encoding="utf-8")
+    print(f"exported step {chosen.step} of {run} to {target} (encoder-decoder, {' to '.join(sides)})")
 
 
 def main(called: str = "ernie-m export") -> None:

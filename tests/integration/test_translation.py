@@ -125,7 +125,11 @@ def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data
 
 
 def test_two_processes_write_what_one_does_in_the_order_of_the_input(
-    run: Path, data: Path, tmp_path: Path, start_ranks: Callable[..., subprocess.Popen[str]]
+    run: Path,
+    data: Path,
+    tmp_path: Path,
+    start_ranks: Callable[..., subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, target = CorpusFolder(data).parallel()[0].languages
     (tmp_path / "in").write_text("a b\n\nthe small house\nx\ny z\n")
@@ -138,9 +142,9 @@ def test_two_processes_write_what_one_does_in_the_order_of_the_input(
     assert job.returncode == 0, shown
     assert (tmp_path / "two").read_text() == (tmp_path / "one").read_text()
     assert len((tmp_path / "two").read_text().splitlines()) == 5
-    with pytest.MonkeyPatch.context() as launched, pytest.raises(InputError, match="--output is missing: a launcher's"):
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-            launched.setenv(name, "0" if name != "WORLD_SIZE" else "1")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="--output is missing: a launcher's"):
         translate(**one, from_=source)
 
 
