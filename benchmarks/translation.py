@@ -73,7 +73,7 @@ def train_first(model: TranslationModel, data: PretrainingData, steps: int, rows
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def training_sides(
