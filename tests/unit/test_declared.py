@@ -65,7 +65,10 @@ def distributions() -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [
-        (("ernie_m", "data_prep", "launcher"), ("", "align", "demo", "finetune", "show", "tensorboard", "wandb", "mpi")),
+        (
+            ("ernie_m", "data_prep", "launcher"),
+            ("", "align", "demo", "finetune", "show", "tensorboard", "translation", "wandb", "mpi"),
+        ),
         (("tests", "benchmarks", "docs"), ("", "dev")),
     ],
 )
