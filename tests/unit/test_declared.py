@@ -20,8 +20,8 @@ OURS = {
     "tests",
     *(path.stem for name in ("tests", "benchmarks") for path in (ROOT / name).rglob("*.py")),
 }
-PEERS = {"datasets", "datatrove", "liger_kernel", "apex"}
-"""What a benchmark compares with, and what a GPU may bring: asked for where it is there."""
+PEERS = {"datasets", "datatrove", "liger_kernel", "apex", "sacrebleu"}
+"""What a benchmark compares with or counts scores by, and what a GPU may bring: asked for where it is there."""
 
 
 def declared() -> dict[str, list[Requirement]]:
