@@ -104,6 +104,20 @@ def test_a_word_is_in_one_pair_and_words_spelt_alike_in_none(linked: CorpusFolde
     assert len(found) > 30
 
 
+def test_of_pairs_that_compete_the_one_with_most_links_is_taken(
+    linked: CorpusFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def linked_words(shard: Shard, rows: int, sides: list[word_pairs._Side]) -> np.ndarray:
+        for side, words in zip(sides, ("abc", "xyz"), strict=True):
+            side.words += words
+            side.counts += [1, 1, 1]
+        return np.repeat([[0, 0], [0, 1], [1, 0], [1, 1], [2, 2]], [5, 4, 4, 3, 2], axis=0)
+
+    monkeypatch.setattr(word_pairs, "STOP_WORDS", 0)
+    monkeypatch.setattr(word_pairs, "_linked_words", linked_words)
+    assert dictionaries(linked, 10)["en-es"] == Dictionary(("a", "b"), ("x", "y"), (5, 3))
+
+
 def test_the_most_frequent_words_are_stop_words(linked: CorpusFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(word_pairs, "STOP_WORDS", 0)
     everything = set(dictionaries(linked, 1000)["en-es"].source)
