@@ -27,7 +27,7 @@ from data_prep.readers.lines import decode, end_of_line, judge_encoding, num_lin
 from data_prep.records import Chunk, Count, Lines
 from ernie_m.base.console import InputError
 
-MOST_OF_TARGET = 2
+MOST_OF_TARGET = 7 / 4
 """Chunks of text: a longer target of half a chunk of source is no translation of it, and is cut up."""
 
 
@@ -43,7 +43,7 @@ def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
     for content, _ in ours:
         while content:
             wanted = num_lines(content)
-            matching, found = other.lines(wanted, MOST_OF_TARGET * chunk_bytes)
+            matching, found = other.lines(wanted, int(MOST_OF_TARGET * chunk_bytes))
             if found < wanted and other.is_at_end():
                 _refuse(corpus, total + wanted + sum(num_lines(rest) for rest, _ in ours), total + found)
             stop = len(content) if found == wanted else end_of_line(content, found)

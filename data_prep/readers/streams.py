@@ -26,7 +26,7 @@ from ernie_m.base.console import InputError
 
 PIECE_BYTES = 1 << 14  # of packed input: small, so that what has been read of a file is known closely
 PLAIN_BYTES = 1 << 18  # of what comes out of them
-ZSTANDARD_BYTES = 1 << 8
+ZSTANDARD_BYTES = 1 << 6
 """At once: a block of 4 bytes may stand for 128 KiB."""
 ZSTANDARD_WINDOW = 1 << 27
 """Memory of one stream: what `zstd --ultra -22` and `--long=27` need."""
@@ -160,8 +160,9 @@ def _decompressed(
                 if not packed:
                     break
                 decompressor, started = new_decompressor(), True
-            if plain := decompressor.decompress(packed, PLAIN_BYTES):
-                yield plain
+            plain = decompressor.decompress(packed, PLAIN_BYTES)
+            for start in range(0, len(plain), PLAIN_BYTES):
+                yield plain[start : start + PLAIN_BYTES] if len(plain) > PLAIN_BYTES else plain
             packed = b""
             if decompressor.eof:
                 packed, decompressor = decompressor.unused_data, None
