@@ -14,7 +14,7 @@ from data_prep.readers import text_file
 from data_prep.records import Chunk, Count
 
 PLACES = 8
-PLACE_BYTES = 1 << 16
+PLACE_BYTES = 1 << 15
 MOST_TEXT = 4 << 20
 """Of a stream, at the start of a build, which reads it again."""
 MOST_TEXT_OF_ESTIMATE = 1 << 30
