@@ -55,12 +55,12 @@ def test_numbers_stay_numbers_and_curves_their_text() -> None:
 
 def test_an_objective_whose_curve_ends_at_zero_is_drawn_no_more_and_the_others_take_its_rows() -> None:
     stages = (StageConfig(steps=10, rows={"MMLM": 1, "TLM": 1}), StageConfig(steps=5, rows={"TLM": 3, "CLM": 1}))
-    drawn = ObjectiveWeights({"MMLM": "0:1, 4:0", "CLM": "12:1, 15:0", "CAMLM": "0:0", "TLM": 0}).drawn(stages)
+    drawn = ObjectiveWeights({"MMLM": "0:1, 4:0", "CLM": "10:1, 13:0", "CAMLM": "0:0", "TLM": 0}).drawn(stages)
     schedule = Schedule(drawn, 8)
     assert schedule.num_steps == 15
     rows = [[address.objective for address in schedule.rows_of_step(step)] for step in range(15)]
     assert [row.count("MMLM") for row in rows] == [4] * 4 + [0] * 11
-    assert [row.count("TLM") for row in rows] == [4] * 4 + [8] * 6 + [6] * 5
+    assert [row.count("TLM") for row in rows] == [4] * 4 + [8] * 6 + [6] * 3 + [8] * 2
     draws = [address.draw for step in range(15) for address in schedule.rows_of_step(step) if address.objective == "TLM"]
     assert draws == list(range(len(draws))), "no row is left out or drawn twice"
     assert ObjectiveWeights({"TLM": "0:1, 99:0"}).drawn(stages) == stages
