@@ -162,7 +162,15 @@ def draw(columns: Sequence[Column], path: Path) -> None:
     given = {name: score for column in columns for name, score in column.paper.items()}
     marked = [(x, given[name]) for x, name in enumerate(names) if name in given]
     if marked:
-        axis.scatter(*zip(*marked, strict=True), marker="_", s=260, color=PAPER_COLOR, zorder=4, label="ERNIE-M's paper")
+        axis.scatter(
+            [x for x, _ in marked],
+            [y for _, y in marked],
+            marker="_",
+            s=260,
+            color=PAPER_COLOR,
+            zorder=4,
+            label="ERNIE-M's paper",
+        )
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel(f"{columns[0].task}, {columns[0].metric}, %")
     axis.grid(axis="y", alpha=0.3)

@@ -48,18 +48,20 @@ def filled(
     sentence_GK = F.pad(sentence_GT, (0, max(0, num_slots - sentence_GT.shape[1])), value=specials.end)[:, :num_slots]
     length_G = (targets_GT != specials.end).sum(dim=1) + len(begin) + 1
     is_used_GK = torch.arange(num_slots, device=length_G.device) < length_G[:, None]
-    slots_K, is_used_K = texts.slots_GK[is_slot_GK].long(), is_used_GK[is_slot_GK]
+    # How many slots there are the host would wait to learn: what is no slot is written behind the end, and cut off.
+    place_GK = torch.where(is_slot_GK, texts.slots_GK.long(), batch.input_ids_BS.numel())
 
-    def put(column_BS: Tensor, used: Tensor, otherwise: int) -> Tensor:
-        flat = column_BS.flatten()
-        return flat.index_copy(0, slots_K, torch.where(is_used_K, used, otherwise).to(flat.dtype)).view_as(column_BS)
+    def put(column_BS: Tensor, used_GK: Tensor, otherwise: int) -> Tensor:
+        flat = F.pad(column_BS.flatten(), (0, 1))
+        written_GK = torch.where(is_used_GK, used_GK, otherwise).to(flat.dtype)
+        return flat.index_copy(0, place_GK.flatten(), written_GK.flatten())[:-1].view_as(column_BS)
 
     def cut(column_BS: Tensor, otherwise: int) -> Tensor:
-        return put(column_BS, column_BS.flatten()[slots_K], otherwise)
+        return put(column_BS, F.pad(column_BS.flatten(), (0, 1))[place_GK], otherwise)
 
     return replace(
         batch,
-        input_ids_BS=put(batch.input_ids_BS, sentence_GK[is_slot_GK], specials.pad),
+        input_ids_BS=put(batch.input_ids_BS, sentence_GK, specials.pad),
         position_ids_BS=cut(batch.position_ids_BS, max(0, specials.first_position - 1)),
         language_BS=cut(batch.language_BS, NO_LANGUAGE),
         document_BS=cut(batch.document_BS, PAD_DOCUMENT),

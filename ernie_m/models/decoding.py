@@ -67,19 +67,21 @@ def written(model: TranslationModel, order: Order, all_agree: AllAgree = alone) 
     begin = specials.end if specials.begin is None else specials.begin
     token_B1 = torch.full((len(order.ids_BS), 1), begin, dtype=torch.long, device=device)
     is_open_B = torch.ones(len(order.ids_BS), dtype=torch.bool, device=device)
-    found: list[Tensor] = []
+    found_BT = torch.full((len(order.ids_BS), order.longest + 1), specials.end, dtype=torch.long, device=device)
+    num_steps = 0
     while not all_agree(not bool(is_open_B.any())):
-        place = min(len(found), order.longest)
+        place = min(num_steps, order.longest)
         position_B1 = torch.full_like(token_B1, specials.first_position + place)
         hidden = model.decoder.embeddings(token_B1, position_B1, order.to_B[:, None])
         for layer, of_layer in zip(model.decoder.layers, past, strict=True):
             hidden = layer.step(hidden, of_layer, place, mask_across)  # type: ignore[operator]
         token_B = model.token_head(hidden[:, 0]).long()
-        token_B = torch.where(is_open_B & (order.limit_B > len(found)), token_B, specials.end)
+        token_B = torch.where(is_open_B & (order.limit_B > num_steps), token_B, specials.end)
         is_open_B = is_open_B & (token_B != specials.end)
-        found.append(token_B)
+        found_BT[:, place] = token_B
         token_B1 = token_B[:, None]
-    return torch.stack(found, dim=1)[:, : order.longest + 1]
+        num_steps += 1
+    return found_BT[:, :num_steps]
 
 
 def ordered(model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: list[int]) -> Order:
