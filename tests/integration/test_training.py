@@ -129,12 +129,12 @@ def test_losses_do_not_depend_on_the_number_of_ranks(
         assert other[step] == pytest.approx(one[step], abs=1e-5)
 
 
-def fp16_on_cpu(folder: Path) -> Path:
-    """launcher/pretrain.py where DeepSpeed, which refuses fp16 on CPU, is told that it is supported."""
+def fp16_on_cpu(folder: Path, is_supported: bool = True) -> Path:
+    """launcher/pretrain.py where DeepSpeed, which takes fp16 on some processors and refuses it on others, is told which."""
     script = folder / "pretrain.py"
     script.write_text(
         "from deepspeed.accelerator import get_accelerator\n"
-        "type(get_accelerator()).is_fp16_supported = lambda self: True\n"
+        f"type(get_accelerator()).is_fp16_supported = lambda self: {is_supported}\n"
         "from ernie_m.commands.pretrain import main; main()\n"
     )
     return script
@@ -181,7 +181,14 @@ def test_fp16_that_overflows_at_every_scale_stops_all_ranks_with_our_advice_at_d
 
 
 def test_what_deepspeed_refuses_is_one_line_with_the_file_that_asks_for_it(recipe: Path, data: Path, tmp_path: Path) -> None:
-    refused = single(recipe, data, tmp_path / "run", "engine={zero_stage: 1, precision: fp16}")
+    script, of_run = (
+        fp16_on_cpu(tmp_path, is_supported=False),
+        ("--recipe", recipe, "--data", data, "--run", tmp_path / "run"),
+    )
+    command = [sys.executable, script, *of_run, "engine={zero_stage: 1, precision: fp16}"]
+    refused = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240
+    )
     assert refused.returncode == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert re.search(r"zero1_fp16\.json: deepspeed [\d.]+ refuses this: .*fp16", line)
