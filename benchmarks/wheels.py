@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 NEEDED = ("deepspeed", "transformers", "sentencepiece", "protobuf", "pyarrow", "python-xz", "numpy", "safetensors", "pyyaml")
-NEEDED += ("fire", "matplotlib", "babel", "psutil", "pytest")
+NEEDED += ("fire", "matplotlib", "langcodes", "zstandard", "babel", "psutil", "pytest")
 WITH_TORCH = re.compile(r"torch|triton|nvidia-.*|cuda-.*", re.IGNORECASE)
 
 
