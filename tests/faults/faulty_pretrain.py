@@ -120,10 +120,10 @@ def main() -> None:
         nll_M = forward_backward(self, batch, request)
         return nll_M if (by := factor("scale nll")) is None else nll_M * by
 
-    def struck_generation(model: Any, batch: Any) -> Any:
-        if batch.generation is not None:
+    def struck_generation(model: Any, batch: Any, *more: Any) -> Any:
+        if batch.generates:
             strike("generation")
-        return fill_in(model, batch)
+        return fill_in(model, batch, *more)
 
     def struck_evaluation(*arguments: Any) -> Any:
         strike("evaluation")  # inside of a measurement, between the poll and the forward
