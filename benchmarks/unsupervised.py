@@ -85,7 +85,7 @@ def bleu(run_folder: Path, checkpoint: str, direction: tuple[str, str], raw: Pat
     written = out / f"{checkpoint}.{source}-{target}"
     if not written.is_file():
         files = ("--input", raw / "heldout" / f"{pair}.{source}", "--output", written)
-        where = ("--run", run_folder, "--checkpoint", checkpoint, "--direction", f"{source}-{target}")
+        where = ("--model", run_folder, "--checkpoint", checkpoint, "--from", source, "--to", target)
         run("ernie_m", "translate", *where, *files)
     return score(written, raw / "heldout" / f"{pair}.{target}")
 
