@@ -64,6 +64,7 @@ def look(path: Path, form: str = "cc100") -> int:
         ("a.txt.gz", gzip.compress(gzip.compress(os.urandom(9000))), "holds gzip inside"),
         ("a.gz", tarred({"a.en": TEXT}), r"holds a tar archive; give it a name such as a\.tar\.gz"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "bytes",  # packed bytes hold the time
 )
 def test_what_is_no_text_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
