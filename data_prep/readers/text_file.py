@@ -52,11 +52,9 @@ def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:
         return None
     require_content(path)
     if path.suffix.lower() == ".xz":
-        with damage_named(path, "xz"):
-            try:
-                file = _xz_file(path)
-            except TooLongError:
-                return None
+        file = _enterable(path)
+        if file is None:
+            return None
         offsets, length = _grouped(file.block_boundaries, chunk_bytes), len(file)
     elif path.suffix.lower() not in DECOMPRESSORS:
         length = path.stat().st_size
@@ -78,11 +76,9 @@ def places(path: Path, count: int, size: int) -> tuple[list[Cut], int] | None:
         return None
     require_content(path)
     if path.suffix.lower() == ".xz":
-        with damage_named(path, "xz"):
-            try:
-                file = _xz_file(path)
-            except TooLongError:
-                return None
+        file = _enterable(path)
+        if file is None:
+            return None
         borders, length = file.block_boundaries, len(file)
         if len(borders) < 2:
             return None
@@ -127,6 +123,15 @@ def lines_of(corpus: Corpus, chunk: Chunk) -> Iterator[tuple[int, Sequence[bytes
         for index, some in some_at_once(lines):
             yield first + index, some
         first += len(lines)
+
+
+def _enterable(path: Path) -> xz.XZFile | None:
+    """An .xz file that can be entered at its blocks; None for one whose index is too large, which is read as a stream."""
+    with damage_named(path, "xz"):
+        try:
+            return _xz_file(path)
+        except TooLongError:
+            return None
 
 
 def _xz_file(path: Path) -> xz.XZFile:

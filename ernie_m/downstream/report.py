@@ -166,6 +166,20 @@ def _paper_gap(paper: PaperRow | None, languages: list[str]) -> str:
     return _shown(paper.languages[SOURCE_LANGUAGE] - rest if paper and rest is not None else None)
 
 
+def mark_paper(axis: Any, names: Sequence[str], given: Mapping[str, float]) -> None:
+    """A line at the paper's score of each of the bars `names` for which it gives one."""
+    marked = [(x, given[name]) for x, name in enumerate(names) if name in given]
+    axis.scatter(
+        [x for x, _ in marked],
+        [y for _, y in marked],
+        marker="_",
+        s=260,
+        color=PAPER_COLOR,
+        zorder=4,
+        label="ERNIE-M's paper",
+    )
+
+
 def draw(summary: Summary, results: Sequence[Mapping[str, Any]], paper: PaperRow | None, title: str, path: Path) -> None:
     """Bars of the first metric by language with every seed as a dot, and the paper's scores; PNG, atomically."""
     import matplotlib
@@ -188,16 +202,7 @@ def draw(summary: Summary, results: Sequence[Mapping[str, Any]], paper: PaperRow
     if paper:
         over = paper.over(list(summary.languages))
         given = {**paper.languages, "mean": paper.averages[metric] if over is None else over}
-        marked = [(x, given[name]) for x, name in enumerate(names) if name in given]
-        axis.scatter(
-            [x for x, _ in marked],
-            [y for _, y in marked],
-            marker="_",
-            s=260,
-            color=PAPER_COLOR,
-            zorder=4,
-            label="ERNIE-M's paper",
-        )
+        mark_paper(axis, names, given)
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel(f"{metric}, %")
     figure.suptitle(title, fontsize=9)

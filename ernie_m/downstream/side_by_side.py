@@ -16,7 +16,7 @@ from typing import Any
 from ernie_m.base.console import InputError
 from ernie_m.base.files import written_atomically
 from ernie_m.base.table import table
-from ernie_m.downstream.report import PAPER_COLOR, SOURCE_LANGUAGE, Spread
+from ernie_m.downstream.report import SOURCE_LANGUAGE, Spread, mark_paper
 from ernie_m.downstream.settings import RESULTS_FILE, SETTINGS_FILE
 
 ZERO_SHOT = "zero-shot"
@@ -114,6 +114,11 @@ def titles(columns: Sequence[Column]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, start=1)]
 
 
+def papers(columns: Sequence[Column]) -> dict[str, float]:
+    """The paper's score of each language, where any column has its row."""
+    return {name: score for column in columns for name, score in column.paper.items()}
+
+
 def remarks(columns: Sequence[Column]) -> list[str]:
     """What makes the columns not comparable, or less so."""
     lines = []
@@ -131,7 +136,7 @@ def as_table(columns: Sequence[Column]) -> str:
     """Languages in rows; the mean and the gap of English to the others are over the languages that all have."""
     content = compared(columns)
     names = list(dict.fromkeys(name for column in columns for name in column.languages))
-    given: dict[str, float] = {name: score for column in columns for name, score in column.paper.items()}
+    given = papers(columns)
     head = ["language", *titles(columns), *(["paper"] if given else [])]
     rows = []
     for name in names:
@@ -159,18 +164,8 @@ def draw(columns: Sequence[Column], path: Path) -> None:
         spreads = [column.languages[name] for name in names if name in column.languages]
         errors = [of.sd or 0.0 for of in spreads]
         axis.bar(places, [of.mean for of in spreads], width, yerr=errors, error_kw={"linewidth": 0.8}, label=title)
-    given = {name: score for column in columns for name, score in column.paper.items()}
-    marked = [(x, given[name]) for x, name in enumerate(names) if name in given]
-    if marked:
-        axis.scatter(
-            [x for x, _ in marked],
-            [y for _, y in marked],
-            marker="_",
-            s=260,
-            color=PAPER_COLOR,
-            zorder=4,
-            label="ERNIE-M's paper",
-        )
+    if given := papers(columns):
+        mark_paper(axis, names, given)
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel(f"{columns[0].task}, {columns[0].metric}, %")
     axis.grid(axis="y", alpha=0.3)

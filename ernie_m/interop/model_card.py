@@ -81,12 +81,7 @@ def model_card(
         _training(configuration, checkpoint, lines),
         _heads(heads, fills_masks),
         *([_averaged(keep)] if keep else []),
-        "## Data",
-        _data(configuration, data),
-        "## Measured in the run",
-        _measured(lines),
-        "## Recipe",
-        f"```yaml\n{yaml.safe_dump(_recipe(configuration), sort_keys=False, allow_unicode=True)}```",
+        *_origin(configuration, data, lines),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -113,6 +108,14 @@ def translation_card(
         f"Every token of the input is read as {source}, every token of the output is written as {target}.",
         "## Training",
         _training(configuration, checkpoint, lines),
+        *_origin(configuration, data, lines),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _origin(configuration: Mapping[str, Any], data: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The last sections of every card: what it was trained on, what was measured, the recipe."""
+    return [
         "## Data",
         _data(configuration, data),
         "## Measured in the run",
@@ -120,7 +123,6 @@ def translation_card(
         "## Recipe",
         f"```yaml\n{yaml.safe_dump(_recipe(configuration), sort_keys=False, allow_unicode=True)}```",
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 def _languages_of_tokens(embedding: str | None, languages: Sequence[str], only: str | None) -> str:
