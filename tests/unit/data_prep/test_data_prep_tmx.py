@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from prep_samples import Record, read
 from data_prep import readers
 from data_prep.build import Options, build
 from data_prep.catalog import Corpus
-from data_prep.readers.tmx import NOT_ENCODED, NOT_XML
+from data_prep.readers.plain_units import plain_segments
+from data_prep.readers.tmx import NOT_ENCODED, NOT_XML, Parser, one_spaced
 from data_prep.readers.xml_units import MAX_UNIT, Units
 from data_prep.records import no_count
 from ernie_m.base.console import InputError
@@ -152,3 +155,88 @@ def test_chunks_are_those_of_the_whole_file(tmp_path: Path) -> None:
     corpus = Corpus("c", "tmx", ("en", "zh"), (path,))
     assert len(list(readers.chunks(corpus, 200, no_count))) > 5
     assert [r.texts for r in read(corpus, 200)] == [r.texts for r in read(corpus)]
+
+
+# -- without a parser --------------------------------------------------------------------------------------------------
+
+PIECES = [
+    *["<tu>", "</tu>", '<tu tuid="1" srclang="en">', "<tuv>", '<tuv xml:lang="en">', '<tuv lang="fr">', "</tuv>", "<seg>"],
+    *["</seg>", "text", "é\u00a0", "  \n", "\t", "\r\n", "&amp;", "&lt;", "&amp;lt;", "&x;", "&#65;", "&", "<", ">", "]]>"],
+    *["\x01", "\ufffe", "<ph/>", "<ph x='1'>b</ph>", '<prop type="x">p</prop>', "<note>n</note>", "<!-- c -->", "\x7f"],
+    *[
+        '<tuv xml:lang="en" lang="fr">',
+        '<tuv lang="en" lang="fr">',
+        "<tuv xml:lang='de'>",
+        '<tuv a="&lt;" xml:lang="&amp;">',
+    ],
+    *[
+        '<tu xmlns="u">',
+        '<tu xmlns:a="">',
+        '<tuv a:b="c">',
+        "<seg/>",
+        "<tuv/>",
+        "<![CDATA[<x>]]>",
+        '<prop a="1" a="2"/>',
+        '"',
+    ],
+]
+
+
+def of_parser(xml: str) -> list[tuple[str, str]] | None:
+    """What a parser finds, with white space as the reader has it."""
+    found = Parser("").segments(xml)
+    return None if found is None else [(code, one_spaced(text)) for code, text in found]
+
+
+def test_what_is_read_without_a_parser_is_what_a_parser_reads() -> None:
+    chosen = random.Random(0)
+    french = '<tuv lang="fr"><seg>c</seg></tuv></tu>'
+    good = '<tu tuid="1"> <prop type="p">x</prop>\n<tuv xml:lang="en"><seg>a &amp; b</seg></tuv>' + french
+    parts = re.findall(r"<[^>]*>|[^<]+", good)
+    num_plain = num_parsed = 0
+    for _ in range(20_000):
+        changed = list(parts)
+        for _ in range(chosen.randrange(4)):
+            place = chosen.randrange(len(changed) + 1)
+            changed[place : place + chosen.randrange(2)] = [chosen.choice(PIECES)]
+        xml = "".join(changed)
+        plain, parsed = plain_segments(xml), of_parser(xml)
+        if plain is not None:
+            assert [(code, one_spaced(text)) for code, text in plain] == parsed, xml
+        num_plain += plain is not None
+        num_parsed += parsed is not None
+    assert 0.5 * num_parsed < num_plain < num_parsed < 20_000
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "<tu>" + " " * 10**6 + "x",
+        '<tu a="' + "x" * 10**6,
+        "<tu" + ' a="b"' * 10**5 + ">",
+        "<tu><tuv><seg>" + "&amp;" * 10**5,
+    ],
+)
+def test_what_a_parser_must_read_is_left_to_it_after_one_look(xml: str) -> None:
+    assert plain_segments(xml) is None
+
+
+@pytest.mark.parametrize("name", ["utf-7", "unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined"])
+def test_an_encoding_that_gives_letters_another_meaning_is_none_of_a_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"x\.tmx: says its encoding is {name}, which is not known"):
+        records(tmp_path, tmx(unit(("en", "+2AA- \\ud800"), ("zh", "b")), encoding="ascii", declared=name))
+
+
+def test_many_name_spaces_are_not_read_again_with_every_unit(tmp_path: Path) -> None:
+    declared = "".join(f' xmlns:n{number}="http://{number}"' for number in range(500))
+    content = tmx(unit(("en", "a"), ("zh", "b<n1:x/>")), unit(("en", "c"), ("zh", "d")))
+    found = records(tmp_path, content.replace(b'<tmx version="1.4"', f'<tmx version="1.4"{declared}'.encode()))
+    assert [(record.reason, record.texts[1]) for record in found[1:]] == [(None, "d")]
+    assert found[0].reason == NOT_XML
+
+
+def test_a_code_without_end_is_not_kept(tmp_path: Path) -> None:
+    content = tmx(*[unit((str(number) * 10_000, "a"), ("zh", "b")) for number in range(9)])
+    with pytest.raises(InputError, match="no unit has both en and zh") as refusal:
+        records(tmp_path, content)
+    assert len(str(refusal.value)) < 4000
