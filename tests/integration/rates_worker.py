@@ -110,7 +110,10 @@ def state_of(engine: Engine) -> dict[str, dict[str, Tensor]]:
 
 
 def rates(job: Job, zero_stage: int) -> dict[str, float]:
-    """Largest difference to the reference, in units of the rate, and how far the weights went."""
+    """Root mean square of a fragment's difference to the reference, and how far weights went, in units of its rate.
+
+    A single weight whose gradient is mere rounding may go anywhere: Adam divides by its size.
+    """
     engine = job.engine(zero_stage, OPTIMIZER, by_part=False)
     for number in range(STEPS):
         job.step(engine, number)
@@ -119,8 +122,9 @@ def rates(job: Job, zero_stage: int) -> dict[str, float]:
     for key, state in state_of(engine).items():
         name, _, start = key.partition("@")
         own = slice(int(start), int(start) + len(state["weight"]))
-        apart = max(apart, float((state["weight"] - expected[name].view(-1)[own]).abs().max()))
-        moved = max(moved, float((state["weight"] - started[name].detach().view(-1)[own]).abs().max()))
+        rate = RATE * expected_factor(name)
+        apart = max(apart, float((state["weight"] - expected[name].view(-1)[own]).square().mean().sqrt()) / rate)
+        moved = max(moved, float((state["weight"] - started[name].detach().view(-1)[own]).abs().max()) / rate)
     return {"apart": apart, "moved": moved, "groups": len(engine._rates)}
 
 

@@ -24,7 +24,6 @@ from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.run_folder import RunFolder
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment, start_local_ranks
-from tests.integration.rates_worker import RATE
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -44,9 +43,9 @@ def test_factors_by_part_and_decay_by_layer_are_torchs_adamw_with_a_group_a_para
 ) -> None:
     for of_rank in found:
         rates = of_rank[str(zero_stage)]["rates"]
-        assert rates["apart"] < 1e-6, rates
+        assert rates["apart"] < 5e-4, rates  # weight decay left out: 5e-3; rounding: below 3e-5
         assert rates["groups"] == 2 * (3 + 2), "a group a layer, embeddings and heads, with weight decay and without"
-        assert rates["moved"] > RATE
+        assert rates["moved"] > 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
