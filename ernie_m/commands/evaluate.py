@@ -266,7 +266,7 @@ class Commands:
             length_penalty: exponent of a translation's length, by which the sum of its log probabilities is divided
             batch_tokens: tokens of the sentences that are translated together, padding and beams included
             data: data folder of the run, for its tokenizer; default: the one it was started on
-            checkpoint: of the run, e.g. step_00001000, or 1000; default: the newest
+            checkpoint: of the run, e.g. step_00001000, 1000 or best; default: the newest
             output: also write the figures to this JSON file
         """
         from ernie_m.base.files import check_same_measures, write_json

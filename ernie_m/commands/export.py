@@ -45,7 +45,7 @@ def export(
         format: xlm-roberta, a class that all releases of transformers have (the default), or ernie_m, that of the released
             weights, which lacks a head for masked language modelling; an encoder of transformers (model.backbone) stays
             what it is
-        checkpoint: which one, e.g. step_00001000, or 1000; default: the newest
+        checkpoint: which one, e.g. step_00001000, 1000 or best; default: the newest
         language: of a run with model.language_embedding=all, read every text as of this language; default: the folder's
             model takes each token's as token_type_ids (README.md there has their numbers)
         direction: of a run whose model translates, from which language to which, e.g. fr-en

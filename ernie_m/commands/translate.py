@@ -54,7 +54,7 @@ def translate(
         input: file to translate; default: standard input
         output: file to write; default: standard output
         data: data folder of the run, for its tokenizer; default: the one it was started on
-        checkpoint: of the run, e.g. step_00001000, or 1000; default: the newest
+        checkpoint: of the run, e.g. step_00001000, 1000 or best; default: the newest
         beams: width of the search; 1 is greedy
         length_penalty: exponent of a translation's length, by which the sum of its log probabilities is divided
         longest: most tokens of a translation; default: 1.5 n + 10, n of its source

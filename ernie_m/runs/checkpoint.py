@@ -21,6 +21,7 @@ from typing import Any
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
+from ernie_m.runs.best_checkpoint import BEST, best_step
 
 MANIFEST_FILE = "manifest.json"
 LATEST_FILE = "latest"
@@ -139,13 +140,15 @@ def newest_in_run(run: Path) -> Checkpoint:
 
 
 def checkpoint_of(run: Path, name: str | None) -> Checkpoint:
-    """The checkpoint of a run folder by name or step (step_00001000, or 1000), verified; None: the newest whole one.
+    """The checkpoint of a run folder by name or step (step_00001000, 1000), or `best`, verified; None: the newest whole one.
 
     Raises InputError when there is none of that name, or when it is not whole.
     """
     if name is None:
         return newest_in_run(run)
     there = {folder.name: folder for folder in committed_folders(run / CHECKPOINTS_FOLDER)}
+    if name == BEST and there:
+        name = folder_name(best_step(run, [step_of(folder) for folder in there.values()]))
     folder = there.get(name) or there.get(folder_name(int(name)) if name.isdecimal() else "")
     if folder is None:
         names = f"expected one of {', '.join(sorted(there))}" if there else "the run has none yet"
