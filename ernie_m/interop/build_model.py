@@ -18,10 +18,14 @@ from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import Specials
 from ernie_m.interop.architecture import Architecture, Device, Own
 from ernie_m.interop.start_weights import Target
+from ernie_m.models.decoding import Translates
+from ernie_m.models.model import Encoder
+from ernie_m.models.prefix import PrefixModel
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import AnyModel, Attention, ModelConfig
 from ernie_m.models.translation import TranslationModel
 from ernie_m.rows.dataloader import DataConfig
+from ernie_m.rows.objectives import MT
 from ernie_m.runs.checkpoint import Checkpoint
 from ernie_m.runs.fragments import FragmentReader
 from ernie_m.runs.run_folder import model_config, specials_of
@@ -80,13 +84,23 @@ def trained_model(
 
 
 def translator_of(configuration: Mapping[str, Any], checkpoint: Checkpoint, device: torch.device) -> TranslationModel:
-    """The model of a run that translates, with the weights of a verified checkpoint."""
+    """The model of a run with a decoder, with the weights of a verified checkpoint."""
     config = model_config(configuration)
     if not isinstance(config, ModelConfig) or not config.translates:
         raise InputError("the run's model has no decoder; expected a run with model.decoder, e.g. of recipe xlm_mt")
     model = TranslationModel(config, device, specials_of(configuration))
     FragmentReader(checkpoint.folder).fill_weights(model)
     return model.to(device).eval()
+
+
+def any_translator_of(configuration: Mapping[str, Any], checkpoint: Checkpoint, device: torch.device) -> Translates:
+    """As `translator_of`; also of a run without a decoder that learnt MT last: a prefix language model."""
+    config, specials = model_config(configuration), specials_of(configuration)
+    if not isinstance(config, ModelConfig) or config.translates or MT.name not in configuration["stages"][-1]["rows"]:
+        return translator_of(configuration, checkpoint, device)
+    encoder = Encoder(config, device, specials)
+    FragmentReader(checkpoint.folder).fill_weights(encoder)
+    return PrefixModel(encoder, specials).to(device).eval()
 
 
 def load_weights(run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Tensor]:

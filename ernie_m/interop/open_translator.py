@@ -12,10 +12,10 @@ from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
-from ernie_m.interop.build_model import translator_of
+from ernie_m.interop.build_model import any_translator_of
 from ernie_m.interop.translation_folder import read_folder
+from ernie_m.models.decoding import Translates
 from ernie_m.models.shape import longest_document
-from ernie_m.models.translation import TranslationModel
 from ernie_m.runs.run_folder import RunFolder, tokenizer_of
 
 
@@ -23,7 +23,7 @@ from ernie_m.runs.run_folder import RunFolder, tokenizer_of
 class OpenTranslator:
     """A model that translates, on its device, with its vocabulary."""
 
-    model: TranslationModel
+    model: Translates
     vocabulary: AnyVocabulary
     positions: int
     """That it has for a sentence, special tokens included."""
@@ -64,7 +64,7 @@ def open_translator(name: str, data: str | None, checkpoint: str | None, device:
     if (path / RUN_CONFIG_FILE).is_file():
         configuration, chosen = RunFolder(path).read(checkpoint)
         vocabulary = open_vocabulary(tokenizer_of(configuration, Path(data) if data else None))
-        model = translator_of(configuration, chosen, device)
+        model = any_translator_of(configuration, chosen, device)
         return OpenTranslator(model, vocabulary, longest_document(model.config), _languages(configuration["data_identity"]))
     for key, value in (("data", data), ("checkpoint", checkpoint)):
         if value is not None:

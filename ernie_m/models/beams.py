@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ernie_m.models.decoding import Order, empty_past, encoded, ordered
+from ernie_m.models.decoding import Order, Translates, begun, ordered
 from ernie_m.models.loss import logits_at_a_time
 from ernie_m.models.pretraining import without_training
-from ernie_m.models.translation import TranslationModel
 
 LEAVING = 0.25
 """Share of the sentences that must have ended before they leave the batch, which copies what the others remember."""
@@ -36,7 +35,7 @@ class Search:
 
 
 def searched(
-    model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: Sequence[int], search: Search
+    model: Translates, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: Sequence[int], search: Search
 ) -> list[np.ndarray]:
     """Targets of these sources, int32 ids without special tokens; all sources in one batch.
 
@@ -58,11 +57,10 @@ class _Beams:
     `sums_BK`: of log probabilities, -inf where there is no beam. `room_B`: beams that a sentence still has.
     """
 
-    def __init__(self, model: TranslationModel, order: Order, search: Search) -> None:
+    def __init__(self, model: Translates, order: Order, search: Search) -> None:
         self.model, self.search = model, search
         B, K, device = len(order.ids_BS), search.beams, order.ids_BS.device
-        states_BSD, self.mask = encoded(model, order)
-        self.past = empty_past(model, states_BSD, 1 + order.longest, K)
+        self.past, self.mask = begun(model, order, K)
         self.sums_BK = torch.full((B, K), -torch.inf, device=device)
         self.sums_BK[:, 0] = 0
         self.room_B = torch.full((B,), K, device=device)
@@ -101,10 +99,8 @@ class _Beams:
         token_R1 = self.token_BK.reshape(B * K, 1)
         position_R1 = torch.full_like(token_R1, self.model.specials.first_position + self.place)
         language_R1 = self.to_B.repeat_interleave(K)[:, None]
-        hidden_R1D = self.model.decoder.embeddings(token_R1, position_R1, language_R1)
-        for layer, of_layer in zip(self.model.decoder.layers, self.past, strict=True):
-            hidden_R1D = layer.step(hidden_R1D, of_layer, self.place, self.mask)  # type: ignore[operator]
-        value_RK, token_RK = self._likeliest(hidden_R1D[:, 0])
+        states_RD = self.model.stepped(token_R1, position_R1, language_R1, self.past, self.place, self.mask)
+        value_RK, token_RK = self._likeliest(states_RD)
         value_BN = (self.sums_BK.reshape(B * K, 1) + value_RK).view(B, -1)
         value_BK, index_BK = value_BN.topk(K, dim=1)
         return value_BK, index_BK // value_RK.shape[1], token_RK.view(B, -1).gather(1, index_BK)

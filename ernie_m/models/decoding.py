@@ -15,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ernie_m.models.prefix import PrefixModel
 from ernie_m.models.pretraining import AllAgree, alone, without_training
 from ernie_m.models.translation import Past, TranslationModel
+
+Translates = TranslationModel | PrefixModel
 
 TOKENS_MORE, TIMES_LONGER = 10, 1.5
 """A target has at most 1.5 n + 10 tokens, n of its source (XLM's evaluation)."""
@@ -43,7 +46,7 @@ class Order:
 
 
 def translated(
-    model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], longest: int
+    model: Translates, sources: Sequence[np.ndarray], languages: tuple[int, int], longest: int
 ) -> list[np.ndarray]:
     """Targets of these sources, int32 ids without special tokens; all sources in one batch.
 
@@ -55,15 +58,14 @@ def translated(
     return [row[: int((row == model.specials.end).argmax())] for row in found_BT]
 
 
-def written(model: TranslationModel, order: Order, all_agree: AllAgree = alone) -> Tensor:
+def written(model: Translates, order: Order, all_agree: AllAgree = alone) -> Tensor:
     """Targets, int64 [B, T]: behind its last token each holds the end token to the end of the tensor.
 
     `all_agree`: asked, after each step, whether all sentences of all ranks have ended. So all make the same number of steps;
     one whose own have ended repeats its last one.
     """
     device, specials = order.ids_BS.device, model.specials
-    states_BSD, mask_across = encoded(model, order)
-    past = empty_past(model, states_BSD, 1 + order.longest)
+    past, mask = begun(model, order)
     begin = specials.end if specials.begin is None else specials.begin
     token_B1 = torch.full((len(order.ids_BS), 1), begin, dtype=torch.long, device=device)
     is_open_B = torch.ones(len(order.ids_BS), dtype=torch.bool, device=device)
@@ -72,10 +74,8 @@ def written(model: TranslationModel, order: Order, all_agree: AllAgree = alone) 
     while not all_agree(not bool(is_open_B.any())):
         place = min(num_steps, order.longest)
         position_B1 = torch.full_like(token_B1, specials.first_position + place)
-        hidden = model.decoder.embeddings(token_B1, position_B1, order.to_B[:, None])
-        for layer, of_layer in zip(model.decoder.layers, past, strict=True):
-            hidden = layer.step(hidden, of_layer, place, mask_across)  # type: ignore[operator]
-        token_B = model.token_head(hidden[:, 0]).long()
+        states_BD = model.stepped(token_B1, position_B1, order.to_B[:, None], past, place, mask)
+        token_B = model.token_head(states_BD).long()
         token_B = torch.where(is_open_B & (order.limit_B > num_steps), token_B, specials.end)
         is_open_B = is_open_B & (token_B != specials.end)
         found_BT[:, place] = token_B
@@ -84,7 +84,7 @@ def written(model: TranslationModel, order: Order, all_agree: AllAgree = alone) 
     return found_BT[:, :num_steps]
 
 
-def ordered(model: TranslationModel, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: list[int]) -> Order:
+def ordered(model: Translates, sources: Sequence[np.ndarray], languages: tuple[int, int], limits: list[int]) -> Order:
     """Sources, int32 ids without special tokens, as one batch; `limits`: most tokens of each target."""
     device, specials = model.encoder.embeddings.word.weight.device, model.specials
     begin = [] if specials.begin is None else [specials.begin]
@@ -95,20 +95,11 @@ def ordered(model: TranslationModel, sources: Sequence[np.ndarray], languages: t
     return Order(ids_BS.to(device), lengths_B, from_B, to_B, limit_B, max(limits))
 
 
-def encoded(model: TranslationModel, order: Order) -> tuple[Tensor, Tensor]:
-    """States of the sources, [B, S, D], and which of them are real, bool [B, 1, 1, S]."""
+def begun(model: Translates, order: Order, beams: int = 1) -> tuple[list[Past], Tensor]:
+    """What each layer remembers before the first token, and which tokens of the sources are real, bool [B, 1, 1, S]."""
     specials = model.specials
     places_S = torch.arange(order.ids_BS.shape[1], device=order.ids_BS.device)
     real_BS = places_S < order.lengths_B[:, None]
     position_BS = torch.where(real_BS, places_S + specials.first_position, max(0, specials.first_position - 1))
-    mask = real_BS[:, None, None, :]
-    return model.encoded(order.ids_BS, position_BS, torch.where(real_BS, order.from_B[:, None], 0), mask), mask
-
-
-def empty_past(model: TranslationModel, states_BSD: Tensor, room: int, beams: int = 1) -> list[Past]:
-    """Each layer's memory of targets of `room` tokens, so many of each source."""
-    shape = (len(states_BSD) * beams, model.config.num_heads, room, model.config.head_size)
-    return [
-        Past(layer.keys_across(states_BSD), states_BSD.new_empty(shape), states_BSD.new_empty(shape))  # type: ignore[operator]
-        for layer in model.decoder.layers
-    ]
+    language_BS, mask = torch.where(real_BS, order.from_B[:, None], 0), real_BS[:, None, None, :]
+    return model.begun(order.ids_BS, position_BS, language_BS, mask, 1 + order.longest, beams), mask

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ernie_m.base.console import Choice
 from ernie_m.base.special_tokens import Specials
 from ernie_m.models.attention import attend, build_mask, choose_attention, compile_attention
-from ernie_m.models.heads import Norm, heads_for
+from ernie_m.models.heads import Norm, TokenHead, heads_for
 from ernie_m.models.layer_norm import choose_layer_norm, layer_norm
 from ernie_m.models.model import Embeddings, Encoder, Layer, draw_weights, through_layers
 from ernie_m.models.pretraining import PretrainingModel
@@ -88,6 +88,13 @@ class Past:
     keys_RHTE: Tensor
     values_RHTE: Tensor
 
+    @staticmethod
+    def empty(across: tuple[Tensor, Tensor], room: int, beams: int) -> Past:
+        """Of targets of up to `room` tokens, so many of each source."""
+        B, num_heads, _, head_size = across[0].shape
+        shape = (B * beams, num_heads, room, head_size)
+        return Past(across, across[0].new_empty(shape), across[0].new_empty(shape))
+
     def with_place(self, place: int, key_RH1E: Tensor, value_RH1E: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of all targets up to this place, where these are now."""
         self.keys_RHTE[:, :, place], self.values_RHTE[:, :, place] = key_RH1E[:, :, 0], value_RH1E[:, :, 0]
@@ -135,7 +142,7 @@ class TranslationModel(PretrainingModel):
         self.decoder = Side(own, [DecoderLayer(config, norm) for _ in numbers])
         words = cast(nn.Parameter, self.decoder.embeddings.word.weight)
         self.heads = heads_for(config.head_names, config, words, norm, specials)
-        self.token_head.pieces = sorted([*specials.replaceable, (specials.end, specials.end + 1)])  # a target ends
+        let_end(self.token_head, specials)
 
     @property
     def num_layers(self) -> int:
@@ -195,11 +202,34 @@ class TranslationModel(PretrainingModel):
         hidden_BSD = self.encoder.embeddings(ids_BS, position_BS, language_BS)
         return through_layers(self.encoder.layers, self.config, hidden_BSD, (mask,))
 
+    def begun(
+        self, ids_BS: Tensor, position_BS: Tensor, language_BS: Tensor, mask: Tensor, room: int, beams: int
+    ) -> list[Past]:
+        """What each layer remembers before targets of up to `room` tokens are written, so many of each source."""
+        states_BSD = self.encoded(ids_BS, position_BS, language_BS, mask)
+        across = (layer.keys_across(states_BSD) for layer in self.decoder.layers)  # type: ignore[operator]
+        return [Past.empty(of_layer, room, beams) for of_layer in across]
+
+    def stepped(
+        self, token_R1: Tensor, position_R1: Tensor, language_R1: Tensor, past: list[Past], place: int, mask: Tensor
+    ) -> Tensor:
+        """States [R, D] of the target tokens at this place; the past then has them too. `mask`: of the sources."""
+        hidden_R1D = self.decoder.embeddings(token_R1, position_R1, language_R1)
+        for layer, of_layer in zip(self.decoder.layers, past, strict=True):
+            hidden_R1D = layer.step(hidden_R1D, of_layer, place, mask)  # type: ignore[operator]
+        states_RD: Tensor = hidden_R1D[:, 0]
+        return states_RD
+
     @staticmethod
     def _embedded(side: Side, batch: PackedBatch[Tensor], part: range, tied: TiedGradient | None) -> Tensor:
         columns = (batch.input_ids_BS, batch.position_ids_BS, batch.language_BS)
         embedded: Tensor = side.embeddings(*(column[:, part.start : part.stop] for column in columns), tied)
         return embedded
+
+
+def let_end(head: TokenHead, specials: Specials) -> None:
+    """Let the head write the end token too: a target ends."""
+    head.pieces = sorted([*specials.replaceable, (specials.end, specials.end + 1)])
 
 
 def _in_part(positions_N: Tensor, row_length: int, part: range) -> Tensor:

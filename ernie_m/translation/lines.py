@@ -13,8 +13,7 @@ import numpy as np
 from ernie_m.base.console import InputError, Progress
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.beams import Search, searched
-from ernie_m.models.decoding import longest_target
-from ernie_m.models.translation import TranslationModel
+from ernie_m.models.decoding import Translates, longest_target
 
 NUM_SPECIAL = 2  # around a sentence
 
@@ -47,7 +46,7 @@ class Translator:
     `longest`: most tokens of a translation; None: 1.5 n + 10, n of its source.
     """
 
-    model: TranslationModel
+    model: Translates
     vocabulary: AnyVocabulary
     languages: tuple[int, int]
     positions: int
