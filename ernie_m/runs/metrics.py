@@ -25,8 +25,8 @@ from ernie_m.base.run_files import CURVES_FILE, METRICS_FILE
 
 TIME_SHARE = "time_share/"
 GAIN = "cross_lingual_gain"
-HELD_OUT_LOSS, ROUND_TRIP, COPIED = "held_out_loss", "round_trip_loss", "round_trip_copied"
-MEASURED = (GAIN, HELD_OUT_LOSS, ROUND_TRIP)
+HELD_OUT_LOSS, ROUND_TRIP, COPIED, BLEU = "held_out_loss", "round_trip_loss", "round_trip_copied", "bleu"
+MEASURED = (GAIN, HELD_OUT_LOSS, ROUND_TRIP, BLEU)
 """How the names of what is measured on held-out text begin."""
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 

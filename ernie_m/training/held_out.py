@@ -1,7 +1,8 @@
 """What is measured during training on text that is kept out of it.
 
 An encoder: the cross-lingual gain on pairs. A model that translates: the loss of pairs in both directions; with BT in a
-stage also that of round trips, of held-out lines of text; else of sentences of held-out pairs, else of trained lines.
+stage also that of round trips, of held-out lines of text; else of sentences of held-out pairs, else of trained lines; and
+BLEU of files that the recipe names.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ernie_m.base.console import InputError
+from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs, some_examples
 from ernie_m.models.held_out_translation import Rows, measured, pair_rows, round_trip_rows
@@ -20,6 +22,7 @@ from ernie_m.rows.packing import PackedRow
 from ernie_m.rows.row_source import RowSettings
 from ernie_m.runs.metrics import COPIED, GAIN, HELD_OUT_LOSS, ROUND_TRIP
 from ernie_m.runs.ranks import Ranks
+from ernie_m.training.held_out_bleu import bleu_of, directions_of, read_lines_of
 from ernie_m.training.recipe import TrainingConfig
 
 SHOWN = 4
@@ -84,7 +87,18 @@ def _of_translation(
         texts = _texts(folder, pairs, limit)
         found.append(("round trip", ROUND_TRIP, round_trip_rows(texts, data.languages_written, settings)))
     names = {number: name for name, number in folder.language_ids.items()}
-    return [partial(_translation, *of_rows, names, settings) for of_rows in found if of_rows[-1].rows]
+    measures: list[Measure] = [partial(_translation, *of_rows, names, settings) for of_rows in found if of_rows[-1].rows]
+    if lines := bleu_lines(config, folder):
+        vocabulary = open_vocabulary(folder.tokenizer_path)
+        directions = directions_of(lines, folder.language_ids, vocabulary, settings)
+        measures.append(partial(bleu_of, lines, directions, vocabulary, settings))
+    return measures
+
+
+def bleu_lines(config: TrainingConfig, folder: CorpusFolder) -> dict[str, list[str]]:
+    """The lines that BLEU is measured on, of each language; none if the recipe names none. Raises InputError."""
+    output = config.output
+    return read_lines_of(output.bleu_text, folder.manifest.languages, output.bleu_pairs) if output.bleu_text else {}
 
 
 def _texts(folder: CorpusFolder, pairs: Sequence[Example], limit: int) -> list[Example]:

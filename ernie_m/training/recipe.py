@@ -48,6 +48,11 @@ class OutputConfig(Section):
     """Steps between measurements of the cross-lingual gain on held-out pairs; 0 never."""
     held_out_pairs: Annotated[int, Range(least=0, most=10**6, zero="nothing is measured")] = 512
     """Held-out pairs used for it."""
+    bleu_text: str | None = None
+    """With model.decoder: PREFIX of files PREFIX.en, PREFIX.fr of lines that translate each other and are not trained on.
+    Their BLEU, of raw text, is measured with the rest."""
+    bleu_pairs: Annotated[int, Range(least=1, most=10**6)] = 100
+    """First lines of these files used for it. Each direction costs about as much as a step of BT on so many lines."""
 
 
 @section
@@ -110,6 +115,8 @@ class TrainingConfig(Section):
         """A model with a decoder reads rows of two halves and no others, and its two sides start each for itself."""
         names = [name for stage in self.stages for name in stage.rows]
         if not isinstance(self.model, ModelConfig) or not self.model.translates:
+            if self.output.bleu_text:
+                raise InputError(f"output.bleu_text: {self.output.bleu_text}; the model has no decoder: leave it out")
             for key in ("init_encoder", "init_decoder"):
                 if start := getattr(self, key):
                     raise InputError(f"{key}: {start}; the model has no decoder: leave it out, or set model.decoder")

@@ -39,6 +39,7 @@ from ernie_m.runs.skip_steps import SkipSteps, first_new
 from ernie_m.training.checkpoint_probe import check_probe, probe_loss, read_probe
 from ernie_m.training.endings import ending_by_rule
 from ernie_m.training.engine import Engine, start_ranks
+from ernie_m.training.held_out import bleu_lines
 from ernie_m.training.journal import Journal
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.training_loop import RunServices, TrainingLoop
@@ -88,6 +89,7 @@ class Trainer:
         self.run_folder.check(self.configuration, from_scratch)
         self.start = Target.of(self.architecture.config, data, manifest)
         check_fits(self.architecture, config.data, self.start)
+        bleu_lines(config, self.folder)
         self.starts = starts_of(self.configuration)
         if from_scratch or not committed_folders(self.run_folder.checkpoints):
             check_starts(self.starts, self.start, run)

@@ -243,7 +243,7 @@ class TrainingLoop:
                 poll = partial(self._poll, f"evaluation after step {done}")
                 found, said = measure(self.engine.module, self.ranks, poll, self._all_written)
                 values.update(found)
-                told.append(said)
+                told += [said] if said else []
             if self.journal is not None:
                 self.journal.evaluation(done, values, "; ".join(told))
 

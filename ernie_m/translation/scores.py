@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,15 +34,20 @@ def scores(found: Sequence[str], references: Sequence[Sequence[str]], target: st
 
     Raises InputError if sacrebleu is not installed.
     """
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-        from sacrebleu.metrics.chrf import CHRF
-    except ModuleNotFoundError:
-        raise InputError("sacrebleu is not installed; pip install 'ernie-m[translation]'") from None
+    require_sacrebleu()
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+
     tokenizer = TOKENIZERS.get((target or "").partition("-")[0], DEFAULT_TOKENIZER)
     bleu, chrf = BLEU(tokenize=tokenizer), CHRF()
     values = [metric.corpus_score(list(found), [list(one) for one in references]).score for metric in (bleu, chrf)]
     return Scores(*values, *(metric.get_signature().format() for metric in (bleu, chrf)))
+
+
+def require_sacrebleu() -> None:
+    """Raise InputError if it is not installed."""
+    if importlib.util.find_spec("sacrebleu") is None:
+        raise InputError("sacrebleu is not installed; pip install 'ernie-m[translation]'")
 
 
 def read_parallel(files: Sequence[Path]) -> list[list[str]]:

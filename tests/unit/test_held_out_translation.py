@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import EOS_ID, Specials, mask_id
+from ernie_m.corpus.vocabulary import Vocabulary
+from ernie_m.models.beams import Search, searched
 from ernie_m.models.decoding import translated
 from ernie_m.models.held_out_translation import Rows, measured, pair_rows, round_trip_rows
 from ernie_m.models.translation import TranslationModel
@@ -17,6 +25,10 @@ from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.own_pairs import most_written
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings
+from ernie_m.training.held_out_bleu import bleu_of, directions_of, read_lines_of
+from ernie_m.training.held_out_bleu import translated as translated_lines
+from ernie_m.translation.scores import scores
+from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.properties.test_halves import REQUEST, translation_model
 
 CPU = torch.device("cpu")
@@ -87,3 +99,48 @@ def test_round_trips_are_translations_there_and_their_loss_back_on_any_number_of
     sums, written_sums = split(model, rows)
     assert float(sums[0].sum() / sums[1].sum()) == pytest.approx(found.loss, rel=1e-9)
     assert float(written_sums[0] / written_sums[1]) == found.copied
+
+
+def one_rank(rank: int = 0, world_size: int = 1, gather: Callable[[Any], Any] = lambda mine: [mine]) -> Any:
+    return SimpleNamespace(rank=rank, world_size=world_size, gather=gather, is_first=rank == 0, device=CPU)
+
+
+def test_bleu_of_raw_lines_is_that_of_what_the_model_writes_on_any_number_of_ranks(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(train_tokenizer(tmp_path / "spm.model", 64))
+    model = translation_model(vocab_size=vocabulary.size, language_embedding="all")
+    with torch.no_grad():
+        model.token_head.decoder_bias[EOS_ID] = 0.5
+    settings = RowSettings(64, model.specials, CorruptionConfig(), seed=0)
+    lines = {"en": ["ni ya na", "", "ya", "na " * 60, "ya na ni ya"], "fr": ["na  ya", "ya", "ni", "na", "Ya é"]}
+    directions = directions_of(lines, {"en": 1, "fr": 2}, vocabulary, settings)
+    assert [direction.name for direction in directions] == ["en-fr", "fr-en"]
+    whole = bleu_of(lines, directions, vocabulary, settings, model, one_rank(), lambda: None, lambda done: done)[0]
+    for direction in directions:
+        sources, numbers = [vocabulary.encode(line) for line in lines[direction.source]], (1, 2)
+        numbers = numbers if direction.source == "en" else numbers[::-1]
+        limits = [most_written(len(ids)) for ids in sources]
+        expected = [
+            " ".join(vocabulary.decode(searched(model, [ids], numbers, [limit], Search())[0].tolist()).split())
+            if len(ids) > 0 and limit + 2 <= 32
+            else ""
+            for ids, limit in zip(sources, limits, strict=True)
+        ]
+        assert any(expected)
+        assert whole[f"bleu/{direction.name}"] == scores(expected, [lines[direction.target]], direction.target).bleu
+        parts: list[dict[int, str]] = []
+        for rank in (1, 0):
+            ranks = one_rank(rank, 2, lambda mine, parts=parts: parts.append(mine) or parts)
+            both = translated_lines(direction, vocabulary, settings, model, ranks, lambda: None, lambda done: done)
+        assert [both.get(i, "") for i in range(5)] == expected
+    assert whole["bleu"] == pytest.approx((whole["bleu/en-fr"] + whole["bleu/fr-en"]) / 2)
+
+
+def test_lines_for_bleu_are_two_files_of_as_many_lines(tmp_path: Path) -> None:
+    (tmp_path / "t.en").write_text("a\nb\nc\n")
+    with pytest.raises(InputError, match=r"output\.bleu_text: .*t: 1 files of .*; expected e\.g\. .*t\.en and"):
+        read_lines_of(str(tmp_path / "t"), ["en", "fr"], 2)
+    (tmp_path / "t.fr").write_text("a\nb\n")
+    with pytest.raises(InputError, match=r"output\.bleu_text: .*t\.fr: 2 lines, .*t\.en has 3"):
+        read_lines_of(str(tmp_path / "t"), ["en", "fr"], 2)
+    (tmp_path / "t.fr").write_text("a\nb\nc\n")
+    assert read_lines_of(str(tmp_path / "t"), ["de", "en", "fr"], 2) == {"en": ["a", "b"], "fr": ["a", "b"]}
