@@ -81,7 +81,7 @@ def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
 
     Raises InputError when it is that of another one, or holds files under our names that we did not write.
     """
-    wanted = {_recipe_file(plan, variant): variant.recipe for variant in variants}
+    wanted = {recipe_file(plan, variant): variant.recipe for variant in variants}
     found = sorted((plan.to / FOLDERS[0]).glob("*.yaml"))
     there = [name for name in (*FOLDERS, *RESULTS) if (plan.to / name).exists()]
     if there and not found:
@@ -113,7 +113,8 @@ def python_m(module: str, *words: object) -> tuple[str, ...]:
     return (sys.executable, "-m", module, *map(str, words))
 
 
-def _recipe_file(plan: ComparisonPlan, variant: Variant) -> Path:
+def recipe_file(plan: ComparisonPlan, variant: Variant) -> Path:
+    """Where a variant's recipe is written."""
     return plan.to / "recipes" / f"{variant.name}.yaml"
 
 
@@ -125,10 +126,10 @@ def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
         by += ["--gold", ",".join(f"{gold}={path}" for gold, path in plan.gold.items())]
     data = ["--data", plan.data]
     measure = ["measure", "--hugging_face", folder, "--output", measures, *data, "--pairs", plan.pairs, *by]
-    recipe = ["--recipe", _recipe_file(plan, variant)]
+    recipe = ["--recipe", recipe_file(plan, variant)]
     if variant.is_trained:
         run = plan.to / "runs" / name
-        parts = [_training(variant, seed, plan, run, [*recipe, *data])]
+        parts = [training_part(variant, seed, plan, run, [*recipe, *data])]
         export = python_m("ernie_m", "export", "--run", run, "--to", folder)
         parts.append(Part("export", export, plan.to / "done" / f"{name}.export.json", replaces=folder))
         replaces = None
@@ -147,7 +148,11 @@ def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
     return Job(name, parts, plan.to / "logs" / f"{name}.log")
 
 
-def _training(variant: Variant, seed: int, plan: ComparisonPlan, run: Path, recipe: Sequence[object]) -> Part:
+def training_part(variant: Variant, seed: int, plan: ComparisonPlan, run: Path, recipe: Sequence[object]) -> Part:
+    """The pre-training of a variant; `recipe`: the words that name recipe and data.
+
+    Raises InputError for a recipe that does not fit the data, and for a run folder of another one.
+    """
     words = [*recipe, "--run", run, f"seed={seed}"]
     command = python_m("ernie_m", "pretrain", *words)
     if plan.deepspeed:

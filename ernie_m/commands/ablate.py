@@ -4,6 +4,7 @@
     ernie-m ablate pseudo-share --data DATA --to RUNS --recipe small --steps 20000
     ernie-m ablate scratch      --data DATA --to RUNS
     ernie-m ablate alignlm      --data DATA --to RUNS --recipe small --gold en-es=GOLD.tsv
+    ernie-m ablate translation  --data DATA --to RUNS --test heldout/fr-en --kind unsupervised
     ernie-m ablate learning     --source CORPORA --to RUNS --jobs 2
 
 The same command, given again, goes on: what is finished is not done again, an interrupted training resumes. To stop, send
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from ernie_m.base.command_line import nearest
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
@@ -126,7 +128,7 @@ def _scratch(plan: ComparisonPlan, recipe: str | None, steps: int | None, overri
 
 class Commands:
     """Compare pre-trainings: `objectives` (Table 6), `pseudo-share` (Figure 6), `scratch` (Table 8), `alignlm`
-    (arXiv 2106.01732), `learning`."""
+    (arXiv 2106.01732), `translation` (XLM's Table 2), `learning`."""
 
     objectives = comparing(
         "objectives",
@@ -154,6 +156,56 @@ class Commands:
         "name or path of a recipe that gives the model, batch and rates; default alignlm",
         _alignlm,
     )
+
+    def translation(
+        self,
+        *overrides: str,
+        data: str,
+        to: str,
+        test: str,
+        kind: str = "supervised",
+        recipe: str | None = None,
+        pretraining_steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
+        steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
+        seeds: Annotated[int, Range(least=1, most=1000)] = 1,
+        jobs: Annotated[int, Range(least=1, most=1000)] = 1,
+        deepspeed: str = "",
+        clm: str | None = None,
+        mlm: str | None = None,
+        embeddings: str | None = None,
+    ) -> None:
+        """What encoder and decoder start from, XLM's Table 2: nothing, CLM, MLM, word embeddings; BLEU and chrF both ways.
+
+        CLM and MLM are trained once, then each row with each seed. With --kind supervised one more row has no decoder: a
+        prefix language model, from MLM.
+
+        Args:
+            overrides: any key of the recipes as key.path=value, for all runs alike
+            data: folder of text in two languages, of --kind supervised with pairs, made by `python -m data_prep build`
+            to: folder for everything; the same one again goes on
+            test: PREFIX of two files PREFIX.en and PREFIX.fr, a sentence a line, which translate each other
+            kind: supervised (recipe xlm_mt), or unsupervised (xlm_unsupervised; scored at the best round trip)
+            recipe: name or path of a recipe in its place, which also gives the pre-trainings' model, batch and rates
+            pretraining_steps: steps of CLM and of MLM. Default: those of recipe xlm_mlm
+            steps: steps of each translation model. Default: the recipe's
+            seeds: runs of each row, with the seeds 0 .. seeds - 1; CLM and MLM have seed 0
+            jobs: runs at work side by side; the cores are shared out
+            deepspeed: options of the deepspeed launcher, e.g. --deepspeed="--num_gpus 8"; without it each run is one process
+            clm: a finished run, or a folder, in place of the training of CLM
+            mlm: the same for MLM
+            embeddings: file of word vectors, a run or a folder, for the row of word embeddings. Default: MLM's
+        """
+        from ernie_m.ablation import translation, translation_report
+
+        if kind not in translation.KINDS:
+            hint = nearest(kind, translation.KINDS) or ":"
+            raise InputError(f"--kind {kind}{hint} expected {' or '.join(translation.KINDS)}")
+        shared = _plan(data, to, seeds, jobs, deepspeed, None, None, 1, None, None, "")
+        given = {name: _start(run) for name, run in ((translation.CLM, clm), (translation.MLM, mlm)) if run}
+        words = _start(embeddings) if embeddings else None
+        plan = translation.TranslationPlan(shared, translation.KINDS[kind], Path(test).resolve(), given, words)
+        compared, results = translation.run(plan, recipe, pretraining_steps, steps, overrides)
+        translation_report.write(plan.kind, compared, results, shared.to)
 
     def learning(
         self,
@@ -285,6 +337,11 @@ def _check_hosts(launching: tuple[str, ...]) -> None:
             read_hostfile(Path(path))
     if address := value_of("--master_addr", launching):
         check_host_name(address, "--master_addr")
+
+
+def _start(name: str) -> str:
+    """A path made absolute: recipes hold it. A hub id stays."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _path(text: str | None) -> Path | None:

@@ -1,0 +1,76 @@
+"""XLM's table: its rows differ in what the two sides start from, its pre-trainings are shared, the paper's BLEU beside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ernie_m.ablation import translation_report
+from ernie_m.ablation.comparison import ComparisonPlan
+from ernie_m.ablation.translation import KINDS, PREFIX, TABLE_2, TranslationPlan, pretrainings, rows
+from ernie_m.base.config import differing_keys
+from ernie_m.base.shipped import RECIPES
+
+SHARED = ComparisonPlan(Path("/to"), Path("/data"), seeds=2)
+
+
+def plan(kind: str, **given: str) -> TranslationPlan:
+    return TranslationPlan(SHARED, KINDS[kind], Path("/test"), given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_differ_in_what_encoder_and_decoder_start_from_and_share_the_pre_trainings(kind: str) -> None:
+    compared = {v.name: v for v in rows(plan(kind), None, 100, ["model.num_layers=2"])}
+    alone = compared.pop(PREFIX, None)
+    assert len(compared) == 10
+    starts = {"nothing": None} | {name: f"/to/runs/{name}_seed0" for name in ("clm", "mlm")}
+    starts["embeddings"] = "embeddings:/to/runs/mlm_seed0"
+    for encoder, decoder in TABLE_2:
+        variant = compared[f"{encoder}_{decoder}"]
+        assert (variant.config.init_encoder, variant.config.init_decoder) == (starts[encoder], starts[decoder])
+        differing = differing_keys(compared["nothing_nothing"].recipe, variant.recipe)
+        assert {line.partition(":")[0] for line in differing} <= {"init_encoder", "init_decoder"}
+        assert (variant.num_steps, variant.config.model.num_layers) == (100, 2)  # type: ignore[union-attr]
+        told = dict(zip(("there", "back"), TABLE_2[encoder, decoder], strict=True))
+        assert variant.paper == (told if kind == "unsupervised" else {})
+    assert (alone is not None) == (kind == "supervised")
+    if alone is not None:
+        assert (alone.config.init_from, alone.config.model.translates) == (starts["mlm"], False)
+        differing = differing_keys(compared["nothing_nothing"].recipe, alone.recipe)
+        assert {line.partition(":")[0] for line in differing} == {"init_from", "model.decoder"}
+
+
+def test_pre_trainings_are_of_one_stack_of_the_same_shape_and_given_ones_are_not_trained() -> None:
+    recipe = str(RECIPES / "xlm_unsupervised.yaml")
+    found = {v.name: v for v in pretrainings(plan("unsupervised"), recipe, 50, ["model.decoder=shared"])}
+    assert {name: [*v.config.stages[0].rows] for name, v in found.items()} == {"clm": ["CLM"], "mlm": ["MMLM"]}
+    assert all(not v.config.model.translates and v.num_steps == 50 for v in found.values())
+    own = {v.name: v for v in pretrainings(plan("supervised"), None, None, [])}
+    assert own["mlm"].config.batch.rows_per_step == 4096, "without a recipe they are XLM's own"
+    given = plan("supervised", mlm="/mine")
+    assert [v.name for v in pretrainings(given, None, None, [])] == ["clm"]
+    compared = {v.name: v for v in rows(given, None, None, [])}
+    assert compared["mlm_clm"].config.init_encoder == compared[PREFIX].config.init_from == "/mine"
+    vectors = {v.name: v for v in rows(replace(given, embeddings="/vectors.txt"), None, None, [])}
+    assert vectors["embeddings_embeddings"].config.init_decoder == "embeddings:/vectors.txt"
+
+
+def scored(bleu: float) -> dict[str, Any]:
+    of = lambda value: {"bleu": value, "chrf": 2 * value, "bleu_signature": "b", "chrf_signature": "c"}  # noqa: E731
+    return {"sentences": 9, "translated": of(bleu), "source copied": of(0.5)}
+
+
+def test_the_table_has_both_directions_beside_the_papers_and_copying(tmp_path: Path) -> None:
+    compared = rows(plan("unsupervised"), None, None, [])[:2]
+    results = {v.name: [{"en-fr": scored(1.0 + seed), "fr-en": scored(5.0)} for seed in range(2)] for v in compared}
+    head, cells = translation_report.head_and_rows(KINDS["unsupervised"], compared, results)
+    assert head[1:] == ["BLEU en-fr", "chrF en-fr", "paper", "BLEU fr-en", "chrF fr-en", "paper"]
+    assert cells[0] == ["source copied", "0.5", "1.0", "", "0.5", "1.0", ""]
+    assert cells[1] == ["nothing, nothing", "1.5 ± 0.7", "3.0 ± 1.4", "13.0", "5.0 ± 0.0", "10.0 ± 0.0", "15.8"]
+    head, cells = translation_report.head_and_rows(KINDS["supervised"], compared, results)
+    assert "paper" not in head
+    translation_report.write(KINDS["supervised"], compared, results, tmp_path)
+    assert "2 seeds" in (tmp_path / "results.md").read_text()
