@@ -43,6 +43,14 @@ model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoTokenizer.
 inputs = tokenizer(lines, return_tensors="pt", padding=True)
 print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))
 """
+PAPERS = {
+    "XLM, Lample & Conneau, 2019, https://arxiv.org/abs/1901.07291": ("MMLM", "TLM", "CLM", "MT", "AE", "BT"),
+    "ERNIE-M, Ouyang et al., 2021, https://arxiv.org/abs/2012.15674": ("CAMLM", "BTMLM"),
+    "InfoXLM, Chi et al., 2021, https://arxiv.org/abs/2007.07834": ("XLCO",),
+    "AlignLM, https://arxiv.org/abs/2106.01732": ("AlignLM",),
+    "T5's prefix language model, Raffel et al., 2020, https://arxiv.org/abs/1910.10683": ("PLM",),
+}
+"""Where each objective is described; MMLM is XLM's MLM."""
 OTHER_CLASS = "It has the class, the tokenizer and all else of the encoder that it was made of, and loads as that does."
 
 
@@ -68,14 +76,13 @@ def model_card(
         **({"base_model": backbone} if backbone else {}),
         "pipeline_tag": "fill-mask" if fills_masks else "feature-extraction",
         "language": languages,
-        "tags": ["cross-lingual", "ernie-m"],
+        "tags": ["cross-lingual"],
     }
     lines = [line for line in read_metrics(run) if line["step"] <= checkpoint.step]
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# A cross-lingual encoder of {len(languages)} languages, after {checkpoint.step:,} steps",
-        "Pre-trained as in ERNIE-M (Ouyang et al., 2021, https://arxiv.org/abs/2012.15674). "
-        f"{OTHER_CLASS if backbone else of_class}",
+        f"{_objectives_of(configuration)} {OTHER_CLASS if backbone else of_class}",
         _languages_of_tokens(embedding, languages, language),
         "## Training",
         _training(configuration, checkpoint, lines),
@@ -111,6 +118,13 @@ def translation_card(
         *_origin(configuration, data, lines),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _objectives_of(configuration: Mapping[str, Any]) -> str:
+    """The objectives of all stages, each with the paper that it is from."""
+    trained = {name for stage in configuration["stages"] for name in stage["rows"]}
+    found = [(", ".join(name for name in names if name in trained), paper) for paper, names in PAPERS.items()]
+    return f"Pre-trained by {'; '.join(f'{names} ({paper})' for names, paper in found if names)}."
 
 
 def _origin(configuration: Mapping[str, Any], data: Path, lines: Sequence[Mapping[str, Any]]) -> list[str]:

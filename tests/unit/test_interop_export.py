@@ -17,9 +17,10 @@ from ernie_m.base.files import sha256_of
 from ernie_m.commands.export import export as export_command
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.interop.export import export
-from ernie_m.interop.model_card import model_card
+from ernie_m.interop.model_card import PAPERS, _objectives_of, model_card
 from ernie_m.interop.source import open_source
 from ernie_m.models.model import Encoder
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.runs.checkpoint import Checkpoint
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.ranks import Voters
@@ -182,3 +183,12 @@ def test_sentence_transformers_pools_the_mean_of_the_last_layer(tmp_path: Path) 
         hidden = model.hidden_states(as_batch(inputs["input_ids"]))
     for row in range(len(texts)):
         torch.testing.assert_close(encoded[row], hidden[row][real[row]].mean(0), **TOLERANCE)
+
+
+def test_cards_name_the_paper_of_each_objective_that_was_trained() -> None:
+    assert {name for names in PAPERS.values() for name in names} == set(OBJECTIVES)
+    told = _objectives_of({"stages": [{"rows": {"CLM": 1}}, {"rows": {"MMLM": 1, "CAMLM": 2}}]})
+    assert told.startswith("Pre-trained by MMLM, CLM (XLM, ")
+    assert "; CAMLM (ERNIE-M, " in told
+    assert "AlignLM" not in told
+    assert "ERNIE-M" not in _objectives_of({"stages": [{"rows": {"MMLM": 1, "TLM": 1}}]})
