@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import yaml
 
 from ernie_m.base.command_line import run as run_command
+from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json
 from ernie_m.base.ranges import Range
@@ -89,7 +90,7 @@ def translation_starts(
 
 def catalogued(pairs: Path) -> list[dict[str, Any]]:
     """The catalog's corpora, their paths made absolute: the data's catalog lies elsewhere."""
-    corpora = yaml.safe_load(pairs.read_text(encoding="utf-8"))["corpora"]
+    corpora = read_yaml(pairs).get("corpora") or []
     if len({tuple(sorted(corpus.get("languages", ()))) for corpus in corpora}) != 1 or "languages" not in corpora[0]:
         raise InputError(f"{pairs}: expected corpora of pairs, all of the same two languages")
     return [corpus | {"path": str((pairs.parent / corpus["path"]).resolve())} for corpus in corpora]
