@@ -26,6 +26,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import zstandard
 
 from data_prep import readers
@@ -80,6 +82,8 @@ def measured(name: str, work: Path, mebibytes: int) -> dict[str, Any]:
 def read(file_name: str, path: Path) -> dict[str, Any]:
     """Read a file as a build does."""
     form, languages = ("tmx", ("en", "fr")) if ".tmx" in file_name else ("cc100", ("en",))
+    if ".parquet" in file_name:
+        form = "parquet"
     if ".tar" in file_name or ".pair." in file_name:
         form, languages = "moses", ("en", "fr")
     corpus = Corpus("bomb", form, languages, (path,))
@@ -157,6 +161,21 @@ def with_lines(name: str, short: bytes, long: bytes) -> Callable[[Path, int], No
     return make
 
 
+def one_page(path: Path, size: int) -> None:
+    """A Parquet file of one page."""
+    texts = pa.array(["x" * 1000] * (size // 1000))
+    options: dict[str, Any] = {"use_dictionary": False, "compression": "zstd"}
+    pyarrow.parquet.write_table(pa.table({"text": texts}), path, data_page_size=1 << 30, write_batch_size=1 << 30, **options)
+
+
+def one_text(path: Path, size: int) -> None:
+    """A Parquet file whose rows all name one long text of a dictionary."""
+    places = pa.array([0] * (size // MIB), pa.int32())
+    texts = pa.DictionaryArray.from_arrays(places, pa.array(["x" * MIB]))
+    options: dict[str, Any] = {"dictionary_pagesize_limit": 1 << 30, "store_schema": False}
+    pyarrow.parquet.write_table(pa.table({"text": texts}), path, **options)
+
+
 def long_header(kind: bytes) -> Callable[[Path, int], None]:
     """A tar whose first header is as long as the bomb."""
 
@@ -210,6 +229,8 @@ BOMBS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "long attributes, tar.gz": ("a.tar.gz", long_header(tarfile.XHDTYPE)),
     "empty members, tar.gz": ("a.tar.gz", many_members),
     "empty members, zip": ("a.zip", many_names),
+    "a long page, Parquet": ("a.parquet", one_page),
+    "one text again and again, Parquet": ("a.parquet", one_text),
     "units, TMX": ("a.tmx", tmx(UNIT, b"", b"")),
     "a long segment, TMX": ("a.tmx.gz", tmx(b"text ", *SEGMENT)),
     "a segment of tags, TMX": ("a.tmx.gz", tmx(b"x<ph/>", *SEGMENT)),

@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from data_prep.catalog import Corpus
-from data_prep.readers import cc100, documents, lines, moses, sampling, text_file, tmx, tsv, wikimatrix
+from data_prep.readers import cc100, documents, lines, moses, parquet, sampling, text_file, tmx, tsv, wikimatrix
 from data_prep.readers.archives import is_tar
 from data_prep.readers.sniffing import refuse_other_content
 from data_prep.readers.text_file import Cut
@@ -43,7 +43,7 @@ READERS: dict[str, Reader] = {
     "multiun": MOSES,
     "iitb": MOSES,
     "jsonl": Reader(partial(text_file.chunks, at_empty_lines=False), documents.parse_jsonl, at_empty_lines=False),
-    "parquet": Reader(documents.parquet_chunks, documents.parse_parquet),
+    "parquet": Reader(parquet.chunks, documents.parse_parquet),
     "documents": Reader(partial(text_file.chunks, at_empty_lines=False), documents.parse_lines, at_empty_lines=False),
     "tsv": Reader(partial(text_file.chunks, at_empty_lines=False), tsv.parse, at_empty_lines=False),
 }

@@ -1,7 +1,7 @@
 """A document a line or a row: JSON lines (HPLT, MADLAD-400, OSCAR), Parquet (FineWeb-2, CulturaX), plain text.
 
-The text of a document is cut at its line ends; its lines are rows of one document, as CC-100's are. Parquet is streamed in
-batches of rows, of which only the text column is read, and handed on as JSON strings, a line each.
+The text of a document is cut at its line ends; its lines are rows of one document, as CC-100's are. Parquet
+(readers/parquet.py) is handed on as JSON strings, a line each.
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet
 
 from data_prep.catalog import Corpus
 from data_prep.readers.lines import decode
-from data_prep.readers.streams import require_content
 from data_prep.readers.text_file import lines_of
-from data_prep.records import Chunk, Count, Lines
-from ernie_m.base.console import InputError
+from data_prep.records import Chunk, Lines
 
-ROWS_AT_ONCE = 256
 NOT_JSON = "not a JSON object"
 NO_TEXT = "no text under its key"
 MADLAD_LINE_END = "\\n"
@@ -40,43 +35,6 @@ def parse_parquet(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
 def parse_lines(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
     """Each line, a document of its own."""
     yield from _parse(corpus, chunk, lambda line: (line, None))
-
-
-def parquet_chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
-    """Stretches of rows. Raises InputError for a damaged file, or one without the text column."""
-    path = corpus.files[0]
-    require_content(path)
-    index, size, lines = 0, 0, []
-    total, seen = path.stat().st_size, 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _require_column(corpus, file.schema_arrow)
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=[corpus.text], use_threads=False):
-                for text in batch.column(0).to_pylist():
-                    lines.append(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
-                    size += len(lines[-1])
-                    if size >= chunk_bytes:
-                        yield Chunk(index, (b"".join(lines),))
-                        index, size, lines = index + 1, 0, []
-                before, seen = seen, seen + batch.num_rows
-                count(total * seen // file.metadata.num_rows - total * before // file.metadata.num_rows)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise InputError(f"{path}: truncated, damaged or no Parquet file ({error}); download it again") from None
-    if lines:
-        yield Chunk(index, (b"".join(lines),))
-
-
-def _require_column(corpus: Corpus, schema: pa.Schema) -> None:
-    names = schema.names
-    if corpus.text not in names:
-        raise InputError(
-            f"{corpus.files[0]}: no column {corpus.text}; it has {', '.join(names)}; give one of them as `text`"
-        )
-    kind: Any = schema.field(corpus.text).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise InputError(f"{corpus.files[0]}: column {corpus.text} is {kind}, expected text")
 
 
 def _of_object(line: str, key: str) -> tuple[Any, str | None]:

@@ -24,6 +24,7 @@ _ATTRIBUTE = f'{_SPACE}++(?!xmlns)[A-Za-z-]++(?:(?<=xml):lang)?+="[^">{_NO_TEXT}
 _ITEMS = f"(?:{_SPACE}*+<(?:prop(?:{_ATTRIBUTE})?+>{_TEXT}</prop|note(?:{_ATTRIBUTE})?+>{_TEXT}</note)>)*+{_SPACE}*+"
 _ATTRIBUTES = f"((?:{_ATTRIBUTE}){{0,8}}+)"
 BEGIN = re.compile(f"<tu{_ATTRIBUTES}{_SPACE}*+>{_ITEMS}")
+EMPTY = re.compile(f"<tu{_ATTRIBUTES}{_SPACE}*+/>")
 VARIANT = re.compile(f"<tuv{_ATTRIBUTES}{_SPACE}*+>{_ITEMS}<seg>({_TEXT})</seg>{_SPACE}*+</tuv>{_SPACE}*+")
 NAME = re.compile('([A-Za-z:-]+)="([^"]*)"')
 END = "</tu>"
@@ -33,9 +34,11 @@ def plain_segments(xml: str) -> list[tuple[str, str]] | None:
     """(code, text) of each variant of a unit, in its order; None for a unit that a parser must read."""
     if len(xml) > MAX_LINE_BYTES or "]]>" in xml:  # of long segments the parser keeps less; the other is no text
         return None
-    begin = BEGIN.match(xml)
+    begin = BEGIN.match(xml) or EMPTY.fullmatch(xml)
     if begin is None or _code(begin[1]) is None:
         return None
+    if begin.re is EMPTY:
+        return []
     segments, place = [], begin.end()
     while variant := VARIANT.match(xml, place):
         attributes, text = variant.groups()

@@ -206,6 +206,9 @@ def test_what_is_read_without_a_parser_is_what_a_parser_reads() -> None:
         num_plain += plain is not None
         num_parsed += parsed is not None
     assert 0.5 * num_parsed < num_plain < num_parsed < 20_000
+    for xml in ("<tu/>", '<tu tuid="1" />', '<tu a="" a=""/>', "<tu a=''/>", "<tu>", "<tu></tu>", "<tu/ >"):
+        assert plain_segments(xml) in (None, of_parser(xml)), xml
+    assert plain_segments("<tu/>") == plain_segments("<tu> </tu>") == []
 
 
 @pytest.mark.parametrize(
