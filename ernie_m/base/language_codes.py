@@ -27,6 +27,8 @@ OF_CORPORA = {
     "zh-yue": "yue",
 }
 """Codes of Wikipedia, OPUS and CC-100 that are not BCP 47."""
+OF_DATA_SETS = {"fil": "tl"}
+"""Languages that CLDR, and so langcodes, calls otherwise than benchmarks do."""
 DIFFERENT = ("sh", "tl")
 """Languages of IANA's registry that CLDR, and so langcodes, would give another's code: corpora have both."""
 ROMANIZED = re.compile(r"([a-z]{2,3})-rom")
@@ -60,6 +62,12 @@ def script_of(code: str) -> str | None:
     """The script that text in a language is usually written in, e.g. Cyrl; None where nobody knows."""
     language = _canonical(code)
     return langcodes.Language.get(language).maximize().script if language else None
+
+
+def macrolanguage(code: str) -> str:
+    """The code that most data sets use: zh for cmn, fa for pes, tl for fil and tgl; as it stands where it is no code."""
+    found = _canonical(code)
+    return code if found is None else OF_DATA_SETS.get(language := _parts(found)[0], language)
 
 
 def without_region(code: str) -> str:

@@ -5,7 +5,8 @@
     ernie-m finetune xnli --score_only --model FINE_TUNED --data XNLI --to SCORES
     ernie-m finetune tatoeba --model HF_FOLDER --data TATOEBA --to RUN
 
-Commands: xnli, pawsx, ner, mlqa, tatoeba. The same command again continues: finished seeds are not trained again.
+Commands: xnli, pawsx, ner, mlqa, xquad, tydiqa, tatoeba. The same command again continues: finished seeds are not trained
+again.
 docs/fine_tuning.md tells which files each task takes and how it is scored.
 """
 
@@ -28,6 +29,8 @@ TASKS = {
     "pawsx": "ernie_m.downstream.pawsx:PawsX",
     "ner": "ernie_m.downstream.ner:Ner",
     "mlqa": "ernie_m.downstream.mlqa:Mlqa",
+    "xquad": "ernie_m.downstream.xquad:Xquad",
+    "tydiqa": "ernie_m.downstream.tydiqa:Tydiqa",
     "tatoeba": "ernie_m.downstream.bitext_tuning:BitextTuning",
 }
 OPTIONS = """
@@ -42,7 +45,7 @@ OPTIONS = """
             seeds: how many (1 .. N), or which, with commas: 3,7
             train_files: files instead of those found in data, [LANGUAGE=]PATH with commas between
             validation_files: the same for what chooses the best checkpoint
-            test_files: the same for what is scored
+            test_files: the same for what is scored; files without labels, as XTREME gives them out, are only predicted
             from_dev: cut the dev files into train (60 %), validation and test (20 % each), where only they are at hand;
                 scores are then comparable among themselves alone
             precision: auto, fp32, bf16 or fp16
@@ -56,6 +59,8 @@ FINE_TUNING = {
     "pawsx": ("PAWS-X: accuracy in 7 languages, trained on English or on translations.", "transfer, translate-train-all"),
     "ner": ("Named entities: entity F1 on CoNLL-2002/2003 or WikiANN files, trained on English or all.", "en, all"),
     "mlqa": ("Questions: F1 and exact match on MLQA or XQuAD, trained on SQuAD.", "transfer, translate-train-all"),
+    "xquad": ("Questions: F1 and exact match on XQuAD, trained on SQuAD.", "transfer, translate-train-all"),
+    "tydiqa": ("Questions: F1 and exact match on TyDiQA-GoldP, trained on its English or on all of it.", "transfer, all"),
 }
 
 
@@ -91,12 +96,15 @@ def fine_tuning(name: str) -> Callable[..., None]:
 
 
 class Commands:
-    """Fine-tune an encoder and score it: `xnli`, `pawsx`, `ner`, `mlqa`; `tatoeba` also without training."""
+    """Fine-tune an encoder and score it: `xnli`, `pawsx`, `ner`, `mlqa`, `xquad`, `tydiqa`; `tatoeba` also without
+    training."""
 
     xnli = fine_tuning("xnli")
     pawsx = fine_tuning("pawsx")
     ner = fine_tuning("ner")
     mlqa = fine_tuning("mlqa")
+    xquad = fine_tuning("xquad")
+    tydiqa = fine_tuning("tydiqa")
 
     def tatoeba(
         self,

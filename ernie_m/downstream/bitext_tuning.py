@@ -22,16 +22,18 @@ from ernie_m.base.config import section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.downstream.encoders import Size, layer_of, place_of
+from ernie_m.downstream.submission import Submission, a_line_each
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.models.retrieval import mean_over_tokens, nearest, read_aligned
 
 
 class SentencePair(NamedTuple):
-    """A sentence and its translation."""
+    """A sentence and its translation; or that which stands in its line, where the English side is in another order."""
 
     source: str
     target: str
+    is_aligned: bool = True
 
 
 @section
@@ -56,9 +58,11 @@ class BitextTuning(Task[SentencePair]):
     patterns: ClassVar[Mapping[Part, tuple[str, ...]]] = {
         "train": ("train/*{language}-{other}.{language}",),
         "validation": ("dev/*{language}-{other}.{language}",),
-        "test": ("tatoeba.{language}-eng.{language}",),
+        "test": ("tatoeba.{language}-eng.{language}", "{language}-en.{language}"),
     }
+    """LASER's names of the test set, and XTREME's, whose English sides are sorted."""
     auto_class = AutoModel
+    xtreme = Submission("tatoeba", "tsv", a_line_each())
 
     def defaults(self, setting: str, size: Size) -> BitextHyperparameters:
         """Ours: the paper gives none."""
@@ -67,7 +71,9 @@ class BitextTuning(Task[SentencePair]):
     def read(self, path: Path, language: str | None) -> dict[str, list[SentencePair]]:
         """Two line-aligned files, of which one is named: `fr-en.fr`, or LASER's `tatoeba.fra-eng.fra`."""
         own, partner = sides_of(path)
-        return {language or own: [SentencePair(*pair) for pair in zip(*read_aligned(path, partner), strict=True)]}
+        sources, targets = read_aligned(path, partner)
+        is_aligned = not is_sorted(targets)
+        return {language or own: [SentencePair(*pair, is_aligned) for pair in zip(sources, targets, strict=True)]}
 
     def read_with(self, path: Path) -> Sequence[Path]:
         """Both sides."""
@@ -109,9 +115,15 @@ class BitextTuning(Task[SentencePair]):
         """Accuracy@1 both ways; predictions are the line (from 0) of the translation that was found."""
         source_ND, target_ND = (torch.from_numpy(side) for side in logits)
         found, back = nearest(source_ND, target_ND), nearest(target_ND, source_ND)
+        if not self.is_labelled(examples[0]):
+            return Scored({}, found.tolist())
         right = torch.arange(len(examples))
         metrics = [100 * (side == right).double().mean().item() for side in (found, back)]
         return Scored(dict(zip(self.metrics, metrics, strict=True)), found.tolist())
+
+    def is_labelled(self, example: SentencePair) -> bool:
+        """Whether its translation is known."""
+        return example.is_aligned
 
     def trivial_score(self, examples: Sequence[SentencePair]) -> float:
         """By chance."""
@@ -130,7 +142,7 @@ class BitextFeatures(Sequence[Mapping[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         """`source_ids` and `target_ids` of pair `index`, each cut to max_length."""
         longest = self._setup.hyperparameters.max_length
-        sides = self._examples[index]._asdict().items()
+        sides = zip(("source", "target"), self._examples[index], strict=False)
         tokenizer = self._setup.tokenizer
         return {f"{side}_ids": tokenizer(text, truncation=True, max_length=longest)["input_ids"] for side, text in sides}
 
@@ -188,6 +200,15 @@ def negatives(pairs: Sequence[tuple[list[int], list[int]]]) -> Tensor:
     Pairs that share a sentence are not negatives of each other.
     """
     return torch.tensor([[a[0] != b[0] and a[1] != b[1] for b in pairs] for a in pairs])
+
+
+SORTED_BY_XTREME = range(11, 1001)
+"""Lines of a file that is taken for sorted: fewer may be so by chance, more are bitext to train on, not Tatoeba's."""
+
+
+def is_sorted(targets: Sequence[str]) -> bool:
+    """Whether the translations are not in their sentences' order, but sorted, as XTREME gives out Tatoeba's."""
+    return len(targets) in SORTED_BY_XTREME and list(targets) == sorted(targets)
 
 
 def sides_of(path: Path) -> tuple[str, Path]:

@@ -11,15 +11,16 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification
 
 from ernie_m.base.console import InputError
+from ernie_m.downstream.columns import first_row, rows_of
 from ernie_m.downstream.task import Logits, Scored, Setup, Task
 
 
 class Pair(NamedTuple):
-    """Two sentences and the name of their class."""
+    """Two sentences and the name of their class, None where the file does not tell it."""
 
     first: str
     second: str
-    label: str
+    label: str | None
 
 
 class PairFeatures(Sequence[Mapping[str, Any]]):
@@ -40,6 +41,7 @@ class PairFeatures(Sequence[Mapping[str, Any]]):
         longest = self._setup.hyperparameters.max_length
         feature = dict(self._setup.tokenizer(pair.first, pair.second, truncation="longest_first", max_length=longest))
         if self._with_answers:
+            assert pair.label is not None
             feature["labels"] = self._class_of[pair.label]
         return feature
 
@@ -71,12 +73,34 @@ class PairClassification(Task[Pair]):
         assert isinstance(logits, np.ndarray)
         assert logits.shape == (len(examples), len(setup.labels)), (logits.shape, len(examples), setup.labels)
         predictions = [setup.labels[number] for number in logits.argmax(axis=1)]
+        if not self.is_labelled(examples[0]):
+            return Scored({}, predictions)
         right = sum(predicted == pair.label for predicted, pair in zip(predictions, examples, strict=True))
         return Scored({"accuracy": 100 * right / len(examples)}, predictions)
+
+    def is_labelled(self, example: Pair) -> bool:
+        """Whether its class is known."""
+        return example.label is not None
 
     def trivial_score(self, examples: Sequence[Pair]) -> float:
         """The share of the largest class."""
         return 100 * Counter(pair.label for pair in examples).most_common(1)[0][1] / len(examples)
+
+
+def read_pairs(path: Path, first_line: int, expected: str, names: Mapping[str, str]) -> list[Pair]:
+    """Pairs from the tab-separated lines of a file, from `first_line` (1) on: the last three columns of each are two
+    sentences and the label, which stands for a class by `names`.
+
+    XTREME's test files have the two sentences alone. Raises InputError with file and line for anything else.
+    """
+    num_columns = len(expected.split(", "))
+    if len(first_row(path)) == 2:
+        return [Pair(first, second, None) for _, (first, second) in rows_of(path, "two sentences", 2)]
+    return [
+        Pair(row[-3], row[-2], class_named(row[-1], names, f"{path}, line {number}"))
+        for number, row in rows_of(path, expected, num_columns)
+        if number >= first_line
+    ]
 
 
 def class_named(text: str, names: Mapping[str, str], where: str) -> str:

@@ -2,6 +2,7 @@
 
     CoNLL     a token a line, columns between spaces, the token first and the tag last; a blank line ends a sentence,
               -DOCSTART- a document; Latin-1 as often as UTF-8
+              (XTREME's test files of it: a token a line, no tags)
     WikiANN   token TAB tag; in some copies each token carries its language (`de:Haus`)
 
 1. Bytes are decoded as UTF-8 if they are valid, else as Latin-1. Only a newline ends a line, and only spaces or tabs end a
@@ -33,7 +34,7 @@ _ROOM = " \t\r"
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words and their tags in IOB2; `where` is file and line of the first word."""
+    """Words and their tags in IOB2, none in a file without tags; `where` is file and line of the first word."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
@@ -66,6 +67,7 @@ def read_columns(path: Path) -> ColumnFile:
             open_rows.append((number, row[0][len(prefix) + 1 if prefix else 0 :], row[1]))
         elif open_rows:
             numbers, words, tags = zip(*open_rows, strict=True)
+            tags = tuple(filter(None, tags))
             seen.update(_starts(tags))
             sentences.append(Sentence(words, to_iob2(tags), f"{path}, line {numbers[0]}"))
             open_rows = []
@@ -98,7 +100,7 @@ def _decoded(path: Path) -> tuple[str, list[Choice]]:
 
 
 def _rows(text: str, path: Path) -> Iterator[tuple[int, tuple[str, str] | None]]:
-    """Line number with token and tag, or with None where a sentence ends."""
+    """Line number with token and tag ("" in a file of tokens alone), or with None where a sentence ends."""
     has_tabs = "\t" in text
     expected: tuple[int, int] | None = None  # columns, and the line that showed it
     for number, line in enumerate(text.split("\n"), 1):
@@ -109,15 +111,17 @@ def _rows(text: str, path: Path) -> Iterator[tuple[int, tuple[str, str] | None]]
         if columns[0] == DOCUMENT_START:
             yield number, None
             continue
-        expected = expected or (max(2, len(columns)), number)
+        expected = expected or (len(columns), number)
         if len(columns) != expected[0]:
-            reason = f"as in line {expected[1]}" if expected[1] != number else "the token first, its tag last"
+            reason = f"as in line {expected[1]}: the token first, its tag last, or tokens alone"
             raise InputError(
                 f"{path}, line {number}: number of {'tab' if has_tabs else 'space'}-separated columns: {len(columns)}; "
                 f"expected {expected[0]}, {reason}"
             )
-        _check_tag(columns[-1].strip(_ROOM), path, number)
-        yield number, (columns[0], columns[-1].strip(_ROOM))
+        tag = columns[-1].strip(_ROOM) if len(columns) > 1 else ""
+        if len(columns) > 1:
+            _check_tag(tag, path, number)
+        yield number, (columns[0], tag)
 
 
 def _check_tag(tag: str, path: Path, line: int) -> None:

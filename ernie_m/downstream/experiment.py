@@ -3,7 +3,7 @@
 The same command again goes on where it stopped.
 
 In the folder: `settings.json` (what the scores depend on; `settings.claim` refuses others there), `seed_K/` with
-`result.json`, `predictions/LANGUAGE.jsonl` and `model/`, then `results.json` and `scores.png`.
+`result.json`, `predictions/LANGUAGE.jsonl`, `xtreme/TASK/test-LL.*` and `model/`, then `results.json` and `scores.png`.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _describe(experiment: Experiment, size: str, data: task_files.TaskData, setu
     shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in to_mapping(hyperparameters).items())
     trained = ", ".join(f"{language} {count:,}" for language, count in data.num_train.items())
     print(f"{task.name}, {experiment.setting}, {experiment.encoder} (as the paper's {size}): {shown}")
-    tested = f"tested on: {', '.join(data.test)}"
+    tested = f"tested on: {', '.join(data.predicted)}"
     if experiment.score_only:
         print(f"not trained, scored as it is; {tested}", flush=True)
         return
@@ -196,6 +196,8 @@ def _finish(
     results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     task = experiment.task
+    if not data.test:
+        return _only_predicted(experiment, data, results)
     judged = data.test if experiment.score_only else data.validation
     trivial = statistics.fmean(task.trivial_score(examples) for examples in judged.values())
     summary = report.summarise(results, task.metrics, trivial, sum(map(len, judged.values())))
@@ -213,6 +215,7 @@ def _finish(
         "encoder": str(experiment.encoder),
         "protocol": protocol,
         "not_the_papers_data": difference,
+        "not_scored": list(data.unlabelled),
         **report.as_json(summary, row),
         "seeds": list(results),
     }
@@ -222,7 +225,29 @@ def _finish(
     print(f"\n{report.as_table(summary, results, row)}\n")
     if row and (repeated := paper.REPEATED.get((task.name, experiment.setting, size))):
         remarks.append(f"the released {size} model, as others measured it: {repeated:.2f} over all its languages")
-    for line in (*remarks, *filter(None, [absence]), f"protocol: {protocol}"):
+    for line in (*remarks, *filter(None, [absence, _not_scored(data)]), f"protocol: {protocol}"):
         print(line)
     print(f"written: {experiment.to / RESULTS_FILE}, {experiment.to / PICTURE_FILE}", flush=True)
+    return content
+
+
+def _not_scored(data: task_files.TaskData) -> str | None:
+    """The languages whose test files have no labels, in a line."""
+    where = "their answers are in predictions/ and, in XTREME's layout, in xtreme/"
+    return f"predicted and not scored, without labels: {', '.join(data.unlabelled)}; {where}" if data.unlabelled else None
+
+
+def _only_predicted(
+    experiment: Experiment, data: task_files.TaskData, results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """results.json where no test file has labels: what the seeds reached on validation, and no score."""
+    content = {
+        "task": experiment.task.name,
+        "setting": experiment.setting,
+        "encoder": str(experiment.encoder),
+        "not_scored": list(data.unlabelled),
+        "seeds": [] if experiment.score_only else list(results),
+    }
+    write_json(experiment.to / RESULTS_FILE, content)
+    print(f"\n{_not_scored(data)}\nwritten: {experiment.to / RESULTS_FILE}", flush=True)
     return content

@@ -22,6 +22,7 @@ from ernie_m.downstream.encoders import Size
 from ernie_m.downstream.mlqa_score import MLQA, RULES, answer_score, normaliser
 from ernie_m.downstream.spans import AnswerCount, SpanLimits, best_texts, span_features
 from ernie_m.downstream.squad import Question, read_squad
+from ernie_m.downstream.submission import Submission, answers_by_id
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 
 SQUAD_FILES = ("train-v1.1.json", "dev-v1.1.json")
@@ -86,6 +87,7 @@ class Mlqa(Task[Question]):
     """MLQA's test files in one language, since its average is over those; the others if they are named, or alone
     in a folder. XTREME's layouts and MLQA's own of the translations of SQuAD."""
     auto_class: ClassVar[Any] = AutoModelForQuestionAnswering
+    xtreme: ClassVar[Submission] = Submission("mlqa", "json", answers_by_id)
 
     def defaults(self, setting: str, size: Size) -> MlqaHyperparameters:
         """The same in both settings."""
@@ -134,12 +136,18 @@ class Mlqa(Task[Question]):
         assert len(start_FS) == len(end_FS) == len(features), (start_FS.shape, end_FS.shape, len(features))
         texts = best_texts(examples, features, start_FS, end_FS, chosen.n_best, chosen.max_answer_length)
         predictions = {example.id: text for example, text in zip(examples, texts, strict=True)}
+        if not self.is_labelled(examples[0]):
+            return Scored({}, [{"id": key, "prediction": text} for key, text in predictions.items()])
         answers = {example.id: [answer.text for answer in example.answers] for example in examples}
         score = answer_score(predictions, answers, context_language(language), chosen.answer_rules)
         return Scored(
             {"f1": score.f1, "em": score.exact_match},
             [{"id": key, "prediction": text, "answers": answers[key]} for key, text in predictions.items()],
         )
+
+    def is_labelled(self, example: Question) -> bool:
+        """Whether a right answer is known."""
+        return bool(example.answers)
 
     def trivial_score(self, examples: Sequence[Question]) -> float:
         """No constant answer is right."""

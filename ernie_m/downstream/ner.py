@@ -23,6 +23,7 @@ from ernie_m.downstream.announce import announce
 from ernie_m.downstream.classification import language_known
 from ernie_m.downstream.conll import OUTSIDE, Sentence, read_columns
 from ernie_m.downstream.encoders import Size
+from ernie_m.downstream.submission import Submission, a_line_each
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.downstream.windows import window_of_each, word_windows
 
@@ -57,6 +58,9 @@ class Ner(Task[Sentence]):
     }
     """CoNLL's names, of which `eng` alone is English, and WikiANN's in two layouts."""
     auto_class: ClassVar[Any] = AutoModelForTokenClassification
+    xtreme = Submission(
+        "panx", "tsv", lambda predictions: "\n".join(map(a_line_each(), (of["predicted"] for of in predictions)))
+    )
 
     def defaults(self, setting: str, size: Size) -> NerHyperparameters:
         """As released for CoNLL."""
@@ -128,6 +132,9 @@ class Ner(Task[Sentence]):
                 assert tags[word] is None, "a word was predicted twice"
                 tags[word] = setup.labels[best]
         assert all(tag is not None for tags in predicted for tag in tags), "a word was not predicted"
+        if not self.is_labelled(examples[0]):
+            words = (list(sentence.words) for sentence in examples)
+            return Scored({}, [{"words": of, "predicted": tags} for of, tags in zip(words, predicted, strict=True)])
         gold = [list(sentence.tags) for sentence in examples]
         precision, recall, f1, _ = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
         return Scored(
@@ -137,6 +144,10 @@ class Ner(Task[Sentence]):
                 for sentence, tags in zip(examples, predicted, strict=True)
             ],
         )
+
+    def is_labelled(self, example: Sentence) -> bool:
+        """Whether its words have tags."""
+        return bool(example.tags)
 
     def trivial_score(self, examples: Sequence[Sentence]) -> float:
         """0: an answer without entities finds none."""

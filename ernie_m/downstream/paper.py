@@ -47,7 +47,15 @@ ROWS: dict[tuple[str, str, Size], PaperRow] = {
 REPEATED: dict[tuple[str, str, Size], float] = {("xnli", "transfer", "base"): 77.98, ("xnli", "transfer", "large"): 82.17}
 """What others measured with the released weights, mean of the first metric over all languages of the row."""
 
-DATA_SETS = {"xnli": "XNLI", "pawsx": "PAWS-X", "ner": "CoNLL", "mlqa": "MLQA", "tatoeba": "Tatoeba"}
+DATA_SETS = {
+    "xnli": "XNLI",
+    "pawsx": "PAWS-X",
+    "ner": "CoNLL",
+    "mlqa": "MLQA",
+    "xquad": "XQuAD",
+    "tydiqa": "TyDiQA-GoldP",
+    "tatoeba": "Tatoeba",
+}
 """Task -> the data set that its rows are of."""
 _TATOEBA = "afr ara ben bul cmn deu ell est eus fin fra heb hin hun ind ita jav jpn kat kaz kor mal mar nld pes por rus spa"
 _SMALL_TATOEBA = {"jav": 205, "kat": 746, "kaz": 575, "mal": 687, "swh": 390, "tam": 307, "tel": 234, "tha": 548}
@@ -56,6 +64,8 @@ TEST_SIZES: dict[str, dict[str, int]] = {
     "pawsx": dict.fromkeys(["de", "en", "es", "fr", "ja", "ko", "zh"], 2000),
     "ner": {"en": 3453, "de": 3005, "es": 1517, "nl": 5195},
     "mlqa": {"en": 11590, "ar": 5335, "de": 4517, "es": 5253, "hi": 4918, "vi": 5495, "zh": 5137},
+    "xquad": dict.fromkeys(["ar", "de", "el", "en", "es", "hi", "ru", "th", "tr", "vi", "zh"], 1190),
+    "tydiqa": {"ar": 921, "bn": 113, "en": 440, "fi": 782, "id": 565, "ko": 276, "ru": 812, "sw": 499, "te": 669},
     "tatoeba": dict.fromkeys([*_TATOEBA.split(), "tgl", "tur", "urd", "vie"], 1000) | _SMALL_TATOEBA,
 }
 """Task -> language -> examples of the official test set: pairs; sentences, -DOCSTART- not counted; questions."""

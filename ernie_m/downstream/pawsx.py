@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ernie_m.downstream.classification import Pair, PairClassification, class_named, language_known
-from ernie_m.downstream.columns import first_row, rows_of
+from ernie_m.downstream.classification import Pair, PairClassification, language_known, read_pairs
+from ernie_m.downstream.columns import first_row
+from ernie_m.downstream.submission import Submission, a_line_each
 from ernie_m.downstream.task import Hyperparameters, Part, Size
 
 NAMES = {"0": "different", "1": "paraphrase"}
@@ -32,6 +33,7 @@ class PawsX(PairClassification):
     settings: ClassVar[Mapping[str, str | None]] = {"transfer": "en", "translate-train-all": None}
     protocol = "accuracy on all pairs of a language; a cut pair loses tokens of its longer sentence"
     classes = ("different", "paraphrase")
+    xtreme = Submission("pawsx", "tsv", a_line_each({name: number for number, name in NAMES.items()}.__getitem__))
     patterns: ClassVar[Mapping[Part, tuple[str, ...]]] = {
         "train": ("train-{language}.tsv", "{language}/*train.tsv", "x-final/{language}/*train.tsv"),
         "validation": ("dev-{language}.tsv", "{language}/dev_2k.tsv", "x-final/{language}/dev_2k.tsv"),
@@ -52,12 +54,7 @@ class PawsX(PairClassification):
         return Hyperparameters(learning_rate=2e-5, batch_size=32, epochs=5, max_length=128)
 
     def read(self, path: Path, language: str | None) -> dict[str, list[Pair]]:
-        """The published files (a head, an id first) and XTREME's three columns."""
+        """The published files (a head, an id first) and XTREME's three columns (two of a test file)."""
         has_head = first_row(path) == ORIGINAL_HEAD
-        expected = "id, sentence1, sentence2, label" if has_head else "sentence1, sentence2, label"
-        pairs = []
-        for number, row in rows_of(path, expected, 4 if has_head else 3):
-            if number > 1 or not has_head:
-                first, second, label = row[-3:]
-                pairs.append(Pair(first, second, class_named(label, NAMES, f"{path}, line {number}")))
-        return {language_known(language, path): pairs}
+        expected = ", ".join(ORIGINAL_HEAD[0 if has_head else 1 :])
+        return {language_known(language, path): read_pairs(path, 2 if has_head else 1, expected, NAMES)}

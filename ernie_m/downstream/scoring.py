@@ -1,6 +1,7 @@
 """Score a model that was fine-tuned already, as it is: no training, one column of scores.
 
-In the folder: `settings.json` (what the scores depend on), `predictions/LANGUAGE.jsonl`, `results.json`, `scores.png`.
+In the folder: `settings.json` (what the scores depend on), `predictions/LANGUAGE.jsonl`, `xtreme/TASK/test-LL.*`,
+`results.json`, `scores.png`.
 """
 
 from __future__ import annotations
@@ -39,15 +40,16 @@ def score_given(
 ) -> Mapping[str, Any]:
     """Score the test languages and write the predictions; all ranks call it. The result has the keys of a seed's.
 
-    `validation` is the mean over the test languages: nothing was chosen by it.
+    `validation` is the mean over the scored languages (None without any): nothing was chosen by it.
     """
     arguments = training_arguments(task, setup.hyperparameters, to, GIVEN, trainer_options)
-    trainer = TaskTrainer(task, replace(data, validation=data.test), setup, encoder, arguments, "")
-    test = trainer.scores(data.test, trainer.validation_features, "test")
+    trainer = TaskTrainer(task, replace(data, validation=data.predicted), setup, encoder, arguments, "")
+    test = trainer.scores(data.predicted, trainer.validation_features, "test")
     if ranks()[0] == 0:
-        write_predictions(to / "predictions", test)
-    metrics = {language: scored.metrics for language, scored in test.items()}
-    return {"seed": GIVEN, "validation": statistics.fmean(of[task.metrics[0]] for of in metrics.values()), "test": metrics}
+        write_predictions(to, task, test)
+    metrics = {language: scored.metrics for language, scored in test.items() if scored.metrics}
+    mean = statistics.fmean(of[task.metrics[0]] for of in metrics.values()) if metrics else None
+    return {"seed": GIVEN, "validation": mean, "test": metrics}
 
 
 def doubt(task: Task[Any], collapsed: bool, trivial: float) -> list[str]:

@@ -22,6 +22,7 @@ from transformers import set_seed
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import remove, write_json, written_atomically
+from ernie_m.downstream.submission import write_submission
 from ernie_m.downstream.task import Hyperparameters, Scored, Setup, Task
 from ernie_m.downstream.task_files import TaskData
 from ernie_m.downstream.training import TaskTrainer, TrainerOptions, ranks, training_arguments
@@ -60,12 +61,13 @@ def run_seed(
     if checkpoint and rank == 0:
         print(f"seed {seed}: goes on from {checkpoint.name}", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    test = trainer.scores(data.test, {k: task.features(e, setup, False) for k, e in data.test.items()}, "test")
+    tested = data.predicted
+    test = trainer.scores(tested, {k: task.features(e, setup, False) for k, e in tested.items()}, "test")
     state = trainer.state
     result = {
         "seed": seed,
         "validation": state.best_metric,
-        "test": {language: scored.metrics for language, scored in test.items()},
+        "test": {language: scored.metrics for language, scored in test.items() if scored.metrics},
         "best_step": state.best_global_step,
         "best_epoch": round((state.best_global_step or 0) * state.num_train_epochs / max(1, state.max_steps), 3),
         "num_updates": state.max_steps,
@@ -74,7 +76,7 @@ def run_seed(
     if trainer_options.keep_models:
         trainer.save_whole(folder / MODEL_FOLDER)
     if rank == 0:
-        write_predictions(folder / "predictions", test)
+        write_predictions(folder, task, test)
         write_json(done, result)
         for path in folder.glob("checkpoint-*"):
             remove(path)
@@ -105,10 +107,11 @@ def num_updates(num_examples: int, hyperparameters: Hyperparameters) -> int:
     return math.ceil(num_examples / hyperparameters.batch_size) * hyperparameters.epochs
 
 
-def write_predictions(folder: Path, test: Mapping[str, Scored]) -> None:
-    """LANGUAGE.jsonl with a line an example, each file whole or not at all."""
-    folder.mkdir(exist_ok=True)
+def write_predictions(to: Path, task: Task[Any], test: Mapping[str, Scored]) -> None:
+    """`to`/predictions/LANGUAGE.jsonl with a line an example, and XTREME's files; each whole or not at all."""
+    (to / "predictions").mkdir(exist_ok=True)
     for language, scored in test.items():
-        with written_atomically(folder / f"{language}.jsonl") as aside:
+        with written_atomically(to / "predictions" / f"{language}.jsonl") as aside:
             lines = (json.dumps(prediction, ensure_ascii=False) for prediction in scored.predictions)
             aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_submission(to, task.xtreme, {language: scored.predictions for language, scored in test.items()})

@@ -19,6 +19,7 @@ from transformers import DataCollatorWithPadding
 from ernie_m.base.config import Section, section
 from ernie_m.base.ranges import Range
 from ernie_m.downstream.encoders import Size as Size
+from ernie_m.downstream.submission import Submission
 from ernie_m.interop.encoder import OpenEncoder
 
 Part = Literal["train", "validation", "test"]
@@ -73,7 +74,7 @@ class Scored:
     """The result on the examples of one language."""
 
     metrics: dict[str, float]
-    """Each of the task's metrics, in percent."""
+    """Each of the task's metrics, in percent; none for examples without labels."""
     predictions: list[Any]
     """What was predicted, one an example in their order, fit for JSON."""
 
@@ -94,6 +95,8 @@ class Task(ABC, Generic[Example]):
     language; two different ones are joined with a hyphen. The first pattern that matches anything is taken."""
     auto_class: ClassVar[Any]
     """Class of transformers that puts the head on, e.g. AutoModelForSequenceClassification."""
+    xtreme: ClassVar[Submission | None] = None
+    """How XTREME's evaluation reads the predictions; None where it has no such task."""
 
     @abstractmethod
     def defaults(self, setting: str, size: Size) -> Hyperparameters:
@@ -139,7 +142,10 @@ class Task(ABC, Generic[Example]):
         setup: Setup,
         language: str,
     ) -> Scored:
-        """Scores of one language from the logits of its features (in their order; shorter ones padded with -100)."""
+        """Scores of one language from the logits of its features (in their order; shorter ones padded with -100).
+
+        Examples without labels have predictions and no metrics.
+        """
 
     @abstractmethod
     def trivial_score(self, examples: Sequence[Example]) -> float:
@@ -149,6 +155,10 @@ class Task(ABC, Generic[Example]):
         """The encoder under this task's head, drawn from torch's random state; a `torch.nn.Module` with
         `config`, `base_model_prefix` and `save_pretrained`."""
         return encoder.model(self.auto_class, setup.labels)
+
+    def is_labelled(self, example: Example) -> bool:
+        """Whether it has what it is scored by. XTREME gives its test files out without; such are predicted alone."""
+        return True
 
     def difference(self, test: Mapping[str, Sequence[Example]], paths: Sequence[Path]) -> str | None:
         """What shows that examples are not the paper's test set although their number agrees; None if nothing does."""

@@ -46,10 +46,18 @@ class TaskData:
     train: list[Any]
     validation: dict[str, list[Any]]
     test: dict[str, list[Any]]
+    """What is scored, by language."""
+    unlabelled: dict[str, list[Any]]
+    """Test examples without labels by language: predicted and not scored."""
     num_train: dict[str, int]
     """Training examples by language."""
     files: dict[Part, list[SourceFile]]
     """The files they were read from."""
+
+    @property
+    def predicted(self) -> dict[str, list[Any]]:
+        """All test examples by language, scored or not."""
+        return dict(sorted({**self.test, **self.unlabelled}.items()))
 
 
 def load(task: Task[Any], setting: str, options: FileOptions) -> TaskData:
@@ -65,10 +73,12 @@ def load(task: Task[Any], setting: str, options: FileOptions) -> TaskData:
     if trained_on is None and len(task.settings) > 1 and len(parts["train"]) == 1:  # one language: that is the other setting
         only = next(iter(parts["train"]))
         raise InputError(f"setting {setting}: training examples in {only} alone; expected several languages")
+    test, unlabelled = _by_labels(task, parts["test"])
     return TaskData(
         train=[example for examples in parts["train"].values() for example in examples],
         validation=parts["validation"],
-        test=dict(sorted(parts["test"].items())),
+        test=test,
+        unlabelled=unlabelled,
         num_train={language: len(examples) for language, examples in parts["train"].items()},
         files={part: list(files[part]) for part in PARTS},
     )
@@ -80,7 +90,7 @@ def load_test(task: Task[Any], options: FileOptions) -> TaskData:
         given = "--from_dev" if options.from_dev else f"--{others[0]}_files"
         raise InputError(f"--score_only and {given}: nothing is trained; name what is to be scored with --test_files")
     files = _files(task, options, "test", None)
-    return TaskData([], {}, dict(sorted(_read(task, files, "test").items())), {}, {"test": files})
+    return TaskData([], {}, *_by_labels(task, _read(task, files, "test")), {}, {"test": files})
 
 
 def find(folder: Path, patterns: Sequence[str], language: str | None = None) -> list[SourceFile]:
@@ -137,6 +147,7 @@ def _read(task: Task[Any], files: Sequence[SourceFile], part: str) -> dict[str, 
     progress = Progress(f"reading {part} files", len(files), "files")
     for file in files:
         for language, found in task.read(file.path, file.language).items():
+            _check_labels(task, found, file.path, part)
             came_from.setdefault(language, []).append(file.path)
             examples.setdefault(language, []).extend(found)
         progress.advance(1)
@@ -153,6 +164,21 @@ def _read(task: Task[Any], files: Sequence[SourceFile], part: str) -> dict[str, 
     if empty or not examples:
         raise InputError(f"{files[0].path}: no {part} examples{' in ' + empty[0] if empty else ''}; expected at least one")
     return examples
+
+
+def _check_labels(task: Task[Any], examples: Sequence[Any], path: Path, part: str) -> None:
+    """Raise InputError for examples of one file without labels where they are needed, and where some have them."""
+    without = sum(not task.is_labelled(example) for example in examples)
+    if without and (part != "test" or without < len(examples)):
+        wanted = "labels in all or in none" if part == "test" else "labels"
+        raise InputError(f"{path}: {without:,} of {len(examples):,} {part} examples have no labels; expected {wanted}")
+
+
+def _by_labels(task: Task[Any], examples: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """Test examples by language, those with labels and those without."""
+    ordered = dict(sorted(examples.items()))
+    labelled = {language: found for language, found in ordered.items() if task.is_labelled(found[0])}
+    return labelled, {language: found for language, found in ordered.items() if language not in labelled}
 
 
 def _of_language(

@@ -19,12 +19,13 @@ from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.table import table
 from ernie_m.downstream import encoders, paper, settings
 from ernie_m.downstream.announce import announce
-from ernie_m.downstream.bitext_tuning import BitextTuning, sides_of
+from ernie_m.downstream.bitext_tuning import BitextTuning, is_sorted, sides_of
 from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
+from ernie_m.downstream.submission import FOLDER, write_submission
 from ernie_m.downstream.task_files import find
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.interop.encoder import open_encoder
-from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
+from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, nearest, read_aligned
 from ernie_m.runs.ranks import this_device
 
 XX_TO_EN, EN_TO_XX = 0, 1
@@ -45,7 +46,8 @@ Sweep = Mapping[str, Mapping[str, Accuracies]]
 def run(
     encoder: Path | str, data: Path, to: Path, layer: int = 0, untrained: bool = True, trust_remote_code: bool = False
 ) -> dict[str, Any]:
-    """Measure every `tatoeba.LLL-eng.LLL` of `data`, print the tables, write results.json and scores.png to `to`.
+    """Measure every `tatoeba.LLL-eng.LLL` of `data`, print the tables, write results.json and scores.png to `to`, and
+    what was found to `to`/xtreme/tatoeba. Where English is sorted, as in XTREME's files, nothing is scored.
 
     `layer` counts as in `hidden_states`; 0 is the middle one. Returns results.json's content. Raises InputError for a folder
     without such files, for files or an encoder that are not as expected, and for a `to` that holds other scores.
@@ -68,8 +70,21 @@ def run(
     tell_unknown_texts({f"test {language}": sides[0] for language, sides in pairs.items()}, opened.tokenizer)
     if untrained:
         models[UNTRAINED] = opened.untrained()
-    sweep = {name: measure(model, opened.tokenizer, pairs, name) for name, model in models.items()}
-    counts = {language: len(sides[0]) for language, sides in pairs.items()}
+    aligned = {language: sides for language, sides in pairs.items() if not is_sorted(sides[1])}
+    others = {language: sides for language, sides in pairs.items() if language not in aligned}
+    found: dict[str, list[int]] = {}
+    sweep = {
+        name: measure(model, opened.tokenizer, aligned, name, chosen, found if name == TRAINED else {})
+        for name, model in models.items()
+    }
+    measure(models[TRAINED], opened.tokenizer, others, TRAINED, chosen, found)
+    write_submission(to, task.xtreme, found)
+    if others:
+        told = f"found and not scored, English being sorted: {', '.join(others)}; what was found is in {FOLDER}/"
+        print(told, flush=True)
+    if not aligned:
+        return {}
+    counts = {language: len(sides[0]) for language, sides in aligned.items()}
     difference = paper.difference(task.name, counts)
     row, absence = paper.row_of(task.name, "zero-shot", encoders.size_of(opened.config), difference)
     content = summary(sweep, chosen, counts)
@@ -83,14 +98,23 @@ def run(
 
 
 def measure(
-    model: Any, tokenizer: Any, pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]], note: str
+    model: Any,
+    tokenizer: Any,
+    pairs: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    note: str,
+    layer: int,
+    found: dict[str, list[int]],
 ) -> dict[str, Accuracies]:
-    """Accuracies of every layer on each language's (sentences, English translations)."""
+    """Accuracies of every layer on each language's (sentences, English translations).
+
+    `found` is given, by language, the line (from 0) of the English sentence that `layer` finds for each sentence.
+    """
     device = this_device()
     measured = {}
     for number, (language, sides) in enumerate(pairs.items(), start=1):
         where = f"{language} ({note}, {number} of {len(pairs)})"
         own, english = (mean_pooled(model, tokenizer, side, device, where) for side in sides)
+        found[language] = nearest(own[layer], english[layer]).tolist()
         both = [accuracy_at_1(a, b) for a, b in zip(own, english, strict=True)]
         measured[language] = Accuracies(*([100 * share for share in way] for way in zip(*both, strict=True)))
     return measured

@@ -16,7 +16,7 @@ SAMPLED = 300
 def tell_unknown(task: Task[Any], data: TaskData, setup: Setup) -> None:
     """Print the share of unknown pieces of the training examples and of each tested language."""
     counted = {f"train {'+'.join(data.num_train)}": _counted(task, data.train, setup)} if data.train else {}
-    counted |= {f"test {language}": _counted(task, examples, setup) for language, examples in data.test.items()}
+    counted |= {f"test {language}": _counted(task, examples, setup) for language, examples in data.predicted.items()}
     _tell(counted, setup.tokenizer)
 
 

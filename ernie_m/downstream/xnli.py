@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ernie_m.base.console import InputError
-from ernie_m.downstream.classification import Pair, PairClassification, class_named, language_known
+from ernie_m.downstream.classification import Pair, PairClassification, class_named, language_known, read_pairs
 from ernie_m.downstream.columns import first_row, lines_of, rows_of
+from ernie_m.downstream.submission import Submission, a_line_each
 from ernie_m.downstream.task import Hyperparameters, Part, Size
 
 # MultiNLI's machine translations write "contradictory".
@@ -30,6 +31,7 @@ class Xnli(PairClassification):
     settings: ClassVar[Mapping[str, str | None]] = {"transfer": "en", "translate-train-all": None}
     protocol = "accuracy on all pairs of a language; classes by name; a cut pair loses tokens of its longer sentence"
     classes = ("entailment", "neutral", "contradiction")
+    xtreme = Submission("xnli", "tsv", a_line_each())
     patterns: ClassVar[Mapping[Part, tuple[str, ...]]] = {
         "train": (
             "train-{language}.tsv",
@@ -53,18 +55,14 @@ class Xnli(PairClassification):
         )
 
     def read(self, path: Path, language: str | None) -> dict[str, list[Pair]]:
-        """XNLI's tsv and jsonl with all languages, MultiNLI's translations, XTREME's three columns."""
+        """XNLI's tsv and jsonl with all languages, MultiNLI's translations, XTREME's three columns (two of a test file)."""
         if path.suffix == ".jsonl":
             return _read_jsonl(path)
         head = first_row(path)
         if "gold_label" in head:
             return _read_original(path, head)
-        expected = "premise, hypothesis, label (XTREME's test files have no labels: take the original xnli.test.tsv)"
-        pairs = []
-        for number, (premise, hypothesis, label) in rows_of(path, expected, 3):
-            if number > 1 or head != MULTINLI_HEAD:
-                pairs.append(Pair(premise, hypothesis, class_named(label, NAMES, f"{path}, line {number}")))
-        return {language_known(language, path): pairs}
+        first_line = 2 if head == MULTINLI_HEAD else 1
+        return {language_known(language, path): read_pairs(path, first_line, "premise, hypothesis, label", NAMES)}
 
     def split_key(self, example: Pair, index: int) -> str:
         """Three hypotheses in a row share their premise, at the same lines in every language."""

@@ -104,7 +104,7 @@ def test_entities_survive_iob1_and_iob2_alike() -> None:
         ("a S-PER\n", r"line 1: tag `S-PER` is of the BIOES scheme; expected IOB1 or IOB2"),
         ("a N O\nb O\n", r"line 2: number of space-separated columns: 2; expected 3, as in line 1"),
         ("a\tO\nb O\n", r"line 2: number of tab-separated columns: 1; expected 2, as in line 1"),
-        ("lonely\n", r"line 1: number of space-separated columns: 1; expected 2, the token first"),
+        ("lonely\na O\n", r"line 2: number of space-separated columns: 2; expected 1, as in line 1: the token first"),
         ("\n \n-DOCSTART- O\n", r"file.txt: no tokens; expected a token and its tag"),
         ("", r"file.txt: no tokens"),
         ("a O\n".encode("utf-16"), r"line 1: a NUL byte"),

@@ -55,7 +55,6 @@ def without(key: str) -> dict[str, Any]:
         (content(id=7), r"data\[0\].paragraphs\[0\].qas\[0\]: `id` is 7; expected a text"),
         (content(id="q2"), r"question q2: the id stands there twice"),
         (content(question=None), r"question q1: `question` is None; expected a text"),
-        (content(answers=[]), r"question q1: `answers` is empty; expected at least one"),
         (content(answers=[{"text": "Anna"}]), r"question q1: answers\[0\]: no `answer_start`; expected a number"),
         (content(answers=[], is_impossible=True), r"question q1: has no answer \(SQuAD 2.0\); expected SQuAD v1.1"),
     ],
