@@ -4,6 +4,7 @@ TO/recipes/VARIANT.yaml        each variant's recipe                TO/logs/    
 TO/runs/VARIANT_seedN/         pre-training                         TO/done/      which commands are done
 TO/hugging_face/VARIANT_seedN/ its export                           TO/measures/  its measures
 TO/fine_tuned/VARIANT_seedN/TASK/
+TO/cells/VARIANT_seedN.json    what it measured, to be kept (ernie_m.ablation.cells)
 TO/results.json, results.md, *.png
 """
 
@@ -20,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from ernie_m.ablation import cells
 from ernie_m.ablation.jobs import Job, Jobs, Part
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
 from ernie_m.base.config import differing_keys, read_recipe
@@ -30,7 +32,7 @@ from ernie_m.base.shipped import DS_CONFIGS
 from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.training.trainer import Trainer
 
-FOLDERS = ("recipes", "runs", "hugging_face", "logs", "done", "measures")
+FOLDERS = ("recipes", "runs", "hugging_face", "logs", "done", "measures", "cells")
 RESULTS = ("fine_tuned", "results.json", "results.md", "comparison.png", "pseudo_share.png")
 
 
@@ -60,9 +62,19 @@ class ComparisonPlan:
     gold: Mapping[str, Path] = field(default_factory=dict)
     """Names and files of gold links."""
     fine_tuning: tuple[FineTuning, ...] = field(default=())
+    finished: Path | None = None
+    """Folder of cells that were finished elsewhere."""
+    only: tuple[str, ...] = ()
+    """Variants that are run here; empty: all."""
 
     def job_names(self, variant: Variant) -> list[str]:
         return [f"{variant.name}_seed{seed}" for seed in range(self.seeds)]
+
+    @property
+    def measured_by(self) -> dict[str, Any]:
+        """What the figures of a cell depend on, besides its recipe and the data: no places of files."""
+        sets = {"held_out": self.held_out is not None, "tatoeba": self.tatoeba is not None, "gold": sorted(self.gold)}
+        return {"pairs": self.pairs, **sets, "fine_tuning": {of.task: list(of.options) for of in self.fine_tuning}}
 
 
 def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dict[str, Any]]]:
@@ -74,6 +86,42 @@ def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dic
     jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in variants]
     do(jobs, plan)
     return {variant.name: [_collected(plan, name) for name in plan.job_names(variant)] for variant in variants}
+
+
+def run_cells(
+    variants: Sequence[Variant], plan: ComparisonPlan, data: Job | None
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """As `run`, but for cells that are finished elsewhere and variants that are not asked for here.
+
+    `data` makes the data; None: nothing is run, what is finished is put together. Returns the results of all variants that
+    have any, and remarks on what is there. A cell's file is written when the command ends or stops.
+    """
+    wanted = [cells.Cell(variant, seed) for seed in range(plan.seeds) for variant in variants]
+    if unknown := [name for name in plan.only if name not in {variant.name for variant in variants}]:
+        raise InputError(f"--only {unknown[0]}: expected some of {', '.join(variant.name for variant in variants)}")
+    by = plan.measured_by if data is not None else None
+    found = cells.read(plan.finished, wanted, by) if plan.finished else {}
+    here = [cell for cell in wanted if cell.name not in found and (not plan.only or cell.variant.name in plan.only)]
+    if here and data is not None:
+        claim(variants, plan)
+        do([data], plan)
+        _do_cells(here, plan)
+    found |= cells.read(plan.to / "cells", wanted, by)
+    if not found:
+        raise InputError(f"no finished cell in {plan.finished or plan.to / 'cells'}; --source names the data to run some")
+    results = {v.name: [found[name]["result"] for name in plan.job_names(v) if name in found] for v in variants}
+    return {name: of_seeds for name, of_seeds in results.items() if of_seeds}, cells.remarks(found, wanted)
+
+
+def _do_cells(here: Sequence[cells.Cell], plan: ComparisonPlan) -> None:
+    jobs = {cell.name: _job(cell.variant, cell.seed, plan) for cell in here}
+    parts = {name: [*job.parts] for name, job in jobs.items()}  # jobs drop what is done
+    try:
+        do([*jobs.values()], plan)
+    finally:
+        for cell in here:
+            if all(part.is_done() for part in parts[cell.name]):
+                cells.write(plan.to / "cells", cell, plan.measured_by, plan.data, _collected(plan, cell.name))
 
 
 def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
@@ -177,6 +225,7 @@ def _collected(plan: ComparisonPlan, name: str) -> dict[str, Any]:
         for tuning in plan.fine_tuning
     }
     result["fine_tuned"] = {task: _first_average(content) for task, content in tuned.items()}
+    result["gap"] = {task: (content.get("gap") or {}).get("mean") for task, content in tuned.items()}
     result["as_in_the_paper"] = [
         task
         for task, content in tuned.items()

@@ -12,6 +12,7 @@ from transformers import AutoModel
 from ernie_m.ablation.measures import (
     EVALUATION_SEED,
     dictionaries_of,
+    measured_by_held_out,
     measured_by_links,
     measured_by_retrieval,
     measured_by_words,
@@ -110,8 +111,9 @@ def write_hugging_face(model: MeasuredModel, to: Path) -> None:
 def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureData) -> dict[str, Any]:
     """All measures of the last of `models`; for a curve, also the measures on pairs of each of them.
 
-    {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "curve": [{"step", ...}],
-    "words": {pair: {"pairs", "to_target", "to_source"}}, "links": {gold set: {layer: error rate}}}
+    {"step", "pairs": {measure: value}, "retrieval": {language: {layer: [to en, from en]}}, "sets": {set: {pair: {layer:
+    [there, back]}}} (held-out files, and Tatoeba centred), "curve": [{"step", ...}], "words": {pair: {"pairs", "to_target",
+    "to_source"}}, "links": {gold set: {layer: error rate}}}
     """
     device, gold = this_device(), read_gold_sets(dict(by.gold))
     of_words = dictionaries_of(by.data) if by.data is not None else {}
@@ -124,16 +126,27 @@ def measured(models: Iterator[MeasuredModel], hugging_face: Path, by: MeasureDat
             on_pairs = measured_on_pairs(model.model, pairs, settings, device)
             curve.append({"step": model.step, **on_pairs})
     assert last is not None
-    result: dict[str, Any] = {"step": last.step, "curve": curve, "pairs": {}, "retrieval": {}, "words": {}, "links": {}}
+    result: dict[str, Any] = {
+        "step": last.step,
+        "curve": curve,
+        "pairs": {},
+        "retrieval": {},
+        "sets": {},
+        "words": {},
+        "links": {},
+    }
     if curve:
         result["pairs"] = {key: value for key, value in curve[-1].items() if key != "step"}
-    if by.tatoeba is not None or of_words or gold:
+    if by.tatoeba is not None or by.held_out is not None or of_words or gold:
         opened = open_encoder(hugging_face)
         encoder: Any = opened.model(AutoModel)
         encoder.to(device)
+        languages = list(last.language_ids)
         if by.tatoeba is not None:
-            languages = list(last.language_ids)
-            result["retrieval"] = measured_by_retrieval(encoder, opened.tokenizer, by.tatoeba, languages)
+            result["retrieval"], centred = measured_by_retrieval(encoder, opened.tokenizer, by.tatoeba, languages)
+            result["sets"]["Tatoeba, centred"] = centred
+        if by.held_out is not None:
+            result["sets"] |= measured_by_held_out(encoder, opened.tokenizer, by.held_out, languages, by.pairs)
         result["words"] = measured_by_words(encoder, opened.tokenizer, of_words)
         result["links"] = measured_by_links(encoder, opened.tokenizer, gold)
     return result

@@ -6,15 +6,17 @@ measured under its rule too: the rule only decides who reads whom, and needs no 
 
 *Cross-lingual gain*: ernie_m.models.gain. *Retrieval*: ernie_m.models.retrieval. *State AER*, error rate of the links of a
 model's states: ernie_m.models.state_alignment.
+*Held-out retrieval*: the same of pairs of the training data's domain, with English and between other languages; plain, and
+*centred*, with the mean of each side's sentences subtracted (what a language's sentences have in common).
 *Word translation*, where the data has word links: ernie_m.models.word_translation, over the dictionary of these.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -42,6 +44,8 @@ EVALUATION_SEED = 0
 DICTIONARY_WORDS = 1000
 """Pairs of words of each pair of languages that word translation is measured on."""
 ROWS_AT_A_TIME = 8
+FEWEST_HELD_OUT = 50
+"""Lines of two held-out files below which retrieval among them says nothing."""
 LANGUAGE_CODES = {  # Tatoeba's three letters -> ours
     "afr": "af", "ara": "ar", "ben": "bn", "bul": "bg", "cmn": "zh", "deu": "de", "ell": "el", "est": "et", "eus": "eu",
     "fin": "fi", "fra": "fr", "heb": "he", "hin": "hi", "hun": "hu", "ind": "id", "ita": "it", "jav": "jv", "jpn": "ja",
@@ -50,21 +54,37 @@ LANGUAGE_CODES = {  # Tatoeba's three letters -> ours
 }  # fmt: skip
 
 
+class AlignedFiles(NamedTuple):
+    """Two line-aligned files `[NAME.]AA-BB.{AA,BB}`."""
+
+    languages: tuple[str, str]
+    paths: tuple[Path, Path]
+
+
+def aligned_files(folder: Path, languages: Collection[str]) -> list[AlignedFiles]:
+    """The pairs of files of a folder that are in two of `languages`, by name."""
+    found = []
+    for first in sorted(folder.glob("*-*.*")):
+        codes = tuple(first.stem.rpartition(".")[2].split("-"))
+        if len(codes) == 2 and first.suffix == f".{codes[0]}" and set(codes) <= set(languages):
+            found.append(AlignedFiles((codes[0], codes[1]), (first, first.with_suffix(f".{codes[1]}"))))
+    return found
+
+
 def read_held_out(folder: Path, vocabulary: AnyVocabulary, language_ids: dict[str, int], limit: int) -> list[Example]:
-    """The first `limit` pairs of each `XX-en.{XX,en}` of a folder whose languages the run knows, encoded.
+    """The first `limit` pairs with English of each two files of a folder whose languages the run knows, encoded.
 
     Raises InputError when there is none.
     """
     pairs = []
-    for source in sorted(folder.glob("*-en.*")):
-        language = source.name.partition("-")[0]
-        if source.suffix != f".{language}" or not {language, "en"} <= set(language_ids):
+    for files in aligned_files(folder, language_ids):
+        if "en" not in files.languages:
             continue
-        sides = read_aligned(source, source.with_suffix(".en"))
-        encoded = [[vocabulary.encode(text) for text in side[:limit]] for side in sides]
-        for ids in zip(*encoded, strict=True):
-            if all(len(sentence) for sentence in ids):
-                pairs.append(Example(tuple(ids), (language_ids[language], language_ids["en"])))
+        order = sorted((0, 1), key=lambda side: files.languages[side] == "en")  # English last
+        sides = read_aligned(*files.paths)
+        encoded = [[vocabulary.encode(text) for text in sides[side][:limit]] for side in order]
+        ids_of = tuple(language_ids[files.languages[side]] for side in order)
+        pairs += [Example(ids, ids_of) for ids in zip(*encoded, strict=True) if all(map(len, ids))]
     if not pairs:
         known = ", ".join(sorted(language_ids))
         raise InputError(f"{folder}: no held-out pairs XX-en.XX and XX-en.en in languages of the run ({known})")
@@ -114,14 +134,18 @@ def measured_on_pairs(
     return result | {"gain": cross_lingual_gain(model, rows, sequence_length, device).gain}
 
 
-def measured_by_retrieval(encoder: nn.Module, tokenizer: Any, folder: Path, languages: Sequence[str]) -> dict[str, Any]:
-    """Tatoeba accuracy@1 of a Hugging Face encoder, each way, in every layer: {language: {layer: [to en, from en]}}.
+def measured_by_retrieval(
+    encoder: nn.Module, tokenizer: Any, folder: Path, languages: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tatoeba accuracy@1 of a Hugging Face encoder, each way, in every layer: {language: {layer: [to en, from en]}};
+    plain, and with the mean of each side's sentences subtracted.
 
     Those files `tatoeba.LLL-eng.{LLL,eng}` of `folder` are taken that are in one of `languages`; raises InputError
     when there is none.
     """
     device = next(encoder.parameters()).device
     result: dict[str, dict[str, list[float]]] = {}
+    centred: dict[str, dict[str, list[float]]] = {}
     for source in sorted(folder.glob("tatoeba.*-eng.*")):
         code = source.name.split(".")[1].removesuffix("-eng")
         language = LANGUAGE_CODES.get(code, code)
@@ -131,10 +155,40 @@ def measured_by_retrieval(encoder: nn.Module, tokenizer: Any, folder: Path, lang
             raise InputError(f"{source}: a second set in {language}, whose scores would be mixed; keep one of them there")
         sides = read_aligned(source, source.with_suffix(".eng"))
         source_LND, target_LND = (mean_pooled(encoder, tokenizer, side, device, language) for side in sides)
-        layers = enumerate(zip(source_LND, target_LND, strict=True))
-        result[language] = {str(layer): list(accuracy_at_1(*states)) for layer, states in layers}
+        for into, shifts in ((result, (0, 0)), (centred, (source_LND.mean(1, True), target_LND.mean(1, True)))):
+            layers = enumerate(zip(source_LND - shifts[0], target_LND - shifts[1], strict=True))
+            into[language] = {str(layer): list(accuracy_at_1(*states)) for layer, states in layers}
     if not result:
         raise InputError(f"{folder}: no tatoeba.LLL-eng files in languages of the run ({', '.join(languages)})")
+    return result, centred
+
+
+def measured_by_held_out(
+    encoder: nn.Module, tokenizer: Any, folder: Path, languages: Sequence[str], limit: int
+) -> dict[str, Any]:
+    """Retrieval among the first `limit` lines of each two held-out files: {set: {pair: {layer: [there, back]}}}.
+
+    The sets are pairs with English and others, plain and centred. A sentence of several files is encoded once.
+    """
+    device = next(encoder.parameters()).device
+    texts = {f.languages: [side[:limit] for side in read_aligned(*f.paths)] for f in aligned_files(folder, languages)}
+    of_language: dict[str, dict[str, int]] = {}
+    for codes, sides in texts.items():
+        for code, side in zip(codes, sides, strict=True):
+            numbers = of_language.setdefault(code, {})
+            for text in side:
+                numbers.setdefault(text, len(numbers))
+    states = {code: mean_pooled(encoder, tokenizer, [*known], device, code) for code, known in of_language.items()}
+    result: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for codes, sides in texts.items():
+        if min(map(len, sides)) < FEWEST_HELD_OUT:
+            continue
+        both = [states[code][:, [of_language[code][text] for text in side]] for code, side in zip(codes, sides, strict=True)]
+        name = "held out, en" if "en" in codes else "held out, others"
+        for title, (first, second) in ((name, both), (f"{name}, centred", [side - side.mean(1, True) for side in both])):
+            layers = enumerate(zip(first, second, strict=True))
+            of_pair = {str(layer): list(accuracy_at_1(*of)) for layer, of in layers}
+            result.setdefault(title, {})["-".join(codes)] = of_pair
     return result
 
 

@@ -41,7 +41,7 @@ def mean_and_spread(values: Sequence[float], digits: int) -> str:
 
 def head_and_rows(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
     """The table: a row a variant, a column a measure; benchmarks are beside the paper's score."""
-    some = next(iter(results.values()))[0]
+    some = _any(results)
     head, columns = ["variant", "objectives"], []
     for key, label in COLUMNS.items():
         is_taken = bool(some[NUMBERS[key][0]]) if key in NUMBERS else key in some["pairs"]
@@ -51,16 +51,20 @@ def head_and_rows(variants: Sequence[Variant], results: Results) -> tuple[list[s
             columns.append({n: mean_and_spread(v, digits) for n, v in results_of(results, key).items()})
     for task in some["fine_tuned"]:
         head += [f"{task}, %", f"{task}, paper"]
+        gaps = {name: [result["gap"][task] for result in of_seeds] for name, of_seeds in results.items()}
         is_alike = all(task in result["as_in_the_paper"] for of_seeds in results.values() for result in of_seeds)
         columns.append({name: mean_and_spread(values, 2) for name, values in results_of(results, task).items()})
         columns.append({v.name: f"{v.paper[task]:.1f}" if is_alike and task in v.paper else "-" for v in variants})
+        if all(gap is not None for of_seeds in gaps.values() for gap in of_seeds):
+            head.append(f"{task}, en - others")
+            columns.append({name: mean_and_spread(values, 2) for name, values in gaps.items()})
     rows = [[v.name, v.title, *(column[v.name] for column in columns)] for v in variants]
     return head, rows
 
 
 def by_language(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
     """Retrieval of each language, mean of both ways, in the layer that is best over all of them."""
-    languages = sorted(next(iter(results.values()))[0]["retrieval"])
+    languages = sorted(_any(results)["retrieval"])
     rows = []
     for variant in variants:
         cells = []
@@ -74,9 +78,26 @@ def by_language(variants: Sequence[Variant], results: Results) -> tuple[list[str
     return ["variant", *languages], rows
 
 
+def by_retrieval_set(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
+    """Retrieval of each set, mean of both ways and all pairs, in the last / the middle / the best layer.
+
+    The middle of L layers is L // 2 + 1, as XTREME takes it.
+    """
+    rows = []
+    sets = [*(["Tatoeba"] if _any(results)["retrieval"] else []), *sorted(_any(results)["sets"])]
+    for variant in variants:
+        cells = []
+        for name in sets:
+            layers = [mean_by_layer(result["sets"].get(name, result["retrieval"])) for result in results[variant.name]]
+            figures = zip(*((by[-1], by[min((len(by) + 1) // 2, len(by) - 1)], max(by)) for by in layers), strict=True)
+            cells.append(" / ".join(mean_and_spread(values, 1) for values in figures))
+        rows.append([variant.name, *cells])
+    return ["variant", *sets], rows
+
+
 def by_set(variants: Sequence[Variant], results: Results) -> tuple[list[str], list[list[str]]]:
     """Word translation of each pair of languages, and the error rate of each gold set in the layer that is best over all."""
-    some = next(iter(results.values()))[0]
+    some = _any(results)
     head = ["variant", *(f"words {name}" for name in some["words"]), *(f"AER {name}" for name in some["links"])]
     rows = []
     for variant in variants:
@@ -100,17 +121,19 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def write(title: str, variants: Sequence[Variant], results: Results, remarks: Sequence[str], to: Path) -> None:
     """Print the table; write results.json, results.md and, where there is something to draw, comparison.png into `to`."""
+    variants = [variant for variant in variants if results.get(variant.name)]
+    some = _any(results)
     head, rows = head_and_rows(variants, results)
     if not rows[0][2:]:
         remarks = [*remarks, "no measures to show: --tatoeba, --held_out and --finetune name what to measure by"]
     parts = [(title, head, rows)]
-    some = next(iter(results.values()))[0]
     if some["retrieval"]:
         parts.append(("Tatoeba accuracy@1 by language, %", *by_language(variants, results)))
+    if some["sets"]:
+        parts.append(("Retrieval, %: last layer / middle / best", *by_retrieval_set(variants, results)))
     if some["words"] or some["links"]:
         parts.append(("Word translation and state AER by set, %", *by_set(variants, results)))
-    num_seeds = len(next(iter(results.values())))
-    told = [f"mean ± sample standard deviation over {num_seeds} seeds" if num_seeds > 1 else "one seed: no spread", *remarks]
+    told = [_seeds_told(results), *remarks]
     for heading, some_head, some_rows in parts:
         print(f"\n{heading}\n{table(some_head, some_rows)}")
     print("\n".join(["", *told]))
@@ -125,13 +148,26 @@ def write(title: str, variants: Sequence[Variant], results: Results, remarks: Se
     print("written: " + ", ".join(str(to / name) for name in names))
 
 
+def _any(results: Results) -> Mapping[str, Any]:
+    """The measures of one run: which there are is the same for all."""
+    return next(iter(results.values()))[0]
+
+
+def _seeds_told(results: Results) -> str:
+    counts = {name: len(of_seeds) for name, of_seeds in results.items()}
+    fewest, most = min(counts.values()), max(counts.values())
+    if fewest < most:
+        return "mean ± sample standard deviation over seeds: " + ", ".join(f"{name} {n}" for name, n in counts.items())
+    return f"mean ± sample standard deviation over {most} seeds" if most > 1 else "one seed: no spread"
+
+
 def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
     """Gain and TLM perplexity over steps, retrieval and state AER by layer; a line a variant, each seed faint.
 
     False where none of these was measured.
     """
     pyplot = _pyplot()
-    some = next(iter(results.values()))[0]
+    some = _any(results)
     curves = {"gain": "cross-lingual gain, nats", "perplexity/TLM": "perplexity of TLM's masks, held-out pairs"}
     panels = [*(curves if some["curve"] else ()), *(panel for panel in BY_LAYER if some[panel])]
     if not panels:

@@ -3,6 +3,7 @@
 *objectives*: exp0 to exp5 of the paper's Table 6.   *pseudo-share*: BTMLM's share of pseudo tokens, Figure 6.
 *scratch*: a small model from scratch beside an MMLM-only twin that computes as much, Table 8.
 *learning*: MMLM, then TLM, CAMLM and BTMLM added one by one, on data that fits a small machine (docs/results.md).
+*transfer*: MMLM, then TLM, CAMLM, BTMLM, and XLCO and AlignLM beside them, on a fetched catalog, at equal steps or compute.
 *alignlm*: MMLM, then TLM, AlignLM with three weights of its bilingual loss, and CAMLM beside it (arXiv 2106.01732).
 """
 
@@ -51,6 +52,16 @@ PAIRS_ROWS: dict[str, dict[str, int]] = {
     "camlm": {"TLM": 1, "CAMLM": 2},
 }
 """Rows of pairs in the variants of *alignlm*, to one row of MMLM."""
+CAMLM_ROWS = {"MMLM": 1, "TLM": 1, "CAMLM": 2}
+TRANSFER_STAGES: dict[str, tuple[tuple[float, dict[str, int]], ...]] = {
+    "mmlm": ((1.0, {"MMLM": 1}),),
+    "tlm": ((1.0, {"MMLM": 1, "TLM": 3}),),
+    "camlm": ((1.0, CAMLM_ROWS),),
+    "btmlm": ((0.75, CAMLM_ROWS), (0.25, {"MMLM": 1, "TLM": 1, "CAMLM": 4, "BTMLM": 2})),
+    "xlco": ((1.0, {"MMLM": 1, "TLM": 2, "XLCO": 1}),),
+    "alignlm": ((1.0, {"MMLM": 1, "AlignLM": 3}),),
+}
+"""Variants of *transfer*: stages as shares of the steps, with their rows. BTMLM begins when the transfer is there."""
 LEARNING = ("learning_mmlm", "learning_tlm", "learning_camlm", "learning_btmlm")
 
 
@@ -119,6 +130,28 @@ def learning(steps: int | None, overrides: Sequence[str]) -> list[Variant]:
     made = {name: budgeted(recipe_of(name, None), steps, overrides) for name in LEARNING}
     trained = [Variant(name.removeprefix("learning_"), objectives_in(recipe), recipe) for name, recipe in made.items()]
     return [Variant("untrained", "untrained", made[LEARNING[0]], is_trained=False), *trained]
+
+
+def transfer(name: str, steps: int | None, overrides: Sequence[str], vocab_size: int | None = None) -> list[Variant]:
+    """Recipe `name` untrained and with the rows of TRANSFER_STAGES.
+
+    With `vocab_size` each variant has as many steps as MMLM's FLOPs allow it, else all have as many.
+    """
+    recipe = budgeted(recipe_of(name, None), steps, overrides)
+    num_steps = sum(stage["steps"] for stage in recipe["stages"])
+
+    def variant(of: str, count: int) -> Variant:
+        shares = TRANSFER_STAGES[of]
+        counts = apportion([share for share, _ in shares], count)
+        stages = [{"steps": n, "rows": dict(rows)} for n, (_, rows) in zip(counts, shares, strict=True)]
+        made = {**recipe, "stages": stages}
+        return Variant(of, objectives_in(made), made)
+
+    made = [variant(of, num_steps) for of in TRANSFER_STAGES]
+    if vocab_size is not None:
+        spent = [flops(of.config, vocab_size) for of in made]
+        made = [variant(of.name, max(1, round(num_steps * spent[0] / own))) for of, own in zip(made, spent, strict=True)]
+    return [replace(made[0], name="untrained", title="untrained", is_trained=False), *made]
 
 
 def alignlm(name: str, steps: int | None, overrides: Sequence[str]) -> list[Variant]:

@@ -6,6 +6,7 @@
     ernie-m ablate alignlm      --data DATA --to RUNS --recipe small --gold en-es=GOLD.tsv
     ernie-m ablate translation  --data DATA --to RUNS --test heldout/fr-en --kind unsupervised
     ernie-m ablate learning     --source CORPORA --to RUNS --jobs 2
+    ernie-m ablate transfer     --source FETCHED --to RUNS --jobs 2 --finished docs/results/scratch
 
 The same command, given again, goes on: what is finished is not done again, an interrupted training resumes. To stop, send
 SIGTERM or press Ctrl-C: trainings save first. Everything is written to RUNS: recipes, runs, logs, results.md.
@@ -13,7 +14,6 @@ SIGTERM or press Ctrl-C: trainings save first. Everything is written to RUNS: re
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -72,7 +72,17 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
         finetune: str | None = None,
         finetune_options: str = "",
     ) -> None:
-        plan = _plan(data, to, seeds, jobs, deepspeed, tatoeba, held_out, pairs, gold, finetune, finetune_options)
+        from ernie_m.ablation.asked import plan_of
+
+        plan = plan_of(
+            *(data, to, seeds, jobs, pairs),
+            deepspeed=deepspeed,
+            tatoeba=tatoeba,
+            held_out=held_out,
+            gold=gold,
+            finetune=finetune,
+            finetune_options=finetune_options,
+        )
         compare(plan, recipe, steps, overrides)
 
     command.__name__ = name
@@ -128,7 +138,7 @@ def _scratch(plan: ComparisonPlan, recipe: str | None, steps: int | None, overri
 
 class Commands:
     """Compare pre-trainings: `objectives` (Table 6), `pseudo-share` (Figure 6), `scratch` (Table 8), `alignlm`
-    (arXiv 2106.01732), `translation` (XLM's Table 2), `learning`."""
+    (arXiv 2106.01732), `translation` (XLM's Table 2), `learning`, `transfer`."""
 
     objectives = comparing(
         "objectives",
@@ -196,13 +206,14 @@ class Commands:
             embeddings: file of word vectors, a run or a folder, for the row of word embeddings. Default: MLM's
         """
         from ernie_m.ablation import translation, translation_report
+        from ernie_m.ablation.asked import plan_of, start_of
 
         if kind not in translation.KINDS:
             hint = nearest(kind, translation.KINDS) or ":"
             raise InputError(f"--kind {kind}{hint} expected {' or '.join(translation.KINDS)}")
-        shared = _plan(data, to, seeds, jobs, deepspeed, None, None, 1, None, None, "")
-        given = {name: _start(run) for name, run in ((translation.CLM, clm), (translation.MLM, mlm)) if run}
-        words = _start(embeddings) if embeddings else None
+        shared = plan_of(data, to, seeds, jobs, pairs=1, deepspeed=deepspeed)
+        given = {name: start_of(run) for name, run in ((translation.CLM, clm), (translation.MLM, mlm)) if run}
+        words = start_of(embeddings) if embeddings else None
         plan = translation.TranslationPlan(shared, translation.KINDS[kind], Path(test).resolve(), given, words)
         compared, results = translation.run(plan, recipe, pretraining_steps, steps, overrides)
         translation_report.write(plan.kind, compared, results, shared.to)
@@ -234,15 +245,81 @@ class Commands:
             gold: word links made by people, NAME=FILE with commas between: alignment error rate of each layer's states
         """
         from ernie_m.ablation import comparison, report, variants
+        from ernie_m.ablation.asked import plan_of
         from ernie_m.ablation.learning_data import data_job
 
         tatoeba, held_out = (str(Path(source) / "eval" / name) for name in ("tatoeba", "heldout"))
-        plan = _plan(f"{to}/data", to, seeds, jobs, "", tatoeba, held_out, pairs, gold, None, "")
+        plan = plan_of(f"{to}/data", to, seeds, jobs, pairs, tatoeba=tatoeba, held_out=held_out, gold=gold)
         compared = variants.learning(steps, overrides)
         comparison.claim(compared, plan)
         comparison.do([data_job(Path(source).resolve(), plan.to)], plan)
         results = comparison.run(compared, plan)
         report.write("Learning across languages", compared, results, [], plan.to)
+
+    def transfer(
+        self,
+        *overrides: str,
+        to: str,
+        source: str | None = None,
+        equal_compute: bool = False,
+        recipe: str = "scratch",
+        vocab_size: Annotated[int, Range(least=300, most=10**6)] = 16_000,
+        steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
+        seeds: Annotated[int, Range(least=1, most=1000)] = 3,
+        jobs: Annotated[int, Range(least=1, most=1000)] = 1,
+        only: str | None = None,
+        finished: str | None = None,
+        tatoeba: str | None = None,
+        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        gold: str | None = None,
+        finetune: str | None = None,
+        finetune_options: str = "",
+    ) -> None:
+        """MMLM; + TLM; + CAMLM; + BTMLM; XLCO and AlignLM beside them: small models from scratch on a fetched catalog.
+
+        Builds its data from SOURCE (`python -m data_prep fetch --corpus libreoffice`), trains each with each seed, and
+        measures gain, perplexities and retrieval, also between other languages than English. What a finished cell measured
+        is a file in TO/cells; such files, given again with --finished, stand for their runs: the work can be spread over
+        days and machines.
+
+        Args:
+            overrides: any key of the recipe as key.path=value, for all variants alike
+            to: folder for everything; the same one again goes on
+            source: folder of a fetched catalog; without it nothing is run, finished cells are put in one table
+            equal_compute: as many steps as MMLM's FLOPs allow, instead of as many as MMLM has
+            recipe: name or path of a recipe that gives the model, batch and rates
+            vocab_size: pieces of the tokenizer that is trained
+            steps: steps of each run (of MMLM's, with --equal_compute), instead of the recipe's
+            seeds: runs of each variant, with the seeds 0 .. seeds - 1
+            jobs: runs at work side by side; the cores are shared out
+            only: variants that are run here, with commas between: untrained, mmlm, tlm, camlm, btmlm, xlco, alignlm
+            finished: folder of cells that were finished elsewhere; they are not run again
+            tatoeba: folder of tatoeba.LLL-eng.LLL and .eng: retrieval in another domain
+            pairs: held-out pairs of each two languages that are used
+            gold: word links made by people, NAME=FILE with commas between: alignment error rate of each layer's states
+            finetune: benchmarks as TASK=FOLDER with commas between, e.g. ner=data/wikiann: zero-shot transfer and its gap
+            finetune_options: more for these, e.g. --finetune_options="--seeds 1 epochs=3"
+        """
+        from ernie_m.ablation import catalog_data, comparison, report, variants
+        from ernie_m.ablation.asked import plan_of
+
+        held_out = str(catalog_data.held_out_of(Path(source))) if source else None
+        plan = plan_of(
+            *(f"{to}/data", to, seeds, jobs, pairs),
+            tatoeba=tatoeba,
+            held_out=held_out,
+            gold=gold,
+            finetune=finetune,
+            finetune_options=finetune_options,
+            finished=finished,
+            only=only,
+        )
+        compared = variants.transfer(recipe, steps, overrides, vocab_size if equal_compute else None)
+        data = catalog_data.data_job(Path(source).resolve(), plan.to, vocab_size) if source else None
+        results, remarks = comparison.run_cells(compared, plan, data)
+        report.write(
+            f"From scratch, at equal {'compute' if equal_compute else 'steps'}", compared, results, remarks, plan.to
+        )
 
     def measure(
         self,
@@ -274,14 +351,15 @@ class Commands:
             gold: NAME=FILE with commas between, word links made by people
         """
         from ernie_m.ablation import measured_model
+        from ernie_m.ablation.asked import resolved
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.corpus.gold_sets import gold_paths
 
         if (run is None) == (recipe is None) or (recipe is not None and data is None):
             raise InputError("measure: give either --run, or --recipe with --data")
         check_same_measures(output, {"measure": "ablation"})
-        folder = _path(data)
-        by = measured_model.MeasureData(_path(held_out), _path(tatoeba), pairs, folder, gold_paths(gold))
+        folder = resolved(data)
+        by = measured_model.MeasureData(resolved(held_out), resolved(tatoeba), pairs, folder, gold_paths(gold))
         if run is not None:
             result = measured_model.measured(measured_model.of_run(Path(run), folder), Path(hugging_face), by)
         else:
@@ -290,62 +368,6 @@ class Commands:
             result = measured_model.measured(iter([drawn]), Path(hugging_face), by)
         write_json(Path(output), {"measure": "ablation", **result})
         print(f"written: {output}")
-
-
-def _plan(
-    data: str,
-    to: str,
-    seeds: int,
-    jobs: int,
-    deepspeed: str,
-    tatoeba: str | None,
-    held_out: str | None,
-    pairs: int,
-    gold: str | None,
-    finetune: str | None,
-    finetune_options: str,
-) -> ComparisonPlan:
-    from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings
-    from ernie_m.corpus.gold_sets import gold_paths
-
-    for name, folder in (("tatoeba", tatoeba), ("held_out", held_out)):
-        if folder is not None and not Path(folder).is_dir():
-            raise InputError(f"--{name} {folder}: no such folder")
-    launching = tuple(shlex.split(deepspeed))
-    _check_hosts(launching)
-    return ComparisonPlan(
-        to=Path(to).resolve(),
-        data=Path(data).resolve(),
-        seeds=seeds,
-        side_by_side=jobs,
-        deepspeed=launching,
-        held_out=_path(held_out),
-        tatoeba=_path(tatoeba),
-        pairs=pairs,
-        gold=gold_paths(gold),
-        fine_tuning=fine_tunings(finetune, finetune_options),
-    )
-
-
-def _check_hosts(launching: tuple[str, ...]) -> None:
-    """Raise InputError for a hostfile that deepspeed must not see; it passes any name on to ssh."""
-    from ernie_m.base.hostfile import check_host_name, read_hostfile
-    from ernie_m.supervision.deepspeed_job import value_of
-
-    for option in ("--hostfile", "-H"):
-        if path := value_of(option, launching):
-            read_hostfile(Path(path))
-    if address := value_of("--master_addr", launching):
-        check_host_name(address, "--master_addr")
-
-
-def _start(name: str) -> str:
-    """A path made absolute: recipes hold it. A hub id stays."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text).resolve() if text else None
 
 
 def main(called: str = "ernie-m ablate") -> None:

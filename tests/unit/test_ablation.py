@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from data_prep.catalog import read_catalog
-from ernie_m.ablation import learning_data, measures, report, variants
-from ernie_m.ablation.comparison import fine_tunings, mean_by_layer, number_of
+from ernie_m.ablation import cells, learning_data, measures, report, variants
+from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings, mean_by_layer, number_of, run_cells
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import METRICS_FILE
@@ -239,10 +239,115 @@ def test_retrieval_takes_the_languages_of_the_data_each_way_in_every_layer(tmp_p
     for code, (foreign, english) in content.items():
         (tmp_path / f"tatoeba.{code}-eng.{code}").write_text(foreign + "\n")
         (tmp_path / f"tatoeba.{code}-eng.eng").write_text(english + "\n")
-    found = measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["de", "en", "fr"])
+    found, centred = measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["de", "en", "fr"])
     assert found == {"de": {"0": [1.0, 1.0], "1": [1.0, 1.0]}, "fr": {"0": [0.0, 0.0], "1": [0.0, 0.0]}}
+    assert set(centred) == {"de", "fr"}
     with pytest.raises(InputError, match=r"no tatoeba\.LLL-eng files in languages of the run \(zh\)"):
         measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["zh"])
+
+
+def test_held_out_files_give_pairs_with_english_and_others_plain_and_centred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "FEWEST_HELD_OUT", 3)
+    content = {
+        "x.de-en": ("abc\nxyz\nmmm", "cba\nzyx\nmm"),
+        "de-fr": ("ab\ncd\nef", "cd\nab\nef"),
+        "en-it": ("a\nb", "a\nb"),
+    }
+    for name, sides in content.items():
+        for code, text in zip(name.rpartition(".")[2].split("-"), sides, strict=True):
+            (tmp_path / f"{name}.{code}").write_text(text + "\n")
+    languages = ["de", "en", "fr", "it"]
+    names = {f.languages: f.paths[1].name for f in measures.aligned_files(tmp_path, languages)}
+    assert names == {("de", "en"): "x.de-en.en", ("de", "fr"): "de-fr.fr", ("en", "it"): "en-it.it"}
+    found = measures.measured_by_held_out(Letters(), LetterTokenizer(), tmp_path, languages, 10)
+    assert found["held out, en"] == {"de-en": {"0": [1.0, 1.0], "1": [1.0, 1.0]}}, "too few lines in en-it"
+    assert found["held out, others"]["de-fr"]["0"] == pytest.approx([1 / 3, 1 / 3])
+    assert set(found) == {f"held out, {kind}{how}" for kind in ("en", "others") for how in ("", ", centred")}
+
+
+class Shifted(Letters):
+    """Sentences that end in `!`, the other language's, are moved far away in one direction."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, output_hidden_states: bool) -> Any:
+        states = super().forward(input_ids, attention_mask, output_hidden_states).hidden_states
+        is_other = (input_ids == ord("!")).any(1)
+        moved = nn.functional.one_hot(torch.tensor(ord("b")), 128) * 100.0
+
+        class Output:
+            hidden_states = tuple(state + is_other[:, None, None] * moved for state in states)
+
+        return Output()
+
+
+def test_centring_takes_out_what_all_sentences_of_a_language_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measures, "FEWEST_HELD_OUT", 3)
+    (tmp_path / "de-en.de").write_text("ab\nac\nadd\naee\n")
+    (tmp_path / "de-en.en").write_text("ab!\nac!\nadd!\naee!\n")
+    found = measures.measured_by_held_out(Shifted(), LetterTokenizer(), tmp_path, ["de", "en"], 10)
+    assert found["held out, en"]["de-en"]["0"][0] < 1
+    assert found["held out, en, centred"]["de-en"]["0"] == [1.0, 1.0]
+
+
+# -- finished cells --------------------------------------------------------------------------------------------------
+
+
+def finished(folder: Path, compared: list[variants.Variant], *seeds: int, by: Any = None) -> None:
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "manifest.json").write_text("{}")
+    for variant in compared:
+        for seed in seeds:
+            measured = result_of(0.1 * seed, {"0": [0.1, 0.1], "1": [0.2, 0.4]}, 70.0)
+            cells.write(folder / "cells", cells.Cell(variant, seed), by or {"pairs": 5}, data, measured)
+
+
+def test_finished_cells_are_taken_and_only_what_is_missing_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = variants.transfer("scratch", 100, [])
+    finished(tmp_path, compared[1:3], 0, 1)
+    plan = ComparisonPlan(tmp_path / "to", tmp_path / "data", 2, finished=tmp_path / "cells")
+    results, told = run_cells(compared, plan, None)
+    assert {name: len(of) for name, of in results.items()} == {"mmlm": 2, "tlm": 2}
+    assert told[0].startswith("4 of 14 cells are there; missing: untrained_seed0, camlm_seed0")
+    report.write("From scratch", compared, results, told, tmp_path)
+    printed = capsys.readouterr().out
+    assert "0.05 ± 0.07" in printed
+    assert "7.5 ± 0.0 / 7.5 ± 0.0 / 7.5 ± 0.0" in printed, "held out: the last layer is the middle one and the best"
+    with pytest.raises(InputError, match=r"no finished cell in .*; --source names the data"):
+        run_cells(compared, ComparisonPlan(tmp_path / "to", tmp_path, 1), None)
+
+
+@pytest.mark.parametrize(
+    ("steps", "by", "message"),
+    [(100, {"pairs": 6}, r"mmlm_seed0\.json: of another comparison \(measured_by"), (99, {"pairs": 5}, r"stages")],
+)
+def test_cells_of_another_recipe_or_measured_otherwise_are_refused(
+    tmp_path: Path, steps: int, by: Any, message: str
+) -> None:
+    finished(tmp_path, variants.transfer("scratch", 100, []), 0)
+    wanted = [cells.Cell(variant, 0) for variant in variants.transfer("scratch", steps, [])[1:]]
+    with pytest.raises(InputError, match=message):
+        cells.read(tmp_path / "cells", wanted, by)
+    (tmp_path / "cells/mmlm_seed0.json").write_text("{}")
+    with pytest.raises(InputError, match=r"mmlm_seed0\.json: not a finished cell"):
+        cells.read(tmp_path / "cells", wanted, by)
+
+
+def test_variants_of_transfer_differ_in_rows_and_at_equal_compute_in_steps() -> None:
+    compared = {v.name: v for v in variants.transfer("scratch", 1000, [])}
+    assert [v.num_steps for v in compared.values()] == [1000] * 7
+    assert not compared["untrained"].is_trained
+    stages = compared["btmlm"].recipe["stages"]
+    assert [stage["steps"] for stage in stages] == [750, 250]
+    assert stages[0]["rows"] == compared["camlm"].recipe["stages"][0]["rows"], "BTMLM begins late, after CAMLM's rows"
+    equal = {v.name: v for v in variants.transfer("scratch", 1000, [], vocab_size=16_000)}
+    assert equal["mmlm"].num_steps == 1000
+    assert len({v.num_steps for v in equal.values()}) > 2
+    spent = [variants.flops(v.config, 16_000) for v in equal.values()]
+    assert max(spent) / min(spent) < 1.01
 
 
 # -- reports ---------------------------------------------------------------------------------------------------------
@@ -252,13 +357,14 @@ def result_of(gain: float, layers: dict[str, list[float]], xnli: float) -> dict[
     retrieval = {"de": layers, "fr": {k: [v / 2 for v in both] for k, both in layers.items()}}
     curve = [{"step": step, "gain": gain * step / 10, "perplexity/TLM": 50.0 / step} for step in (5, 10)]
     pairs = {"gain": gain, "perplexity/MMLM": 20.0, "perplexity/TLM": 10.0, "perplexity/CAMLM": 30.0}
-    tuned = {"fine_tuned": {"xnli": xnli}, "as_in_the_paper": ["xnli"]}
+    tuned = {"fine_tuned": {"xnli": xnli}, "as_in_the_paper": ["xnli"], "gap": {"xnli": 2 * gain}}
     words = {
         "en-es": {"pairs": 10, "to_target": gain, "to_source": 0.1},
         "en-fr": {"pairs": 8, "to_target": 0, "to_source": 0},
     }
     links = {"en-es": {"0": 0.5, "1": 0.5 - gain, "2": 0.45}, "en-fr": {"0": 0.3, "1": 0.3 - gain, "2": 0.35}}
-    measured = {"retrieval": retrieval, "curve": curve, "pairs": pairs, "words": words, "links": links}
+    sets = {"held out, en": {"de-en": {k: [v / 4 for v in both] for k, both in layers.items()}}}
+    measured = {"retrieval": retrieval, "sets": sets, "curve": curve, "pairs": pairs, "words": words, "links": links}
     return {"step": 10, **measured, **tuned}
 
 
@@ -299,7 +405,7 @@ def test_each_set_has_its_own_column_in_the_layer_that_is_best_over_all_sets() -
 
 def test_what_was_not_measured_is_said_and_not_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compared = variants.objectives(None, None, [])[:1]
-    nothing = {"step": 10, "retrieval": {}, "curve": [], "pairs": {}, "words": {}, "links": {}, "fine_tuned": {}}
+    nothing = {"step": 10, "retrieval": {}, "sets": {}, "curve": [], "pairs": {}, "words": {}, "links": {}, "fine_tuned": {}}
     report.write("A title", compared, {compared[0].name: [nothing]}, [], tmp_path)
     out = capsys.readouterr().out
     assert "no measures to show: --tatoeba, --held_out and --finetune name what to measure by" in out

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ernie_m.ablation import asked
 from ernie_m.base import hostfile
 from ernie_m.base.console import InputError
 from ernie_m.base.hostfile import (
@@ -19,7 +20,6 @@ from ernie_m.base.hostfile import (
     ssh_command,
     write_hostfile,
 )
-from ernie_m.commands import ablate
 from ernie_m.hosts.session import remote_agent
 from ernie_m.supervision import deepspeed_job, remote
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, JobCommand
@@ -154,8 +154,8 @@ def test_all_that_reaches_other_hosts_looks_at_their_names(tmp_path: Path, monke
         lambda: deepspeed_job.end_remote_orphans([OPTION], [], command),
         lambda: DeepspeedLauncher(command).start({"a": 1, OPTION: 1}, tmp_path),
         lambda: DeepspeedLauncher(command, master_addr=OPTION),
-        lambda: ablate._check_hosts(("--hostfile", str(tmp_path / "hosts"))),
-        lambda: ablate._check_hosts((f"--master_addr={OPTION}",)),
+        lambda: asked.check_hosts(("--hostfile", str(tmp_path / "hosts"))),
+        lambda: asked.check_hosts((f"--master_addr={OPTION}",)),
     ]
     for attempt in tried:
         with pytest.raises(InputError, match="ssh and pdsh take it for an option"):
