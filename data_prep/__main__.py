@@ -79,8 +79,8 @@ class Commands:
 
         Args:
             to: folder for the files; its catalog.yaml gets an entry for each file, and is not changed otherwise.
-            corpus: cc100, wikimatrix, multiun, iitb, libreoffice (exact pairs of 94 languages out of Debian's packages,
-                with text and held-out pages; needs apt), or one of OPUS's such as Tatoeba (all others: opus/NAME).
+            corpus: cc100, wikimatrix, multiun, iitb, libreoffice and mozilla (exact pairs of many languages out of Debian's
+                packages, with text and held-out pages; need apt), or one of OPUS's such as Tatoeba (all others: opus/NAME).
             lang: codes with commas between them: sw,am,en for CC-100; pairs such as de-en for the others, or de for
                 the pair with English. With --catalog, only these languages of it (and their pairs with English).
             catalog: ernie_m (96 languages of CC-100 and 14 parallel ones, shipped) or a YAML file, all of it.

@@ -2,7 +2,7 @@
 
 1. What: a corpus and languages (`--corpus cc100 --lang sw`), or all that a catalog names (`--catalog ernie_m`).
 2. Where from: `sources` knows the addresses, `opus` asks OPUS for those that it alone knows.
-   `libreoffice` makes its files of a distribution's packages instead.
+   `libreoffice` and `mozilla` make their files of a distribution's packages instead (`packages`, `places`).
 3. `download` brings each file to its final name, resuming what an earlier command left.
 4. `catalog_file` names it in `<to>/catalog.yaml`, which `build` reads.
 """
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.catalog import read_catalog
-from data_prep.fetch import catalog_file, libreoffice, opus, sources
+from data_prep.fetch import catalog_file, libreoffice, mozilla, opus, sources
 from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
 from data_prep.fetch.download import download
 from data_prep.fetch.sources import Entry, Remote
@@ -27,7 +27,7 @@ from ernie_m.base.language_codes import agree, canonical
 from ernie_m.base.plain_yaml import load_yaml
 
 OWN = ("cc100", "wikimatrix", "multiun", "iitb")
-FROM_PACKAGES = {libreoffice.CORPUS: libreoffice.fetch}
+FROM_PACKAGES = {libreoffice.CORPUS: libreoffice.fetch, mozilla.CORPUS: mozilla.fetch}
 """Corpora out of a distribution's packages: no file of theirs has an address."""
 # OPUS has hundreds; these may be given without the opus/, and are what a typing error is compared with
 _OPUS = """

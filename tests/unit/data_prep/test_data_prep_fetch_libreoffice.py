@@ -17,8 +17,8 @@ from data_prep.catalog import read_catalog
 from data_prep.fetch import fetch
 from data_prep.fetch.libreoffice.help_pages import paragraphs
 from data_prep.fetch.libreoffice.messages import messages
-from data_prep.fetch.libreoffice.near_copies import LEAST, NearCopies, words_of
-from data_prep.fetch.libreoffice.splits import Splits
+from data_prep.fetch.places.near_copies import LEAST, NearCopies, words_of
+from data_prep.fetch.places.splits import Splits
 from ernie_m.base.console import InputError
 
 PAGES = 200

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from data_prep.fetch.libreoffice.near_copies import words_of
-from data_prep.fetch.libreoffice.segments import PIVOT, Segments, same_as_english
-from data_prep.fetch.libreoffice.splits import Splits
+from data_prep.fetch.places.near_copies import words_of
+from data_prep.fetch.places.segments import PIVOT, Segments, same_as_english
+from data_prep.fetch.places.splits import Splits
 from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
 
 LEAST_WORDS = 3

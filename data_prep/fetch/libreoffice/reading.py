@@ -1,26 +1,18 @@
-"""Every text of LibreOffice's packages at its place: (page, element) -> language -> text, English among them.
+"""The texts of LibreOffice's packages at their places.
 
-Help pages have the same paragraph ids in every language, windows the same contexts: what stands at one place translates each
-other, exactly.
+Help pages have the same paragraph ids in every language, windows the same contexts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TypeAlias
-
 from data_prep.fetch.libreoffice.help_pages import paragraphs
 from data_prep.fetch.libreoffice.messages import messages
 from data_prep.fetch.packages import Package
+from data_prep.fetch.places.segments import PIVOT, Segments
 from ernie_m.base.console import Progress
 
-PIVOT = "en"
 HELP = r"usr/share/libreoffice/help/[^/]+/text/(?P<page>.+)\.html"
 CATALOGS = r"usr/lib/libreoffice/program/resource/[^/]+/LC_MESSAGES/(?P<program>.+)\.mo"
-
-Place: TypeAlias = tuple[str, str]
-"""(page of the help or window of a program, paragraph or message)."""
-Segments: TypeAlias = dict[Place, dict[str, str]]
 
 
 def add_help(segments: Segments, language: str, package: Package, progress: Progress) -> None:
@@ -43,9 +35,3 @@ def add_messages(segments: Segments, language: str, package: Package, progress: 
             place = (f"{found['program']}/{message.window}", f"{message.context} {message.english}")
             segments.setdefault(place, {PIVOT: message.english})[language] = message.translation
         progress.advance(1)
-
-
-def same_as_english(texts: dict[str, str], languages: Collection[str]) -> bool:
-    """Whether one of these texts is the English one, not translated."""
-    english = texts[PIVOT].casefold()
-    return any(texts[language].casefold() == english for language in languages if language != PIVOT)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
-from data_prep.fetch.libreoffice.near_copies import NearCopies, words_of
+from data_prep.fetch.places.near_copies import NearCopies, words_of
 from ernie_m.base.console import Progress
 from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
 
