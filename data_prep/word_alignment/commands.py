@@ -78,7 +78,7 @@ def alignments(
     corpus: str | None = None,
     form: str = "auto",
     first_index: Annotated[int, Range(least=0, most=1, zero="counted from 0")] | None = None,
-    links_first_index: Annotated[int, Range(least=0, most=1, zero="counted from 0")] = 0,
+    links_first_index: Annotated[int, Range(least=0, most=1, zero="counted from 0")] | None = None,
 ) -> None:
     """Print precision, recall and alignment error rate of word links against gold.
 
@@ -93,7 +93,7 @@ def alignments(
         corpus: its corpus whose rows are the pairs of the gold, in their order.
         form: of the gold: auto, pharaoh, text or wpt.
         first_index: what the gold counts from (default: 0, WPT 1).
-        links_first_index: what --links counts from.
+        links_first_index: what --links counts from (default: 0).
     """
     from data_prep.word_alignment.scoring import folder_links, pharaoh_links, scored
     from ernie_m.corpus.word_links import read_gold

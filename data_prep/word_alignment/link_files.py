@@ -48,6 +48,8 @@ def located(path: Path, corpus: CorpusEntry) -> list[Place]:
     with open(path, "rb") as file:
         offset = 0
         for content in file:
+            if not line:
+                _as_text(content, f"{path}:1")
             if line in wanted:
                 starts[line] = offset
             offset += len(content)
@@ -69,15 +71,18 @@ def read_rows(shard: Shard, place: Place, tokenizer: Path | None) -> Ragged:
         file.seek(place.offset)
         for row, sentences in enumerate(_rows(shard)):
             where = f"{place.path}:{place.first_line + row}"
-            try:
-                text = file.readline().decode("utf-8")
-            except UnicodeDecodeError:
-                raise InputError(f"{where}: not UTF-8; expected 0-0 1-2") from None
-            links = [(i, j) for i, j, _ in parsed_links(text, where)]
+            links = [(i, j) for i, j, _ in parsed_links(_as_text(file.readline(), where), where)]
             items = _of_tokens(links, sentences, where) if begins is None else _of_words(links, sentences, begins, where)
             counts[row + 1] = items.size
             values.append(items.astype(np.int32).ravel())
     return Ragged(np.cumsum(counts).astype(np.int32), np.concatenate(values))
+
+
+def _as_text(line: bytes, where: str) -> str:
+    try:
+        return line.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not UTF-8; expected a text file with lines 0-0 1-2") from None
 
 
 def _of_tokens(links: list[tuple[int, int]], sentences: tuple[np.ndarray, ...], where: str) -> np.ndarray:

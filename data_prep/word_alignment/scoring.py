@@ -11,14 +11,17 @@ from ernie_m.base.console import InputError
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.columns import LINKS
 from ernie_m.corpus.folder import CorpusFolder, Shard
-from ernie_m.corpus.word_links import GoldPair, Link, Score, check_range, parsed_links, read_lines, score
+from ernie_m.corpus.word_links import GoldPair, Link, Score, check_first_index, check_range, parsed_links, read_lines, score
 from ernie_m.corpus.words import begins_word, word_numbers
 
 
-def pharaoh_links(path: Path, first_index: int = 0) -> list[set[Link]]:
-    """The links of each line. Raises InputError naming the line."""
+def pharaoh_links(path: Path, first_index: int | None = None) -> list[set[Link]]:
+    """The links of each line, counted from 0 unless it is said. Raises InputError naming the line."""
     lines = enumerate(read_lines(path), 1)
-    return [{(i, j) for i, j, _ in parsed_links(line, f"{path}:{number}", first_index)} for number, line in lines]
+    links = [{(i, j) for i, j, _ in parsed_links(line, f"{path}:{number}", first_index or 0)} for number, line in lines]
+    if first_index is None:
+        check_first_index(links, path, "--links_first_index")
+    return links
 
 
 def folder_links(data: Path, corpus: str) -> list[set[Link]]:

@@ -26,6 +26,8 @@ FIRST_INDEX = {PHARAOH: 0, TEXT: 0, WPT: 1}
 _LINK = re.compile(r"(\d+)([-pP?])(\d+)(?::\S+)?")
 _WPT = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)(?:\s+([SP]))?(?:\s+[-+.eE\d]+)?\s*")
 SHOWN = 60  # characters of a line in a message
+ENOUGH_PAIRS = 10
+"""Pairs with links by which a file that counts from 1 is recognised."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_lines(path: Path) -> Iterator[str]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield line.decode("utf-8").rstrip("\r\n")
+                yield line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
             except UnicodeDecodeError:
                 raise InputError(f"{path}:{number}: not UTF-8; convert the file") from None
 
@@ -89,6 +91,7 @@ def read_gold(path: Path, form: str = AUTO, first_index: int | None = None) -> l
     if not any(line.strip() for line in lines):
         raise InputError(f"{path}: empty; expected word links")
     form = _form_of(lines) if form == AUTO else form
+    is_told = first_index is not None
     first_index = FIRST_INDEX[form] if first_index is None else first_index
     if form == WPT:
         return _read_wpt(path, lines, first_index)
@@ -103,6 +106,8 @@ def read_gold(path: Path, form: str = AUTO, first_index: int | None = None) -> l
                 raise InputError(f"{where}: {len(fields)} fields, expected source ||| target ||| links")
             texts, line = (tuple(fields[0].split()), tuple(fields[1].split())), fields[2]
         pairs.append(_pair(parsed_links(line, where, first_index), texts, where))
+    if not is_told:
+        check_first_index([pair.possible for pair in pairs], path, "--first_index")
     return pairs
 
 
@@ -123,11 +128,22 @@ def _pair(
     return GoldPair(frozenset((i, j) for i, j, is_sure in links if is_sure), possible, *(texts or (None, None)))
 
 
+def check_first_index(links: Sequence[Iterable[Link]], path: Path, option: str) -> None:
+    """Raise InputError for pairs of which none has a link with a word 0: they are counted from 1, and nobody said so."""
+    smallest = [min(map(min, found)) for found in map(list, links) if found]
+    if len(smallest) >= ENOUGH_PAIRS and min(smallest) > 0:
+        raise InputError(
+            f"{path}: no link with word 0 in {len(smallest):,} pairs, so it seems to count from 1; "
+            f"say {option} 1, or 0 if not"
+        )
+
+
 def check_range(links: Iterable[Link], num_source: int, num_target: int, where: str, units: str = "words") -> None:
     """Raise InputError, beginning with `where`, for a link outside sentences of so many words."""
     for i, j in links:
         if i >= num_source or j >= num_target:
-            raise InputError(f"{where}: link {i}-{j}, in sentences of {num_source} and {num_target} {units} (from 0)")
+            sizes = f"{num_source} and {num_target} {units}"
+            raise InputError(f"{where}: link {i}-{j}, in sentences of {sizes} (from 0; does the file count from 1?)")
 
 
 def _read_wpt(path: Path, lines: Sequence[str], first_index: int) -> list[GoldPair]:

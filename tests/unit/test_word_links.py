@@ -22,6 +22,7 @@ FORMS = {
     "pharaoh from 1": "1-1 3-2 2?2\n\n",
     "text": "a b c ||| d e ||| 0-0 2-1 1p1\na ||| d ||| \n",
     "tabs": "a b c\td e\t0-0 2-1 1p1\t\t\na\td\t\n",
+    "pharaoh, marked, of Windows": "\ufeff0-0 2-1 1p1\r\n\r\n",
     "wpt": "1 1 1 S\n1 3 2\n1 2 2 P\n2 0 0 P\n",
     "wpt from 0": "1 0 0\n1 2 1 S 1.0\n1 1 1 P 0.5\n",
 }
@@ -30,7 +31,7 @@ FORMS = {
 @pytest.mark.parametrize("name", list(FORMS))
 def test_all_forms_say_the_same(name: str, tmp_path: Path) -> None:
     path = tmp_path / "gold"
-    path.write_text(FORMS[name])
+    path.write_bytes(FORMS[name].encode())
     first_index = int(name[-1]) if "from" in name else None
     found = read_gold(path, "auto", first_index)
     expected = GOLD[: len(found)]
@@ -65,6 +66,23 @@ def test_a_file_that_counts_from_one_and_holds_a_zero_is_named(tmp_path: Path) -
         read_gold(tmp_path / "gold", "auto", 1)
     with pytest.raises(InputError, match="no such file"):
         read_gold(tmp_path / "none")
+
+
+def test_a_file_that_counts_from_one_unsaid_is_refused(tmp_path: Path) -> None:
+    """Not one with a single word 0, on either side, nor one of few pairs, nor where it is said."""
+    path = tmp_path / "links"
+    path.write_text("1-1 2-2\n" * 12 + "\n")
+    message = "links: no link with word 0 in 12 pairs, so it seems to count from 1; say --{} 1, or 0 if not"
+    with pytest.raises(InputError, match=message.format("first_index")):
+        read_gold(path)
+    with pytest.raises(InputError, match=message.format("links_first_index")):
+        pharaoh_links(path)
+    assert (0, 0) in read_gold(path, "auto", 1)[0].sure
+    assert pharaoh_links(path, 1)[0] == {(0, 0), (1, 1)}
+    assert pharaoh_links(path, 0)[0] == {(1, 1), (2, 2)}
+    for content in ("1-1\n" * 12 + "0-1\n", "1-1\n" * 12 + "3-0\n", "1-1\n" * 9):
+        path.write_text(content)
+        assert len(pharaoh_links(path)) == len(read_gold(path)) == content.count("\n")
 
 
 def test_the_score_is_that_of_the_definition() -> None:
