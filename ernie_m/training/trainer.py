@@ -71,6 +71,7 @@ class Trainer:
         self.architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages), goes_on)
         self.schedule = Schedule(config.weights.drawn(config.stages), config.batch.rows_per_step)
         self.data = PretrainingData(self.folder, config.data, self.schedule, config.seed)
+        config.factors_of(self.data.metrics)  # a stream that is not there is refused before anything is written
         self.run_folder = RunFolder(run)
         self.from_scratch, self.trackers, self.skip_steps = from_scratch, trackers, skip_steps
         if skip_steps:

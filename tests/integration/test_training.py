@@ -17,8 +17,12 @@ from typing import Any
 import pytest
 import yaml
 
+from ernie_m.base.config import build, merge_overrides
+from ernie_m.base.console import InputError
 from ernie_m.runs.metrics import read_metrics
 from ernie_m.training.divergence import GuardConfig
+from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.trainer import Trainer
 from tests.integration.conftest import ROOT, TINY_RECIPE, environment
 
 RECIPE = TINY_RECIPE
@@ -127,6 +131,13 @@ def test_losses_do_not_depend_on_the_number_of_ranks(
     for step in one:
         assert one[step].keys() == other[step].keys()
         assert other[step] == pytest.approx(one[step], abs=1e-5)
+
+
+def test_a_stream_that_is_not_there_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    config = build(TrainingConfig, merge_overrides(RECIPE, ["stream_weights={TLM: {en-xx: 0.5}}"]), "recipe")
+    with pytest.raises(InputError, match=r"stream_weights.TLM.en-xx: no such stream"):
+        Trainer(config, data, tmp_path / "run", ROOT / "ds_configs")
+    assert not (tmp_path / "run").exists()
 
 
 def fp16_on_cpu(folder: Path, is_supported: bool = True) -> Path:
