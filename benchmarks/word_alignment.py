@@ -1,7 +1,7 @@
 """Our aligner beside fast_align's C++, on gold links and on a larger text, in one run: error rate, seconds, memory.
 
     python -P benchmarks/word_alignment.py --gold XL-WA/data --languages es,ru,hu,nl --fast_align fast_align/ \\
-        --text Tatoeba.de-en.txt
+        --text Tatoeba.de-en.txt --sizes 1,10000,50000,200000
 
 (-P, since benchmarks/data_prep.py beside this file would hide the package.)
 
@@ -11,16 +11,16 @@
    options (-d -o -v, both ways, atools), on one core.
 3. Units: words; the ids of a SentencePiece model and of a WordPiece one, each trained on the pair's text. Links of ids are
    brought to words: two words are linked where two of their pieces are.
-4. --text, lines `source ||| target`, says how fast each is, on SentencePiece ids.
+4. --text, lines `source ||| target`, says how fast each is and how much memory it takes, on SentencePiece ids, by size;
+   of one pair: what interpreter and libraries take.
 
 Each aligner runs in a process of its own, whose highest memory is the kernel's (VmHWM). Not counted: the time that numba
-compiles, which it keeps between runs.
+compiles, which it keeps between runs (the first run of all has the memory of compiling).
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -36,10 +36,6 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from data_prep.tokenizer_training import train_tokenizer
-from data_prep.word_alignment.cells import SortedPairs
-from data_prep.word_alignment.decoding import links_of
-from data_prep.word_alignment.engines import engine
-from data_prep.word_alignment.model import Settings, train
 from data_prep.word_alignment.symmetrization import SYMMETRIZATIONS
 from ernie_m.base.command_line import run
 from ernie_m.base.console import InputError
@@ -47,6 +43,7 @@ from ernie_m.base.table import table
 from ernie_m.corpus.vocabulary import EncodedTexts, Vocabulary
 from ernie_m.corpus.word_links import GoldPair, Link, read_gold, score
 
+ENGINES = ("numba", "numpy")
 ATOOLS = dict(zip(SYMMETRIZATIONS, ("intersect", "grow-diag-final-and", "union"), strict=True))
 Words = Sequence[str]
 
@@ -64,6 +61,8 @@ class Result(NamedTuple):
     links: dict[str, list[set[Link]]]
     seconds: float
     memory: int
+    types: int = 0
+    """Pairs of ids that its model keeps."""
 
 
 def of_words(pairs: Sequence[tuple[Words, Words]]) -> Text:
@@ -104,32 +103,20 @@ def word_piece(pairs: Sequence[tuple[Words, Words]], size: int, folder: Path) ->
     return encoded(pairs, lambda word: tokenizer.encode(word).ids)
 
 
-def ours(text: Text, name: str, folder: Path) -> Result:
+def ours(text: Text, name: str, folder: Path, *which: str) -> Result:
     """By our aligner with this engine, in a process of its own."""
-    path = folder / "text.json"
-    path.write_text(json.dumps(text.sides))
-    timed([sys.executable, "-P", __file__, "--inside", str(path), name], folder / "out.json")
-    answer = json.loads((folder / "out.json").read_text())
-    links = {method: [set(map(tuple, row)) for row in rows] for method, rows in answer["links"].items()}
-    return Result(links, answer["seconds"], answer["memory"])
-
-
-def inside(path: str, name: str) -> None:
-    """What that process does; the time is that from ids to links."""
-    both = [as_texts(side) for side in json.loads(Path(path).read_text())]
-    one = [as_texts([[1, 2], [2]])] * 2
-    links_of(train(SortedPairs.of(*one), 3, Settings(), engine(name)), *one, SYMMETRIZATIONS[1], engine(name))  # compiles
-    started = time.perf_counter()
-    vocab_size = 1 + int(max(side.values.max() for side in both))
-    model = train(SortedPairs.of(*both), vocab_size, Settings(), engine(name))
-    found = {method: links_of(model, *both, method, engine(name)) for method in SYMMETRIZATIONS[:1]}
-    seconds, memory = time.perf_counter() - started, highest_memory("self")  # one symmetrisation, as of the peer
-    found |= {method: links_of(model, *both, method, engine(name)) for method in SYMMETRIZATIONS[1:]}
-    links = {
-        method: [values[a:b].reshape(-1, 2).tolist() for a, b in itertools.pairwise(offsets.tolist())]
-        for method, (offsets, values) in found.items()
-    }
-    print(json.dumps({"seconds": seconds, "memory": memory, "links": links}))
+    sides = {key: as_texts(side) for key, side in zip(("source", "target"), text.sides, strict=True)}
+    offsets = {f"{key}_offsets": side.offsets for key, side in sides.items()}
+    np.savez(folder / "text.npz", **{key: side.values for key, side in sides.items()}, **offsets)
+    program = str(Path(__file__).with_name("word_alignment_process.py"))
+    files = [str(folder / "text.npz"), name, str(folder / "links.npz")]
+    _, memory = timed([sys.executable, "-P", program, *files, *which], folder / "out")
+    answer = np.load(folder / "links.npz")
+    links = {}
+    for number, method in enumerate(SYMMETRIZATIONS if which else SYMMETRIZATIONS[:1]):
+        values, offsets_of = answer[f"values_{number}"], answer[f"offsets_{number}"].tolist()
+        links[method] = [set(map(tuple, values[a:b].reshape(-1, 2).tolist())) for a, b in itertools.pairwise(offsets_of)]
+    return Result(links, float(answer["seconds"]), memory, int(answer["types"]))
 
 
 def as_texts(side: list[list[int]]) -> EncodedTexts:
@@ -138,23 +125,25 @@ def as_texts(side: list[list[int]]) -> EncodedTexts:
     return EncodedTexts(np.fromiter(itertools.chain.from_iterable(side), np.int32, offsets[-1]), offsets)
 
 
-def theirs(text: Text, programs: Path, folder: Path, options: Sequence[str] = ()) -> Result:
+def theirs(
+    text: Text, programs: Path, folder: Path, options: Sequence[str] = (), methods: Sequence[str] = SYMMETRIZATIONS
+) -> Result:
     """By fast_align, with these options beside the usual ones."""
     lines = (" ||| ".join(" ".join(map(str, ids)) for ids in pair) for pair in zip(*text.sides, strict=True))
     (folder / "text").write_text("".join(line + "\n" for line in lines))
     command = [str(programs / "fast_align"), "-i", str(folder / "text"), "-d", "-o", "-v", *options]
     runs = [timed([*command, *turned], folder / name) for name, turned in (("forward", []), ("backward", ["-r"]))]
     links, seconds = {}, [seconds for seconds, _ in runs]
-    for method, name in ATOOLS.items():
+    for method in methods:
         both = ["-i", str(folder / "forward"), "-j", str(folder / "backward")]
-        took, _ = timed([str(programs / "atools"), *both, "-c", name], folder / "links")
+        took, _ = timed([str(programs / "atools"), *both, "-c", ATOOLS[method]], folder / "links")
         seconds += [took] if method == SYMMETRIZATIONS[0] else []
         rows = (folder / "links").read_text().splitlines()
         links[method] = [{(int(i), int(j)) for i, _, j in (word.partition("-") for word in row.split())} for row in rows]
     return Result(links, sum(seconds), max(memory for _, memory in runs))
 
 
-def highest_memory(process: str) -> int:
+def highest_memory(process: int) -> int:
     """The most memory that a process has had, in bytes; 0 when it is gone."""
     with suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
@@ -172,7 +161,7 @@ def timed(command: Sequence[str], output: Path) -> tuple[float, int]:
 
         def watch() -> None:
             while child.poll() is None:
-                highest[0] = max(highest[0], highest_memory(str(child.pid)))
+                highest[0] = max(highest[0], highest_memory(child.pid))
                 time.sleep(0.01)
 
         watcher = threading.Thread(target=watch)
@@ -219,6 +208,7 @@ def main(
     languages: str,
     fast_align: str,
     text: str | None = None,
+    sizes: str = "",
     vocab_size: int = 4000,
     text_vocab_size: int = 8000,
 ) -> None:
@@ -228,7 +218,8 @@ def main(
         gold: the folder `data` of XL-WA.
         languages: its folders to take, with commas between them.
         fast_align: a checkout of clab/fast_align.
-        text: `source ||| target` lines to measure speed on.
+        text: `source ||| target` lines to measure speed and memory on.
+        sizes: numbers of pairs, with commas between them: the first ones of --text. Default: all of it.
         vocab_size: pieces of the tokenizers that are trained on each pair of languages.
         text_vocab_size: of the one that is trained on --text.
     """
@@ -247,7 +238,7 @@ def main(
                 for aligner, result in (
                     ("fast_align", theirs(content, programs, folder)),
                     ("fast_align -a 0.05", theirs(content, programs, folder, ["-a", "0.05"])),  # our prior
-                    ("ours", ours(content, "numba", folder)),
+                    ("ours", ours(content, "numba", folder, "all")),
                 ):
                     scores = [score(on_words(result.links[m], content, first), of_test) for m in SYMMETRIZATIONS]
                     best[unit, aligner] = [100 * found.aer for found in scores]
@@ -267,33 +258,36 @@ def main(
             )
         if text is not None:
             print()
-            speed(Path(text), programs, folder, text_vocab_size)
+            by_size(Path(text), [int(size) for size in sizes.split(",") if size], programs, folder, text_vocab_size)
 
 
-def speed(path: Path, programs: Path, folder: Path, vocab_size: int) -> None:
-    """Seconds and memory from text of ids to links by intersection."""
+def by_size(path: Path, sizes: Sequence[int], programs: Path, folder: Path, vocab_size: int) -> None:
+    """Seconds and memory from text of ids to links by intersection, of the first pairs of a text."""
     lines = (line.lower().split(" ||| ") for line in path.read_text(encoding="utf-8").splitlines())
     pairs = [(line[0].split(), line[1].split()) for line in lines if len(line) == 2 and line[0].split() and line[1].split()]
-    content = sentence_piece(pairs, vocab_size, folder)
-    cells = sum(len(a) * len(b) for a, b in zip(*content.sides, strict=True))
-    results = {
-        "fast_align (C++, -O3)": theirs(content, programs, folder),
-        "ours, numba": ours(content, "numba", folder),
-        "ours, numpy": ours(content, "numpy", folder),
-    }
-    peer = next(iter(results.values()))
-    rows = [
-        [name, f"{r.seconds:.1f}", f"{peer.seconds / r.seconds:.2f}", f"{r.memory / 2**20:,.0f}"]
-        for name, r in results.items()
-    ]
-    print(f"{path.name}: {len(pairs):,} pairs, {cells:,} cells, {vocab_size:,} pieces; both directions, one core")
-    print(table(["aligner", "seconds", "times the C++", "memory, MiB"], rows))
-    one, other = (results[f"ours, {name}"].links for name in ("numba", "numpy"))
-    print(f"links of numba and numpy are {'the same' if one == other else 'DIFFERENT'}")
+    whole = sentence_piece(pairs, vocab_size, folder)
+    rows, are_same, below_from = [], True, dict.fromkeys(ENGINES, 0)
+    for size in sizes or [len(pairs)]:
+        content = Text((whole.sides[0][:size], whole.sides[1][:size]), whole.words)
+        cells = sum(len(a) * len(b) for a, b in zip(*content.sides, strict=True))
+        peer = theirs(content, programs, folder, methods=SYMMETRIZATIONS[:1])
+        found = {name: ours(content, name, folder) for name in ENGINES}
+        for name, result in (("fast_align (C++, -O3)", peer), *found.items()):
+            counts = [f"{number:,}" for number in (len(content.sides[0]), cells, found[ENGINES[0]].types)]
+            speed = [f"{result.seconds:.1f}", f"{peer.seconds / result.seconds:.2f}"]
+            rows.append([*counts, name, *speed, f"{result.memory / 2**20:,.0f}"])
+            print("  ".join(rows[-1]), file=sys.stderr, flush=True)
+            if name in ENGINES:
+                below_from[name] = 0 if result.memory > peer.memory else below_from[name] or size
+        are_same &= found["numba"].links == found["numpy"].links
+    print(f"{path.name}, {vocab_size:,} pieces; both directions, one core")
+    head = ["pairs", "cells", "types kept", "aligner", "seconds", "times the C++", "memory, MiB"]
+    print(table(head, rows))
+    for name, size in below_from.items():
+        told = f"below the C++'s from {size:,} pairs on" if size else "not below the C++'s at the largest size"
+        print(f"memory of ours, {name}: {told}")
+    print(f"links of numba and numpy are {'the same' if are_same else 'DIFFERENT'}")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--inside"]:
-        inside(*sys.argv[2:])
-    else:
-        run(main, "benchmarks/word_alignment.py")
+    run(main, "benchmarks/word_alignment.py")

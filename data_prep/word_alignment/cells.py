@@ -6,7 +6,7 @@ pair of n and m tokens are n * m numbers in the order of i, then j; those of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,8 +15,9 @@ import numpy as np
 from ernie_m.base.arrays import ranges
 from ernie_m.corpus.vocabulary import EncodedTexts
 
-CELLS_AT_A_TIME = 1 << 20
-"""Most cells of a group: it limits numpy's temporary arrays, so that they stay in the cache."""
+CELLS_AT_A_TIME = 1 << 16
+"""Most cells of a group: it limits temporary arrays, so that they stay in the cache."""
+TEXTS_AT_A_TIME = 1 << 14
 
 
 class Group(NamedTuple):
@@ -68,19 +69,14 @@ class SortedPairs:
         """Source ids of a group, int32 [pairs, n]."""
         return self.source.values[self.source.offsets[group.first] : self.source.offsets[group.last]].reshape(-1, group.n)
 
-    def cells(self, group: Group, numbers: np.ndarray) -> np.ndarray:
-        """The part of `numbers`, one a cell, that is a group's: [pairs, n, m]."""
-        part = numbers[self.offsets[group.first] : self.offsets[group.last]]
-        return part.reshape(group.last - group.first, group.n, group.m)
-
 
 class Occurrences(NamedTuple):
-    """Source tokens ordered by id: the ids, where each one's run begins, and of each token its pair and its first cell."""
+    """Source tokens ordered by id: the ids, where each one's run begins, and of each token its place and its pair."""
 
     ids: np.ndarray
     starts: np.ndarray
+    place: np.ndarray
     pair: np.ndarray
-    first_cell: np.ndarray
 
 
 class Types(NamedTuple):
@@ -89,24 +85,32 @@ class Types(NamedTuple):
     starts: np.ndarray
     targets: np.ndarray
 
-    @property
-    def sources(self) -> np.ndarray:
-        """The source id of each type, int32 [types]."""
-        return np.repeat(np.arange(len(self.starts) - 1, dtype=np.int32), np.diff(self.starts))
+    def sources(self, first: int, last: int) -> np.ndarray:
+        """The source ids of some types, int32 [last - first]."""
+        lengths = np.diff(self.starts.clip(first, last))
+        return np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+
+
+CellsOf = Callable[[Group], np.ndarray]
+"""The number of each cell's type, or -1 for a type that is not there: int32 [pairs, n, m] of a group."""
 
 
 def occurrences(pairs: SortedPairs) -> Occurrences:
     """Of the source tokens of the pairs."""
     values, offsets = pairs.source
     place = np.argsort(values, kind="stable")
-    ids, starts = np.unique(values[place], return_index=True)
-    pair = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[place]
-    first_cell = pairs.offsets[pair] + (place - offsets[pair]) * np.diff(pairs.target.offsets)[pair]
-    return Occurrences(ids, np.concatenate([starts, [len(place)]]), pair, first_cell)
+    counts = np.bincount(values)
+    ids = np.flatnonzero(counts).astype(np.int32)
+    pair = np.repeat(np.arange(len(offsets) - 1, dtype=np.int32), np.diff(offsets))[place]
+    return Occurrences(ids, np.concatenate([[0], np.cumsum(counts[ids])]), place, pair)
 
 
 def taken(texts: EncodedTexts, order: np.ndarray) -> EncodedTexts:
     """The texts of these numbers, in this order."""
-    lengths = np.diff(texts.offsets)[order]
+    starts, lengths = np.asarray(texts.offsets[:-1], np.int64)[order], np.diff(texts.offsets)[order]
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return EncodedTexts(texts.values[ranges(np.asarray(texts.offsets[:-1], np.int64)[order], lengths)], offsets)
+    values = np.empty(offsets[-1], np.int32)
+    for first in range(0, len(order), TEXTS_AT_A_TIME):
+        part = slice(first, min(first + TEXTS_AT_A_TIME, len(order)))
+        values[offsets[part.start] : offsets[part.stop]] = texts.values[ranges(starts[part], lengths[part])]
+    return EncodedTexts(values, offsets)

@@ -13,8 +13,8 @@ from data_prep.word_alignment.symmetrization import symmetrized
 from ernie_m.corpus.columns import Ragged
 from ernie_m.corpus.vocabulary import EncodedTexts
 
-CELLS_AT_A_TIME = 1 << 23
-"""In memory at once: 128 MB of probabilities; a longer pair is taken alone."""
+CELLS_AT_A_TIME = 1 << 22
+"""Of a piece, 16 MB of their types at most; a longer pair is taken alone."""
 
 
 def links_of(model: Model, source: EncodedTexts, target: EncodedTexts, method: str, engine: Engine) -> Ragged:
@@ -39,13 +39,12 @@ def _part(texts: EncodedTexts, first: int, last: int) -> EncodedTexts:
 
 def _links_of_piece(model: Model, pairs: SortedPairs, method: str, engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     """Integers of each pair, and all of them, in the order in which the pairs were given."""
-    floors = model.forward.floor, model.backward.floor
-    forward, backward = engine.look_up(pairs, model.types, model.forward.table, model.backward.table, floors)
+    cells_of = engine.cells_of(pairs, model.types)
     pair_L, item_L2 = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int64)]
     for group in pairs.groups():
-        ahead = _best(model.forward, pairs.cells(group, forward), pairs.targets(group), model.null_prior)
-        turned = pairs.cells(group, backward).transpose(0, 2, 1)
-        back = _best(model.backward, turned, pairs.sources(group), model.null_prior).transpose(0, 2, 1)
+        cells, sources, targets = cells_of(group), pairs.sources(group), pairs.targets(group)
+        ahead = _best(model.forward, cells, sources, targets, model.null_prior)
+        back = _best(model.backward, cells.transpose(0, 2, 1), targets, sources, model.null_prior).transpose(0, 2, 1)
         pair, source, target = np.nonzero(symmetrized(method, ahead, back, engine.grow_pairs))
         pair_L.append(pairs.order[group.first + pair])
         item_L2.append(np.stack([source, target], axis=1))
@@ -54,9 +53,12 @@ def _links_of_piece(model: Model, pairs: SortedPairs, method: str, engine: Engin
     return 2 * np.bincount(pairs_of, minlength=len(pairs.order)), items[order].astype(np.int32).ravel()
 
 
-def _best(direction: Direction, values_PNM: np.ndarray, targets_PM: np.ndarray, null_prior: float) -> np.ndarray:
+def _best(
+    direction: Direction, cells_PNM: np.ndarray, sources_PN: np.ndarray, targets_PM: np.ndarray, null_prior: float
+) -> np.ndarray:
     """The links of one direction: for each target its most probable source token, or none; bool [P, N, M]."""
-    _, n, m = values_PNM.shape
+    _, n, m = cells_PNM.shape
+    values_PNM = np.where(cells_PNM >= 0, direction.table[cells_PNM], direction.floor[sources_PN][:, :, None])
     scores = prior(n, m, direction.tension, null_prior) * values_PNM
     best_PM = scores.argmax(axis=1)
     is_linked_PM = np.take_along_axis(scores, best_PM[:, None], axis=1)[:, 0] > null_prior * direction.null[targets_PM]

@@ -19,8 +19,8 @@ ENGINES = (AUTO, NUMBA, NUMPY)
 class Engine(NamedTuple):
     """The inner loops; both engines give the same bits."""
 
-    index_cells: Callable[..., Any]
-    look_up: Callable[..., Any]
+    types_of: Callable[..., Any]
+    cells_of: Callable[..., Any]
     expect: Callable[..., Any]
     grow_pairs: Callable[..., Any]
 
@@ -42,6 +42,6 @@ def chosen(name: str) -> Choice:
 def engine(name: str) -> Engine:
     """The inner loops of numba or of numpy."""
     if name == NUMPY:
-        return Engine(numpy_engine.index_cells, numpy_engine.look_up, numpy_engine.expect, grow_pairs)
+        return Engine(numpy_engine.types_of, numpy_engine.cells_of, numpy_engine.expect, grow_pairs)
     compiled = importlib.import_module("data_prep.word_alignment.numba_engine")
-    return Engine(compiled.index_cells, compiled.look_up, compiled.expect, compiled.grow_pairs)
+    return Engine(compiled.types_of, compiled.cells_of, compiled.expect, compiled.grow_pairs)

@@ -15,14 +15,14 @@ diagonal counts j from 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.word_alignment.cells import SortedPairs, Types
+from data_prep.word_alignment.cells import CellsOf, SortedPairs, Types
 from data_prep.word_alignment.engines import Engine
 
 FIRST_TENSION, LEAST_TENSION, MOST_TENSION = 4.0, 0.1, 6.0
@@ -30,8 +30,8 @@ FIRST_TENSION, LEAST_TENSION, MOST_TENSION = 4.0, 0.1, 6.0
 TENSION_STEPS, TENSION_RATE = 8, 20.0
 LEAST_COUNT = 1e-5
 """A type with fewer expected counts in both directions is not kept: it counts as never seen."""
-SMALL = 1 << 12  # places of a prior that is kept for later pieces
-PIECE = 1 << 22  # numbers at a time, of a long array
+SMALL = 1 << 10  # places of a prior that is kept for later pieces
+PIECE = 1 << 16  # numbers at a time, of a long array
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Direction(NamedTuple):
     """One direction of a trained model."""
 
     table: np.ndarray
-    """t of each type, float64 [types]."""
+    """t of each type, float32 [types]: a corpus has many. What is computed from it is float64."""
     null: np.ndarray
     """t of each id as the translation of nothing, float64 [vocabulary]."""
     floor: np.ndarray
@@ -85,7 +85,7 @@ def _prior(n: int, m: int, tension: float, null_prior: float) -> np.ndarray:
     return found
 
 
-_kept_prior = lru_cache(maxsize=1 << 12)(_prior)
+_kept_prior = lru_cache(maxsize=1 << 10)(_prior)
 
 
 def digamma(x: np.ndarray) -> np.ndarray:
@@ -107,17 +107,21 @@ def train(
     advance: Callable[[int], None] = lambda _: None,
 ) -> Model:
     """Fit both directions to the pairs. `advance` is told of the cells that are done: 2 * (iterations - 1) times all."""
-    types, cells = engine.index_cells(pairs, vocab_size)
-    turned = _Direction(pairs, cells, True, types.targets, vocab_size, settings, engine, advance)
-    straight = _Direction(pairs, cells, False, types.sources, vocab_size, settings, engine, advance)
-    for _ in range(settings.iterations - 1):
-        straight.update()
-        turned.update()
-    keep = (straight.counts > LEAST_COUNT) | (turned.counts > LEAST_COUNT)
-    starts = np.concatenate([[0], np.cumsum(keep)])[types.starts]
-    kept = Types(starts, types.targets[keep])
-    found = straight.found(keep), turned.found(keep)
-    return Model(kept, *found, settings.null_prior, (straight.perplexity, turned.perplexity))
+    types = engine.types_of(pairs, vocab_size)
+    cells_of, keep = engine.cells_of(pairs, types), np.zeros(len(types.targets), np.bool_)
+    found, perplexities = [], []
+    for is_turned in (False, True):  # one after the other: the counts of one direction are in memory
+        direction = _Direction(pairs, types, cells_of, is_turned, vocab_size, settings, engine, advance)
+        for _ in range(settings.iterations - 1):
+            direction.update()
+        keep |= direction.counts > LEAST_COUNT
+        found.append(direction.found())
+        perplexities.append(direction.perplexity)
+        del direction
+    kept = np.flatnonzero(keep)
+    forward, backward = (one._replace(table=one.table[kept]) for one in found)
+    left = Types(np.searchsorted(kept, types.starts), types.targets[kept])
+    return Model(left, forward, backward, settings.null_prior, (perplexities[0], perplexities[1]))
 
 
 class _Direction:
@@ -126,29 +130,31 @@ class _Direction:
     def __init__(
         self,
         pairs: SortedPairs,
-        cells: np.ndarray,
+        types: Types,
+        cells_of: CellsOf,
         is_turned: bool,
-        given: np.ndarray,
         vocab_size: int,
         settings: Settings,
         engine: Engine,
         advance: Callable[[int], None],
     ) -> None:
-        self.pairs, self.cells, self.is_turned, self.given = pairs, cells, is_turned, given
+        self.pairs, self.types, self.cells_of, self.is_turned = pairs, types, cells_of, is_turned
         self.settings, self.engine, self.advance = settings, engine, advance
         texts = pairs.source if is_turned else pairs.target
-        self.seen, self.num_tokens = np.bincount(texts.values, minlength=vocab_size) > 0, len(texts.values)
-        self.table, self.null = np.ones(len(given)), np.ones(vocab_size)
-        self.counts, self.floor = np.zeros(len(given)), np.ones(vocab_size)
+        self.seen, self.num_tokens = np.zeros(vocab_size, np.bool_), len(texts.values)
+        self.seen[texts.values] = True
+        self.table, self.null = np.ones(len(types.targets), np.float32), np.ones(vocab_size)
+        self.counts, self.floor = np.zeros(len(types.targets)), np.ones(vocab_size)
         self.tension, self.updates, self.perplexity = FIRST_TENSION, 0, float("nan")
 
     def update(self) -> None:
         """One round of expectation and maximisation."""
-        self.counts, null_counts = np.zeros(len(self.table)), np.zeros(len(self.null))
+        self.counts.fill(0)  # in place: a corpus has many types
+        null_counts = np.zeros(len(self.null))
         closeness, log_likelihood = 0.0, 0.0
         places: dict[tuple[int, int], int] = {}
         for group in self.pairs.groups():
-            cells, targets = self.pairs.cells(group, self.cells), self.pairs.targets(group)
+            cells, targets = self.cells_of(group), self.pairs.targets(group)
             n, m = group.n, group.m
             if self.is_turned:
                 cells, targets, n, m = cells.transpose(0, 2, 1), self.pairs.sources(group), m, n
@@ -173,14 +179,21 @@ class _Direction:
         self._maximise(null_counts)
 
     def _maximise(self, null_counts: np.ndarray) -> None:
-        alpha, size = self.settings.alpha, len(self.null)
-        log_totals = digamma(np.maximum(np.bincount(self.given, self.counts + alpha, size), 1.0))
-        for first in range(0, len(self.table), PIECE):
-            piece = slice(first, first + PIECE)
-            self.table[piece] = np.exp(digamma(self.counts[piece] + alpha) - log_totals[self.given[piece]])
+        alpha, totals = self.settings.alpha, np.zeros(len(self.null))
+        for piece, given in self._pieces():
+            totals += np.bincount(given, self.counts[piece] + alpha, len(totals))
+        log_totals = digamma(np.maximum(totals, 1.0))
+        for piece, given in self._pieces():
+            self.table[piece] = np.exp(digamma(self.counts[piece] + alpha) - log_totals[given])
         null_total = null_counts.sum() + alpha * self.seen.sum()
         self.null = np.exp(digamma(null_counts + alpha) - digamma(np.array(max(null_total, 1.0))))
         self.floor = np.exp(digamma(np.array(alpha)) - log_totals)
+
+    def _pieces(self) -> Iterator[tuple[slice, np.ndarray]]:
+        """The types, some at a time, and the id of each that is translated."""
+        for first in range(0, len(self.table), PIECE):
+            piece = slice(first, min(first + PIECE, len(self.table)))
+            yield piece, self.types.targets[piece] if self.is_turned else self.types.sources(piece.start, piece.stop)
 
     def _fitted(self, closeness: float, places: dict[tuple[int, int], int]) -> float:
         """The tension after some steps along the gradient: observed minus expected closeness to the diagonal."""
@@ -195,6 +208,6 @@ class _Direction:
             tension = float(np.clip(tension, LEAST_TENSION, MOST_TENSION))
         return tension
 
-    def found(self, keep: np.ndarray) -> Direction:
-        """The trained direction, of the types that are kept."""
-        return Direction(self.table[keep], self.null, self.floor, self.tension)
+    def found(self) -> Direction:
+        """The trained direction."""
+        return Direction(self.table, self.null, self.floor, self.tension)

@@ -5,27 +5,25 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from data_prep.word_alignment.cells import SortedPairs, Types, occurrences
+from data_prep.word_alignment.cells import CellsOf, SortedPairs, Types, occurrences
 from data_prep.word_alignment.symmetrization import grow_pairs as _grow_pairs
 
 Array = np.ndarray
 
 
-def index_cells(pairs: SortedPairs, vocab_size: int) -> tuple[Types, np.ndarray]:
+def types_of(pairs: SortedPairs, vocab_size: int) -> Types:
     """As in numpy_engine."""
-    found, offsets, values = occurrences(pairs), pairs.target.offsets, pairs.target.values
-    counts = np.zeros(vocab_size, np.int64)
-    counts[found.ids] = _count_types(found.starts, found.pair, values, offsets, vocab_size)
+    found, text, counts = occurrences(pairs), (pairs.target.values, pairs.target.offsets), np.zeros(vocab_size, np.int64)
+    counts[found.ids] = _count_types(found.starts, found.pair, *text, vocab_size)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    targets, cells = np.empty(starts[-1], np.int32), np.empty(pairs.num_cells, np.int32)
-    places = found.starts, found.pair, found.first_cell
-    _fill_types(*places, values, offsets, starts[found.ids], starts[found.ids + 1], targets, cells, vocab_size)
-    return Types(starts, targets), cells
+    targets = np.empty(starts[-1], np.int32)
+    _fill_types(found.starts, found.pair, *text, starts[found.ids], targets, vocab_size)
+    return Types(starts, targets)
 
 
 @njit(cache=True)
 def _count_types(run_starts: Array, pair: Array, values: Array, offsets: Array, vocab_size: int) -> Array:
-    counts, seen = np.zeros(len(run_starts) - 1, np.int64), np.full(vocab_size, -1, np.int64)
+    counts, seen = np.zeros(len(run_starts) - 1, np.int64), np.full(vocab_size, -1, np.int32)
     for run in range(len(run_starts) - 1):
         for k in range(run_starts[run], run_starts[run + 1]):
             for j in range(offsets[pair[k]], offsets[pair[k] + 1]):
@@ -37,18 +35,9 @@ def _count_types(run_starts: Array, pair: Array, values: Array, offsets: Array, 
 
 @njit(cache=True)
 def _fill_types(
-    run_starts: Array,
-    pair: Array,
-    first_cell: Array,
-    values: Array,
-    offsets: Array,
-    begins: Array,
-    ends: Array,
-    targets: Array,
-    cells: Array,
-    vocab_size: int,
+    run_starts: Array, pair: Array, values: Array, offsets: Array, begins: Array, targets: Array, vocab_size: int
 ) -> None:
-    seen, number = np.full(vocab_size, -1, np.int64), np.zeros(vocab_size, np.int32)
+    seen = np.full(vocab_size, -1, np.int32)
     for run in range(len(run_starts) - 1):
         place = begins[run]
         for k in range(run_starts[run], run_starts[run + 1]):
@@ -57,54 +46,30 @@ def _fill_types(
                     seen[values[j]] = run
                     targets[place] = values[j]
                     place += 1
-        targets[begins[run] : ends[run]] = np.sort(targets[begins[run] : ends[run]])
-        for place in range(begins[run], ends[run]):
-            number[targets[place]] = place
-        for k in range(run_starts[run], run_starts[run + 1]):
-            first = first_cell[k] - offsets[pair[k]]
-            for j in range(offsets[pair[k]], offsets[pair[k] + 1]):
-                cells[first + j] = number[values[j]]
+        targets[begins[run] : place] = np.sort(targets[begins[run] : place])
 
 
-def look_up(
-    pairs: SortedPairs, types: Types, forward: np.ndarray, backward: np.ndarray, floors: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """As in numpy_engine."""
-    found, values = occurrences(pairs), (np.empty(pairs.num_cells), np.empty(pairs.num_cells))
-    _look_up(*found, pairs.target.values, pairs.target.offsets, *types, forward, backward, *floors, *values)
-    return values
+def cells_of(pairs: SortedPairs, types: Types) -> CellsOf:
+    """As in numpy_engine; here each group's are searched when they are asked for, so that no memory grows with the cells."""
+    return lambda group: _search(pairs.sources(group), pairs.targets(group), types.starts, types.targets)
 
 
 @njit(cache=True)
-def _look_up(
-    ids: Array,
-    run_starts: Array,
-    pair: Array,
-    first_cell: Array,
-    values: Array,
-    offsets: Array,
-    type_starts: Array,
-    targets: Array,
-    forward: Array,
-    backward: Array,
-    floor: Array,
-    floor_back: Array,
-    out: Array,
-    out_back: Array,
-) -> None:
-    place_of = np.full(len(type_starts) - 1, -1, np.int64)
-    for run in range(len(ids)):
-        first_type, last_type = type_starts[ids[run]], type_starts[ids[run] + 1]
-        for place in range(first_type, last_type):
-            place_of[targets[place]] = place
-        for k in range(run_starts[run], run_starts[run + 1]):
-            first = first_cell[k] - offsets[pair[k]]
-            for j in range(offsets[pair[k]], offsets[pair[k] + 1]):
-                place = place_of[values[j]]
-                out[first + j] = forward[place] if place >= 0 else floor[ids[run]]
-                out_back[first + j] = backward[place] if place >= 0 else floor_back[values[j]]
-        for place in range(first_type, last_type):
-            place_of[targets[place]] = -1
+def _search(sources_PN: Array, targets_PM: Array, type_starts: Array, type_targets: Array) -> Array:
+    cells_PNM = np.empty((*sources_PN.shape, targets_PM.shape[1]), np.int32)
+    for pair in range(len(sources_PN)):
+        for i in range(sources_PN.shape[1]):
+            start, end = type_starts[sources_PN[pair, i]], type_starts[sources_PN[pair, i] + 1]
+            for j in range(targets_PM.shape[1]):
+                target, first, left = targets_PM[pair, j], start, end - start
+                while left > 0:  # the first type from `start` on that is not below `target`
+                    half = left >> 1
+                    is_below = type_targets[first + half] < target
+                    first += (half + 1) * is_below
+                    left = left - half - 1 if is_below else half
+                is_there = first < end and type_targets[first] == target
+                cells_PNM[pair, i, j] = first if is_there else -1
+    return cells_PNM
 
 
 @njit(cache=True)

@@ -65,16 +65,17 @@ def test_the_model_is_that_of_the_equations(iterations: int) -> None:
     turned = [(target, source) for source, target in pairs]
     for direction, given in ((model.forward, pairs), (model.backward, turned)):
         oracle = Oracle(given, iterations, 0.08, 0.05)
-        assert direction.tension == pytest.approx(oracle.tension, rel=1e-9)
+        assert direction.tension == pytest.approx(oracle.tension, rel=1e-6)
         assert (direction.tension == 4) == (iterations == 2), "learned from the second update on"
-        types = zip(model.types.sources.tolist(), model.types.targets.tolist(), strict=True)
+        count = len(model.types.targets)
+        types = zip(model.types.sources(0, count).tolist(), model.types.targets.tolist(), strict=True)
         found = dict(zip(types, direction.table.tolist(), strict=True))
         assert len(found) > 100
         for (e, f), value in found.items():
             key = (e, f) if direction is model.forward else (f, e)
-            assert value == pytest.approx(oracle.table[key], rel=1e-7)
+            assert value == pytest.approx(oracle.table[key], rel=1e-5)  # the table is float32
         seen = sorted({f for _, target in given for f in target})
-        assert direction.null[seen] == pytest.approx([oracle.table[None, f] for f in seen], rel=1e-7)
+        assert direction.null[seen] == pytest.approx([oracle.table[None, f] for f in seen], rel=1e-5)
         assert model.perplexity[direction is model.backward] == pytest.approx(oracle.perplexity)
 
 
@@ -102,13 +103,15 @@ def test_numba_and_numpy_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> 
             assert np.array_equal(mine, its)
     assert first.perplexity == second.perplexity
     laid_out = SortedPairs.of(*sides(pairs))
-    types, numbers = engine("numpy").index_cells(laid_out, VOCAB_SIZE)
+    types = engine("numpy").types_of(laid_out, VOCAB_SIZE)
+    cells_of = {name: engine(name).cells_of(laid_out, types) for name in ("numpy", "numba")}
     for group in laid_out.groups():
         outcomes = []
         for name in ("numpy", "numba"):
             counts, nulls = np.zeros(len(types.targets)), np.zeros(VOCAB_SIZE)
-            table, null = np.random.default_rng(1).random(len(counts)), np.random.default_rng(2).random(VOCAB_SIZE)
-            given = laid_out.cells(group, numbers), laid_out.targets(group), table, null
+            table = np.random.default_rng(1).random(len(counts)).astype(np.float32)
+            null = np.random.default_rng(2).random(VOCAB_SIZE)
+            given = cells_of[name](group), laid_out.targets(group), table, null
             found = engine(name).expect(*given, prior(group.n, group.m, 3.0, 0.1), 0.1, counts, nulls)
             outcomes.append((*found, counts, nulls))
         for one, other in zip(*outcomes, strict=True):
