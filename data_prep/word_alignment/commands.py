@@ -44,7 +44,7 @@ def align(
         units: what --pharaoh counts and --export writes: words (between white space; unknown for WordPiece) or tokens.
         export: only write the text of each corpus of pairs to this folder, as `source ||| target`; tokens as their ids.
         iterations: passes over the training pairs, the one that makes the links included.
-        train_pairs: most pairs to learn from; also held to what fits into about 4 GB.
+        train_pairs: most pairs to learn from; also held to 268 million cells (n * m a pair), so that memory has a limit.
         seed: of the choice of those pairs.
         engine: auto, numba (compiled; pip install numba) or numpy; the links are the same.
         workers: processes on this machine (default 1); or start it by mpirun, as build.
