@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import textwrap
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from data_prep import catalog, readers
+from data_prep.__main__ import Commands
 from data_prep.catalog import Corpus, Format
 from data_prep.readers import Reader, text_file
 from data_prep.readers.lines import decode
@@ -24,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 PATH = re.compile(r"\b(?:ernie_m|data_prep|launcher|docs|benchmarks|tests|hostfiles|ds_configs)/[\w./-]*\w")
+COMMAND = re.compile(r"python -m data_prep (\w[\w-]*\b)(?!\.)([^\n#`|;]*)")
+OPTION = re.compile(r"\s--(\w[\w-]*)")
 INVENTED = {"data_prep/readers/json_pairs.py", "ernie_m/downstream/paraphrase.py"}
 """Files that the pages tell a reader to write."""
 
@@ -37,6 +41,16 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     named = {path for path in PATH.findall(text) if Path(path).suffix in {".py", ".md", ".yaml", ".png"}}
     dead = {path for path in named if not (ROOT / path).exists()} - INVENTED
     assert not dead or page.name == "CHANGELOG.md", f"paths {dead}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_of_data_prep_take_the_options_that_pages_give_them(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for name, rest in COMMAND.findall(text):
+        command = getattr(Commands, name.replace("-", "_"))
+        options = {option.replace("-", "_") for option in OPTION.findall(rest)} - {"help"}
+        unknown = options - inspect.signature(command).parameters.keys()
+        assert not unknown or page.name == "CHANGELOG.md", f"data_prep {name}: {unknown}"
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
