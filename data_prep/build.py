@@ -15,7 +15,7 @@ import hashlib
 import platform
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +28,7 @@ import sentencepiece
 import tokenizers
 
 import ernie_m
-from data_prep import readers, work_folder
+from data_prep import filters, readers, work_folder
 from data_prep.catalog import Corpus, read_catalog
 from data_prep.convert import vocabulary_of
 from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refuse_unknown, shown, size
@@ -99,6 +99,7 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
 def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks, stack: ExitStack) -> Job | None:
     """Everything that all ranks have to know; None where the folder holds what is asked for."""
     corpora = tuple(read_catalog(catalog))
+    filters.require(corpus.filters for corpus in corpora)
     vocabulary = vocabulary_of(tokenizer)
     known = recognised(vocabulary, options.tokenizer_sha256)
     if vocabulary.path.resolve().is_relative_to(out.resolve()):
@@ -149,11 +150,11 @@ def _plan(
     for corpus in corpora:
         files = [] if corpus.name in failed else [_identity(path) for path in corpus.files]
         told = {key: value for key, value in asdict(corpus).items() if key != "limits"}  # they change no byte
-        described.append({**told, "files": files, "languages": list(corpus.languages)})
+        described.append({**told, "files": files, "languages": list(corpus.languages), "filters": dict(corpus.filters)})
     return {
         "chunk_bytes": options.chunk_bytes,
         "tokenizer_sha256": vocabulary.fingerprint,
-        "versions": versions(),
+        "versions": versions(corpora),
         "corpora": described,
     }
 
@@ -186,7 +187,7 @@ def _finish(job: Job, started: float) -> Manifest:
     vocabulary = vocabulary_of(job.tokenizer)
     name, companions = _copy_tokenizer(vocabulary, job.out)
     entries = tuple(result.entry for result in usable if result.entry is not None)
-    manifest = Manifest(name, vocabulary.fingerprint, vocabulary.specials, entries, versions(), companions)
+    manifest = Manifest(name, vocabulary.fingerprint, vocabulary.specials, entries, versions(job.corpora), companions)
     write_reports(job.out, results)
     work_folder.keep_plan(job.out)
     manifest.write(job.out)
@@ -210,9 +211,10 @@ def _copy_tokenizer(vocabulary: AnyVocabulary, out: Path) -> tuple[str, dict[str
     return name, companion_hashes(out / name)
 
 
-def versions() -> dict[str, str]:
+def versions(corpora: Iterable[Corpus] = ()) -> dict[str, str]:
     """Versions of the software that made the shards."""
     return {
+        **filters.versions(corpus.filters for corpus in corpora),
         "ernie_m": ernie_m.__version__,
         "python": platform.python_version(),
         "pyarrow": pyarrow.__version__,

@@ -13,10 +13,11 @@ from typing import Any
 
 import yaml
 
+from data_prep import catalog_values as values
+from data_prep.filters import Chosen, read_filters
 from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.many_files import one_file_each
 from ernie_m.base.command_line import nearest
-from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical
 from ernie_m.base.plain_yaml import PlainLoader, load_yaml
@@ -24,12 +25,11 @@ from ernie_m.base.plain_yaml import PlainLoader, load_yaml
 DEFAULT_HELD_OUT = 0.005
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
 DEFAULT_MAX_CHARACTERS = 20_000
-MOST_CHARACTERS = 10**9  # offsets in Arrow's texts are 32 bits
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
-COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits", "normalise")
+COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits", "normalise", "filters")
 REJECT, SPLIT = "reject", "split"
 NONE, NORMALISATIONS = "none", ("nfc", "nfkc")
 MONOLINGUAL_KEYS = ("language", "long_lines")
@@ -83,8 +83,8 @@ class Corpus:
     min_characters: int = 1
     max_characters: int = DEFAULT_MAX_CHARACTERS
     """Of a line, or of each side of a pair."""
-    max_length_ratio: float | None = None
-    """Pairs: characters of the longer side per character of the shorter; None: any."""
+    filters: Chosen = ()
+    """(name, limit) of the filters that lines have to pass."""
     deduplicate: bool = False
     """Remove exact copies of earlier lines (pairs) of this corpus."""
     text: str = "text"
@@ -103,11 +103,14 @@ def read_catalog(path: Path) -> list[Corpus]:
     """The corpora of a catalog file, in its order; raises InputError for anything that is not as it should be."""
     content = _content(path)
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping with the key `corpora`, got {_shown(content)}")
-    _refuse_unknown(content, ["corpora"], str(path))
+        raise InputError(f"{path}: expected a mapping with the key `corpora`, got {values.shown(content)}")
+    values.refuse_unknown(content, ["corpora", "filters"], str(path))
     entries = content.get("corpora")
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path}: `corpora` is {_shown(entries)}, expected a list of corpora")
+        raise InputError(f"{path}: `corpora` is {values.shown(entries)}, expected a list of corpora")
+    read_filters(content.get("filters"), 2, str(path))  # what is wrong is told of the line where it stands
+    if "filters" in content:
+        entries = [{"filters": content["filters"], **entry} if isinstance(entry, dict) else entry for entry in entries]
     corpora = [_corpus(one, path, index) for index, entry in enumerate(entries) for one in one_file_each(entry, path)]
     names: dict[str, str] = {}
     for corpus in corpora:  # names are folders, and some file systems do not tell cases apart
@@ -142,20 +145,21 @@ def _content(path: Path) -> Any:
 def _corpus(entry: Any, path: Path, index: int) -> Corpus:
     where = f"{path}: corpora[{index}]"
     if not isinstance(entry, dict):
-        raise InputError(f"{where}: {_shown(entry)}, expected a mapping such as {{name: cc100.en, format: cc100, ...}}")
+        raise InputError(
+            f"{where}: {values.shown(entry)}, expected a mapping such as {{name: cc100.en, format: cc100, ...}}"
+        )
     name = entry.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise InputError(f"{where}: name is {_shown(name)}, expected letters, digits, dots and hyphens, e.g. cc100.en")
+        raise InputError(f"{where}: name is {values.shown(name)}, expected letters, digits, dots and hyphens, e.g. cc100.en")
     where = f"{where} ({name})"
     format_name = entry.get("format")
     if not isinstance(format_name, str) or format_name not in FORMATS:
         hint = nearest(str(format_name), FORMATS)
-        raise InputError(f"{where}: format is {_shown(format_name)}{hint or ','} expected one of {', '.join(FORMATS)}")
+        raise InputError(f"{where}: format is {values.shown(format_name)}{hint or ','} expected one of {', '.join(FORMATS)}")
     form = FORMATS[format_name]
-    _refuse_unknown(entry, form.keys, where)
-    least = _whole(entry, "min_characters", 1, where)
-    most = _whole(entry, "max_characters", DEFAULT_MAX_CHARACTERS, where)
-    ratio = _number(entry, "max_length_ratio", 1.0, (1.0, 100.0), where)
+    values.refuse_unknown(entry, form.keys, where)
+    least = values.whole(entry, "min_characters", 1, where)
+    most = values.whole(entry, "max_characters", DEFAULT_MAX_CHARACTERS, where)
     if least > most:
         raise InputError(f"{where}: min_characters {least} is above max_characters {most}; no line could be kept")
     return Corpus(
@@ -163,25 +167,27 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         format=format_name,
         languages=_languages(entry, form, where),
         files=_files(entry, form, where, path.parent),
-        held_out=_number(entry, "held_out", DEFAULT_HELD_OUT, (0.0, 1.0), where) if form.num_languages == 2 else 0.0,
-        threshold=_number(entry, "threshold", DEFAULT_THRESHOLD, (0.0, 10.0), where),
+        held_out=values.number(entry, "held_out", DEFAULT_HELD_OUT, (0.0, 1.0), where) if form.num_languages == 2 else 0.0,
+        threshold=values.number(entry, "threshold", DEFAULT_THRESHOLD, (0.0, 10.0), where),
         min_characters=least,
         max_characters=most,
-        max_length_ratio=ratio if "max_length_ratio" in entry else None,
-        deduplicate=_flag(entry, "deduplicate", where),
-        text=_text(entry, "text", "text", where),
-        escaped_line_ends=_flag(entry, "escaped_line_ends", where),
-        normalise=_choice(entry, "normalise", (NONE, *NORMALISATIONS), where),
-        limits=_limits(entry, where),
-        long_lines=_choice(entry, "long_lines", (REJECT, SPLIT), where),
+        filters=_filters(entry, form, where),
+        deduplicate=values.flag(entry, "deduplicate", where),
+        text=values.text(entry, "text", "text", where),
+        escaped_line_ends=values.flag(entry, "escaped_line_ends", where),
+        normalise=values.choice(entry, "normalise", (NONE, *NORMALISATIONS), where),
+        limits=values.limits(entry, where),
+        long_lines=values.choice(entry, "long_lines", (REJECT, SPLIT), where),
     )
 
 
-def _refuse_unknown(entry: dict[Any, Any], allowed: list[str], where: str) -> None:
-    for key in entry:
-        if key not in allowed:
-            hint = nearest(str(key), allowed) or ","
-            raise InputError(f"{where}: unknown key `{key}`{hint} expected only {', '.join(allowed)}")
+def _filters(entry: dict[str, Any], form: Format, where: str) -> Chosen:
+    """Those of the entry; `max_length_ratio` is another spelling of one of them."""
+    given = entry.get("filters")
+    if "max_length_ratio" in entry:
+        ratio = values.number(entry, "max_length_ratio", 1.0, (1.0, 100.0), where)
+        given = {"length_ratio": ratio, **(given if isinstance(given, dict) else {"preset": given or "none"})}
+    return read_filters(given, form.num_languages, where)
 
 
 def _languages(entry: dict[str, Any], form: Format, where: str) -> tuple[str, ...]:
@@ -193,15 +199,15 @@ def _languages(entry: dict[str, Any], form: Format, where: str) -> tuple[str, ..
         if isinstance(code, bool):
             raise InputError(f'{where}: {key}: YAML reads an unquoted `no` as false; write "no" in quotes')
         if not isinstance(code, str) or not LANGUAGE.fullmatch(code):
-            raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
+            raise InputError(f"{where}: {key} is {values.shown(value)}, expected {expected}")
     if not isinstance(codes, list) or len(codes) != form.num_languages:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
+        raise InputError(f"{where}: {key} is {values.shown(value)}, expected {expected}")
     try:
         found = tuple(map(canonical, codes))
     except InputError as error:
         raise InputError(f"{where}: {key}: {error}") from None
     if len(set(found)) != len(found):
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected {expected}")
+        raise InputError(f"{where}: {key} is {values.shown(value)}, expected {expected}")
     return found
 
 
@@ -212,51 +218,7 @@ def _files(entry: dict[str, Any], form: Format, where: str, folder: Path) -> tup
         raise InputError(f"{where}: has {' and '.join(given) or 'no file'}, expected the key {expected}")
     for key in given:
         if not isinstance(entry[key], str) or not entry[key]:
-            raise InputError(f"{where}: {key} is {_shown(entry[key])}, expected a path relative to the catalog's folder")
+            raise InputError(
+                f"{where}: {key} is {values.shown(entry[key])}, expected a path relative to the catalog's folder"
+            )
     return tuple(folder / Path(entry[key]).expanduser() for key in given)
-
-
-def _number(entry: dict[str, Any], key: str, default: float, bounds: tuple[float, float], where: str) -> float:
-    value = entry.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds[0] <= value <= bounds[1]:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected a number from {bounds[0]:g} to {bounds[1]:g}")
-    return float(value)
-
-
-def _whole(entry: dict[str, Any], key: str, default: int, where: str) -> int:
-    value = entry.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_CHARACTERS:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected a whole number from 1 to {MOST_CHARACTERS}")
-    return value
-
-
-def _text(entry: dict[str, Any], key: str, default: str, where: str) -> str:
-    value = entry.get(key, default)
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected a name such as {default}")
-    return value
-
-
-def _choice(entry: dict[str, Any], key: str, choices: tuple[str, ...], where: str) -> str:
-    value = entry.get(key, choices[0])
-    if value not in choices:
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected {', '.join(choices[:-1])} or {choices[-1]}")
-    return str(value)
-
-
-def _flag(entry: dict[str, Any], key: str, where: str) -> bool:
-    value = entry.get(key, False)
-    if not isinstance(value, bool):
-        raise InputError(f"{where}: {key} is {_shown(value)}, expected true or false")
-    return value
-
-
-def _limits(entry: dict[str, Any], where: str) -> Limits:
-    value = entry.get("limits", {})
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: limits is {_shown(value)}, expected a mapping such as {{expansion: 5000}}")
-    return build(Limits, value, where, "limits.")
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)

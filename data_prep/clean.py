@@ -11,6 +11,8 @@ import numpy as np
 
 from data_prep import readers
 from data_prep.catalog import NONE, SPLIT, Corpus
+from data_prep.filters import faults as faults_found
+from data_prep.filters.stretch import Stretch
 from data_prep.records import Count, Lines
 from ernie_m.corpus.folder import HELD_OUT, TRAIN
 
@@ -40,14 +42,19 @@ def clean(lines: Lines, corpus: Corpus) -> tuple[np.ndarray, tuple[list[str], ..
         (f"fewer than {corpus.min_characters} characters", shortest < corpus.min_characters),
         (too_long(corpus), longest > corpus.max_characters),
     ]
-    if corpus.max_length_ratio is not None:
-        faults.append((f"length ratio above {corpus.max_length_ratio:g}", longest > corpus.max_length_ratio * shortest))
     is_kept = np.ones(len(lines.numbers), np.bool_)
     is_kept[list(reasons)] = False
     for reason, is_faulty in faults:
         for index in np.flatnonzero(is_faulty & is_kept).tolist():
             reasons[index] = reason
         is_kept &= ~is_faulty
+    kept = np.flatnonzero(is_kept)
+    if not corpus.filters or not len(kept):
+        return kept, texts, reasons
+    sides = [[side[index] for index in kept.tolist()] for side in texts]
+    for reason, is_faulty in faults_found(Stretch(sides, corpus.languages, lines.documents[kept]), corpus.filters):
+        reasons |= dict.fromkeys(kept[is_faulty].tolist(), reason)
+        is_kept[kept[is_faulty]] = False
     return np.flatnonzero(is_kept), texts, reasons
 
 

@@ -16,6 +16,8 @@ from data_prep.catalog import Corpus
 from data_prep.clean import too_long
 from data_prep.convert import EXAMPLES, Tally, marker_of
 from data_prep.estimate import alarms_of, refuse_unknown
+from data_prep.filters.language import NAME as LANGUAGE_FILTER
+from data_prep.filters.language import codes_of
 from data_prep.phases import Job, num_chunks
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json, written_atomically
@@ -61,8 +63,8 @@ def _result(job: Job, corpus: Corpus) -> Result:
         else:
             result.alarms = alarms_of(corpus, result.tally.pieces)
             rejected, languages = dict(sorted(result.tally.rejected.items())), tuple(sorted(corpus.languages))
-            entry = CorpusEntry(corpus.name, corpus.format, languages, result.tally.lines_read, rejected, shards)
-            result.entry = entry
+            read, filters = result.tally.lines_read, dict(corpus.filters)
+            result.entry = CorpusEntry(corpus.name, corpus.format, languages, read, rejected, shards, filters)
     if result.error is not None:
         work_folder.drop_corpus(job.out, corpus.name)
     return result
@@ -100,7 +102,7 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
         for sums, counted in counts:
             for reason, number in counted.items():
                 sums[reason] = sums.get(reason, 0) + number
-    result.warnings += [*result.alignment.warnings(), *_long_lines(corpus, total)]
+    result.warnings += [*result.alignment.warnings(), *_long_lines(corpus, total), *_not_judged(corpus)]
     result.num_rows = sum(shard.rows for shard in shards)
     result.num_tokens = sum(sum(shard.tokens) for shard in shards)
     result.num_bytes = sum(shard.bytes for shard in shards)
@@ -150,6 +152,12 @@ def _long_lines(corpus: Corpus, tally: Tally) -> Iterator[str]:
             f"{100 * share:.0f} % of the text stands in lines of more than {corpus.max_characters:,} characters, which were "
             "left out; `long_lines: split` in the catalog keeps them, cut up at spaces"
         )
+
+
+def _not_judged(corpus: Corpus) -> Iterator[str]:
+    for code in corpus.languages if LANGUAGE_FILTER in dict(corpus.filters) else ():
+        if not codes_of(code):
+            yield f"the filter `language` does not know {code}: its lines were not judged by it"
 
 
 def write_reports(out: Path, results: list[Result]) -> None:

@@ -61,7 +61,12 @@ def agree(code: str, wanted: str, exactly: bool = False) -> bool:
 def script_of(code: str) -> str | None:
     """The script that text in a language is usually written in, e.g. Cyrl; None where nobody knows."""
     language = _canonical(code)
-    return langcodes.Language.get(language).maximize().script if language else None
+    if language is None:
+        return None
+    given = langcodes.Language.get(language)
+    found = given.maximize()
+    is_guess = (found.script, found.territory) == ("Latn", "US") and found.language != "en"  # langcodes' answer to any code
+    return None if is_guess and given.script is None else found.script
 
 
 def macrolanguage(code: str) -> str:

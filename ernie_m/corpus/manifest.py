@@ -46,6 +46,8 @@ class CorpusEntry:
     lines_read: int
     rejected: dict[str, int]
     shards: ShardList
+    filters: dict[str, float]
+    """Name -> limit of the filters that its lines have passed."""
 
     def __init__(
         self,
@@ -55,12 +57,14 @@ class CorpusEntry:
         lines_read: int,
         rejected: dict[str, int],
         shards: ShardList | Iterable[ShardEntry],
+        filters: dict[str, float] | None = None,
     ) -> None:
         """`shards`: any entries of this corpus, read once and kept as columns."""
         if not isinstance(shards, ShardList):
             shards = ShardList.of(name, len(languages), shards)
         assert shards.corpora() <= {name}, "another corpus's shards"
-        for key, value in zip(fields(self), (name, format, languages, lines_read, rejected, shards), strict=True):
+        values = name, format, languages, lines_read, rejected, shards, filters or {}
+        for key, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, key.name, value)
 
 
@@ -181,6 +185,8 @@ def _read_columns(folder: Path, described: dict[str, Any], num_shards: int) -> d
 
 def _summary(corpus: CorpusEntry) -> dict[str, Any]:
     content = {key.name: getattr(corpus, key.name) for key in fields(corpus)}
+    if not corpus.filters:  # as folders have always been
+        del content["filters"]
     return {**content, "shards": len(corpus.shards)}
 
 

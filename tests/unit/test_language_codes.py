@@ -67,3 +67,4 @@ def test_a_region_goes_and_a_script_stays() -> None:
 
 def test_a_language_has_its_usual_script() -> None:
     assert [script_of(code) for code in ("sr", "sr-Latn", "he", "zh-TW", "th")] == ["Cyrl", "Latn", "Hebr", "Hant", "Thai"]
+    assert [script_of(code) for code in ("en", "en-US", "qaa", "qaa-Latn")] == ["Latn", "Latn", None, "Latn"]

@@ -240,7 +240,7 @@ def test_filters_judge_lengths_and_their_ratio_at_their_borders() -> None:
         ("abc", "abcdefghi"),
         (" ab ", "abcd"),
     ]
-    found = cleaned(pairs, min_characters=3, max_characters=8, max_length_ratio=2.0)
+    found = cleaned(pairs, min_characters=3, max_characters=8, filters=(("length_ratio", 2.0),))
     assert found == [
         ("abc", "abcdef"),
         "length ratio above 2",
