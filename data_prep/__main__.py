@@ -83,7 +83,8 @@ class Commands:
                 packages, with text and held-out pages; need apt), or one of OPUS's such as Tatoeba (all others: opus/NAME).
             lang: codes with commas between them: sw,am,en for CC-100; pairs such as de-en for the others, or de for
                 the pair with English. With --catalog, only these languages of it (and their pairs with English).
-            catalog: ernie_m (96 languages of CC-100 and 14 parallel ones, shipped) or a YAML file, all of it.
+            catalog: ernie_m (96 languages of CC-100 and 14 parallel ones, shipped), ernie_m_15 (XNLI's of it), or a YAML
+                file, all of it.
             mirror: another server, in the place of scheme and host, e.g. https://mirror.example.org; the paths stay.
             sha256: of the file, when you know it and it is one.
             most_gb: GiB after which an answer is ended whose server does not tell how long it is.

@@ -29,11 +29,25 @@ import tokenizers
 
 import ernie_m
 from data_prep import filters, readers, work_folder
-from data_prep.catalog import Corpus, read_catalog
+from data_prep.catalog import Catalog, Corpus, read_catalog, read_whole_catalog
 from data_prep.convert import vocabulary_of
 from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refuse_unknown, shown, size
+from data_prep.exclusion.entries import of_evaluation_files
+from data_prep.exclusion.held_out import gather
 from data_prep.known_tokenizers import recognised
-from data_prep.phases import QUARANTINE, STOP, Job, Phase, convert_corpora, find_repeated_rows, remove_repeated_rows
+from data_prep.many_files import existing
+from data_prep.ownership import EXCLUDED_FILE, HELD_OUT_FILE
+from data_prep.phases import (
+    QUARANTINE,
+    STOP,
+    Job,
+    Phase,
+    convert_corpora,
+    find_repeated_rows,
+    held_out_of,
+    note_held_out_texts,
+    remove_repeated_rows,
+)
 from data_prep.rank_stats import peak_memory
 from data_prep.readers.sampling import MOST_TEXT_OF_ESTIMATE
 from data_prep.rebuild import left_out, rebuild_missing
@@ -73,6 +87,9 @@ def build(
             job = ranks.on_first(lambda: _prepare(catalog, tokenizer, out, options, ranks, stack))
             if job is None:
                 return Manifest.read(out) if ranks.rank == 0 else None
+            if held_out_of(job) and not ranks.on_first((out / HELD_OUT_FILE).exists):
+                _run(ranks, note_held_out_texts, job)
+                ranks.on_first(lambda: gather(out, held_out_of(job)))
             _run(ranks, convert_corpora, job)
             if any(corpus.deduplicate for corpus in job.corpora):
                 _run(ranks, find_repeated_rows, job)
@@ -98,7 +115,8 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
 
 def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks, stack: ExitStack) -> Job | None:
     """Everything that all ranks have to know; None where the folder holds what is asked for."""
-    corpora = tuple(read_catalog(catalog))
+    whole = read_whole_catalog(catalog)
+    corpora, evaluation = tuple(whole.corpora), existing(whole.exclude)
     filters.require(corpus.filters for corpus in corpora)
     vocabulary = vocabulary_of(tokenizer)
     known = recognised(vocabulary, options.tokenizer_sha256)
@@ -107,12 +125,17 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
     stack.enter_context(work_folder.locked(out))
     before = work_folder.finished_plan(out)
     if before is not None and not options.overwrite:
-        work_folder.refuse_other_plan(out, before, _plan(corpora, left_out(before), vocabulary, options))
+        work_folder.refuse_other_plan(out, before, _plan(whole, left_out(before), vocabulary, options))
         rebuilt = rebuild_missing(out, corpora, tokenizer, options.chunk_bytes)
         print(f"{out}: already built from the same input, tokenizer and options; {rebuilt or 'nothing to do'}")
         return None
     estimates, failed = _sampled(corpora, tokenizer, options)
-    goes_on = work_folder.begin(out, _plan(corpora, failed, vocabulary, options), options.overwrite)
+    entries = of_evaluation_files(
+        evaluation, [f"{path.parent.name}/{path.name}" for path in evaluation]
+    )  # before anything is written
+    goes_on = work_folder.begin(out, _plan(whole, failed, vocabulary, options), options.overwrite)
+    if evaluation and not (out / EXCLUDED_FILE).exists():
+        entries.write(out / EXCLUDED_FILE)
     if goes_on:
         print(f"{out}: an earlier build of the same input goes on")
     elif not options.skip_space_check:
@@ -121,7 +144,8 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
         work_folder.mark_end(out, name, {"error": message})
     print(known)
     print(f"ranks: {ranks.num_ranks}; corpora: {len(corpora)}; bytes of text a chunk: {options.chunk_bytes:,}")
-    return Job(corpora, tokenizer, out, options.chunk_bytes, options.on_error == QUARANTINE, options.allow_unknown)
+    quarantines, is_apart = options.on_error == QUARANTINE, not whole.allow_held_out
+    return Job(corpora, tokenizer, out, options.chunk_bytes, quarantines, options.allow_unknown, is_apart)
 
 
 def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:
@@ -142,19 +166,19 @@ def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> 
     return estimates, failed
 
 
-def _plan(
-    corpora: tuple[Corpus, ...], failed: Collection[str], vocabulary: AnyVocabulary, options: Options
-) -> dict[str, Any]:
+def _plan(catalog: Catalog, failed: Collection[str], vocabulary: AnyVocabulary, options: Options) -> dict[str, Any]:
     """Everything that the output depends on: a build is continued only if this is the same."""
     described = []
-    for corpus in corpora:
+    for corpus in catalog.corpora:
         files = [] if corpus.name in failed else [_identity(path) for path in corpus.files]
         told = {key: value for key, value in asdict(corpus).items() if key != "limits"}  # they change no byte
         described.append({**told, "files": files, "languages": list(corpus.languages), "filters": dict(corpus.filters)})
     return {
         "chunk_bytes": options.chunk_bytes,
         "tokenizer_sha256": vocabulary.fingerprint,
-        "versions": versions(corpora),
+        "versions": versions(catalog.corpora),
+        "exclude": [_identity(path) for path in existing(catalog.exclude)],
+        "allow_held_out": catalog.allow_held_out,
         "corpora": described,
     }
 

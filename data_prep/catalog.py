@@ -16,7 +16,7 @@ import yaml
 from data_prep import catalog_values as values
 from data_prep.filters import Chosen, read_filters
 from data_prep.limits import DEFAULT_LIMITS, Limits
-from data_prep.many_files import one_file_each
+from data_prep.many_files import excluded_files, one_file_each
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical
@@ -30,6 +30,7 @@ LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
 COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits", "normalise", "filters")
+TOP_KEYS = ["corpora", "filters", "exclude", "allow_held_out"]
 REJECT, SPLIT = "reject", "split"
 NONE, NORMALISATIONS = "none", ("nfc", "nfkc")
 MONOLINGUAL_KEYS = ("language", "long_lines")
@@ -99,12 +100,28 @@ class Corpus:
     """What becomes of lines of more than max_characters: reject, or split (at spaces; the parts stay one document)."""
 
 
+@dataclass(frozen=True)
+class Catalog:
+    """A catalog file: its corpora, in its order, and what counts for all of them."""
+
+    corpora: list[Corpus]
+    exclude: tuple[Path, ...] = ()
+    """Evaluation sets, whose sentences are kept out of all corpora."""
+    allow_held_out: bool = False
+    """Whether text that is held out of pairs may stand in other corpora."""
+
+
 def read_catalog(path: Path) -> list[Corpus]:
     """The corpora of a catalog file, in its order; raises InputError for anything that is not as it should be."""
+    return read_whole_catalog(path).corpora
+
+
+def read_whole_catalog(path: Path) -> Catalog:
+    """All that a catalog file says. Raises InputError as `read_catalog`."""
     content = _content(path)
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping with the key `corpora`, got {values.shown(content)}")
-    values.refuse_unknown(content, ["corpora", "filters"], str(path))
+    values.refuse_unknown(content, TOP_KEYS, str(path))
     entries = content.get("corpora")
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: `corpora` is {values.shown(entries)}, expected a list of corpora")
@@ -117,7 +134,7 @@ def read_catalog(path: Path) -> list[Corpus]:
         if corpus.name.lower() in names:
             raise InputError(f"{path}: the name {corpus.name} is given twice; names are folders, choose another")
         names[corpus.name.lower()] = corpus.name
-    return corpora
+    return Catalog(corpora, excluded_files(content, path), values.flag(content, "allow_held_out", str(path)))
 
 
 class _StrictLoader(PlainLoader):

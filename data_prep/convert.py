@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import compress
 from operator import eq
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from data_prep.alignment import Alignment, measure
 from data_prep.catalog import SPLIT, Corpus
 from data_prep.clean import LONG_TEXT, NO_TOKENS, NOT_SEGMENTED, clean, is_held_out, split_long
 from data_prep.deduplicate import row_keys, sorted_keys
+from data_prep.exclusion.lookup import Lookup, lookup_of
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Lines
 from data_prep.shard_writer import Rows, selected
@@ -97,7 +99,8 @@ def convert(task: Task) -> Done:
     started = time.monotonic()
     with readers.named(task.corpus):
         chunk = readers.cut_chunk(task.corpus, task.chunk) if isinstance(task.chunk, Cut) else task.chunk
-        conversion = Conversion(task.corpus, vocabulary_of(task.tokenizer), continues=not chunk.starts_document)
+        vocabulary, kept_out = vocabulary_of(task.tokenizer), lookup_of(task.out)
+        conversion = Conversion(task.corpus, vocabulary, not chunk.starts_document, kept_out)
         conversion.tally.lines = readers.num_lines(chunk)
         conversion.tally.text_bytes = readers.text_bytes(chunk)
         for lines in readers.parse(task.corpus, chunk):
@@ -113,8 +116,8 @@ def convert(task: Task) -> Done:
 class Conversion:
     """Gathers the rows of a chunk."""
 
-    def __init__(self, corpus: Corpus, vocabulary: AnyVocabulary, continues: bool) -> None:
-        self.corpus, self.vocabulary = corpus, vocabulary
+    def __init__(self, corpus: Corpus, vocabulary: AnyVocabulary, continues: bool, kept_out: Lookup) -> None:
+        self.corpus, self.vocabulary, self.kept_out = corpus, vocabulary, kept_out
         self.order = np.argsort(corpus.languages).tolist()  # en-fr and fr-en are one stream
         self.rows = {split: Rows(len(self.order)) for split in (TRAIN, HELD_OUT)}
         self.keys: dict[str, list[np.ndarray]] = {split: [] for split in self.rows}
@@ -129,25 +132,37 @@ class Conversion:
         if self.corpus.long_lines == SPLIT:
             lines = split_long(lines, self.corpus.max_characters)
         kept, texts, reasons = clean(lines, self.corpus)
+        sides = [[texts[side][index] for index in kept.tolist()] for side in self.order]
+        held_out = self._held_out(sides)
+        if found := self.kept_out.reasons(sides, held_out):
+            reasons |= {int(kept[index]): reason for index, reason in found.items()}
+            is_kept = np.ones(len(kept), np.bool_)
+            is_kept[[*found]] = False
+            kept, held_out = kept[is_kept], held_out[is_kept]
+            sides = [list(compress(side, is_kept)) for side in sides]
         for index in sorted(reasons):
             self.tally.reject(int(lines.numbers[index]), reasons[index], tuple(side[index] for side in lines.texts))
         self.tally.lines_read += len(lines.numbers)
         for what, number in lines.noted.items():
             self.tally.noted[what] = self.tally.noted.get(what, 0) + number
-        sides = [[texts[side][index] for index in kept.tolist()] for side in self.order]
         encoded = [self.vocabulary.encode_batch(side) for side in sides]
         has_tokens = np.logical_and.reduce([np.diff(column.offsets) > 0 for column in encoded])
         for index in kept[~has_tokens].tolist():
             line = tuple(side[index] for side in lines.texts)
             reason = NOT_SEGMENTED if max(map(len, line)) > LONG_TEXT else NO_TOKENS
             self.tally.reject(int(lines.numbers[index]), reason, line)
-        self._keep(sides, encoded, has_tokens, lines.documents[kept], lines.numbers[kept])
+        self._keep(sides, encoded, has_tokens, held_out, lines.documents[kept], lines.numbers[kept])
+
+    def _held_out(self, sides: list[list[str]]) -> np.ndarray:
+        """Which lines are held out, bool [lines]."""
+        return is_held_out(sides[0], self.corpus.held_out) if len(sides) == 2 else np.zeros(len(sides[0]), np.bool_)
 
     def _keep(
         self,
         sides: list[list[str]],
         encoded: list[EncodedTexts],
         keep: np.ndarray,
+        held_out: np.ndarray,
         documents: np.ndarray,
         numbers: np.ndarray,
     ) -> None:
@@ -160,7 +175,6 @@ class Conversion:
         if len(sides) == 1:
             self._add_rows(TRAIN, encoded, keys, keep, starts)
             return
-        held_out = is_held_out(sides[0], self.corpus.held_out)
         self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
         self._same.append(np.fromiter(map(eq, *sides), np.bool_, len(keep))[keep])
         self._numbers.append(numbers[keep])

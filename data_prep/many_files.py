@@ -9,6 +9,7 @@ used is left out alone.
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,29 @@ def one_file_each(entry: Any, catalog: Path) -> list[Any]:
     else:
         return [entry]
     return [{**entry, "name": f"{entry.get('name')}.{number:05d}", "path": path} for number, path in enumerate(paths)]
+
+
+def excluded_files(content: dict[str, Any], catalog: Path) -> tuple[Path, ...]:
+    """The evaluation files of a catalog's `exclude`: paths and globs. They need not be there yet: see `existing`."""
+    given = content.get("exclude", [])
+    if not isinstance(given, list) or not all(isinstance(path, str) and path for path in given):
+        raise InputError(f"{catalog}: exclude is {given!r}, expected a list of files or globs such as [eval/xnli/*.tsv]")
+    return tuple(_file(pattern, catalog) for pattern in given)
+
+
+def existing(patterns: Iterable[Path]) -> list[Path]:
+    """The files of `exclude`, each once. Raises InputError for a path or glob that names none."""
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        names = [str(pattern)] if pattern.exists() else sorted(glob.glob(str(pattern), recursive=True))
+        files = [Path(name) for name in names if Path(name).is_file()]
+        if not files:
+            raise InputError(
+                f"exclude: no file matches {pattern}; put the evaluation set there, or take it out of the catalog's "
+                "`exclude`: its sentences will then not be kept out of the corpora"
+            )
+        found |= dict.fromkeys(files)
+    return list(found)
 
 
 def _file(path: str, catalog: Path) -> Path:

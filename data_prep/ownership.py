@@ -31,11 +31,13 @@ LOCK_FILE, WORK_FOLDER, RANKS_FOLDER, PLAN_FILE, END_FILE = ".lock", "work", "ra
 REPORT_FILE, READABLE_REPORT_FILE = "report.json", "report.txt"
 PROVISIONAL_FOLDER, ALIGN_FOLDER = ".provisional", ".align"  # no corpus can be called so
 STOP_FILE = ".stop"
+EXCLUDED_FILE, HELD_OUT_FILE = ".excluded.arrow", ".held_out.arrow"
 _MARK_FORMAT, _MARK_VERSION = "ernie-m data_prep build", 1
 _PLAN_KEYS = {"chunk_bytes", "tokenizer_sha256", "versions", "corpora"}
 _TOKENIZER_FILES = (TOKENIZER_FILE, TOKENIZER_JSON, *COMPANIONS)
 _TABLES = (SHARD_TABLE_FILE, *(column.table_file for column in COLUMNS.values()))
 _TOP_FILES = (*_TOKENIZER_FILES, MANIFEST_FILE, *_TABLES, REPORT_FILE, READABLE_REPORT_FILE, MARK_FILE, PLAN_FILE)
+_HIDDEN_FILES = (EXCLUDED_FILE, HELD_OUT_FILE)
 _OUR_LOCK = re.compile(r"(process \d+ on [^;]+; [0-9a-f]{16}\n)?")  # empty: its process was killed before it wrote
 _NUMBER = r"(\d{5}|[1-9]\d{5,})"
 SHOWN = 5
@@ -51,7 +53,7 @@ def marked_corpora(out: Path) -> set[str] | None:
     found = [
         _names(_content(out / MARK_FILE), lambda it: it["format"] == _MARK_FORMAT),
         _names(_content(out / MANIFEST_FILE), lambda it: it["format"] == FORMAT_NAME),
-        _names(_content(out / WORK_FOLDER / PLAN_FILE), lambda it: set(it) == _PLAN_KEYS and "ernie_m" in it["versions"]),
+        _names(_content(out / WORK_FOLDER / PLAN_FILE), lambda it: set(it) >= _PLAN_KEYS and "ernie_m" in it["versions"]),
     ]
     valid = [names for names in found if names is not None]
     return set().union(*valid) if valid else None
@@ -108,9 +110,9 @@ def _patterns(corpora: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]
         f"{provisional}/{SHARDS_FOLDER}/{corpus}",
     ]
     shard, split = rf"({TRAIN}|{HELD_OUT})-{_NUMBER}(\.({'|'.join(COLUMNS)}))?\.arrow", f"({TRAIN}|{HELD_OUT})"
-    chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|keys-{split}-{_NUMBER}\.npy|drops-\d+-{_NUMBER}\.npy"
+    chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|(keys-{split}|held)-{_NUMBER}\.npy|drops-\d+-{_NUMBER}\.npy"
     written = {
-        "": "|".join(map(re.escape, _TOP_FILES)),
+        "": "|".join(map(re.escape, (*_TOP_FILES, *_HIDDEN_FILES))),
         f"({provisional}/)?{SHARDS_FOLDER}/{corpus}/": shard,
         f"{RANKS_FOLDER}/": rf"rank-{_NUMBER}\.json",
         f"{work}/": f"{re.escape(PLAN_FILE)}|{re.escape(STOP_FILE)}",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from data_prep import readers, work_folder
 from data_prep.catalog import Corpus
 from data_prep.convert import Done, Task, convert
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
+from data_prep.exclusion.held_out import note_held_out
 from data_prep.rank_stats import RankStats
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk
@@ -38,6 +40,8 @@ class Job:
     """Whether a corpus that cannot be used is left out; else it stops the build."""
     allows_unknown: bool = False
     """Whether a language is taken that the tokenizer does not know."""
+    keeps_held_out_apart: bool = True
+    """Whether what is held out of pairs is kept out of all corpora."""
 
 
 Failure = InputError | OSError | None
@@ -47,6 +51,16 @@ Phase = Callable[[Team, Job], Failure]
 def convert_corpora(team: Team, job: Job) -> Failure:
     """Convert every chunk of this team's share that has no marker yet."""
     return guarded(job.out, lambda: _Conversions(team, job).run())
+
+
+def note_held_out_texts(team: Team, job: Job) -> Failure:
+    """Note what is held out of every pair of this team's share that is not noted yet."""
+    return guarded(job.out, lambda: _HeldOut(team, replace(job, corpora=held_out_of(job))).run())
+
+
+def held_out_of(job: Job) -> tuple[Corpus, ...]:
+    """The corpora of which pairs are held out that must not stand in others."""
+    return tuple(corpus for corpus in job.corpora if corpus.held_out and job.keeps_held_out_apart)
 
 
 def find_repeated_rows(team: Team, job: Job) -> Failure:
@@ -102,6 +116,9 @@ class _Stream:
 class _Conversions:
     """The chunks of one team."""
 
+    name = "build"
+    work: Callable[[Task], Done] = staticmethod(convert)
+
     def __init__(self, team: Team, job: Job) -> None:
         self.team, self.job = team, job
         self.failed: set[str] = set()
@@ -110,11 +127,11 @@ class _Conversions:
         streams = [corpus for corpus in job.corpora if self.places[corpus.name] is None]  # the same in every team
         owned = shares([readers.input_bytes(corpus) for corpus in streams], team.num_teams)[team.number]
         self.own_streams = {streams[index].name for index in owned}
-        self.progress = Progress("build", sum(map(self._input_bytes, job.corpora)), "bytes")
+        self.progress = Progress(self.name, sum(map(self._input_bytes, job.corpora)), "bytes")
         self.stats = RankStats(job.out, team)
 
     def run(self) -> None:
-        work = _attempt if self.job.quarantines else convert
+        work = partial(_attempt, self.work) if self.job.quarantines else self.work
         self.team.deal_out(self.tasks(), work, self.finished, lambda task: isinstance(task.chunk, Chunk))
         if self.team.number == 0:
             self.progress.close()
@@ -205,10 +222,23 @@ class _Conversions:
             self.progress.advance(num_bytes)
 
 
-def _attempt(task: Task) -> Done | InputError:
-    """`convert`, whose refusal of the input is a result like others."""
+class _HeldOut(_Conversions):
+    """The first pass over pairs; their ends are marked by the second one."""
+
+    name = "note what is held out"
+    work = staticmethod(note_held_out)
+
+    def _is_done(self, corpus: Corpus, index: int) -> bool:
+        return work_folder.held_path(self.job.out, corpus.name, index).exists()
+
+    def _close(self, corpus: Corpus) -> None:
+        pass
+
+
+def _attempt(work: Callable[[Task], Done], task: Task) -> Done | InputError:
+    """The work, whose refusal of the input is a result like others."""
     try:
-        return convert(task)
+        return work(task)
     except InputError as error:
         return error
 

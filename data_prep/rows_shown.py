@@ -13,8 +13,8 @@ import numpy as np
 
 from data_prep import readers
 from data_prep.catalog import Corpus, read_catalog
-from data_prep.clean import is_held_out
 from data_prep.convert import Conversion
+from data_prep.exclusion.lookup import Lookup, lookup_of
 from data_prep.work_folder import finished_chunk_bytes
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
@@ -82,8 +82,8 @@ def _source(catalog: Path, name: str) -> Corpus:
 class _Numbered(Conversion):
     """Notes the line of each row of a chunk, and keeps no tokens."""
 
-    def __init__(self, corpus: Corpus, vocabulary: AnyVocabulary) -> None:
-        super().__init__(corpus, vocabulary, continues=False)
+    def __init__(self, corpus: Corpus, vocabulary: AnyVocabulary, kept_out: Lookup) -> None:
+        super().__init__(corpus, vocabulary, False, kept_out)
         self.lines: dict[str, list[int]] = {TRAIN: [], HELD_OUT: []}
 
     def _keep(
@@ -91,10 +91,10 @@ class _Numbered(Conversion):
         sides: list[list[str]],
         encoded: list[EncodedTexts],
         keep: np.ndarray,
+        held_out: np.ndarray,
         documents: np.ndarray,
         numbers: np.ndarray,
     ) -> None:
-        held_out = is_held_out(sides[0], self.corpus.held_out) & (len(sides) == 2)
         self.lines[TRAIN] += numbers[keep & ~held_out].tolist()
         self.lines[HELD_OUT] += numbers[keep & held_out].tolist()
 
@@ -106,7 +106,7 @@ def _raw_line(data: Path, corpus: Corpus, vocabulary: AnyVocabulary, shard: Shar
     with readers.named(corpus):
         for chunk in readers.all_chunks(corpus, chunk_bytes):
             if chunk.index == number:
-                numbered = _Numbered(corpus, vocabulary)
+                numbered = _Numbered(corpus, vocabulary, lookup_of(data))
                 for lines in readers.parse(corpus, chunk):
                     numbered.add(lines)
                 found = numbered.lines[shard.split]

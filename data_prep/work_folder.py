@@ -5,9 +5,11 @@
     shards/<corpus>/...            finished shards
     work/.plan.json                what is being built; a later start has to ask for the same
     work/<corpus>/00012.json       chunk 12 is done: its shards, counts and rejected lines
+    work/<corpus>/held-00012.npy   what is held out of chunk 12, noted before any is converted
     work/<corpus>/end.json         the corpus is done (its number of chunks), or cannot be used (why)
     work/.align/...                models and plan of `align`, which adds links to the finished folder
     ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
+    .excluded.arrow .held_out.arrow    hashes of what is kept out of all corpora
     report.json report.txt, .plan.json, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
 
 Any folder that is not new, empty or marked by a build belongs to somebody else and is not touched.
@@ -180,6 +182,11 @@ def provisional(out: Path) -> Path:
 def keys_path(out: Path, corpus: str, split: str, index: int) -> Path:
     """Keys of the rows of a shard that waits for the removal of duplicates."""
     return out / WORK_FOLDER / corpus / f"keys-{split}-{index:05d}.npy"
+
+
+def held_path(out: Path, corpus: str, index: int) -> Path:
+    """Hashes of the held-out texts of a chunk."""
+    return out / WORK_FOLDER / corpus / f"held-{index:05d}.npy"
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

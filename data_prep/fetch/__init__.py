@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from data_prep.catalog import read_catalog
 from data_prep.fetch import catalog_file, libreoffice, mozilla, opus, sources
@@ -37,6 +38,9 @@ NLLB OpenSubtitles ParaCrawl QED SETIMES Tanzil Tatoeba TED2013 TED2020 TildeMOD
 OPUS_NAMES = tuple(_OPUS.split())
 PAIR = re.compile(r"([A-Za-z]+(?:_[A-Za-z]+)*)(?:-([A-Za-z]+(?:_[A-Za-z]+)*))?")
 SHIPPED = Path(__file__).parents[1]
+XNLI = ("ar", "bg", "de", "el", "en", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh")
+PARTS = {"ernie_m_15": ("ernie_m", XNLI)}
+"""Parts of shipped catalogs by their languages."""
 ROUNDING = 0.95  # published sizes are rounded to two digits
 
 
@@ -66,8 +70,9 @@ def fetch(
             )
         bring(to, [_pair(text) for text in languages])
         return
+    beside: dict[str, Any] = {}
     if catalog is not None:
-        remotes = _of_catalog(catalog, languages)
+        remotes, beside = _of_catalog(catalog, languages)
     else:
         remotes = _of_corpus(str(corpus), languages, mirror, retry_policy)
     if sha256 is not None and (len(remotes) != 1 or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256)):
@@ -75,7 +80,7 @@ def fetch(
     catalog_file.missing_from(to / "catalog.yaml", [remote.entry for remote in remotes])
     to.mkdir(parents=True, exist_ok=True)
     _require_space(to, remotes)
-    _bring_all(to, remotes, mirror, sha256 or "", retry_policy)
+    _bring_all(to, remotes, beside, mirror, sha256 or "", retry_policy)
 
 
 def _listed(lang: str | None) -> list[str]:
@@ -117,19 +122,24 @@ def _pair(text: str) -> tuple[str, str]:
     return (found[1], found[2]) if found[2] else ("en", found[1])
 
 
-def _of_catalog(name: str, languages: list[str]) -> list[Remote]:
+def _of_catalog(name: str, languages: list[str]) -> tuple[list[Remote], dict[str, Any]]:
+    """The files, and what the catalog says beside its corpora."""
+    name, part = PARTS.get(name, (name, ()))
     path = SHIPPED / f"{name}_catalog.yaml" if re.fullmatch(r"\w+", name) else Path(name)
     if path.parent == SHIPPED and not path.is_file():
-        raise InputError(f"--catalog {name}: not shipped; expected ernie_m, or the path of a catalog such as ./my.yaml")
+        raise InputError(
+            f"--catalog {name}: not shipped; expected ernie_m, ernie_m_15, or the path of a catalog such as ./my.yaml"
+        )
     read_catalog(path)  # strictly; what follows may rely on it
-    entries: list[Entry] = load_yaml(path.read_text(encoding="utf-8-sig"))["corpora"]
+    content = load_yaml(path.read_text(encoding="utf-8-sig"))
+    entries: list[Entry] = [entry for entry in content.pop("corpora") if not part or {*_languages(entry)} <= {*part}]
     present = {language for entry in entries for language in _languages(entry)}
     for code in languages:
         if not any(agree(language, code, exactly=True) for language in present):
             raise InputError(f"--lang {code}: {path} has no such language{nearest(code, present)}")
     languages = list(map(canonical, languages))
     chosen = [entry for entry in entries if not languages or _is_chosen(_languages(entry), languages)]
-    return [sources.remote_of(entry) for entry in chosen]
+    return [sources.remote_of(entry) for entry in chosen], content
 
 
 def _languages(entry: Entry) -> list[str]:
@@ -156,7 +166,14 @@ def _require_space(to: Path, remotes: Sequence[Remote]) -> None:
         )
 
 
-def _bring_all(to: Path, remotes: Sequence[Remote], mirror: str | None, sha256: str, retry_policy: RetryPolicy) -> None:
+def _bring_all(
+    to: Path,
+    remotes: Sequence[Remote],
+    beside: dict[str, Any],
+    mirror: str | None,
+    sha256: str,
+    retry_policy: RetryPolicy,
+) -> None:
     failed: list[NotFoundError | GaveUpError] = []
     for number, remote in enumerate(remotes, start=1):
         path = to / remote.path
@@ -170,7 +187,7 @@ def _bring_all(to: Path, remotes: Sequence[Remote], mirror: str | None, sha256: 
             continue
         state = "fetched and whole" if came else "already whole"
         print(f"[{number}/{len(remotes)}] {path}: {state}, {path.stat().st_size:,} bytes", flush=True)
-        for line in catalog_file.add(to / "catalog.yaml", [remote.entry]):
+        for line in catalog_file.add(to / "catalog.yaml", [remote.entry], beside):
             print(f"  {to / 'catalog.yaml'}: {line}", flush=True)
     if failed:
         raise InputError(

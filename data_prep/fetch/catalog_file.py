@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -18,7 +19,7 @@ from data_prep.fetch.sources import Entry
 from ernie_m.base.console import InputError
 from ernie_m.base.files import lock, written_atomically
 
-HEAD = "# The corpora that `python -m data_prep fetch` brought here; edit it as you like, fetch only adds to it.\ncorpora:\n"
+HEAD = "# The corpora that `python -m data_prep fetch` brought here; edit it as you like, fetch only adds to it.\n"
 INDENTS = ("  ", "", "    ")
 
 
@@ -51,12 +52,15 @@ def _file_of(entry: Entry) -> str:
     return str(entry.get("path", entry.get("source")))
 
 
-def add(catalog: Path, entries: Sequence[Entry]) -> list[str]:
-    """Add what the catalog lacks, creating it; returns the added lines. Raises InputError as `missing_from` does."""
+def add(catalog: Path, entries: Sequence[Entry], beside: Mapping[str, Any] | None = None) -> list[str]:
+    """Add what the catalog lacks, creating it; returns the added lines. Raises InputError as `missing_from` does.
+
+    `beside`: what a new one says beside its corpora, such as `exclude`.
+    """
     with _locked(catalog.parent):
         missing = missing_from(catalog, entries)
         if missing:
-            _write(catalog, missing)
+            _write(catalog, missing, beside or {})
         return [line_of(entry) for entry in missing]
 
 
@@ -70,8 +74,9 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write(catalog: Path, missing: list[Entry]) -> None:
-    before = catalog.read_text(encoding="utf-8") if catalog.exists() else HEAD
+def _write(catalog: Path, missing: list[Entry], beside: Mapping[str, Any]) -> None:
+    more = yaml.safe_dump(dict(beside), sort_keys=False, allow_unicode=True) if beside else ""
+    before = catalog.read_text(encoding="utf-8") if catalog.exists() else f"{HEAD}{more}corpora:\n"
     before += "" if before.endswith("\n") else "\n"
     names = [corpus.name for corpus in read_catalog(catalog)] if catalog.exists() else []
     names += [entry["name"] for entry in missing]

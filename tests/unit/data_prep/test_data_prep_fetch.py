@@ -118,7 +118,7 @@ def test_iitb_needs_no_language(shop: Shop, tmp_path: Path) -> None:
         ({"corpus": "iitb", "lang": "de"}, "IIT Bombay's corpus has en-hi alone"),
         ({"corpus": "cc100", "lang": "sw", "catalog": "ernie_m"}, "expected one of --corpus .* and --catalog"),
         ({}, "expected one of --corpus"),
-        ({"catalog": "ernie"}, "--catalog ernie: not shipped; expected ernie_m"),
+        ({"catalog": "ernie"}, "--catalog ernie: not shipped; expected ernie_m, ernie_m_15"),
         ({"catalog": "gone.yaml"}, "gone.yaml: no such file"),
         ({"catalog": "ernie_m", "lang": "swz"}, "--lang swz: .* has no such language, did you mean `sw`"),
         ({"corpus": "cc100", "lang": "sw,am", "sha256": "0" * 64}, "and one file; these are 2 files"),

@@ -10,7 +10,8 @@ import pytest
 from test_data_prep_fetch_server import QUICK, Shop, get, named, opened_shop, stock
 
 import data_prep
-from data_prep.catalog import read_catalog
+from data_prep import fetch as fetching
+from data_prep.catalog import read_catalog, read_whole_catalog
 from data_prep.fetch import OPUS_NAMES, catalog_file, cc100_listing, fetch, sources
 from data_prep.fetch.connection import GaveUpError
 from ernie_m.base.console import InputError
@@ -144,6 +145,24 @@ def test_the_shipped_catalog_is_fetched_by_language_and_a_lacking_file_stops_no_
     for corpus in ours:
         expected = theirs[corpus.name]
         assert (corpus.format, corpus.languages, corpus.held_out) == (expected.format, expected.languages, expected.held_out)
+
+
+def test_a_part_of_it_has_xnlis_languages_and_what_the_catalog_says_beside_its_corpora(shop: Shop, tmp_path: Path) -> None:
+    stock(shop, "/cc-100/sw.txt.xz", "/OPUS-Tanzil/v1/moses/en-sw.txt.zip")
+    stock(shop, "/laser/WikiMatrix/v1/WikiMatrix.en-sw.tsv.gz", "/OPUS-GlobalVoices/v2018q4/moses/en-sw.txt.zip")
+    get(shop, tmp_path, catalog="ernie_m_15", lang="sw")
+    written = read_whole_catalog(tmp_path / "catalog.yaml")
+    assert [path.parent.name for path in written.exclude] == ["xnli", "conll", "mlqa", "pawsx", "tatoeba"]
+    assert written.exclude == tuple(
+        tmp_path / path.relative_to(ERNIE_M.parent) for path in read_whole_catalog(ERNIE_M).exclude
+    )
+    with pytest.raises(InputError, match=r"--lang br: .* has no such language"):
+        get(shop, tmp_path, catalog="ernie_m_15", lang="br")
+    chosen = [remote.entry for remote in fetching._of_catalog("ernie_m_15", [])[0]]
+    whole = [remote.entry for remote in fetching._of_catalog("ernie_m", [])[0]]
+    assert {code for entry in chosen for code in entry.get("languages", [entry.get("language")])} == {*IN_PAIRS, "en"}
+    assert [entry for entry in whole if "languages" in entry] == [entry for entry in chosen if "languages" in entry]
+    assert len([entry for entry in chosen if "language" in entry]) == 16
 
 
 def test_a_users_catalog_keeps_its_own_keys(shop: Shop, tmp_path: Path) -> None:
