@@ -12,6 +12,8 @@
    of files that are one stream (one rank reads, both convert) and of files that can be entered at many places; beside
    it, what two commands at once do that know nothing of each other: no two ranks can do more on this machine.
 4. Peak memory at 1 GB and at 100 MB of text; bytes on disk per byte of text.
+5. `filters: strict` against no filters, on one core; and against datatrove's pipeline that does the same work: lines pass
+   filters of the same measures (script, markup, repeats, language by CLD2), then its tokenizer.
 
 Prints every figure and its target; writes nothing outside --work. Run it on an idle machine.
 """
@@ -32,9 +34,13 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
+from fontTools.unicodedata import script
 from sentencepiece import sentencepiece_model_pb2
+
+from data_prep.filters.measures import MARKUP, repeated_share
 
 PIECES = 250_000
 SMALL_DICTIONARY = [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 16}]
@@ -48,7 +54,7 @@ def main() -> None:
     parser.add_argument("--ranks_mb", type=int, default=3000, help="text for the comparison of 2 ranks with 1")
     parser.add_argument("--rounds", type=int, default=1, help="of that comparison, in turn; the fastest of each counts")
     parser.add_argument("--work", type=Path, default=Path("/tmp/data_prep_benchmark"))
-    parser.add_argument("--only", default="speed,streams,blocks,memory")
+    parser.add_argument("--only", default="speed,filters,streams,blocks,memory")
     parser.add_argument("--engines", default="workers,mpi", help="for the comparison of 2 ranks with 1")
     parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)  # a measurement, in its own process
     arguments = parser.parse_args()
@@ -77,6 +83,8 @@ class Benchmark:
         tokenizer = self.tokenizer()
         if "speed" in parts:
             self.speed(tokenizer)
+        if "filters" in parts:
+            self.filters(tokenizer)
         if "streams" in parts or "blocks" in parts:
             self.limit(tokenizer)
         if "streams" in parts:
@@ -161,6 +169,25 @@ class Benchmark:
         if "datatrove" in rates:
             self.target("datatrove, ratio", ours_rate / rates["datatrove"], least=2.0)
         self.disk(size)
+
+    def filters(self, tokenizer: Path) -> None:
+        catalog, size = self.repeated(self.mb)
+        strict = catalog.with_name("strict.yaml")
+        strict.write_text("filters: strict\n" + catalog.read_text())
+        seconds: dict[Path, list[float]] = defaultdict(list)
+        for _ in range(max(2, self.rounds)):
+            for one in (catalog, strict):
+                seconds[one].append(self.built(tokenizer, one, "--workers", "1", cores={0}))
+        plain, filtered = (size / min(seconds[one]) / 1e6 for one in (catalog, strict))
+        print(f"{'without filters':40s} {plain:7.2f} MB/s a core\n{'filters: strict':40s} {filtered:7.2f} MB/s a core")
+        self.target("filters: strict against none", filtered / plain, least=0.5)
+        if importlib.util.find_spec("datatrove") is None:
+            print("datatrove: not installed (pip install datatrove orjson), not measured")
+            return
+        small, _ = self.repeated(PEER_MB)
+        theirs = measured("datatrove with filters", tokenizer, small)
+        print(f"{'datatrove, the same filters':40s} {theirs:7.2f} MB/s a core")
+        self.target("datatrove with the same filters, ratio", filtered / theirs, least=3.0)
 
     def disk(self, size: int) -> None:
         shards = sum(path.stat().st_size for path in (self.work / "out").rglob("*.arrow"))
@@ -287,6 +314,36 @@ def with_datasets(tokenizer: Path, catalog: Path) -> float:
 
 def with_datatrove(tokenizer: Path, catalog: Path) -> float:
     """datatrove's DocumentTokenizer on the same lines, a document a line."""
+    return by_datatrove(tokenizer, catalog, [])
+
+
+def with_datatrove_filters(tokenizer: Path, catalog: Path) -> float:
+    """The same behind filters of the measures of `filters: strict`, all lines taken for English ones."""
+    import pycld2
+    from datatrove.pipeline.filters import LambdaFilter
+
+    def is_english(text: str) -> bool:
+        is_sure, _, found = pycld2.detect(text[:100], hintLanguage="en")
+        return len(text) < 25 or not is_sure or sum(share for _, code, share, _ in found if code == "en") >= 50
+
+    def is_latin(text: str) -> bool:
+        visible = [letter for letter in text if not letter.isspace()]
+        return sum(script(letter) == "Latn" for letter in visible) >= 0.5 * len(visible)
+
+    def is_text(text: str) -> bool:
+        return sum(found.end() - found.start() for found in MARKUP.finditer(text)) <= 0.2 * len(text)
+
+    def is_varied(text: str) -> bool:
+        return len(text) < 40 or repeated_share(text) <= 0.3
+
+    tests = (is_latin, is_text, is_varied, is_english)
+    return by_datatrove(
+        tokenizer, catalog, [LambdaFilter(lambda document, test=test: test(document.text)) for test in tests]
+    )
+
+
+def by_datatrove(tokenizer: Path, catalog: Path, filters: list[Any]) -> float:
+    """MB/s of a pipeline of datatrove's: lines, filters, tokenizer."""
     from datatrove.data import Document
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.tokens import DocumentTokenizer
@@ -301,6 +358,7 @@ def with_datatrove(tokenizer: Path, catalog: Path) -> float:
     documents = (Document(text=line, id=str(number)) for number, line in enumerate(lines))
     pipeline = [
         lambda data, rank, world_size: documents,
+        *filters,
         DocumentTokenizer(
             output_folder=str(folder / "out"),
             tokenizer_name_or_path=str(folder / "tokenizer.json"),
@@ -317,6 +375,7 @@ MEASUREMENTS: dict[str, Callable[..., float]] = {
     "bare": bare,
     "datasets": with_datasets,
     "datatrove": with_datatrove,
+    "datatrove with filters": with_datatrove_filters,
 }
 
 

@@ -117,7 +117,6 @@ class _Conversions:
     """The chunks of one team."""
 
     name = "build"
-    work: Callable[[Task], Done] = staticmethod(convert)
 
     def __init__(self, team: Team, job: Job) -> None:
         self.team, self.job = team, job
@@ -131,11 +130,15 @@ class _Conversions:
         self.stats = RankStats(job.out, team)
 
     def run(self) -> None:
-        work = partial(_attempt, self.work) if self.job.quarantines else self.work
+        work = partial(_attempt, self.work()) if self.job.quarantines else self.work()
         self.team.deal_out(self.tasks(), work, self.finished, lambda task: isinstance(task.chunk, Chunk))
         if self.team.number == 0:
             self.progress.close()
         self.stats.write()
+
+    def work(self) -> Callable[[Task], Done]:
+        """What is done with each chunk."""
+        return convert
 
     def tasks(self) -> Iterator[Task]:
         """The chunks that are not done; reads streams as they are asked for."""
@@ -226,7 +229,9 @@ class _HeldOut(_Conversions):
     """The first pass over pairs; their ends are marked by the second one."""
 
     name = "note what is held out"
-    work = staticmethod(note_held_out)
+
+    def work(self) -> Callable[[Task], Done]:
+        return note_held_out
 
     def _is_done(self, corpus: Corpus, index: int) -> bool:
         return work_folder.held_path(self.job.out, corpus.name, index).exists()

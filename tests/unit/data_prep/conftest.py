@@ -49,7 +49,7 @@ def catalog(tmp_path: Path) -> Path:
     (folder / "pairs.tsv.gz").write_bytes(gzip.compress("\n".join(f"{t}\t{t} ja" for t in sentences(50, 2)).encode()))
     path = folder / "catalog.yaml"
     path.write_text(
-        "corpora:\n"
+        "allow_held_out: true\ncorpora:\n"
         "  - {name: mono.en, format: cc100, path: en.txt.xz, language: en}\n"
         "  - {name: t.de-en, format: moses, path: T.de-en.txt.zip, languages: [de, en], held_out: 0.2}\n"
         "  - {name: p.de-fr, format: tsv, path: pairs.tsv.gz, languages: [de, fr], held_out: 0.2}\n"

@@ -106,7 +106,7 @@ def test_lines_of_another_language_are_left_out_and_short_ones_and_relatives_are
     assert left_out("language", 0.5, ["Ovo je vrlo lijepa kuća koja se nalazi na brdu."], languages="sr-Latn") == []
     assert left_out("language", 0.5, [ENGLISH, GERMAN], languages="qaa") == []  # not known: not judged
     assert language.codes_of("he") == ("iw",)
-    assert language.codes_of("zh-Hant") == ("zh", "zh-Hant")
+    assert language.codes_of("zh-Hant") == ("zh", "zh-Hant", "ja")
 
 
 def test_a_package_that_is_missing_is_one_line_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def filtered_catalog(folder: Path) -> Path:
     (folder / "p.tsv").write_text("\n".join(lines) + "\n")
     path = folder / "c.yaml"
     path.write_text(
-        "filters: strict\ncorpora:\n"
+        "filters: strict\nallow_held_out: true\ncorpora:\n"
         "  - {name: en, format: cc100, path: en.txt, language: en, deduplicate: true}\n"
         "  - {name: p, format: tsv, path: p.tsv, languages: [en, de]}\n"
     )

@@ -87,7 +87,7 @@ def test_repeated_lines_go_and_the_first_stays_wherever_chunks_end(
     (tmp_path / "m.txt").write_text("\n".join(lines))
     (tmp_path / "p.tsv").write_text("\n".join("\t".join(pair) for pair in pairs))
     (tmp_path / "c.yaml").write_text(
-        "corpora:\n"
+        "allow_held_out: true\ncorpora:\n"
         "  - {name: m, format: cc100, path: m.txt, language: en, deduplicate: true}\n"
         "  - {name: p, format: tsv, path: p.tsv, languages: [en, fr], held_out: 0.3, deduplicate: true}\n"
     )
