@@ -32,6 +32,7 @@ ONE_FILE, TWO_FILES = ("path",), ("source", "target")
 COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits", "normalise", "filters")
 TOP_KEYS = ["corpora", "filters", "exclude", "allow_held_out"]
 REJECT, SPLIT = "reject", "split"
+ACROSS = "across"
 NONE, NORMALISATIONS = "none", ("nfc", "nfkc")
 MONOLINGUAL_KEYS = ("language", "long_lines")
 PARALLEL_KEYS = ("languages", "held_out", "max_length_ratio")
@@ -86,8 +87,8 @@ class Corpus:
     """Of a line, or of each side of a pair."""
     filters: Chosen = ()
     """(name, limit) of the filters that lines have to pass."""
-    deduplicate: bool = False
-    """Remove exact copies of earlier lines (pairs) of this corpus."""
+    deduplicate: bool | str = False
+    """Remove exact copies of earlier lines (pairs) of this corpus; "across": also of earlier corpora that say so."""
     text: str = "text"
     """JSON lines, Parquet: the key or column of the text."""
     escaped_line_ends: bool = False
@@ -189,7 +190,7 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         min_characters=least,
         max_characters=most,
         filters=_filters(entry, form, where),
-        deduplicate=values.flag(entry, "deduplicate", where),
+        deduplicate=ACROSS if entry.get("deduplicate") == ACROSS else values.flag(entry, "deduplicate", where),
         text=values.text(entry, "text", "text", where),
         escaped_line_ends=values.flag(entry, "escaped_line_ends", where),
         normalise=values.choice(entry, "normalise", (NONE, *NORMALISATIONS), where),

@@ -1,9 +1,10 @@
-"""Exact removal of repeated rows of a corpus (catalog: `deduplicate: true`), in bounded memory, on any number of ranks.
+"""Exact removal of repeated rows (catalog: `deduplicate: true`, `across`), in bounded memory, on any number of ranks.
 
 1. While chunks are converted, the 128-bit BLAKE2b of every kept row (a pair: of both sides) is written beside its shard,
    sorted, and the shard waits in work/.
 2. The range of keys is divided into buckets. For each bucket a rank reads its part of every key file and notes the rows
-   whose key occurred earlier in the corpus.
+   whose key occurred earlier: in the corpus, or, with `across`, in those of the same languages that stand before it in the
+   catalog and say `across` too. Such corpora are a group; any other corpus is one by itself.
 3. For each chunk a rank writes the shard without the noted rows. If a document's first line is removed, the document starts
    at its next line.
 
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import work_folder
-from data_prep.clean import DUPLICATE
+from data_prep.clean import DUPLICATE, DUPLICATE_ELSEWHERE
 from data_prep.shard_writer import Rows, selected
 from ernie_m.corpus.folder import HELD_OUT, TOKEN_COLUMNS, TRAIN
 from ernie_m.corpus.vocabulary import EncodedTexts
@@ -33,11 +34,11 @@ SPLITS = (TRAIN, HELD_OUT)
 
 @dataclass(frozen=True)
 class Bucket:
-    """Find repeated rows among keys whose leading bits are `number`; there are 2 ** bits buckets."""
+    """Find repeated rows of a group among keys whose leading bits are `number`; there are 2 ** bits buckets."""
 
     out: Path
-    corpus: str
-    num_chunks: int
+    group: tuple[tuple[str, int], ...]
+    """(corpus, number of its chunks), in the catalog's order."""
     number: int
     bits: int
 
@@ -77,23 +78,30 @@ def num_bits(num_rows: int) -> int:
 
 
 def find_repeated(bucket: Bucket) -> None:
-    """Write the bucket's repeated rows: int64 [rows, 3] of split, chunk, row, in this order."""
-    path = _drops_path(bucket.out, bucket.corpus, bucket.bits, bucket.number)
-    if path.exists():
+    """Write the bucket's repeated rows, a file a corpus: int64 [rows, 4], sorted.
+
+    The columns: split, chunk, row, whether the first copy is in another corpus.
+    """
+    paths = [_drops_path(bucket.out, corpus, bucket.bits, bucket.number) for corpus, _ in bucket.group]
+    if all(path.exists() for path in paths):
         return
-    found = []
+    found: list[list[np.ndarray]] = [[np.zeros((0, 4), np.int64)] for _ in paths]
     for number, split in enumerate(SPLITS):
         parts, places = [], []
-        for index in range(bucket.num_chunks):
-            keys_path = work_folder.keys_path(bucket.out, bucket.corpus, split, index)
-            if keys_path.exists():
-                part = _stretch(np.load(keys_path, mmap_mode="r"), bucket)
-                parts.append(part)
-                places.append(np.full(len(part), index))
+        for place, (corpus, num_chunks) in enumerate(bucket.group):
+            for index in range(num_chunks):
+                keys_path = work_folder.keys_path(bucket.out, corpus, split, index)
+                if keys_path.exists():
+                    part = _stretch(np.load(keys_path, mmap_mode="r"), bucket)
+                    parts.append(part)
+                    places.append(np.full((len(part), 2), (place, index)))
         if parts:
-            found.append(_repeated(np.concatenate(parts), np.concatenate(places), number))
-    drops = np.concatenate(found) if found else np.zeros((0, 3), np.int64)
-    work_folder.write_array(path, drops[np.lexsort(drops.T[::-1])])
+            corpus_of, drops = _repeated(np.concatenate(parts), np.concatenate(places), number)
+            for place in range(len(paths)):
+                found[place].append(drops[corpus_of == place])
+    for path, some in zip(paths, found, strict=True):
+        drops = np.concatenate(some)
+        work_folder.write_array(path, drops[np.lexsort(drops.T[::-1])])
 
 
 def remove_repeated(removal: Removal) -> None:
@@ -102,18 +110,18 @@ def remove_repeated(removal: Removal) -> None:
         return
     marker = work_folder.read_marker(removal.out, removal.corpus, removal.index)
     drops = _drops_of(removal)
-    shards, removed = [], 0
+    shards, removed = [], {DUPLICATE: 0, DUPLICATE_ELSEWHERE: 0}
     for shard in marker["shards"]:
-        drop = drops[drops[:, 0] == SPLITS.index(shard["split"]), 2]
+        drop = drops[drops[:, 0] == SPLITS.index(shard["split"])]
         keep = np.ones(shard["rows"], np.bool_)
-        keep[drop] = False
-        removed += len(drop)
+        keep[drop[:, 2]] = False
+        removed[DUPLICATE_ELSEWHERE] += int(drop[:, 3].sum())
+        removed[DUPLICATE] += int((1 - drop[:, 3]).sum())
         if keep.any():
             rows = _without(work_folder.provisional(removal.out) / shard["file"], removal.num_languages, keep)
             shards.append(asdict(rows.write(removal.out, shard["file"], shard["split"])))
     marker["shards"] = shards
-    if removed:
-        marker["rejected"][DUPLICATE] = removed
+    marker["rejected"] |= {reason: number for reason, number in removed.items() if number}
     work_folder.write_marker(removal.out, removal.corpus, removal.index, marker, is_final=True)
 
 
@@ -127,13 +135,18 @@ def _stretch(keys: np.ndarray, bucket: Bucket) -> np.ndarray:
     return np.asarray(keys[first:last])
 
 
-def _repeated(keys: np.ndarray, chunk_of: np.ndarray, split: int) -> np.ndarray:
-    order = np.lexsort((keys["row"], chunk_of, keys["low"], keys["high"]))
-    keys, chunk_of = keys[order], chunk_of[order]
+def _repeated(keys: np.ndarray, places: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the corpus of each repeated row, the rows as `find_repeated` writes them); places: corpus and chunk, [rows, 2]."""
+    order = np.lexsort((keys["row"], places[:, 1], places[:, 0], keys["low"], keys["high"]))
+    keys, places = keys[order], places[order]
     is_repeated = np.zeros(len(keys), np.bool_)
     is_repeated[1:] = (keys["high"][1:] == keys["high"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
+    first = np.maximum.accumulate(np.where(is_repeated, 0, np.arange(len(keys))))  # of the same key
     chosen = np.flatnonzero(is_repeated)
-    return np.stack([np.full(len(chosen), split), chunk_of[chosen], keys["row"][chosen]], axis=1).astype(np.int64)
+    corpus = places[chosen, 0]
+    is_elsewhere = corpus != places[first[chosen], 0]
+    columns = [np.full(len(chosen), split), places[chosen, 1], keys["row"][chosen], is_elsewhere]
+    return corpus, np.stack(columns, axis=1).astype(np.int64)
 
 
 def _drops_path(out: Path, corpus: str, bits: int, number: int) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_prep import readers, work_folder
-from data_prep.catalog import Corpus
+from data_prep.catalog import ACROSS, Corpus
 from data_prep.convert import Done, Task, convert
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
 from data_prep.exclusion.held_out import note_held_out
@@ -249,22 +249,32 @@ def _attempt(work: Callable[[Task], Done], task: Task) -> Done | InputError:
 
 
 def _buckets(job: Job) -> Iterator[Bucket]:
-    for corpus, chunks, bits in _repetitive(job):
+    for group, bits in _repetitive(job):
+        chunks = tuple((corpus.name, chunks) for corpus, chunks in group)
         for number in range(1 << bits):
-            yield Bucket(job.out, corpus.name, chunks, number, bits)
+            yield Bucket(job.out, chunks, number, bits)
 
 
 def _removals(job: Job) -> Iterator[Removal]:
-    for corpus, chunks, bits in _repetitive(job):
-        for index in range(chunks):
-            yield Removal(job.out, corpus.name, len(corpus.languages), index, bits)
+    for group, bits in _repetitive(job):
+        for corpus, chunks in group:
+            for index in range(chunks):
+                yield Removal(job.out, corpus.name, len(corpus.languages), index, bits)
 
 
-def _repetitive(job: Job) -> Iterator[tuple[Corpus, int, int]]:
+def _repetitive(job: Job) -> Iterator[tuple[list[tuple[Corpus, int]], int]]:
+    """Groups of corpora whose rows are compared, (corpus, number of its chunks) each; and the bits of their buckets."""
+    groups: dict[object, list[tuple[Corpus, int]]] = {}
     for corpus in job.corpora:
         if corpus.deduplicate and (chunks := num_chunks(job, corpus)):
+            group = sorted(corpus.languages) if corpus.deduplicate == ACROSS else corpus.name
+            groups.setdefault(str(group), []).append((corpus, chunks))
+    for group in groups.values():
+        rows = 0
+        for corpus, chunks in group:
             markers = (work_folder.read_marker(job.out, corpus.name, index) for index in range(chunks))
-            yield corpus, chunks, num_bits(sum(shard["rows"] for marker in markers for shard in marker["shards"]))
+            rows += sum(shard["rows"] for marker in markers for shard in marker["shards"])
+        yield group, num_bits(rows)
 
 
 def _own(team: Team, items: Iterator[T]) -> Iterator[T]:

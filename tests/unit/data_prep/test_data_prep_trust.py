@@ -248,3 +248,40 @@ def test_texts_are_normalised_where_the_catalog_asks_for_it(tmp_path: Path) -> N
         )
         (corpus,) = read_catalog(tmp_path / "c.yaml")
         assert list(usable(corpus, no_count)) == [(expected,)]
+
+
+def test_repeated_lines_go_across_corpora_of_the_same_languages_in_the_order_of_the_catalog(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.deduplicate.ROWS_PER_BUCKET", 60)
+    draw = random.Random(1)
+    texts = {name: [str(draw.randint(0, 120)) for _ in range(150)] for name in ("a", "b", "other", "alone")}
+    for name, lines in texts.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    pairs = [(str(draw.randint(0, 15)), str(draw.randint(0, 15))) for _ in range(150)]
+    (tmp_path / "p.tsv").write_text("\n".join("\t".join(pair) for pair in pairs))
+    (tmp_path / "q.tsv").write_text("\n".join("\t".join(pair[::-1]) for pair in pairs[50:]) + "\n99\t98")
+    (tmp_path / "c.yaml").write_text(
+        "corpora:\n"
+        "  - {name: b, format: cc100, path: b.txt, language: en, deduplicate: across}\n"
+        "  - {name: other, format: cc100, path: other.txt, language: de, deduplicate: across}\n"
+        "  - {name: a, format: cc100, path: a.txt, language: en, deduplicate: across}\n"
+        "  - {name: alone, format: cc100, path: alone.txt, language: en, deduplicate: true}\n"
+        "  - {name: p, format: tsv, path: p.tsv, languages: [en, fr], held_out: 0, deduplicate: across}\n"
+        "  - {name: q, format: tsv, path: q.tsv, languages: [fr, en], held_out: 0, deduplicate: across}\n"
+    )
+    for chunk_bytes, ranks in ((1 << 20, 1), (150, 2)):
+        out = tmp_path / f"{chunk_bytes}-{ranks}"
+        manifest = build(tmp_path / "c.yaml", tokenizer, out, Options(chunk_bytes=chunk_bytes), Ranks(ranks))
+        assert manifest is not None
+        for name in texts:
+            lines = list(dict.fromkeys(texts[name]))
+            kept = [line for line in lines if name != "a" or line not in set(texts["b"])]
+            assert [row["tokens"] for row in rows_of(out, name, "train")] == [bare_ids(tokenizer, line) for line in kept]
+        assert len(rows_of(out, "p", "train")) == len(set(pairs))
+        assert [row["source"] for row in rows_of(out, "q", "train")] == [bare_ids(tokenizer, "98")]
+        rejected = {corpus.name: corpus.rejected for corpus in manifest.corpora}["a"]
+        shared = len(set(texts["a"]) & set(texts["b"]))
+        copies = sum(text in set(texts["b"]) for text in texts["a"])
+        assert rejected["duplicate of a line of an earlier corpus"] == copies >= shared > 30
+        assert rejected["duplicate of an earlier line"] == 150 - copies - len(set(texts["a"]) - set(texts["b"]))
