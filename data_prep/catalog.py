@@ -22,20 +22,30 @@ from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical
 from ernie_m.base.plain_yaml import PlainLoader, load_yaml
 
-DEFAULT_HELD_OUT = 0.005
+DEFAULT_HELD_OUT = 0.005  # of pairs
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
 DEFAULT_MAX_CHARACTERS = 20_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
-COMMON_KEYS = ("name", "format", "min_characters", "max_characters", "deduplicate", "limits", "normalise", "filters")
+COMMON_KEYS = (
+    "name",
+    "format",
+    "min_characters",
+    "max_characters",
+    "deduplicate",
+    "limits",
+    "normalise",
+    "filters",
+    "held_out",
+)
 TOP_KEYS = ["corpora", "filters", "exclude", "allow_held_out"]
 REJECT, SPLIT = "reject", "split"
 ACROSS = "across"
 NONE, NORMALISATIONS = "none", ("nfc", "nfkc")
 MONOLINGUAL_KEYS = ("language", "long_lines")
-PARALLEL_KEYS = ("languages", "held_out", "max_length_ratio")
+PARALLEL_KEYS = ("languages", "max_length_ratio")
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,7 @@ class Corpus:
     files: tuple[Path, ...]
     """One file, or source and target."""
     held_out: float = 0.0
-    """Fraction of the pairs kept for evaluation."""
+    """Fraction of the pairs, or lines, kept for evaluation."""
     threshold: float = DEFAULT_THRESHOLD
     """WikiMatrix: the least margin score."""
     min_characters: int = 1
@@ -185,7 +195,7 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         format=format_name,
         languages=_languages(entry, form, where),
         files=_files(entry, form, where, path.parent),
-        held_out=values.number(entry, "held_out", DEFAULT_HELD_OUT, (0.0, 1.0), where) if form.num_languages == 2 else 0.0,
+        held_out=values.number(entry, "held_out", DEFAULT_HELD_OUT * (form.num_languages == 2), (0.0, 1.0), where),
         threshold=values.number(entry, "threshold", DEFAULT_THRESHOLD, (0.0, 10.0), where),
         min_characters=least,
         max_characters=most,

@@ -122,7 +122,7 @@ class Conversion:
         self.rows = {split: Rows(len(self.order)) for split in (TRAIN, HELD_OUT)}
         self.keys: dict[str, list[np.ndarray]] = {split: [] for split in self.rows}
         self.tally, self.alignment = Tally(), Alignment()
-        self._document = 0 if continues else -1  # of the last row kept
+        self._documents = dict.fromkeys(self.rows, 0 if continues else -1)  # of the last row kept, split by split
         self._lengths: list[np.ndarray] = []
         self._same: list[np.ndarray] = []
         self._numbers: list[np.ndarray] = []
@@ -155,7 +155,7 @@ class Conversion:
 
     def _held_out(self, sides: list[list[str]]) -> np.ndarray:
         """Which lines are held out, bool [lines]."""
-        return is_held_out(sides[0], self.corpus.held_out) if len(sides) == 2 else np.zeros(len(sides[0]), np.bool_)
+        return is_held_out(sides[0], self.corpus.held_out) if self.corpus.held_out else np.zeros(len(sides[0]), np.bool_)
 
     def _keep(
         self,
@@ -166,20 +166,19 @@ class Conversion:
         documents: np.ndarray,
         numbers: np.ndarray,
     ) -> None:
-        documents = documents[keep]
-        if not len(documents):
-            return
-        starts = documents != np.concatenate([[self._document], documents[:-1]])
-        self._document = int(documents[-1])
         keys = row_keys(sides) if self.corpus.deduplicate else None
-        if len(sides) == 1:
-            self._add_rows(TRAIN, encoded, keys, keep, starts)
-            return
-        self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
-        self._same.append(np.fromiter(map(eq, *sides), np.bool_, len(keep))[keep])
-        self._numbers.append(numbers[keep])
+        if len(sides) == 2 and keep.any():
+            self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
+            self._same.append(np.fromiter(map(eq, *sides), np.bool_, len(keep))[keep])
+            self._numbers.append(numbers[keep])
         for split, chosen in ((TRAIN, keep & ~held_out), (HELD_OUT, keep & held_out)):
-            self._add_rows(split, encoded, keys, chosen, np.zeros(int(chosen.sum()), np.bool_))
+            self._add_rows(split, encoded, keys, chosen, self._starts(split, documents[chosen]))
+
+    def _starts(self, split: str, documents: np.ndarray) -> np.ndarray:
+        """Which rows of a split are the first of their document, bool [rows]; of pairs none."""
+        before = np.concatenate([[self._documents[split]], documents[:-1]])[: len(documents)]
+        self._documents[split] = int(documents[-1]) if len(documents) else self._documents[split]
+        return (documents != before) & (len(self.order) == 1)
 
     def _add_rows(
         self, split: str, encoded: list[EncodedTexts], keys: np.ndarray | None, chosen: np.ndarray, starts: np.ndarray

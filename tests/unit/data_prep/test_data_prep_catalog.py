@@ -43,7 +43,7 @@ def test_values_defaults_and_relative_paths(tmp_path: Path) -> None:
     ("entry", "message"),
     [
         ("{name: x, format: cc100, pth: a, language: en}", r"corpora\[0\] \(x\): unknown key `pth`, did you mean `path`\?"),
-        ("{name: x, format: cc100, path: a, language: en, held_out: 0.1}", "unknown key `held_out`"),
+        ("{name: x, format: cc100, path: a, language: en, held_out: 2}", "held_out is 2, expected a number from 0"),
         ("{name: x, format: cc100, path: a, languages: [en, de]}", "unknown key `languages`, did you mean `language`"),
         ("{name: x, format: tsv, path: a, languages: [en, de], threshold: 1}", "unknown key `threshold`"),
         ("{name: x, format: mosses, path: a, languages: [en, de]}", "'mosses', did you mean `moses`"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from prep_samples import contents, rows_of, sentences
+from prep_samples import bare_ids, contents, rows_of, sentences
 
 from data_prep import phases
 from data_prep.build import Options, build
@@ -20,10 +20,11 @@ from data_prep.exclusion.entries import RUN, STEP, WIDE_RUN, Entries, of_evaluat
 from data_prep.exclusion.evaluation_files import sentences as sentences_of
 from data_prep.exclusion.letters import Letters
 from data_prep.exclusion.lookup import KeptOut
+from data_prep.verify import verify
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError
 from ernie_m.corpus.any_vocabulary import open_vocabulary
-from ernie_m.corpus.folder import HELD_OUT, TRAIN, Manifest
+from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusFolder, Manifest
 
 LONG = "The evaluation set has this long sentence, which nobody should have seen before the examination was over."
 HAN = "这是一个评测集中的句子，训练数据里不应该出现它，否则结果就不可信了。"
@@ -268,3 +269,34 @@ def test_a_corpus_that_cannot_be_read_holds_nothing_out_of_the_others(
     build(worse, tokenizer, tmp_path / "out", Options(chunk_bytes=3000, allow_unknown=True, on_error="quarantine"))
     for corpus in ("de", "en", "de-en", "en-fr"):
         assert rows_of(tmp_path / "out", corpus, TRAIN) == rows_of(tmp_path / "good", corpus, TRAIN)
+
+
+def test_text_is_held_out_by_lines_as_pairs_are_and_documents_start_right_in_both_splits(
+    tokenizer: Path, tmp_path: Path
+) -> None:
+    texts = sentences(200, 21)
+    documents = ["\n".join(texts[first : first + 4]) for first in range(0, 200, 4)]
+    (tmp_path / "a.txt").write_text("\n\n".join(documents) + "\n")
+    (tmp_path / "b.txt").write_text("\n".join([*texts, *sentences(50, 22)]) + "\n")
+    (tmp_path / "c.yaml").write_text(
+        "corpora:\n"
+        "  - {name: a, format: cc100, path: a.txt, language: en, held_out: 0.3}\n"
+        "  - {name: b, format: cc100, path: b.txt, language: en}\n"
+    )
+    for chunk_bytes in (500, 1 << 20):
+        out = tmp_path / str(chunk_bytes)
+        build(tmp_path / "c.yaml", tokenizer, out, Options(chunk_bytes=chunk_bytes, allow_unknown=True))
+        held = is_held_out(texts, 0.3).tolist()
+        for split, is_wanted in ((TRAIN, False), (HELD_OUT, True)):
+            chosen = [index for index, is_held in enumerate(held) if is_held == is_wanted]
+            starts = [not place or index // 4 != chosen[place - 1] // 4 for place, index in enumerate(chosen)]
+            expected = [
+                {"tokens": bare_ids(tokenizer, texts[index]), "starts_document": is_start}
+                for index, is_start in zip(chosen, starts, strict=True)
+            ]
+            assert rows_of(out, "a", split) == expected
+        assert not texts_of(out, "b", TRAIN) & letters_of(
+            [text for text, is_held in zip(texts, held, strict=True) if is_held]
+        )
+        assert [stream.name for stream in CorpusFolder(out).monolingual(HELD_OUT)] == ["en"]
+        assert verify(out) == []
