@@ -264,11 +264,11 @@ def _removals(job: Job) -> Iterator[Removal]:
 
 def _repetitive(job: Job) -> Iterator[tuple[list[tuple[Corpus, int]], int]]:
     """Groups of corpora whose rows are compared, (corpus, number of its chunks) each; and the bits of their buckets."""
-    groups: dict[object, list[tuple[Corpus, int]]] = {}
+    groups: dict[str, list[tuple[Corpus, int]]] = {}
     for corpus in job.corpora:
         if corpus.deduplicate and (chunks := num_chunks(job, corpus)):
-            group = sorted(corpus.languages) if corpus.deduplicate == ACROSS else corpus.name
-            groups.setdefault(str(group), []).append((corpus, chunks))
+            key = str(sorted(corpus.languages)) if corpus.deduplicate == ACROSS else corpus.name
+            groups.setdefault(key, []).append((corpus, chunks))
     for group in groups.values():
         rows = 0
         for corpus, chunks in group:
