@@ -37,14 +37,12 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-from fontTools.unicodedata import script
 from sentencepiece import sentencepiece_model_pb2
-
-from data_prep.filters.measures import MARKUP, repeated_share
 
 PIECES = 250_000
 SMALL_DICTIONARY = [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 16}]
 PEER_MB = 20
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -321,6 +319,9 @@ def with_datatrove_filters(tokenizer: Path, catalog: Path) -> float:
     """The same behind filters of the measures of `filters: strict`, all lines taken for English ones."""
     import pycld2
     from datatrove.pipeline.filters import LambdaFilter
+    from fontTools.unicodedata import script
+
+    from data_prep.filters.measures import MARKUP, repeated_share
 
     def is_english(text: str) -> bool:
         is_sure, _, found = pycld2.detect(text[:100], hintLanguage="en")
@@ -381,9 +382,11 @@ MEASUREMENTS: dict[str, Callable[..., float]] = {
 
 def measured(name: str, *arguments: Path) -> float:
     """One of MEASUREMENTS in a new process on one core; MB/s."""
-    command = [sys.executable, __file__, "--text", ".", "--inside", name, *map(str, arguments)]
+    command = [sys.executable, "-m", "benchmarks.data_prep", "--text", ".", "--inside", name, *map(str, arguments)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, preexec_fn=on_cores({0}), env=environment, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=on_cores({0}), env=environment, check=False, cwd=ROOT
+    )
     if result.returncode:
         raise SystemExit(f"{name} failed:\n{result.stderr[-3000:]}")
     return float(result.stdout.splitlines()[-1])

@@ -9,7 +9,7 @@
     work/<corpus>/end.json         the corpus is done (its number of chunks), or cannot be used (why)
     work/.align/...                models and plan of `align`, which adds links to the finished folder
     ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
-    .excluded.arrow .held_out.arrow    hashes of what is kept out of all corpora
+    .excluded.hashes .held_out.hashes    hashes of what is kept out of all corpora
     report.json report.txt, .plan.json, shards.arrow, manifest.json     written at the end, in this order; then work/ goes
 
 Any folder that is not new, empty or marked by a build belongs to somebody else and is not touched.

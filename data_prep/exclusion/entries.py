@@ -1,4 +1,4 @@
-"""Hashes of what is kept out, in files of the data folder: `.excluded.arrow` (evaluation sets), `.held_out.arrow` (pairs).
+"""Hashes of what is kept out, in files of the data folder: `.excluded.hashes` (evaluation sets), `.held_out.hashes` (pairs).
 
 An entry is the hash of a whole text (`letters` 0) or of a run of so many letters, and the name of where it comes from. The
 files stay beside the finished shards, so that a lost shard can be built again and `show` can number rows.

@@ -226,9 +226,9 @@ def test_the_bytes_are_the_same_on_two_ranks_after_stops_in_either_pass_and_for_
                 build(overlapping, tokenizer, again, SMALL)
 
     stopping("note_held_out", 2)
-    assert not (again / ".held_out.arrow").exists()
+    assert not (again / ".held_out.hashes").exists()
     stopping("convert", 3)
-    assert (again / ".held_out.arrow").exists()
+    assert (again / ".held_out.hashes").exists()
     assert not (again / "manifest.json").exists()
     build(overlapping, tokenizer, again, SMALL)
     assert contents(again) == contents(tmp_path / "one")
