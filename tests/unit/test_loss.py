@@ -77,7 +77,13 @@ def test_in_every_precision_error_at_the_full_vocabulary_is_of_rounding_the_logi
     factor = torch.linspace(0.5, 2, 12)
     expected, gradients = exact(hidden, weight, bias, labels, factor)
     errors = []
-    for function in (predicted_nll, plain_nll):
+
+    def plain_in_chunks(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> Tensor:
+        """Products of the same shapes: in which order a library adds up 250,002 terms may hang on them."""
+        parts = zip(hidden.split(12 // num_chunks), labels.split(12 // num_chunks), strict=True)
+        return torch.cat([plain_nll(part, weight, bias, of_part) for part, of_part in parts])
+
+    for function in (predicted_nll, plain_in_chunks):
         hidden.grad = weight.grad = bias.grad = None
         nll = function(hidden, weight, bias, labels)
         assert nll.dtype == torch.float32
@@ -88,7 +94,7 @@ def test_in_every_precision_error_at_the_full_vocabulary_is_of_rounding_the_logi
     rounding = torch.finfo(dtype).eps
     for ours, plain in zip(*errors, strict=True):
         assert ours <= 1.1 * plain + 0.5 * rounding
-        assert ours < 8 * rounding
+        assert ours < 8 * rounding + 250_002**0.5 * torch.finfo(torch.float32).eps, "sums are in fp32, in any order"
 
 
 def test_gradients_of_many_chunks_are_added_up_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
