@@ -6,7 +6,6 @@ does is tested elsewhere (conftest.start_ranks); here a job of four ranks starts
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from ernie_m.base.hostfile import free_port
 from tests.integration.conftest import ROOT
+from tests.integration.scripts import fork_server
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ class ForkedRanks:
 
     def __init__(self) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"  # the fork server is started with it
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["ernie_m.training.trainer", "matplotlib.pyplot", __name__])
+        self._context = fork_server()
 
     def finish(self, job: Job, timeout: float = 240) -> None:
         """Run a job to its end; its run folder says which."""

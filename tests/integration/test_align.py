@@ -6,7 +6,6 @@ import json
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from ernie_m.commands.align import align
 from ernie_m.interop.build_model import trained_model
 from ernie_m.runs.checkpoint import LATEST_FILE, committed_folders, step_of
 from ernie_m.runs.run_folder import RunFolder
-from tests.integration.conftest import ROOT, environment, start_local_ranks
+from tests.integration.conftest import start_local_ranks
+from tests.integration.scripts import run_script
 from tests.tokenizer_fixtures import metaspace
 
 WORDS = ("river", "stone", "bread", "night", "child", "house", "green", "small", "winter", "letter", "garden", "music")
@@ -99,8 +99,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ours(*words: str | Path) -> subprocess.CompletedProcess[str]:
     """One of our commands in a process of its own: DeepSpeed makes one engine in each."""
-    command = [sys.executable, "-m", "ernie_m", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
+    return run_script("-m", "ernie_m", *words, timeout=600)
 
 
 def asked(model: Path, pairs: Path, to: Path, **changes: Any) -> dict[str, Any]:

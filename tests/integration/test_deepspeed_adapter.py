@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,16 @@ import deepspeed
 import pytest
 
 from tests.integration.adapter_worker import COMBINATIONS
-from tests.integration.conftest import ROOT, environment
+from tests.integration.conftest import environment
+from tests.integration.scripts import run_script
 
 
 @pytest.fixture(scope="module")
 def found(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the worker found."""
     output = tmp_path_factory.mktemp("adapter") / "found.json"
-    command = [sys.executable, "tests/integration/adapter_worker.py", str(data), str(output)]
     variables = environment() | {"CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False, timeout=300)
+    result = run_script("tests/integration/adapter_worker.py", data, output, given=variables)
     assert output.is_file(), result.stdout + result.stderr
     return dict(json.loads(output.read_text(encoding="utf-8")))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.conftest import start_local_ranks
+from tests.integration.scripts import run_ranks
 
 MOST_LOST = {"bf16": 4e-3, "fp16": 1e-3}
 """Roundings of the sum and over two ranks: measured 2.4e-3 and 3e-4. All sums in half precision: 7e-3 and 3.4e-3."""
@@ -16,9 +16,8 @@ MOST_LOST = {"bf16": 4e-3, "fp16": 1e-3}
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("exchange")
-    process = start_local_ranks(2, "--module", "tests.integration.gradient_exchange_worker", folder)
-    text, _ = process.communicate(timeout=300)
-    assert (folder / "found.json").is_file(), text
+    done = run_ranks(2, "-m", "tests.integration.gradient_exchange_worker", folder)
+    assert (folder / "found.json").is_file(), done.stdout + done.stderr
     return dict(json.loads((folder / "found.json").read_text(encoding="utf-8")))
 
 

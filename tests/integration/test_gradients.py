@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from tests.integration.conftest import TrainedEncoders
+from tests.integration.scripts import run_ranks
 
 
 def test_gradients_of_a_step_equal_plain_pytorch_for_zero_0_to_3(
-    linked_data: Path, encoders: TrainedEncoders, start_ranks: Any, tmp_path: Path
+    linked_data: Path, encoders: TrainedEncoders, tmp_path: Path
 ) -> None:
     output, pairs = tmp_path / "gradients.json", [(linked_data, "encoder"), (linked_data, "translation"), *encoders.values()]
     arguments = [argument for pair in pairs for argument in pair]
-    process = start_ranks(2, "tests/integration/gradient_worker.py", *arguments, output)
-    text, _ = process.communicate(timeout=300)
-    assert output.is_file(), text
+    done = run_ranks(2, "tests/integration/gradient_worker.py", *arguments, output)
+    assert output.is_file(), done.stdout + done.stderr
     for (_, encoder), content in zip(pairs, json.loads(output.read_text()), strict=True):
         results = content["results"]
         accumulations = (1, 2) if encoder == "encoder" else (2,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from ernie_m.runs.run_folder import RunFolder
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.training.engine import BatchConfig
 from ernie_m.training.recipe import TrainingConfig
-from tests.integration.conftest import ROOT, environment
+from tests.integration.scripts import run_script
 
 CONFIG = TrainingConfig(
     stages=(StageConfig(steps=4, rows={"MMLM": 1, "CAMLM": 1}), StageConfig(steps=4, rows={"TLM": 1, "BTMLM": 1})),
@@ -39,8 +38,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inspected(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "launcher/inspect_step.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=120)
+    return run_script("launcher/inspect_step.py", *arguments)
 
 
 def test_a_step_is_shown_with_the_text_that_was_trained(run: Path, data: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
 from tests.downstream_fixtures import pairs, tiny_encoder
 from tests.integration.conftest import ROOT, environment
+from tests.integration.scripts import run_script
 
 __all__ = ["pairs", "tiny_encoder"]
 QUICK = ("learning_rate=1e-3", "batch_size=16", "epochs=1", "max_length=40")
@@ -232,8 +233,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_in_one_line(tiny_encoder: 
     save_file(large, encoder / "model.safetensors", {"format": "pt"})
     options = ["--model", encoder, "--data", pairs, "--to", tmp_path / "to", "--seeds", "4,", "--precision", "fp32"]
     overrides = ["batch_size=16", "epochs=1", "max_length=40"]
-    command = [sys.executable, "launcher/finetune.py", "xnli", *map(str, options), *overrides]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240, check=False)
+    done = run_script("launcher/finetune.py", "xnli", *options, *overrides)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: ")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +21,17 @@ from ernie_m.interop.start import weights_of_start
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.runs.run_folder import RunFolder
-from tests.integration.conftest import ROOT, TINY_RECIPE, environment, start_local_ranks
+from tests.integration.conftest import TINY_RECIPE
+from tests.integration.scripts import run_ranks, run_script
 
 
 @pytest.fixture(scope="module", params=[1, 2])
 def found(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank of one, and of two, found in its own share."""
     folder = tmp_path_factory.mktemp("rates")
-    process = start_local_ranks(request.param, "tests/integration/rates_worker.py", data, folder / "out")
-    text, _ = process.communicate(timeout=300)
+    done = run_ranks(request.param, "tests/integration/rates_worker.py", data, folder / "out")
     files = [folder / f"rank_{rank}.json" for rank in range(request.param)]
-    assert all(file.is_file() for file in files), text
+    assert all(file.is_file() for file in files), done.stdout + done.stderr
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
@@ -84,8 +82,7 @@ def run(start: tuple[Path, dict[str, Tensor]], data: Path, tmp_path_factory: pyt
 
 
 def called(command: str, *arguments: str | Path) -> str:
-    words = [sys.executable, f"launcher/{command}.py", *map(str, arguments)]
-    done = subprocess.run(words, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240, check=False)
+    done = run_script(f"launcher/{command}.py", *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -6,8 +6,6 @@ import base64
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from html import unescape
@@ -32,8 +30,9 @@ from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens
 from ernie_m.show.figures import isolated
 from ernie_m.show.opened import OpenedRun, open_run
-from tests.integration.conftest import ROOT, TINY_RECIPE, environment, tiny_recipe
+from tests.integration.conftest import TINY_RECIPE, tiny_recipe
 from tests.integration.forked_ranks import ForkedRanks, Job
+from tests.integration.scripts import run_script
 
 CPU = torch.device("cpu")
 FIRST, ALL = 3, 6  # steps of the first stage, and of both
@@ -246,8 +245,7 @@ def bitext(embedded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(run: Path, bitext: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page as the real launcher writes it."""
     output = tmp_path_factory.mktemp("page") / "report.html"
-    command = [sys.executable, "launcher/show.py", "--run", str(run), "--bitext", str(bitext), "--output", str(output)]
-    result = subprocess.run(command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
+    result = run_script("launcher/show.py", "--run", run, "--bitext", bitext, "--output", output)
     assert result.returncode == 0, result.stderr
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
     return output.read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ from ernie_m.runs.metrics import read_metrics
 from ernie_m.training.divergence import GuardConfig
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.trainer import Trainer
-from tests.integration.conftest import ROOT, TINY_RECIPE, environment
+from tests.integration.conftest import ROOT, TINY_RECIPE
+from tests.integration.scripts import run_script
 
 RECIPE = TINY_RECIPE
 NUM_STEPS = 12
@@ -47,8 +47,7 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
 
 def single(recipe: Path, data: Path, run: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Train as a plain process of one rank."""
-    command = [sys.executable, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run, *more]
-    return subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
+    return run_script("launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", run, *more)
 
 
 def kill_all(argument: str) -> None:
@@ -159,8 +158,7 @@ def test_half_precision_trains(zero_stage: int, precision: str, recipe: Path, da
         f"engine.precision={precision}",
         "stages=[{steps: 8, rows: {MMLM: 1, BTMLM: 1}}]",
     ]
-    command = [sys.executable, script, "--recipe", recipe, "--data", data, "--run", tmp_path / "run", *more]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
+    done = run_script(script, "--recipe", recipe, "--data", data, "--run", tmp_path / "run", *more)
     assert done.returncode == 0, done.stderr
     steps = losses(tmp_path / "run")
     assert steps[8]["loss/MMLM"] < steps[1]["loss/MMLM"]
@@ -192,14 +190,8 @@ def test_fp16_that_overflows_at_every_scale_stops_all_ranks_with_our_advice_at_d
 
 
 def test_what_deepspeed_refuses_is_one_line_with_the_file_that_asks_for_it(recipe: Path, data: Path, tmp_path: Path) -> None:
-    script, of_run = (
-        fp16_on_cpu(tmp_path, is_supported=False),
-        ("--recipe", recipe, "--data", data, "--run", tmp_path / "run"),
-    )
-    command = [sys.executable, script, *of_run, "engine={zero_stage: 1, precision: fp16}"]
-    refused = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240
-    )
+    of_run = ("--recipe", recipe, "--data", data, "--run", tmp_path / "run")
+    refused = run_script(fp16_on_cpu(tmp_path, is_supported=False), *of_run, "engine={zero_stage: 1, precision: fp16}")
     assert refused.returncode == 2
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert re.search(r"zero1_fp16\.json: deepspeed [\d.]+ refuses this: .*fp16", line)
@@ -265,28 +257,26 @@ def test_checkpoints_that_are_all_damaged_stop_the_run_instead_of_starting_over(
 
 
 def test_the_export_loads_in_transformers_and_is_evaluated(undisturbed: Path, embedded: Path, tmp_path: Path) -> None:
-    def tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, env=environment(), text=True, capture_output=True, timeout=240)
-
     folder = tmp_path / "hugging_face"
-    done = tool("launcher/export.py", "--run", undisturbed, "--to", folder)
+    done = run_script("launcher/export.py", "--run", undisturbed, "--to", folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "model.safetensors").is_file()
-    assert tool("launcher/export.py", "--run", undisturbed, "--to", folder).returncode == 2, "never overwrites"
+    assert run_script("launcher/export.py", "--run", undisturbed, "--to", folder).returncode == 2, "never overwrites"
     source, target = embedded / "heldout" / "fr-en.fr", embedded / "heldout" / "fr-en.en"
     files = ["--source", source, "--target", target]
-    measured = tool("launcher/evaluate.py", "retrieval", "--model", folder, *files, "--output", tmp_path / "retrieval.json")
+    measured = run_script(
+        "launcher/evaluate.py", "retrieval", "--model", folder, *files, "--output", tmp_path / "retrieval.json"
+    )
     assert measured.returncode == 0, measured.stderr
     result = json.loads((tmp_path / "retrieval.json").read_text())
     assert result["pairs"] == 20
     assert set(result["trained"]) == set(result["untrained"]) == {"0", "1", "2"}
-    gain = tool("launcher/evaluate.py", "gain", "--run", undisturbed, "--output", tmp_path / "gain.json")
+    gain = run_script("launcher/evaluate.py", "gain", "--run", undisturbed, "--output", tmp_path / "gain.json")
     assert gain.returncode == 0, gain.stderr
     assert json.loads((tmp_path / "gain.json").read_text())["num_predicted"] > 50
     short = tmp_path / "short"
     short.write_text("one line\n")
-    unequal = tool("launcher/evaluate.py", "retrieval", "--model", folder, "--source", source, "--target", short)
+    unequal = run_script("launcher/evaluate.py", "retrieval", "--model", folder, "--source", source, "--target", short)
     assert unequal.returncode == 2
     assert "20 lines" in unequal.stderr
 
