@@ -67,7 +67,7 @@ KINDS = {
         checkpoint=BEST,
         paper=TABLE_2,
         remark="the paper: 6 layers x 1024, 5 M lines and more a language, BLEU of tokenised text; its word embeddings are "
-        "FastText's. Scored is the checkpoint with the best round trip of those kept (output.keep_last)",
+        "FastText's. Scored is the checkpoint with the best round trip of those kept (output.keep_best)",
     ),
 }
 

@@ -39,6 +39,15 @@ def best_step(run: Path, steps: Sequence[int]) -> int:
     return best_of(measured, key)
 
 
+def best_folder(run: Path, folders: Sequence[Path]) -> Path | None:
+    """Of these checkpoints the best one; None if nothing was measured at any."""
+    by_step = {int(folder.name.removeprefix("step_")): folder for folder in folders}
+    try:
+        return by_step[best_step(run, [*by_step])]
+    except InputError:
+        return None
+
+
 def best_of(measured: Sequence[dict[str, Any]], key: str) -> int:
     """The step of the best of these lines of metrics."""
     translating = [line for line in measured if line.get(COPIED, 0.0) < MOST_COPIED]

@@ -53,10 +53,14 @@ class VotingRanks(Protocol):
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the last `keep_last`; and the first of every `keep_every` steps, for ever (0: none)."""
+    """Which checkpoints stay: the last `keep_last`; the first of every `keep_every` steps, for ever (0: none); the best one.
+
+    `best`: which of some checkpoints that is, if any; None: none is kept for it.
+    """
 
     keep_last: int = 2
     keep_every: int = 0
+    best: Callable[[list[Path]], Path | None] | None = None
 
     def superfluous(self, folders: list[Path]) -> list[Path]:
         """Those of `folders` (newest first) that may be deleted."""
@@ -65,7 +69,8 @@ class Retention:
             for folder in folders:  # the oldest of each `keep_every` steps comes last, and is kept
                 windows[step_of(folder) // self.keep_every] = folder
             windows.pop(0, None)
-        return [folder for folder in folders[self.keep_last :] if folder not in windows.values()]
+        kept = {*windows.values(), self.best(folders) if self.best else None}
+        return [folder for folder in folders[self.keep_last :] if folder not in kept]
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class OutputConfig(Section):
     """Checkpoints kept."""
     keep_every: Annotated[int, Range(least=0, most=10**9, zero="none")] = 0
     """Of so many steps, the first checkpoint is never deleted, e.g. 10000; 0: all may be."""
+    keep_best: bool = False
+    """Of a run that translates, also keep the checkpoint that `--checkpoint best` takes."""
     dead_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 60.0
     """A rank without a sign of life for so long ends the job."""
     hung_after_seconds: Annotated[float, Range(least=1, most=1e6)] = 100.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ernie_m import __version__
@@ -27,6 +28,7 @@ from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, to_device
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.schedule import Schedule
+from ernie_m.runs.best_checkpoint import best_folder
 from ernie_m.runs.checkpoint import PROBE_FILE, Checkpoint, committed_folders, step_of
 from ernie_m.runs.checkpoint_commit import Retention
 from ernie_m.runs.checkpoint_store import CheckpointStore
@@ -156,7 +158,8 @@ class Trainer:
     def _train(self, ranks: Ranks, watchdog: Watchdog, is_owner: Callable[[], bool]) -> None:
         output = self.config.output
         with watchdog.allow_silence(START_PATIENCE, "starting"):
-            retention = Retention(output.keep_last, output.keep_every)
+            best = partial(best_folder, self.run_folder.path) if output.keep_best else None
+            retention = Retention(output.keep_last, output.keep_every, best)
             store = CheckpointStore(
                 self.run_folder.checkpoints,
                 ranks.voters,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import METRICS_FILE
-from ernie_m.runs.best_checkpoint import best_step
+from ernie_m.runs.best_checkpoint import best_folder, best_step
+from ernie_m.runs.checkpoint import folder_name
+from ernie_m.runs.checkpoint_commit import Retention
 
 
 def run_with(folder: Path, *lines: dict[str, float]) -> Path:
@@ -36,3 +39,11 @@ def test_what_was_not_measured_cannot_be_chosen(tmp_path: Path) -> None:
     run = run_with(tmp_path, {"step": 5, "loss/BT": 4.0}, trip(7, 1.0, 0.1))
     with pytest.raises(InputError, match=r"--checkpoint best: .* has no round_trip_loss at the steps .* name one of 5, 10"):
         best_step(run, [10, 5])
+
+
+def test_the_best_checkpoint_stays_beside_the_newest_ones(tmp_path: Path) -> None:
+    run = run_with(tmp_path, trip(1, 3.0, 0.1), trip(2, 1.0, 0.1), trip(3, 2.0, 0.2), trip(4, 2.5, 0.1))
+    folders = [tmp_path / folder_name(step) for step in (4, 3, 2, 1)]
+    assert Retention(1, best=partial(best_folder, run)).superfluous(folders) == [folders[1], folders[3]]
+    assert Retention(1).superfluous(folders) == folders[1:]
+    assert Retention(1, best=partial(best_folder, tmp_path / "none")).superfluous(folders) == folders[1:]
