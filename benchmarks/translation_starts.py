@@ -90,6 +90,8 @@ def translation_starts(
 
 def catalogued(pairs: Path) -> list[dict[str, Any]]:
     """The catalog's corpora, their paths made absolute: the data's catalog lies elsewhere."""
+    if not pairs.is_file():
+        raise InputError(f"--pairs {pairs}: no such file; expected a catalog (YAML) of corpora of pairs")
     corpora = read_yaml(pairs).get("corpora") or []
     if len({tuple(sorted(corpus.get("languages", ()))) for corpus in corpora}) != 1 or "languages" not in corpora[0]:
         raise InputError(f"{pairs}: expected corpora of pairs, all of the same two languages")

@@ -63,6 +63,8 @@ def call(*command: object) -> None:
 
 def without_pairs(pairs: Path, test: Path, to: Path) -> Text:
     """One side of each pair of the catalog `pairs`, whose corpora have the same two languages, as files below `to`."""
+    if not pairs.is_file():
+        raise InputError(f"--pairs {pairs}: no such file; expected a catalog (YAML) of corpora of pairs")
     corpora = read_yaml(pairs).get("corpora") or []
     languages = sorted(corpora[0].get("languages", ())) if corpora else []
     if len(languages) != 2 or any(sorted(corpus.get("languages", ())) != languages for corpus in corpora):

@@ -153,6 +153,7 @@ def run(
     for language in plan.directions[0]:
         read_lines(Path(f"{plan.test}.{language}"))
     before, compared = pretrainings(plan, shape, pretraining_steps, overrides), rows(plan, shape, steps, overrides)
+    _row_job(compared[0], 0, plan)  # starts from nothing: what does not fit shows before anything is written or trained
     claim([*before, *compared], plan.shared)
     do([_training_job(variant, 0, plan) for variant in before], plan.shared)
     do([_row_job(variant, seed, plan) for seed in range(plan.shared.seeds) for variant in compared], plan.shared)
