@@ -198,7 +198,7 @@ def side(text: Text, language: str) -> list[str]:
 
 def score(text: Text, direction: tuple[str, str], found: list[str]) -> float:
     """BLEU of lines in the target language."""
-    return float(sacrebleu.corpus_bleu(found, [side(text, direction[1])]).score)
+    return float(sacrebleu.corpus_bleu(found, [side(text, direction[1])], force=True).score)  # word by word has spaces
 
 
 def chosen(points: list[dict[str, Any]]) -> dict[str, Any]:

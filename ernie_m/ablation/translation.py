@@ -153,11 +153,18 @@ def run(
     for language in plan.directions[0]:
         read_lines(Path(f"{plan.test}.{language}"))
     before, compared = pretrainings(plan, shape, pretraining_steps, overrides), rows(plan, shape, steps, overrides)
-    _row_job(compared[0], 0, plan)  # starts from nothing: what does not fit shows before anything is written or trained
+    for variant in _startable(compared, [str(plan.start(v.name)) for v in before]):
+        _row_job(variant, 0, plan)  # what does not fit shows before anything is written or trained
     claim([*before, *compared], plan.shared)
     do([_training_job(variant, 0, plan) for variant in before], plan.shared)
     do([_row_job(variant, seed, plan) for seed in range(plan.shared.seeds) for variant in compared], plan.shared)
     return compared, {v.name: [_scores(plan, name) for name in plan.shared.job_names(v)] for v in compared}
+
+
+def _startable(compared: Sequence[Variant], missing: Sequence[str]) -> list[Variant]:
+    """The rows that start from nothing or from what is given, not from one of these runs, which are yet to be trained."""
+    starts = {v.name: [v.recipe.get(key) or "" for key in ("init_encoder", "init_decoder", "init_from")] for v in compared}
+    return [v for v in compared if not any(start.endswith(run) for start in starts[v.name] for run in missing)]
 
 
 def _training_job(variant: Variant, seed: int, plan: TranslationPlan) -> Job:

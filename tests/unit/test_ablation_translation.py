@@ -10,7 +10,7 @@ import pytest
 
 from ernie_m.ablation import translation_report
 from ernie_m.ablation.comparison import ComparisonPlan
-from ernie_m.ablation.translation import KINDS, PREFIX, TABLE_2, TranslationPlan, pretrainings, rows
+from ernie_m.ablation.translation import KINDS, PREFIX, TABLE_2, TranslationPlan, _startable, pretrainings, rows
 from ernie_m.base.config import differing_keys
 from ernie_m.base.shipped import RECIPES
 
@@ -56,6 +56,14 @@ def test_pre_trainings_are_of_one_stack_of_the_same_shape_and_given_ones_are_not
     assert compared["mlm_clm"].config.init_encoder == compared[PREFIX].config.init_from == "/mine"
     vectors = {v.name: v for v in rows(replace(given, embeddings="/vectors.txt"), None, None, [])}
     assert vectors["embeddings_embeddings"].config.init_decoder == "embeddings:/vectors.txt"
+
+
+def test_rows_from_what_is_given_can_be_checked_before_a_pre_training() -> None:
+    given = plan("supervised", clm="/mine")
+    compared = rows(given, None, None, [])
+    ready = [v.name for v in _startable(compared, [str(given.start("mlm"))])]
+    assert ready == ["nothing_nothing", "nothing_clm", "clm_nothing", "clm_clm"]
+    assert len(_startable(compared, [])) == len(compared) == 11
 
 
 def scored(bleu: float) -> dict[str, Any]:
