@@ -111,6 +111,11 @@ class OpenEncoder:
         head = self.head(auto_class, classes)
         skeleton = self.skeleton(auto_class, head.classes)
         tensors = self._tensors()
+        small = {name: str(t.dtype) for name, t in tensors.items() if t.dtype.itemsize == 1 and t.dtype != torch.bool}
+        if small:
+            raise InputError(
+                f"{self.name}: {min(small)} is stored as {small[min(small)]}; expected weights of 16 bits or more"
+            )
         if not head.is_kept:
             dropped = _head_names(skeleton)
             tensors = {name: tensor for name, tensor in tensors.items() if name not in dropped}

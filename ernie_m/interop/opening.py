@@ -25,6 +25,7 @@ from ernie_m.interop.weight_files import CONFIG_FILE, read_config
 KERNELS = tuple(f"{start}{kind}_implementation" for kind in ("attn", "experts") for start in ("", "_"))
 SIDES = ("padding_side", "truncation_side")
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
 ADAPTER = "adapter_config.json"
 OF_ITS_CLASS = ("model_type", "type_vocab_size", "architectures", "dtype", "transformers_version")
 
@@ -86,7 +87,7 @@ def configuration_of(name: str, folder: Path, content: dict[str, Any], trust_rem
 
 def check_kind(where: str, config: Any, is_known: bool) -> None:
     """Raise InputError for what is no encoder of text, and say what it is. `is_known`: its class is transformers'."""
-    kind = str(config.model_type)
+    kind, sizes = str(config.model_type), {key: getattr(config, key, None) for key in SIZES}
     if getattr(config, "is_encoder_decoder", False):
         what = "an encoder with a decoder behind it"
     elif getattr(config, "is_decoder", False) or (
@@ -94,9 +95,11 @@ def check_kind(where: str, config: Any, is_known: bool) -> None:
     ):
         what = "a decoder, whose tokens read only what stands before them"
     elif (is_known and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES) or not all(
-        isinstance(getattr(config, key, None), int) for key in ("num_hidden_layers", "hidden_size", "vocab_size")
+        isinstance(size, int) for size in sizes.values()
     ):
         what = "no encoder of text"
+    elif nothing := [f"{key} is {size}" for key, size in sizes.items() if size is not None and size < 1]:
+        what = f"an encoder whose {nothing[0]}"
     else:
         return
     raise InputError(f"{where}: model type {kind}, {what}; expected an encoder such as xlm-roberta")
@@ -108,6 +111,8 @@ def tokenizer_of(name: str, folder: Path, trust_remote_code: bool) -> tuple[Any,
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if not tokenizer.is_fast:
         raise InputError(f"{name}: a slow tokenizer ({type(tokenizer).__name__}); expected one with tokenizer.json")
+    if not tokenizer.get_vocab().keys() - {*tokenizer.all_special_tokens}:  # transformers makes one up where there is none
+        raise InputError(f"{name}: its tokenizer knows special tokens alone; expected its files there, e.g. tokenizer.json")
     if tokenizer.pad_token_id is None:
         raise InputError(f"{name}: its tokenizer has no padding token; expected an encoder's, which has one")
     left = [side for side in SIDES if getattr(tokenizer, side) != "right"]

@@ -130,6 +130,8 @@ def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: no {name}; expected a Hugging Face folder or a run folder of ours") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected a file that can be read") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):

@@ -27,6 +27,7 @@ from ernie_m.base.console import InputError
 from ernie_m.interop import piece_rows
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
+from ernie_m.interop.weight_files import read_config
 
 ROOT = Path(__file__).resolve().parents[3]
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -132,6 +133,30 @@ def test_padding_and_truncation_are_on_the_right_whatever_the_folder_says(tiny_e
     assert torch.equal(ours["input_ids"], theirs["input_ids"])
     assert [choice.subject for choice in opened.choices] == ["tokenizer's padding side", "tokenizer's truncation side"]
     assert open_encoder(tiny_encoder).choices == ()
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    """Of special tokens alone: every word of every text would be unknown."""
+    folder = copy_of(tiny_encoder, tmp_path)
+    for path in (*folder.glob("tokenizer*"), *folder.glob("sentencepiece*")):
+        path.unlink()
+    transformers_own = AutoTokenizer.from_pretrained(folder)
+    assert len(transformers_own) < 10
+    with pytest.raises(InputError, match="its tokenizer knows special tokens alone; expected its files there"):
+        open_encoder(folder)
+
+
+def test_sizes_of_nothing_and_weights_in_integers_are_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="an encoder whose num_hidden_layers is 0"):
+        open_encoder(changed(tiny_encoder, tmp_path / "a", num_hidden_layers=0))
+    small = with_weights(tiny_encoder, tmp_path / "b", lambda w: {name: (9 * t).to(torch.int8) for name, t in w.items()})
+    with pytest.raises(InputError, match=r"is stored as torch.int8; expected weights of 16 bits"):
+        open_encoder(small).model(AutoModel)
+    unreadable = copy_of(tiny_encoder, tmp_path / "c")
+    (unreadable / CONFIG).unlink()
+    (unreadable / CONFIG).mkdir()
+    with pytest.raises(InputError, match=r"config.json: Is a directory"):
+        read_config(unreadable)
 
 
 def test_a_tokenizer_of_other_weights_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
