@@ -21,6 +21,7 @@ from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.sampling import apportion
 from ernie_m.base.shipped import recipe_path
+from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.backbone_folder import open_backbone
 from ernie_m.interop.foreign import sketch_of
@@ -30,7 +31,8 @@ from ernie_m.rows.dataloader import DataConfig
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import HEADS_PART, OBJECTIVES, SENTENCE, TOKEN, CorruptionConfig, heads_of
 from ernie_m.rows.row_source import RowSource
-from ernie_m.rows.schedule import StageConfig
+from ernie_m.rows.schedule import Schedule, StageConfig
+from ernie_m.training.recipe import TrainingConfig
 
 SENTENCES, WORDS, WORDS_AND_TEXT = "align_sentences", "align", "align_text"
 PAIRS_IN_A_ROW = 64  # of which each is told from the others
@@ -40,6 +42,7 @@ LONGEST_DOCUMENT = 256
 NEW_HEAD_RATE = 2e-5  # of an encoder whose head of masked words is new
 NEW_HEAD_STEPS = 0.25  # of all steps, with the encoder left as it is
 WARMUP = 0.1  # of all steps
+ALIKE = 0.3  # share of running words on both sides that asks whether it is one language
 KEPT = 0.3  # share of the start in an aligned sentence encoder (docs/align.md has the figures)
 
 
@@ -67,7 +70,8 @@ def look_at(model: str, pooling: str | None) -> Encoder:
     modules = backbone.folder / MODULES_FILE
     chosen = Choice("pooling", pooling, "asked for") if pooling else _pooling_of(modules)
     if chosen.value not in ("mean", "first"):
-        raise InputError(f"--pooling {chosen.value}: expected mean or first ({chosen.reason})")
+        where = f"--pooling {pooling}" if pooling else f"{model}: its pooling is {chosen.value} ({chosen.reason}); --pooling"
+        raise InputError(f"{where}: expected mean or first")
     longest = min(sketch.longest_document or LONGEST_DOCUMENT, LONGEST_DOCUMENT)
     return Encoder(model, backbone.folder, backbone.has_head, modules.is_file(), chosen, longest)
 
@@ -76,18 +80,19 @@ def _pooling_of(modules: Path) -> Choice:
     """As sentence-transformers would pool it."""
     if not modules.is_file():
         return Choice("pooling", "mean", f"no {modules.name}; sentence-transformers takes the mean then")
+    old = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
     try:
         listed = json.loads(modules.read_text(encoding="utf-8"))
         paths = [modules.parent / of["path"] / "config.json" for of in listed if of["type"].endswith("Pooling")]
         if not paths[0].parent.resolve().is_relative_to(modules.parent.resolve()):
             raise ValueError(f"{paths[0]} lies outside of the folder")
         content = json.loads(paths[0].read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        said = [old.get(key, key) for key, value in content.items() if key.startswith("pooling_mode_") and value is True]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{modules}: its pooling cannot be read ({error}); give --pooling mean or first") from None
     where = f"{paths[0].parent.name}/config.json"
-    old = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
-    said = [value for key, value in old.items() if content.get(key)] or [str(content.get("pooling_mode"))]
-    return Choice("pooling", {"cls": "first"}.get(said[0], said[0]), where)
+    value = "+".join(said) or str(content.get("pooling_mode"))
+    return Choice("pooling", {"cls": "first"}.get(value, value), where)
 
 
 def recipe_for(encoder: Encoder, recipe: str | None, has_text: bool) -> Choice:
@@ -101,6 +106,18 @@ def recipe_for(encoder: Encoder, recipe: str | None, has_text: bool) -> Choice:
     return Choice("recipe", WORDS_AND_TEXT if has_text else WORDS, f"{why}, with text" if has_text else why)
 
 
+def _stages(recipe: str, overrides: Sequence[str]) -> tuple[dict[str, Any], list[StageConfig]]:
+    """(A recipe's content, with overrides; its stages)."""
+    content = merge_overrides(read_recipe(recipe_path(recipe)), overrides)
+    return content, [build(StageConfig, s, recipe, f"stages[{n}].") for n, s in enumerate(content.get("stages") or [])]
+
+
+def check_masks(recipe: str, overrides: Sequence[str], specials: Specials) -> None:
+    """Raise InputError for objectives with masks where the tokenizer has none."""
+    for name in (name for stage in _stages(recipe, overrides)[1] for name in stage.rows):
+        Layout(OBJECTIVES[name], CorruptionConfig(), specials)
+
+
 def filled(
     encoder: Encoder, recipe: str, folder: CorpusFolder, overrides: Sequence[str], num_ranks: int
 ) -> tuple[dict[str, Any], list[Choice]]:
@@ -108,8 +125,7 @@ def filled(
 
     Raises InputError for overrides that are none, and for a recipe that does not train pairs.
     """
-    content = merge_overrides(read_recipe(recipe_path(recipe)), overrides)
-    stages = [build(StageConfig, stage, recipe, f"stages[{n}].") for n, stage in enumerate(content.get("stages") or [])]
+    content, stages = _stages(recipe, overrides)
     if not any(OBJECTIVES[name].num_given == 2 for stage in stages for name in stage.rows):
         raise InputError(f"{recipe}: none of its stages reads pairs; expected e.g. stages=[{{steps: 1, rows: {{XLCO: 1}}}}]")
     heads = heads_of({name for stage in stages for name in stage.rows})
@@ -140,6 +156,8 @@ def filled(
         choices.append(Choice("stages", "the head first", "it is new, and would send noise into the encoder"))
         content.setdefault("optimizer", {})["peak_learning_rate"] = NEW_HEAD_RATE
         content = merge_overrides(content, overrides)
+    config = build(TrainingConfig, closed(content), recipe)
+    Schedule(config.stages, config.batch.rows_per_step)  # refused as in training
     return content, choices
 
 
@@ -210,6 +228,12 @@ def closed(content: Mapping[str, Any]) -> dict[str, Any]:
         "output": {"evaluate_every": max(1, num_steps // 4)},
     }
     return {**content, **{section: {**own, **content.get(section, {})} for section, own in follows.items()}}
+
+
+def of_sides(shared: Mapping[str, float]) -> list[Choice]:
+    """What is odd about the two sides of the pairs: most languages share no more words than names."""
+    why = "of the words of one side stand on the other too: is it one language, or are they close?"
+    return [Choice(f"sides of {name}", f"{share:.0%}", why) for name, share in shared.items() if share > ALIKE]
 
 
 def keep_of(content: Mapping[str, Any], asked: float | None) -> Choice:

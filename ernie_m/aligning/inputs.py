@@ -20,6 +20,7 @@ from ernie_m.base.language_codes import canonical
 from ernie_m.corpus.manifest import MANIFEST_FILE
 
 LINES_LOOKED_AT = 200
+REPLACED = "\ufffd"  # bytes that are no UTF-8
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 NAMED = re.compile(r"([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)-([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)=(.+)")
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -68,6 +69,7 @@ def catalog_of(pairs: str, text: str | None, languages: tuple[str, str] | None, 
     `languages`: of files that have none in front of their names.
     """
     corpora: list[dict[str, Any]] = []
+    seen: dict[str, str] = {}
     for number, given in enumerate(filter(None, pairs.split(",")), start=1):
         own, name = named_languages(given)
         if (both := own or languages) is None:
@@ -76,7 +78,14 @@ def catalog_of(pairs: str, text: str | None, languages: tuple[str, str] | None, 
                 f"of each file: --pairs de-en={name}"
             )
         of_file = {"languages": list(both), "held_out": held_out}
-        corpora.append({"name": f"pairs{number}.{'-'.join(both)}", **_pairs(name, both), **of_file})
+        found = _pairs(name, both)
+        key = f"{both} {sorted(found.items())}"
+        if key in seen:
+            raise InputError(
+                f"--pairs {given}: the same file as {seen[key]}; name it once (--passes says how often it is read)"
+            )
+        seen[key] = given
+        corpora.append({"name": f"pairs{number}.{'-'.join(both)}", **found, **of_file})
     if not corpora:
         raise InputError("--pairs: names no file")
     named = [_text(given) for given in (text or "").split(",") if given]
@@ -125,7 +134,7 @@ def _text(given: str) -> dict[str, Any]:
 
 
 def _first_lines(path: Path) -> list[str]:
-    opened = COMPRESSED.get(path.suffix, open)
+    opened = COMPRESSED.get(path.suffix.lower(), open)
     try:
         with opened(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
             return [line.rstrip("\r\n") for line in itertools.islice(file, LINES_LOOKED_AT)]
@@ -134,7 +143,8 @@ def _first_lines(path: Path) -> list[str]:
 
 
 def _check_table(path: Path, languages: Sequence[str]) -> None:
-    rows = [line.split("\t") for line in _first_lines(path) if line]
+    text = (line for line in _first_lines(path) if line and REPLACED not in line)  # data_prep says what all else is
+    rows = [line.split("\t") for line in text]
     wrong = [number for number, row in enumerate(rows, start=1) if len(row) != 2]
     if 2 * len(wrong) > len(rows):
         found = len(rows[wrong[0] - 1])

@@ -37,6 +37,7 @@ from ernie_m.corpus.gold_sets import gold_paths, read_gold_sets
 from ernie_m.corpus.manifest import MANIFEST_FILE
 from ernie_m.interop.build_model import architecture_of, check_fits
 from ernie_m.interop.model_card import CARD_FILE
+from ernie_m.interop.start import check_starts, starts_of
 from ernie_m.interop.start_weights import Target
 from ernie_m.runs.run_folder import RunFolder
 from ernie_m.training.recipe import TrainingConfig
@@ -47,8 +48,9 @@ DATA, RUN, MODEL, TABLE_FILE = "data", "run", "model", "table.txt"
 BEFORE_FILE, AFTER_FILE = "before.json", "after.json"
 PATIENCE = 0.5  # seconds between two looks for what rank 0 makes
 
-Export = Callable[[Path, Path, Path, float], None]
-"""(run, new folder, data, share of the start) writes a run's encoder."""
+Export = Callable[[Path, Path, Path, float, bool], None]
+"""(run, new folder, data, share of the start, whether a new head of masked words goes along) writes a run's encoder."""
+LATER_OPTIONS = ("gold", "head")  # folders begun before these were options go on
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Asked:
     pooling: str | None = None
     overrides: tuple[str, ...] = ()
     gold: str | None = None
+    head: bool = False
 
 
 class Line:
@@ -100,6 +103,11 @@ class Line:
         return choices.look_at(self.asked.model, self.asked.pooling)
 
     @cached_property
+    def recipe(self) -> Choice:
+        has_text = bool(self.corpus.monolingual()) if self.given else bool(self.asked.text)
+        return choices.recipe_for(self.encoder, self.asked.recipe, has_text)
+
+    @cached_property
     def corpus(self) -> CorpusFolder:
         return CorpusFolder(self.data)
 
@@ -113,15 +121,16 @@ class Line:
         if self.asked.recipe:
             recipe_path(self.asked.recipe)
         merge_overrides({}, self.asked.overrides)
-        gold_paths(self.asked.gold)
+        read_gold_sets(gold_paths(self.asked.gold))
         is_complete = self._claim(write=False)
         if is_complete:
             print(f"{(self.out / TABLE_FILE).read_text(encoding='utf-8')}\n{self.out}: complete, nothing to do")
             return
-        tokenizer = self.encoder.folder
+        tokenizer = open_vocabulary(self.encoder.folder)
+        choices.check_masks(self.recipe.value, self.asked.overrides, tokenizer.specials)
         self._claim(write=True)
         if catalog and not (self.data / MANIFEST_FILE).is_file():
-            self._build(catalog, tokenizer)
+            self._build(catalog, self.encoder.folder)
         if not (self.out / RECIPE_FILE).is_file():
             self._decide()
         print(*self._decided["said"], sep="\n", flush=True)
@@ -141,9 +150,8 @@ class Line:
 
         Until the recipe is written, the options may change: then the data is built anew. `write`: make it ours.
         """
-        path, asked = self.out / ASKED_FILE, {**vars(self.asked), "overrides": list(self.asked.overrides)}
-        if self.asked.gold is None:
-            del asked["gold"]  # so that folders begun before it was an option go on
+        given = {**vars(self.asked), "overrides": list(self.asked.overrides)}
+        path, asked = self.out / ASKED_FILE, {key: v for key, v in given.items() if v or key not in LATER_OPTIONS}
         differences: list[str] = []
         if path.is_file():
             differences = differing_keys(json.loads(path.read_text(encoding="utf-8")), asked)
@@ -171,7 +179,8 @@ class Line:
     def _decide(self) -> None:
         """Write the recipe, and why it is as it is."""
         asked, corpus = self.asked, self.corpus
-        recipe = choices.recipe_for(self.encoder, asked.recipe, bool(corpus.monolingual()))
+        of_sides = choices.of_sides(measures.shared_words(self._held_out(), open_vocabulary(corpus.tokenizer_path)))
+        recipe = self.recipe
         content, said = choices.filled(self.encoder, recipe.value, corpus, asked.overrides, self.facts.world_size)
         if any(given.startswith("stages=") for given in asked.overrides):
             num_steps = sum(stage["steps"] for stage in content["stages"])
@@ -181,15 +190,30 @@ class Line:
             content, steps = choices.timed(content, of_a_step, asked.passes, asked.minutes, lambda: self._timed(content))
         content, keep = choices.closed(content), choices.keep_of(content, asked.keep)
         self._check(build(TrainingConfig, content, recipe.value))  # refused before it is written
-        decided = {"said": [str(choice) for choice in (recipe, *said, steps, keep)], "keep": float(keep.value)}
+        decided = {"said": [str(choice) for choice in (recipe, *said, steps, keep, *of_sides)], "keep": float(keep.value)}
         write_json(self.out / DECIDED_FILE, decided)
         self._write_yaml(RECIPE_FILE, content)
 
+    def _held_out(self) -> dict[str, list[measures.Pair]]:
+        """Raises InputError where nothing is: there would be no table."""
+        if sets := measures.held_out_sets(self.corpus):
+            return sets
+        rows = sum(stream.num_rows for stream in self.corpus.parallel())
+        raise InputError(
+            f"{self.data}: of {rows:,} pairs none is held out to be measured on; expected more pairs or a greater "
+            f"{'held_out in the catalog' if self.given else '--held_out'}"
+        )
+
     def _check(self, config: TrainingConfig) -> None:
-        """Raise InputError if the data is not of the encoder's tokenizer, or has too long documents for it."""
+        """Raise InputError if the data is not of the encoder's tokenizer, or has too long documents for it, or if a new
+        head is to be exported and cannot be."""
         manifest = self.corpus.manifest
         architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages))
-        check_fits(architecture, config.data, Target.of(architecture.config, self.data, manifest))
+        target = Target.of(architecture.config, self.data, manifest)
+        check_fits(architecture, config.data, target)
+        check_starts(starts_of(vars(config)), target)
+        if self.asked.head:
+            architecture.check_head()
 
     def _timed(self, content: dict[str, Any]) -> float:
         config = build(TrainingConfig, choices.closed(content), "the recipe")
@@ -209,7 +233,7 @@ class Line:
         """Export, measure, and tell."""
         model = self.out / MODEL
         if not model.is_dir():
-            self.export(self.out / RUN, model, self.data, self._decided["keep"])
+            self.export(self.out / RUN, model, self.data, self._decided["keep"], self.asked.head)
         before = self._measured(BEFORE_FILE, self.asked.model, "before")
         after = self._measured(AFTER_FILE, str(model), "after")
         pooling = self.encoder.pooling.value
@@ -228,7 +252,7 @@ class Line:
             watched: dict[str, list[measures.Pair]] = {}
             if self.asked.watch:
                 watched = measures.watched_sets(Path(self.asked.watch), open_vocabulary(self.corpus.tokenizer_path))
-            sets = {"held_out": measures.held_out_sets(self.corpus), "watched": watched}
+            sets = {"held_out": self._held_out(), "watched": watched}
             longest = self.encoder.longest_document
             figures: dict[str, Any] = {
                 kind: measures.retrieval(model, of, self.corpus.manifest.specials, self.encoder.pools, longest, note)

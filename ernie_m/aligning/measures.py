@@ -35,6 +35,7 @@ from ernie_m.rows.row_source import RowSettings
 from ernie_m.runs.ranks import Voters, this_device
 
 MOST_PAIRS = 1000  # of a set
+LEAST_PAIRS = 20  # that say something of the words of a language
 GAIN_ROW = 512
 POOLS: dict[Pooling, Pool] = {"mean": mean_over_tokens, "first": first_token}
 WATCHED = re.compile(r"(?:.*\.)?([A-Za-z_]+)-([A-Za-z_]+)\.\1")
@@ -53,7 +54,8 @@ def held_out_sets(folder: CorpusFolder) -> dict[str, list[Pair]]:
 
 
 def watched_files(watch: Path) -> dict[str, tuple[Path, Path]]:
-    """A folder's line-aligned files NAME.xx-yy.xx and NAME.xx-yy.yy, by xx-yy. Raises InputError where there are none."""
+    """A folder's line-aligned files NAME.xx-yy.xx and NAME.xx-yy.yy, by xx-yy. Raises InputError where there are none, and
+    for sides that do not go together."""
     found = {}
     for path in sorted(watch.iterdir()) if watch.is_dir() else ():
         match = WATCHED.fullmatch(path.name)
@@ -62,6 +64,8 @@ def watched_files(watch: Path) -> dict[str, tuple[Path, Path]]:
             found[f"{match[1]}-{match[2]}"] = path, other
     if not found:
         raise InputError(f"--watch {watch}: no pairs there; expected line-aligned files such as tatoeba.de-en.de and .en")
+    for files in found.values():
+        read_aligned(*files)
     return found
 
 
@@ -73,6 +77,17 @@ def watched_sets(watch: Path, vocabulary: AnyVocabulary) -> dict[str, list[Pair]
         texts = [np.split(side.values, side.offsets[1:-1]) for side in sides]
         found[name] = list(zip(*texts, strict=True))
     return found
+
+
+def shared_words(sets: Mapping[str, Sequence[Pair]], vocabulary: AnyVocabulary) -> dict[str, float]:
+    """Of each set with LEAST_PAIRS: the share of running words that both sides have, names too; numbers do not count."""
+    shares = {}
+    for name, pairs in sets.items():
+        if len(pairs) >= LEAST_PAIRS:
+            texts = ((vocabulary.decode(text).casefold() for text in side) for side in zip(*pairs, strict=True))
+            source, target = (Counter(w for text in side for w in text.split() if w.isalpha()) for side in texts)
+            shares[name] = (source & target).total() / max(1, min(source.total(), target.total()))
+    return shares
 
 
 def distinct(pairs: Sequence[Pair]) -> list[Pair]:

@@ -54,9 +54,10 @@ def explained(before: Mapping[str, Any], after: Mapping[str, Any], pooling: str)
         "highest, chosen on these very pairs, and its number. `centred`: mean of both ways with each side's mean vector "
         "subtracted. `unrelated`: mean cosine of sentences that do not translate each other; near 1, all point one way."
     ]
-    if before["gain"] is not None and after["gain"] is not None:
-        was, now = before["gain"], after["gain"]
-        lines.append(f"Cross-lingual gain on held-out pairs: {was:+.3f} nats a mask before, {now:+.3f} after.")
+    was, now = before["gain"], after["gain"]
+    if now is not None:
+        had = "no head of masked words" if was is None else f"{was:+.3f} nats a mask"
+        lines.append(f"Cross-lingual gain on held-out pairs: {had} before, {now:+.3f} nats a mask after.")
     else:
         lines.append("No cross-lingual gain: the encoder has no head of masked words.")
     for name, was_L in before.get("links", {}).items():

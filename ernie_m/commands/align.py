@@ -34,6 +34,7 @@ def align(
     recipe: str | None = None,
     pooling: str | None = None,
     gold: str | None = None,
+    head: bool = False,
     local_rank: Annotated[int, Range(least=-1, most=10**6, zero="the first of a host")] = -1,
 ) -> None:
     """Align an encoder on pairs of sentences; resumes by itself.
@@ -63,19 +64,21 @@ def align(
         pooling: mean or first, if the encoder's files do not say how it is used
         gold: word links made by people, NAME=FILE with commas between, of `source ||| target ||| 0-0 1-2` lines (or tabs):
             the error rate of links from the encoder's states is told, before and after
+        head: also export the head of masked words that training added to an encoder which came without one (with --recipe
+            align); a head that came with it is always exported
         local_rank: set by the deepspeed launcher
     """
     from ernie_m.aligning.line import Asked, Line
     from ernie_m.base.rank_facts import rank_facts
 
-    asked = Asked(model, pairs, languages, text, watch, held_out, passes, minutes, keep, recipe, pooling, overrides, gold)
-    Line(asked, Path(to), rank_facts(os.environ), _export).run()
+    how = (held_out, passes, minutes, keep, recipe, pooling, overrides, gold, head)
+    Line(Asked(model, pairs, languages, text, watch, *how), Path(to), rank_facts(os.environ), _export).run()
 
 
-def _export(run: Path, to: Path, data: Path, keep: float) -> None:
+def _export(run: Path, to: Path, data: Path, keep: float, head: bool) -> None:
     from ernie_m.commands.export import export
 
-    export(run=str(run), to=str(to), data=str(data), keep=keep)
+    export(run=str(run), to=str(to), data=str(data), keep=keep, head=head)
 
 
 def main(called: str = "ernie-m align") -> None:

@@ -3,6 +3,7 @@
     ernie-m export --run RUN --to FOLDER
     ernie-m export --run RUN --to FOLDER --format ernie_m
     ernie-m export --run RUN --to FOLDER --keep 0.3
+    ernie-m export --run RUN --to FOLDER --head
     ernie-m export --run RUN --to FOLDER --language de
     ernie-m export --run RUN --to FOLDER --direction fr-en
 
@@ -35,6 +36,7 @@ def export(
     keep: Annotated[float, Range(least=0, most=1, zero="the trained weights")] = 0.0,
     language: str | None = None,
     direction: str | None = None,
+    head: bool = False,
 ) -> None:
     """Write the weights of a pre-training run as a Hugging Face folder.
 
@@ -49,6 +51,8 @@ def export(
         language: of a run with model.language_embedding=all, read every text as of this language; default: the folder's
             model takes each token's as token_type_ids (README.md there has their numbers)
         direction: of a run whose model translates, from which language to which, e.g. fr-en
+        head: also write the head of masked words that training added to an encoder which came without one (model.backbone):
+            the folder then has the class that holds it, such as BertForMaskedLM; a head that came with it is always written
         keep: share of the weights that the run started from (init_from): 0.3 writes 0.3 of them and 0.7 of the trained ones
     """
     from ernie_m.base.command_line import nearest
@@ -69,7 +73,7 @@ def export(
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
     languages = configuration["data_identity"]["languages"]
     if model_config(configuration).translates:
-        given = {"format": format, "language": language, "keep": keep or None}
+        given = {"format": format, "language": language, "keep": keep or None, "head": head or None}
         for key in (key for key, value in given.items() if value is not None):
             raise InputError(f"--{key} {given[key]}: the run's model translates, and has none; leave it out")
         return _export_translation(Path(run), configuration, chosen, tokenizer, target, direction)
@@ -81,9 +85,10 @@ def export(
         start, started = weights_of_start(Path(run), configuration, tokenizer.parent)
         weights = averaged(weights, start, keep, started.fresh)
     with folder_written_atomically(target) as aside:
-        export_model(architecture, weights, tokenizer, aside, format, languages, language)
-        kind = str(read_config(aside)["model_type"])
-        card = model_card(Path(run), configuration, chosen, tokenizer.parent, kind, keep, language)
+        export_model(architecture, weights, tokenizer, aside, format, languages, language, head)
+        written = read_config(aside)
+        kind, has_head = str(written["model_type"]), "MaskedLM" in str(written["architectures"])
+        card = model_card(Path(run), configuration, chosen, tokenizer.parent, kind, keep, language, has_head)
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
     with_start = f", {keep:g} of the start kept" if keep else ""
     return print(f"exported step {chosen.step} of {run} to {target} ({kind}{with_start})")

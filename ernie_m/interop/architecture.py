@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 
+from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import Specials
 from ernie_m.interop.layout import LANGUAGES
 from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import AnyModel, Attention, ModelConfig, longest_document
 from ernie_m.models.translation import OwnModel, model_of
+from ernie_m.rows.objectives import TOKEN
 from ernie_m.runs.ranks import Voters
 
 Device = torch.device | str
@@ -115,6 +117,13 @@ class Architecture(ABC):
     @abstractmethod
     def check_vocabulary(self, target: Target) -> str:
         """In words: what shows that ids mean the same as in the data. Raises InputError if they do not."""
+
+    def check_head(self) -> None:
+        """Raise InputError unless an export can hold the head of masked words that it is trained with."""
+        if TOKEN not in self.config.head_names:
+            raise InputError(
+                "--head: no objective of the run trains a head of masked words, as CAMLM, TLM or MMLM do; leave it out"
+            )
 
 
 @dataclass(frozen=True)

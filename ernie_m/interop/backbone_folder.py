@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class BackboneSource(Backbone):
         return loaded
 
     def keep_in(self, folder: Path, loaded: Loaded, constants: tuple[str, ...]) -> None:
-        """Write what the run keeps of it; `constants`: names, in the bare encoder, of what is not trained."""
+        """Write what the run keeps of it; `constants`: names of what is not trained."""
         with folder_written_atomically(folder) as aside:
             self.config.save_pretrained(aside)
             for name in carried_files(self.folder):
@@ -102,10 +102,8 @@ class BackboneSource(Backbone):
 
     def constants(self, loaded: Loaded, names: tuple[str, ...]) -> dict[str, Tensor]:
         """The tensors of the files that training does not change, and those that the model has no place for."""
-        model, files = loaded.model, WeightFiles(self.folder)
-        base = "" if model.base_model is model else f"{model.base_model_prefix}."
-        values = model.state_dict()
-        stored = {base + name: values[base + name] for name in names if base + name not in loaded.missing}
+        values, files = loaded.model.state_dict(), WeightFiles(self.folder)
+        stored = {name: values[name] for name in names if name not in loaded.missing}
         unused = {name: files.read(name) for name in loaded.unexpected if name in files.shapes}
         return {name: tensor.detach().clone().contiguous() for name, tensor in (stored | unused).items()}
 
@@ -116,17 +114,31 @@ class KeptBackbone(Backbone):
 
     sha256: str
     """Of the files that it was taken from."""
+    gets_head: bool = False
+    """Whether it came without a head, and is put into its class's *ForMaskedLM."""
+
+    def with_head(self) -> KeptBackbone:
+        """The same in the class that has a head of masked words."""
+        return self if self.has_head else replace(self, has_head=True, gets_head=True)
 
     def constants(self) -> dict[str, Tensor]:
         """What training does not change, by the names of its class; also what the class has no place for."""
-        return load_file(self.folder / CONSTANTS_FILE)
+        kept = load_file(self.folder / CONSTANTS_FILE)
+        if not self.gets_head:
+            return kept
+        bare = replace(self, has_head=False).skeleton()
+        own = bare.state_dict().keys()
+        return {f"{bare.base_model_prefix}.{name}" if name in own else name: tensor for name, tensor in kept.items()}
 
     def empty(self) -> PreTrainedModel:
         """The model with all its constants; all else is zero, to be filled from a checkpoint."""
         skeleton, constants = self.skeleton(), self.constants()
+        aliases = skeleton.state_dict().keys() - {name for name, _ in skeleton.named_parameters()}
+        aliases -= {name for name, _ in skeleton.named_buffers()}
         values = {
             name: constants[name] if name in constants else torch.zeros(tensor.shape, dtype=tensor.dtype)
             for name, tensor in skeleton.state_dict().items()
+            if name not in aliases
         }
         return filled(skeleton, values, f"{self.folder}: its model cannot be made")[0]
 

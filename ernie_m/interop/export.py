@@ -121,10 +121,12 @@ def export_model(
     model_type: str | None = None,
     languages: Sequence[str] = (),
     only: str | None = None,
+    head: bool = False,
 ) -> None:
-    """Write the weights of any model into `to`. All else is for our own encoder; `model_type`: XLM-R's by default.
+    """Write the weights of any model into `to`. `model_type` (XLM-R's by default) and languages are for our own encoder.
 
-    Raises InputError as `export` does, and if an encoder of transformers is to have another class or a language.
+    `head`: with the head of masked words that training added to an encoder of transformers. Our own has its head anyway,
+    where the class holds one. Raises InputError as `export` does, and if the class cannot hold what is asked.
     """
     if isinstance(architecture, Foreign):
         own = architecture.backbone.config.model_type
@@ -132,10 +134,14 @@ def export_model(
             raise InputError(f"--format {model_type}: the run's encoder is a {own} of transformers; leave it out")
         if only is not None:
             raise InputError(f"--language {only}: the run's encoder, a {own} of transformers, has none; leave it out")
-        export_backbone(architecture, weights, to)
+        export_backbone(architecture.with_head() if head else architecture, weights, to)
     else:
         assert isinstance(architecture, Own)
         model_type = model_type or XLM_ROBERTA.model_type
+        if head:
+            architecture.check_head()
+            if model_type == ERNIE_M.model_type:
+                raise InputError("--head: ERNIE-M's class has no head of masked words; expected --format xlm-roberta")
         export(weights, architecture.config, tokenizer, to, model_type, languages, only)
 
 

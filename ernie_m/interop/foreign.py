@@ -19,6 +19,7 @@ from ernie_m.interop.same_vocabulary import check_same_tokenizer
 from ernie_m.interop.start_weights import Target
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.shape import Attention, BackboneConfig, ModelConfig
+from ernie_m.rows.objectives import TOKEN
 from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.runs.ranks import Voters
 from ernie_m.runs.run_folder import RunFolder
@@ -60,6 +61,24 @@ class Foreign(Architecture):
         loaded = self.backbone.load()
         return loaded.model, self.backbone.constants(loaded, self.sketch.constants)
 
+    def check_head(self) -> None:
+        if self.backbone.has_head:
+            return
+        super().check_head()
+        if self.specials.mask is None:
+            raise InputError("--head: the tokenizer has no mask token, so nobody could ask that head; leave it out")
+        whole = replace(self, backbone=replace(self.backbone, has_head=True)).sketch
+        trained, own = _head_of(self.sketch), _head_of(whole)
+        if own != trained:
+            of_class = f"that of {type(whole.whole).__name__} {', '.join(own) or 'none but the output matrix'}"
+            raise InputError(f"--head: the new head has {', '.join(trained)}, {of_class}: it cannot hold it; leave it out")
+
+    def with_head(self) -> Foreign:
+        """The same in its class's *ForMaskedLM. Raises InputError as `check_head`."""
+        self.check_head()
+        assert isinstance(self.backbone, KeptBackbone)
+        return replace(self, backbone=self.backbone.with_head())
+
     @cached_property
     def sketch(self) -> ForeignEncoder:
         """The model on the meta device: what it is, without weights."""
@@ -95,6 +114,13 @@ class Foreign(Architecture):
             config.pooling,
             config.dropout,
         )
+
+
+def _head_of(model: ForeignEncoder) -> dict[str, Any]:
+    """Name -> shape of each tensor of its head of masked words but the output matrix, which every head has."""
+    head = {name: tensor.shape for name, tensor in model.heads[TOKEN].state_dict().items()}
+    del head["decoder_weight"]
+    return head
 
 
 def foreign_of(config: BackboneConfig, specials: Specials, run: Path | None) -> Foreign:

@@ -52,6 +52,7 @@ PAPERS = {
 }
 """Where each objective is described; MMLM is XLM's MLM."""
 OTHER_CLASS = "It has the class, the tokenizer and all else of the encoder that it was made of, and loads as that does."
+OTHER_HEAD = " `AutoModelForMaskedLM` loads it with its head of masked words."
 
 
 def model_card(
@@ -62,14 +63,18 @@ def model_card(
     model_type: str,
     keep: float = 0.0,
     language: str | None = None,
+    backbone_has_head: bool = False,
 ) -> str:
     """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder, `keep` the share of the start in it,
-    `language` the one that all tokens carry."""
+    `language` the one that all tokens carry, `backbone_has_head`: whether an encoder of transformers has its head of masked
+    words in the folder."""
     languages, heads = configuration["data_identity"]["languages"], losses_of_heads(configuration)
     backbone, is_ernie_m = configuration["model"].get("backbone"), model_type == ERNIE_M.model_type
-    fills_masks = TOKEN in heads and not is_ernie_m and not backbone
+    fills_masks = backbone_has_head if backbone else TOKEN in heads and not is_ernie_m
     loaders = "`AutoModel`, `AutoModelForMaskedLM`" if fills_masks else "`AutoModel`"
     of_class = ERNIE_M_CLASS if is_ernie_m else XLM_R_CLASS.format(loaders=loaders)
+    if backbone:
+        of_class = OTHER_CLASS + (OTHER_HEAD if fills_masks else "")
     embedding = "none" if backbone else configuration["model"].get("language_embedding")
     front = {
         "library_name": "transformers",
@@ -82,7 +87,7 @@ def model_card(
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# A cross-lingual encoder of {len(languages)} languages, after {checkpoint.step:,} steps",
-        f"{_objectives_of(configuration)} {OTHER_CLASS if backbone else of_class}",
+        f"{_objectives_of(configuration)} {of_class}",
         _languages_of_tokens(embedding, languages, language),
         "## Training",
         _training(configuration, checkpoint, lines),

@@ -130,9 +130,27 @@ def test_an_export_is_its_class_with_the_trained_states_and_the_same_tokenizer(
         whole.set_attn_implementation("sdpa")
         own = whole.base_model(**tokens).last_hidden_state[0]
         torch.testing.assert_close(loaded, own, rtol=1e-5, atol=1e-5)
-        if SUFFIXES[family] == "ForMaskedLM":
-            logits = AutoModelForMaskedLM.from_pretrained(to).eval()(**tokens).logits
-            torch.testing.assert_close(logits[0], trained.head.logits(own), rtol=1e-5, atol=1e-4)
+        if SUFFIXES[family] == "Model":
+            to = tmp_path / "with head"
+            export(run=str(run), to=str(to), head=True)
+            assert "| token | CAMLM, BTMLM | yes |" in (to / "README.md").read_text(encoding="utf-8")
+        logits = AutoModelForMaskedLM.from_pretrained(to).eval()(**tokens).logits
+        torch.testing.assert_close(logits[0], trained.head.logits(own), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", SUFFIXES)
+def test_an_export_opens_in_sentence_transformers_with_the_trained_states(
+    family: str, runs: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    run, to, text = runs[family][0], tmp_path / "exported", "nine years 2019"
+    export(run=str(run), to=str(to))
+    whole = of_run(run).whole
+    whole.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        vector = library.SentenceTransformer(str(to), device="cpu").encode([text], convert_to_tensor=True)[0]
+        own = whole.base_model(**AutoTokenizer.from_pretrained(to)(text, return_tensors="pt")).last_hidden_state[0]
+    torch.testing.assert_close(vector, own.mean(dim=0), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", SUFFIXES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,10 @@ def files(folder: Path) -> None:
     (folder / "a.tmx").write_text("<tmx/>", encoding="utf-8")
     (folder / "a.zip").write_bytes(b"")
     (folder / "folder").mkdir()
+    (folder / "uneven").mkdir()
+    for side, lines in (("fr", "un\ndeux\n"), ("en", "one\n")):
+        (folder / "uneven" / f"t.fr-en.{side}").write_text(lines, encoding="utf-8")
+    (folder / "OK.TSV.GZ").write_bytes(gzip.compress(b"1\ta\tb\n"))
 
 
 REFUSED = [
@@ -61,6 +66,10 @@ REFUSED = [
     ({"text": "wiki.txt"}, r"--text wiki.txt: expected LANGUAGE=FILE"),
     ({"text": "de=wiki.txt"}, r"--text de=wiki.txt: no such file"),
     ({"watch": "folder"}, r"--watch \S*folder: no pairs there; expected line-aligned files such as"),
+    ({"watch": "uneven"}, r"t.fr-en.fr has 2 lines, \S*t.fr-en.en 1"),
+    ({"gold": "g=nothing.txt"}, r"--gold g=nothing.txt: no such file"),
+    ({"pairs": "ok.tsv,./ok.tsv"}, r"--pairs ./ok.tsv: the same file as ok.tsv; name it once"),
+    ({"pairs": "OK.TSV.GZ"}, r"OK.TSV.GZ, line 1: 3 columns; expected two"),
     ({"recipe": "alike"}, r"recipe alike: no such file"),
     ({"overrides": ("seed",)}, r"'seed': expected key.path=value"),
     ({"pooling": "max"}, r"--pooling max: expected mean or first"),
@@ -97,12 +106,16 @@ def test_files_of_pairs_become_a_catalog_that_data_prep_reads(tmp_path: Path, mo
 
     files(tmp_path)
     monkeypatch.chdir(tmp_path)
-    catalog = inputs.catalog_of("ok.tsv,news,news.de+news.en,a.tmx,a.zip", "de=news.de", ("de", "en"), 0.1)
+    catalog = inputs.catalog_of("ok.tsv,news,a.tmx,a.zip", "de=news.de", ("de", "en"), 0.1)
     (tmp_path / "catalog.yaml").write_text(yaml.safe_dump(catalog), encoding="utf-8")
     corpora = read_catalog(tmp_path / "catalog.yaml")
-    assert [corpus.format for corpus in corpora] == ["tsv", "moses", "moses", "tmx", "moses", "cc100"]
+    assert [corpus.format for corpus in corpora] == ["tsv", "moses", "tmx", "moses", "cc100"]
     assert all(corpus.languages == ("de", "en") and corpus.held_out == 0.1 for corpus in corpora[:-1])
-    assert corpora[1].files == corpora[2].files == (tmp_path / "news.de", tmp_path / "news.en")
+    assert corpora[1].files == (tmp_path / "news.de", tmp_path / "news.en")
+    of_two = inputs.catalog_of("news.de+news.en", None, ("de", "en"), 0.1)["corpora"][0]
+    assert {key: of_two[key] for key in ("source", "target")} == {
+        key: catalog["corpora"][1][key] for key in ("source", "target")
+    }
 
 
 def test_files_of_several_language_pairs_are_corpora_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +226,61 @@ def test_without_a_mask_token_sentences_are_trained_and_words_are_refused(
         decided(WORDS, corpus_folder)
 
 
+def test_a_step_of_fewer_rows_than_objectives_is_refused_as_in_training(corpus_folder: CorpusFolder) -> None:
+    for given, message in (("1", "mixes 2 objectives and needs"), ("many", "batch.rows_per_step: 'many'")):
+        with pytest.raises(InputError, match=message):
+            filled(WORDS, "align", corpus_folder, (f"batch.rows_per_step={given}",), 1)
+
+
+def test_masks_that_the_tokenizer_lacks_are_refused_before_anything_is_built() -> None:
+    maskless = replace(Specials.xlm_r(101), mask=None)
+    choices.check_masks("align_sentences", (), maskless)
+    for recipe, given in (("align", ()), ("align_sentences", ("stages=[{steps: 1, rows: {XLCO: 1, TLM: 1}}]",))):
+        with pytest.raises(InputError, match="the tokenizer has no mask token"):
+            choices.check_masks(recipe, given, maskless)
+
+
+def test_one_language_on_both_sides_is_told() -> None:
+    class Words:
+        def decode(self, ids: np.ndarray) -> str:
+            return " ".join(f"{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in ids)
+
+    draw = np.random.default_rng(0)
+    sides = [draw.integers(low, low + 30, (25, 6)) for low in (0, 0, 100)]
+    sets = {name: [*zip(sides[0], sides[of], strict=True)] for name, of in (("de-en", 1), ("de-br", 2))}
+    shared = measures.shared_words({**sets, "few": sets["de-en"][:5]}, Words())  # type: ignore[arg-type]
+    assert [*shared] == ["de-en", "de-br"]
+    (told,) = choices.of_sides(shared)
+    assert str(told).startswith("sides of de-en: ")
+    assert "is it one language" in told.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "first"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode_max_tokens": True}, None),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, None),
+        ([], None),
+    ],
+)
+def test_pooling_is_the_files_or_a_line(
+    content: Any, expected: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
+    (tmp_path / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling/config.json").write_text(json.dumps(content), encoding="utf-8")
+    monkeypatch.setattr(choices, "open_backbone", lambda name: type("B", (), {"folder": tmp_path, "has_head": False}))
+    monkeypatch.setattr(choices, "sketch_of", lambda config: type("S", (), {"longest_document": 512}))
+    if expected is None:
+        with pytest.raises(InputError, match=r"pooling .*mean or first"):
+            choices.look_at("any", None)
+    else:
+        assert choices.look_at("any", None).pools == expected
+
+
 @pytest.mark.parametrize(("objective", "asked", "kept"), [("XLCO", None, "0.3"), ("CAMLM", None, "0"), ("XLCO", 0.5, "0.5")])
 def test_the_share_kept_has_a_reason(objective: str, asked: float | None, kept: str) -> None:
     choice = keep_of({"stages": [{"steps": 1, "rows": {objective: 1}}]}, asked)
@@ -263,4 +331,5 @@ def test_what_was_lost_is_said() -> None:
     )
     assert "gold en-es, error rate in the best layer, %: 14.4 (layer 1) before, 13.0 (layer 2) after." in linked
     assert "error rate" not in shown
-    assert "+0.100 nats a mask before, +0.350 after" in gained
+    assert "+0.100 nats a mask before, +0.350 nats a mask after" in gained
+    assert "no head of masked words before, +0.350" in report.for_terminal(before, after | {"gain": 0.35}, "mean")

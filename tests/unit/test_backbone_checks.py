@@ -185,8 +185,12 @@ def test_a_model_without_head_gets_one_that_is_tied_to_its_words_and_drawn_from_
         backbone, again, other = (backbone_of(model, seed=seed) for seed in (1, 1, 2))
         assert str(backbone.head_choice) == "token head: new (the model has no masked-language head)"
         assert backbone.head.decoder_weight is backbone.words.weight
-        assert torch.equal(backbone.head.transform[0].weight, again.head.transform[0].weight)
-        assert not torch.equal(backbone.head.transform[0].weight, other.head.transform[0].weight)
+        dense, same, another = (
+            next(part.weight for part in of.head.transform.modules() if isinstance(part, nn.Linear))
+            for of in (backbone, again, other)
+        )
+        assert torch.equal(dense, same)
+        assert not torch.equal(dense, another)
         batch = batch_of(MMLM, documents_of(MMLM))
         nll_N = backbone.head(backbone.hidden_states(batch, wanted_N=batch.predicted_N), targets_of(batch))
         nll_N.sum().backward()

@@ -17,6 +17,13 @@ from ernie_m.base.console import Choice, InputError
 from ernie_m.base.sampling import key_of
 from ernie_m.base.special_tokens import Specials
 from ernie_m.models.attention import choose_attention
+from ernie_m.models.backbones.changes import (
+    attention_dropout_of,
+    computed_buffers,
+    keep_wanted,
+    set_dropout,
+    take_out_pooler,
+)
 from ernie_m.models.backbones.checks import check_class, check_rule_is_carried
 from ernie_m.models.backbones.heads import HEADS, ForeignTokenHead, drawn, token_head
 from ernie_m.models.backbones.rule import KEYWORD, RowsRead
@@ -68,11 +75,10 @@ class ForeignEncoder(PretrainingModel):
         self.config: Any = model.config
         specials = specials or Specials.xlm_r(self.vocab_size)
         self.batch_first_position = specials.first_position
-        self._rotations = _lasting_fp32(self.encoder)
-        self.constants = _out_of_training(self.encoder)
-        """Names in the encoder of what is no parameter any more."""
+        self._rotations = computed_buffers(self.encoder)
+        pooler = take_out_pooler(self.encoder)
         if dropout is not None:
-            _set_dropout(self.encoder, dropout, name)
+            set_dropout(self.encoder, dropout, name)
         self.tied_words = _TiedWords(self.words)
         head, self.head_choice = token_head(model, self.words, seed, specials)
         words = cast(nn.Parameter, self.words.weight)
@@ -81,7 +87,12 @@ class ForeignEncoder(PretrainingModel):
             self.heads = heads_for(heads, self.config, words, nn.LayerNorm, specials, given)
         for new in self.heads.keys() - {TOKEN}:
             drawn(self.heads[new], self.config, key_of(seed, "head", new) % 2**63)
-        self.attention_dropout = _attention_dropout(self.config) if attention_dropout is None else attention_dropout
+        base = "" if model.base_model is model else f"{model.base_model_prefix}."
+        trained = {*self.names_in_class().values()}
+        unasked = (name for name, _ in model.named_parameters() if name not in trained)
+        self.constants = (*(base + name for name in pooler), *unasked)
+        """Names in `whole` of what training leaves as it is: a pooler, and its head of masked words if nothing asks that."""
+        self.attention_dropout = attention_dropout_of(self.config) if attention_dropout is None else attention_dropout
         self.attention_choice = choose_attention(attention, torch.device(device), self.attention_dropout, self.head_size)
         check_rule_is_carried(self, name)
         if activation_checkpointing:
@@ -91,7 +102,7 @@ class ForeignEncoder(PretrainingModel):
         names = HEADS.get(self.config.model_type)
         if names is not None and names.last_attention:
             last_attention = self.encoder.get_submodule(names.last_attention.format(last=self.num_layers - 1))
-            last_attention.register_forward_hook(_keep_wanted, with_kwargs=True)
+            last_attention.register_forward_hook(keep_wanted, with_kwargs=True)
         self.shape = shape_of(self)
         self.train()  # transformers opens models for evaluation
 
@@ -244,55 +255,3 @@ class _TiedWords(nn.Module):
     def forward(self, ids: Tensor, tied: TiedGradient) -> Tensor:
         assert self.padding is not None
         return embedding_rows(ids, self.weight, self.padding, tied)
-
-
-def _set_dropout(encoder: Any, dropout: float, name: str) -> None:
-    """Raises InputError for a class without dropout of hidden states, if it is to have some."""
-    places = [module for module in encoder.modules() if isinstance(module, nn.Dropout)]
-    if dropout and not places:
-        raise InputError(f"model.dropout: {dropout:g}; {name} has no dropout of hidden states; expected null or 0")
-    for place in places:
-        place.p = dropout
-
-
-def _lasting_fp32(encoder: Any) -> list[tuple[nn.Module, str]]:
-    """Buffers that are computed, not stored: (module, name)."""
-    return [
-        (module, name)
-        for module in encoder.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-        if name in module._non_persistent_buffers_set and buffer.is_floating_point()
-    ]
-
-
-def _keep_wanted(module: nn.Module, inputs: Any, keywords: dict[str, Any], output: Any) -> Any:
-    """A forward hook on the last layer's attention. After it positions are independent, so only the wanted ones go on.
-
-    If none is wanted, all go on: some classes look at the first position of what is left.
-    """
-    rows: RowsRead | None = keywords.get(KEYWORD)
-    if rows is None or rows.wanted_N is None or not len(rows.wanted_N):
-        return None
-    rows.is_cut = True
-    return (output[0].flatten(0, 1)[rows.wanted_N][None], *output[1:])
-
-
-def _out_of_training(encoder: Any) -> tuple[str, ...]:
-    """Make the pooler's parameters buffers, and leave it out of the forward: no loss reaches it. Their names in the encoder.
-
-    DeepSpeed casts parameters alone: in bf16 the pooler would not fit the states.
-    """
-    pooler, names = getattr(encoder, "pooler", None), []
-    if isinstance(pooler, nn.Module):
-        pooler.forward = lambda states, *others: states
-    for prefix, module in pooler.named_modules(prefix="pooler") if isinstance(pooler, nn.Module) else ():
-        for name, parameter in [*module.named_parameters(recurse=False)]:
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach())
-            names.append(f"{prefix}.{name}")
-    return tuple(names)
-
-
-def _attention_dropout(config: Any) -> float:
-    said = (getattr(config, key, None) for key in ("attention_probs_dropout_prob", "attention_dropout"))
-    return float(next((value for value in said if value is not None), 0.0))

@@ -1,26 +1,28 @@
 """The masked-language heads of transformers' classes, in two parts: the transform of a state, and the output matrix.
 
 HEADS is the one place that knows the names of a class's parts. A new class is one line there. A model without such a head,
-or of an unknown class, gets a new one, tied to its word embeddings.
+or of an unknown class, gets a new one, tied to its word embeddings. It has the parts of its class's own head, so that an
+export can hold it, where these transform the states; else (EuroBERT, an unknown class) dense, GELU, layer norm.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import MODEL_FOR_MASKED_LM_MAPPING
 
 from ernie_m.base.console import Choice
 from ernie_m.base.special_tokens import Specials
 from ernie_m.models.head import Targets
-from ernie_m.models.heads import TokenHead
+from ernie_m.models.heads import NEW_NORM_EPS, TokenHead
 from ernie_m.models.tied_gradient import TiedGradient
 
 GELU = ""
 """In `transform`: the activation, where the class calls it as a function and has no module for it."""
-NEW_NORM_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -100,29 +102,49 @@ def token_head(model: Any, words: nn.Embedding, seed: int, specials: Specials) -
         reason = f"how {type(model).__name__} names its parts is not known here"
         return new_head(model.config, words, seed, specials), Choice("token head", "new", reason)
     assert decoder is model.get_submodule(names.decoder)
-    parts = [nn.GELU() if name == GELU else model.get_submodule(name) for name in names.transform]
-    transform = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+    transform = _transform_of(model, names)
     return ForeignTokenHead(transform, words, decoder.weight, decoder.bias, specials), Choice(
         "token head", "the model's", type(model).__name__
     )
 
 
+def _transform_of(model: Any, names: HeadNames) -> nn.Module:
+    parts = [nn.GELU() if name == GELU else model.get_submodule(name) for name in names.transform]
+    return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
+
+
 def new_head(config: Any, words: nn.Embedding, seed: int, specials: Specials) -> ForeignTokenHead:
-    """Dense (drawn from `seed`), GELU, layer norm, then the word embedding as output matrix, with a bias of zero."""
-    width, device, dtype = words.embedding_dim, words.weight.device, words.weight.dtype
-    with torch.random.fork_rng(devices=[]):
-        dense = nn.Linear(config.hidden_size, width, device=device, dtype=dtype)
-    drawn(dense, config, seed)
-    norm = nn.LayerNorm(width, eps=NEW_NORM_EPS, device=device, dtype=dtype)
-    bias = nn.Parameter(torch.zeros(words.num_embeddings, device=device, dtype=dtype))
-    return ForeignTokenHead(nn.Sequential(dense, nn.GELU(), norm), words, words.weight, bias, specials)
+    """Its matrices drawn from `seed`, biases 0, norms 1, and the word embedding as output matrix."""
+    weight = words.weight
+    transform, has_bias = _new_transform(config, words.embedding_dim)
+    transform = transform.to(weight.dtype).to_empty(device=weight.device)
+    drawn(transform, config, seed)
+    bias = nn.Parameter(weight.new_zeros(words.num_embeddings)) if has_bias else None
+    return ForeignTokenHead(transform, words, weight, bias, specials)
+
+
+def _new_transform(config: Any, width: int) -> tuple[nn.Module, bool]:
+    """(What turns states into input of the output matrix, on the meta device; whether a bias is added to the logits)."""
+    names = HEADS.get(config.model_type)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        if names is not None and names.transform:
+            of_class: Any = MODEL_FOR_MASKED_LM_MAPPING[type(config)]
+            model = of_class(copy.deepcopy(config))
+            decoder = model.get_submodule(names.decoder)
+            if decoder.in_features == width:
+                return _transform_of(model, names), decoder.bias is not None
+        dense, norm = nn.Linear(config.hidden_size, width), nn.LayerNorm(width, eps=NEW_NORM_EPS)
+        return nn.Sequential(dense, nn.GELU(), norm), True
 
 
 def drawn(module: nn.Module, config: Any, seed: int) -> None:
-    """Draw a new head's own linear layers from `seed`: matrices normal(0, the model's initializer_range), biases 0."""
+    """Draw a new head's own layers from `seed`: matrices normal(0, the model's initializer_range), biases 0, norms 1."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for part in module.modules():
             if isinstance(part, nn.Linear):
                 part.weight.copy_(torch.empty(part.weight.shape).normal_(0, config.initializer_range, generator=rng))
-                part.bias.zero_()
+                if part.bias is not None:
+                    part.bias.zero_()
+            elif isinstance(part, nn.LayerNorm):
+                part.reset_parameters()
