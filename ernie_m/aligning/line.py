@@ -138,11 +138,16 @@ class Line:
     def _catalog(self) -> dict[str, Any] | None:
         """None where the data is there."""
         asked = self.asked
+        languages = None if asked.languages is None else inputs.languages_of(asked.languages)
         if self.given:
             if asked.text:
                 raise InputError(f"--text {asked.text}: --pairs is a data_prep folder; put the text into its catalog")
+            there = {"-".join(stream.languages): {*stream.languages} for stream in self.corpus.parallel()}
+            if languages and {*languages} not in there.values():
+                raise InputError(
+                    f"--languages {asked.languages}: {asked.pairs} has pairs of {', '.join(there)}; leave it out"
+                )
             return None
-        languages = None if asked.languages is None else inputs.languages_of(asked.languages)
         return inputs.catalog_of(asked.pairs, asked.text, languages, asked.held_out)
 
     def _claim(self, write: bool) -> bool:

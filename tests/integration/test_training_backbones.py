@@ -14,7 +14,10 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from ernie_m.base.config import build, merge_overrides, read_yaml
 from ernie_m.base.console import InputError
+from ernie_m.commands.ablate import Commands as AblateCommands
+from ernie_m.commands.evaluate import Commands as EvaluateCommands
 from ernie_m.commands.export import export
+from ernie_m.commands.show import show
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.interop.build_model import trained_model
 from ernie_m.models.backbones.encoder import ForeignEncoder
@@ -168,6 +171,33 @@ def test_all_that_a_loss_reaches_has_learnt_and_new_heads_are_told(
     for name, parameter in model.named_parameters():
         assert name in fresh or not torch.equal(before[names[name]], parameter), name
     assert {name for name in before if name not in names.values()} == set(model.constants)
+
+
+def test_every_tool_takes_a_run_of_an_encoder_of_transformers_and_its_export(
+    runs: dict[str, tuple[Path, Path]], encoders: TrainedEncoders, tmp_path: Path
+) -> None:
+    """With windows and rotary positions: no tool may count on XLM-R's class or on our own encoder."""
+    run, data, to = runs["ModernBert"][0], encoders["ModernBert"][0], tmp_path / "exported"
+    export(run=str(run), to=str(to))
+    evaluate: Any = EvaluateCommands()
+    sides = {}
+    for side, name in (("source", "fra"), ("target", "eng")):
+        path = tmp_path / f"tatoeba.fra-eng.{name}"
+        path.write_text("".join(f"{n} Monday {name}\n" for n in range(6)), encoding="utf-8")
+        sides[side] = str(path)
+    (tmp_path / "gold.txt").write_text("nine years ||| neuf ans ||| 0-0 1-1\n", encoding="utf-8")
+    outputs = {name: tmp_path / f"{name}.json" for name in ("retrieval", "alignment", "words", "gain", "ablation")}
+    evaluate.retrieval(model=str(to), **sides, output=str(outputs["retrieval"]))
+    evaluate.alignment(model=str(to), gold=str(tmp_path / "gold.txt"), output=str(outputs["alignment"]))
+    evaluate.words(model=str(to), data=str(data), size=50, output=str(outputs["words"]))
+    evaluate.gain(run=str(run), pairs=20, output=str(outputs["gain"]))
+    ablate: Any = AblateCommands()
+    ablate.measure(run=str(run), hugging_face=str(to), output=str(outputs["ablation"]), tatoeba=str(tmp_path))
+    assert all(path.is_file() for path in outputs.values())
+    retrieved, measured = (json.loads(outputs[name].read_text(encoding="utf-8")) for name in ("retrieval", "ablation"))
+    assert measured["retrieval"]["fr"].keys() == retrieved["trained"].keys()
+    show(run=str(run), output=str(tmp_path / "page.html"))
+    assert "ModernBert" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def trainer(recipe: Path, data: Path, run: Path, *overrides: str) -> Trainer:

@@ -91,6 +91,18 @@ def test_what_cannot_be_aligned_is_a_line_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_languages_that_a_folder_of_data_lacks_are_refused(corpus_folder: CorpusFolder, tmp_path: Path) -> None:
+    def asked(**options: str) -> Line:
+        return Line(Asked("any", str(corpus_folder.folder), **options), tmp_path / "out", RankFacts(), lambda *_: None)
+
+    for languages in (None, "de,en", "en,de"):
+        assert asked(**({"languages": languages} if languages else {}))._catalog() is None
+    with pytest.raises(InputError, match=r"--languages de,br: \S+ has pairs of .*de-en.*; leave it out"):
+        asked(languages="de,br")._catalog()
+    with pytest.raises(InputError, match="--text de=x: --pairs is a data_prep folder"):
+        asked(text="de=x")._catalog()
+
+
 def test_a_folder_of_others_is_left_alone(tmp_path: Path) -> None:
     files(tmp_path)
     asked = Asked("any", str(tmp_path / "ok.tsv"), "de,en")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from ernie_m.base.console import InputError
@@ -137,6 +138,16 @@ def test_a_card_names_the_heads_what_trains_them_and_which_are_exported(
     assert f"{table}\n\n" in body
     assert yaml.safe_load(front)["pipeline_tag"] == tag
     assert ("AutoModelForMaskedLM" in body) == (tag == "fill-mask")
+
+
+def test_our_own_encoder_has_its_head_anyway_where_the_class_holds_one(
+    run: RunFolder, command: Callable[..., None], tmp_path: Path
+) -> None:
+    command(run=str(run.path), to=str(tmp_path / "hf"), head=True)
+    assert "lm_head.dense.weight" in load_file(tmp_path / "hf/model.safetensors")
+    with pytest.raises(InputError, match="--head: ERNIE-M's class has no head of masked words"):
+        command(run=str(run.path), to=str(tmp_path / "em"), head=True, format="ernie_m")
+    assert not (tmp_path / "em").exists()
 
 
 @pytest.mark.parametrize("model_type", ["xlm-roberta", "ernie_m"])
