@@ -68,7 +68,7 @@ class Benchmark:
     """All measurements on one text."""
 
     def __init__(self, text: Path, work: Path, mb: int, ranks_mb: int, engines: list[str], rounds: int) -> None:
-        self.work, self.mb, self.ranks_mb, self.engines, self.rounds = work, mb, ranks_mb, engines, rounds
+        self.work, self.mb, self.ranks_mb, self.engines, self.rounds = work.resolve(), mb, ranks_mb, engines, rounds
         self.source = {path.name.split(".")[0]: lzma.decompress(path.read_bytes()) for path in sorted(text.glob("*.txt.xz"))}
         if not self.source:
             raise SystemExit(f"--text {text}: holds no *.txt.xz")
