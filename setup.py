@@ -12,7 +12,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["ernie_m", "ernie_m.*", "data_prep", "data_prep.*"]),
     package_data={
-        "data_prep": ["*.yaml", "py.typed"],
+        "data_prep": ["*.yaml", "*.jinja", "py.typed"],
         "ernie_m": ["py.typed", "shipped/*/*"],  # links here, files in a wheel: ernie_m/base/shipped.py
         "ernie_m.show": ["*.jinja"],
     },

@@ -187,6 +187,7 @@ class Commands:
         parallel_share: Annotated[float, Range(least=0, most=1, zero="no pairs")] | None = None,
         json: str | None = None,
         plot: str | None = None,
+        html: str | None = None,
         overwrite: bool = False,
     ) -> None:
         """Show rows, tokens and share of each language and pair, how often training draws it, and how often it repeats it.
@@ -208,6 +209,7 @@ class Commands:
             parallel_share: part of the rows that are pairs (TLM, CAMLM); default 2/3, equal batches of MMLM, TLM and CAMLM.
             json: file to write the numbers to.
             plot: PNG file to draw shares, p and repeats into.
+            html: page to write: all of it, and what was left out of each corpus and why, with its first lines ('.[show]').
             overwrite: replace files that are already there.
         """
         from data_prep.stats import DrawPlan
@@ -221,8 +223,8 @@ class Commands:
                 sequence_length,
                 parallel_share,
             )
-        numbers, picture = (None if name is None else Path(name) for name in (json, plot))
-        print(stats(Path(data), alpha, plan, numbers, picture, flag("overwrite", overwrite)))
+        numbers, picture, page = (None if name is None else Path(name) for name in (json, plot, html))
+        print(stats(Path(data), alpha, plan, numbers, picture, page, flag("overwrite", overwrite)))
 
     show = show_command.show
     align = commands.align

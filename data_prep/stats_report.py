@@ -1,4 +1,4 @@
-"""`python -m data_prep stats`: the numbers of a data folder as text, JSON and a plot."""
+"""`python -m data_prep stats`: the numbers of a data folder as text, JSON, a plot and a page."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def stats(
     plan: DrawPlan | None = None,
     json: Path | None = None,
     plot: Path | None = None,
+    html: Path | None = None,
     overwrite: bool = False,
 ) -> str:
-    """The report as text; also written to `json` and drawn to `plot` where given. Raises InputError."""
-    for option, path in (("--json", json), ("--plot", plot)):
+    """The report as text; also written to `json`, `plot` and `html` where they are given. Raises InputError."""
+    for option, path in (("--json", json), ("--plot", plot), ("--html", html)):
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
         if path is not None:
@@ -30,4 +31,8 @@ def stats(
         from data_prep.mixture_plot import draw
 
         draw(found, plot)
+    if html is not None:
+        from data_prep.stats_page import write_page
+
+        write_page(found, data, html)
     return report(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,7 +178,7 @@ def test_the_plot_has_room_for_every_stream(
 
 
 def test_a_wrong_output_path_is_named_before_any_work(tmp_path: Path) -> None:
-    for option in ("json", "plot"):
+    for option in ("json", "plot", "html"):
         with pytest.raises(InputError, match=f"--{option} .*gone/x: the folder .*gone does not exist"):
             stats(tmp_path / "no data", 0.3, **{option: tmp_path / "gone" / "x"})
         (tmp_path / "notes").write_text("mine")
@@ -186,3 +187,28 @@ def test_a_wrong_output_path_is_named_before_any_work(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no such folder"):  # the next thing that is wrong
             stats(tmp_path / "no data", 0.3, overwrite=True, **{option: tmp_path / "notes"})
     assert MANY_REPEATS == 4
+
+
+def test_the_page_tells_what_was_left_out_and_shows_strange_text_as_text(built: Path, tmp_path: Path) -> None:
+    report = json.loads((built / "report.json").read_text())
+    report["corpora"][1]["rejected"]["empty"]["first"][0]["text"] = "<script>alert(1)</script>"
+    report["corpora"][0]["left_out"] = "its file was <b>damaged</b>"
+    (built / "report.json").write_text(json.dumps(report))
+    stats(built, 0.3, DrawPlan(10, 8, 64), html=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64,iVBOR" in page
+    assert "mono.en was left out: its file was &lt;b&gt;damaged&lt;/b&gt;" in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>" not in page
+    for reason, found in report["corpora"][1]["rejected"].items():
+        assert re.search(rf"{found['lines']:,} \([0-9.]+ %\) left out: {reason}", page)
+    tokens = {stream.name: stream.num_tokens for stream in CorpusFolder(built).parallel(TRAIN)}
+    for name, number in tokens.items():
+        assert re.search(rf"<td>{name}</td>.*<td>{number:,}</td>", page)
+    with pytest.raises(InputError, match=r"page\.html"):
+        stats(built, 0.3, html=tmp_path / "page.html")
+    (built / "report.json").write_text('{"corpora": [{}]}')
+    with pytest.raises(InputError, match=r"report.json: damaged \(KeyError"):
+        stats(built, 0.3, html=tmp_path / "other.html")
+    (built / "report.json").unlink()
+    stats(built, 0.3, html=tmp_path / "other.html")
