@@ -90,7 +90,7 @@ def check_kind(where: str, config: Any, is_known: bool) -> None:
     kind, sizes = str(config.model_type), {key: getattr(config, key, None) for key in SIZES}
     if getattr(config, "is_encoder_decoder", False):
         what = "an encoder with a decoder behind it"
-    elif getattr(config, "is_decoder", False) or (
+    elif any(getattr(config, key, False) for key in ("is_decoder", "add_cross_attention")) or (
         kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     ):
         what = "a decoder, whose tokens read only what stands before them"
@@ -154,7 +154,8 @@ def one_line(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        said = " ".join(str(error).split())[:160]
+        reason = said if said and not isinstance(error, KeyError) else f"{type(error).__name__}: {said}"
         raise InputError(f"{what} ({reason})") from None
 
 
