@@ -58,7 +58,7 @@ setup(
             "psutil>=6",
             "pycld2>=0.42,<1",
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.8",
             "ruff>=0.13",
             "sacrebleu>=2.4,<3",
             "scikit-learn>=1.4",
