@@ -19,7 +19,7 @@ from data_prep.word_alignment.decoding import links_of
 from data_prep.word_alignment.engines import engine
 from data_prep.word_alignment.model import Settings, train
 from data_prep.word_alignment.symmetrization import SYMMETRIZATIONS
-from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.corpus.ragged import EncodedTexts
 
 
 def main(text: str, name: str, to: str, *which: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ernie_m.corpus.columns import LINKS, ColumnTable, Ragged, write_companion
+from ernie_m.corpus.columns import LINKS, ColumnTable, write_companion
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Shard
+from ernie_m.corpus.ragged import Ragged
 
 Links = list[list[tuple[int, int]]]
 

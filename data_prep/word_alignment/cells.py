@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ernie_m.base.arrays import ranges
-from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.corpus.ragged import EncodedTexts
 
 CELLS_AT_A_TIME = 1 << 16
 """Most cells of a group: it limits temporary arrays, so that they stay in the cache."""

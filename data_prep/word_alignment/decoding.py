@@ -10,8 +10,7 @@ from data_prep.word_alignment.cells import SortedPairs
 from data_prep.word_alignment.engines import Engine
 from data_prep.word_alignment.model import Direction, Model, prior
 from data_prep.word_alignment.symmetrization import symmetrized
-from ernie_m.corpus.columns import Ragged
-from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.corpus.ragged import EncodedTexts, Ragged
 
 CELLS_AT_A_TIME = 1 << 22
 """Of a piece, 16 MB of their types at most; a longer pair is taken alone."""

@@ -17,8 +17,8 @@ import numpy as np
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
-from ernie_m.corpus.columns import Ragged
 from ernie_m.corpus.folder import CorpusEntry, Shard
+from ernie_m.corpus.ragged import Ragged
 from ernie_m.corpus.word_links import check_range, parsed_links
 from ernie_m.corpus.words import begins_word, word_numbers
 

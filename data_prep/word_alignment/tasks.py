@@ -25,7 +25,7 @@ from ernie_m.base.sampling import key_of, mix
 from ernie_m.corpus.columns import LINKS, ColumnEntry, Companion, write_companion
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusFolder, Shard, Stream
 from ernie_m.corpus.mapped_file import mapped_batch
-from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.corpus.ragged import EncodedTexts
 
 TRAIN_CELLS = 1 << 28
 """Most cells to train on. Their types take 21 bytes each, numpy's engine 4 a cell more."""

@@ -22,6 +22,7 @@ from ernie_m.base.arrays import ranges
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of, written_atomically
 from ernie_m.corpus.mapped_file import check_size, mapped_batch
+from ernie_m.corpus.ragged import Ragged
 from ernie_m.corpus.shard_table import SHA256_BYTES
 
 
@@ -78,13 +79,6 @@ class IndexColumn:
 
 LINKS = IndexColumn("links", (0, 1), "python -m data_prep align")
 COLUMNS = {column.name: column for column in (LINKS,)}
-
-
-class Ragged(NamedTuple):
-    """Rows of integers: row i is values[offsets[i] : offsets[i + 1]]; both int32, views of a mapped file."""
-
-    offsets: np.ndarray
-    values: np.ndarray
 
 
 class ColumnEntry(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -15,19 +15,13 @@ from sentencepiece import sentencepiece_model_pb2
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, Specials, mask_id, vocab_size_of
+from ernie_m.corpus.ragged import EncodedTexts
 from ernie_m.corpus.special_roles import first_position
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE
 
 __all__ = ["TOKENIZER_FILE", "EncodedTexts", "Vocabulary", "joined"]
 
 TEXTS_AT_A_TIME = 4096  # bounds the Python lists between SentencePiece and numpy
-
-
-class EncodedTexts(NamedTuple):
-    """Model ids of many texts, end to end: text i is values[offsets[i]:offsets[i + 1]]."""
-
-    values: np.ndarray  # int32 [num_tokens]
-    offsets: np.ndarray  # int64 [num_texts + 1]
 
 
 class Vocabulary:

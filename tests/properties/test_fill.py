@@ -11,8 +11,9 @@ import pytest
 
 from data_prep.shard_writer import Rows
 from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials
-from ernie_m.corpus.columns import LINKS, Companion, Ragged, write_companion
+from ernie_m.corpus.columns import LINKS, Companion, write_companion
 from ernie_m.corpus.folder import TRAIN, Shard, ShardList, Shards, Stream, shard_file
+from ernie_m.corpus.ragged import Ragged
 from ernie_m.corpus.vocabulary import EncodedTexts
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import CorruptionConfig, Objective

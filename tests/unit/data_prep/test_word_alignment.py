@@ -19,7 +19,7 @@ from data_prep.word_alignment.model import Model, Settings, digamma, distance, p
 from data_prep.word_alignment.symmetrization import SYMMETRIZATIONS, grow_pairs
 from ernie_m.base.console import InputError
 from ernie_m.corpus.columns import LINKS
-from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.corpus.ragged import EncodedTexts
 
 VOCAB_SIZE = 60
 needs_numba = pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="no numba: pip install numba")
