@@ -52,7 +52,7 @@ PAPERS = {
 }
 """Where each objective is described; MMLM is XLM's MLM."""
 OTHER_CLASS = "It has the class, the tokenizer and all else of the encoder that it was made of, and loads as that does."
-OTHER_HEAD = " `AutoModelForMaskedLM` loads it with its head of masked words."
+OTHER_HEAD = " Its class is the one with a head of masked words, which `AutoModelForMaskedLM` loads."
 
 
 def model_card(
