@@ -6,7 +6,6 @@ It is read strictly: an unknown key, a missing one or a value of the wrong kind 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.many_files import excluded_files, one_file_each
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
+from ernie_m.base.files import read_small
 from ernie_m.base.language_codes import canonical
-from ernie_m.base.plain_yaml import PlainLoader, load_yaml
+from ernie_m.base.plain_yaml import load_yaml
 
 DEFAULT_HELD_OUT = 0.005  # of pairs
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
@@ -148,24 +148,11 @@ def read_whole_catalog(path: Path) -> Catalog:
     return Catalog(corpora, excluded_files(content, path), values.flag(content, "allow_held_out", str(path)))
 
 
-class _StrictLoader(PlainLoader):
-    """YAML without repeated keys."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        seen: set[Hashable] = set()
-        for key in (key for key in keys if isinstance(key, Hashable)):
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key `{key}` is given twice", node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _content(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"catalog {path}: no such file; see data_prep/example_catalog.yaml")
     try:
-        return load_yaml(path.read_text(encoding="utf-8-sig"), _StrictLoader)
+        return load_yaml(read_small(path, encoding="utf-8-sig"))
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from None
 

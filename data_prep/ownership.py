@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import LEFT_OVER, write_json
+from ernie_m.base.files import LEFT_OVER, read_json, write_json
 from ernie_m.corpus.columns import COLUMNS
 from ernie_m.corpus.folder import HELD_OUT, MANIFEST_FILE, SHARD_TABLE_FILE, TRAIN
 from ernie_m.corpus.manifest import FORMAT_NAME
@@ -134,7 +133,7 @@ def _is_first_trace(path: Path) -> bool:
 
 def _content(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError, RecursionError):
         return None
 

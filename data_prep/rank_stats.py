@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from data_prep import work_folder
 from data_prep.convert import Done, this_process
 from data_prep.team import TEAM_SIZE, Team
-from ernie_m.base.files import write_json
+from ernie_m.base.files import read_json, write_json
 
 SECONDS_BETWEEN_WRITES = 30.0
 
@@ -48,5 +47,5 @@ class RankStats:
 
 def peak_memory(out: Path) -> int:
     """Bytes that the largest rank of the last start has had."""
-    stats = (json.loads(path.read_text(encoding="utf-8")) for path in (out / work_folder.RANKS_FOLDER).glob("rank-*.json"))
+    stats = (read_json(path) for path in (out / work_folder.RANKS_FOLDER).glob("rank-*.json"))
     return max((int(rank["peak_memory_bytes"]) for rank in stats), default=0)

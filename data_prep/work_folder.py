@@ -40,7 +40,7 @@ from data_prep.ownership import (
     WORK_FOLDER,
 )
 from ernie_m.base.console import InputError
-from ernie_m.base.files import exclusive, write_json, written_atomically
+from ernie_m.base.files import exclusive, read_json, write_json, written_atomically
 from ernie_m.corpus.folder import MANIFEST_FILE
 from ernie_m.corpus.shard_table import SHARDS_FOLDER
 
@@ -212,7 +212,7 @@ def is_stopped(out: Path) -> bool:
 def read(path: Path) -> dict[str, Any]:
     """The content of a plan or marker. Raises InputError when it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); remove it, and its part of the work is done again") from None
     return dict(content)

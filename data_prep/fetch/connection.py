@@ -26,6 +26,7 @@ USER_AGENT = "ernie-m data_prep fetch"
 PASSING_TROUBLE = (408, 425, 429)  # and every 5xx
 LONGEST_WAIT_SECONDS = 60.0
 NOT_SATISFIABLE = 416
+SHOWN = 200
 
 T = TypeVar("T")
 
@@ -83,12 +84,18 @@ def opened(
         response = urllib.request.build_opener(_Redirects).open(request, timeout=retry_policy.timeout_seconds)
     except urllib.error.HTTPError as error:
         error.close()
-        raise _refusal(url, error.code, printable(str(error.reason)), hint) from None
+        raise _refusal(url, error.code, _told(error.reason), hint) from None
     except urllib.error.URLError as error:
         raise DroppedError(_told(error.reason)) from None
     except (OSError, http.client.HTTPException) as error:
         raise DroppedError(_told(error)) from None
+    except InputError:
+        raise
+    except ValueError as error:  # urllib's, of an address that is none
+        raise InputError(f"{url}: the server sends us on to an address that is none ({_told(error)})") from None
     with response:
+        if (coding := response.headers.get("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
+            raise InputError(f"{url}: the server packed the file by itself ({_told(coding)}), expected it as it is")
         yield response
 
 
@@ -103,7 +110,8 @@ def _refusal(url: str, status: int, reason: str, hint: str) -> Exception:
 
 
 def _told(reason: object) -> str:
-    return printable(str(reason)) or type(reason).__name__
+    """In one line, and not a long one."""
+    return printable(" ".join(str(reason).split()))[:SHOWN] or type(reason).__name__
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

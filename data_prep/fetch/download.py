@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
-import json
 import os
 import re
 import shutil
@@ -24,11 +23,11 @@ from pathlib import Path
 from data_prep.fetch.connection import DroppedError, RangeRefusedError, RetryPolicy, opened, persist, read_piece
 from data_prep.readers.archives import ENDS_KNOWN, check_whole
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import fsync_path, lock, open_log, sha256_of, write_json
+from ernie_m.base.files import fsync_path, lock, open_log, read_json, sha256_of, write_json
 
 PIECE_BYTES = 1 << 18
 PARTIAL_CONTENT = 206
-CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def _memory_of(path: Path) -> Path:
 def _remembered(path: Path) -> Version | None:
     """What was stored about the partial file of `path`; None if nothing was, or nothing by us."""
     try:
-        return Version(**json.loads(_memory_of(path).read_text(encoding="utf-8")))
+        return Version(**read_json(_memory_of(path)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from data_prep.word_alignment.cells import Types
 from data_prep.word_alignment.model import Direction, Model
 from data_prep.work_folder import write_array
-from ernie_m.base.files import write_json
+from ernie_m.base.files import read_json, write_json
 
 MODEL_FILE = "model.json"
 _DIRECTIONS = ("forward", "backward")
@@ -49,7 +48,7 @@ def is_whole(folder: Path) -> bool:
 
 def told(folder: Path) -> Trained:
     """The facts about the model."""
-    content = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    content = read_json(folder / MODEL_FILE)
     content.pop("null_prior")
     tension, perplexity = (tuple(content.pop(key)) for key in ("tension", "perplexity"))
     return Trained(**content, tension=tension, perplexity=perplexity)
@@ -62,7 +61,7 @@ def load(folder: Path) -> Model:
     def array(name: str) -> np.ndarray:
         return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
 
-    content = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    content = read_json(folder / MODEL_FILE)
     directions = [
         Direction(array(f"{name}_table"), array(f"{name}_null"), array(f"{name}_floor"), tension)
         for name, tension in zip(_DIRECTIONS, content["tension"], strict=True)

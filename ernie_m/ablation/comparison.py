@@ -10,7 +10,6 @@ TO/results.json, results.md, *.png
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -26,7 +25,7 @@ from ernie_m.ablation.jobs import Job, Jobs, Part
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
-from ernie_m.base.files import written_atomically
+from ernie_m.base.files import read_json, written_atomically
 from ernie_m.base.hostfile import free_port
 from ernie_m.base.shipped import DS_CONFIGS
 from ernie_m.runs.job_defaults import TRAINING
@@ -219,10 +218,9 @@ def training_part(variant: Variant, seed: int, plan: ComparisonPlan, run: Path, 
 
 
 def _collected(plan: ComparisonPlan, name: str) -> dict[str, Any]:
-    result = dict(json.loads((plan.to / "measures" / f"{name}.json").read_text(encoding="utf-8")))
+    result = dict(read_json(plan.to / "measures" / f"{name}.json"))
     tuned = {
-        tuning.task: json.loads((plan.to / "fine_tuned" / name / tuning.task / "results.json").read_text(encoding="utf-8"))
-        for tuning in plan.fine_tuning
+        tuning.task: read_json(plan.to / "fine_tuned" / name / tuning.task / "results.json") for tuning in plan.fine_tuning
     }
     result["fine_tuned"] = {task: _first_average(content) for task, content in tuned.items()}
     result["gap"] = {task: (content.get("gap") or {}).get("mean") for task, content in tuned.items()}

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from ernie_m.base.console import EXIT_STOPPED, InputError, Progress
-from ernie_m.base.files import open_log, remove, write_json, written_atomically
+from ernie_m.base.files import open_log, read_json, remove, write_json, written_atomically
 from ernie_m.base.run_files import METRICS_FILE, STOP_FILE
 
 LOOK_EVERY = 0.2  # seconds
@@ -50,7 +50,7 @@ class Part:
             return self.judges_itself()
         if self.marker is None or not self.marker.is_file():
             return False
-        return bool(json.loads(self.marker.read_text(encoding="utf-8")) == {"command": list(self.command)})
+        return bool(read_json(self.marker) == {"command": list(self.command)})
 
     def prepare(self) -> None:
         """Before the command starts."""

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from ernie_m.ablation.jobs import Job, Part
 from ernie_m.ablation.variants import Variant, budgeted
 from ernie_m.base.config import read_recipe
 from ernie_m.base.console import InputError
+from ernie_m.base.files import read_json
 from ernie_m.base.shipped import recipe_path
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.runs.best_checkpoint import BEST
@@ -200,4 +200,4 @@ def _file(plan: TranslationPlan, name: str, source: str, target: str) -> Path:
 
 
 def _scores(plan: TranslationPlan, name: str) -> dict[str, Any]:
-    return {f"{a}-{b}": json.loads(_file(plan, name, a, b).read_text(encoding="utf-8")) for a, b in plan.directions}
+    return {f"{a}-{b}": read_json(_file(plan, name, a, b)) for a, b in plan.directions}

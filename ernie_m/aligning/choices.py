@@ -11,7 +11,6 @@ Whatever the user gives as key=value stays.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.base.console import Choice, InputError
+from ernie_m.base.files import read_json
 from ernie_m.base.sampling import apportion
 from ernie_m.base.shipped import recipe_path
 from ernie_m.base.special_tokens import Specials
@@ -82,11 +82,11 @@ def _pooling_of(modules: Path) -> Choice:
         return Choice("pooling", "mean", f"no {modules.name}; sentence-transformers takes the mean then")
     old = {"pooling_mode_cls_token": "first", "pooling_mode_mean_tokens": "mean"}
     try:
-        listed = json.loads(modules.read_text(encoding="utf-8"))
+        listed = read_json(modules)
         paths = [modules.parent / of["path"] / "config.json" for of in listed if of["type"].endswith("Pooling")]
         if not paths[0].parent.resolve().is_relative_to(modules.parent.resolve()):
             raise ValueError(f"{paths[0]} lies outside of the folder")
-        content = json.loads(paths[0].read_text(encoding="utf-8"))
+        content = read_json(paths[0])
         said = [old.get(key, key) for key, value in content.items() if key.startswith("pooling_mode_") and value is True]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise InputError(f"{modules}: its pooling cannot be read ({error}); give --pooling mean or first") from None

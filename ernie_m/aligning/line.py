@@ -10,7 +10,6 @@ Rank 0 alone prepares, exports and measures; all ranks train. The others wait fo
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from ernie_m.aligning import choices, inputs, measures, report
 from ernie_m.aligning.speed import seconds_a_step
 from ernie_m.base.config import build, differing_keys, merge_overrides, read_yaml
 from ernie_m.base.console import Choice, InputError, duration
-from ernie_m.base.files import remove, write_json, written_atomically
+from ernie_m.base.files import read_json, remove, write_json, written_atomically
 from ernie_m.base.launchers import LAUNCHERS
 from ernie_m.base.rank_facts import RankFacts
 from ernie_m.base.shipped import DS_CONFIGS, recipe_path
@@ -159,7 +158,7 @@ class Line:
         path, asked = self.out / ASKED_FILE, {key: v for key, v in given.items() if v or key not in LATER_OPTIONS}
         differences: list[str] = []
         if path.is_file():
-            differences = differing_keys(json.loads(path.read_text(encoding="utf-8")), asked)
+            differences = differing_keys(read_json(path), asked)
         elif self.out.exists() and not (self.out.is_dir() and not any(self.out.iterdir())):
             raise InputError(f"--to {self.out}: not made by align (no {ASKED_FILE} there); give a new folder")
         if differences and (self.out / RECIPE_FILE).is_file():
@@ -230,7 +229,7 @@ class Line:
 
     @cached_property
     def _decided(self) -> dict[str, Any]:
-        return dict(json.loads((self.out / DECIDED_FILE).read_text(encoding="utf-8")))
+        return dict(read_json(self.out / DECIDED_FILE))
 
     # -- behind training -----------------------------------------------------------------------------------------
 
@@ -266,4 +265,4 @@ class Line:
             gold = read_gold_sets(gold_paths(self.asked.gold))
             figures["links"] = measures.links(model, gold, note)
             write_json(path, figures | {"gain": measures.gain(model, self.corpus, longest)})
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import yaml
 
 from ernie_m.base.console import InputError
+from ernie_m.base.files import read_small
 from ernie_m.base.plain_yaml import load_yaml
 from ernie_m.base.ranges import described, faults
 
@@ -69,7 +70,7 @@ def hints_of(cls: type) -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Content of a YAML mapping; raises InputError for a missing or broken file."""
     try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
+        content = load_yaml(read_small(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError:

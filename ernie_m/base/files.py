@@ -29,6 +29,8 @@ from ernie_m.base.console import InputError
 LEFT_OVER = r"\.\d+(\.[0-9a-f]{16})?\.tmp"
 """How a temporary name ends, behind `.NAME`; of earlier releases without the random part."""
 _ASIDE = re.compile(rf"\..+{LEFT_OVER}")
+MOST_SMALL = 1 << 26
+"""Bytes: manifests of large folders and tokenizers in JSON take a few MiB."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What flock says where there are no locks: Lustre ENOSYS, NFS ENOLCK."""
 
@@ -41,6 +43,27 @@ def sha256_of(path: Path, piece_bytes: int = 1 << 22, on_progress: Callable[[], 
             digest.update(piece)
             on_progress()
     return digest.hexdigest()
+
+
+def read_small(path: Path, encoding: str = "utf-8", most: int = MOST_SMALL) -> str:
+    """The text of a file that has no reason to be long, and may be a stranger's.
+
+    Raises InputError for a longer one, and for a pipe or device in a folder: it may have no end. One that the shell made,
+    `<(command)`, is read.
+    """
+    is_pipe = path.exists() and not (path.is_file() or path.is_dir())
+    if is_pipe and not path.absolute().is_relative_to("/dev/fd"):
+        raise InputError(f"{path}: a pipe or device, expected a file")
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path}: more than {most:,} bytes, which no such file needs")
+    return content.decode(encoding)
+
+
+def read_json(path: Path, most: int = MOST_SMALL) -> Any:
+    """The content of such a JSON file. Raises also ValueError or RecursionError for what is none."""
+    return json.loads(read_small(path, most=most))
 
 
 def fsync_path(path: Path) -> None:

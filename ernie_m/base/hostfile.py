@@ -11,12 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from ernie_m.base.console import InputError
+from ernie_m.base.files import read_small
 
-_LINE = re.compile(r"(?P<host>\S+)\s+slots=(?P<slots>\d+)")
+_LINE = re.compile(r"(?P<host>\S+)\s+slots=(?P<slots>[0-9]+)")
 _RANGES = re.compile(r"[A-Za-z0-9_.,\[\]-]+")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 MAX_NAME = 253
 """Characters of the longest name that DNS has."""
+MAX_SLOTS, MAX_RANKS = 1024, 1 << 17
+"""Of a host; of all hosts."""
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -25,7 +28,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
     DeepSpeed itself trains on the local machine when the file is missing, and prints a traceback when it is malformed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_small(path)
     except FileNotFoundError:
         raise InputError(f"hostfile {path}: no such file; deepspeed would silently train on this machine alone") from None
     except (UnicodeDecodeError, IsADirectoryError):
@@ -36,16 +39,20 @@ def read_hostfile(path: Path) -> dict[str, int]:
         if not content:
             continue
         found = _LINE.fullmatch(content)
-        if not found or int(found["slots"]) == 0:
+        slots = int(found["slots"][:9]) if found else 0
+        if not found or not 1 <= slots <= MAX_SLOTS:
+            most = f" and at most {MAX_SLOTS:,} slots" if slots else ""
             raise InputError(
-                f"hostfile {path}, line {number}: {content!r}; expected `name slots=N`, e.g. `worker-1 slots=8`"
+                f"hostfile {path}, line {number}: {content[:80]!r}; expected `name slots=N`{most}, e.g. `worker-1 slots=8`"
             )
         check_host_name(found["host"], f"hostfile {path}, line {number}")
         if found["host"] in hosts:
             raise InputError(f"hostfile {path}, line {number}: {found['host']} is listed twice; give each host one line")
-        hosts[found["host"]] = int(found["slots"])
+        hosts[found["host"]] = slots
     if not hosts:
         raise InputError(f"hostfile {path}: names no host; expected lines like `worker-1 slots=8`")
+    if sum(hosts.values()) > MAX_RANKS:
+        raise InputError(f"hostfile {path}: {sum(hosts.values()):,} slots in all, expected at most {MAX_RANKS:,}")
     return hosts
 
 

@@ -6,14 +6,19 @@ from typing import Any
 
 import yaml
 
-MOST_CHARACTERS = 1 << 24
+MOST_CHARACTERS = 1 << 21
 MOST_LEVELS = 50
-MOST_VALUES = 10**6
+MOST_VALUES = 10**5
 """With those that aliases stand for, each time that they do."""
 
 
+MOST_DIGITS = 100
+SHOWN = 80
+MERGE = "tag:yaml.org,2002:merge"
+
+
 class PlainLoader(yaml.SafeLoader):
-    """A SafeLoader that raises YAMLError at a text beyond the limits, before anything is made of it."""
+    """A SafeLoader that raises YAMLError at a key given twice, and beyond the limits before anything is made of the text."""
 
     def __init__(self, stream: str) -> None:
         if len(stream) > MOST_CHARACTERS:
@@ -31,6 +36,8 @@ class PlainLoader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"more than {MOST_LEVELS} levels", mark)
         node = super().compose_node(parent, index)
         self._level -= 1
+        if isinstance(node, yaml.MappingNode) and not is_alias:
+            _refuse_twice(node)
         if is_alias and id(node) not in self._sizes:
             raise yaml.composer.ComposerError(None, None, "an alias of what it stands in", mark)
         self._num_values += self._sizes[id(node)] if is_alias else 1
@@ -39,7 +46,26 @@ class PlainLoader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, f"more than {MOST_VALUES:,} values, aliases unfolded", mark)
         return node
 
+    def construct_yaml_int(self, node: Any) -> int:
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.constructor.ConstructorError(None, None, f"a number of {len(node.value):,} digits", node.start_mark)
+        return int(super().construct_yaml_int(node))
 
-def load_yaml(text: str, loader: type[PlainLoader] = PlainLoader) -> Any:
+
+def _refuse_twice(node: yaml.MappingNode) -> None:
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+            if (key.tag, key.value) in seen:
+                raise yaml.composer.ComposerError(
+                    None, None, f"the key `{key.value[:SHOWN]}` is given twice", key.start_mark
+                )
+            seen.add((key.tag, key.value))
+
+
+PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_int)
+
+
+def load_yaml(text: str) -> Any:
     """The content of a YAML text. Raises yaml.YAMLError, or ValueError for what looks like a date and is none."""
-    return yaml.load(text, loader)  # a SafeLoader
+    return yaml.load(text, PlainLoader)  # a SafeLoader

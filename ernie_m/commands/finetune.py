@@ -13,7 +13,6 @@ docs/fine_tuning.md tells which files each task takes and how it is scored.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Annotated, Any
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
+from ernie_m.base.files import read_json
 from ernie_m.base.ranges import Range
 from ernie_m.base.shipped import DS_CONFIGS
 
@@ -181,7 +181,7 @@ def deepspeed_config(zero_stage: int, precision: str) -> dict[str, Any]:
     The optimizer is ours, with a learning rate for each layer; one that DeepSpeed made would have a single one.
     """
     path = DS_CONFIGS / f"zero{zero_stage}_{precision}.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     del config["optimizer"]
     return dict(config)
 

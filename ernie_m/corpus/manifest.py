@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.files import read_json, sha256_of, write_json
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.columns import COLUMNS, ColumnTable, read_column_table, write_column_table
 from ernie_m.corpus.shard_table import SHARD_TABLE_FILE, ShardEntry, ShardList, read_table, write_table
@@ -134,7 +134,7 @@ class Manifest:
         if not path.is_file():
             raise InputError(f"{path}: missing, so this data folder is not finished; run `python -m data_prep build` again")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             if content.pop("format") != FORMAT_NAME:
                 raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
             version = content.pop("format_version")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of
+from ernie_m.base.files import read_json, sha256_of
 
 TOKENIZER_FILE = "sentencepiece.bpe.model"  # the name XLM-R and `transformers` use, whatever the algorithm
 TOKENIZER_JSON = "tokenizer.json"
@@ -87,7 +87,7 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"tokenizer {path}: not valid JSON ({error}); fetch it again") from None
     if not isinstance(content, dict):

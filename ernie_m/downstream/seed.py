@@ -21,7 +21,7 @@ from typing import Any
 from transformers import set_seed
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import remove, write_json, written_atomically
+from ernie_m.base.files import read_json, remove, write_json, written_atomically
 from ernie_m.downstream.submission import write_submission
 from ernie_m.downstream.task import Hyperparameters, Scored, Setup, Task
 from ernie_m.downstream.task_files import TaskData
@@ -85,7 +85,7 @@ def run_seed(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError):
         raise InputError(f"{path}: not the JSON that was written there; remove it, and this seed is trained again") from None
 
@@ -95,7 +95,7 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
     whole = []
     for path in folder.glob("checkpoint-*"):
         with contextlib.suppress(OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError):
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            state = read_json(path / "trainer_state.json")
             best = state["best_model_checkpoint"]
             if state["global_step"] == int(path.name.rpartition("-")[2]) and (best is None or Path(best).is_dir()):
                 whole.append((int(state["global_step"]), path))

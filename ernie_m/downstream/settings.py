@@ -14,7 +14,7 @@ from typing import Any
 
 from ernie_m.base.config import differing_keys
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.files import read_json, sha256_of, write_json
 from ernie_m.downstream.task_files import SourceFile
 from ernie_m.interop.encoder import OpenEncoder
 
@@ -73,7 +73,7 @@ def _is_empty_folder(path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError):
         found = None
     if not isinstance(found, dict):

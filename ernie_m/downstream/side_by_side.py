@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import written_atomically
+from ernie_m.base.files import read_json, written_atomically
 from ernie_m.base.table import table
 from ernie_m.downstream.report import SOURCE_LANGUAGE, Spread, mark_paper
 from ernie_m.downstream.settings import RESULTS_FILE, SETTINGS_FILE
@@ -49,7 +49,7 @@ def read_column(path: Path) -> Column:
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected the {RESULTS_FILE} of `finetune`, or its folder")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         title = Path(content["encoder"]).name
         task, setting, languages = content["task"], content["setting"], content["languages"]
         if setting == ZERO_SHOT:
@@ -68,7 +68,7 @@ def read_column(path: Path) -> Column:
 def _test_files(settings: Path) -> str:
     """What tells the test files: their hashes, without the places where they lie."""
     try:
-        data: Any = json.loads(settings.read_text(encoding="utf-8"))["data"]
+        data: Any = read_json(settings)["data"]
         files = data.get("test", data)
         return json.dumps(sorted(of["sha256"] for of in files.values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):

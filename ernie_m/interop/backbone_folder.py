@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import folder_written_atomically, remove, sha256_of, write_json
+from ernie_m.base.files import folder_written_atomically, read_json, remove, sha256_of, write_json
 from ernie_m.interop.encoder import Loaded, OpenEncoder, open_encoder
 from ernie_m.interop.opening import configuration_of, filled, skeleton_of
 from ernie_m.interop.weight_files import (
@@ -154,7 +153,7 @@ def open_kept(folder: Path) -> KeptBackbone:
     """What a run keeps of its encoder; raises InputError when it is not there, or is not what was written."""
     path = folder / SOURCE_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         name, has_head, sha256, kept = (content[key] for key in ("name", "has_head", "sha256", "kept"))
         if strange := [file for file in kept if Path(file).is_absolute() or ".." in Path(file).parts]:
             raise InputError(f"{path}: names {strange[0][:80]!r}, which lies elsewhere; restore it")

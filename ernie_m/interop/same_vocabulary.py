@@ -7,11 +7,11 @@ none of them is there, tokenizer.json.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ernie_m.base.console import InputError
+from ernie_m.base.files import read_json
 from ernie_m.base.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
@@ -77,7 +77,7 @@ def _pieces_of_dictionary(path: Path) -> list[str]:
 
 def _pieces_of_json(path: Path) -> list[str]:
     try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+        vocabulary = read_json(path)["model"]["vocab"]
         return [str(piece) for piece, _ in vocabulary[FIRST_PIECE_ID:-1]]
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: not a unigram tokenizer of the `tokenizers` library; XLM-R's is one") from None

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from ernie_m.base.console import InputError, Progress
+from ernie_m.base.files import read_json
 from ernie_m.base.run_files import START_FILE
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.architecture import Architecture, Device, Started, StepZero
@@ -134,7 +134,7 @@ def step_zero_again(run: Path, configuration: Mapping[str, Any], data: Path) -> 
     target = Target.of(architecture.config, data, manifest)
     starts = starts_of(configuration)
     zero = step_zero(architecture, configuration["seed"], starts, target, Voters(0, 1), attention="sdpa")
-    before = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else {}
+    before = read_json(recorded) if recorded.is_file() else {}
     for now, then in zip((zero.started, *zero.sides.values()), (before, *map(before.get, zero.sides)), strict=True):
         if now and then and then["sha256"] != now.sha256:
             raise InputError(f"{now.path}: other bytes than the run started from ({recorded})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast, XLMRobertaTokenizer
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.files import read_json, sha256_of, write_json
 from ernie_m.base.special_tokens import BOS, EOS, MASK, PAD, UNK, Specials
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.bpe_json import bpe_json
@@ -59,6 +58,6 @@ def write_tokenizer(vocabulary: AnyVocabulary, to: Path, longest: int) -> None:
 def _change_config(folder: Path, changes: dict[str, str]) -> None:
     """For releases of transformers before 5."""
     path = folder / TOKENIZER_CONFIG
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     content.pop("extra_special_tokens", None)  # <s> and </s> once more, as a list, where transformers 4 wants a mapping
     write_json(path, content | changes)

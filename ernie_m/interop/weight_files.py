@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of
+from ernie_m.base.files import read_json, sha256_of
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 CONFIG_FILE = "config.json"
@@ -105,7 +105,7 @@ def module_folders(folder: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        named = [str(module["path"]) for module in json.loads(path.read_text(encoding="utf-8"))]
+        named = [str(module["path"]) for module in read_json(path)]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a list of modules ({type(error).__name__}: {error}); fetch it again") from None
     for name in named:
@@ -127,7 +127,7 @@ def read_config(folder: Path, name: str = CONFIG_FILE) -> dict[str, Any]:
     """The content of config.json, or of another JSON file. Raises InputError when it is missing or broken."""
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{folder}: no {name}; expected a Hugging Face folder or a run folder of ours") from None
     except OSError as error:
@@ -222,7 +222,7 @@ def _reason(error: Exception) -> str:
 def _weight_map(path: Path) -> dict[str, str]:
     """Tensor -> file, from the index of weights that lie in several files."""
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = read_json(path)["weight_map"]
         if not weight_map or not all(Path(file).name == file for file in weight_map.values()):
             raise ValueError("its weight_map names no files beside it")
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_m.base import devices
 from ernie_m.base.console import InputError
+from ernie_m.base.files import read_json
 from ernie_m.models import flops
 from ernie_m.planning import memory, speed, step
 from ernie_m.rows.objectives import OBJECTIVES, TOKEN
@@ -92,7 +92,7 @@ def bucket_elements(ds_configs: Path) -> dict[tuple[int, str], int]:
         for precision in PRECISION_BYTES:
             path = ds_configs / f"zero{stage}_{precision}.json"
             if path.is_file():
-                content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                content: dict[str, Any] = read_json(path)
                 size = content.get("zero_optimization", {}).get("reduce_bucket_size")
                 if size is not None:
                     found[stage, precision] = int(float(size))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of
+from ernie_m.base.files import read_json, sha256_of
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
 from ernie_m.runs.best_checkpoint import BEST, best_step
 
@@ -75,7 +75,7 @@ def read_manifest(folder: Path) -> Checkpoint:
     try:
         if path.stat().st_size > MOST_MANIFEST_BYTES:
             raise InputError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MOST_MANIFEST_BYTES:,}")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] != FORMAT_NAME:
             raise InputError(f"{path}: not a manifest of {FORMAT_NAME}")
         if content.pop("sha256") != _digest(content):

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import fsync_path, remove, write_json, written_atomically
+from ernie_m.base.files import fsync_path, read_json, remove, write_json, written_atomically
 from ernie_m.runs.checkpoint import (
     LATEST_FILE,
     MANIFEST_FILE,
@@ -132,7 +131,7 @@ class Committer:
         files: dict[str, Any] = {}
         for rank in range(self.voters.world_size):
             part = aside / f".hashes-{rank:05d}.json"
-            files.update(json.loads(part.read_text(encoding="utf-8")))
+            files.update(read_json(part))
             part.unlink()
         content = {"step": step, "world_size": self.voters.world_size, "files": files}
         write_manifest(aside / MANIFEST_FILE, {**content, "state": {**state, "identity": self.identity}}, write_json)

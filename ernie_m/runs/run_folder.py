@@ -18,6 +18,7 @@ from ernie_m.base.files import (
     check_removable,
     exclusive,
     is_left_over,
+    read_json,
     remove,
     remove_left_overs,
     require_writable,
@@ -148,7 +149,7 @@ class RunFolder:
         """What `complete` stored; raises InputError for a file with other content."""
         path = self.path / COMPLETE_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
             return {"steps": int(content["steps"]), **content}
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import write_json
+from ernie_m.base.files import read_json, write_json
 from ernie_m.base.run_files import SKIPPED_STEPS_FILE
 
 
@@ -52,7 +52,7 @@ class SkipSteps:
         """What the run in this folder remembers; nothing when it never skipped. Raises InputError for a broken file."""
         path = run / SKIPPED_STEPS_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))["skipped"]
+            content = read_json(path)["skipped"]
             return SkipSteps.parse(",".join(content))
         except FileNotFoundError:
             return SkipSteps()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ernie_m.base.config import Section, section
 from ernie_m.base.console import Choice, InputError
+from ernie_m.base.files import read_json
 from ernie_m.base.host_memory import keep_freed_memory
 from ernie_m.base.ranges import Range
 from ernie_m.base.rank_facts import rank_facts
@@ -259,7 +260,7 @@ class Engine:
 
 def _read_ds_config(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; engine.zero_stage and engine.precision must name a file there") from None
     except json.JSONDecodeError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import write_json
+from ernie_m.base.files import read_json, write_json
 from ernie_m.base.run_files import TENSORBOARD_FOLDER, WANDB_FILE
 
 KINDS = ("tensorboard", "wandb")
@@ -108,7 +108,7 @@ def _stored_run(run_folder: Path) -> dict[str, str]:
     """Id and project of this run at W&B, chosen at its first start."""
     path = run_folder / WANDB_FILE
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         return {"id": str(stored["id"]), "project": str(stored["project"])}
     except FileNotFoundError:
         stored = {"id": secrets.token_hex(8), "project": os.environ.get("WANDB_PROJECT", "ernie-m")}

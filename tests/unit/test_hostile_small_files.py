@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from data_prep.catalog import read_catalog
 from ernie_m.aligning.choices import _pooling_of
 from ernie_m.base.config import read_recipe, read_yaml
 from ernie_m.base.console import InputError, fail, printable
-from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.files import read_json, read_small, sha256_of, write_json
+from ernie_m.base.hostfile import read_hostfile
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.backbone_folder import SOURCE_FILE, open_kept
 from ernie_m.interop.weight_files import WeightFiles
@@ -27,12 +29,15 @@ MERGES = "".join(
     f"m{i}: &m{i} {{'<<': [{', '.join([f'*m{i - 1}'] * 10)}]}}\n" if i else "m0: &m0 {k: v}\n" for i in range(30)
 )
 YAMLS = {
-    "aliases": (LAUGHS, "more than 1,000,000 values"),
-    "merges": (MERGES, "more than 1,000,000 values"),
+    "aliases": (LAUGHS, "more than 100,000 values"),
+    "merges": (MERGES, "more than 100,000 values"),
     "itself": ("a: &a [*a]\n", "an alias of what it stands in"),
     "brackets": ("a: " + "[" * 100_000, "more than 50 levels"),
     "levels": ("".join(" " * i + "a:\n" for i in range(2000)), "more than 50 levels"),
-    "digits": ("a: " + "9" * 10_000, "not valid YAML|not a YAML file"),
+    "digits": ("a: " + "9" * 10_000, "a number of 10,000 digits"),
+    "sixtieths": ("a: " + ":".join(["59"] * 1000), "a number of 2,999 digits"),
+    "keys": ("a: {" + "b: 1, " * 2 + "}", "the key `b` is given twice"),
+    "text": ("# " + "x" * (1 << 21), "characters, expected at most 2,097,152"),
 }
 
 
@@ -47,9 +52,28 @@ def test_yaml_without_end_is_one_line(tmp_path: Path, what: str) -> None:
         assert "\n" not in str(error.value)
 
 
+def test_what_has_no_end_is_no_small_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "long").write_bytes(b"[" * 11)
+    for path, message in ((tmp_path / "pipe", "a pipe or device"), (Path("/dev/zero"), "a pipe or device")):
+        for read in (read_small, read_json, read_yaml, read_hostfile):
+            with pytest.raises(InputError, match=message):
+                read(path)
+    with pytest.raises(InputError, match=r"long: more than 10 bytes, which no such file needs"):
+        read_json(tmp_path / "long", most=10)
+
+
+def test_what_the_shell_made_is_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"a: 1\n")
+    os.close(writing)
+    assert read_yaml(Path(f"/dev/fd/{reading}")) == {"a": 1}
+    os.close(reading)
+
+
 def test_ordinary_aliases_are_unfolded(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: [*a, *a]\nc: {<<: *a, y: 2}\n")
-    assert read_yaml(tmp_path / "a.yaml") == {"a": {"x": 1}, "b": [{"x": 1}] * 2, "c": {"x": 1, "y": 2}}
+    (tmp_path / "a.yaml").write_text("a: &a {x: 1}\nb: [*a, *a]\nc: {<<: *a, y: 2}\nd: {<<: *a, x: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"x": 1}, "b": [{"x": 1}] * 2, "c": {"x": 1, "y": 2}, "d": {"x": 3}}
 
 
 @pytest.mark.parametrize("base", ["../../etc/passwd", "/etc/passwd", "..", "[a, b]", "3", "a/b"])

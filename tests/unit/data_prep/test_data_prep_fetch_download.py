@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import lzma
@@ -354,3 +355,42 @@ def test_a_mirror_takes_the_place_of_scheme_and_host() -> None:
     for wrong in ("other", "file:///etc", "https://", "https://a b", "http://h/?q"):
         with pytest.raises(InputError, match="expected an address such as"):
             mirrored(url, wrong)
+
+
+def answering(*pieces: bytes) -> str:
+    """The address of a server that says this to those who ask, whatever they ask."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.settimeout(5)
+
+    def serve() -> None:
+        with listening, contextlib.suppress(TimeoutError):
+            while True:
+                connection, _ = listening.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(1 << 16)
+                    connection.sendall(b"".join(pieces))
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/a.txt"
+
+
+OK, NOTHING = b"HTTP/1.1 200 OK\r\n", b"Content-Length: 0\r\n\r\n"
+STRANGE_ANSWERS = {
+    "no address": (b"HTTP/1.1 302 Found\r\nLocation: http://[::1\r\n" + NOTHING, "an address that is none"),
+    "round and round": (b"HTTP/1.1 302 Found\r\nLocation: /a.txt\r\n" + NOTHING, "infinite loop"),
+    "packed": (OK + b"Content-Encoding: gzip\r\n" + NOTHING, r"packed the file by itself \(gzip\)"),
+    "a length of many digits": (
+        b"HTTP/1.1 206 Some\r\nContent-Range: bytes 0-9/" + b"9" * 5000 + b"\r\n" + NOTHING,
+        "does not tell its length",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE_ANSWERS)
+def test_a_strange_answer_is_one_line(path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    answer, message = STRANGE_ANSWERS[what]
+    with pytest.raises((InputError, GaveUpError), match=message) as refusal:
+        download(answering(answer), path.with_suffix(".txt"), retry_policy=QUICK)
+    assert "\n" not in str(refusal.value)
+    assert not path.with_suffix(".txt").exists()
