@@ -25,7 +25,7 @@ from ernie_m.base.plain_yaml import load_yaml
 DEFAULT_HELD_OUT = 0.005  # of pairs
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
 DEFAULT_MAX_CHARACTERS = 20_000
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")

@@ -10,6 +10,7 @@ from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 
 MOST_CHARACTERS = 10**9  # offsets in Arrow's texts are 32 bits
+SHOWN = 200  # characters of a wrong value
 
 
 def refuse_unknown(entry: dict[Any, Any], allowed: list[str], where: str) -> None:
@@ -70,4 +71,5 @@ def limits(entry: dict[str, Any], where: str) -> Limits:
 
 def shown(value: Any) -> str:
     """A value, for a message."""
-    return "missing" if value is None else repr(value)
+    text = "missing" if value is None else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

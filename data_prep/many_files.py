@@ -61,7 +61,9 @@ def _matching(pattern: str, catalog: Path, entry: dict[str, Any]) -> list[str]:
     file = _file(pattern, catalog)
     if file.exists() or not any(mark in pattern for mark in MARKS):
         return [pattern]
-    found = sorted(glob.glob(str(file), recursive=True))
+    if "**" in pattern:
+        raise InputError(f"{catalog}: {entry.get('name')}: {pattern}: ** would walk through all folders; give a * a folder")
+    found = sorted(glob.glob(str(file)))
     if not found:
         raise InputError(f"{catalog}: {entry.get('name')}: no file matches {pattern} (relative to the catalog's folder)")
     return found

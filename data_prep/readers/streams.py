@@ -109,6 +109,8 @@ DECOMPRESSORS: dict[str, tuple[str, Callable[[Limits], Decompressor]]] = {
 
 def require_content(path: Path) -> None:
     """Raise InputError when the file is missing or empty."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: a folder, pipe or device; expected a file")
     if not path.is_file():
         raise InputError(f"{path}: no such file; correct the path in the catalog (it is relative to the catalog's folder)")
     if path.stat().st_size == 0:

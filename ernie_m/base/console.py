@@ -28,6 +28,10 @@ _NOT_PRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e
 """Control characters but for tab and newline, marks that turn the direction of writing, halves of characters."""
 
 
+MOST_TOLD = 8000
+"""Characters of an error: what a stranger's file says in it may be long."""
+
+
 def printable(text: str) -> str:
     """The text, with an escape for each character that would move the cursor, colour the terminal or turn a line around."""
     return _NOT_PRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
@@ -42,7 +46,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str, only_here: bool = False) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(message if len(message) <= MOST_TOLD else f"{message[:MOST_TOLD]} ..."))
         self.only_here = only_here
 
 

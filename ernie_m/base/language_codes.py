@@ -38,7 +38,7 @@ def canonical(code: str) -> str:
     """The one spelling of a code; raises InputError for a text that is no code."""
     found = _canonical(code)
     if found is None:
-        raise InputError(f"language {code!r}: expected a BCP 47 code such as en, zh-Hans or sr-Latn")
+        raise InputError(f"language {code[:80]!r}: expected a BCP 47 code such as en, zh-Hans or sr-Latn")
     return found
 
 

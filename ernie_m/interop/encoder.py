@@ -24,6 +24,8 @@ from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
 from ernie_m.interop.opening import (
     check_foreign_code,
     check_kind,
+    check_parameters,
+    check_sizes,
     configuration_of,
     filled,
     longest_input,
@@ -125,6 +127,7 @@ class OpenEncoder:
 
     def untrained(self) -> PreTrainedModel:
         """The same shape with weights drawn from seed 0: a baseline that only finds equal names, digits and punctuation."""
+        self.skeleton(AutoModel)  # refuses a configuration that does not fit the weights
         with torch.random.fork_rng():
             torch.manual_seed(0)
             config = copy.deepcopy(self.config)
@@ -139,7 +142,9 @@ class OpenEncoder:
         if classes:
             config.id2label = dict(enumerate(classes))
             config.label2id = {name: number for number, name in enumerate(classes)}
-        return skeleton_of(auto_class, config, self.name, self.trust_remote_code)
+        skeleton = skeleton_of(auto_class, config, self.name, self.trust_remote_code)
+        check_parameters(self.name, skeleton, WeightFiles(self.folder).shapes)
+        return skeleton
 
     def _tensors(self) -> dict[str, Tensor]:
         """All tensors of the files, under the names that the model's class has for them."""
@@ -185,6 +190,7 @@ def open_encoder(name: str | Path, trust_remote_code: bool | None = False) -> Op
         raise InputError(f"{name}: no config.json there; expected a Hugging Face folder, {way_out}")
     content = read_config(folder)
     check_foreign_code(str(name), folder, content, trust_remote_code)
+    check_sizes(str(name), content)
     is_allowed = bool(trust_remote_code)
     config, choices = configuration_of(str(name), folder, content, is_allowed)
     check_kind(f"{name}/{CONFIG_FILE}", config, is_known="auto_map" not in content)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ KERNELS = tuple(f"{start}{kind}_implementation" for kind in ("attn", "experts") 
 SIDES = ("padding_side", "truncation_side")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
+MOST_OF = {"layer": 1000, "expert": 10_000, "label": 10**6}
+"""What a key of the configuration holds that counts such."""
+FREE_PARAMETERS = 10**8  # heads and poolers that are new
 ADAPTER = "adapter_config.json"
 OF_ITS_CLASS = ("model_type", "type_vocab_size", "architectures", "dtype", "transformers_version")
 
@@ -68,6 +72,27 @@ def check_foreign_code(name: str, folder: Path, content: dict[str, Any], trust_r
         raise InputError(f"{name}: an adapter ({ADAPTER}), not an encoder; merge it into its encoder first")
     if "quantization_config" in content:
         raise InputError(f"{name}: quantised weights (quantization_config); expected whole ones")
+
+
+def check_sizes(name: str, content: dict[str, Any]) -> None:
+    """Raise InputError for a configuration with so many layers, experts or classes that making their list would not end."""
+    for key, value in content.items():
+        most = next((most for part, most in MOST_OF.items() if part in key), None)
+        if most is not None and isinstance(value, int) and abs(value) > most:
+            raise InputError(f"{name}: {CONFIG_FILE} says {key} {_shown(value)}; expected at most {most:,}")
+
+
+def _shown(value: int) -> str:
+    return f"{value:,}" if abs(value) < 1 << 64 else "beyond 2^64"
+
+
+def check_parameters(name: str, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise InputError for a model far larger than its weights: what they lack would be drawn, in as much memory."""
+    described, stored = sum(weight.numel() for weight in model.parameters()), sum(map(math.prod, shapes.values()))
+    if described > 2 * stored + FREE_PARAMETERS:
+        raise InputError(
+            f"{name}: {CONFIG_FILE} describes {described:,} parameters, its weights have {stored:,}; take a whole folder"
+        )
 
 
 def configuration_of(name: str, folder: Path, content: dict[str, Any], trust_remote_code: bool) -> tuple[Any, list[Choice]]:

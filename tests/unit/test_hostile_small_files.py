@@ -19,6 +19,8 @@ from ernie_m.base.files import read_json, read_small, sha256_of, write_json
 from ernie_m.base.hostfile import read_hostfile
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.backbone_folder import SOURCE_FILE, open_kept
+from ernie_m.interop.encoder import open_encoder
+from ernie_m.interop.opening import check_parameters
 from ernie_m.interop.weight_files import WeightFiles
 from ernie_m.runs.checkpoint import _digest, rank_file, verify
 from ernie_m.runs.fragments import FragmentReader
@@ -202,7 +204,26 @@ def test_weights_that_are_a_program_are_refused_and_not_run(tmp_path: Path) -> N
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layers", "num_local_experts", "num_labels"])
+def test_a_configuration_counts_nothing_without_end(tmp_path: Path, key: str) -> None:
+    for number in (10**7, 10**400, -(10**9)):
+        (tmp_path / "config.json").write_text(f'{{"model_type": "xlm-roberta", "{key}": {number}}}')
+        with pytest.raises(InputError, match=rf"config\.json says {key} .*expected at most"):
+            open_encoder(tmp_path)
+
+
+def test_a_model_far_larger_than_its_weights_is_not_made() -> None:
+    model = torch.nn.Embedding(10**7, 1024, device="meta")
+    with pytest.raises(InputError, match=r"m: config\.json describes 10,240,000,000 parameters, its weights have 20;"):
+        check_parameters("m", model, {"weight": (10, 2)})
+    check_parameters("m", model, {"weight": (10**7, 1024)})
+
+
 # -- the terminal ------------------------------------------------------------------------------------------------------
+
+
+def test_what_strangers_say_is_not_long() -> None:
+    assert len(str(InputError("x" * 10**6))) < 10_000
 
 
 def test_what_strangers_say_is_printable(capsys: pytest.CaptureFixture[str]) -> None:
