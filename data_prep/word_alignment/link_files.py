@@ -19,7 +19,7 @@ from ernie_m.base.files import written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusEntry, Shard
 from ernie_m.corpus.ragged import Ragged
-from ernie_m.corpus.word_links import check_range, parsed_links
+from ernie_m.corpus.word_links import check_range, lines_of, parsed_links
 from ernie_m.corpus.words import begins_word, word_numbers
 
 WORDS, TOKENS = "words", "tokens"
@@ -47,7 +47,7 @@ def located(path: Path, corpus: CorpusEntry) -> list[Place]:
     line, wanted = 0, set(np.cumsum([0, *rows]).tolist())
     with open(path, "rb") as file:
         offset = 0
-        for content in file:
+        for content in lines_of(file, path):
             if not line:
                 _as_text(content, f"{path}:1")
             if line in wanted:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ernie_m.base.console import InputError
 
@@ -23,9 +24,12 @@ Link = tuple[int, int]
 AUTO, PHARAOH, TEXT, WPT = "auto", "pharaoh", "text", "wpt"
 FORMS = (AUTO, PHARAOH, TEXT, WPT)
 FIRST_INDEX = {PHARAOH: 0, TEXT: 0, WPT: 1}
-_LINK = re.compile(r"(\d+)([-pP?])(\d+)(?::\S+)?")
-_WPT = re.compile(r"\s*(\d+)\s+(\d+)\s+(\d+)(?:\s+([SP]))?(?:\s+[-+.eE\d]+)?\s*")
+_LINK = re.compile(r"([0-9]{1,9})([-pP?])([0-9]{1,9})(?::\S+)?")
+_WPT = re.compile(r"\s*([0-9]{1,9})\s+([0-9]{1,9})\s+([0-9]{1,9})(?:\s+([SP]))?(?:\s+[-+.eE\d]+)?\s*")
 SHOWN = 60  # characters of a line in a message
+MOST_PAIRS = 10**6
+"""Of a gold file that numbers them."""
+MOST_OF_LINE = 1 << 20
 ENOUGH_PAIRS = 10
 """Pairs with links by which a file that counts from 1 is recognised."""
 
@@ -62,11 +66,19 @@ def read_lines(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected word links, a line a pair")
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(lines_of(file, path), 1):
             try:
                 yield line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
             except UnicodeDecodeError:
                 raise InputError(f"{path}:{number}: not UTF-8; convert the file") from None
+
+
+def lines_of(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends. Raises InputError for one that is too long."""
+    for number, line in enumerate(iter(lambda: file.readline(MOST_OF_LINE + 1), b""), 1):
+        if len(line) > MOST_OF_LINE:
+            raise InputError(f"{path}:{number}: a line of more than {MOST_OF_LINE:,} bytes, expected word links of one pair")
+        yield line
 
 
 def parsed_links(text: str, where: str, first_index: int = 0) -> list[tuple[int, int, bool]]:
@@ -155,6 +167,8 @@ def _read_wpt(path: Path, lines: Sequence[str], first_index: int) -> list[GoldPa
         if match is None:
             raise InputError(f"{path}:{number}: {line[:SHOWN]!r}, expected: pair source target [S|P]")
         pair, i, j = (int(match[k]) for k in (1, 2, 3))
+        if pair > MOST_PAIRS:
+            raise InputError(f"{path}:{number}: pair {pair:,}, expected at most {MOST_PAIRS:,}")
         if min(i, j) < first_index or pair < 1:
             if pair < 1 or min(i, j) < 0:
                 raise InputError(f"{path}:{number}: {line[:SHOWN]!r}, expected pairs from 1 and words from {first_index}")

@@ -92,14 +92,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole JSON lines of a file; a torn last line (the process was killed in it) is left out."""
+    """All whole JSON lines of a file that have a step."""
+    return [line for line in json_lines(path) if isinstance(line.get("step"), int | float)]
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole JSON lines of a file; a torn one (the process was killed in it), or of something else, is left out."""
     lines = []
-    for text in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
         try:
             lines.append(json.loads(text))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
 
 
 @dataclass

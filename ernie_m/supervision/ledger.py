@@ -13,6 +13,7 @@ from typing import Any
 from ernie_m.base.console import duration
 from ernie_m.base.files import open_kept
 from ernie_m.base.run_files import LEDGER_FILE
+from ernie_m.runs.metrics import json_lines
 from ernie_m.supervision.policy import Outcome
 from ernie_m.supervision.run_state import is_started
 
@@ -57,13 +58,7 @@ class Ledger:
 
 def read_ledger(run: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's ledger; none if there is no ledger."""
-    path, lines = run / LEDGER_FILE, []
-    for text in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return [line for line in lines if isinstance(line, dict)]
+    return json_lines(run / LEDGER_FILE)
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,14 @@ from ernie_m.base.console import InputError, fail, printable
 from ernie_m.base.files import read_json, read_small, sha256_of, write_json
 from ernie_m.base.hostfile import read_hostfile
 from ernie_m.corpus.manifest import Manifest
+from ernie_m.corpus.word_links import read_gold
 from ernie_m.interop.backbone_folder import SOURCE_FILE, open_kept
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.opening import check_parameters
 from ernie_m.interop.weight_files import WeightFiles
 from ernie_m.runs.checkpoint import _digest, rank_file, verify
 from ernie_m.runs.fragments import FragmentReader
+from ernie_m.runs.metrics import read_metrics
 from ernie_m.training.checkpoint_probe import read_probe
 
 LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10) if i else 'ha'}]\n" for i in range(30))
@@ -237,3 +239,29 @@ def test_what_strangers_say_is_printable(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         fail("name\x1b]0;title\x07")
     assert capsys.readouterr().err == "error: name\\x1b]0;title\\x07\n"
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_of_anything_gives_the_lines_that_are_its_own(tmp_path: Path) -> None:
+    good = b'{"step": 1, "loss": 2.0}\n'
+    strange = [b"[" * 100_000, b"9" * 5000, b"[1]", b"3", b'"step"', b'{"step": "x"}', b"\xff\xfe", b'{"step": 2, "lo']
+    (tmp_path / "metrics.jsonl").write_bytes(good + b"\n".join(strange) + b"\n" + good)
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}] * 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("0-1000000000\n", "is no link"),
+        (f"0-{'9' * 5000}\n", "is no link"),
+        ("\u0660-\u0661\n", "is no link"),
+        ("999999999 1 1\n", "pair 999,999,999, expected at most 1,000,000"),
+        ("0-0 " * (1 << 19), "a line of more than 1,048,576 bytes"),
+    ],
+)
+def test_links_beyond_all_sentences_are_one_line(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_gold(tmp_path / "a")
