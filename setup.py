@@ -37,7 +37,7 @@ setup(
         "matplotlib>=3.8",
     ],
     extras_require={
-        "align": ["numba>=0.61"],  # the word aligner, three times as fast; without it numpy does the same
+        "align": ["numba>=0.61"],  # the word aligner in less memory; without it numpy does the same
         "demo": ["babel>=2.14"],
         "filters": ["pycld2>=0.42,<1"],  # which language a line is in
         "finetune": ["accelerate>=1.2", "seqeval>=1.2.2"],

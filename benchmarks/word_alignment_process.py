@@ -22,19 +22,24 @@ from data_prep.word_alignment.symmetrization import SYMMETRIZATIONS
 from ernie_m.corpus.ragged import EncodedTexts
 
 
+def read(text: str) -> list[EncodedTexts]:
+    """Both sides."""
+    content = np.load(text)
+    return [EncodedTexts(content[side], content[f"{side}_offsets"]) for side in ("source", "target")]
+
+
 def main(text: str, name: str, to: str, *which: str) -> None:
     """See above."""
     small = EncodedTexts(np.array([1, 2, 2], np.int32), np.array([0, 2, 3]))
     tried = train(SortedPairs.of(small, small), 3, Settings(), engine(name))  # what numba compiles comes first
     links_of(tried, small, small, SYMMETRIZATIONS[1], engine(name))
-    content = np.load(text)
-    both = [EncodedTexts(content[side], content[f"{side}_offsets"]) for side in ("source", "target")]
     started = time.perf_counter()
-    vocab_size = 1 + int(max(side.values.max() for side in both))
-    model = train(SortedPairs.of(*both), vocab_size, Settings(), engine(name))
-    found = [links_of(model, *both, SYMMETRIZATIONS[0], engine(name))]
+    pairs = SortedPairs.of(*read(text))  # each reads the text for itself, as in `align`: training's copy is a sorted one
+    model = train(pairs, 1 + int(max(side.values.max() for side in (pairs.source, pairs.target))), Settings(), engine(name))
+    del pairs
+    found = [links_of(model, *read(text), SYMMETRIZATIONS[0], engine(name))]
     seconds = time.perf_counter() - started
-    found += [links_of(model, *both, method, engine(name)) for method in SYMMETRIZATIONS[1:] if which]
+    found += [links_of(model, *read(text), method, engine(name)) for method in SYMMETRIZATIONS[1:] if which]
     arrays = {f"{key}_{number}": getattr(links, key) for number, links in enumerate(found) for key in links._fields}
     np.savez(to, seconds=seconds, types=len(model.types.targets), **arrays)
 

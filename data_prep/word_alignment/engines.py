@@ -33,7 +33,7 @@ def chosen(name: str) -> Choice:
     if name == NUMBA and not is_there:
         raise InputError("--engine numba: not installed; pip install 'ernie-m[align]', or leave the option out")
     if name == AUTO:
-        why = "installed" if is_there else "numba is not installed; with it some three times as fast: pip install numba"
+        why = "installed" if is_there else "numba is not installed; with it large texts take less memory: pip install numba"
         return Choice("aligner", NUMBA if is_there else NUMPY, why)
     return Choice("aligner", name, "--engine")
 
