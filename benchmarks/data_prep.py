@@ -325,7 +325,7 @@ def with_datatrove_filters(tokenizer: Path, catalog: Path) -> float:
 
     def is_english(text: str) -> bool:
         is_sure, _, found = pycld2.detect(text[:100], hintLanguage="en")
-        return len(text) < 25 or not is_sure or sum(share for _, code, share, _ in found if code == "en") >= 50
+        return len(text) < 30 or not is_sure or sum(share for _, code, share, _ in found if code == "en") >= 50
 
     def is_latin(text: str) -> bool:
         visible = [letter for letter in text if not letter.isspace()]

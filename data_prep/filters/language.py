@@ -16,8 +16,8 @@ from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical
 
 NAME, PACKAGE = "language", "pycld2"
-FEWEST_LETTERS = 25
-"""A shorter line is kept: CLD2 is wrong about three times as many of them."""
+FEWEST_LETTERS = 30
+"""A shorter line is kept: CLD2 is wrong about several times as many of them."""
 MOST_LETTERS = 100
 """The first letters of a line, by which it is judged."""
 RELATIVES = (
@@ -54,7 +54,7 @@ def _is_foreign(text: str, codes: tuple[str, ...], least_percent: float) -> bool
     except cld2.error:  # control characters and the like
         printable = "".join(letter if letter.isprintable() else " " for letter in part)
         is_sure, _, found = cld2.detect(printable, hintLanguage=codes[0])
-    if not is_sure:
+    if not is_sure or (found[0][1] in codes and found[0][2] >= least_percent):  # nearly all lines
         return False
     return sum(percent for _, code, percent, _ in found if code in codes) < least_percent
 
