@@ -29,7 +29,7 @@ def test_each_language_has_its_share_and_a_bad_one_its_alarm(tokenizer: Any, cap
     known = [Pair(sentence(1, i, "fr"), sentence(1, i, "fr"), "neutral") for i in range(20)]
     foreign = [Pair(AMHARIC, sentence(1, i, "fr"), "neutral") for i in range(20)]
     setup = Setup(tokenizer, Xnli().defaults("transfer", "base"), Xnli.classes, "transfer")
-    tell_unknown(Xnli(), TaskData(known, {}, {"fr": known, "am": foreign}, {"fr": 20}, {}), setup)
+    tell_unknown(Xnli(), TaskData(known, {}, {"fr": known, "am": foreign}, {}, {"fr": 20}, {}), setup)
     tell_unknown_texts({"test am": [AMHARIC], "test fr": [pair.first for pair in known]}, tokenizer)
     told = capsys.readouterr().out.splitlines()
     shares = [line for line in told if line.startswith("unknown pieces, ")]
