@@ -76,7 +76,7 @@ class Phrasebook:
             except KeyError as error:
                 raise InputError(
                     f"the CLDR data of this Babel lack {error} for {self.language} ({clause.kind} {clause.items}): "
-                    "expected those of Babel 2.18; pip install --upgrade babel"
+                    "expected those of Babel 2.17 or later; pip install --upgrade babel"
                 ) from error
             text = self.rendered[clause] = text.strip()
         return text
