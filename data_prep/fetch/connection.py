@@ -11,7 +11,10 @@ import errno
 import http.client
 import json
 import re
+import socket
+import ssl
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -56,7 +59,7 @@ class RetryPolicy:
     first_wait_seconds: float = 1.0
     """Before the second try; doubled for each further one, to at most a minute."""
     timeout_seconds: float = 60.0
-    """A silence longer than this is a dropped connection."""
+    """A silence longer than this is a dropped connection, and so are headers that take twice as long."""
     most_unknown_bytes: int = 16 << 30
     """An answer that does not tell its length is ended behind so many."""
 
@@ -81,7 +84,7 @@ def opened(
     """
     request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, **headers})
     try:
-        response = urllib.request.build_opener(_Redirects).open(request, timeout=retry_policy.timeout_seconds)
+        response = urllib.request.build_opener(_Redirects, _Plain, _TLS).open(request, timeout=retry_policy.timeout_seconds)
     except urllib.error.HTTPError as error:
         error.close()
         raise _refusal(url, error.code, _told(error.reason), hint) from None
@@ -131,10 +134,63 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+@contextlib.contextmanager
+def _cut_off(connection: socket.socket) -> Iterator[None]:
+    """End the connection, with DroppedError, if what is read of it takes more than twice its timeout.
+
+    The timeout itself begins again with each byte, and headers without end are many bytes.
+    """
+    seconds, is_cut = 2 * (connection.gettimeout() or RetryPolicy.timeout_seconds), threading.Event()
+
+    def cut() -> None:
+        is_cut.set()
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(connection, socket.SHUT_RDWR)  # TLS too is read in the other thread
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not is_cut.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if is_cut.is_set():
+        raise DroppedError(f"the server said nothing of the file in {seconds:g} s")
+
+
+class _Bounded(http.client.HTTPConnection):
+    """Waits for the head of an answer, whatever comes before it, for so long and no longer."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        connection = self.sock
+        with _cut_off(connection):
+            response = super().getresponse()
+        vars(response)["connection"] = connection
+        return response
+
+
+class _BoundedTLS(_Bounded, http.client.HTTPSConnection):
+    pass
+
+
+class _Plain(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Bounded, req)
+
+
+class _TLS(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_BoundedTLS, req, context=ssl.create_default_context())
+
+
 def read_piece(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
     """The next bytes, as soon as some are there; b"" at the end; raises DroppedError."""
     try:
-        return response.read1(most_bytes)
+        with _cut_off(vars(response)["connection"]):  # what stands between pieces may have no end
+            return response.read1(most_bytes)
     except (OSError, http.client.HTTPException) as error:
         raise DroppedError(_told(error)) from None
 

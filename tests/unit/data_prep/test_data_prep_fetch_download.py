@@ -10,6 +10,7 @@ import random
 import resource
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -357,8 +358,8 @@ def test_a_mirror_takes_the_place_of_scheme_and_host() -> None:
             mirrored(url, wrong)
 
 
-def answering(*pieces: bytes) -> str:
-    """The address of a server that says this to those who ask, whatever they ask."""
+def answering(*pieces: bytes, without_end: bytes = b"") -> str:
+    """The address of a server that says this to those who ask, whatever they ask, and then `without_end` again and again."""
     listening = socket.create_server(("127.0.0.1", 0))
     listening.settimeout(5)
 
@@ -369,6 +370,9 @@ def answering(*pieces: bytes) -> str:
                 with connection, contextlib.suppress(OSError):
                     connection.recv(1 << 16)
                     connection.sendall(b"".join(pieces))
+                    while without_end:
+                        connection.sendall(without_end)
+                        time.sleep(0.02)
 
     threading.Thread(target=serve, daemon=True).start()
     return f"http://127.0.0.1:{listening.getsockname()[1]}/a.txt"
@@ -393,4 +397,24 @@ def test_a_strange_answer_is_one_line(path: Path, what: str, monkeypatch: pytest
     with pytest.raises((InputError, GaveUpError), match=message) as refusal:
         download(answering(answer), path.with_suffix(".txt"), retry_policy=QUICK)
     assert "\n" not in str(refusal.value)
+    assert not path.with_suffix(".txt").exists()
+
+
+ENDLESS = {
+    "before the answer": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "in the headers": (OK, b"X"),
+    "in a size": (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+    "behind the file": (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+}
+
+
+@pytest.mark.parametrize("where", ENDLESS)
+def test_a_server_that_always_says_something_and_nothing_of_the_file_is_left(
+    path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    before, again = ENDLESS[where]
+    policy = RetryPolicy(tries=1, timeout_seconds=0.3)
+    with pytest.raises(GaveUpError, match=r"the server said nothing of the file in 0\.6 s"):
+        download(answering(before, without_end=again), path.with_suffix(".txt"), retry_policy=policy)
     assert not path.with_suffix(".txt").exists()
