@@ -12,7 +12,7 @@ MOST_VALUES = 10**5
 """With those that aliases stand for, each time that they do."""
 
 
-MOST_DIGITS = 100
+MOST_DIGITS = 1_000
 SHOWN = 80
 MERGE = "tag:yaml.org,2002:merge"
 

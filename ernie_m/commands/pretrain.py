@@ -46,8 +46,8 @@ def pretrain(
 
     Args:
         overrides: any key of the recipe as key.path=value, e.g. batch.micro_batch_rows=8 output.save_every=500
-        recipe: a name (demo, small, base, large; exp1 .. exp5, the paper's ablations; learning,
-            learning_mmlm, learning_tlm, learning_camlm, learning_btmlm, those of docs/results.md; xlm_clm, xlm_mlm,
+        recipe: a name (demo, small, base, base_15, large; exp1 .. exp5, the paper's ablations; learning,
+            learning_mmlm, learning_tlm, learning_camlm, learning_btmlm, those of docs/results.md; scratch; xlm_clm, xlm_mlm,
             xlm_mlm_tlm, xlm_mt, xlm_mt_bt, xlm_unsupervised; alignlm; align, align_text, align_sentences, those of
             `ernie-m align`) or a path to a YAML
             file; default: large

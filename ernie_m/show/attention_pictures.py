@@ -21,7 +21,7 @@ from ernie_m.models.pretraining import PretrainingModel, stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 from ernie_m.rows.dataloader import PretrainingData, to_device
-from ernie_m.rows.objectives import OBJECTIVES, Objective
+from ernie_m.rows.objectives import HEADS, OBJECTIVES, SENTENCE, Objective
 from ernie_m.rows.packing import pack
 from ernie_m.rows.schedule import RowAddress
 from ernie_m.runs.skip_steps import SkipSteps
@@ -31,6 +31,8 @@ LEGIBLE = 44
 """Positions whose tokens are written out."""
 INCH = 0.17
 """A position's side, large."""
+OF_ITS_OWN, ITS_TRANSLATION = "?", "its translation"
+"""What is asked for where it is no token of the text: one that the model writes (BTMLM's generation), and XLCO's sentence."""
 GROUP_COLORS = ("#1f4e9c", "#c77c11", "#4f9bd9", "#b5413b")
 DARK = "#606060"
 GROUP_WORDS = {
@@ -49,8 +51,8 @@ class View:
     title: str
     objective: Objective
     batch: PackedBatch[Tensor]
-    asked: Mapping[int, int | None]
-    """Position -> its label; None where the model writes a token of its own (BTMLM's generation)."""
+    asked: Mapping[int, int | str]
+    """Position -> the token that is asked for there, or, where no token is, what is."""
 
     @property
     def mask(self) -> np.ndarray:
@@ -90,13 +92,19 @@ def packed(data: PretrainingData, addresses: Sequence[RowAddress]) -> PackedBatc
 def views(data: PretrainingData, address: RowAddress, model: PretrainingModel) -> Iterator[View]:
     """A row as each forward of training sees it: one, or BTMLM's two, the second with what `model` wrote in the first."""
     objective, batch = OBJECTIVES[address.objective], packed(data, [address])
-    asked = dict(zip(batch.predicted_N.tolist(), batch.labels_N.tolist(), strict=True))
+    asked = _asked(batch)
     if batch.generation is None:
         yield View(objective.name, objective, batch, asked)
         return
-    written = dict.fromkeys(batch.generation.placeholders_K.tolist())
+    written = dict.fromkeys(batch.generation.placeholders_K.tolist(), OF_ITS_OWN)
     yield View(f"{objective.name}, stage 1: generation", objective, stage_1(batch, batch.generation), written)
     yield View(f"{objective.name}, stage 2: training", objective, fill_placeholders(model, batch), asked)
+
+
+def _asked(batch: PackedBatch[Tensor]) -> dict[int, int | str]:
+    heads = [head for head in HEADS for _ in range(batch.head_sizes.get(head, 0))]
+    found = zip(batch.predicted_N.tolist(), batch.labels_N.tolist(), heads, strict=True)
+    return {position: ITS_TRANSLATION if head == SENTENCE else label for position, label, head in found}
 
 
 def legible_part(view: View, limit: int = LEGIBLE) -> np.ndarray:
@@ -129,7 +137,7 @@ def labels(
         plain.append(text)
         if position in view.asked:
             target = view.asked[position]
-            text += " → " + (isolated(vocabulary.pieces([target])[0]) if target is not None else "?")
+            text += " → " + (target if isinstance(target, str) else isolated(vocabulary.pieces([target])[0]))
         asking.append(text)
     return plain, asking
 

@@ -25,6 +25,7 @@ from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import DATA_ORDER, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
+from ernie_m.rows.schedule import RowAddress
 from ernie_m.runs.metrics import mean_losses, read_metrics
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens
@@ -196,6 +197,15 @@ def test_labels_are_the_real_pieces_and_what_is_asked_for(at_second_stage: Opene
         attention_pictures.picture(view, positions, vocabulary, languages).partition("base64,")[2]
     ).decode()
     assert set(asking) <= {unescape(found) for found in re.findall(r">([^<>]+)</text>", source)}
+
+
+def test_where_a_sentence_is_asked_for_no_piece_is_shown(at_second_stage: OpenedRun) -> None:
+    (view,) = attention_pictures.views(at_second_stage.data, RowAddress("XLCO", 0), at_second_stage.after().model)
+    every = np.arange(view.batch.input_ids_BS.shape[1])
+    _, asking = attention_pictures.labels(view, every, at_second_stage.vocabulary, {})
+    asked = [label for position, label in zip(every.tolist(), asking, strict=True) if position in view.asked]
+    assert len(asked) > 1
+    assert all(label.endswith(" → its translation") for label in asked)
 
 
 def test_a_part_of_a_long_row_has_positions_of_every_group(at_second_stage: OpenedRun) -> None:
