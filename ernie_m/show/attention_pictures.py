@@ -32,7 +32,7 @@ LEGIBLE = 44
 INCH = 0.17
 """A position's side, large."""
 OF_ITS_OWN, ITS_TRANSLATION = "?", "its translation"
-"""What is asked for where it is no token of the text: one that the model writes (BTMLM's generation), and XLCO's sentence."""
+"""What is asked for where it is no token of the text: one that the model writes (BTMLM), and a sentence (XLCO)."""
 GROUP_COLORS = ("#1f4e9c", "#c77c11", "#4f9bd9", "#b5413b")
 DARK = "#606060"
 GROUP_WORDS = {

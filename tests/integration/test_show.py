@@ -19,13 +19,14 @@ import yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import FIRST_PIECE_ID
 from ernie_m.commands.show import show
+from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.models.model import Encoder
 from ernie_m.models.pretraining import stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch
-from ernie_m.rows.dataloader import DATA_ORDER, to_device
+from ernie_m.rows.dataloader import DATA_ORDER, DataConfig, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
-from ernie_m.rows.schedule import RowAddress
+from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig
 from ernie_m.runs.metrics import mean_losses, read_metrics
 from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.show import attention_pictures, overview, pseudo_tokens
@@ -199,8 +200,10 @@ def test_labels_are_the_real_pieces_and_what_is_asked_for(at_second_stage: Opene
     assert set(asking) <= {unescape(found) for found in re.findall(r">([^<>]+)</text>", source)}
 
 
-def test_where_a_sentence_is_asked_for_no_piece_is_shown(at_second_stage: OpenedRun) -> None:
-    (view,) = attention_pictures.views(at_second_stage.data, RowAddress("XLCO", 0), at_second_stage.after().model)
+def test_where_a_sentence_is_asked_for_no_piece_is_shown(at_second_stage: OpenedRun, data: Path) -> None:
+    schedule = Schedule((StageConfig(steps=1, rows={"XLCO": 1}),), rows_per_step=1)
+    pairs = PretrainingData(CorpusFolder(data), DataConfig(sequence_length=128), schedule, seed=0)
+    (view,) = attention_pictures.views(pairs, RowAddress("XLCO", 0), at_second_stage.after().model)
     every = np.arange(view.batch.input_ids_BS.shape[1])
     _, asking = attention_pictures.labels(view, every, at_second_stage.vocabulary, {})
     asked = [label for position, label in zip(every.tolist(), asking, strict=True) if position in view.asked]
