@@ -23,7 +23,7 @@ setup(
         "transformers>=5.18",
         "huggingface_hub>=1.31",
         "sentencepiece>=0.2",
-        "tokenizers>=0.23.1",
+        "tokenizers>=0.23.3",
         "protobuf>=3.20",
         "pyarrow>=16",
         "python-xz>=0.5",
