@@ -1,5 +1,6 @@
 # `make demo` runs the main job on a fresh machine, `make test` the tests; each makes its own environment first.
-# `make test-faults` and `make test-cluster` test what operators meet, `make test-real` scores on real files.
+# `make test-faults` and `make test-cluster` test what operators meet, `make test-real` scores on real files. `make results-quick` repeats a committed
+# result in about ten minutes and compares.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -16,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install --quiet
 # with a thread each: more would wait for each other. In the order of folders, which has the long files first.
 BESIDE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test pytest test-faults test-cluster test-real gpu wheels lint style types environment lock clean
+.PHONY: demo test pytest test-faults test-cluster test-real results-quick gpu wheels lint style types environment lock clean
 
 demo: environment
 	$(BIN)/python launcher/demo.py --to demo
@@ -36,6 +37,10 @@ test-faults: environment
 # Two hosts of network namespaces, sshd in each, pdsh, the real deepspeed --hostfile. Needs root, openssh-server and pdsh.
 test-cluster: environment
 	$(BIN)/python -m pytest tests/cluster -m cluster -rs
+
+# Needs apt (Debian, Ubuntu): the text is LibreOffice's, from Debian's packages. docs/results/quick.md
+results-quick: environment
+	$(BIN)/python benchmarks/results_quick.py --to quick
 
 # Every fine-tuning task from its command to its scores on whole public files, counted once more; in ERNIE_M_REAL_DATA, with
 # eval/xnli/dev-en.tsv and so on.
