@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from data_prep.mixture_plot import draw
 from data_prep.ownership import REPORT_FILE
 from data_prep.stats import FolderStats, StreamStats
 from ernie_m.base.console import InputError
-from ernie_m.base.files import written_atomically
+from ernie_m.base.files import read_json, written_atomically
 from ernie_m.corpus.unknown_pieces import Pieces
 
 TEMPLATE = "stats_page.html.jinja"
@@ -57,7 +56,7 @@ def _corpora(data: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        corpora = json.loads(path.read_text(encoding="utf-8"))["corpora"]
+        corpora = read_json(path)["corpora"]
         return [_corpus(corpus) for corpus in corpora]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); build the folder again") from None

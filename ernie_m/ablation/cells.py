@@ -17,7 +17,7 @@ from ernie_m import __version__
 from ernie_m.ablation.variants import Variant
 from ernie_m.base.config import differing_keys
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.files import read_json, sha256_of, write_json
 from ernie_m.corpus.manifest import MANIFEST_FILE
 
 SCHEME = 1
@@ -74,12 +74,12 @@ def read(folder: Path, cells: Sequence[Cell], measured_by: Mapping[str, Any] | N
 
 def _checked(path: Path, cell: Cell, measured_by: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
-        content = dict(json.loads(path.read_text(encoding="utf-8")))
+        content = dict(read_json(path))
         told = {"recipe": content["recipe"], "measured_by": content["measured_by"], "seed": content["seed"]}
         lacking = {"pairs", "sets", "retrieval"} - content["result"].keys() | {"data", "scheme"} - content.keys()
         if lacking:
             raise KeyError(min(lacking))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a finished cell ({type(error).__name__}: {error}); remove it") from None
     by = told["measured_by"] if measured_by is None else dict(measured_by)
     wanted = {"recipe": cell.variant.recipe, "measured_by": by, "seed": cell.seed}
