@@ -159,11 +159,14 @@ class Progress:
         self.every = 0.2 if self.is_terminal else every
         self.started = self.shown = time.monotonic()
         self.done = 0
+        self._first: tuple[int, float] | None = None
 
     def advance(self, amount: int, note: str = "") -> None:
         """Count `amount` more units; prints at most every `every` seconds."""
         self.done += amount
         now = time.monotonic()
+        if self._first is None:
+            self._first = self.done, now
         if now - self.shown >= self.every:
             self.shown = now
             self._print(note, now)
@@ -175,17 +178,21 @@ class Progress:
             self._print(note, now, end="\n")
 
     def _print(self, note: str, now: float, end: str = "") -> None:
-        elapsed = max(now - self.started, 1e-9)
-        rate = self.done / elapsed
+        rate = self.done / max(now - self.started, 1e-9) if end else self._rate(now)
         text = f"{self.what}: {self.done:,}"
         if self.total:
             text += f"/{self.total:,} {self.unit} ({100 * self.done / self.total:.0f} %)"
-            text += f", ETA {duration((self.total - self.done) / rate)}" if self.done else ""
+            text += f", ETA {duration((self.total - self.done) / rate)}" if rate else ""
         else:
-            text += f" {self.unit}, {duration(elapsed)}"
-        text += f", {rate:,.0f} {self.unit}/s {note}".rstrip()
+            text += f" {self.unit}, {duration(now - self.started)}"
+        text += (f", {rate:,.0f} {self.unit}/s" if rate else "") + f" {note}".rstrip()
         if self.is_terminal:
             self.stream.write("\r\x1b[K" + text + end)
         else:
             self.stream.write(text + "\n")
         self.stream.flush()
+
+    def _rate(self, now: float) -> float:
+        """Units a second behind the first count, which holds what is done once: compiling, an earlier run; 0: unknown."""
+        done, since = self._first or (0, self.started)
+        return (self.done - done) / max(now - since, 1e-9)

@@ -125,6 +125,24 @@ def test_progress_prints_share_and_ETA_in_lines_where_there_is_no_terminal() -> 
     assert lines[1].endswith("lines/s m.en")
 
 
+def test_progress_knows_no_rate_from_the_first_count_which_holds_compiling_and_what_a_run_before_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = iter([0.0, 60.0, 62.0, 70.0, 72.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(times))
+    stream = io.StringIO()
+    progress = Progress("train", 1008, "cells", stream, every=0.0)
+    for cells in (8, 200, 800):
+        progress.advance(cells, note="en-br")
+    progress.close()
+    assert stream.getvalue().splitlines() == [
+        "train: 8/1,008 cells (1 %) en-br",
+        "train: 208/1,008 cells (21 %), ETA 8s, 100 cells/s en-br",
+        "train: 1,008/1,008 cells (100 %), ETA 0s, 100 cells/s en-br",
+        "train: 1,008/1,008 cells (100 %), ETA 0s, 14 cells/s",
+    ]
+
+
 def test_progress_is_silent_for_short_jobs_and_rewrites_its_line_on_a_terminal() -> None:
     quiet = io.StringIO()
     progress = Progress("build", None, "lines", quiet)
