@@ -66,6 +66,13 @@ class ComparisonPlan:
     only: tuple[str, ...] = ()
     """Variants that are run here; empty: all."""
 
+    def chosen(self, variants: Sequence[Variant]) -> list[Variant]:
+        """Those of `only`; raises InputError for names that are none of theirs."""
+        names = [variant.name for variant in variants]
+        if unknown := [name for name in self.only if name not in names]:
+            raise InputError(f"--only {unknown[0]}: expected some of {', '.join(names)}")
+        return [variant for variant in variants if not self.only or variant.name in self.only]
+
     def job_names(self, variant: Variant) -> list[str]:
         return [f"{variant.name}_seed{seed}" for seed in range(self.seeds)]
 
@@ -77,14 +84,15 @@ class ComparisonPlan:
 
 
 def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dict[str, Any]]]:
-    """Run what is not done yet; returns the results of each variant, one a seed. All variants run their first seed first.
+    """Run what is not done yet; returns the results of each variant asked for, one a seed. All run their first seed first.
 
     Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
     """
+    chosen = plan.chosen(variants)
     claim(variants, plan)
-    jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in variants]
+    jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in chosen]
     do(jobs, plan)
-    return {variant.name: [_collected(plan, name) for name in plan.job_names(variant)] for variant in variants}
+    return {variant.name: [_collected(plan, name) for name in plan.job_names(variant)] for variant in chosen}
 
 
 def run_cells(
@@ -95,12 +103,10 @@ def run_cells(
     `data` makes the data; None: nothing is run, what is finished is put together. Returns the results of all variants that
     have any, and remarks on what is there. A cell's file is written when the command ends or stops.
     """
-    wanted = [cells.Cell(variant, seed) for seed in range(plan.seeds) for variant in variants]
-    if unknown := [name for name in plan.only if name not in {variant.name for variant in variants}]:
-        raise InputError(f"--only {unknown[0]}: expected some of {', '.join(variant.name for variant in variants)}")
+    wanted, chosen = [cells.Cell(variant, seed) for seed in range(plan.seeds) for variant in variants], plan.chosen(variants)
     by = plan.measured_by if data is not None else None
     found = cells.read(plan.finished, wanted, by) if plan.finished else {}
-    here = [cell for cell in wanted if cell.name not in found and (not plan.only or cell.variant.name in plan.only)]
+    here = [cell for cell in wanted if cell.name not in found and cell.variant in chosen]
     if here and data is not None:
         claim(variants, plan)
         do([data], plan)

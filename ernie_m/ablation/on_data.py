@@ -23,6 +23,7 @@ SHARED = """
             steps: steps of each run altogether; its stages and its warm-up are scaled to that. Default: the recipe's
             seeds: runs of each variant, with the seeds 0 .. seeds - 1
             jobs: runs at work side by side; the cores are shared out
+            only: variants that are run and told, by their names in the table, with commas between; default all
             deepspeed: options of the deepspeed launcher, e.g. --deepspeed="--num_gpus 8" or
                 --deepspeed="--hostfile hostfiles/v100x64"; without it each run is one process
             tatoeba: folder of tatoeba.LLL-eng.LLL and .eng: retrieval in those languages that the data has
@@ -51,6 +52,7 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
         steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
         seeds: Annotated[int, Range(least=1, most=1000)] = 1,
         jobs: Annotated[int, Range(least=1, most=1000)] = 1,
+        only: str | None = None,
         deepspeed: str = "",
         tatoeba: str | None = None,
         held_out: str | None = None,
@@ -63,6 +65,7 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
 
         plan = plan_of(
             *(data, to, seeds, jobs, pairs),
+            only=only,
             deepspeed=deepspeed,
             tatoeba=tatoeba,
             held_out=held_out,
@@ -89,6 +92,7 @@ def pseudo_share(plan: ComparisonPlan, recipe: str | None, steps: int | None, ov
 
     compared = variants.pseudo_shares("exp5", recipe, steps, overrides)
     results = comparison.run(compared, plan)
+    compared = plan.chosen(compared)
     runs = {v.name: [plan.to / "runs" / name for name in plan.job_names(v)] for v in compared}
     picture = plan.to / "pseudo_share.png"
     report.draw_pseudo_perplexity(compared, runs, picture)

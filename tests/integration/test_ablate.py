@@ -72,9 +72,10 @@ def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
     assert any(0 < steps < STEPS for steps in before.values()), before
     assert not list((to / "measures").iterdir())
 
-    def again(*overrides: str) -> dict[str, list[dict[str, Any]]]:
+    def again(*overrides: str, only: tuple[str, ...] = ()) -> dict[str, list[dict[str, Any]]]:
         """The same comparison in this process: its commands are started as before."""
-        plan = ComparisonPlan(to, data, 1, side_by_side=2, held_out=embedded / "heldout", pairs=6, gold={"en-en": gold})
+        measured = {"held_out": embedded / "heldout", "pairs": 6, "gold": {"en-en": gold}}
+        plan = ComparisonPlan(to, data, 1, side_by_side=2, only=only, **measured)
         vocab_size = CorpusFolder(data).manifest.vocab_size
         return run(scratch(str(recipe), STEPS, overrides, vocab_size), plan)
 
@@ -93,6 +94,9 @@ def test_a_comparison_is_stopped_goes_on_and_is_not_done_twice(
 
     assert again() == results
     assert capfd.readouterr().out == "", "nothing was started"
+    assert again(only=("tiny_full",)) == {"tiny_full": results["tiny_full"]}
+    with pytest.raises(InputError, match=r"--only full: expected some of tiny_mmlm, tiny_full"):
+        again(only=("tiny_full", "full"))
 
     with pytest.raises(InputError, match=r"another recipe than now \(optimizer\.peak_learning_rate"):
         again("optimizer.peak_learning_rate=5e-4")
