@@ -188,6 +188,7 @@ def wait_for_markers(process: subprocess.Popen[str], out: Path, count: int) -> N
 
 
 @needs_mpirun
+@pytest.mark.faults
 def test_twenty_kills_at_random_moments_change_nothing(
     catalog: Path, tokenizer: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -260,6 +261,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_full_disk_is_a_clean_stop_and_the_build_goes_on_once_there_is_room(
     workers: int, catalog: Path, tokenizer: Path, undisturbed: dict[str, bytes], small_disk: Path
