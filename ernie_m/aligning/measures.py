@@ -54,19 +54,26 @@ def held_out_sets(folder: CorpusFolder) -> dict[str, list[Pair]]:
 
 
 def watched_files(watch: Path) -> dict[str, tuple[Path, Path]]:
-    """A folder's line-aligned files NAME.xx-yy.xx and NAME.xx-yy.yy, by xx-yy. Raises InputError where there are none, and
-    for sides that do not go together."""
-    found = {}
+    """A folder's line-aligned files NAME.xx-yy.xx and NAME.xx-yy.yy, by xx-yy; by NAME.xx-yy where several have these codes.
+
+    Raises InputError where there are none, and for sides that do not go together.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
     for path in sorted(watch.iterdir()) if watch.is_dir() else ():
         match = WATCHED.fullmatch(path.name)
         other = path.with_name(f"{path.name.removesuffix(match[1])}{match[2]}") if match else path
         if match and other != path and other.is_file():
-            found[f"{match[1]}-{match[2]}"] = path, other
+            found[path.stem] = path, other
     if not found:
         raise InputError(f"--watch {watch}: no pairs there; expected line-aligned files such as tatoeba.de-en.de and .en")
     for files in found.values():
         read_aligned(*files)
-    return found
+    codes = Counter(_codes(name) for name in found)
+    return {_codes(name) if codes[_codes(name)] == 1 else name: files for name, files in found.items()}
+
+
+def _codes(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def watched_sets(watch: Path, vocabulary: AnyVocabulary) -> dict[str, list[Pair]]:

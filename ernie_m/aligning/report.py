@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ernie_m.base.language_codes import agree
 from ernie_m.base.table import table
 
 HEADING = "## Before and after"
@@ -65,7 +66,10 @@ def explained(before: Mapping[str, Any], after: Mapping[str, Any], pooling: str)
         lines.append(
             f"Links from states against gold {name}, error rate in the best layer, %: {of[0]} before, {of[1]} after."
         )
-    if lost := lost_of(before, after):
+    changed = changes(before, after)
+    known = {name for name in changed if is_trained(name, before)}
+    lines += [f"Watched, {name}, whose languages are trained: {changed[name]:+.1f} points." for name in sorted(known)]
+    if lost := {name: points for name, points in changed.items() if name not in known}:
         worst, total = min(lost, key=lost.__getitem__), sum(lost.values())
         lines.append(
             f"Watched, not trained: {total / len(lost):+.1f} points on average of {len(lost)}, the least {worst} with "
@@ -76,10 +80,21 @@ def explained(before: Mapping[str, Any], after: Mapping[str, Any], pooling: str)
     return lines
 
 
-def lost_of(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
     """Points that each watched set gained, mean of both ways in the last layer."""
     sets = ((name, was["layers"][-1], after["watched"][name]["layers"][-1]) for name, was in before["watched"].items())
     return {name: mean(now) - mean(was) for name, was, now in sets}
+
+
+def is_trained(watched: str, before: Mapping[str, Any]) -> bool:
+    """Whether the pairs are of the set's two languages: `bre-eng` and `tatoeba.bre-eng` are `br-en`, in another domain."""
+    theirs = watched.rpartition(".")[2].split("-")
+    pairs = [name.split("-", 1) for name in before["held_out"]]
+    return any(_are_alike(theirs, ours) or _are_alike(theirs[::-1], ours) for ours in pairs)
+
+
+def _are_alike(some: Sequence[str], others: Sequence[str]) -> bool:
+    return len(some) == len(others) and all(map(agree, some, others))
 
 
 def for_terminal(before: Mapping[str, Any], after: Mapping[str, Any], pooling: str) -> str:

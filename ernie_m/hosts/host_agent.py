@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import lock, sha256_of, written_atomically
+from ernie_m.base.files import lock, read_json, sha256_of, written_atomically
 from ernie_m.base.network import own_name
 from ernie_m.hosts.link import Listener, connect, stream
 
@@ -208,7 +208,7 @@ def _data(folder: Path) -> Answer:
     """Hashes of manifest and tokenizer, and the size of the shard table (its hash is in the manifest)."""
     try:
         manifest = folder / "manifest.json"
-        content = json.loads(manifest.read_text(encoding="utf-8"))
+        content = read_json(manifest)
         table = folder / content["shard_table"]["file"]
         if table.stat().st_size != content["shard_table"]["bytes"]:
             return {"error": f"{table}: {table.stat().st_size} bytes, the manifest says {content['shard_table']['bytes']}"}
@@ -218,7 +218,9 @@ def _data(folder: Path) -> Answer:
         return {"manifest": sha256_of(manifest), "tokenizer": tokenizer}
     except OSError as error:
         return {"error": f"{error.filename}: {error.strerror}"}
-    except (ValueError, KeyError, TypeError) as error:
+    except InputError as error:
+        return {"error": str(error)}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         return {"error": f"{folder / 'manifest.json'}: not a manifest ({type(error).__name__}: {error})"}
 
 

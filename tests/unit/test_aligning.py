@@ -328,13 +328,23 @@ def test_sentences_are_measured_as_training_reads_them() -> None:
     assert measures.as_read(np.array([7, 8, 9]), specials, 4).tolist() == [0, 7, 8, 2]
 
 
+def test_watched_sets_of_the_same_codes_are_both_there(tmp_path: Path) -> None:
+    for name in ("tatoeba.fra-eng", "flores.fra-eng", "tatoeba.deu-eng"):
+        for code in name.partition(".")[2].split("-"):
+            (tmp_path / f"{name}.{code}").write_text("a\nb\n", encoding="utf-8")
+    assert sorted(measures.watched_files(tmp_path)) == ["deu-eng", "flores.fra-eng", "tatoeba.fra-eng"]
+
+
 def test_what_was_lost_is_said() -> None:
     def of(*accuracies: float) -> dict[str, Any]:
         return {"pairs": 9, "layers": [[0.0, 0.0], [*accuracies]], "centred": [[1.0, 1.0]] * 2, "unrelated": [0.5, 0.5]}
 
-    before = {"held_out": {"en-br": of(10, 20)}, "watched": {"fr-en": of(90, 92), "de-en": of(95, 97)}, "gain": None}
-    after = {"held_out": {"en-br": of(30, 40)}, "watched": {"fr-en": of(91, 93), "de-en": of(90, 92)}, "gain": None}
+    watched = {"fr-en": of(90, 92), "de-en": of(95, 97), "tatoeba.bre-eng": of(20, 20)}
+    before = {"held_out": {"en-br": of(10, 20)}, "watched": watched, "gain": None}
+    now = {"fr-en": of(91, 93), "de-en": of(90, 92), "tatoeba.bre-eng": of(30, 40)}
+    after = {"held_out": {"en-br": of(30, 40)}, "watched": now, "gain": None}
     shown = report.for_terminal(before, after, "mean")
+    assert "Watched, tatoeba.bre-eng, whose languages are trained: +15.0 points." in shown
     assert "Watched, not trained: -2.0 points on average of 2, the least de-en with -5.0." in shown
     assert "No cross-lingual gain" in shown
     gained = report.for_terminal(before | {"gain": 0.1}, after | {"gain": 0.35}, "mean")

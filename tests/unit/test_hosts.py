@@ -464,7 +464,12 @@ def test_deepspeed_exports_what_is_written_here_of_it() -> None:
 
 def test_an_error_of_the_data_is_the_hosts_and_names_the_file(tmp_path: Path) -> None:
     assert "No such file" in host_agent.facts(str(tmp_path))["data"]["error"]
-    (tmp_path / "manifest.json").write_text("{}")
-    assert "not a manifest" in host_agent.facts(str(tmp_path))["data"]["error"]
+    for forged, complaint in (
+        ("[" * 100_000, "not a manifest"),
+        (" " * (2**26 + 1), "which no such file needs"),
+        ("{}", "not a manifest"),
+    ):
+        (tmp_path / "manifest.json").write_text(forged)
+        assert complaint in host_agent.facts(str(tmp_path))["data"]["error"]
     with pytest.raises(InputError):
         host_agent.shard_sizes(str(tmp_path))
