@@ -39,7 +39,7 @@ setup(
     extras_require={
         "align": ["numba>=0.61"],  # the word aligner in less memory; without it numpy does the same
         "demo": ["babel>=2.17"],
-        "filters": ["pycld2>=0.42,<1"],  # which language a line is in
+        "filters": ["pycld2>=0.42,<1", "rensa>=0.5,<0.6"],  # which language a line is in; near duplicates
         "finetune": ["accelerate>=1.2", "seqeval>=1.2.2"],
         "show": ["jinja2>=3.1", "scikit-learn>=1.4"],
         "tensorboard": ["tensorboard>=2.16.2"],
@@ -59,6 +59,7 @@ setup(
             "pycld2>=0.42,<1",
             "pytest>=8",
             "pytest-xdist>=3.8",
+            "rensa>=0.5,<0.6",
             "ruff>=0.13",
             "sacrebleu>=2.4,<3",
             "scikit-learn>=1.4",

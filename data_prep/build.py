@@ -15,7 +15,7 @@ import hashlib
 import platform
 import shutil
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +28,7 @@ import sentencepiece
 import tokenizers
 
 import ernie_m
-from data_prep import filters, readers, work_folder
+from data_prep import filters, near_duplicates, readers, work_folder
 from data_prep.catalog import Catalog, Corpus, read_catalog, read_whole_catalog
 from data_prep.convert import vocabulary_of
 from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refuse_unknown, shown, size
@@ -91,7 +91,7 @@ def build(
                 _run(ranks, note_held_out_texts, job)
                 ranks.on_first(lambda: gather(out, held_out_of(job)))
             _run(ranks, convert_corpora, job)
-            if any(corpus.deduplicate for corpus in job.corpora):
+            if any(corpus.is_compared for corpus in job.corpora):
                 _run(ranks, find_repeated_rows, job)
                 _run(ranks, remove_repeated_rows, job)
             ranks.on_first(lambda: manifests.append(_finish(job, started)))
@@ -118,6 +118,7 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
     whole = read_whole_catalog(catalog)
     corpora, evaluation = tuple(whole.corpora), existing(whole.exclude)
     filters.require(corpus.filters for corpus in corpora)
+    near_duplicates.require(corpus.deduplicate_near for corpus in corpora)
     vocabulary = vocabulary_of(tokenizer)
     known = recognised(vocabulary, options.tokenizer_sha256)
     if vocabulary.path.resolve().is_relative_to(out.resolve()):
@@ -235,9 +236,10 @@ def _copy_tokenizer(vocabulary: AnyVocabulary, out: Path) -> tuple[str, dict[str
     return name, companion_hashes(out / name)
 
 
-def versions(corpora: Iterable[Corpus] = ()) -> dict[str, str]:
+def versions(corpora: Collection[Corpus] = ()) -> dict[str, str]:
     """Versions of the software that made the shards."""
     return {
+        **near_duplicates.versions(corpus.deduplicate_near for corpus in corpora),
         **filters.versions(corpus.filters for corpus in corpora),
         "ernie_m": ernie_m.__version__,
         "python": platform.python_version(),

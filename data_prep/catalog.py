@@ -16,6 +16,8 @@ from data_prep import catalog_values as values
 from data_prep.filters import Chosen, read_filters
 from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.many_files import excluded_files, one_file_each
+from data_prep.near_duplicates import KEY as NEAR_KEY
+from data_prep.near_duplicates import Near, read_near
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_small
@@ -35,12 +37,15 @@ COMMON_KEYS = (
     "min_characters",
     "max_characters",
     "deduplicate",
+    NEAR_KEY,
     "limits",
     "normalise",
     "filters",
     "held_out",
 )
-TOP_KEYS = ["corpora", "filters", "exclude", "allow_held_out"]
+FOR_ALL = ("filters", NEAR_KEY)
+"""Keys that, beside `corpora`, count for every corpus that does not say otherwise."""
+TOP_KEYS = ["corpora", *FOR_ALL, "exclude", "allow_held_out"]
 REJECT, SPLIT = "reject", "split"
 ACROSS = "across"
 NONE, NORMALISATIONS = "none", ("nfc", "nfkc")
@@ -99,6 +104,8 @@ class Corpus:
     """(name, limit) of the filters that lines have to pass."""
     deduplicate: bool | str = False
     """Remove exact copies of earlier lines (pairs) of this corpus; "across": also of earlier corpora that say so."""
+    deduplicate_near: Near | None = None
+    """Remove near duplicates of earlier lines (pairs) of this and earlier corpora of the same languages and settings."""
     text: str = "text"
     """JSON lines, Parquet: the key or column of the text."""
     escaped_line_ends: bool = False
@@ -109,6 +116,11 @@ class Corpus:
     """How far its files are believed."""
     long_lines: str = REJECT
     """What becomes of lines of more than max_characters: reject, or split (at spaces; the parts stay one document)."""
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether its rows are compared with each other, and repeated ones removed."""
+        return bool(self.deduplicate or self.deduplicate_near)
 
 
 @dataclass(frozen=True)
@@ -137,8 +149,9 @@ def read_whole_catalog(path: Path) -> Catalog:
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: `corpora` is {values.shown(entries)}, expected a list of corpora")
     read_filters(content.get("filters"), 2, str(path))  # what is wrong is told of the line where it stands
-    if "filters" in content:
-        entries = [{"filters": content["filters"], **entry} if isinstance(entry, dict) else entry for entry in entries]
+    read_near(content.get(NEAR_KEY), str(path))
+    for_all = {key: content[key] for key in FOR_ALL if key in content}
+    entries = [{**for_all, **entry} if isinstance(entry, dict) else entry for entry in entries]
     corpora = [_corpus(one, path, index) for index, entry in enumerate(entries) for one in one_file_each(entry, path)]
     names: dict[str, str] = {}
     for corpus in corpora:  # names are folders, and some file systems do not tell cases apart
@@ -188,6 +201,7 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         max_characters=most,
         filters=_filters(entry, form, where),
         deduplicate=ACROSS if entry.get("deduplicate") == ACROSS else values.flag(entry, "deduplicate", where),
+        deduplicate_near=read_near(entry.get(NEAR_KEY), where),
         text=values.text(entry, "text", "text", where),
         escaped_line_ends=values.flag(entry, "escaped_line_ends", where),
         normalise=values.choice(entry, "normalise", (NONE, *NORMALISATIONS), where),

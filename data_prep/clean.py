@@ -22,6 +22,8 @@ NOT_SEGMENTED = "a text that the tokenizer cannot segment"
 LONG_TEXT = 10_000  # characters; a text of so many has tokens, or the tokenizer has failed
 DUPLICATE = "duplicate of an earlier line"
 DUPLICATE_ELSEWHERE = "duplicate of a line of an earlier corpus"
+NEAR_DUPLICATE = "near duplicate of an earlier line"
+NEAR_DUPLICATE_ELSEWHERE = "near duplicate of a line of an earlier corpus"
 
 
 def too_long(corpus: Corpus) -> str:

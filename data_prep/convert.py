@@ -23,10 +23,10 @@ from data_prep import readers, work_folder
 from data_prep.alignment import Alignment, measure
 from data_prep.catalog import SPLIT, Corpus
 from data_prep.clean import LONG_TEXT, NO_TOKENS, NOT_SEGMENTED, clean, is_held_out, split_long
-from data_prep.deduplicate import row_keys, sorted_keys
 from data_prep.exclusion.lookup import Lookup, lookup_of
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk, Lines
+from data_prep.row_keys import RowKeys
 from data_prep.shard_writer import Rows, selected
 from ernie_m.base.host_memory import return_large_blocks
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
@@ -120,7 +120,7 @@ class Conversion:
         self.corpus, self.vocabulary, self.kept_out = corpus, vocabulary, kept_out
         self.order = np.argsort(corpus.languages).tolist()  # en-fr and fr-en are one stream
         self.rows = {split: Rows(len(self.order)) for split in (TRAIN, HELD_OUT)}
-        self.keys: dict[str, list[np.ndarray]] = {split: [] for split in self.rows}
+        self.keys = {split: RowKeys(corpus) for split in self.rows}
         self.tally, self.alignment = Tally(), Alignment()
         self._documents = dict.fromkeys(self.rows, 0 if continues else -1)  # of the last row kept, split by split
         self._lengths: list[np.ndarray] = []
@@ -166,13 +166,14 @@ class Conversion:
         documents: np.ndarray,
         numbers: np.ndarray,
     ) -> None:
-        keys = row_keys(sides) if self.corpus.deduplicate else None
         if len(sides) == 2 and keep.any():
             self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
             self._same.append(np.fromiter(map(eq, *sides), np.bool_, len(keep))[keep])
             self._numbers.append(numbers[keep])
         for split, chosen in ((TRAIN, keep & ~held_out), (HELD_OUT, keep & held_out)):
-            self._add_rows(split, encoded, keys, chosen, self._starts(split, documents[chosen]))
+            self._add_rows(split, encoded, chosen, self._starts(split, documents[chosen]))
+            if self.corpus.is_compared and chosen.any():
+                self.keys[split].add([list(compress(side, chosen)) for side in sides])
 
     def _starts(self, split: str, documents: np.ndarray) -> np.ndarray:
         """Which rows of a split are the first of their document, bool [rows]; of pairs none."""
@@ -180,9 +181,7 @@ class Conversion:
         self._documents[split] = int(documents[-1]) if len(documents) else self._documents[split]
         return (documents != before) & (len(self.order) == 1)
 
-    def _add_rows(
-        self, split: str, encoded: list[EncodedTexts], keys: np.ndarray | None, chosen: np.ndarray, starts: np.ndarray
-    ) -> None:
+    def _add_rows(self, split: str, encoded: list[EncodedTexts], chosen: np.ndarray, starts: np.ndarray) -> None:
         if not chosen.any():
             return
         columns = [selected(column, chosen) for column in encoded]
@@ -190,23 +189,19 @@ class Conversion:
         for side, column in zip(self.order, columns, strict=True):
             found, language = count(column.values, self.vocabulary.unknown_ids), self.corpus.languages[side]
             self.tally.pieces[language] = self.tally.pieces.get(language, Pieces()) + found
-        if keys is not None:
-            self.keys[split].append(keys[chosen])
 
     def write(self, out: Path, index: int) -> list[ShardEntry]:
         """Write a shard a split (none for a split without rows), and their keys for the removal of duplicates."""
         if self._lengths:
             lines = np.concatenate(self._same), np.concatenate(self._numbers)
             self.alignment = measure(np.concatenate(self._lengths, axis=1), *lines)
-        folder = work_folder.provisional(out) if self.corpus.deduplicate else out
+        folder = work_folder.provisional(out) if self.corpus.is_compared else out
         shards = []
         for split, rows in self.rows.items():
             if not rows.num_rows:
                 continue
             shards.append(rows.write(folder, shard_file(self.corpus.name, split, index), split))
-            if self.corpus.deduplicate:
-                keys = sorted_keys(np.concatenate(self.keys[split]))
-                work_folder.write_array(work_folder.keys_path(out, self.corpus.name, split, index), keys)
+            self.keys[split].write(out, split, index)
         return shards
 
 

@@ -1,10 +1,13 @@
-"""Exact removal of repeated rows (catalog: `deduplicate: true`, `across`), in bounded memory, on any number of ranks.
+"""Removal of repeated rows (catalog: `deduplicate`, `deduplicate_near`), in bounded memory, on any number of ranks.
 
-1. While chunks are converted, the 128-bit BLAKE2b of every kept row (a pair: of both sides) is written beside its shard,
-   sorted, and the shard waits in work/.
+1. While chunks are converted, keys of every kept row are written beside its shard, sorted, and the shard waits in work/.
+   For exact copies a key is the row's 128-bit BLAKE2b (a pair: of both sides); for near duplicates a row has a key a band
+   and a sketch (row_keys.py, near_duplicates.py).
 2. The range of keys is divided into buckets. For each bucket a rank reads its part of every key file and notes the rows
-   whose key occurred earlier: in the corpus, or, with `across`, in those of the same languages that stand before it in the
-   catalog and say `across` too. Such corpora are a group; any other corpus is one by itself.
+   whose key occurred earlier: in the corpus, or in another of its group that stands before it in the catalog. With
+   `across` a group has the corpora of the same languages that say so; for near duplicates, those of the same languages and
+   settings; else a corpus is one by itself. Near duplicates have to have a sketch like that of the first row with their
+   key, or of the one before them.
 3. For each chunk a rank writes the shard without the noted rows. If a document's first line is removed, the document starts
    at its next line.
 
@@ -13,7 +16,7 @@ So the first copy stays, whatever the number of ranks. Each step leaves files th
 
 from __future__ import annotations
 
-import hashlib
+from bisect import bisect_left
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +25,18 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import work_folder
-from data_prep.clean import DUPLICATE, DUPLICATE_ELSEWHERE
+from data_prep.clean import DUPLICATE, DUPLICATE_ELSEWHERE, NEAR_DUPLICATE, NEAR_DUPLICATE_ELSEWHERE
+from data_prep.near_duplicates import Near
+from data_prep.row_keys import EXACT, NEAR, SKETCHES
 from data_prep.shard_writer import Rows, selected
 from ernie_m.corpus.folder import HELD_OUT, TOKEN_COLUMNS, TRAIN
 from ernie_m.corpus.vocabulary import EncodedTexts
 
-ROWS_PER_BUCKET = 2_000_000
-KEY = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
+ROWS_PER_BUCKET = 2_000_000  # keys, of which a row may have several
+COMPARED_AT_ONCE = 1 << 16
 SPLITS = (TRAIN, HELD_OUT)
+REASONS = {EXACT: (DUPLICATE, DUPLICATE_ELSEWHERE), NEAR: (NEAR_DUPLICATE, NEAR_DUPLICATE_ELSEWHERE)}
+"""Kind -> why its rows go: the earlier one is in the same corpus, or in another. A row counts under the first kind."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,12 @@ class Bucket:
     """(corpus, number of its chunks), in the catalog's order."""
     number: int
     bits: int
+    near: Near | None = None
+    """None: exact copies."""
+
+    @property
+    def kind(self) -> str:
+        return EXACT if self.near is None else NEAR
 
 
 @dataclass(frozen=True)
@@ -51,25 +64,8 @@ class Removal:
     corpus: str
     num_languages: int
     index: int
-    bits: int
-
-
-def row_keys(sides: list[list[str]]) -> np.ndarray:
-    """A key a row, KEY [rows], without row numbers; sides are joined by NUL-newline, which no line holds."""
-    joined = b"".join(
-        hashlib.blake2b("\0\n".join(texts).encode("utf-8"), digest_size=16).digest() for texts in zip(*sides, strict=True)
-    )
-    halves = np.frombuffer(joined, dtype=">u8").reshape(-1, 2)
-    keys = np.zeros(len(halves), KEY)
-    keys["high"], keys["low"] = halves[:, 0], halves[:, 1]
-    return keys
-
-
-def sorted_keys(keys: np.ndarray) -> np.ndarray:
-    """The keys of a shard with their row numbers, in the order of the keys."""
-    keys = keys.copy()
-    keys["row"] = np.arange(len(keys))
-    return keys[np.lexsort((keys["low"], keys["high"]))]
+    bits: tuple[tuple[str, int], ...]
+    """(kind, the bits of its buckets) of what was looked for."""
 
 
 def num_bits(num_rows: int) -> int:
@@ -80,9 +76,9 @@ def num_bits(num_rows: int) -> int:
 def find_repeated(bucket: Bucket) -> None:
     """Write the bucket's repeated rows, a file a corpus: int64 [rows, 4], sorted.
 
-    The columns: split, chunk, row, whether the first copy is in another corpus.
+    The columns: split, chunk, row, whether the earlier row is in another corpus.
     """
-    paths = [_drops_path(bucket.out, corpus, bucket.bits, bucket.number) for corpus, _ in bucket.group]
+    paths = [_drops_path(bucket.out, corpus, bucket.kind, bucket.bits, bucket.number) for corpus, _ in bucket.group]
     if all(path.exists() for path in paths):
         return
     found: list[list[np.ndarray]] = [[np.zeros((0, 4), np.int64)] for _ in paths]
@@ -90,13 +86,13 @@ def find_repeated(bucket: Bucket) -> None:
         parts, places = [], []
         for place, (corpus, num_chunks) in enumerate(bucket.group):
             for index in range(num_chunks):
-                keys_path = work_folder.keys_path(bucket.out, corpus, split, index)
+                keys_path = work_folder.keys_path(bucket.out, corpus, split, index, bucket.kind)
                 if keys_path.exists():
                     part = _stretch(np.load(keys_path, mmap_mode="r"), bucket)
                     parts.append(part)
                     places.append(np.full((len(part), 2), (place, index)))
         if parts:
-            corpus_of, drops = _repeated(np.concatenate(parts), np.concatenate(places), number)
+            corpus_of, drops = _repeated(np.concatenate(parts), np.concatenate(places), number, bucket)
             for place in range(len(paths)):
                 found[place].append(drops[corpus_of == place])
     for path, some in zip(paths, found, strict=True):
@@ -109,14 +105,16 @@ def remove_repeated(removal: Removal) -> None:
     if work_folder.is_done(removal.out, removal.corpus, removal.index, is_final=True):
         return
     marker = work_folder.read_marker(removal.out, removal.corpus, removal.index)
-    drops = _drops_of(removal)
-    shards, removed = [], {DUPLICATE: 0, DUPLICATE_ELSEWHERE: 0}
+    drops = {kind: _drops_of(removal, kind, bits) for kind, bits in removal.bits}
+    shards, removed = [], dict.fromkeys((reason for kind in drops for reason in REASONS[kind]), 0)
     for shard in marker["shards"]:
-        drop = drops[drops[:, 0] == SPLITS.index(shard["split"])]
         keep = np.ones(shard["rows"], np.bool_)
-        keep[drop[:, 2]] = False
-        removed[DUPLICATE_ELSEWHERE] += int(drop[:, 3].sum())
-        removed[DUPLICATE] += int((1 - drop[:, 3]).sum())
+        for kind, found in drops.items():
+            drop = found[found[:, 0] == SPLITS.index(shard["split"])]
+            drop = drop[keep[drop[:, 2]]]
+            keep[drop[:, 2]] = False
+            for reason, number in zip(REASONS[kind], np.bincount(drop[:, 3], minlength=2).tolist(), strict=True):
+                removed[reason] += number
         if keep.any():
             rows = _without(work_folder.provisional(removal.out) / shard["file"], removal.num_languages, keep)
             shards.append(asdict(rows.write(removal.out, shard["file"], shard["split"])))
@@ -126,41 +124,72 @@ def remove_repeated(removal: Removal) -> None:
 
 
 def _stretch(keys: np.ndarray, bucket: Bucket) -> np.ndarray:
-    if bucket.bits == 0:
-        return np.asarray(keys)
+    """The keys of a file that are in the bucket; a copy, for thousands of files are not to stay open."""
     shift = 64 - bucket.bits
-    limits = [bucket.number << shift, (bucket.number + 1) << shift]
-    first = int(np.searchsorted(keys["high"], np.uint64(limits[0])))
-    last = len(keys) if limits[1] == 1 << 64 else int(np.searchsorted(keys["high"], np.uint64(limits[1])))
-    return np.asarray(keys[first:last])
+    first, last = (bisect_left(keys["high"], number << shift) for number in (bucket.number, bucket.number + 1))
+    return np.array(keys[first:last])
 
 
-def _repeated(keys: np.ndarray, places: np.ndarray, split: int) -> tuple[np.ndarray, np.ndarray]:
+def _repeated(keys: np.ndarray, places: np.ndarray, split: int, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:
     """(the corpus of each repeated row, the rows as `find_repeated` writes them); places: corpus and chunk, [rows, 2]."""
-    order = np.lexsort((keys["row"], places[:, 1], places[:, 0], keys["low"], keys["high"]))
+    parts = [name for name in ("low", "high") if name in (keys.dtype.names or ())]
+    order = np.lexsort((keys["row"], places[:, 1], places[:, 0], *(keys[name] for name in parts)))
     keys, places = keys[order], places[order]
     is_repeated = np.zeros(len(keys), np.bool_)
-    is_repeated[1:] = (keys["high"][1:] == keys["high"][:-1]) & (keys["low"][1:] == keys["low"][:-1])
+    is_repeated[1:] = np.logical_and.reduce([keys[name][1:] == keys[name][:-1] for name in parts])
     first = np.maximum.accumulate(np.where(is_repeated, 0, np.arange(len(keys))))  # of the same key
     chosen = np.flatnonzero(is_repeated)
+    earlier = first[chosen]
+    if bucket.near is not None:
+        rows = np.column_stack([places, keys["row"]])
+        is_near = _are_alike(rows[chosen], rows[earlier], split, bucket)
+        others = np.flatnonzero(~is_near)
+        earlier[others] = chosen[others] - 1
+        is_near[others] = _are_alike(rows[chosen[others]], rows[earlier[others]], split, bucket)
+        chosen, earlier = chosen[is_near], earlier[is_near]
     corpus = places[chosen, 0]
-    is_elsewhere = corpus != places[first[chosen], 0]
+    is_elsewhere = corpus != places[earlier, 0]
     columns = [np.full(len(chosen), split), places[chosen, 1], keys["row"][chosen], is_elsewhere]
     return corpus, np.stack(columns, axis=1).astype(np.int64)
 
 
-def _drops_path(out: Path, corpus: str, bits: int, number: int) -> Path:
-    return out / work_folder.WORK_FOLDER / corpus / f"drops-{bits}-{number:05d}.npy"
+def _are_alike(rows: np.ndarray, others: np.ndarray, split: int, bucket: Bucket) -> np.ndarray:
+    """Whether the sketches of each two rows are alike, bool [rows]; rows: corpus, chunk and row, [rows, 3]."""
+    assert bucket.near is not None
+    found = [np.zeros(0, np.bool_)]
+    for first in range(0, len(rows), COMPARED_AT_ONCE):
+        some = slice(first, first + COMPARED_AT_ONCE)
+        found.append(bucket.near.are_alike(*(_sketches(each[some], split, bucket) for each in (rows, others))))
+    return np.concatenate(found)
 
 
-def _drops_of(removal: Removal) -> np.ndarray:
+def _sketches(rows: np.ndarray, split: int, bucket: Bucket) -> np.ndarray:
+    assert bucket.near is not None
+    found = np.zeros((len(rows), bucket.near.permutations), np.uint8)
+    order = np.lexsort((rows[:, 1], rows[:, 0]))
+    borders = np.flatnonzero(np.diff(rows[order, :2], axis=0, prepend=-1).any(axis=1))
+    for some in np.split(order, borders[1:]):
+        (corpus, _), index = bucket.group[rows[some[0], 0]], int(rows[some[0], 1])
+        path = work_folder.keys_path(bucket.out, corpus, SPLITS[split], index, SKETCHES)
+        found[some] = np.load(path, mmap_mode="r")[rows[some, 2]]
+    return found
+
+
+def _drops_path(out: Path, corpus: str, kind: str, bits: int, number: int) -> Path:
+    return out / work_folder.WORK_FOLDER / corpus / f"drops-{kind}-{bits}-{number:05d}.npy"
+
+
+def _drops_of(removal: Removal, kind: str, bits: int) -> np.ndarray:
+    """The repeated rows of a chunk, once each; the earlier one is in another corpus if by one of the keys it is."""
     found = []
-    for number in range(1 << removal.bits):
-        drops = np.load(_drops_path(removal.out, removal.corpus, removal.bits, number), mmap_mode="r")
+    for number in range(1 << bits):
+        drops = np.load(_drops_path(removal.out, removal.corpus, kind, bits, number), mmap_mode="r")
         for split in range(len(SPLITS)):
             first, last = (_place(drops, split, removal.index + more) for more in (0, 1))
-            found.append(np.asarray(drops[first:last]))
-    return np.concatenate(found)
+            found.append(np.array(drops[first:last]))
+    together = np.concatenate(found)
+    together = together[np.lexsort(together.T[::-1])]
+    return together[np.diff(together[:, :3], axis=0, append=-1).any(axis=1)]
 
 
 def _place(drops: np.ndarray, split: int, index: int) -> int:

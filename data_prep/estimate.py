@@ -15,6 +15,7 @@ from data_prep.catalog import Corpus
 from data_prep.clean import clean
 from data_prep.convert import vocabulary_of
 from data_prep.readers.sampling import MOST_TEXT, MOST_TEXT_OF_ESTIMATE, PLACES
+from data_prep.row_keys import KEY
 from ernie_m.base.console import InputError, duration
 from ernie_m.base.table import table
 from ernie_m.corpus.unknown_pieces import Pieces
@@ -42,9 +43,11 @@ class Estimate:
 
     @property
     def disk_bytes(self) -> int:
-        """Bytes of the shards; while repeated lines are removed, twice that and 24 bytes of key a row."""
+        """Bytes of the shards; while repeated lines are removed, twice that and what they are compared by."""
         size = self.tokens * BYTES_PER_TOKEN + self.rows * BYTES_PER_ROW * len(self.corpus.languages)
-        return int(2 * size + 24 * self.rows if self.corpus.deduplicate else size)
+        near = self.corpus.deduplicate_near
+        keys = KEY.itemsize * bool(self.corpus.deduplicate) + (near.bytes_per_row if near else 0)
+        return int((1 + self.corpus.is_compared) * size + keys * self.rows)
 
 
 def estimate(corpus: Corpus, tokenizer: Path, most_text: int = MOST_TEXT) -> Estimate:

@@ -109,7 +109,8 @@ def _patterns(corpora: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]
         f"{provisional}/{SHARDS_FOLDER}/{corpus}",
     ]
     shard, split = rf"({TRAIN}|{HELD_OUT})-{_NUMBER}(\.({'|'.join(COLUMNS)}))?\.arrow", f"({TRAIN}|{HELD_OUT})"
-    chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|(keys-{split}|held)-{_NUMBER}\.npy|drops-\d+-{_NUMBER}\.npy"
+    chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|((keys|near|sketches)-{split}|held)-{_NUMBER}\.npy"
+    chunk += rf"|drops-(keys|near)-\d+-{_NUMBER}\.npy"
     written = {
         "": "|".join(map(re.escape, (*_TOP_FILES, *_HIDDEN_FILES))),
         f"({provisional}/)?{SHARDS_FOLDER}/{corpus}/": shard,

@@ -18,9 +18,11 @@ from data_prep.catalog import ACROSS, Corpus
 from data_prep.convert import Done, Task, convert
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
 from data_prep.exclusion.held_out import note_held_out
+from data_prep.near_duplicates import Near
 from data_prep.rank_stats import RankStats
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk
+from data_prep.row_keys import EXACT, NEAR
 from data_prep.team import Team
 from ernie_m.base.console import InputError, Progress
 
@@ -65,12 +67,12 @@ def held_out_of(job: Job) -> tuple[Corpus, ...]:
 
 def find_repeated_rows(team: Team, job: Job) -> Failure:
     """Note the repeated rows of the corpora that ask for it."""
-    return guarded(job.out, lambda: team.deal_out(_own(team, _buckets(job)), find_repeated, _nothing))
+    return guarded(job.out, lambda: _deal_out(team, _buckets(job), find_repeated, "find repeated rows", "buckets"))
 
 
 def remove_repeated_rows(team: Team, job: Job) -> Failure:
     """Write their shards without those rows."""
-    return guarded(job.out, lambda: team.deal_out(_own(team, _removals(job)), remove_repeated, _nothing))
+    return guarded(job.out, lambda: _deal_out(team, _removals(job), remove_repeated, "remove repeated rows", "chunks"))
 
 
 def num_chunks(job: Job, corpus: Corpus) -> int:
@@ -249,37 +251,51 @@ def _attempt(work: Callable[[Task], Done], task: Task) -> Done | InputError:
 
 
 def _buckets(job: Job) -> Iterator[Bucket]:
-    for group, bits in _repetitive(job):
-        chunks = tuple((corpus.name, chunks) for corpus, chunks in group)
+    for near, group, bits in _compared(job):
         for number in range(1 << bits):
-            yield Bucket(job.out, chunks, number, bits)
+            yield Bucket(job.out, group, number, bits, near)
 
 
 def _removals(job: Job) -> Iterator[Removal]:
-    for group, bits in _repetitive(job):
-        for corpus, chunks in group:
-            for index in range(chunks):
-                yield Removal(job.out, corpus.name, len(corpus.languages), index, bits)
+    bits_of: dict[str, list[tuple[str, int]]] = {}
+    chunks_of: dict[str, int] = {}
+    for near, group, bits in _compared(job):
+        for name, chunks in group:
+            bits_of.setdefault(name, []).append((NEAR if near else EXACT, bits))
+            chunks_of[name] = chunks
+    for corpus in job.corpora:
+        for index in range(chunks_of.get(corpus.name, 0)):
+            yield Removal(job.out, corpus.name, len(corpus.languages), index, tuple(bits_of[corpus.name]))
 
 
-def _repetitive(job: Job) -> Iterator[tuple[list[tuple[Corpus, int]], int]]:
-    """Groups of corpora whose rows are compared, (corpus, number of its chunks) each; and the bits of their buckets."""
-    groups: dict[str, list[tuple[Corpus, int]]] = {}
+def _compared(job: Job) -> Iterator[tuple[Near | None, tuple[tuple[str, int], ...], int]]:
+    """Groups of corpora whose rows are compared, first for exact copies: (settings of near duplicates, (corpus, number of
+    its chunks) in the catalog's order, bits of the buckets)."""
+    groups: dict[tuple[Near | None, str], list[tuple[str, int]]] = {}
     for corpus in job.corpora:
         if corpus.deduplicate and (chunks := num_chunks(job, corpus)):
             key = str(sorted(corpus.languages)) if corpus.deduplicate == ACROSS else corpus.name
-            groups.setdefault(key, []).append((corpus, chunks))
-    for group in groups.values():
+            groups.setdefault((None, key), []).append((corpus.name, chunks))
+    for corpus in job.corpora:
+        if (near := corpus.deduplicate_near) and (chunks := num_chunks(job, corpus)):
+            groups.setdefault((near, str(sorted(corpus.languages))), []).append((corpus.name, chunks))
+    for (near, _), group in groups.items():
         rows = 0
-        for corpus, chunks in group:
-            markers = (work_folder.read_marker(job.out, corpus.name, index) for index in range(chunks))
+        for name, chunks in group:
+            markers = (work_folder.read_marker(job.out, name, index) for index in range(chunks))
             rows += sum(shard["rows"] for marker in markers for shard in marker["shards"])
-        yield group, num_bits(rows)
+        yield near, tuple(group), num_bits(rows * (near.bands if near else 1))
 
 
-def _own(team: Team, items: Iterator[T]) -> Iterator[T]:
-    return (item for index, item in enumerate(items) if index % team.num_teams == team.number)
+def _deal_out(team: Team, items: Iterator[T], work: Callable[[T], None], what: str, unit: str) -> None:
+    """Have this team's share of the items worked on, whose markers tell what was done; the first team says how far it is."""
+    own = [item for index, item in enumerate(items) if index % team.num_teams == team.number]
+    progress = Progress(what, len(own), unit)
 
+    def advance(item: T, result: None) -> None:
+        if team.number == 0:
+            progress.advance(1)
 
-def _nothing(*_: object) -> None:
-    """The markers tell what was done."""
+    team.deal_out(own, work, advance)
+    if team.number == 0:
+        progress.close()

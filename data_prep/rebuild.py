@@ -36,7 +36,7 @@ def rebuild_missing(out: Path, corpora: tuple[Corpus, ...], tokenizer: Path, chu
     progress = Progress("rebuild", sum(map(len, lost.values())), "shards")
     for name, entries in lost.items():
         corpus = by_name[name]
-        if corpus.deduplicate:
+        if corpus.is_compared:
             raise InputError(
                 f"{out / entries[0].file}: missing or of another size, and corpus {name} was built without repeated lines, "
                 "which takes all of it; build the folder again with --overwrite"

@@ -87,7 +87,7 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
     shards: list[ShardEntry] = []
     total = result.tally
     for index in range(num_chunks(job, corpus)):
-        marker = work_folder.read_marker(job.out, corpus.name, index, is_final=bool(corpus.deduplicate))
+        marker = work_folder.read_marker(job.out, corpus.name, index, is_final=corpus.is_compared)
         tally, alignment, found = marker_of(marker, total.lines)
         shards += found
         for reason, examples in tally.examples.items():

@@ -74,7 +74,7 @@ def _source(catalog: Path, name: str) -> Corpus:
     corpus = next((corpus for corpus in read_catalog(catalog) if corpus.name == name), None)
     if corpus is None:
         raise InputError(f"--catalog {catalog}: has no corpus {name}")
-    if corpus.deduplicate:
+    if corpus.is_compared:
         raise InputError(f"--catalog {catalog}: {name} was built without repeated lines, so a row's line is not known")
     return corpus
 

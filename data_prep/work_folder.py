@@ -179,9 +179,9 @@ def provisional(out: Path) -> Path:
     return out / WORK_FOLDER / PROVISIONAL_FOLDER
 
 
-def keys_path(out: Path, corpus: str, split: str, index: int) -> Path:
-    """Keys of the rows of a shard that waits for the removal of duplicates."""
-    return out / WORK_FOLDER / corpus / f"keys-{split}-{index:05d}.npy"
+def keys_path(out: Path, corpus: str, split: str, index: int, kind: str) -> Path:
+    """Keys, of some kind, of the rows of a shard that waits for the removal of duplicates; or their sketches."""
+    return out / WORK_FOLDER / corpus / f"{kind}-{split}-{index:05d}.npy"
 
 
 def held_path(out: Path, corpus: str, index: int) -> Path:

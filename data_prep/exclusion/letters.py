@@ -32,6 +32,7 @@ class Letters:
         self.borders = np.concatenate([np.zeros(1, np.int64), totals[is_end_C]])
         assert len(self.borders) == len(texts) + 1, "a text has no line end"
         self.codes_C = codes_C[is_letter_C]
+        self._kept = is_letter_C  # of all characters
         self._sums = _sums(self.codes_C)
 
     @property
@@ -41,13 +42,23 @@ class Letters:
 
     def of_texts(self) -> np.ndarray:
         """The hash of each text, uint64 [T]; 0 for one without letters."""
-        found = _spread(self._hashes(self.borders[:-1], self.borders[1:]) + self.lengths.astype(np.uint64) * LENGTH_FACTOR)
-        return np.where(self.lengths > 0, found, np.uint64(0))
+        return np.where(self.lengths > 0, self.between(self.borders[:-1], self.borders[1:]), np.uint64(0))
+
+    def between(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """The hash of the letters from each start to its stop, uint64."""
+        return _spread(self._hashes(starts, stops) + (stops - starts).astype(np.uint64) * LENGTH_FACTOR)
 
     def starts(self, length: int) -> np.ndarray:
         """The first letter of each run of `length` letters within a text, int64."""
         ends = np.repeat(self.borders[1:], self.lengths)
         return np.flatnonzero(np.arange(len(self.codes_C)) + length <= ends)
+
+    def words(self, stands_alone: np.ndarray) -> np.ndarray:
+        """The first letter of each word, int64; bool [0x110000] says which letters are words by themselves."""
+        is_alone_C = stands_alone[self.codes_C]
+        begins_C = np.ones(len(self.codes_C), np.bool_)
+        begins_C[1:] = ~self._kept[np.flatnonzero(self._kept)[1:] - 1] | is_alone_C[1:] | is_alone_C[:-1]
+        return np.flatnonzero(begins_C)
 
     def of_runs(self, starts: np.ndarray, length: int) -> np.ndarray:
         """The hash of the run at each start, uint64."""

@@ -78,11 +78,12 @@ def in_script(language: str) -> np.ndarray | None:
         return None
     code = without_region(language)
     wanted = {MARKS, *PARTS.get(script, (script,)), *SECOND_SCRIPTS.get(code, ())}
-    return _of_scripts(frozenset(wanted))
+    return of_scripts(frozenset(wanted))
 
 
 @lru_cache(maxsize=32)
-def _of_scripts(wanted: frozenset[str]) -> np.ndarray:
+def of_scripts(wanted: frozenset[str]) -> np.ndarray:
+    """Whether each code point is of one of these scripts, uint8 [NUM_CODES]."""
     borders = np.array([*Scripts.RANGES, NUM_CODES])
     is_wanted = np.array([value in wanted for value in Scripts.VALUES], np.uint8)
     return np.repeat(is_wanted, np.diff(borders))
@@ -99,5 +100,5 @@ def is_space() -> np.ndarray:
 @lru_cache(maxsize=1)
 def widths() -> np.ndarray:
     """How many letters of an alphabet a character stands for in lengths: Han and kana 3, Hangul 2; uint8 [NUM_CODES]."""
-    wide = 2 * _of_scripts(frozenset(["Hani", "Hira", "Kana"])) + _of_scripts(frozenset(["Hang"]))
+    wide = 2 * of_scripts(frozenset(["Hani", "Hira", "Kana"])) + of_scripts(frozenset(["Hang"]))
     return np.asarray(1 + wide, np.uint8)

@@ -282,3 +282,62 @@ def test_a_full_disk_is_a_clean_stop_and_the_build_goes_on_once_there_is_room(
     assert "an earlier build of the same input goes on" in output
     assert all(path.stat().st_mtime_ns == changed for path, changed in before.items())
     assert contents(out) == undisturbed
+
+
+@pytest.fixture
+def everything(tmp_path: Path) -> Path:
+    """A catalog with all that leaves lines out: filters, evaluation text, what is held out, copies and near copies."""
+    draw = random.Random(4)
+    words = "the small house is green and a dog runs over old bridge where many people walk every morning".split()  # noqa: SIM905
+
+    def line() -> list[str]:
+        return [*draw.choices(words, k=draw.randint(12, 40)), str(draw.randint(0, 10**6))]
+
+    lines = [line() for _ in range(600)]
+    lines += [[*draw.choice(lines), "again"] for _ in range(120)] + draw.choices(lines, k=120)
+    lines += [["дом", *"собака стоит".split(), str(number)] for number in range(50)]  # noqa: SIM905
+    draw.shuffle(lines)
+    texts = [" ".join(words) for words in lines]
+    (tmp_path / "a.txt").write_text("".join(text + "\n" * draw.randint(1, 2) for text in texts[:600]))
+    (tmp_path / "b.txt.xz").write_bytes(lzma.compress("\n".join(texts[350:]).encode()))
+    pairs = zip(texts[:350], (" ".join(words[::-1]) for words in lines), strict=False)
+    (tmp_path / "p.tsv").write_text("\n".join("\t".join(pair) for pair in [*pairs, ("the same text", "the same text")]))
+    (tmp_path / "eval.txt").write_text("\n".join(texts[400:430]))
+    path = tmp_path / "everything.yaml"
+    path.write_text(
+        "filters: strict\n"
+        "deduplicate_near: true\n"
+        "exclude: [eval.txt]\n"
+        "corpora:\n"
+        "  - {name: a, format: cc100, path: a.txt, language: en, deduplicate: across, held_out: 0.02}\n"
+        "  - {name: b, format: documents, path: b.txt.xz, language: en, deduplicate: across}\n"
+        "  - {name: p, format: tsv, path: p.tsv, languages: [en, fr], held_out: 0.05, deduplicate: across,\n"
+        "     filters: {preset: strict, language: false}}\n"
+    )
+    return path
+
+
+def test_with_all_that_leaves_lines_out_kills_and_ranks_change_nothing(
+    everything: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    code, output = run(everything, tokenizer, tmp_path / "one", 1)
+    assert code == 0, output
+    copies = ("duplicate of an earlier line", "duplicate of a line of an earlier corpus")
+    reasons = ("less than 0.5 of it in the language's script", "both sides are the same text", "held out of p")
+    for reason in (*reasons, *copies, *(f"near {copy}" for copy in copies)):
+        assert f" rejected: {reason}" in output, output
+    assert re.search("rejected: a sentence of .*/eval.txt", output)
+    out = tmp_path / "two"
+    for awaited, count in (("*/[0-9]*.json", 8), ("*/drops-near-*.npy", 1)):  # while it converts, while it compares
+        process = start(everything, tokenizer, out, 2)
+        while process.poll() is None and len(list((out / "work").glob(awaited))) < count:
+            time.sleep(0.002)
+        for one in ranks_of(process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.communicate(timeout=60)
+        assert not (out / "manifest.json").exists(), "it was killed too late"
+    code, output = run(everything, tokenizer, out, 2)
+    assert (code, "an earlier build of the same input goes on" in output) == (0, True), output
+    assert verify(out) == []
+    assert contents(out) == contents(tmp_path / "one")
