@@ -14,6 +14,8 @@
 4. Peak memory at 1 GB and at 100 MB of text; bytes on disk per byte of text.
 5. `filters: strict` against no filters, on one core; and against datatrove's pipeline that does the same work: lines pass
    filters of the same measures (script, markup, repeats, language by CLD2), then its tokenizer.
+6. What `deduplicate_near` adds to a build, against datatrove's four steps of MinHash on the same lines, of which a tenth
+   come again with a changed word; by the processor's time, so that other jobs on the machine count little.
 
 Prints every figure and its target; writes nothing outside --work. Run it on an idle machine.
 """
@@ -26,23 +28,22 @@ import importlib.util
 import json
 import lzma
 import os
+import random
+import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import sentencepiece
+from data_prep_peers import lines_of, measured, on_cores
 from sentencepiece import sentencepiece_model_pb2
 
 PIECES = 250_000
 SMALL_DICTIONARY = [{"id": lzma.FILTER_LZMA2, "preset": 2, "dict_size": 1 << 16}]
 PEER_MB = 20
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
@@ -52,13 +53,9 @@ def main() -> None:
     parser.add_argument("--ranks_mb", type=int, default=3000, help="text for the comparison of 2 ranks with 1")
     parser.add_argument("--rounds", type=int, default=1, help="of that comparison, in turn; the fastest of each counts")
     parser.add_argument("--work", type=Path, default=Path("/tmp/data_prep_benchmark"))
-    parser.add_argument("--only", default="speed,filters,streams,blocks,memory")
+    parser.add_argument("--only", default="speed,filters,near,streams,blocks,memory")
     parser.add_argument("--engines", default="workers,mpi", help="for the comparison of 2 ranks with 1")
-    parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)  # a measurement, in its own process
     arguments = parser.parse_args()
-    if arguments.inside:
-        print(json.dumps(MEASUREMENTS[arguments.inside[0]](*map(Path, arguments.inside[1:]))))
-        return
     engines = arguments.engines.split(",")
     benchmark = Benchmark(arguments.text, arguments.work, arguments.mb, arguments.ranks_mb, engines, arguments.rounds)
     benchmark.run(arguments.only.split(","))
@@ -83,6 +80,8 @@ class Benchmark:
             self.speed(tokenizer)
         if "filters" in parts:
             self.filters(tokenizer)
+        if "near" in parts:
+            self.near(tokenizer)
         if "streams" in parts or "blocks" in parts:
             self.limit(tokenizer)
         if "streams" in parts:
@@ -139,6 +138,25 @@ class Benchmark:
             catalog.write_text("\n".join(lines) + "\n")
         return catalog
 
+    def varied(self, megabytes: int) -> tuple[Path, int]:
+        """(catalog, bytes of text): words in another order each time, and a tenth of the lines twice, with another end."""
+        folder, draw = self.work / f"varied{megabytes}", random.Random(0)
+        if not (folder / "catalog.yaml").exists():
+            folder.mkdir()
+            times = -(-megabytes * 1_000_000 // sum(map(len, self.source.values())))
+            lines = ["corpora:"]
+            for language, content in self.source.items():
+                with lzma.open(folder / f"{language}.txt.xz", "wt", encoding="utf-8", filters=SMALL_DICTIONARY) as file:
+                    for words in map(str.split, content.decode().split("\n") * times):
+                        draw.shuffle(words)
+                        file.write(" ".join(words) + "\n")
+                        if words and draw.random() < 0.1:
+                            file.write(" ".join([*words, str(draw.randint(0, 10**6))]) + "\n")
+                lines.append(f"  - {{name: {language}, format: cc100, path: {language}.txt.xz, language: {language}}}")
+            (folder / "catalog.yaml").write_text("\n".join(lines) + "\n")
+            (folder / "near.yaml").write_text("deduplicate_near: true\n" + "\n".join(lines) + "\n")
+        return folder / "catalog.yaml", lines_of(folder / "catalog.yaml")[1]
+
     def repeated(self, megabytes: int, is_one_stream: bool = True) -> tuple[Path, int]:
         """(catalog, bytes of text) of about so much text."""
         total = sum(map(len, self.source.values()))
@@ -186,6 +204,29 @@ class Benchmark:
         theirs = measured("datatrove with filters", tokenizer, small)
         print(f"{'datatrove, the same filters':40s} {theirs:7.2f} MB/s a core")
         self.target("datatrove with the same filters, ratio", filtered / theirs, least=3.0)
+
+    def near(self, tokenizer: Path) -> None:
+        catalog, size = self.varied(PEER_MB)
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for _ in range(max(2, self.rounds)):
+            for name in ("catalog", "near"):
+                before = cpu_seconds()
+                self.built(tokenizer, catalog.with_name(f"{name}.yaml"), "--workers", "1", cores={0})
+                seconds[name].append(cpu_seconds() - before)
+        report = json.loads((self.work / "out" / "report.json").read_text())["corpora"]
+        gone = sum(found["lines"] for corpus in report for found in corpus["rejected"].values())
+        print(f"near duplicates: {gone:,} of {gone + sum(corpus['rows'] for corpus in report):,} rows go")
+        plain, near = min(seconds["catalog"]), min(seconds["near"])
+        ours = size / (near - plain) / 1e6
+        print(f"{'a build, without and with near duplicates':40s} {plain:7.1f} s {near:7.1f} s of the processor")
+        print(f"{'what near duplicates add':40s} {ours:7.2f} MB/s a core")
+        if importlib.util.find_spec("datatrove") is None:
+            print("datatrove: not installed (pip install datatrove orjson), not measured")
+            return
+        theirs = measured("datatrove's MinHash", tokenizer, catalog)
+        print(f"{'datatrove, MinHash':40s} {theirs:7.2f} MB/s a core")
+        self.target("datatrove's MinHash, ratio", ours / theirs, least=3.0)
+        self.target("datatrove's MinHash against the whole build, ratio", size / near / 1e6 / theirs, least=1.0)
 
     def disk(self, size: int) -> None:
         shards = sum(path.stat().st_size for path in (self.work / "out").rglob("*.arrow"))
@@ -264,134 +305,6 @@ class Benchmark:
         return hashlib.sha256(b"".join(path.read_bytes() for path in files if path.name != ".lock")).hexdigest()
 
 
-# -- in processes of their own -----------------------------------------------------------------------------------
-
-
-def lines_of(catalog: Path) -> tuple[list[str], int]:
-    """The lines that are not empty, and the bytes of text."""
-    contents = [lzma.decompress(path.read_bytes()) for path in sorted(catalog.parent.glob("*.txt.xz"))]
-    return [line for content in contents for line in content.decode().split("\n") if line], sum(map(len, contents))
-
-
-def rate_of(work: Callable[[], object], size: int) -> float:
-    """MB/s of `work`."""
-    started = time.perf_counter()
-    work()
-    return size / (time.perf_counter() - started) / 1e6
-
-
-def bare(tokenizer: Path, catalog: Path) -> float:
-    """`for line in lines: processor.encode(line)`."""
-    lines, size = lines_of(catalog)
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer))
-    encode = processor.encode
-    return rate_of(lambda: [None for line in lines if encode(line) is None], size)
-
-
-def with_datasets(tokenizer: Path, catalog: Path) -> float:
-    """`datasets.map` with XLM-R's fast tokenizer, batched, to Arrow files; reading the same .txt.xz files."""
-    import datasets
-    from transformers import XLMRobertaTokenizerFast
-
-    _, size = lines_of(catalog)
-    fast = XLMRobertaTokenizerFast.from_pretrained(tokenizer.parent)
-    files, folder = sorted(map(str, catalog.parent.glob("*.txt.xz"))), catalog.parent / "datasets"
-    shutil.rmtree(folder, ignore_errors=True)
-
-    def work() -> None:
-        raw = datasets.load_dataset("text", data_files=files, split="train", cache_dir=str(folder / "cache"))
-        encoded = raw.map(
-            lambda batch: {"input_ids": fast(batch["text"], add_special_tokens=False)["input_ids"]},
-            batched=True,
-            remove_columns=["text"],
-        )
-        encoded.save_to_disk(str(folder / "out"))
-
-    return rate_of(work, size)
-
-
-def with_datatrove(tokenizer: Path, catalog: Path) -> float:
-    """datatrove's DocumentTokenizer on the same lines, a document a line."""
-    return by_datatrove(tokenizer, catalog, [])
-
-
-def with_datatrove_filters(tokenizer: Path, catalog: Path) -> float:
-    """The same behind filters of the measures of `filters: strict`, all lines taken for English ones."""
-    import pycld2
-    from datatrove.pipeline.filters import LambdaFilter
-    from fontTools.unicodedata import script
-
-    from data_prep.filters.measures import MARKUP, repeated_share
-
-    def is_english(text: str) -> bool:
-        is_sure, _, found = pycld2.detect(text[:100], hintLanguage="en")
-        return len(text) < 30 or not is_sure or sum(share for _, code, share, _ in found if code == "en") >= 50
-
-    def is_latin(text: str) -> bool:
-        visible = [letter for letter in text if not letter.isspace()]
-        return sum(script(letter) == "Latn" for letter in visible) >= 0.5 * len(visible)
-
-    def is_text(text: str) -> bool:
-        return sum(found.end() - found.start() for found in MARKUP.finditer(text)) <= 0.2 * len(text)
-
-    def is_varied(text: str) -> bool:
-        return len(text) < 40 or repeated_share(text) <= 0.3
-
-    tests = (is_latin, is_text, is_varied, is_english)
-    return by_datatrove(
-        tokenizer, catalog, [LambdaFilter(lambda document, test=test: test(document.text)) for test in tests]
-    )
-
-
-def by_datatrove(tokenizer: Path, catalog: Path, filters: list[Any]) -> float:
-    """MB/s of a pipeline of datatrove's: lines, filters, tokenizer."""
-    from datatrove.data import Document
-    from datatrove.executor import LocalPipelineExecutor
-    from datatrove.pipeline.tokens import DocumentTokenizer
-    from transformers import XLMRobertaTokenizerFast
-
-    lines, size = lines_of(catalog)
-    folder = catalog.parent / "datatrove"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    fast = XLMRobertaTokenizerFast.from_pretrained(tokenizer.parent)
-    fast.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    documents = (Document(text=line, id=str(number)) for number, line in enumerate(lines))
-    pipeline = [
-        lambda data, rank, world_size: documents,
-        *filters,
-        DocumentTokenizer(
-            output_folder=str(folder / "out"),
-            tokenizer_name_or_path=str(folder / "tokenizer.json"),
-            eos_token=None,
-            shuffle_documents=False,
-            save_filename="data",
-        ),
-    ]
-    executor = LocalPipelineExecutor(pipeline=pipeline, logging_dir=str(folder / "logs"), tasks=1, workers=1)
-    return rate_of(executor.run, size)
-
-
-MEASUREMENTS: dict[str, Callable[..., float]] = {
-    "bare": bare,
-    "datasets": with_datasets,
-    "datatrove": with_datatrove,
-    "datatrove with filters": with_datatrove_filters,
-}
-
-
-def measured(name: str, *arguments: Path) -> float:
-    """One of MEASUREMENTS in a new process on one core; MB/s."""
-    command = [sys.executable, "-m", "benchmarks.data_prep", "--text", ".", "--inside", name, *map(str, arguments)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, preexec_fn=on_cores({0}), env=environment, check=False, cwd=ROOT
-    )
-    if result.returncode:
-        raise SystemExit(f"{name} failed:\n{result.stderr[-3000:]}")
-    return float(result.stdout.splitlines()[-1])
-
-
 def run_cli(*arguments: object, launcher: list[str] | None = None, cores: set[int] | None = None) -> None:
     """`python -m data_prep ...`, its output shown only when it fails."""
     command = [*(launcher or []), sys.executable, "-m", "data_prep", *map(str, arguments)]
@@ -403,9 +316,10 @@ def run_cli(*arguments: object, launcher: list[str] | None = None, cores: set[in
         raise SystemExit(f"{' '.join(command)} failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
 
 
-def on_cores(cores: set[int] | None) -> Callable[[], None] | None:
-    """Pins a new process and its threads."""
-    return None if cores is None else lambda: os.sched_setaffinity(0, cores)
+def cpu_seconds() -> float:
+    """Of the processor, for all that this process has started and seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def stolen(cores: set[int]) -> float:

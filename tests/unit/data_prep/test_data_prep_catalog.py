@@ -8,6 +8,8 @@ import pytest
 
 import data_prep
 from data_prep.catalog import FORMATS, read_catalog
+from data_prep.filters import read_filters
+from data_prep.near_duplicates import Near
 from ernie_m.base.console import InputError
 
 GOOD = {
@@ -26,7 +28,10 @@ def catalog(tmp_path: Path, *entries: str, head: str = "corpora:\n") -> Path:
 def test_the_example_shows_every_format() -> None:
     corpora = read_catalog(Path(data_prep.__file__).with_name("example_catalog.yaml"))
     assert {corpus.format for corpus in corpora} == set(FORMATS)
-    assert [corpus.languages for corpus in corpora if corpus.name == "cc100.no"] == [("no",)]
+    by_name = {corpus.name: corpus for corpus in corpora}
+    assert by_name["cc100.no"].languages == ("no",)
+    assert dict(by_name["crawl.sw"].filters) == {**dict(read_filters("strict", 1, "")), "repeats": 0.5}
+    assert by_name["crawl.sw"].deduplicate_near == Near()
 
 
 def test_values_defaults_and_relative_paths(tmp_path: Path) -> None:

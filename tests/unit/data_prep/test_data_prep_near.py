@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import resource
 import unicodedata
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from prep_samples import bare_ids, rows_of
 
 from data_prep import near_duplicates
 from data_prep.build import Options, build
-from data_prep.catalog import read_catalog
+from data_prep.catalog import Corpus, read_catalog
+from data_prep.deduplicate import Bucket, find_repeated
 from data_prep.estimate import estimate
 from data_prep.near_duplicates import Near, read_near, signatures
+from data_prep.row_keys import RowKeys
 from ernie_m.base.console import InputError
 
 NEAR, ELSEWHERE = "near duplicate of an earlier line", "near duplicate of a line of an earlier corpus"
@@ -165,6 +168,26 @@ def test_pairs_are_near_duplicates_by_both_sides_and_exact_copies_count_as_such(
     assert manifest.corpora[0].rejected == {NEAR: 1, "duplicate of an earlier line": 1}
     kept = [bare_ids(tokenizer, pairs[place][0]) for place in (0, 2)]
     assert [row["source"] for row in rows_of(tmp_path / "out", "p", "train")] == kept
+
+
+def test_a_bucket_of_more_chunks_than_files_may_be_open(tmp_path: Path) -> None:
+    """Each chunk has a row that all have, and one of its own."""
+    num_chunks, limits = 300, resource.getrlimit(resource.RLIMIT_NOFILE)
+    near = Near(permutations=8, bands=2)
+    corpus = Corpus("a", "cc100", ("en",), (), deduplicate=True, deduplicate_near=near)
+    for index in range(num_chunks):
+        keys = RowKeys(corpus)
+        keys.add([["all of them", f"this one {index}"]])
+        keys.write(tmp_path, "train", index)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        for settings in (None, near):
+            find_repeated(Bucket(tmp_path, (("a", num_chunks),), 0, 0, settings))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for kind in ("keys", "near"):
+        drops = np.load(tmp_path / f"work/a/drops-{kind}-0-00000.npy")
+        assert np.unique(drops, axis=0).tolist() == [[0, index, 0, 0] for index in range(1, num_chunks)]
 
 
 @pytest.mark.parametrize(
