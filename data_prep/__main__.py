@@ -109,6 +109,7 @@ class Commands:
         skip_space_check: bool = False,
         allow_unknown: bool = False,
         tokenizer_sha256: str | None = None,
+        grow_from: str | None = None,
     ) -> None:
         """Read, clean and tokenize every corpus of a catalog into Arrow shards and a manifest.
 
@@ -133,6 +134,8 @@ class Commands:
             allow_unknown: take text of which more than a fifth of the pieces are unknown to the tokenizer; else it cannot
                 be used.
             tokenizer_sha256: beginning of the SHA-256 that the tokenizer must have.
+            grow_from: a finished folder. What stays the same of it gets a second name in `out` (hard links) and is not built
+                again; it is not changed. Says what is kept, added, built again and removed; with --estimate only that.
         """
         from data_prep import build as building
         from data_prep.launched_ranks import start_ranks
@@ -147,6 +150,7 @@ class Commands:
             skip_space_check=flag("skip_space_check", skip_space_check),
             allow_unknown=flag("allow_unknown", allow_unknown),
             tokenizer_sha256=tokenizer_sha256,
+            grow_from=None if grow_from is None else Path(grow_from),
         )
         ranks = start_ranks(workers)
         work = building.show_estimate if flag("estimate", estimate) else building.build

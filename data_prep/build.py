@@ -4,6 +4,7 @@
 2. Teams of ranks share the corpora (team.py); each chunk is converted to its shards and a marker (convert.py).
    A chunk that has its marker is not done again, so a build that was killed goes on where it was.
 3. Where the catalog asks for it, repeated lines are removed (deduplicate.py).
+   A build that grows from a finished folder takes over what stays the same (growth.py), and does 2 and 3 with the rest.
 4. Rank 0 reads the markers and writes report, tokenizer, shard table and, last, the manifest: a folder without it is not
    finished.
 """
@@ -11,32 +12,24 @@
 from __future__ import annotations
 
 import errno
-import hashlib
-import platform
 import shutil
 import time
-from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow
-import sentencepiece
-import tokenizers
-
-import ernie_m
-from data_prep import filters, near_duplicates, readers, work_folder
-from data_prep.catalog import Catalog, Corpus, read_catalog, read_whole_catalog
+from data_prep import filters, growth, near_duplicates, readers, work_folder
+from data_prep.catalog import Catalog, Corpus, read_whole_catalog
 from data_prep.convert import vocabulary_of
 from data_prep.estimate import Estimate, estimate, refuse_too_little_space, refuse_unknown, shown, size
+from data_prep.exclusion.changes import is_concerned, write_changes
 from data_prep.exclusion.entries import of_evaluation_files
 from data_prep.exclusion.held_out import gather
+from data_prep.growth import Growth
 from data_prep.known_tokenizers import recognised
 from data_prep.many_files import existing
-from data_prep.ownership import EXCLUDED_FILE, HELD_OUT_FILE
+from data_prep.ownership import EXCLUDED_FILE, HELD_OUT_FILE, KEPT_FILE
 from data_prep.phases import (
     QUARANTINE,
     STOP,
@@ -45,21 +38,21 @@ from data_prep.phases import (
     convert_corpora,
     find_repeated_rows,
     held_out_of,
+    note_concerned_lines,
     note_held_out_texts,
     remove_repeated_rows,
 )
+from data_prep.plan import plan_of, versions
 from data_prep.rank_stats import peak_memory
 from data_prep.readers.sampling import MOST_TEXT_OF_ESTIMATE
 from data_prep.rebuild import left_out, rebuild_missing
 from data_prep.report import collect, summary, write_reports
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError, Progress, duration
-from ernie_m.base.files import sha256_of, written_atomically
+from ernie_m.base.files import sha256_of, write_json, written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.folder import Manifest
 from ernie_m.corpus.tokenizer_files import companion_hashes, companions_of, name_in_data
-
-IDENTITY_BYTES = 1 << 16  # of both ends of an input file: shows a change without reading the whole file
 
 
 @dataclass(frozen=True)
@@ -72,6 +65,8 @@ class Options:
     skip_space_check: bool = False
     allow_unknown: bool = False
     tokenizer_sha256: str | None = None
+    grow_from: Path | None = None
+    """A finished folder, of which all that stays the same is taken over."""
 
 
 def build(
@@ -87,13 +82,13 @@ def build(
             job = ranks.on_first(lambda: _prepare(catalog, tokenizer, out, options, ranks, stack))
             if job is None:
                 return Manifest.read(out) if ranks.rank == 0 else None
-            if held_out_of(job) and not ranks.on_first((out / HELD_OUT_FILE).exists):
-                _run(ranks, note_held_out_texts, job)
-                ranks.on_first(lambda: gather(out, held_out_of(job)))
-            _run(ranks, convert_corpora, job)
-            if any(corpus.is_compared for corpus in job.corpora):
-                _run(ranks, find_repeated_rows, job)
-                _run(ranks, remove_repeated_rows, job)
+            _note_held_out(ranks, job)
+            kept = _taken_over(ranks, job)
+            rest = replace(job, corpora=tuple(corpus for corpus in job.corpora if corpus.name not in kept))
+            _run(ranks, convert_corpora, rest)
+            if any(corpus.is_compared for corpus in rest.corpora):
+                _run(ranks, find_repeated_rows, rest)
+                _run(ranks, remove_repeated_rows, rest)
             ranks.on_first(lambda: manifests.append(_finish(job, started)))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -107,7 +102,9 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
     """Print what a build would take."""
 
     def show() -> None:
-        corpora = read_catalog(catalog)
+        whole = read_whole_catalog(catalog)
+        found = _growth(whole, vocabulary_of(tokenizer), out, options)
+        corpora = [corpus for corpus in whole.corpora if not found or corpus.name in found.built]
         print(shown([estimate(corpus, tokenizer, MOST_TEXT_OF_ESTIMATE) for corpus in corpora], out, ranks.num_ranks))
 
     ranks.on_first(show)
@@ -126,30 +123,48 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
     stack.enter_context(work_folder.locked(out))
     before = work_folder.finished_plan(out)
     if before is not None and not options.overwrite:
-        work_folder.refuse_other_plan(out, before, _plan(whole, left_out(before), vocabulary, options))
+        now = plan_of(whole, left_out(before), vocabulary.fingerprint, options.chunk_bytes)
+        work_folder.refuse_other_plan(out, before, now)
         rebuilt = rebuild_missing(out, corpora, tokenizer, options.chunk_bytes)
         print(f"{out}: already built from the same input, tokenizer and options; {rebuilt or 'nothing to do'}")
         return None
-    estimates, failed = _sampled(corpora, tokenizer, options)
+    found = _growth(whole, vocabulary, out, options)
+    estimates, failed = _sampled(
+        [corpus for corpus in corpora if not found or corpus.name in found.built], tokenizer, options
+    )
     entries = of_evaluation_files(
         evaluation, [f"{path.parent.name}/{path.name}" for path in evaluation]
     )  # before anything is written
-    goes_on = work_folder.begin(out, _plan(whole, failed, vocabulary, options), options.overwrite)
+    plan = plan_of(whole, failed, vocabulary.fingerprint, options.chunk_bytes)
+    if found:
+        plan[work_folder.GROWN_FROM] = found.manifest_sha256
+    goes_on = work_folder.begin(out, plan, options.overwrite)
     if evaluation and not (out / EXCLUDED_FILE).exists():
         entries.write(out / EXCLUDED_FILE)
     if goes_on:
         print(f"{out}: an earlier build of the same input goes on")
     elif not options.skip_space_check:
-        refuse_too_little_space(estimates, out)
+        refuse_too_little_space(
+            sum(one.disk_bytes for one in estimates) + (growth.copied_bytes(found, out) if found else 0), out
+        )
     for name, message in failed.items():
         work_folder.mark_end(out, name, {"error": message})
     print(known)
     print(f"ranks: {ranks.num_ranks}; corpora: {len(corpora)}; bytes of text a chunk: {options.chunk_bytes:,}")
     quarantines, is_apart = options.on_error == QUARANTINE, not whole.allow_held_out
-    return Job(corpora, tokenizer, out, options.chunk_bytes, quarantines, options.allow_unknown, is_apart)
+    return Job(corpora, tokenizer, out, options.chunk_bytes, quarantines, options.allow_unknown, is_apart, found)
 
 
-def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:
+def _growth(catalog: Catalog, vocabulary: AnyVocabulary, out: Path, options: Options) -> Growth | None:
+    """What can be taken over, told to the user; None where the build does not grow from another folder."""
+    if options.grow_from is None:
+        return None
+    found = growth.compared(options.grow_from, out, catalog, vocabulary, options.chunk_bytes)
+    print(growth.told(found, catalog.corpora))
+    return found
+
+
+def _sampled(corpora: list[Corpus], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:
     """An estimate from a sample of every corpus; and name -> message of corpora to be left out."""
     estimates, failed = [], {}
     progress = Progress("look at a sample of every corpus", len(corpora), "corpora")
@@ -167,30 +182,39 @@ def _sampled(corpora: tuple[Corpus, ...], tokenizer: Path, options: Options) -> 
     return estimates, failed
 
 
-def _plan(catalog: Catalog, failed: Collection[str], vocabulary: AnyVocabulary, options: Options) -> dict[str, Any]:
-    """Everything that the output depends on: a build is continued only if this is the same."""
-    described = []
-    for corpus in catalog.corpora:
-        files = [] if corpus.name in failed else [_identity(path) for path in corpus.files]
-        told = {key: value for key, value in asdict(corpus).items() if key != "limits"}  # they change no byte
-        described.append({**told, "files": files, "languages": list(corpus.languages), "filters": dict(corpus.filters)})
-    return {
-        "chunk_bytes": options.chunk_bytes,
-        "tokenizer_sha256": vocabulary.fingerprint,
-        "versions": versions(catalog.corpora),
-        "exclude": [_identity(path) for path in existing(catalog.exclude)],
-        "allow_held_out": catalog.allow_held_out,
-        "corpora": described,
-    }
+def _note_held_out(ranks: Ranks, job: Job) -> None:
+    """Know what is held out, before anything is converted; what another folder has noted is not read again."""
+    if not held_out_of(job) or ranks.on_first((job.out / HELD_OUT_FILE).exists):
+        return
+    noted = job.growth.noted if job.growth else ()
+    rest = tuple(corpus for corpus in held_out_of(job) if corpus.name not in noted)
+    _run(ranks, note_held_out_texts, replace(job, corpora=rest))
+    ranks.on_first(lambda: gather(job.out, rest, job.growth.old / HELD_OUT_FILE if job.growth and noted else None))
 
 
-def _identity(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        ends = file.read(IDENTITY_BYTES)
-        file.seek(max(0, size - IDENTITY_BYTES))
-        ends += file.read()
-    return {"name": path.name, "bytes": size, "sha256_of_ends": hashlib.sha256(ends).hexdigest()}
+def _taken_over(ranks: Ranks, job: Job) -> set[str]:
+    """Names of the corpora that are taken over from another folder, which has been done then."""
+    found = job.growth
+    if found is None:
+        return set()
+    work = job.out / work_folder.WORK_FOLDER
+    if ranks.on_first(lambda: not (work / KEPT_FILE).exists() and write_changes(found.old, job.out, work)):
+        candidates = [corpus for corpus in job.corpora if corpus.name in found.kept]
+        unknown = ranks.on_first(lambda: tuple(one for one in candidates if not is_concerned(job.out, one.name)))
+        _run(ranks, note_concerned_lines, replace(job, corpora=unknown))
+    return set(ranks.on_first(lambda: _take_over(job, found)))
+
+
+def _take_over(job: Job, found: Growth) -> list[str]:
+    path = job.out / work_folder.WORK_FOLDER / KEPT_FILE
+    if not path.exists():
+        concerned = [name for name in found.kept if is_concerned(job.out, name)]
+        decided = growth.without(found, job.corpora, concerned)
+        refuse_too_little_space(sum(found.old_bytes[name] for name in found.kept if name in decided.built), job.out)
+        write_json(path, {"kept": decided.kept})
+    kept = [name for name in work_folder.read(path)["kept"] if "error" not in (work_folder.end_of(job.out, name) or {})]
+    growth.take_over(found, kept, job.out)
+    return kept
 
 
 def _run(ranks: Ranks, phase: Phase, job: Job) -> None:
@@ -234,17 +258,3 @@ def _copy_tokenizer(vocabulary: AnyVocabulary, out: Path) -> tuple[str, dict[str
     if sha256_of(out / name) != vocabulary.fingerprint:
         raise InputError(f"tokenizer {vocabulary.path}: changed while the shards were built; run the build again")
     return name, companion_hashes(out / name)
-
-
-def versions(corpora: Collection[Corpus] = ()) -> dict[str, str]:
-    """Versions of the software that made the shards."""
-    return {
-        **near_duplicates.versions(corpus.deduplicate_near for corpus in corpora),
-        **filters.versions(corpus.filters for corpus in corpora),
-        "ernie_m": ernie_m.__version__,
-        "python": platform.python_version(),
-        "pyarrow": pyarrow.__version__,
-        "sentencepiece": sentencepiece.__version__,
-        "tokenizers": tokenizers.__version__,
-        "numpy": np.__version__,
-    }

@@ -118,9 +118,9 @@ def shown(estimates: list[Estimate], out: Path, num_ranks: int) -> str:
     )
 
 
-def refuse_too_little_space(estimates: list[Estimate], out: Path) -> None:
-    """Raise InputError when the shards will probably not fit on the disk."""
-    needed, free = int(SPACE_RESERVE * sum(e.disk_bytes for e in estimates)), free_bytes(out)
+def refuse_too_little_space(disk_bytes: int, out: Path) -> None:
+    """Raise InputError when shards of about so many bytes will probably not fit on the disk."""
+    needed, free = int(SPACE_RESERVE * disk_bytes), free_bytes(out)
     if needed > free:
         raise InputError(
             f"{out}: the shards will take about {size(needed)} and {size(free)} are free; make room, choose another --out, "

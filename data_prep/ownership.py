@@ -29,7 +29,7 @@ MARK_FILE = ".data_prep.json"
 LOCK_FILE, WORK_FOLDER, RANKS_FOLDER, PLAN_FILE, END_FILE = ".lock", "work", "ranks", ".plan.json", "end.json"
 REPORT_FILE, READABLE_REPORT_FILE = "report.json", "report.txt"
 PROVISIONAL_FOLDER, ALIGN_FOLDER = ".provisional", ".align"  # no corpus can be called so
-STOP_FILE = ".stop"
+STOP_FILE, KEPT_FILE = ".stop", ".kept.json"
 EXCLUDED_FILE, HELD_OUT_FILE = ".excluded.hashes", ".held_out.hashes"
 _MARK_FORMAT, _MARK_VERSION = "ernie-m data_prep build", 1
 _PLAN_KEYS = {"chunk_bytes", "tokenizer_sha256", "versions", "corpora"}
@@ -109,13 +109,13 @@ def _patterns(corpora: Iterable[str]) -> tuple[re.Pattern[str], re.Pattern[str]]
         f"{provisional}/{SHARDS_FOLDER}/{corpus}",
     ]
     shard, split = rf"({TRAIN}|{HELD_OUT})-{_NUMBER}(\.({'|'.join(COLUMNS)}))?\.arrow", f"({TRAIN}|{HELD_OUT})"
-    chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|((keys|near|sketches)-{split}|held)-{_NUMBER}\.npy"
+    chunk = rf"{_NUMBER}(\.final)?\.json|{re.escape(END_FILE)}|((keys|near|sketches)-{split}|held|concerned)-{_NUMBER}\.npy"
     chunk += rf"|drops-(keys|near)-\d+-{_NUMBER}\.npy"
     written = {
         "": "|".join(map(re.escape, (*_TOP_FILES, *_HIDDEN_FILES))),
         f"({provisional}/)?{SHARDS_FOLDER}/{corpus}/": shard,
         f"{RANKS_FOLDER}/": rf"rank-{_NUMBER}\.json",
-        f"{work}/": f"{re.escape(PLAN_FILE)}|{re.escape(STOP_FILE)}",
+        f"{work}/": "|".join(map(re.escape, (PLAN_FILE, STOP_FILE, KEPT_FILE, *_HIDDEN_FILES))),
         f"{work}/{corpus}/": chunk,
         f"{align}/": r"plan\.json",
         f"{align}/[^/]+/": r"model\.json|[a-z_]+\.npy",

@@ -17,7 +17,9 @@ from data_prep import readers, work_folder
 from data_prep.catalog import ACROSS, Corpus
 from data_prep.convert import Done, Task, convert
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
+from data_prep.exclusion.changes import note_concerned
 from data_prep.exclusion.held_out import note_held_out
+from data_prep.growth import Growth
 from data_prep.near_duplicates import Near
 from data_prep.rank_stats import RankStats
 from data_prep.readers.text_file import Cut
@@ -44,6 +46,8 @@ class Job:
     """Whether a language is taken that the tokenizer does not know."""
     keeps_held_out_apart: bool = True
     """Whether what is held out of pairs is kept out of all corpora."""
+    growth: Growth | None = None
+    """What may be taken over from another folder."""
 
 
 Failure = InputError | OSError | None
@@ -58,6 +62,11 @@ def convert_corpora(team: Team, job: Job) -> Failure:
 def note_held_out_texts(team: Team, job: Job) -> Failure:
     """Note what is held out of every pair of this team's share that is not noted yet."""
     return guarded(job.out, lambda: _HeldOut(team, replace(job, corpora=held_out_of(job))).run())
+
+
+def note_concerned_lines(team: Team, job: Job) -> Failure:
+    """Look through this team's share for what is newly kept out or no longer; of a corpus to the first such line."""
+    return guarded(job.out, lambda: _Concerned(team, job).run())
 
 
 def held_out_of(job: Job) -> tuple[Corpus, ...]:
@@ -237,6 +246,26 @@ class _HeldOut(_Conversions):
 
     def _is_done(self, corpus: Corpus, index: int) -> bool:
         return work_folder.held_path(self.job.out, corpus.name, index).exists()
+
+    def _close(self, corpus: Corpus) -> None:
+        pass
+
+
+class _Concerned(_Conversions):
+    """The look at what could be kept; a corpus with one such line is built, and need not be read further."""
+
+    name = "look for what is newly kept out"
+
+    def work(self) -> Callable[[Task], Done]:
+        return note_concerned
+
+    def finished(self, task: Task, result: Done | InputError) -> None:
+        if isinstance(result, Done) and result.rows:
+            self.failed.add(task.corpus.name)
+        super().finished(task, result)
+
+    def _is_done(self, corpus: Corpus, index: int) -> bool:
+        return work_folder.concerned_path(self.job.out, corpus.name, index).exists()
 
     def _close(self, corpus: Corpus) -> None:
         pass

@@ -36,7 +36,9 @@ class Result:
     entry: CorpusEntry | None
     error: str | None
     tally: Tally = field(default_factory=Tally)
-    alignment: Alignment = field(default_factory=Alignment)
+    score: float | None = None
+    """Of the alignment."""
+    sampled_pairs: int = 0
     warnings: list[str] = field(default_factory=list)
     alarms: list[str] = field(default_factory=list)
     num_rows: int = 0
@@ -53,7 +55,10 @@ def _result(job: Job, corpus: Corpus) -> Result:
     end = work_folder.end_of(job.out, corpus.name) or {}
     result = Result(corpus, None, end.get("error"))
     if result.error is None:
-        shards = _merged(job, corpus, result)
+        shards = _kept(end, result) if "kept" in end else _merged(job, corpus, result)
+        result.num_rows = sum(shard.rows for shard in shards)
+        result.num_tokens = sum(sum(shard.tokens) for shard in shards)
+        result.num_bytes = sum(shard.bytes for shard in shards)
         try:
             _refuse_unusable(job, result, shards)
         except InputError as error:
@@ -85,7 +90,7 @@ def _refuse_unusable(job: Job, result: Result, shards: list[ShardEntry]) -> None
 def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
     """Sum the markers of a corpus in the order of its chunks; its shards, first all of one split, then of the other."""
     shards: list[ShardEntry] = []
-    total = result.tally
+    total, whole = result.tally, Alignment()
     for index in range(num_chunks(job, corpus)):
         marker = work_folder.read_marker(job.out, corpus.name, index, is_final=corpus.is_compared)
         tally, alignment, found = marker_of(marker, total.lines)
@@ -93,7 +98,7 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
         for reason, examples in tally.examples.items():
             known = total.examples.setdefault(reason, [])
             known += [(total.lines + number, text) for number, text in examples[: EXAMPLES - len(known)]]
-        result.alignment += alignment
+        whole += alignment
         total.lines, total.text_bytes = total.lines + tally.lines, total.text_bytes + tally.text_bytes
         total.lines_read += tally.lines_read
         for language, pieces in tally.pieces.items():
@@ -102,11 +107,30 @@ def _merged(job: Job, corpus: Corpus, result: Result) -> list[ShardEntry]:
         for sums, counted in counts:
             for reason, number in counted.items():
                 sums[reason] = sums.get(reason, 0) + number
-    result.warnings += [*result.alignment.warnings(), *_long_lines(corpus, total), *_not_judged(corpus)]
-    result.num_rows = sum(shard.rows for shard in shards)
-    result.num_tokens = sum(sum(shard.tokens) for shard in shards)
-    result.num_bytes = sum(shard.bytes for shard in shards)
+    result.score, result.sampled_pairs = whole.score, whole.pairs
+    result.warnings += [*whole.warnings(), *_long_lines(corpus, total), *_not_judged(corpus)]
     return sorted(shards, key=lambda shard: shard.split != TRAIN)  # stable: each split keeps the order of its chunks
+
+
+def _kept(end: dict[str, Any], result: Result) -> list[ShardEntry]:
+    """What the report of another folder, from which the corpus was taken over, says of it (see `_as_json`); its shards."""
+    told = end["kept"]
+    rejected = told["rejected"].items()
+    result.tally = Tally(
+        told["lines"],
+        told["lines_read"],
+        told["text_bytes"],
+        rejected={reason: found["lines"] for reason, found in rejected},
+        examples={
+            reason: [(one["line"], one["text"]) for one in found["first"]] for reason, found in rejected if found["first"]
+        },
+        pieces={language: Pieces(**found) for language, found in told["pieces"].items()},
+        rejected_bytes=told["rejected_bytes"],
+        noted=told["noted"],
+    )
+    result.score, result.sampled_pairs = (told["alignment"][key] for key in ("score", "sampled_pairs"))
+    result.warnings = list(told["warnings"])
+    return [ShardEntry(**{**shard, "tokens": tuple(shard["tokens"])}) for shard in end["shards"]]
 
 
 def summary(results: list[Result]) -> str:
@@ -116,7 +140,7 @@ def summary(results: list[Result]) -> str:
     for result in results:
         corpus = result.corpus
         numbers = [f"{n:,}" for n in (result.num_rows, result.num_tokens, sum(result.tally.rejected.values()))]
-        score = "-" if result.alignment.score is None else f"{result.alignment.score:.2f}"
+        score = "-" if result.score is None else f"{result.score:.2f}"
         disk = f"{result.num_bytes / max(result.tally.text_bytes, 1):.2f}"
         unknown = " ".join(pieces.shown for _, pieces in sorted(result.tally.pieces.items())) or "-"
         state = [*numbers, unknown, score, disk] if result.entry else ["left out", *"-----"]
@@ -193,7 +217,7 @@ def _as_json(result: Result) -> dict[str, Any]:
             }
             for reason, number in sorted(tally.rejected.items())
         },
-        "alignment": {"score": result.alignment.score, "sampled_pairs": result.alignment.pairs},
+        "alignment": {"score": result.score, "sampled_pairs": result.sampled_pairs},
         "pieces": {language: asdict(pieces) for language, pieces in sorted(tally.pieces.items())},
         "rejected_bytes": dict(sorted(tally.rejected_bytes.items())),
         "noted": dict(sorted(tally.noted.items())),

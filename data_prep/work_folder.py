@@ -6,7 +6,9 @@
     work/.plan.json                what is being built; a later start has to ask for the same
     work/<corpus>/00012.json       chunk 12 is done: its shards, counts and rejected lines
     work/<corpus>/held-00012.npy   what is held out of chunk 12, noted before any is converted
-    work/<corpus>/end.json         the corpus is done (its number of chunks), or cannot be used (why)
+    work/<corpus>/end.json         the corpus is done (its number of chunks), cannot be used (why) or is taken over
+    work/.kept.json                which corpora are taken over from a folder that the build grows from (growth.py)
+    work/.*.hashes, work/<corpus>/concerned-00012.npy     what is kept out there or here alone; lines of chunk 12 with it
     work/.align/...                models and plan of `align`, which adds links to the finished folder
     ranks/rank-00003.json          what rank 3 did, how fast, in how much memory
     .excluded.hashes .held_out.hashes    hashes of what is kept out of all corpora
@@ -43,6 +45,9 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import exclusive, read_json, write_json, written_atomically
 from ernie_m.corpus.folder import MANIFEST_FILE
 from ernie_m.corpus.shard_table import SHARDS_FOLDER
+
+GROWN_FROM = "grown_from"
+"""Key of an unfinished plan: the manifest's hash of the folder that the build grows from."""
 
 __all__ = ["RANKS_FOLDER", "READABLE_REPORT_FILE", "REPORT_FILE", "STOP_FILE", "WORK_FOLDER"]
 
@@ -88,9 +93,10 @@ def refuse_other_plan(out: Path, before: dict[str, Any], now: dict[str, Any]) ->
     """Raise InputError unless the finished build in `out` is what is asked for now."""
     different = difference(before, now) if before else "it was made by a release that kept no plan"
     if different:
+        grow = f" (with --grow_from {out}, what stays the same is not built again)" if before else ""
         raise InputError(
-            f"{out}: already holds built data ({MANIFEST_FILE}) of another plan: {different}; choose another --out or add "
-            "--overwrite"
+            f"{out}: already holds built data ({MANIFEST_FILE}) of another plan: {different}; choose another --out{grow} or "
+            "add --overwrite"
         )
 
 
@@ -129,8 +135,13 @@ def finish(out: Path) -> None:
 
 
 def keep_plan(out: Path) -> None:
-    """Keep the plan in the finished folder, so that the same command again knows that there is nothing to do."""
-    write_json(out / PLAN_FILE, read(out / WORK_FOLDER / PLAN_FILE))
+    """Keep the plan in the finished folder, so that the same command again knows that there is nothing to do.
+
+    What it was grown from is left out: the folder is the same as any of this plan.
+    """
+    write_json(
+        out / PLAN_FILE, {key: value for key, value in read(out / WORK_FOLDER / PLAN_FILE).items() if key != GROWN_FROM}
+    )
 
 
 def marker_path(out: Path, corpus: str, index: int, is_final: bool = False) -> Path:
@@ -156,7 +167,7 @@ def read_marker(out: Path, corpus: str, index: int, is_final: bool = False) -> d
 
 
 def end_of(out: Path, corpus: str) -> dict[str, Any] | None:
-    """How the corpus ended: {"chunks": n} or {"error": message}; None while it has not."""
+    """How it ended: {"chunks": n}, {"error": message} or {"kept": report, "shards": [...]}; None while it has not."""
     path = out / WORK_FOLDER / corpus / END_FILE
     return read(path) if path.exists() else None
 
@@ -187,6 +198,11 @@ def keys_path(out: Path, corpus: str, split: str, index: int, kind: str) -> Path
 def held_path(out: Path, corpus: str, index: int) -> Path:
     """Hashes of the held-out texts of a chunk."""
     return out / WORK_FOLDER / corpus / f"held-{index:05d}.npy"
+
+
+def concerned_path(out: Path, corpus: str, index: int) -> Path:
+    """The number of lines of a chunk that a change of what is kept out concerns."""
+    return out / WORK_FOLDER / corpus / f"concerned-{index:05d}.npy"
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

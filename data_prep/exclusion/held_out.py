@@ -40,9 +40,12 @@ def note_held_out(task: Task) -> Done:
     return Done(this_process(), time.monotonic() - started, 0, 0, readers.text_bytes(chunk), peak_memory_bytes())
 
 
-def gather(out: Path, corpora: tuple[Corpus, ...]) -> None:
-    """Put the hashes of all chunks into one file; a corpus that could not be read counts for nothing."""
-    parts = []
+def gather(out: Path, corpora: tuple[Corpus, ...], known: Path | None = None) -> None:
+    """Put the hashes of all chunks into one file; a corpus that could not be read counts for nothing.
+
+    known: the file of a finished folder, with the hashes of the corpora before these.
+    """
+    parts = [] if known is None else [Entries.read(known)]
     for corpus in corpora:
         if not (work_folder.end_of(out, corpus.name) or {}).get("error"):
             paths = work_folder.held_path(out, corpus.name, 0).parent.glob("held-*.npy")

@@ -67,9 +67,12 @@ def tokenizer(catalog: Path) -> Path:
     return path
 
 
-def start(catalog: Path, tokenizer: Path, out: Path, workers: int, mpi_ranks: int = 0) -> subprocess.Popen[str]:
+def start(
+    catalog: Path, tokenizer: Path, out: Path, workers: int, *grow_from: Path, mpi_ranks: int = 0
+) -> subprocess.Popen[str]:
     """Start a build in a session of its own, with processes of this machine or as ranks of an MPI job."""
     command = [sys.executable, str(WORKER), str(catalog), str(tokenizer), str(out), str(workers), str(CHUNK_BYTES)]
+    command += map(str, grow_from)
     allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if mpi_ranks:
         hosts = ["--hostfile", str(ROOT / "hostfiles/localhost")]  # DeepSpeed's file: localhost slots=2
@@ -229,6 +232,30 @@ def test_twenty_kills_at_random_moments_change_nothing(
     code, output = run(catalog, tokenizer, out, 2)
     assert code == 0, output
     assert contents(out) == undisturbed
+
+
+def test_a_growth_killed_at_random_moments_leaves_the_old_folder_as_it_was_and_ends_as_a_build_at_once(
+    catalog: Path, tokenizer: Path, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    smaller, old, out, draw = catalog.with_name("smaller.yaml"), tmp_path / "old", tmp_path / "data", random.Random(1)
+    head, *entries = catalog.read_text().splitlines(keepends=True)
+    smaller.write_text("".join([head, *entries[2:]]))  # the pairs alone
+    code, output = run(smaller, tokenizer, old, 2)
+    assert code == 0, output
+    before = contents(old)
+    for kill in range(3):
+        process = start(catalog, tokenizer, out, 1 + kill % 2, old)
+        wait_for_markers(process, out, num_markers(out) + draw.randint(1, 30))
+        draw.choice(ranks_of(process.pid)).kill()
+        process.communicate(timeout=60)
+        assert not (out / "manifest.json").exists()
+        assert contents(old) == before
+    code, output = run(catalog, tokenizer, out, 2, old)
+    assert code == 0, output
+    assert "2 corpora kept" in output
+    assert (out / "shards/de-en/train-00000.arrow").samefile(old / "shards/de-en/train-00000.arrow")
+    assert contents(out) == undisturbed
+    assert contents(old) == before
 
 
 def test_a_second_build_of_a_folder_is_refused_while_the_first_is_at_work(
