@@ -34,9 +34,12 @@ from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.records import no_count
 from ernie_m.base.console import InputError
+from ernie_m.base.host_memory import return_large_blocks
 from ernie_m.base.table import table
 
 MIB = 1 << 20
+LENGTH_BYTES = 4  # in front of a text in Parquet
+ONE_PAGE: dict[str, Any] = {"data_page_size": 1 << 30, "write_batch_size": 1 << 30}
 LINE = b"A line of text that is as long as many a sentence is, and is said again and again.\n"
 UNIT = b'<tu><tuv xml:lang="en"><seg>One.</seg></tuv><tuv xml:lang="fr"><seg>Un.</seg></tuv></tu>\n'
 
@@ -87,6 +90,7 @@ def read(file_name: str, path: Path) -> dict[str, Any]:
     if ".tar" in file_name or ".pair." in file_name:
         form, languages = "moses", ("en", "fr")
     corpus = Corpus("bomb", form, languages, (path,))
+    return_large_blocks()  # as a build does
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, started, refused = peak_memory(), time.process_time(), ""
     try:
@@ -161,19 +165,49 @@ def with_lines(name: str, short: bytes, long: bytes) -> Callable[[Path, int], No
     return make
 
 
-def one_page(path: Path, size: int) -> None:
-    """A Parquet file of one page."""
-    texts = pa.array(["x" * 1000] * (size // 1000))
-    options: dict[str, Any] = {"use_dictionary": False, "compression": "zstd"}
-    pyarrow.parquet.write_table(pa.table({"text": texts}), path, data_page_size=1 << 30, write_batch_size=1 << 30, **options)
+def texts(length: int, most: int, **options: Any) -> Callable[[Path, int], None]:
+    """A Parquet file of texts of that length, row groups of `most` bytes."""
+
+    def make(path: Path, size: int) -> None:
+        table = pa.table({"text": pa.array(["x" * length] * (size // max(length, LENGTH_BYTES)))})
+        options.setdefault("use_dictionary", False)
+        pyarrow.parquet.write_table(
+            table, path, row_group_size=most // (length + LENGTH_BYTES), compression="zstd", **options
+        )
+
+    return make
 
 
-def one_text(path: Path, size: int) -> None:
-    """A Parquet file whose rows all name one long text of a dictionary."""
-    places = pa.array([0] * (size // MIB), pa.int32())
-    texts = pa.DictionaryArray.from_arrays(places, pa.array(["x" * MIB]))
-    options: dict[str, Any] = {"dictionary_pagesize_limit": 1 << 30, "store_schema": False}
-    pyarrow.parquet.write_table(pa.table({"text": texts}), path, **options)
+def of_dictionary(count: int) -> Callable[[Path, int], None]:
+    """A Parquet file whose rows name `count` texts of a MiB of a dictionary."""
+
+    def make(path: Path, size: int) -> None:
+        places = pa.array([row % count for row in range(size // MIB)], pa.int32())
+        table = pa.table(
+            {"text": pa.DictionaryArray.from_arrays(places, pa.array([str(n) + "x" * MIB for n in range(count)]))}
+        )
+        pyarrow.parquet.write_table(table, path, dictionary_pagesize_limit=1 << 30, store_schema=False)
+
+    return make
+
+
+def lists(path: Path, size: int) -> None:
+    """A Parquet file whose texts stand in lists."""
+    pyarrow.parquet.write_table(pa.table({"text": [["x" * MIB] * (size // MIB)]}), path)
+
+
+def many_columns(path: Path, size: int) -> None:
+    """A Parquet file of a footer of `size`, or 4 MiB if that is less: columns without end."""
+    column = b"\x15\x0c\x25\x02\x18\x04name\x25\x00\x00"
+    count = min(size, (4 << 20) - 100) // len(column)
+    root = b"\x48\x01s\x15" + varint(2 * count) + b"\x00"
+    footer = b"\x15\x02\x19\xfc" + varint(count + 1) + root + column * count + b"\x16\x00\x19\x0c\x00"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+def varint(number: int) -> bytes:
+    """Seven bits a byte, the lowest first."""
+    return bytes([number & 127 | 128]) + varint(number >> 7) if number > 127 else bytes([number])
 
 
 def long_header(kind: bytes) -> Callable[[Path, int], None]:
@@ -229,8 +263,15 @@ BOMBS: dict[str, tuple[str, Callable[[Path, int], None]]] = {
     "long attributes, tar.gz": ("a.tar.gz", long_header(tarfile.XHDTYPE)),
     "empty members, tar.gz": ("a.tar.gz", many_members),
     "empty members, zip": ("a.zip", many_names),
-    "a long page, Parquet": ("a.parquet", one_page),
-    "one text again and again, Parquet": ("a.parquet", one_text),
+    "long pages, Parquet": ("a.parquet", texts(1000, 23 * MIB, **ONE_PAGE)),
+    "long pages of long texts, Parquet": ("a.parquet", texts(MIB - 20, 23 * MIB, **ONE_PAGE)),
+    "a large row group, Parquet": ("a.parquet", texts(1000, 1 << 40)),
+    "empty texts, Parquet": ("a.parquet", texts(0, 1 << 40)),
+    "one text again and again, Parquet": ("a.parquet", of_dictionary(1)),
+    "a long dictionary, Parquet": ("a.parquet", of_dictionary(4)),
+    "a page beyond the limit, Parquet": ("a.parquet", texts(MIB - 20, 1 << 40, **ONE_PAGE)),
+    "texts in lists, Parquet": ("a.parquet", lists),
+    "many columns, Parquet": ("a.parquet", many_columns),
     "units, TMX": ("a.tmx", tmx(UNIT, b"", b"")),
     "a long segment, TMX": ("a.tmx.gz", tmx(b"text ", *SEGMENT)),
     "a segment of tags, TMX": ("a.tmx.gz", tmx(b"x<ph/>", *SEGMENT)),

@@ -31,8 +31,8 @@ class Limits(Section):
     """Header of one member of a tar archive, with its long name and attributes; of all members together 256 times that."""
     zip_directory_bytes: Annotated[int, Range(least=1 << 17, most=1 << 30)] = 1 << 21
     """The list of members in a zip archive."""
-    parquet_page_bytes: Annotated[int, Range(least=1 << 16, most=1 << 31)] = 1 << 26
-    """A page of a Parquet file's text column, which is unpacked whole: a thousand documents in what pyarrow writes."""
+    parquet_page_bytes: Annotated[int, Range(least=1 << 16, most=1 << 31)] = 24 << 20
+    """A page of a Parquet file's text column, packed and unpacked together: a thousand documents in what pyarrow writes."""
     parquet_footer_bytes: Annotated[int, Range(least=1 << 12, most=1 << 31)] = 1 << 22
     """The list of row groups and columns at the end of a Parquet file."""
 

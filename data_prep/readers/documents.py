@@ -7,7 +7,7 @@ The text of a document is cut at its line ends; its lines are rows of one docume
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,26 +49,30 @@ def _of_object(line: str, key: str) -> tuple[Any, str | None]:
 
 def _parse(corpus: Corpus, chunk: Chunk, text_of: Callable[[str], tuple[Any, str | None]]) -> Iterator[Lines]:
     for first, lines in lines_of(corpus, chunk):
-        raw, faults = decode(lines)
-        numbers: list[int] = []
-        texts: list[str] = []
-        rejected: dict[int, str] = {}
-        for number, line in enumerate(raw, start=first + 1):
-            fault = faults.get(number - first - 1)
-            if fault is None and not line.strip():
-                continue
-            text, fault = (line, fault) if fault else text_of(line)
-            if fault is None and not (isinstance(text, str) and _is_unicode(text)):
-                text, fault = line, NO_TEXT
-            if fault is not None:
-                rejected[len(texts)] = fault
-                parts = [text]
-            else:
-                parts = [part for part in _lines_of(text, corpus) if part.strip()] or [""]
-            numbers += [number] * len(parts)
-            texts += parts
-        documents = np.array(numbers, np.int64)  # a line of the file is a document; none has the number 0
-        yield Lines(documents, (texts,), rejected, documents)
+        yield _parsed(corpus, first, lines, text_of)  # nothing else keeps them
+
+
+def _parsed(corpus: Corpus, first: int, lines: Sequence[bytes], text_of: Callable[[str], tuple[Any, str | None]]) -> Lines:
+    raw, faults = decode(lines)
+    numbers: list[int] = []
+    texts: list[str] = []
+    rejected: dict[int, str] = {}
+    for number, line in enumerate(raw, start=first + 1):
+        fault = faults.get(number - first - 1)
+        if fault is None and not line.strip():
+            continue
+        text, fault = (line, fault) if fault else text_of(line)
+        if fault is None and not (isinstance(text, str) and _is_unicode(text)):
+            text, fault = line, NO_TEXT
+        if fault is not None:
+            rejected[len(texts)] = fault
+            parts = [text]
+        else:
+            parts = [part for part in _lines_of(text, corpus) if part.strip()] or [""]
+        numbers += [number] * len(parts)
+        texts += parts
+    documents = np.array(numbers, np.int64)  # a line of the file is a document; none has the number 0
+    return Lines(documents, (texts,), rejected, documents)
 
 
 def _lines_of(text: str, corpus: Corpus) -> list[str]:

@@ -15,7 +15,7 @@ from ernie_m.base.console import InputError
 MAX_LINE_BYTES = 1 << 20
 LINES_TO_JUDGE = 1000  # a file's encoding, by
 LINES_AT_ONCE = 8192
-STRETCH_BYTES, STRETCH_LINES = 1 << 20, 1 << 16  # whichever comes first
+STRETCH_BYTES, STRETCH_LINES = 1 << 19, 1 << 16  # whichever comes first
 NOT_UTF8 = "not UTF-8"
 TOO_LONG = f"line longer than {MAX_LINE_BYTES} bytes"
 T = TypeVar("T")

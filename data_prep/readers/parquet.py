@@ -1,135 +1,139 @@
-"""Parquet: streamed in batches of rows, of which only the text column is read; each row becomes a line, a JSON string.
+"""Parquet: streamed page by page, of which only those of the text column are read; each row becomes a line, a JSON string.
 
-Arrow unpacks a page whole, and what a file says of its pages at its end may be a lie: so the headers of the pages of a row
-group are read before any of them is unpacked. The column is read as a dictionary, so that a text that a page holds once and
-names a million times is in memory once.
+What a page takes is in its header, so that none is unpacked that would take more than the limit; its texts are cut out of
+it one by one. Arrow, which copies a page two or three times, is there for its codecs alone.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 
 from data_prep.catalog import Corpus
 from data_prep.limits import Expansion, Limits, refuse
 from data_prep.readers.lines import MAX_LINE_BYTES
-from data_prep.readers.parquet_pages import DamagedError, Page, pages
+from data_prep.readers.parquet_pages import TEXT, Column, Page, columns, num_rows, row_groups
+from data_prep.readers.parquet_values import CODECS, ENCODINGS, Texts
 from data_prep.readers.streams import require_content
+from data_prep.readers.thrift import DamagedError
 from data_prep.records import Chunk, Count
 from ernie_m.base.console import InputError
 
-ROWS_AT_ONCE = 256
-STREAM_BYTES = 1 << 16
-SHARE_OF_DICTIONARY = 4  # of what a page may take: Arrow copies it, and writers end theirs at a MiB
+SHARE_OF_DICTIONARY = 4  # of what a page may take: it stays beside the pages that follow it, and writers end theirs at a MiB
 SHOWN = 50
+MARK = b"PAR1"
 TAIL = 8  # the footer's length and the mark that ends the file
-PLAIN = 0
-ENCODINGS = (-1, PLAIN, 2, 8)
-"""PLAIN, and places in a dictionary: no value takes more than the page that it stands in."""
 DELTA = {6: "DELTA_LENGTH_BYTE_ARRAY", 7: "DELTA_BYTE_ARRAY"}
+ESCAPES = [(byte.encode(), json.dumps(byte)[1:-1].encode()) for byte in ("\\", '"', *map(chr, range(32)))]
+"""JSON's, the backslash first: the bytes are searched ten times as fast as a text is decoded, escaped and encoded again."""
 
 
 def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
     """Stretches of rows. Raises InputError for a damaged file, one beyond the limits or one without the text column."""
     path = corpus.files[0]
     require_content(path)
-    footer = _footer(path, corpus.limits)
-    index, size, lines = 0, 0, []
-    total, seen = path.stat().st_size, 0
+    index, content = 0, io.BytesIO()
     expansion = Expansion(path, corpus.limits)
-    expansion.add(packed=total)
+    expansion.add(packed=path.stat().st_size)
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _require_column(corpus, file.schema_arrow)
-        options = {"read_dictionary": [corpus.text], "pre_buffer": False, "buffer_size": STREAM_BYTES}
-        with pyarrow.parquet.ParquetFile(path, **options) as file:
-            num_rows = max(1, file.metadata.num_rows)
-            for batch in _batches(file, footer, corpus):
-                for line in _lines(batch.column(0)):
-                    lines.append(line)
-                    size += len(line)
-                    expansion.add(plain=len(line))
-                    if size >= chunk_bytes:
-                        yield Chunk(index, (b"".join(lines),))
-                        index, size, lines = index + 1, 0, []
-                before, seen = seen, seen + batch.num_rows
-                count(total * seen // num_rows - total * before // num_rows)
+        for text, page_bytes in _texts(corpus, count):
+            expansion.add(plain=content.write(_line(text)))
+            if content.tell() >= _room(chunk_bytes, page_bytes):
+                chunk, content = Chunk(index, (content.getvalue(),)), io.BytesIO()
+                index += 1
+                yield chunk
+                del chunk  # whoever took it may drop it
     except DamagedError:
-        raise InputError(f"{path}: damaged or no Parquet file (its footer or a page's header); download it again") from None
-    except (pa.ArrowException, OSError, IndexError, UnicodeDecodeError) as error:  # places and names are Arrow's to check
+        raise InputError(f"{path}: truncated, damaged or no Parquet file; download it again") from None
+    except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"{path}: truncated, damaged or no Parquet file ({error}); download it again") from None
-    if lines:
-        yield Chunk(index, (b"".join(lines),))
+    if content.tell():
+        yield Chunk(index, (content.getvalue(),))
 
 
-def _batches(file: pyarrow.parquet.ParquetFile, footer: bytes, corpus: Corpus) -> Iterator[pa.RecordBatch]:
-    """Rows, a row group after the other; the pages of each are looked at first."""
-    with open(corpus.files[0], "rb") as raw:
-        for group, found in enumerate(pages(raw, footer, corpus.text)):
-            rows = rows_at_once(found, corpus)
-            yield from file.iter_batches(rows, row_groups=[group], columns=[corpus.text], use_threads=False)
+def _room(chunk_bytes: int, page_bytes: int) -> int:
+    """How long a chunk may get beside a page: whoever takes it unpacks it too, and the page waits in memory meanwhile."""
+    return max(chunk_bytes // 8, min(chunk_bytes, chunk_bytes * 3 // 2 - page_bytes))
 
 
-def rows_at_once(found: list[Page], corpus: Corpus) -> int:
-    """So many that they take no more than a page may. Raises InputError for pages beyond the limit."""
+def _texts(corpus: Corpus, count: Count) -> Iterator[tuple[memoryview | None, int]]:
+    """Of each row, and the bytes of its page; `count` is told of the file's bytes in proportion to the rows."""
+    path = corpus.files[0]
+    footer = _footer(path, corpus.limits)
+    column = _column(corpus, footer)
+    total, rows, seen = path.stat().st_size, max(1, num_rows(footer)), 0
+    with open(path, "rb") as file:
+        for pages in row_groups(file, footer, corpus.text):
+            texts = Texts(column.is_optional)
+            for page in pages:
+                _check(page, corpus)
+                for text in texts.of(file, page):
+                    yield text, page.unpacked
+                before, seen = seen, min(rows, seen + (0 if page.is_dictionary else page.num_values))
+                count(total * seen // rows - total * before // rows)
+
+
+def _check(page: Page, corpus: Corpus) -> None:
+    """Raise InputError for a page that is not to be unpacked."""
     path, most = corpus.files[0], corpus.limits.parquet_page_bytes
-    for page in found:
-        if page.size > (most if page.num_values else most // SHARE_OF_DICTIONARY):
-            raise refuse(
-                path, f"a page of its column {corpus.text} has {page.size:,} bytes", "parquet_page_bytes", corpus.limits
-            )
-        if page.encoding not in ENCODINGS:
-            encoding = DELTA.get(page.encoding, f"number {page.encoding}")
+    if page.size > (most // SHARE_OF_DICTIONARY if page.is_dictionary else most):
+        found = f"a {'dictionary' if page.is_dictionary else 'page'} of its column {corpus.text} has {page.size:,} bytes"
+        raise refuse(path, found, "parquet_page_bytes", corpus.limits)
+    for found, known, expected in (
+        (f"in the encoding {DELTA.get(page.encoding, page.encoding)}", page.encoding in ENCODINGS, "PLAIN or a dictionary"),
+        (f"packed by codec {page.codec}", page.codec in CODECS, "none or " + ", ".join(filter(None, CODECS.values()))),
+    ):
+        if not known:
             raise InputError(
-                f"{path}: column {corpus.text} has pages in the encoding {encoding}, expected PLAIN or a dictionary; "
+                f"{path}: column {corpus.text} has pages {found}, expected {expected}; "
                 "write the file again, e.g. by pyarrow.parquet.write_table"
             )
-    largest = max((page.size / page.num_values for page in found if page.encoding == PLAIN and page.num_values), default=1)
-    return max(1, min(ROWS_AT_ONCE, int(most / max(1, largest))))
 
 
-def _lines(texts: pa.DictionaryArray) -> Iterator[bytes]:
-    """Rows as JSON strings; what is too long for a line is cut behind the limit, and bad bytes stay bad."""
-    kind = pa.large_binary() if pa.types.is_large_string(texts.dictionary.type) else pa.binary()
-    values = texts.dictionary.view(kind)
-    for place in texts.indices.to_pylist():
-        content = None if place is None else values[place].as_py()
-        text = None if content is None else content[: MAX_LINE_BYTES + 1].decode("utf-8", "surrogateescape")
-        yield json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+def _line(text: memoryview | None) -> bytes:
+    """A row as a JSON string, UTF-8 or not; what is too long for a line stays too long, and no longer."""
+    if text is None:
+        return b"null\n"
+    content = bytes(text[: MAX_LINE_BYTES + 1])
+    for byte, escaped in ESCAPES:
+        content = content.replace(byte, escaped)
+    return b'"%b"\n' % content[:MAX_LINE_BYTES]
 
 
 def _footer(path: Path, limits: Limits) -> bytes:
-    """What the end of the file says of its row groups; nothing of a file without such an end, which Arrow refuses."""
+    """What the end of the file says of its columns and row groups. Raises DamagedError for a file without such an end."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         file.seek(max(0, size - TAIL))
-        length = int.from_bytes(file.read(4), "little")
-        if length > size - TAIL:
-            return b""
+        length = int.from_bytes(file.read(len(MARK)), "little")
+        if file.read() != MARK or length > size - TAIL:
+            raise DamagedError
         if length > limits.parquet_footer_bytes:
             raise refuse(path, f"its list of row groups and columns has {length:,} bytes", "parquet_footer_bytes", limits)
         file.seek(size - TAIL - length)
         return file.read(length)
 
 
-def _require_column(corpus: Corpus, schema: pa.Schema) -> None:
-    names = schema.names
-    if names.count(corpus.text) != 1:
-        many = "several columns" if corpus.text in names else "no column"
-        raise InputError(f"{corpus.files[0]}: {many} {corpus.text}; it has {_listed(names)}; give one of them as `text`")
-    kind: Any = schema.field(corpus.text).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        raise InputError(f"{corpus.files[0]}: column {corpus.text} is {kind}, expected text")
+def _column(corpus: Corpus, footer: bytes) -> Column:
+    """The one of texts. Raises InputError."""
+    own = list(islice((column for column in columns(footer) if column.name == corpus.text), 2))
+    if len(own) != 1:
+        many = "several columns" if own else "no column"
+        raise InputError(f"{corpus.files[0]}: {many} {corpus.text}; it has {_listed(footer)}; give one of them as `text`")
+    if own[0].kind != TEXT:
+        raise InputError(f"{corpus.files[0]}: column {corpus.text} is {own[0].kind}, expected text")
+    return own[0]
 
 
-def _listed(names: list[str]) -> str:
-    shown = [name[:SHOWN] for name in names[:SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def _listed(footer: bytes) -> str:
+    names = (column.name[:SHOWN] for column in columns(footer))
+    shown = ", ".join(islice(names, SHOWN))
+    more = sum(1 for _ in names)
+    return shown + (f" and {more} more" if more else "")

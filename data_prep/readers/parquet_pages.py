@@ -1,151 +1,213 @@
-"""The pages of a column of a Parquet file, by their headers: what each will take, before Arrow unpacks it whole.
+"""Where the texts of a Parquet file stand: its columns, and the pages of one of them, by their headers.
 
-The footer names the column chunks of each row group; a column chunk is a sequence of pages, each behind a header. Both are
-structs in Thrift's compact protocol (https://github.com/apache/parquet-format, parquet.thrift;
-https://github.com/apache/thrift, doc/specs/thrift-compact-protocol.md). Arrow goes the same way and takes what the headers
-say, so that no page can be more. They are read here because pyarrow's own view of a forged footer ends the process.
+The footer names the columns, and the column chunks of each row group; a column chunk is a sequence of pages, each behind a
+header that says what it takes. Both are structs of Thrift's (https://github.com/apache/parquet-format, parquet.thrift). They
+are read here and not by Arrow, which takes a hundred times the bytes of a footer made for that, and which a forged one ends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, Any, NamedTuple
+
+from data_prep.readers.thrift import Compact, DamagedError, Wanted
 
 HEADER_BYTES = (1 << 10, 1 << 20)
 """Read of a page's header at first, and at most: statistics of long texts may stand in it."""
-DEEPEST = 12
+TEXT = "text"
+KINDS = ("boolean", "int32", "int64", "int96", "float", "double", "binary", "fixed_size_binary")
 # fields of the structs, by their numbers
-ROW_GROUPS = 4  # FileMetaData
-COLUMNS = 1  # RowGroup
+SCHEMA, NUM_ROWS, ROW_GROUPS = 2, 3, 4  # FileMetaData
+KIND, REPETITION, NAME, NUM_CHILDREN, OLD_MEANING, MEANING = 1, 3, 4, 5, 6, 10  # SchemaElement
+BYTE_ARRAY, OPTIONAL, REPEATED, OLD_UTF8, STRING = 6, 1, 2, 0, 1  # values of these
+COLUMNS, ROWS = 1, 3  # RowGroup
 METADATA = 3  # ColumnChunk
-PATH, PACKED_SIZE, DATA_PLACE, DICTIONARY_PLACE = 3, 7, 9, 11  # ColumnMetaData
+PATH, CODEC, PACKED_SIZE, DATA_PLACE, DICTIONARY_PLACE = 3, 4, 7, 9, 11  # ColumnMetaData
 UNPACKED, PACKED, DATA, DICTIONARY, DATA_V2 = 2, 3, 5, 7, 8  # PageHeader
-ENCODING = {DATA: 2, DICTIONARY: 2, DATA_V2: 4}
-NUM_VALUES = 1
-# kinds of values
-TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
-INTEGERS = (4, 5, 6)
+NUM_VALUES, ENCODING, LEVEL_ENCODING = 1, 2, 3  # DataPageHeader; but for the last, DictionaryPageHeader
+ENCODING_V2, LEVELS, REPETITION_LEVELS, IS_PACKED = 4, 5, 6, 7  # DataPageHeaderV2
+RLE = 3
+NOT_PACKED = 0
 
 
-class DamagedError(Exception):
-    """What stands there is no footer, or no header of a page."""
+def these(*fields: int) -> Wanted:
+    """All of each."""
+    return {field: {} for field in fields}
+
+
+ELEMENT: Wanted = {**these(KIND, REPETITION, NAME, NUM_CHILDREN, OLD_MEANING), MEANING: these(STRING)}
+COLUMN_CHUNK: Wanted = {METADATA: these(PATH, CODEC, PACKED_SIZE, DATA_PLACE, DICTIONARY_PLACE)}
+HEADER: Wanted = {
+    **these(UNPACKED, PACKED),
+    DATA: these(NUM_VALUES, ENCODING, LEVEL_ENCODING),
+    DICTIONARY: these(NUM_VALUES, ENCODING),
+    DATA_V2: these(NUM_VALUES, ENCODING_V2, LEVELS, REPETITION_LEVELS, IS_PACKED),
+}
+
+
+class Column(NamedTuple):
+    """At the top of a table."""
+
+    name: str
+    kind: str
+    """TEXT, or what else stands in it."""
+    is_optional: bool
 
 
 class Page(NamedTuple):
     """What a header says."""
 
-    size: int
-    """Bytes as they are packed or unpacked, whichever are more."""
+    start: int
+    """Place of its content in the file."""
+    packed: int
+    """Bytes there."""
+    unpacked: int
+    """Bytes of it in memory."""
+    codec: int
+    """What packed it, or NOT_PACKED."""
     num_values: int
-    """Rows; 0 for a dictionary."""
+    """Rows, or entries of a dictionary."""
     encoding: int
-    """Of its values; -1 for a page without values."""
+    """Of its values."""
+    is_dictionary: bool = False
+    levels: int | None = None
+    """Bytes of levels in front, which are never packed; None where they are packed with the values and say their length."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory while it is unpacked."""
+        return self.packed + (0 if self.codec == NOT_PACKED else self.unpacked)
 
 
-def pages(file: IO[bytes], footer: bytes, column: str) -> Iterator[list[Page]]:
-    """Of each row group, the pages of a column. Raises DamagedError."""
+@contextmanager
+def kinds_checked() -> Iterator[None]:
+    """Fields that lack, or are of another kind, are damage."""
     try:
-        for group in Compact(footer).struct()[ROW_GROUPS]:
-            chunks = [chunk[METADATA] for chunk in group[COLUMNS]]
-            own = [chunk for chunk in chunks if chunk[PATH] == [column.encode()]]
-            yield [page for chunk in own for page in _of_chunk(file, chunk)]
-    except (KeyError, TypeError, ValueError, OverflowError):  # fields that lack, or are of another kind
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
         raise DamagedError from None
 
 
-def _of_chunk(file: IO[bytes], chunk: dict[int, Any]) -> Iterator[Page]:
-    start = chunk[DATA_PLACE]
-    if chunk.get(DICTIONARY_PLACE, 0) > 0:
-        start = min(start, chunk[DICTIONARY_PLACE])
-    stop = start + chunk[PACKED_SIZE]
-    if start < 0:
+def num_rows(footer: bytes) -> int:
+    """Rows of the file, as it says. Raises DamagedError."""
+    content = Compact(footer)
+    for number, kind in content.fields():
+        value = content.value(kind)
+        if number == NUM_ROWS and isinstance(value, int):
+            return value
+    raise DamagedError
+
+
+def columns(footer: bytes) -> Iterator[Column]:
+    """All at the top; those within others are passed over. Raises DamagedError."""
+    within = 0
+    with kinds_checked():
+        for number, element in enumerate(_elements(Compact(footer))):
+            children = element.get(NUM_CHILDREN, 0)
+            if children < 0:
+                raise DamagedError
+            if number == 0:  # the table
+                continue
+            if within:
+                within += children - 1
+                continue
+            within = children
+            yield Column(
+                element[NAME].decode(errors="backslashreplace"), _kind(element), element.get(REPETITION) == OPTIONAL
+            )
+
+
+def _elements(content: Compact) -> Iterator[dict[int, Any]]:
+    for number, kind in content.fields():
+        if number == SCHEMA:
+            for one in content.kinds(kind):
+                yield content.value(one, ELEMENT)
+            return
+        content.value(kind)
+    raise DamagedError
+
+
+def _kind(element: dict[int, Any]) -> str:
+    if element.get(REPETITION) == REPEATED:
+        return "a list"
+    if KIND not in element:
+        return "a list or struct"
+    is_text = element.get(OLD_MEANING) == OLD_UTF8 or STRING in element.get(MEANING, {})
+    return TEXT if element[KIND] == BYTE_ARRAY and is_text else KINDS[element[KIND]]
+
+
+def row_groups(file: IO[bytes], footer: bytes, column: str) -> Iterator[Iterator[Page]]:
+    """Of each row group, the pages of a column; to be taken before the next group is. Raises DamagedError."""
+    content = Compact(footer)
+    with kinds_checked():
+        for number, kind in content.fields():
+            if number != ROW_GROUPS:
+                content.value(kind)
+                continue
+            for _ in content.kinds(kind):
+                yield _of_group(file, *_group(content, [column.encode()]))
+
+
+def _group(content: Compact, path: list[bytes]) -> tuple[dict[int, Any], int]:
+    """(its column chunk, rows) of a row group."""
+    found, rows = None, None
+    for number, kind in content.fields():
+        if number == COLUMNS:
+            for one in content.kinds(kind):
+                chunk = content.value(one, COLUMN_CHUNK)[METADATA]
+                found = chunk if chunk[PATH] == path else found
+        else:
+            value = content.value(kind)
+            rows = value if number == ROWS else rows
+    if found is None or rows is None:
         raise DamagedError
-    while start < stop:
-        fields, length = _header(file, start, stop)
-        kind = next((kind for kind in ENCODING if kind in fields), None)
-        described = fields[kind] if kind is not None else {}
-        size = max(fields[UNPACKED], fields[PACKED])
-        if min(fields[UNPACKED], fields[PACKED]) < 0:
+    return found, rows
+
+
+def _of_group(file: IO[bytes], chunk: dict[int, Any], rows: int) -> Iterator[Page]:
+    with kinds_checked():
+        start = chunk[DATA_PLACE]
+        if chunk.get(DICTIONARY_PLACE, 0) > 0:
+            start = min(start, chunk[DICTIONARY_PLACE])
+        stop = start + chunk[PACKED_SIZE]
+        while rows > 0:
+            page = _page(file, start, stop, chunk[CODEC])
+            rows -= 0 if page.is_dictionary else page.num_values
+            if rows < 0:
+                raise DamagedError
+            if page.num_values or page.is_dictionary:
+                yield page
+            start = page.start + page.packed
+
+
+def _page(file: IO[bytes], start: int, stop: int, codec: int) -> Page:
+    fields, length = _header(file, start, stop)
+    packed, unpacked = fields[PACKED], fields[UNPACKED]
+    if min(start, packed, unpacked) < 0:
+        raise DamagedError
+    start += length
+    if old := fields.get(DATA) or fields.get(DICTIONARY):
+        if old.get(LEVEL_ENCODING, RLE) != RLE:
             raise DamagedError
-        num_values = 0 if kind in (None, DICTIONARY) else described[NUM_VALUES]
-        yield Page(size, num_values, -1 if kind is None else described[ENCODING[kind]])
-        start += length + fields[PACKED]
+        page = Page(start, packed, unpacked, codec, old[NUM_VALUES], old[ENCODING], DATA not in fields)
+    elif new := fields.get(DATA_V2):
+        if new[REPETITION_LEVELS] or not 0 <= new[LEVELS] <= min(packed, unpacked):
+            raise DamagedError
+        codec = codec if new.get(IS_PACKED, True) else NOT_PACKED
+        page = Page(start, packed, unpacked, codec, new[NUM_VALUES], new[ENCODING_V2], levels=new[LEVELS])
+    else:
+        page = Page(start, packed, unpacked, codec, 0, 0)  # of an index
+    if page.num_values < 0:
+        raise DamagedError
+    return page
 
 
 def _header(file: IO[bytes], start: int, stop: int) -> tuple[dict[int, Any], int]:
     """(fields, length)."""
     for most in HEADER_BYTES:
         file.seek(start)
-        header = Compact(file.read(min(most, stop - start)))
+        header = Compact(file.read(max(0, min(most, stop - start))))
         with suppress(DamagedError):
-            return header.struct(), header.place
+            return header.struct(HEADER), header.place
     raise DamagedError
-
-
-class Compact:
-    """Reads values of Thrift's compact protocol; DamagedError where none stands."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.place = 0
-
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Field -> value."""
-        if depth > DEEPEST:
-            raise DamagedError
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._integer()
-            kind = head & 15
-            fields[number] = kind == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth)
-        return fields
-
-    def _value(self, kind: int, depth: int) -> Any:
-        if kind in INTEGERS:
-            return self._integer()
-        if kind == STRUCT:
-            return self.struct(depth + 1)
-        if kind in (BINARY, DOUBLE):
-            return self._bytes(8 if kind == DOUBLE else self._natural())
-        if kind in (TRUE, FALSE, BYTE):
-            return self._byte()
-        if kind in (LIST, SET, MAP) and depth < DEEPEST:
-            return self._many(kind, depth + 1)
-        raise DamagedError
-
-    def _many(self, kind: int, depth: int) -> list[Any]:
-        """Values one after the other; those of a map behind their keys."""
-        if kind == MAP:
-            count = self._natural()
-            kinds = self._byte() if count else 0
-            return [self._value(one, depth) for _ in range(count) for one in (kinds >> 4, kinds & 15)]
-        head = self._byte()
-        count = head >> 4 if head >> 4 != 15 else self._natural()
-        return [self._value(head & 15, depth) for _ in range(count)]
-
-    def _byte(self) -> int:
-        if self.place >= len(self._content):
-            raise DamagedError
-        self.place += 1
-        return self._content[self.place - 1]
-
-    def _bytes(self, length: int) -> bytes:
-        start, self.place = self.place, self.place + length
-        if self.place > len(self._content):
-            raise DamagedError
-        return self._content[start : self.place]
-
-    def _natural(self) -> int:
-        value, shift = 0, 0
-        while (byte := self._byte()) > 127:
-            value |= (byte & 127) << shift
-            shift += 7
-            if shift > 63:
-                raise DamagedError
-        return value | byte << shift
-
-    def _integer(self) -> int:
-        value = self._natural()
-        return (value >> 1) ^ -(value & 1)
