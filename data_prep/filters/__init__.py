@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,11 @@ def require(chosen: Iterable[Chosen]) -> None:
 
 def versions(chosen: Iterable[Chosen]) -> dict[str, str]:
     """Versions of the packages that the filters of these corpora need."""
-    return {language.PACKAGE: version(language.PACKAGE)} if language.NAME in _names(chosen) else {}
+    if language.NAME not in _names(chosen):
+        return {}
+    from importlib.metadata import version  # a parser of mail with it: every start of every rank would load it
+
+    return {language.PACKAGE: version(language.PACKAGE)}
 
 
 def _names(chosen: Iterable[Chosen]) -> set[str]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
-from fontTools.unicodedata import Scripts
 
 from ernie_m.base.language_codes import script_of, without_region
 
@@ -84,6 +83,8 @@ def in_script(language: str) -> np.ndarray | None:
 @lru_cache(maxsize=32)
 def of_scripts(wanted: frozenset[str]) -> np.ndarray:
     """Whether each code point is of one of these scripts, uint8 [NUM_CODES]."""
+    from fontTools.unicodedata import Scripts  # large, and for filters alone
+
     borders = np.array([*Scripts.RANGES, NUM_CODES])
     is_wanted = np.array([value in wanted for value in Scripts.VALUES], np.uint8)
     return np.repeat(is_wanted, np.diff(borders))
