@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-
-import langcodes
-from langcodes.tag_parser import LanguageTagError
+from typing import TYPE_CHECKING
 
 from ernie_m.base.console import InputError
+
+if TYPE_CHECKING:
+    from langcodes import Language
 
 OF_CORPORA = {
     "simple": "en-simple",
@@ -31,6 +32,15 @@ OF_DATA_SETS = {"fil": "tl"}
 """Languages that CLDR, and so langcodes, calls otherwise than benchmarks do."""
 DIFFERENT = ("sh", "tl")
 """Languages of IANA's registry that CLDR, and so langcodes, would give another's code: corpora have both."""
+_SHORT = (
+    "aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el "
+    "en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu "
+    "ja jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na "
+    "nb nd ne ng nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so "
+    "sq sr ss st su sv sw ta te tg th ti tk tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu "
+)
+SHORT = frozenset(_SHORT.split())
+"""Canonical codes of two letters. Most corpora have no others, and then the registry is not loaded, a tenth of a start."""
 ROMANIZED = re.compile(r"([a-z]{2,3})-rom")
 
 
@@ -63,7 +73,7 @@ def script_of(code: str) -> str | None:
     language = _canonical(code)
     if language is None:
         return None
-    given = langcodes.Language.get(language)
+    given = _parsed(language)
     found = given.maximize()
     is_guess = (found.script, found.territory) == ("Latn", "US") and found.language != "en"  # langcodes' answer to any code
     return None if is_guess and given.script is None else found.script
@@ -77,29 +87,45 @@ def macrolanguage(code: str) -> str:
 
 def without_region(code: str) -> str:
     """The canonical code without its region: zh_cn is zh, sr_Latn_RS is sr-Latn."""
-    parsed = langcodes.Language.get(canonical(code), normalize=False)
+    parsed = _parsed(canonical(code), normalize=False)
     return "-".join(part for part in parsed.to_tag().split("-") if part != parsed.territory)
 
 
 @lru_cache(maxsize=4096)
 def _canonical(code: str) -> str | None:
     text = code.strip().replace("_", "-").lower()
+    if text in SHORT:
+        return text
+    from langcodes.tag_parser import LanguageTagError
+
     text = OF_CORPORA.get(text, ROMANIZED.sub(r"\1-Latn", text))
     try:
         if text.partition("-")[0] in DIFFERENT:
-            return langcodes.Language.get(text, normalize=False).to_tag()
-        return langcodes.standardize_tag(text)
+            return _parsed(text, normalize=False).to_tag()
+        return _standard(text)
     except LanguageTagError:
         return None
+
+
+def _parsed(code: str, normalize: bool = True) -> Language:
+    from langcodes import Language
+
+    return Language.get(code, normalize=normalize)
+
+
+def _standard(code: str, macro: bool = False) -> str:
+    from langcodes import standardize_tag
+
+    return standardize_tag(code, macro=macro)
 
 
 @lru_cache(maxsize=4096)
 def _parts(code: str) -> tuple[str, str | None]:
     """(language, its script if the code says one, by itself or by its region) of a canonical code."""
-    parsed = langcodes.Language.get(code)
+    parsed = _parsed(code)
     language, script = parsed.language or code, parsed.script
     if language not in DIFFERENT:
-        language = langcodes.Language.get(langcodes.standardize_tag(language, macro=True)).language or language
+        language = _parsed(_standard(language, macro=True)).language or language
     if script is None and parsed.territory is not None:
         script = parsed.maximize().script
     return language, script

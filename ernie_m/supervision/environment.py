@@ -26,6 +26,8 @@ EXPORTED = (
 NEVER = ("ERNIE_M_HOST", "CUDA_VISIBLE_DEVICES")  # each host's own
 DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
 """Prefixes of variables that deepspeed's launch gives to all hosts; with CUDA on the starting machine also NCCL."""
+OLD_DEEPSPEED_EXPORTS = ("AML_", "AZUREML_", "DLTS_", "FC_TASK", "LOCAL_HOST", "MASTER_HOST", "NEBULA_")
+"""And those that 0.19.0 gives besides, for a service of Azure's, whose token and key are among them."""
 _SECRET = re.compile("TOKEN(?!IZ)|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
 _NO_SECRET = re.compile("(NCCL|UCX|MV2)_[A-Z_]*PKEY|HF_HUB_DISABLE_IMPLICIT_TOKEN")  # PKEY: InfiniBand's partition key
 _USER_IN_URL = re.compile(r"://[^\s/?#]*@|://[^\s/@]*:[^\s@]+@")
@@ -96,7 +98,7 @@ class ForHosts:
 
 def of_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for deepspeed itself: without the secrets that it would put on command lines by their names."""
-    prefixes = (*DEEPSPEED_EXPORTS, "NCCL")
+    prefixes = (*DEEPSPEED_EXPORTS, *OLD_DEEPSPEED_EXPORTS, "NCCL")
     return {k: v for k, v in environment.items() if not (k.startswith(prefixes) and is_secret(k, v))}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import langcodes
 import pytest
 
 from ernie_m.base.console import InputError
-from ernie_m.base.language_codes import agree, canonical, script_of, without_region
+from ernie_m.base.language_codes import SHORT, agree, canonical, script_of, without_region
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,11 @@ from ernie_m.base.language_codes import agree, canonical, script_of, without_reg
 def test_all_spellings_of_a_code_are_one(codes: tuple[str, ...], expected: str) -> None:
     assert {canonical(code) for code in codes} == {expected}
     assert canonical(expected) == expected
+
+
+def test_codes_that_are_taken_as_they_stand_are_those_of_the_registry() -> None:
+    assert len(SHORT) > 180
+    assert {code: langcodes.standardize_tag(code) for code in SHORT} == {code: code for code in SHORT}
 
 
 @pytest.mark.parametrize("code", ["", "e", "english1", "fr_FR.UTF-8", "de en"])

@@ -75,6 +75,7 @@ def test_what_jobs_need_is_no_secret(name: str, value: str) -> None:
 def test_what_deepspeed_would_put_on_command_lines_is_kept_from_it() -> None:
     here = {
         "MLFLOW_TRACKING_TOKEN": "s",
+        "AZUREML_RUN_TOKEN": "s",
         "NCCL_URL": "tcp://a:b@c",
         "PYTHONPATH": "x",
         "HF_TOKEN": "stays here",
