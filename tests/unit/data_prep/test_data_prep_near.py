@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from prep_samples import bare_ids, rows_of
 
-from data_prep import near_duplicates
+from data_prep import near_duplicates, work_folder
 from data_prep.build import Options, build
 from data_prep.catalog import Corpus, read_catalog
 from data_prep.deduplicate import Bucket, find_repeated
 from data_prep.estimate import estimate
-from data_prep.near_duplicates import Near, read_near, signatures
+from data_prep.near_duplicates import BAND_KEY, Near, read_near, signatures
 from data_prep.row_keys import RowKeys
 from ernie_m.base.console import InputError
 
@@ -77,22 +77,32 @@ def test_case_punctuation_spaces_and_forms_do_not_count_and_a_text_without_lette
     assert len(set(found.keys_RB[0].tolist())) == Near().bands
 
 
-def test_a_row_does_not_depend_on_the_rows_beside_it_and_a_pair_has_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_does_not_depend_on_the_rows_beside_it_and_a_pair_has_both_sides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = random.Random(3)
     sides = [[" ".join(draw.choices(LETTERS, k=draw.randint(0, 30))) for _ in range(100)] for _ in range(2)]
-    whole = signatures(sides, Near())
-    monkeypatch.setattr(near_duplicates, "ROWS_AT_ONCE", 7)
-    parts = [signatures([side[first : first + 9] for side in sides], Near()) for first in range(0, 100, 9)]
-    assert np.array_equal(np.concatenate([part.keys_RB for part in parts]), whole.keys_RB)
-    assert np.array_equal(np.concatenate([part.sketches_RP for part in parts]), whole.sketches_RP)
-    other = signatures(sides[::-1], Near())
-    assert not (other.keys_RB[:50] == whole.keys_RB[:50]).all(axis=1).any(), "which side a text is on counts"
+    corpus = Corpus("p", "tsv", ("en", "fr"), (), deduplicate=True, deduplicate_near=Near())
+    for name, step in (("whole", 100), ("parts", 9)):
+        keys = RowKeys(corpus)
+        for first in range(0, 100, step):
+            keys.add([side[first : first + step] for side in sides])
+        keys.write(tmp_path / name, "train", 0)
+        monkeypatch.setattr(near_duplicates, "ROWS_AT_ONCE", 7)
+    written = [
+        {path.name: path.read_bytes() for path in (tmp_path / name / "work/p").iterdir()} for name in ("whole", "parts")
+    ]
+    assert written[0] == written[1]
+    assert len(written[0]) == 3
+    one, other = (signatures(both, Near()).keys_RB for both in (sides, sides[::-1]))
+    assert not (one[:50] == other[:50]).all(axis=1).any(), "which side a text is on counts"
 
 
 def family(draw: random.Random, size: int, low: int) -> list[str]:
-    """A text and some that are like it by 0.9 and more."""
+    """A text and some that are like it by 0.9 and more; behind them one that is so by 0.5."""
     words = [f"w{draw.randint(low, low + 5000)}" for _ in range(30)]
-    return [" ".join([*words, f"end{number}"]) + "." * draw.randint(0, 3) for number in range(size)]
+    likes = [" ".join([*words, f"end{number}"]) + "." * draw.randint(0, 3) for number in range(size)]
+    return [*likes, " ".join([*changed(words[:9], 9, draw), *words[9:]])]
 
 
 def expected_of(corpora: dict[str, list[str]], group: list[str]) -> tuple[dict[str, list[str]], dict[str, tuple[int, int]]]:
@@ -113,17 +123,17 @@ def expected_of(corpora: dict[str, list[str]], group: list[str]) -> tuple[dict[s
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> tuple[Path, dict[str, list[str]]]:
-    """Three corpora of one language, the second of other settings; one of another language."""
+    """Three corpora of one language, the second with a key a minimum, by which all are compared; one of another language."""
     draw = random.Random(5)
     families = [family(draw, 4, 0) for _ in range(80)]
-    corpora = {name: [draw.choice(draw.choice(families)) for _ in range(70)] for name in ("b", "loose", "a", "de")}
+    corpora = {name: [draw.choice(draw.choice(families)) for _ in range(70)] for name in ("b", "all", "a", "de")}
     for name, lines in corpora.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(lines))
     (tmp_path / "c.yaml").write_text(
         "deduplicate_near: true\n"
         "corpora:\n"
         "  - {name: b, format: cc100, path: b.txt, language: en}\n"
-        "  - {name: loose, format: cc100, path: loose.txt, language: en, deduplicate_near: {threshold: 0.7}}\n"
+        "  - {name: all, format: cc100, path: all.txt, language: en, deduplicate_near: {bands: 112}}\n"
         "  - {name: a, format: cc100, path: a.txt, language: en, deduplicate_near: {threshold: 0.8}}\n"
         "  - {name: de, format: cc100, path: de.txt, language: de}\n"
     )
@@ -144,14 +154,24 @@ def test_rows_go_that_are_like_an_earlier_row_of_their_group_in_the_order_of_the
     path, corpora = catalog
     manifest = build(path, tokenizer, tmp_path / "out", Options(chunk_bytes=chunk_bytes))
     assert manifest is not None
-    for group in (["b", "a"], ["loose"], ["de"]):
+    for group in (["b", "a"], ["all"], ["de"]):
         stays, goes = expected_of(corpora, group)
         for name in group:
             ids = [bare_ids(tokenizer, text) for text in stays[name]]
             assert [row["tokens"] for row in rows_of(tmp_path / "out", name, "train")] == ids
             (entry,) = (entry for entry in manifest.corpora if entry.name == name)
             assert (entry.rejected.get(NEAR, 0), entry.rejected.get(ELSEWHERE, 0)) == goes[name]
-            assert min(goes["a"]) > 5 if name == "a" else goes[name][1] == 0
+            assert min(goes["a"]) > 2 if name == "a" else goes[name][1] == 0
+
+
+def test_a_row_is_compared_with_the_first_of_its_key_and_with_the_one_before_it(tmp_path: Path) -> None:
+    near, keys = Near(permutations=10, bands=1), np.zeros(4, BAND_KEY)
+    keys["high"], keys["row"] = [7, 7, 7, 9], range(4)
+    sketches = np.array([[1] * 10, [2] * 10, [2] * 9 + [3], [2] * 10], np.uint8)
+    for kind, array in (("near", keys), ("sketches", sketches)):
+        work_folder.write_array(work_folder.keys_path(tmp_path, "a", "train", 0, kind), array)
+    find_repeated(Bucket(tmp_path, (("a", 1),), 0, 0, near))
+    assert np.load(tmp_path / "work/a/drops-near-0-00000.npy").tolist() == [[0, 0, 2, 0]]
 
 
 def test_pairs_are_near_duplicates_by_both_sides_and_exact_copies_count_as_such(tokenizer: Path, tmp_path: Path) -> None:
@@ -210,7 +230,7 @@ def test_nothing_is_compared_by_default_and_without_the_package_it_is_one_clear_
 ) -> None:
     path, _ = catalog
     near = {corpus.name: corpus.deduplicate_near for corpus in read_catalog(path)}
-    assert near == {"b": Near(), "loose": Near(threshold=0.7), "a": Near(), "de": Near()}
+    assert near == {"b": Near(), "all": Near(bands=112), "a": Near(), "de": Near()}
     compared = estimate(read_catalog(path)[0], tokenizer)
     path.write_text(path.read_text().replace("deduplicate_near: true\n", ""))
     plain = estimate(read_catalog(path)[0], tokenizer)
