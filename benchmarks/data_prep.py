@@ -7,7 +7,7 @@
    match nothing to XLM-R's 250,000, so that memory and look-ups are of full size.
 2. The bare loop of `sentencepiece` over the decompressed lines, `datasets.map` with XLMRobertaTokenizerFast, and datatrove's
    tokenization pipeline run on the same text (the slow ones on a part of it), each in a process of its own on one core.
-   Peers that are not installed are named: pip install datasets datatrove orjson.
+   Peers that are not installed are named: pip install datasets 'datatrove[processing]' orjson.
 3. data_prep: raw .txt.xz -> finished shards, and their verification, on one core; then on two, with --workers and with MPI,
    of files that are one stream (one rank reads, both convert) and of files that can be entered at many places; beside
    it, what two commands at once do that know nothing of each other: no two ranks can do more on this machine.
@@ -198,7 +198,7 @@ class Benchmark:
         print(f"{'without filters':40s} {plain:7.2f} MB/s a core\n{'filters: strict':40s} {filtered:7.2f} MB/s a core")
         self.target("filters: strict against none", filtered / plain, least=0.5)
         if importlib.util.find_spec("datatrove") is None:
-            print("datatrove: not installed (pip install datatrove orjson), not measured")
+            print("datatrove: not installed (pip install 'datatrove[processing]' orjson), not measured")
             return
         small, _ = self.repeated(PEER_MB)
         theirs = measured("datatrove with filters", tokenizer, small)
@@ -221,7 +221,7 @@ class Benchmark:
         print(f"{'a build, without and with near duplicates':40s} {plain:7.1f} s {near:7.1f} s of the processor")
         print(f"{'what near duplicates add':40s} {ours:7.2f} MB/s a core")
         if importlib.util.find_spec("datatrove") is None:
-            print("datatrove: not installed (pip install datatrove orjson), not measured")
+            print("datatrove: not installed (pip install 'datatrove[processing]' orjson), not measured")
             return
         theirs = measured("datatrove's MinHash", tokenizer, catalog)
         print(f"{'datatrove, MinHash':40s} {theirs:7.2f} MB/s a core")

@@ -169,5 +169,6 @@ def sorted_band_keys(rows_R: np.ndarray, keys_RB: np.ndarray) -> np.ndarray:
     found = np.zeros(keys_RB.size, BAND_KEY)
     order = np.argsort(keys_RB, axis=None)
     found["high"] = keys_RB.ravel()[order]
-    found["row"] = np.repeat(rows_R, keys_RB.shape[1])[order]
+    order //= keys_RB.shape[1]
+    found["row"] = rows_R[order]
     return found

@@ -39,10 +39,13 @@ class RowKeys:
         if self._exact:
             self._write(out, split, index, EXACT, sorted_keys(np.concatenate(self._exact)))
         if self._near:
-            rows, keys, sketches = map(np.concatenate, zip(*self._near, strict=True))
-            of_rows = np.zeros((self.num_rows, sketches.shape[1]), np.uint8)
-            of_rows[rows] = sketches
-            self._write(out, split, index, SKETCHES, of_rows)
+            sketches = np.zeros((self.num_rows, self._near[0].sketches_RP.shape[1]), np.uint8)
+            for part in self._near:
+                sketches[part.rows_R] = part.sketches_RP
+            self._write(out, split, index, SKETCHES, sketches)
+            del sketches, part
+            rows, keys = (np.concatenate([part[column] for part in self._near]) for column in (0, 1))
+            self._near.clear()  # a tenth of a gigabyte, of a chunk of short lines
             self._write(out, split, index, NEAR, near_duplicates.sorted_band_keys(rows, keys))
 
     def _write(self, out: Path, split: str, index: int, kind: str, array: np.ndarray) -> None:

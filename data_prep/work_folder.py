@@ -20,7 +20,6 @@ Any folder that is not new, empty or marked by a build belongs to somebody else 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,10 +207,10 @@ def concerned_path(out: Path, corpus: str, index: int) -> Path:
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write a .npy file, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()  # numpy writes to a file without telling that the disk is full
-    np.save(content, array)
-    with written_atomically(path) as aside:
-        aside.write_bytes(content.getbuffer())
+    array = np.ascontiguousarray(array)
+    with written_atomically(path) as aside, open(aside, "wb") as file:  # np.save does not tell that the disk is full
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8).data)
 
 
 def write_stop(out: Path, message: str) -> None:
