@@ -18,7 +18,6 @@ import importlib
 import os
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -95,7 +94,11 @@ def require(chosen: Iterable[Near | None]) -> None:
 
 def versions(chosen: Iterable[Near | None]) -> dict[str, str]:
     """Versions of the packages that these need."""
-    return {PACKAGE: version(PACKAGE)} if any(chosen) else {}
+    if not any(chosen):
+        return {}
+    from importlib.metadata import version  # a parser of mail with it: every start of every rank would load it
+
+    return {PACKAGE: version(PACKAGE)}
 
 
 class Signatures(NamedTuple):
