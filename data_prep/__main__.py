@@ -89,8 +89,8 @@ class Commands:
             sha256: of the file, when you know it and it is one.
             most_gb: GiB after which an answer is ended whose server does not tell how long it is.
         """
+        from data_prep.connection import RetryPolicy
         from data_prep.fetch import fetch
-        from data_prep.fetch.connection import RetryPolicy
 
         policy = RetryPolicy(most_unknown_bytes=int(most_gb * 2**30))
         fetch(Path(to), corpus, lang, catalog, mirror, sha256, policy)

@@ -14,6 +14,7 @@ import yaml
 
 from data_prep import catalog_values as values
 from data_prep.filters import Chosen, read_filters
+from data_prep.inputs import Input, input_at
 from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.many_files import excluded_files, one_file_each
 from data_prep.near_duplicates import KEY as NEAR_KEY
@@ -91,8 +92,8 @@ class Corpus:
     format: str
     languages: tuple[str, ...]
     """One language, or source and target: canonical BCP 47 codes."""
-    files: tuple[Path, ...]
-    """One file, or source and target."""
+    files: tuple[Input, ...]
+    """One file, or source and target; on a disk or at an address."""
     held_out: float = 0.0
     """Fraction of the pairs, or lines, kept for evaluation."""
     threshold: float = DEFAULT_THRESHOLD
@@ -240,7 +241,7 @@ def _languages(entry: dict[str, Any], form: Format, where: str) -> tuple[str, ..
     return found
 
 
-def _files(entry: dict[str, Any], form: Format, where: str, folder: Path) -> tuple[Path, ...]:
+def _files(entry: dict[str, Any], form: Format, where: str, folder: Path) -> tuple[Input, ...]:
     given = [key for keys in form.file_keys for key in keys if key in entry]
     if tuple(given) not in form.file_keys:
         expected = " or ".join(" and ".join(keys) for keys in form.file_keys)
@@ -248,6 +249,9 @@ def _files(entry: dict[str, Any], form: Format, where: str, folder: Path) -> tup
     for key in given:
         if not isinstance(entry[key], str) or not entry[key]:
             raise InputError(
-                f"{where}: {key} is {values.shown(entry[key])}, expected a path relative to the catalog's folder"
+                f"{where}: {key} is {values.shown(entry[key])}, expected a path (relative to the catalog) or an address"
             )
-    return tuple(folder / Path(entry[key]).expanduser() for key in given)
+    try:
+        return tuple(input_at(entry[key], folder) for key in given)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

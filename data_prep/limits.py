@@ -7,10 +7,9 @@ needs is refused by name. A catalog may raise a limit for one corpus: `limits: {
 from __future__ import annotations
 
 import io
-import os
-from pathlib import Path
 from typing import Annotated
 
+from data_prep.inputs import Input, raw
 from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
@@ -40,7 +39,7 @@ class Limits(Section):
 DEFAULT_LIMITS = Limits()
 
 
-def refuse(path: Path, found: str, key: str, limits: Limits) -> InputError:
+def refuse(path: Input, found: str, key: str, limits: Limits) -> InputError:
     """The error of a file that goes beyond the limit `key`."""
     return InputError(
         f"{path}: {found}; no corpus needs that, so it is taken for damage or an attack; if you trust the file, raise "
@@ -51,7 +50,7 @@ def refuse(path: Path, found: str, key: str, limits: Limits) -> InputError:
 class Expansion:
     """Compares what came out of a packed file with what went in."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Input, limits: Limits) -> None:
         self._path, self._limits = path, limits
         self._packed = self._plain = 0
 
@@ -67,8 +66,9 @@ class Expansion:
 class ShortReads(io.BufferedReader):
     """A file of which a library may read only so much at once: what it wants in one piece, it keeps in memory."""
 
-    def __init__(self, path: Path, most: int, most_reads: int | None = None) -> None:
-        super().__init__(io.FileIO(path))
+    def __init__(self, path: Input, most: int, most_reads: int | None = None) -> None:
+        super().__init__(raw(path))
+        self._size = path.stat().st_size
         self.most: int | None = most
         self.most_reads = most_reads
         self._num_reads = 0
@@ -78,7 +78,7 @@ class ShortReads(io.BufferedReader):
         if self.most_reads is not None and self._num_reads > self.most_reads:
             raise TooLongError(f"more than {self.most_reads:,} pieces")
         if size is None or size < 0:
-            size = os.fstat(self.fileno()).st_size - self.tell()
+            size = self._size - self.tell()
         if self.most is not None and size > self.most:
             raise TooLongError(f"{size:,}")
         return super().read(size)

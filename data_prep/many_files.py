@@ -13,7 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from data_prep.inputs import is_address
+from data_prep.inputs import matching as matching_addresses
 from ernie_m.base.console import InputError
+from ernie_m.base.secret_names import shown_url
 
 MARKS = ("*", "?", "[")
 
@@ -23,7 +26,7 @@ def one_file_each(entry: Any, catalog: Path) -> list[Any]:
     given = entry.get("path") if isinstance(entry, dict) and isinstance(entry.get("name"), str) else None
     if isinstance(given, list) and given and all(isinstance(path, str) and path for path in given):
         paths = [path for pattern in given for path in _matching(pattern, catalog, entry)]
-    elif isinstance(given, str) and any(mark in given for mark in MARKS) and not _file(given, catalog).exists():
+    elif isinstance(given, str) and _is_pattern(given, catalog):
         paths = _matching(given, catalog, entry)
     else:
         return [entry]
@@ -35,6 +38,8 @@ def excluded_files(content: dict[str, Any], catalog: Path) -> tuple[Path, ...]:
     given = content.get("exclude", [])
     if not isinstance(given, list) or not all(isinstance(path, str) and path for path in given):
         raise InputError(f"{catalog}: exclude is {given!r}, expected a list of files or globs such as [eval/xnli/*.tsv]")
+    if remote := next(filter(is_address, given), None):
+        raise InputError(f"{catalog}: exclude: {shown_url(remote)}: evaluation sets are read whole from a disk; download it")
     return tuple(_file(pattern, catalog) for pattern in given)
 
 
@@ -57,13 +62,19 @@ def _file(path: str, catalog: Path) -> Path:
     return catalog.parent / Path(path).expanduser()
 
 
+def _is_pattern(path: str, catalog: Path) -> bool:
+    if is_address(path):
+        return "*" in path.partition("?")[0]  # a ? begins a query there, and names have brackets
+    return any(mark in path for mark in MARKS) and not _file(path, catalog).exists()
+
+
 def _matching(pattern: str, catalog: Path, entry: dict[str, Any]) -> list[str]:
-    file = _file(pattern, catalog)
-    if file.exists() or not any(mark in pattern for mark in MARKS):
+    if not _is_pattern(pattern, catalog):
         return [pattern]
+    where, shown = f"{catalog}: {entry.get('name')}", shown_url(pattern) if is_address(pattern) else pattern
     if "**" in pattern:
-        raise InputError(f"{catalog}: {entry.get('name')}: {pattern}: ** would walk through all folders; give a * a folder")
-    found = sorted(glob.glob(str(file)))
+        raise InputError(f"{where}: {shown}: ** would walk through all folders; give a * a folder")
+    found = matching_addresses(pattern) if is_address(pattern) else sorted(glob.glob(str(_file(pattern, catalog))))
     if not found:
-        raise InputError(f"{catalog}: {entry.get('name')}: no file matches {pattern} (relative to the catalog's folder)")
+        raise InputError(f"{where}: no file matches {shown} (relative to the catalog's folder)")
     return found

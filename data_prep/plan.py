@@ -6,7 +6,6 @@ import hashlib
 import platform
 from collections.abc import Collection
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import tokenizers
 import ernie_m
 from data_prep import filters, near_duplicates
 from data_prep.catalog import Catalog, Corpus
+from data_prep.inputs import Input
 from data_prep.many_files import existing
 
 IDENTITY_BYTES = 1 << 16  # of both ends of an input file: shows a change without reading the whole file
@@ -44,10 +44,10 @@ def described(corpus: Corpus, is_usable: bool = True) -> dict[str, Any]:
     return {**told, "files": files, "languages": list(corpus.languages), "filters": dict(corpus.filters)}
 
 
-def identity(path: Path) -> dict[str, Any]:
+def identity(path: Input) -> dict[str, Any]:
     """What tells a file from another of its name, without reading all of it."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         ends = file.read(IDENTITY_BYTES)
         file.seek(max(0, size - IDENTITY_BYTES))
         ends += file.read()

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.catalog import read_catalog
+from data_prep.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
 from data_prep.fetch import catalog_file, libreoffice, mozilla, opus, sources
-from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
 from data_prep.fetch.download import download
 from data_prep.fetch.sources import Entry, Remote
 from ernie_m.base.command_line import nearest

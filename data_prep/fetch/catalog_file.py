@@ -35,7 +35,7 @@ def missing_from(catalog: Path, entries: Sequence[Entry]) -> list[Entry]:
     Raises InputError when their name is taken there by another file, or when the catalog cannot be read.
     """
     present = read_catalog(catalog) if catalog.exists() else []
-    files = {os.path.abspath(file) for corpus in present for file in corpus.files}
+    files = {os.path.abspath(file) for corpus in present for file in corpus.files if isinstance(file, Path)}
     names = {corpus.name.lower(): corpus for corpus in present}
     missing = [entry for entry in entries if os.path.abspath(catalog.parent / _file_of(entry)) not in files]
     for entry in missing:

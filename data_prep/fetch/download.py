@@ -14,30 +14,29 @@ import contextlib
 import http.client
 import io
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_prep.fetch.connection import DroppedError, RangeRefusedError, RetryPolicy, opened, persist, read_piece
+from data_prep.connection import (
+    PARTIAL_CONTENT,
+    DroppedError,
+    RangeRefusedError,
+    RetryPolicy,
+    Version,
+    is_same,
+    opened,
+    persist,
+    read_piece,
+    start_of,
+    version_of,
+)
 from data_prep.readers.archives import ENDS_KNOWN, check_whole
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import fsync_path, lock, open_log, read_json, sha256_of, write_json
 
 PIECE_BYTES = 1 << 18
-PARTIAL_CONTENT = 206
-CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})")
-
-
-@dataclass(frozen=True)
-class Version:
-    """Which version of a remote file the bytes belong to."""
-
-    validator: str = ""
-    """Its strong ETag, else its Last-Modified; empty when the server tells neither."""
-    length: int | None = None
-    """In bytes; None when the server does not tell."""
 
 
 def download(url: str, path: Path, *, sha256: str = "", hint: str = "", retry_policy: RetryPolicy | None = None) -> bool:
@@ -152,9 +151,9 @@ class _PartialDownload:
         if response.status != PARTIAL_CONTENT:
             self.file.truncate(0)
             start = 0
-        version = _version_of(response)
+        version = version_of(response)
         if start:
-            if _start_of(response) != start or not _is_same(version, expected):  # it ignored our Range, or our If-Range
+            if start_of(response) != start or not is_same(version, expected):  # it ignored our Range, or our If-Range
                 self.file.truncate(0)
                 raise DroppedError("the file has changed on the server; starting over")
             version = Version(expected.validator, version.length)
@@ -217,23 +216,3 @@ class _PartialDownload:
                 f"{self.path}: {needed:,} bytes are still to come and its disk has {free:,} free; "
                 "free some space or take another --to"
             )
-
-
-def _version_of(response: http.client.HTTPResponse) -> Version:
-    tag = response.headers.get("ETag", "")
-    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")  # If-Range takes no weak tag
-    if response.status == PARTIAL_CONTENT:
-        found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        return Version(validator, int(found[2]) if found else None)
-    return Version(validator, response.length)
-
-
-def _is_same(version: Version, expected: Version) -> bool:
-    """Whether a 206 answer is of the expected version. Servers may omit the validator because they checked our If-Range."""
-    same_length = expected.length is None or version.length == expected.length
-    return same_length and version.validator in ("", expected.validator)
-
-
-def _start_of(response: http.client.HTTPResponse) -> int | None:
-    found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    return int(found[1]) if found else None

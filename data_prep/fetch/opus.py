@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from data_prep.fetch.connection import RetryPolicy, mirrored, read_json
+from data_prep.connection import RetryPolicy, mirrored, read_json
 from data_prep.fetch.sources import Remote, address_of, pair_entry
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError

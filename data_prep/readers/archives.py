@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from data_prep.inputs import Input
 from data_prep.limits import DEFAULT_LIMITS, Expansion, Limits, ShortReads, TooLongError, refuse
 from data_prep.readers.streams import DECOMPRESSORS, PIECE_BYTES, damage_named, require_content, unpacked
 from data_prep.records import Count, no_count
@@ -28,17 +29,17 @@ SHOWN = 6
 MOST_GLOBAL_HEADERS = 1000  # of a tar archive: attributes that count for all further members
 
 
-def is_zip(path: Path) -> bool:
+def is_zip(path: Input) -> bool:
     """Whether the name says it is a zip archive."""
     return path.name.lower().endswith(".zip")
 
 
-def is_tar(path: Path) -> bool:
+def is_tar(path: Input) -> bool:
     """Whether the name says it is a tar archive, packed or not."""
     return path.name.lower().endswith(TAR_SUFFIXES)
 
 
-def read_pieces(path: Path, count: Count, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
+def read_pieces(path: Input, count: Count, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
     """The plain content of a file; a zip must hold exactly one text.
 
     Raises InputError when it is missing, empty, truncated, damaged, beyond the limits, or not of the kind its name says.
@@ -49,7 +50,7 @@ def read_pieces(path: Path, count: Count, limits: Limits = DEFAULT_LIMITS) -> It
 
 
 def read_zip_member(
-    path: Path, choose: Callable[[list[str], Path], str], count: Count, limits: Limits = DEFAULT_LIMITS
+    path: Input, choose: Callable[[list[str], Input], str], count: Count, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[bytes]:
     """The content of the member that `choose(names, path)` picks; `count` gets the member's compressed bytes."""
     require_content(path)
@@ -75,7 +76,7 @@ def read_zip_member(
 
 
 def read_tar_member(
-    path: Path, is_wanted: Callable[[str], bool], wanted: str, count: Count, limits: Limits = DEFAULT_LIMITS
+    path: Input, is_wanted: Callable[[str], bool], wanted: str, count: Count, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[bytes]:
     """The content of the one member whose name `is_wanted`; the archive is read once, to its end."""
     packed = unpacked(path, count, limits)
@@ -125,7 +126,7 @@ def is_language_file(name: str, language: str, exactly: bool = False) -> bool:
     return not base.startswith("._") and "." in base and agree(base.rpartition(".")[2], language, exactly)
 
 
-def choose_language_member(names: list[str], path: Path, language: str) -> str:
+def choose_language_member(names: list[str], path: Input, language: str) -> str:
     """The one name that ends in .<language>, an exact code before a related one; InputError when there is not one."""
     for exactly in (True, False):
         candidates = [name for name in names if is_language_file(name, language, exactly)]
@@ -136,7 +137,7 @@ def choose_language_member(names: list[str], path: Path, language: str) -> str:
     raise InputError(f"{path}: no member ends in .{language}; it holds {_listed(names)}; check the languages in the catalog")
 
 
-def check_whole(path: Path, name: str) -> None:
+def check_whole(path: Input, name: str) -> None:
     """Raise InputError unless the packed file, called `name` later (with an end in ENDS_KNOWN), is there to its end."""
     suffix = Path(name).suffix.lower()
     if suffix == ".zip":  # the list of members comes last
@@ -147,7 +148,7 @@ def check_whole(path: Path, name: str) -> None:
             pass
 
 
-def _only_member(names: list[str], path: Path) -> str:
+def _only_member(names: list[str], path: Input) -> str:
     texts = [name for name in names if not name.rpartition("/")[2].lower().startswith((*NOT_TEXT, "._"))]
     if len(texts) != 1:
         raise InputError(f"{path}: holds {_listed(names)}; expected exactly one text; unpack the one to read")
@@ -164,7 +165,7 @@ def _listed(names: list[str], count: int | None = None) -> str:
 class _Readable:
     """The seekable file that tarfile asks for, over pieces: it goes forward only, and counts what headers take."""
 
-    def __init__(self, pieces: Iterator[bytes], path: Path, limits: Limits) -> None:
+    def __init__(self, pieces: Iterator[bytes], path: Input, limits: Limits) -> None:
         self._pieces, self._path, self._limits = pieces, path, limits
         self._pending, self._position = b"", 0
         self._in_header, self._of_header, self._of_headers = False, 0, 0

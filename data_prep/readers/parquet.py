@@ -10,11 +10,11 @@ import io
 import json
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 
 import pyarrow as pa
 
 from data_prep.catalog import Corpus
+from data_prep.inputs import Input
 from data_prep.limits import Expansion, Limits, refuse
 from data_prep.readers.lines import MAX_LINE_BYTES
 from data_prep.readers.parquet_pages import TEXT, Column, Page, columns, num_rows, row_groups
@@ -69,7 +69,7 @@ def _texts(corpus: Corpus, count: Count) -> Iterator[tuple[memoryview | None, in
     footer = _footer(path, corpus.limits)
     column = _column(corpus, footer)
     total, rows, seen = path.stat().st_size, max(1, num_rows(footer)), 0
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for pages in row_groups(file, footer, corpus.text):
             texts = Texts(column.is_optional)
             for page in pages:
@@ -107,10 +107,10 @@ def _line(text: memoryview | None) -> bytes:
     return b'"%b"\n' % content[:MAX_LINE_BYTES]
 
 
-def _footer(path: Path, limits: Limits) -> bytes:
+def _footer(path: Input, limits: Limits) -> bytes:
     """What the end of the file says of its columns and row groups. Raises DamagedError for a file without such an end."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         file.seek(max(0, size - TAIL))
         length = int.from_bytes(file.read(len(MARK)), "little")
         if file.read() != MARK or length > size - TAIL:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.catalog import Corpus
+from data_prep.inputs import Input
 from data_prep.limits import DEFAULT_LIMITS, Limits
 from data_prep.readers.archives import read_pieces
 from data_prep.records import no_count
@@ -63,7 +64,7 @@ def refuse_other_content(corpus: Corpus) -> None:
         _refuse_no_file(path)
         if not path.is_file():
             continue  # said by whoever reads it
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
         _refuse_packing(path, head)
         if path.suffix.lower() == ".zip" and corpus.format in ("moses", "multiun"):
@@ -73,7 +74,7 @@ def refuse_other_content(corpus: Corpus) -> None:
         _refuse_content(path, unpacked_head(path, head, corpus.limits), corpus.format)
 
 
-def unpacked_head(path: Path, head: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
+def unpacked_head(path: Input, head: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The first plain bytes of a file; nothing of a damaged one, or of an archive of several texts."""
     if path.suffix.lower() not in PACKED:
         return head
@@ -86,7 +87,7 @@ def unpacked_head(path: Path, head: bytes, limits: Limits = DEFAULT_LIMITS) -> b
     return plain[:HEAD_BYTES]
 
 
-def _refuse_no_file(path: Path) -> None:
+def _refuse_no_file(path: Input) -> None:
     if path.name == "-":
         raise InputError(
             f"{path}: standard input is read once, and a build reads its files more than once; save it as a file"
@@ -111,7 +112,7 @@ def _refuse_swapped(corpus: Corpus) -> None:
         )
 
 
-def _refuse_packing(path: Path, head: bytes) -> None:
+def _refuse_packing(path: Input, head: bytes) -> None:
     for kind in _kinds_of(head):
         if path.suffix.lower() in kind.suffixes:
             continue
@@ -124,7 +125,7 @@ def _refuse_packing(path: Path, head: bytes) -> None:
         raise InputError(f"{path}: its content is {kind.name}, not text; {remedy}")
 
 
-def _refuse_content(path: Path, head: bytes, form: str) -> None:
+def _refuse_content(path: Input, head: bytes, form: str) -> None:
     if path.suffix.lower() in PACKED:
         for kind in _kinds_of(head):
             if kind.name == "tar" and ".tar" not in path.suffixes:

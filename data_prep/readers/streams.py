@@ -14,12 +14,12 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Protocol
 
 import xz
 import zstandard
 
+from data_prep.inputs import Input
 from data_prep.limits import DEFAULT_LIMITS, Expansion, Limits, refuse
 from data_prep.records import Count
 from ernie_m.base.console import InputError
@@ -107,7 +107,7 @@ DECOMPRESSORS: dict[str, tuple[str, Callable[[Limits], Decompressor]]] = {
 }
 
 
-def require_content(path: Path) -> None:
+def require_content(path: Input) -> None:
     """Raise InputError when the file is missing or empty."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: a folder, pipe or device; expected a file")
@@ -117,7 +117,7 @@ def require_content(path: Path) -> None:
         raise InputError(f"{path}: empty (0 bytes), expected text; download it again or take it out of the catalog")
 
 
-def unpacked(path: Path, count: Count, limits: Limits = DEFAULT_LIMITS, suffix: str | None = None) -> Iterator[bytes]:
+def unpacked(path: Input, count: Count, limits: Limits = DEFAULT_LIMITS, suffix: str | None = None) -> Iterator[bytes]:
     """The plain content of a file that is no archive; `suffix`: what it is packed as, if its name does not say so.
 
     Raises InputError when it is missing, empty, truncated, damaged, beyond the limits, or not of the kind its name says.
@@ -140,9 +140,9 @@ def unpacked(path: Path, count: Count, limits: Limits = DEFAULT_LIMITS, suffix: 
             raise refuse(path, found, "xz_memory_mib", limits) from None
 
 
-def _raw_pieces(path: Path, count: Count) -> Iterator[bytes]:
+def _raw_pieces(path: Input, count: Count) -> Iterator[bytes]:
     require_content(path)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             count(len(piece))
             yield piece
@@ -173,7 +173,7 @@ def _decompressed(
 
 
 @contextlib.contextmanager
-def damage_named(path: Path, kind: str) -> Iterator[None]:
+def damage_named(path: Input, kind: str) -> Iterator[None]:
     """Turn every error of a damaged packed file into one InputError that names the file."""
     try:
         yield

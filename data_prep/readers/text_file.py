@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 import xz
 
 from data_prep.catalog import Corpus
+from data_prep.inputs import Input
 from data_prep.limits import ShortReads, TooLongError
 from data_prep.readers.archives import is_tar, is_zip, read_pieces
 from data_prep.readers.cutting import cut_out, cut_stream
@@ -46,7 +46,7 @@ def chunks(corpus: Corpus, chunk_bytes: int, count: Count, at_empty_lines: bool)
         index += 1  # noqa: SIM113 - see above
 
 
-def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:
+def cuts(path: Input, chunk_bytes: int) -> list[Cut] | None:
     """Where the file can be cut up, or None when it has to be read in one pass."""
     if is_zip(path) or is_tar(path):
         return None
@@ -67,7 +67,7 @@ def cuts(path: Path, chunk_bytes: int) -> list[Cut] | None:
     return [Cut(i, start, stop) for i, (start, stop) in enumerate(pairwise([*offsets, None])) if start is not None]
 
 
-def places(path: Path, count: int, size: int) -> tuple[list[Cut], int] | None:
+def places(path: Input, count: int, size: int) -> tuple[list[Cut], int] | None:
     """Up to `count` stretches of about `size` bytes, evenly over a file that can be entered there; the bytes of its text.
 
     None for a file that is read in one pass. A file of about as many bytes is one stretch.
@@ -92,7 +92,7 @@ def places(path: Path, count: int, size: int) -> tuple[list[Cut], int] | None:
     return [Cut(i, start, start + size if start + size < length else None) for i, start in enumerate(starts)], length
 
 
-def cut_chunk(path: Path, cut: Cut, at_empty_lines: bool) -> Chunk:
+def cut_chunk(path: Input, cut: Cut, at_empty_lines: bool) -> Chunk:
     """Read one chunk of a file that `cuts` divided; each block that it takes bytes from is checked completely."""
 
     def pieces_from(offset: int) -> Iterator[bytes]:
@@ -102,7 +102,7 @@ def cut_chunk(path: Path, cut: Cut, at_empty_lines: bool) -> Chunk:
             while piece := file.read(PIECE_BYTES):
                 yield bytes(piece)
         else:
-            with open(path, "rb") as plain:
+            with path.open("rb") as plain:
                 plain.seek(offset)
                 while piece := plain.read(PIECE_BYTES):
                     yield piece
@@ -125,7 +125,7 @@ def lines_of(corpus: Corpus, chunk: Chunk) -> Iterator[tuple[int, Sequence[bytes
         first += len(lines)
 
 
-def _enterable(path: Path) -> xz.XZFile | None:
+def _enterable(path: Input) -> xz.XZFile | None:
     """An .xz file that can be entered at its blocks; None for one whose index is too large, which is read as a stream."""
     with damage_named(path, "xz"):
         try:
@@ -134,18 +134,18 @@ def _enterable(path: Path) -> xz.XZFile | None:
             return None
 
 
-def _xz_file(path: Path) -> xz.XZFile:
+def _xz_file(path: Input) -> xz.XZFile:
     status = path.stat()
-    return _opened_xz(str(path), status.st_size, status.st_mtime_ns)
+    return _opened_xz(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=2)
-def _opened_xz(path: str, size: int, changed: int) -> xz.XZFile:
+def _opened_xz(path: Input, size: int, changed: int) -> xz.XZFile:
     """Open an .xz file, with its index of thousands of blocks kept from chunk to chunk until the file changes.
 
     Raises TooLongError when there are so many that they would fill the memory: such a file is read as a stream.
     """
-    file = ShortReads(Path(path), MOST_INDEX_BYTES, MOST_INDEX_READS)
+    file = ShortReads(path, MOST_INDEX_BYTES, MOST_INDEX_READS)
     opened = xz.XZFile(file)
     file.most = file.most_reads = None
     return opened

@@ -11,8 +11,8 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
+from data_prep.inputs import Input
 from data_prep.readers.lines import MAX_LINE_BYTES
 from ernie_m.base.console import InputError
 
@@ -39,7 +39,7 @@ def _marked(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("data_prep.marked", _marked)
 
 
-def encoding_of(head: bytes, path: Path) -> str:
+def encoding_of(head: bytes, path: Input) -> str:
     """The encoding of an XML file by its first bytes; raises InputError for one that nobody knows."""
     for start, encoding in (*BOMS, *WITHOUT_BOM):
         if head.startswith(start):
@@ -57,7 +57,7 @@ def encoding_of(head: bytes, path: Path) -> str:
     return WIDER.get(found.name, found.name)
 
 
-def decoded(pieces: Iterable[bytes], path: Path) -> Iterator[str]:
+def decoded(pieces: Iterable[bytes], path: Input) -> Iterator[str]:
     """The file's text, with UNDECODABLE in it. Raises InputError for an unknown encoding."""
     decoder = None
     for piece in pieces:

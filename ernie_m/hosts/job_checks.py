@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER
+from ernie_m.base.secret_names import is_secret
 from ernie_m.corpus.manifest import MANIFEST_FILE, Manifest
 from ernie_m.hosts.findings import Problem
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.size import parameter_count
 from ernie_m.runs.checkpoint import committed_folders
-from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, exported, is_secret
+from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
     from ernie_m.training.recipe import TrainingConfig

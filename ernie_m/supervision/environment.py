@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.base.console import InputError
+from ernie_m.base.secret_names import is_secret
 
 EXPORTED = (
     *("OMP_*", "MKL_*", "KMP_*", "NCCL_*", "GLOO_*", "TORCH*", "PYTORCH_*", "CUDA_*", "CUBLAS_*", "DS_ACCELERATOR"),
@@ -28,9 +29,6 @@ DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
 """Prefixes of variables that deepspeed's launch gives to all hosts; with CUDA on the starting machine also NCCL."""
 OLD_DEEPSPEED_EXPORTS = ("AML_", "AZUREML_", "DLTS_", "FC_TASK", "LOCAL_HOST", "MASTER_HOST", "NEBULA_")
 """And those that 0.19.0 gives besides, for a service of Azure's, whose token and key are among them."""
-_SECRET = re.compile("TOKEN(?!IZ)|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
-_NO_SECRET = re.compile("(NCCL|UCX|MV2)_[A-Z_]*PKEY|HF_HUB_DISABLE_IMPLICIT_TOKEN")  # PKEY: InfiniBand's partition key
-_USER_IN_URL = re.compile(r"://[^\s/?#]*@|://[^\s/@]*:[^\s@]+@")
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 KEEP_ALIVE = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 """For pdsh's ssh: one to a host that vanished ends within a minute, instead of never."""
@@ -39,11 +37,6 @@ KEEP_ALIVE = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o
 def ssh_arguments(environment: Mapping[str, str]) -> str:
     """PDSH_SSH_ARGS_APPEND: the user's, or keep-alives."""
     return environment.get("PDSH_SSH_ARGS_APPEND", KEEP_ALIVE)
-
-
-def is_secret(name: str, value: str) -> bool:
-    """Whether a variable is taken for a secret: by its name, or a URL with a user or a password in its value."""
-    return bool((_SECRET.search(name) and not _NO_SECRET.fullmatch(name)) or _USER_IN_URL.search(value))
 
 
 def exported(environment: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, str]:

@@ -67,7 +67,7 @@ def distributions() -> dict[str, set[str]]:
     [
         (
             ("ernie_m", "data_prep", "launcher"),
-            ("", "align", "demo", "filters", "finetune", "show", "tensorboard", "translation", "wandb", "mpi"),
+            ("", "align", "demo", "filters", "finetune", "show", "tensorboard", "translation", "wandb", "remote", "mpi"),
         ),
         (("tests", "benchmarks", "docs"), ("", "dev")),
     ],

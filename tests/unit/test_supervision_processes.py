@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from ernie_m.base.console import InputError
+from ernie_m.base.secret_names import is_secret
 from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.supervision import handed
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, JobCommand, needs_ssh
-from ernie_m.supervision.environment import KEEP_ALIVE, ForHosts, exported, is_secret, of_launcher, ssh_arguments, withheld
+from ernie_m.supervision.environment import KEEP_ALIVE, ForHosts, exported, of_launcher, ssh_arguments, withheld
 from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
 
 # --- what ranks on other hosts get

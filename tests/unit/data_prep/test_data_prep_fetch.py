@@ -10,8 +10,8 @@ import pytest
 from test_data_prep_fetch_server import Shop, get, named, opened_shop, stock
 
 from data_prep.catalog import read_catalog
+from data_prep.connection import NotFoundError
 from data_prep.fetch import cc100_listing
-from data_prep.fetch.connection import NotFoundError
 from ernie_m.base.console import InputError
 
 OPUS_LANGUAGES = ["de", "en", "fr", "sr_Latn", "zh_cn", "zh_tw"]

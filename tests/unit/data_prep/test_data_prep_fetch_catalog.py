@@ -12,8 +12,8 @@ from test_data_prep_fetch_server import QUICK, Shop, get, named, opened_shop, st
 import data_prep
 from data_prep import fetch as fetching
 from data_prep.catalog import read_catalog, read_whole_catalog
+from data_prep.connection import GaveUpError
 from data_prep.fetch import OPUS_NAMES, catalog_file, cc100_listing, fetch, sources
-from data_prep.fetch.connection import GaveUpError
 from ernie_m.base.console import InputError
 
 ERNIE_M = Path(data_prep.__file__).with_name("ernie_m_catalog.yaml")

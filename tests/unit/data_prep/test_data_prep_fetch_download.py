@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from test_data_prep_fetch_server import QUICK, Shop, opened_shop
 
-from data_prep.fetch.connection import GaveUpError, NotFoundError, RetryPolicy, _Redirects, mirrored
+from data_prep.connection import GaveUpError, NotFoundError, RetryPolicy, _Redirects, mirrored
 from data_prep.fetch.download import download
 from ernie_m.base.console import InputError, run_cleanly
 

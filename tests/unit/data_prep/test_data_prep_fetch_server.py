@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from data_prep.catalog import read_catalog
+from data_prep.connection import RetryPolicy
 from data_prep.fetch import fetch
-from data_prep.fetch.connection import RetryPolicy
 
 QUICK = RetryPolicy(tries=4, first_wait_seconds=0.001, timeout_seconds=5)
 

@@ -6,6 +6,7 @@ refusal is an InputError. `persist` turns the first into the third.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import http.client
@@ -21,15 +22,18 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ernie_m.base.console import InputError, printable
+from ernie_m.base.secret_names import shown_url, without_user
 
 USER_AGENT = "ernie-m data_prep fetch"
 PASSING_TROUBLE = (408, 425, 429)  # and every 5xx
 LONGEST_WAIT_SECONDS = 60.0
 NOT_SATISFIABLE = 416
 SHOWN = 200
+PARTIAL_CONTENT = 206
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})")
 
 T = TypeVar("T")
 
@@ -64,6 +68,16 @@ class RetryPolicy:
     """An answer that does not tell its length is ended behind so many."""
 
 
+@dataclass(frozen=True)
+class Version:
+    """Which version of a remote file the bytes belong to."""
+
+    validator: str = ""
+    """Its strong ETag, else its Last-Modified; empty when the server tells neither."""
+    length: int | None = None
+    """In bytes; None when the server does not tell."""
+
+
 def mirrored(url: str, mirror: str | None) -> str:
     """`url` with `mirror` in the place of its scheme and host; InputError for a mirror that is no http(s) address."""
     if mirror is None:
@@ -82,7 +96,11 @@ def opened(
 
     Raises DroppedError (RangeRefusedError for 416), NotFoundError, or InputError for any other refusal.
     """
-    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, **headers})
+    user, bare = _split_user(url)
+    request = urllib.request.Request(bare, headers={"User-Agent": USER_AGENT, **headers})
+    if user:  # for this host alone, whoever it sends us on to
+        request.add_unredirected_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
+    url = shown_url(url)
     try:
         response = urllib.request.build_opener(_Redirects, _Plain, _TLS).open(request, timeout=retry_policy.timeout_seconds)
     except urllib.error.HTTPError as error:
@@ -100,6 +118,13 @@ def opened(
         if (coding := response.headers.get("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
             raise InputError(f"{url}: the server packed the file by itself ({_told(coding)}), expected it as it is")
         yield response
+
+
+def _split_user(url: str) -> tuple[str, str]:
+    """("user:password" or "", the URL without it)."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    return unquote(user), urlunsplit(parts._replace(netloc=host)) if at else url
 
 
 def _refusal(url: str, status: int, reason: str, hint: str) -> Exception:
@@ -126,11 +151,12 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         if after.scheme not in ("http", "https") or (before.scheme, after.scheme) == ("https", "http"):
             raise InputError(
-                f"{req.full_url}: the server sends us on to {newurl}, which others on the way could change; expected https; "
+                f"{shown_url(req.full_url)}: the server sends us on to {shown_url(newurl)}, which others on the way could "
+                "change; expected https; "
                 "if it is meant to be so, give that address with --mirror, and what you expect with --sha256"
             )
         if before.hostname != after.hostname:
-            print(f"{req.full_url}: goes on at {printable(str(after.hostname))}", file=sys.stderr, flush=True)
+            print(f"{shown_url(req.full_url)}: goes on at {printable(str(after.hostname))}", file=sys.stderr, flush=True)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -186,13 +212,38 @@ class _TLS(urllib.request.HTTPSHandler):
         return self.do_open(_BoundedTLS, req, context=ssl.create_default_context())
 
 
-def read_piece(response: http.client.HTTPResponse, most_bytes: int) -> bytes:
-    """The next bytes, as soon as some are there; b"" at the end; raises DroppedError."""
+def read_piece(response: http.client.HTTPResponse, most_bytes: int, is_patient: bool = False) -> bytes:
+    """The next bytes, as soon as some are there; b"" at the end; raises DroppedError.
+
+    is_patient: wait until there are as many as asked for (faster for whoever reads on; a server must not take minutes).
+    """
     try:
         with _cut_off(vars(response)["connection"]):  # what stands between pieces may have no end
-            return response.read1(most_bytes)
+            return response.read(most_bytes) if is_patient else response.read1(most_bytes)
     except (OSError, http.client.HTTPException) as error:
         raise DroppedError(_told(error)) from None
+
+
+def version_of(response: http.client.HTTPResponse) -> Version:
+    """Of which version, and how long, the file is that an answer is of, or a part of."""
+    tag = response.headers.get("ETag", "")
+    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")  # If-Range takes no weak tag
+    if response.status == PARTIAL_CONTENT:
+        found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        return Version(validator, int(found[2]) if found else None)
+    return Version(validator, response.length)
+
+
+def is_same(version: Version, expected: Version) -> bool:
+    """Whether a 206 answer is of the expected version. Servers may omit the validator because they checked our If-Range."""
+    same_length = expected.length is None or version.length == expected.length
+    return same_length and version.validator in ("", expected.validator)
+
+
+def start_of(response: http.client.HTTPResponse) -> int | None:
+    """The byte that a part begins with; None where the answer does not say."""
+    found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
 
 
 def persist(url: str, retry_policy: RetryPolicy, step: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:
@@ -212,9 +263,9 @@ def persist(url: str, retry_policy: RetryPolicy, step: Callable[[], T], reached:
             if failures >= retry_policy.tries:
                 kept = f"; {now:,} bytes are kept" if now else ""
                 message = f"gave up ({dropped}){kept}; give the same command again to go on"
-                raise GaveUpError(errno.ECONNABORTED, message, url) from None
+                raise GaveUpError(errno.ECONNABORTED, message, shown_url(url)) from None
             seconds = min(retry_policy.first_wait_seconds * 2 ** (failures - 1), LONGEST_WAIT_SECONDS)
-            print(f"{url}: {dropped}; trying again in {seconds:g} s", file=sys.stderr, flush=True)
+            print(f"{shown_url(url)}: {dropped}; trying again in {seconds:g} s", file=sys.stderr, flush=True)
             time.sleep(seconds)
 
 
@@ -232,4 +283,6 @@ def read_json(url: str, retry_policy: RetryPolicy, most_bytes: int = 1 << 26) ->
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
-        raise InputError(f"{url}: the answer is not JSON, expected OPUS's list; see in a browser what is there") from None
+        raise InputError(
+            f"{without_user(url)}: the answer is not JSON, expected OPUS's list; see in a browser what is there"
+        ) from None
