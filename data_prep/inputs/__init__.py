@@ -12,35 +12,29 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from data_prep.inputs import by_fsspec, over_http
-from data_prep.inputs.remote_file import RemoteFile
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.secret_names import shown_url
 
+if TYPE_CHECKING:
+    from data_prep.inputs.remote_file import RemoteFile
+
 BUFFER_BYTES = 1 << 19
 
-
-class Protocol(NamedTuple):
-    """How the files of one kind of address are read."""
-
-    open: Callable[[str], RemoteFile]
-    glob: Callable[[str], list[str]] | None = None
-    """The addresses that a pattern with * stands for; None where a server cannot tell."""
-
-
-BY_FSSPEC = Protocol(by_fsspec.open_file, by_fsspec.matching)
-OVER_HTTP = {"http": Protocol(over_http.HTTPFile), "https": Protocol(over_http.HTTPFile)}
-PROTOCOLS = {**OVER_HTTP, **dict.fromkeys(by_fsspec.PACKAGES, BY_FSSPEC)}
+OVER_HTTP, BY_FSSPEC = "over_http", "by_fsspec"
+OF_FSSPEC = ("s3", "gs", "az", "hf", "file", "memory")
+"""No others: fsspec knows some that run commands, and some that unpack archives."""
+PROTOCOLS = {**dict.fromkeys(("http", "https"), OVER_HTTP), **dict.fromkeys(OF_FSSPEC, BY_FSSPEC)}
+"""Protocol -> the module here that reads it; loaded where it is needed, with all that speaks to servers."""
 
 
 class Status(NamedTuple):
@@ -108,14 +102,14 @@ Input = Path | Remote
 
 @lru_cache(maxsize=1 << 16)
 def _status(url: str) -> Status:
-    with contextlib.closing(PROTOCOLS[_scheme(url)].open(url)) as file:
+    with contextlib.closing(_opened(url)) as file:
         version = int.from_bytes(hashlib.blake2b(file.version.encode(), digest_size=7).digest(), "big")
         return Status(file.size, version)
 
 
 def raw(path: Input) -> io.RawIOBase:
     """The file, opened without a buffer. Raises FileNotFoundError, InputError or OSError."""
-    return io.FileIO(path) if isinstance(path, Path) else PROTOCOLS[_scheme(path.url)].open(path.url)
+    return io.FileIO(path) if isinstance(path, Path) else _opened(path.url)
 
 
 def input_at(text: str, folder: Path) -> Input:
@@ -132,7 +126,7 @@ def input_at(text: str, folder: Path) -> Input:
         _ = parts.port
     except ValueError as error:
         raise InputError(f"{shown_url(text)}: not an address ({error})") from None
-    if scheme in OVER_HTTP and re.search(r"[\s\x00-\x20\x7f]|[^\x00-\x7f]", text):
+    if PROTOCOLS[scheme] == OVER_HTTP and re.search(r"[\s\x00-\x20\x7f]|[^\x00-\x7f]", text):
         raise InputError(f"{shown_url(text)}: no address has such characters or spaces; write them as %20 and so on")
     if not (parts.netloc or parts.path.strip("/")):
         raise InputError(f"{shown_url(text)}: an address without a file")
@@ -146,10 +140,18 @@ def is_address(text: str) -> bool:
 
 def matching(text: str) -> list[str]:
     """The addresses that one with * stands for, sorted. Raises InputError where the server cannot tell."""
-    find = PROTOCOLS[_scheme(text)].glob
-    if find is None:
+    if PROTOCOLS[_scheme(text)] == OVER_HTTP:
         raise InputError(f"{shown_url(text)}: a server of {_scheme(text)} does not list its files; give a list of addresses")
-    return sorted(find(text))
+    return sorted(_module(text).matching(text))
+
+
+def _opened(url: str) -> RemoteFile:
+    file: RemoteFile = _module(url).open_file(url)
+    return file
+
+
+def _module(url: str) -> Any:
+    return importlib.import_module(f"{__name__}.{PROTOCOLS[_scheme(url)]}")
 
 
 def _scheme(url: str) -> str:

@@ -16,8 +16,8 @@ from data_prep.inputs.remote_file import RemoteFile
 from ernie_m.base.console import InputError, printable
 from ernie_m.base.secret_names import shown_url, without_secrets
 
-PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub", "file": "fsspec", "memory": "fsspec"}
-"""Protocol -> the package that reads it. No others: fsspec knows some that run commands or unpack archives."""
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "hf": "huggingface_hub"}
+"""Protocol -> the package that reads it beside fsspec."""
 BLOCK_BYTES = 4 << 20
 """Asked for at once."""
 REFUSED = re.compile("Credential|Auth|Forbidden|Denied|Permission|Gated|Repository|ParamValidation", re.IGNORECASE)
@@ -97,7 +97,7 @@ def _system(url: str) -> tuple[Any, str]:
 
         system, path = url_to_fs(url)
     except ImportError:
-        packages = " ".join(dict.fromkeys(("fsspec", PACKAGES[scheme])))
+        packages = " ".join(dict.fromkeys(("fsspec", PACKAGES.get(scheme, "fsspec"))))
         raise InputError(f"{shown_url(url)}: {scheme}:// needs {packages}: pip install {packages}") from None
     except Exception as error:
         raise _told(url, error) from None

@@ -105,3 +105,8 @@ class HTTPFile(RemoteFile):
     def _leave(self) -> None:
         self._response = None
         self._stack.close()
+
+
+def open_file(url: str) -> RemoteFile:
+    """The file at an address. Raises FileNotFoundError, InputError or GaveUpError."""
+    return HTTPFile(url)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import lzma
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -227,6 +229,11 @@ def test_what_fsspec_reads_is_tried_again_where_it_failed_and_refused_where_it_c
     file.seek(0)
     with pytest.raises(InputError, match=r"memory://again/f\.bin: changed while it was read"):
         file.read(10)
+
+
+def test_a_start_loads_nothing_that_speaks_to_servers() -> None:
+    code = "import data_prep.build, sys; print(*{'http.client', 'urllib.request', 'fsspec'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
 
 
 def test_lists_and_patterns_of_addresses(tmp_path: Path) -> None:
