@@ -10,12 +10,15 @@ import codecs
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from ernie_m.base.console import InputError
 
 MAX_LINE_BYTES = 1 << 20
 LINES_TO_JUDGE = 1000  # a file's encoding, by
 LINES_AT_ONCE = 8192
 STRETCH_BYTES, STRETCH_LINES = 1 << 19, 1 << 16  # whichever comes first
+PIECE_BYTES = 1 << 16
 NOT_UTF8 = "not UTF-8"
 TOO_LONG = f"line longer than {MAX_LINE_BYTES} bytes"
 T = TypeVar("T")
@@ -99,10 +102,13 @@ def num_lines(content: bytes, start: int = 0, stop: int | None = None) -> int:
 
 def end_of_line(content: bytes, number: int, start: int = 0) -> int:
     """The offset behind the `number`-th newline from `start` on, of a text that has as many."""
-    stop = start
-    for _ in range(number):
-        stop = content.index(b"\n", stop) + 1
-    return stop
+    while number > 0:
+        assert start < len(content), "fewer lines than were counted"
+        piece = np.frombuffer(content, np.uint8, min(PIECE_BYTES, len(content) - start), start)
+        ends = np.flatnonzero(piece == ord("\n"))[:number]
+        start += int(ends[-1]) + 1 if len(ends) == number else len(piece)
+        number -= len(ends)
+    return start
 
 
 def some_at_once(lines: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:

@@ -16,7 +16,7 @@ from data_prep import readers
 from data_prep.catalog import Corpus
 from data_prep.readers import cutting, text_file
 from data_prep.readers.cutting import Cutter, bounded, cut_out, cut_stream
-from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, decode, split_lines
+from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, decode, end_of_line, split_lines
 from data_prep.readers.text_file import cut_chunk, cuts
 from data_prep.records import no_count
 from ernie_m.base.console import InputError
@@ -124,6 +124,19 @@ def test_lines_are_handed_out_by_number() -> None:
 def many_lines(num_bytes: int) -> bytes:
     draw = random.Random(5)
     return b"".join(b"%d %s\n\n" % (i, bytes(draw.choices(b"abcdef ", k=40))) for i in range(num_bytes // 48))
+
+
+def test_the_end_of_a_line_is_found_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(3)
+    for piece_bytes in (1, 7, 64):
+        monkeypatch.setattr("data_prep.readers.lines.PIECE_BYTES", piece_bytes)
+        for _ in range(100):
+            content = bytes(draw.choices(b"ab\n", k=draw.randrange(1, 60)))
+            start = draw.randrange(len(content))
+            ends = [place + 1 for place, byte in enumerate(content) if byte == 10 and place >= start]
+            assert [end_of_line(content, n, start) for n in range(len(ends) + 1)] == [start, *ends]
+            with pytest.raises(AssertionError):
+                end_of_line(content, len(ends) + 1, start)
 
 
 def test_a_plain_file_and_an_xz_of_many_blocks_are_cut_up_and_all_else_is_a_stream(tmp_path: Path) -> None:
