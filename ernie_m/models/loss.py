@@ -2,7 +2,8 @@
 
     loss = sum over predictions of  weight * (nll summed over the global step) / (its predicted tokens in the global step)
 
-1. `predicted_nll`: -log p of each predicted token. The logits are stored once, and become their gradient in place.
+1. `predicted_nll`: -log p of each predicted token. The logits are stored once; they become their exponentials, then their
+   gradient, in place.
 2. `loss_scales`: the factor of each loss's nll. It undoes DeepSpeed's own averaging.
 3. `weighted_loss`: the micro-batch's share of the loss.
 """
@@ -20,6 +21,9 @@ from ernie_m.models.tied_gradient import TiedGradient
 
 MAX_LOGITS = 1 << 28
 """Logits kept from forward to backward (fp32: 1 GiB). If there are more, backward recomputes all, this many at a time."""
+
+LIFT = 8.0
+"""Exponentials are of logits less the greatest one, plus this: fp16 then holds words 11 orders of magnitude below the likeliest."""
 
 
 def logits_at_a_time(device: torch.device) -> int:
@@ -46,8 +50,8 @@ def plain_nll(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor, labels_N: Te
 class _PredictedNll(torch.autograd.Function):
     """Cross entropy of a linear layer, with one tensor of the logits' size; torch's own holds three, in fp32.
 
-    That tensor is hidden W^T, in the weights' precision. It becomes its gradient in place, slice by slice. Bias and softmax
-    are computed in fp32 and not stored.
+    That tensor is hidden W^T, in the weights' precision. Forward turns it in place into exponentials of the logits, backward
+    these into the logits' gradient, slice by slice in fp32. So each exponential is computed once.
     """
 
     @staticmethod
@@ -57,28 +61,34 @@ class _PredictedNll(torch.autograd.Function):
         ctx.tied = tied if tied is not None and tied.is_collected else None
         chunk = max(1, MAX_LOGITS // len(weight_VD))
         bias = bias_V.float()
-        log_sums, of_labels, product_NV = [], [], None
+        log_sums, sums, of_labels, product_NV = [], [], [], None
         for hidden, labels in zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True):
             product_NV = _product(hidden, weight_VD)
-            log_sums += [(part + bias).logsumexp(-1) for part in _slices(product_NV)]
             of_labels.append(product_NV.gather(1, labels[:, None])[:, 0] + bias[labels])
+            shift, total = _to_exponentials(product_NV, bias)
+            log_sums.append(shift + total.log())
+            sums.append(total)
         kept = product_NV if len(hidden_ND) <= chunk else None
-        ctx.chunk, log_sum_N = chunk, torch.cat(log_sums)
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, log_sum_N, kept)
-        return log_sum_N - torch.cat(of_labels)
+        nll_N = torch.cat(log_sums) - torch.cat(of_labels)
+        ctx.chunk = chunk
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, labels_N, nll_N, torch.cat(sums), kept)
+        return nll_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient_N,) = gradients
-        hidden_ND, weight_VD, bias_V, labels_N, log_sum_N, kept_NV = ctx.saved_tensors
-        parts = [tensor.split(ctx.chunk) for tensor in (hidden_ND, labels_N, log_sum_N, gradient_N)]
+        hidden_ND, weight_VD, bias_V, labels_N, nll_N, sum_N, kept_NV = ctx.saved_tensors
+        parts = [tensor.split(ctx.chunk) for tensor in (hidden_ND, labels_N, nll_N, sum_N, gradient_N)]
         hidden_gradients, weight_gradient, bias_gradient = [], None, None
-        for hidden, labels, log_sum, gradient in zip(*parts, strict=True):
-            product_NV = _product(hidden, weight_VD) if kept_NV is None else kept_NV
-            gradient_NV, of_bias = _to_gradient(product_NV, bias_V.float(), labels, log_sum, gradient)
-            hidden_gradients.append(gradient_NV @ weight_VD)
-            of_weight = gradient_NV.t() @ hidden if ctx.tied is None else ctx.tied.product(gradient_NV.t(), hidden)
+        for hidden, *of_predictions in zip(*parts, strict=True):
+            product_NV = kept_NV
+            if product_NV is None:
+                product_NV = _product(hidden, weight_VD)
+                _to_exponentials(product_NV, bias_V.float())
+            of_bias = _to_gradient(product_NV, *of_predictions)
+            hidden_gradients.append(product_NV @ weight_VD)
+            of_weight = product_NV.t() @ hidden if ctx.tied is None else ctx.tied.product(product_NV.t(), hidden)
             if len(parts[0]) > 1:  # the sum is fp32 in any precision
                 of_weight = of_weight.float()
             weight_gradient = of_weight if weight_gradient is None else weight_gradient.add_(of_weight)
@@ -103,23 +113,40 @@ def fp32_linear(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor) -> Tensor:
     return F.linear(hidden_ND.float(), weight_VD.float(), bias_V.float())
 
 
-def _to_gradient(
-    product_NV: Tensor, bias_V: Tensor, labels_N: Tensor, log_sum_N: Tensor, gradient_N: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Turn hidden W^T in place into the gradient of the logits: (softmax - one-hot of the label) times `gradient_N`.
+def _to_exponentials(product_NV: Tensor, bias_V: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn hidden W^T in place into exp(logit - shift). Returns the shifts and the sums over words, fp32 [N] each.
 
-    Also returns its sum over positions, fp32 [V]: the gradient of the bias.
+    A shift is LIFT below the greatest logit.
     """
-    start, summed_V = 0, torch.zeros_like(bias_V)
+    shifts, sums = [], []
     for part in _slices(product_NV):
+        values = _wide(part).add_(bias_V)
+        shifts.append(values.amax(1).sub_(LIFT))
+        sums.append(values.sub_(shifts[-1][:, None]).exp_().sum(1))
+        part.copy_(values)
+    return torch.cat(shifts), torch.cat(sums)
+
+
+def _to_gradient(exp_NV: Tensor, labels_N: Tensor, nll_N: Tensor, sum_N: Tensor, gradient_N: Tensor) -> Tensor:
+    """Turn the exponentials in place into the gradient of the logits: (softmax - one-hot of the label) times `gradient_N`.
+
+    Returns its sum over positions, fp32 [V]: the gradient of the bias. Where the model is sure, softmax - 1 is close to 0: it
+    is computed from the nll, since exponentials in 16 bits do not tell 0.999 from 1.
+    """
+    start, summed_V = 0, torch.zeros(exp_NV.shape[1], dtype=sum_N.dtype, device=exp_NV.device)
+    for part in _slices(exp_NV):
         rows = slice(start, start + len(part))
-        probability = (part + bias_V).sub_(log_sum_N[rows, None]).exp_()
-        probability[torch.arange(len(part), device=part.device), labels_N[rows]] -= 1
-        probability.mul_(gradient_N[rows, None])
-        summed_V += probability.sum(0)
-        part.copy_(probability)
+        values = _wide(part).mul_((gradient_N[rows] / sum_N[rows])[:, None])
+        values[torch.arange(len(part), device=part.device), labels_N[rows]] = torch.expm1(-nll_N[rows]) * gradient_N[rows]
+        summed_V += values.sum(0)
+        part.copy_(values)
         start += len(part)
-    return product_NV, summed_V
+    return summed_V
+
+
+def _wide(part_NV: Tensor) -> Tensor:
+    """In fp32; what is that, or wider, is not copied."""
+    return part_NV.to(torch.promote_types(part_NV.dtype, torch.float32))
 
 
 def _slices(logits_NV: Tensor) -> tuple[Tensor, ...]:
