@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.base.console import InputError
+from ernie_m.base.curve import Curve
 from ernie_m.base.sampling import apportion
 from ernie_m.base.shipped import recipe_path
 from ernie_m.interop.build_model import counted_shape
@@ -188,7 +190,10 @@ def recipe_of(name: str, shape: str | None) -> dict[str, Any]:
 
 
 def budgeted(recipe: dict[str, Any], steps: int | None, overrides: Sequence[str]) -> dict[str, Any]:
-    """The recipe with its stages, and its warm-up, scaled to `steps` altogether; then the overrides."""
+    """The recipe with its stages, its warm-up and the points of `objective_weights` scaled to `steps` altogether.
+
+    Then come the overrides, as they are.
+    """
     scaled = merge_overrides(recipe, [])
     if steps is not None:
         stages = scaled["stages"]
@@ -200,9 +205,20 @@ def budgeted(recipe: dict[str, Any], steps: int | None, overrides: Sequence[str]
         warmup = scaled.setdefault("optimizer", {}).get("warmup_steps")
         if warmup is not None:
             scaled["optimizer"]["warmup_steps"] = max(1, round(warmup * steps / sum(before)))
+        weights = scaled.get("objective_weights")
+        if isinstance(weights, dict):
+            scaled["objective_weights"] = {loss: _scaled(weight, steps / sum(before)) for loss, weight in weights.items()}
     merged = merge_overrides(scaled, overrides)
     build(TrainingConfig, merged, "recipe")
     return merged
+
+
+def _scaled(weight: Any, factor: float) -> Any:
+    """A curve with its points so much further; all else as it is, also what is no weight: `build` tells."""
+    if isinstance(weight, str) and ":" in weight:
+        with contextlib.suppress(ValueError):
+            return Curve.of(weight).scaled(factor).written
+    return weight
 
 
 def objectives_in(recipe: Mapping[str, Any]) -> str:

@@ -30,6 +30,18 @@ class Curve:
             raise ValueError(f"{written}: steps do not ascend")
         return Curve(steps, values)
 
+    def scaled(self, factor: float) -> Curve:
+        """As many points, at steps that are this factor times as far; none meets the one before it."""
+        steps: list[int] = []
+        for step in self.steps:
+            steps.append(max(round(step * factor), steps[-1] + 1 if steps else 0))
+        return Curve(tuple(steps), self.values)
+
+    @property
+    def written(self) -> str:
+        """As a recipe says it; `of` gives the same curve again."""
+        return ", ".join(f"{step}:{repr(value).removesuffix('.0')}" for step, value in zip(self.steps, self.values, strict=True))
+
     def at(self, step: int) -> float:
         """Its value when so many steps are done. The same bits on any machine."""
         behind = bisect.bisect_right(self.steps, step)

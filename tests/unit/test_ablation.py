@@ -15,7 +15,7 @@ from torch import nn
 from data_prep.catalog import read_catalog
 from ernie_m.ablation import cells, learning_data, measures, report, variants
 from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings, mean_by_layer, number_of, run_cells
-from ernie_m.base.config import differing_keys, read_recipe
+from ernie_m.base.config import build, differing_keys, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import METRICS_FILE
 from ernie_m.base.shipped import RECIPES
@@ -25,6 +25,7 @@ from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings
+from ernie_m.training.recipe import TrainingConfig
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
@@ -68,6 +69,26 @@ def test_a_budget_scales_stages_in_proportion_and_the_warm_up_with_them() -> Non
     assert recipe["stages"][0]["steps"] == 150_000, "the recipe itself is left alone"
     with pytest.raises(InputError, match="--steps 1: expected a whole number, at least one for each of 2 stages"):
         variants.budgeted(recipe, 1, [])
+
+
+def test_a_budget_scales_the_points_of_weights_and_leaves_numbers_and_overrides_as_they_are() -> None:
+    recipe = read_recipe(RECIPES / "xlm_unsupervised.yaml")
+    assert recipe["objective_weights"] == {"AE": "0:1, 100000:0.1, 300000:0"}
+    scaled = variants.budgeted(recipe, 1000, [])
+    assert scaled["objective_weights"] == {"AE": "0:1, 200:0.1, 600:0"}
+    of = build(TrainingConfig, recipe, "whole").weights, build(TrainingConfig, scaled, "scaled").weights
+    assert all(of[0].at(500 * step) == pytest.approx(of[1].at(step)) for step in range(0, 1000, 7))
+    assert variants.budgeted({**recipe, "objective_weights": {"AE": "1e-1", "BT": 2}}, 9, [])["objective_weights"] == {
+        "AE": "1e-1",
+        "BT": 2,
+    }
+    typed = variants.budgeted(recipe, 1000, ["objective_weights.AE=0:1, 500:0.2"])
+    assert typed["objective_weights"] == {"AE": "0:1, 500:0.2"}
+    few = variants.budgeted(recipe, 2, [])["objective_weights"]["AE"]
+    assert few == "0:1, 1:0.1, 2:0", "points that would meet stay apart"
+    assert variants.budgeted(recipe, None, [])["objective_weights"] == recipe["objective_weights"]
+    with pytest.raises(InputError, match=r"objective_weights\.AE: .*expected a number"):
+        variants.budgeted({**recipe, "objective_weights": {"AE": "0:1, x:2"}}, 1000, [])
 
 
 def test_a_shape_gives_all_but_the_stages() -> None:
