@@ -1,7 +1,7 @@
 """Attention backends. Each takes the attention rule in the form that it needs; all compute the same function.
 
 sdpa    torch's scaled_dot_product_attention with the dense boolean mask: CPU and every GPU
-pieces  the same, on pieces of rows between documents: CPU
+pieces  the same, on documents gathered in short pieces: CPU
 flex    FlexAttention with the rule as its `mask_mod`, skipping empty blocks: CUDA, sm80 and later
 """
 
@@ -29,7 +29,9 @@ def choose_attention(requested: str, device: torch.device, attention_dropout: fl
     """The backend for `device`, with the reason. Raises InputError if the `requested` one cannot run there."""
     obstacles = {
         "flex": _obstacle_to_flex(device, attention_dropout, head_size),
-        "pieces": "" if device.type == "cpu" else f"{device.type} device; to cut rows, the host would have to wait for it",
+        "pieces": ""
+        if device.type == "cpu"
+        else f"{device.type} device; to find the documents, the host would have to wait for it",
         "sdpa": "",
     }
     if requested == "auto":
@@ -76,8 +78,8 @@ def build_mask(
         rule = from_part_to_part(rule, batch.document_BS, queries.start, keys.start)
     if backend == "flex" and torch.is_grad_enabled():
         return block_mask(rule, batch, window, queries, keys)
-    if backend == "pieces" and queries == keys:
-        pieces = row_pieces(rule, batch.document_BS[:, queries.start : queries.stop])
+    if backend == "pieces":
+        pieces = row_pieces(rule, *(batch.document_BS[:, part.start : part.stop] for part in (queries, keys)))
         if pieces is not None:
             return pieces
     rows, *parts = (torch.arange(n, device=batch.document_BS.device) for n in (num_rows, len(queries), len(keys)))

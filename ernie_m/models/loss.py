@@ -23,7 +23,7 @@ MAX_LOGITS = 1 << 28
 """Logits kept from forward to backward (fp32: 1 GiB). If there are more, backward recomputes all, this many at a time."""
 
 LIFT = 8.0
-"""Exponentials are of logits less the greatest one, plus this: fp16 then holds words 11 orders of magnitude below the likeliest."""
+"""Exponentials are of logits less the greatest one, plus this: in fp16 a word 10^10 times less likely is not yet 0."""
 
 
 def logits_at_a_time(device: torch.device) -> int:
@@ -130,8 +130,8 @@ def _to_exponentials(product_NV: Tensor, bias_V: Tensor) -> tuple[Tensor, Tensor
 def _to_gradient(exp_NV: Tensor, labels_N: Tensor, nll_N: Tensor, sum_N: Tensor, gradient_N: Tensor) -> Tensor:
     """Turn the exponentials in place into the gradient of the logits: (softmax - one-hot of the label) times `gradient_N`.
 
-    Returns its sum over positions, fp32 [V]: the gradient of the bias. Where the model is sure, softmax - 1 is close to 0: it
-    is computed from the nll, since exponentials in 16 bits do not tell 0.999 from 1.
+    Returns its sum over positions, fp32 [V]: the gradient of the bias. Where the model is sure, softmax - 1 is close to 0:
+    it is computed from the nll, since exponentials in 16 bits do not tell 0.999 from 1.
     """
     start, summed_V = 0, torch.zeros(exp_NV.shape[1], dtype=sum_N.dtype, device=exp_NV.device)
     for part in _slices(exp_NV):

@@ -111,6 +111,26 @@ def test_gradients_of_many_chunks_are_added_up_in_fp32(monkeypatch: pytest.Monke
         assert many < 1.2 * one
 
 
+@pytest.mark.parametrize("shift", [500.0, -500.0])
+def test_logits_of_any_size_have_the_nll_and_gradient_of_their_differences(shift: float) -> None:
+    found = []
+    for added in (0.0, shift):
+        hidden, weight, bias, labels = inputs(5, 40, 4, torch.float32)
+        nll = predicted_nll(hidden, weight, (bias + added).detach().requires_grad_(), labels)
+        nll.sum().backward()
+        found.append([nll.detach(), cast(Tensor, hidden.grad), cast(Tensor, weight.grad)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-3)
+
+
+def test_in_fp16_an_unlikely_word_has_a_gradient_and_a_sure_one_its_small_rest() -> None:
+    """exp(-20) is 0 in fp16, and 1 - exp(-10) is 1; a loss scale brings both back, if they were kept."""
+    hidden, weight = torch.zeros(1, 4, dtype=torch.float16), torch.zeros(3, 4, dtype=torch.float16)
+    bias = torch.tensor([0.0, -10.0, -20.0], dtype=torch.float16, requires_grad=True)
+    (predicted_nll(hidden, weight, bias, torch.tensor([0])) * 1e5).sum().backward()
+    assert bias.grad is not None
+    torch.testing.assert_close(bias.grad.tolist(), [-4.54, 4.54, 2.06e-4], rtol=0.02, atol=0.0)
+
+
 def test_a_second_backward_through_used_logits_is_refused() -> None:
     hidden, weight, bias, labels = inputs(5, 40, 4, torch.float32)
     total = predicted_nll(hidden, weight, bias, labels).sum()
