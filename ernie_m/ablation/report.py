@@ -166,7 +166,7 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
 
     False where none of these was measured.
     """
-    pyplot = _pyplot()
+    pyplot = plotting()
     some = _any(results)
     curves = {"gain": "cross-lingual gain, nats", "perplexity/TLM": "perplexity of TLM's masks, held-out pairs"}
     panels = [*(curves if some["curve"] else ()), *(panel for panel in BY_LAYER if some[panel])]
@@ -196,7 +196,7 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
     return True
 
 
@@ -214,7 +214,7 @@ def _line(result: Mapping[str, Any], panel: str) -> list[tuple[float, float]]:
 
 def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[Path]], path: Path) -> None:
     """The paper's Figure 6: perplexity of BTMLM's masks over the steps that have it, a line a share of pseudo tokens."""
-    pyplot = _pyplot()
+    pyplot = plotting()
     figure, axis = pyplot.subplots(figsize=(7, 4.5))
     for number, variant in enumerate(variants):
         smooth = [smoothed_perplexity(run) for run in runs[variant.name]]
@@ -224,7 +224,7 @@ def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Seque
     axis.set(xlabel="step", ylabel="perplexity of BTMLM's masks, training", yscale="log")
     axis.grid(alpha=0.3)
     axis.legend()
-    _save(figure, path)
+    save(figure, path)
 
 
 def pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[Path]]) -> str:
@@ -242,7 +242,8 @@ def smoothed_perplexity(run: Path, objective: str = "BTMLM", num_points: int = 5
     return [(stretch[-1][0], math.exp(statistics.fmean(loss for _, loss in stretch))) for stretch in stretches]
 
 
-def _pyplot() -> Any:
+def plotting() -> Any:
+    """matplotlib's pyplot, which needs no screen."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -251,8 +252,9 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _save(figure: Any, path: Path) -> None:
+def save(figure: Any, path: Path) -> None:
+    """As PNG, whole under its name."""
     figure.tight_layout()
     with written_atomically(path) as aside:
         figure.savefig(aside, dpi=120, format="png")
-    _pyplot().close(figure)
+    plotting().close(figure)

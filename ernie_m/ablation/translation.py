@@ -146,19 +146,25 @@ def run(
     steps: int | None,
     overrides: Sequence[str],
 ) -> tuple[list[Variant], dict[str, list[dict[str, Any]]]]:
-    """Run what is not done yet; the rows, and the scores of each, one a seed: {"en-fr": what `evaluate translation` writes}.
+    """Run what is not done yet of the rows that are asked for, and of what these start from.
 
+    Returns the rows that are finished, with the scores of each, one a seed: {"en-fr": what `evaluate translation` writes}.
     Raises InputError, before anything starts, for recipes that do not fit the data, and for test files that are not there.
     """
     for language in plan.directions[0]:
         read_lines(Path(f"{plan.test}.{language}"))
     before, compared = pretrainings(plan, shape, pretraining_steps, overrides), rows(plan, shape, steps, overrides)
-    for variant in _startable(compared, [str(plan.start(v.name)) for v in before]):
+    chosen = plan.shared.chosen(compared)
+    for variant in _startable(chosen, [str(plan.start(v.name)) for v in before]):
         _row_job(variant, 0, plan)  # what does not fit shows before anything is written or trained
     claim([*before, *compared], plan.shared)
-    do([_training_job(variant, 0, plan) for variant in before], plan.shared)
-    do([_row_job(variant, seed, plan) for seed in range(plan.shared.seeds) for variant in compared], plan.shared)
-    return compared, {v.name: [_scores(plan, name) for name in plan.shared.job_names(v)] for v in compared}
+    needed = [v for v in before if len(_startable(chosen, [str(plan.start(v.name))])) < len(chosen)]
+    do([_training_job(variant, 0, plan) for variant in needed], plan.shared)
+    do([_row_job(variant, seed, plan) for seed in range(plan.shared.seeds) for variant in chosen], plan.shared)
+    finished = [
+        v for v in compared if all(part.is_done() for name in plan.shared.job_names(v) for part in _scoring(plan, name))
+    ]
+    return finished, {v.name: [_scores(plan, name) for name in plan.shared.job_names(v)] for v in finished}
 
 
 def _startable(compared: Sequence[Variant], missing: Sequence[str]) -> list[Variant]:
@@ -176,7 +182,13 @@ def _training_job(variant: Variant, seed: int, plan: TranslationPlan) -> Job:
 
 def _row_job(variant: Variant, seed: int, plan: TranslationPlan) -> Job:
     job = _training_job(variant, seed, plan)
-    chosen = ["--checkpoint", plan.kind.checkpoint] if plan.kind.checkpoint else []
+    job.parts += _scoring(plan, job.name)
+    return job
+
+
+def _scoring(plan: TranslationPlan, name: str) -> list[Part]:
+    """The parts that score a run, one a direction."""
+    chosen, parts = ["--checkpoint", plan.kind.checkpoint] if plan.kind.checkpoint else [], []
     for source, target in plan.directions:
         sides = [
             "--source",
@@ -188,11 +200,11 @@ def _row_job(variant: Variant, seed: int, plan: TranslationPlan) -> Job:
             "--to",
             target,
         ]
-        where = ["--model", plan.shared.to / "runs" / job.name, *chosen, "--output", _file(plan, job.name, source, target)]
+        where = ["--model", plan.shared.to / "runs" / name, *chosen, "--output", _file(plan, name, source, target)]
         command = python_m("ernie_m", "evaluate", "translation", *where, *sides)
-        marker = plan.shared.to / "done" / f"{job.name}.{source}-{target}.json"
-        job.parts.append(Part(f"scoring {source}-{target}", command, marker))
-    return job
+        marker = plan.shared.to / "done" / f"{name}.{source}-{target}.json"
+        parts.append(Part(f"scoring {source}-{target}", command, marker))
+    return parts
 
 
 def _file(plan: TranslationPlan, name: str, source: str, target: str) -> Path:

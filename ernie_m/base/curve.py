@@ -40,7 +40,9 @@ class Curve:
     @property
     def written(self) -> str:
         """As a recipe says it; `of` gives the same curve again."""
-        return ", ".join(f"{step}:{repr(value).removesuffix('.0')}" for step, value in zip(self.steps, self.values, strict=True))
+        return ", ".join(
+            f"{step}:{repr(value).removesuffix('.0')}" for step, value in zip(self.steps, self.values, strict=True)
+        )
 
     def at(self, step: int) -> float:
         """Its value when so many steps are done. The same bits on any machine."""

@@ -67,6 +67,7 @@ class Commands:
         steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
         seeds: Annotated[int, Range(least=1, most=1000)] = 1,
         jobs: Annotated[int, Range(least=1, most=1000)] = 1,
+        only: str | None = None,
         deepspeed: str = "",
         clm: str | None = None,
         mlm: str | None = None,
@@ -88,6 +89,8 @@ class Commands:
             steps: steps of each translation model. Default: the recipe's
             seeds: runs of each row, with the seeds 0 .. seeds - 1; CLM and MLM have seed 0
             jobs: runs at work side by side; the cores are shared out
+            only: rows that are run here, as ENCODER_DECODER or prefix_lm with commas between, e.g. nothing_nothing,mlm_mlm;
+                the table has all that are finished in TO
             deepspeed: options of the deepspeed launcher, e.g. --deepspeed="--num_gpus 8"; without it each run is one process
             clm: a finished run, or a folder, in place of the training of CLM
             mlm: the same for MLM
@@ -99,7 +102,7 @@ class Commands:
         if kind not in translation.KINDS:
             hint = nearest(kind, translation.KINDS) or ":"
             raise InputError(f"--kind {kind}{hint} expected {' or '.join(translation.KINDS)}")
-        shared = plan_of(data, to, seeds, jobs, pairs=1, deepspeed=deepspeed)
+        shared = plan_of(data, to, seeds, jobs, pairs=1, deepspeed=deepspeed, only=only)
         given = {name: start_of(run) for name, run in ((translation.CLM, clm), (translation.MLM, mlm)) if run}
         words = start_of(embeddings) if embeddings else None
         plan = translation.TranslationPlan(shared, translation.KINDS[kind], Path(test).resolve(), given, words)

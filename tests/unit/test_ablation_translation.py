@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from ernie_m.ablation import translation_report
+from ernie_m.ablation import translation, translation_report
 from ernie_m.ablation.comparison import ComparisonPlan
+from ernie_m.ablation.jobs import Job, Part
 from ernie_m.ablation.translation import KINDS, PREFIX, TABLE_2, TranslationPlan, _startable, pretrainings, rows
 from ernie_m.base.config import differing_keys
+from ernie_m.base.console import InputError
+from ernie_m.base.files import write_json
 from ernie_m.base.shipped import RECIPES
 
 SHARED = ComparisonPlan(Path("/to"), Path("/data"), seeds=2)
@@ -80,5 +83,48 @@ def test_the_table_has_both_directions_beside_the_papers_and_copying(tmp_path: P
     assert cells[1] == ["nothing, nothing", "1.5 ± 0.7", "3.0 ± 1.4", "13.0", "5.0 ± 0.0", "10.0 ± 0.0", "15.8"]
     head, cells = translation_report.head_and_rows(KINDS["supervised"], compared, results)
     assert "paper" not in head
-    translation_report.write(KINDS["supervised"], compared, results, tmp_path)
-    assert "2 seeds" in (tmp_path / "results.md").read_text()
+    for kind in KINDS.values():
+        (tmp_path / "comparison.png").unlink(missing_ok=True)
+        translation_report.write(kind, compared, results, tmp_path)
+        assert "2 seeds" in (tmp_path / "results.md").read_text()
+        assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("only", "trained"),
+    [
+        ("nothing_nothing", []),
+        ("nothing_nothing,mlm_nothing", ["mlm"]),
+        ("embeddings_embeddings", ["mlm"]),
+        ("prefix_lm", ["mlm"]),
+        ("clm_mlm", ["clm", "mlm"]),
+    ],
+)
+def test_of_the_rows_that_are_asked_for_alone_the_pre_trainings_are_trained_and_what_is_finished_is_shown(
+    only: str, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = ComparisonPlan(tmp_path / "to", tmp_path / "data", seeds=2, only=tuple(only.split(",")))
+    of = TranslationPlan(shared, KINDS["supervised"], tmp_path / "test", {})
+    done: list[str] = []
+
+    def finish(jobs: list[Job], plan: ComparisonPlan) -> None:
+        for job in jobs:
+            done.append(job.name)
+            for part in job.parts[1:]:
+                assert part.marker is not None
+                assert part.succeeded()
+                write_json(plan.to / "measures" / part.marker.name, scored(1.0))
+
+    monkeypatch.setattr(translation, "do", finish)
+    monkeypatch.setattr(translation, "training_part", lambda *_: Part("training", ()))
+    monkeypatch.setattr(TranslationPlan, "directions", [("en", "fr"), ("fr", "en")])
+    for language in ("en", "fr"):
+        (tmp_path / f"test.{language}").write_text("a\n")
+    found, scores = translation.run(of, None, None, None, [])
+    asked = only.split(",")
+    assert done == [f"{name}_seed0" for name in trained] + [f"{name}_seed{seed}" for seed in range(2) for name in asked]
+    assert [v.name for v in found] == [*scores] == asked
+    more = replace(of, shared=replace(shared, only=("clm_nothing",)))
+    assert {v.name for v in translation.run(more, None, None, None, [])[0]} == {*asked, "clm_nothing"}, "of both commands"
+    with pytest.raises(InputError, match=r"--only mlm: expected some of nothing_nothing, .*prefix_lm"):
+        translation.run(replace(of, shared=replace(shared, only=("mlm",))), None, None, None, [])
