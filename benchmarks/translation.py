@@ -7,7 +7,8 @@ some steps first, so that targets end as those of a model that translates.
 
 Training: forward and backward of the same pairs. Ours are rows of two halves, as in a run. The peer's batches have as many
 pairs, in an order drawn at random, padded by transformers' DataCollatorForSeq2Seq; its loss is its own. Useful tokens are
-those that are not padding, on both sides. No dropout.
+those that are not padding, on both sides. No dropout. Told beside it, and not the measurement: the peer's batches grouped by
+length, as with its Trainer's group_by_length, which here sees all pairs and not a window of them.
 
 Decoding: the same sentences in the same batches, of about one length, with as many beams. Sentences a second.
 
@@ -20,6 +21,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from ernie_m.rows.halves import halves_of
 from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.rows.schedule import Schedule, StageConfig
 
-CPU = torch.device("cpu")
+CPU, PEER = torch.device("cpu"), "transformers"
 Work = Callable[[], None]
 Pair = tuple[list[int], list[int]]
 
@@ -82,10 +84,16 @@ def training_sides(
     """(each side's work, useful tokens, share of the peer's positions that are real)."""
     pairs = [pair for batch in batches for pair in pairs_of(batch)]
     together = len(pairs) // len(batches)
-    order = np.random.default_rng(0).permutation(len(pairs))
     collator = DataCollatorForSeq2Seq(tokenizer, padding=True)
-    examples = [{"input_ids": pairs[i][0], "labels": pairs[i][1][1:]} for i in order]  # the class puts the start in front
-    padded = [dict(collator(examples[at : at + together])) for at in range(0, len(examples), together)]
+    at_random = np.random.default_rng(0).permutation(len(pairs)).tolist()
+
+    def padded(order: Sequence[int]) -> list[dict[str, Any]]:
+        examples = [
+            {"input_ids": pairs[i][0], "labels": pairs[i][1][1:]} for i in order
+        ]  # the class puts the start in front
+        return [dict(collator(examples[at : at + together])) for at in range(0, len(examples), together)]
+
+    drawn, grouped = padded(at_random), padded(sorted(at_random, key=lambda i: (len(pairs[i][0]), len(pairs[i][1]))))
     ours_on_device = [to_device(batch, CPU) for batch in batches]
 
     def ours() -> None:
@@ -93,14 +101,15 @@ def training_sides(
         for batch in ours_on_device:
             model(batch, request(batch))[0].backward()
 
-    def theirs() -> None:
+    def theirs(batches: Sequence[dict[str, Any]]) -> None:
         peer.zero_grad()
-        for batch in padded:
+        for batch in batches:
             peer(**batch).loss.backward()
 
     useful = sum(len(source) + len(target) for source, target in pairs)
-    positions = sum(batch["input_ids"].numel() + batch["labels"].numel() + len(batch["labels"]) for batch in padded)
-    return {"ours": ours, "transformers": theirs}, useful, useful / positions
+    positions = sum(batch["input_ids"].numel() + batch["labels"].numel() + len(batch["labels"]) for batch in drawn)
+    sides = {"ours": ours, PEER: partial(theirs, drawn), f"{PEER} grouped by length": partial(theirs, grouped)}
+    return sides, useful, useful / positions
 
 
 def decoding_sides(
@@ -126,7 +135,7 @@ def decoding_sides(
             inputs = tokenizer.pad(ids, return_tensors="pt")
             peer.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens=longest_target(len(part[0])))
 
-    return {"ours": ours, "transformers": theirs}
+    return {"ours": ours, PEER: theirs}
 
 
 def seconds(sides: dict[str, Work], repeats: int) -> dict[str, float]:
@@ -141,7 +150,8 @@ def seconds(sides: dict[str, Work], repeats: int) -> dict[str, float]:
 
 def shown(what: str, amount: int, unit: str, took: dict[str, float]) -> str:
     speeds = ", ".join(f"{side} {amount / spent:,.0f} {unit}/s" for side, spent in took.items())
-    return f"{what}: {speeds}, ratio {took['transformers'] / took['ours']:.2f}"
+    ratios = (f"{spent / took['ours']:.2f} to {side}" for side, spent in took.items() if side not in ("ours", PEER))
+    return ", ".join([f"{what}: {speeds}, ratio {took[PEER] / took['ours']:.2f}", *ratios])
 
 
 def peer_of(
