@@ -202,7 +202,9 @@ def measured(name: str, *arguments: Path) -> float:
     )
     if result.returncode:
         raise SystemExit(f"{name} failed:\n{result.stderr[-3000:]}")
-    print(*[line for line in result.stderr.splitlines() if " keeps " in line], sep="\n", end="")
+    for line in result.stderr.splitlines():
+        if " keeps " in line:
+            print(line)
     return float(result.stdout.splitlines()[-1])
 
 
