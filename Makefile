@@ -17,7 +17,7 @@ INSTALL = $(BIN)/python -m pip install --quiet
 # with a thread each: more would wait for each other. In the order of folders, which has the long files first.
 BESIDE := --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test pytest test-faults test-cluster test-real results-quick gpu wheels lint style types environment lock clean
+.PHONY: demo test pytest test-faults test-learning test-cluster test-real results-quick gpu wheels lint style types environment lock clean
 
 demo: environment
 	$(BIN)/python launcher/demo.py --to demo
@@ -33,6 +33,10 @@ pytest: environment
 # Kills, full disks, signals, another number of ranks: what a job must survive. Prints the steps lost and the seconds to the first step after each.
 test-faults: environment
 	$(BIN)/python -m pytest tests -m faults -n 3 $(BESIDE)
+
+# What models must have learnt after minutes of training: text alone becomes translation. Two and a half minutes of a core.
+test-learning: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/learning -m learning -rP
 
 # Two hosts of network namespaces, sshd in each, pdsh, the real deepspeed --hostfile. Needs root, openssh-server and pdsh.
 test-cluster: environment
