@@ -234,6 +234,7 @@ def test_twenty_kills_at_random_moments_change_nothing(
     assert contents(out) == undisturbed
 
 
+@pytest.mark.faults
 def test_a_growth_killed_at_random_moments_leaves_the_old_folder_as_it_was_and_ends_as_a_build_at_once(
     catalog: Path, tokenizer: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -344,6 +345,7 @@ def everything(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.faults
 def test_with_all_that_leaves_lines_out_kills_and_ranks_change_nothing(
     everything: Path, tokenizer: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_run_goes_through_both_stages_and_leaves_what_it_promises(undisturbed:
     assert yaml.safe_load((undisturbed / "config.yaml").read_text())["seed"] == 5
 
 
+@pytest.mark.faults
 def test_two_ranks_killed_in_mid_run_resume_to_the_bit_identical_loss_log(
     recipe: Path, linked_data: Path, start_ranks: Any, tmp_path: Path
 ) -> None:
