@@ -6,8 +6,8 @@ import ipaddress
 import re
 import secrets
 import socket
+from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ernie_m.base.console import InputError
@@ -20,6 +20,8 @@ MAX_NAME = 253
 """Characters of the longest name that DNS has."""
 MAX_SLOTS, MAX_RANKS = 1024, 1 << 17
 """Of a host; of all hosts."""
+_HELD: deque[socket.socket] = deque(maxlen=64)
+"""What holds the ports that this process gave away."""
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
@@ -122,9 +124,17 @@ def likely_port() -> int:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now, on this machine."""
+    """A port that nobody listens on now, on this machine, and that no other call of this gives away meanwhile.
+
+    This process goes on holding it, without listening: what listens by SO_REUSEADDR, as torch's store does, may take it.
+    """
     while True:
-        port = likely_port()
-        with socket.socket() as probe, suppress(OSError):
+        port, probe = likely_port(), socket.socket()
+        try:
             probe.bind(("", port))
-            return port
+        except OSError:
+            probe.close()
+            continue
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # behind the bind, which others' ports must stop
+        _HELD.append(probe)
+        return port

@@ -104,14 +104,20 @@ def test_a_free_port_is_free_and_none_that_connections_take() -> None:
     ports = {free_port() for _ in range(20)}
     assert len(ports) > 1
     assert 20_000 <= min(ports) <= max(ports) < 32_768  # Linux's first ephemeral port
-    with socket.socket() as taken:
-        taken.bind(("", min(ports)))
+    for host, family in (("127.0.0.1", socket.AF_INET), ("::", socket.AF_INET6)):
+        with socket.create_server((host, min(ports)), family=family) as taken:  # by SO_REUSEADDR, as torch's store
+            assert taken.getsockname()[1] == min(ports)
+
+
+def test_a_port_that_was_given_away_is_not_given_again_before_anything_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = free_port()
+    ports = iter([first, first, first + 1, first + 2, first + 3])
+    monkeypatch.setattr("ernie_m.base.hostfile.likely_port", lambda: next(ports))
+    assert free_port() > first
 
 
 def test_a_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as listening:
-        listening.bind(("", free_port()))
-        listening.listen()
+    with socket.create_server(("", free_port())) as listening:
         taken = listening.getsockname()[1]
         drawn = iter([taken - 20_000, 7_777, 7_778, 7_779])
         monkeypatch.setattr(hostfile.secrets, "randbelow", lambda _: next(drawn))
