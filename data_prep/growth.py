@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep import work_folder
-from data_prep.catalog import ACROSS, Catalog, Corpus
+from data_prep.catalog import Catalog, Corpus
 from data_prep.estimate import size
+from data_prep.near_duplicates import Near
 from data_prep.ownership import PLAN_FILE, REPORT_FILE
 from data_prep.plan import described, settings
+from data_prep.row_keys import Group, groups_of
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import read_json, sha256_of, written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
@@ -52,7 +54,7 @@ class Growth:
     removed: tuple[str, ...]
     columns: tuple[str, ...]
     """Optional columns of the old folder, which are not taken over."""
-    groups: dict[str, tuple[str, ...]]
+    groups: dict[Group, tuple[str, ...]]
     """The old corpora that were compared with each other for repeated lines, in their order."""
     noted: tuple[str, ...]
     """Pairs whose held-out text the old folder has noted, where these are the first ones of the new catalog."""
@@ -73,8 +75,9 @@ def compared(old: Path, out: Path, catalog: Catalog, vocabulary: AnyVocabulary, 
         _refuse_other_settings(old, plan, manifest, catalog, vocabulary, chunk_bytes)
         before = {corpus["name"]: corpus for corpus in plan["corpora"]}
         groups = _groups(
-            (corpus["name"], corpus["languages"], corpus["deduplicate"], corpus.get("deduplicate_near"))
+            (corpus["name"], corpus["languages"], corpus["deduplicate"], near and Near(**near))
             for corpus in plan["corpora"]
+            for near in [corpus.get("deduplicate_near")]
         )
         old_pairs = [name for name, corpus in before.items() if corpus["held_out"] and not plan["allow_held_out"]]
         reports = reports_of(old)
@@ -157,29 +160,25 @@ def _agrees(entry: CorpusEntry, report: dict[str, Any]) -> bool:
         return False
 
 
-def _groups(corpora: Iterable[tuple[str, Iterable[str], Any, Any]]) -> dict[str, tuple[str, ...]]:
-    """Languages and how rows are compared -> corpora; as in a plan: (name, languages, deduplicate, deduplicate_near)."""
-    found: dict[str, tuple[str, ...]] = {}
-    for name, languages, deduplicate, near in corpora:
-        for how in (*(["exact"] if deduplicate == ACROSS else []), *([str(sorted(near.items()))] if near else [])):
-            key = f"{how} {sorted(languages)}"
-            found[key] = (*found.get(key, ()), name)
+def _groups(corpora: Iterable[tuple[str, Iterable[str], bool | str, Near | None]]) -> dict[Group, tuple[str, ...]]:
+    """The corpora of each group, in their order; each as `groups_of` takes it."""
+    found: dict[Group, tuple[str, ...]] = {}
+    for corpus in corpora:
+        for group in groups_of(*corpus):
+            found[group] = (*found.get(group, ()), corpus[0])
     return found
 
 
-def closed(corpora: Collection[Corpus], old: dict[str, tuple[str, ...]], built: dict[str, str]) -> dict[str, str]:
+def closed(corpora: Collection[Corpus], old: dict[Group, tuple[str, ...]], built: dict[str, str]) -> dict[str, str]:
     """The corpora to be built, and those of a group of which one has to be built or is no longer there.
 
     What follows on a corpus does not count for it: the last ones of a group may go.
     """
     found, known = dict(built), -1
-    compared = [
-        (corpus.name, corpus.languages, corpus.deduplicate, corpus.deduplicate_near and asdict(corpus.deduplicate_near))
-        for corpus in corpora
-    ]
+    groups = _groups((one.name, one.languages, one.deduplicate, one.deduplicate_near) for one in corpora)
     while len(found) > known:  # a corpus may be of two groups
         known = len(found)
-        for key, names in _groups(compared).items():
+        for key, names in groups.items():
             gone = next((was for was, name in zip(old.get(key, ()), names, strict=False) if was != name), None)
             other = next((name for name in names if name in found), gone)
             if other is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_prep import readers, work_folder
-from data_prep.catalog import ACROSS, Corpus
+from data_prep.catalog import Corpus
 from data_prep.convert import Done, Task, convert
 from data_prep.deduplicate import Bucket, Removal, find_repeated, num_bits, remove_repeated
 from data_prep.exclusion.changes import note_concerned
@@ -24,7 +24,7 @@ from data_prep.near_duplicates import Near
 from data_prep.rank_stats import RankStats
 from data_prep.readers.text_file import Cut
 from data_prep.records import Chunk
-from data_prep.row_keys import EXACT, NEAR
+from data_prep.row_keys import EXACT, NEAR, Group, groups_of
 from data_prep.team import Team
 from ernie_m.base.console import InputError, Progress
 
@@ -300,15 +300,12 @@ def _removals(job: Job) -> Iterator[Removal]:
 def _compared(job: Job) -> Iterator[tuple[Near | None, tuple[tuple[str, int], ...], int]]:
     """Groups of corpora whose rows are compared, first for exact copies: (settings of near duplicates, (corpus, number of
     its chunks) in the catalog's order, bits of the buckets)."""
-    groups: dict[tuple[Near | None, str], list[tuple[str, int]]] = {}
+    groups: dict[Group, list[tuple[str, int]]] = {}
     for corpus in job.corpora:
-        if corpus.deduplicate and (chunks := num_chunks(job, corpus)):
-            key = str(sorted(corpus.languages)) if corpus.deduplicate == ACROSS else corpus.name
-            groups.setdefault((None, key), []).append((corpus.name, chunks))
-    for corpus in job.corpora:
-        if (near := corpus.deduplicate_near) and (chunks := num_chunks(job, corpus)):
-            groups.setdefault((near, str(sorted(corpus.languages))), []).append((corpus.name, chunks))
-    for (near, _), group in groups.items():
+        if corpus.is_compared and (chunks := num_chunks(job, corpus)):
+            for key in groups_of(corpus.name, corpus.languages, corpus.deduplicate, corpus.deduplicate_near):
+                groups.setdefault(key, []).append((corpus.name, chunks))
+    for (near, _), group in sorted(groups.items(), key=lambda item: item[0][0] is not None):
         rows = 0
         for name, chunks in group:
             markers = (work_folder.read_marker(job.out, name, index) for index in range(chunks))

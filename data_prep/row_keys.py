@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_prep import near_duplicates, work_folder
-from data_prep.catalog import Corpus
-from data_prep.near_duplicates import Signatures
+from data_prep.catalog import ACROSS, Corpus
+from data_prep.near_duplicates import Near, Signatures
 
 KEY = np.dtype([("high", ">u8"), ("low", ">u8"), ("row", "<i8")])
 EXACT, NEAR, SKETCHES = "keys", "near", "sketches"
+
+Group = tuple[Near | None, str]
+"""Corpora whose rows are compared with each other: settings of near duplicates (None: exact copies), and which corpora."""
+
+
+def groups_of(name: str, languages: Iterable[str], deduplicate: bool | str, near: Near | None) -> list[Group]:
+    """The groups of a corpus, by what its catalog entry says; first that for exact copies."""
+    same_languages = str(sorted(languages))
+    exact: list[Group] = [(None, same_languages if deduplicate == ACROSS else name)] if deduplicate else []
+    return [*exact, (near, same_languages)] if near else exact
 
 
 class RowKeys:

@@ -26,6 +26,7 @@ from ernie_m.base.console import InputError
 
 SMALL = Options(chunk_bytes=6000, allow_unknown=True)
 GERMAN, ENGLISH, FRENCH = (sentences(200, seed) for seed in (11, 12, 13))
+TOP = "exclude: [test.en]"
 ENTRIES = {
     "en": "{name: en, format: cc100, path: en.txt, language: en, filters: {copies: 1}}",
     "sw": "{name: sw, format: cc100, path: sw.txt, language: sw, deduplicate: true}",
@@ -60,7 +61,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def at_once(raw: Path, tokenizer: Path) -> Callable[..., Path]:
     """A build of these corpora, all at once; to be left as it is."""
 
-    def make(*names: str, top: str = "exclude: [test.en]") -> Path:
+    def make(*names: str, top: str = TOP) -> Path:
         folder = raw.parent / f"{top} {' '.join(names)}"
         if not folder.exists():
             build(catalog(raw, *names, top=top), tokenizer, folder, SMALL)
@@ -69,7 +70,7 @@ def at_once(raw: Path, tokenizer: Path) -> Callable[..., Path]:
     return make
 
 
-def catalog(raw: Path, *names: str, top: str = "exclude: [test.en]") -> Path:
+def catalog(raw: Path, *names: str, top: str = TOP) -> Path:
     path = raw / "catalog.yaml"
     path.write_text(f"{top}\ncorpora:\n" + "".join(f"  - {ENTRIES[name]}\n" for name in names))
     return path
@@ -113,26 +114,42 @@ CHANGES = {
 }
 
 
+Grown = Callable[..., tuple[Path, Path, set[str]]]
+
+
+@pytest.fixture
+def grown(
+    at_once: Callable[..., Path], raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Grown:
+    """Names of corpora before and now -> the folder of before, one that is grown from it, and the corpora that were built.
+
+    The grown folder has the bytes of a build at once, and the other is as it was.
+    """
+
+    def grow(
+        before: tuple[str, ...], now: tuple[str, ...], tops: tuple[str, str] = (TOP, TOP)
+    ) -> tuple[Path, Path, set[str]]:
+        old, whole = at_once(*before, top=tops[0]), at_once(*now, top=tops[1])
+        done, new = converted(monkeypatch), tmp_path / "new"
+        untouched = contents(old)
+        build(catalog(raw, *now, top=tops[1]), tokenizer, new, growing(old))
+        assert contents(new) == contents(whole)
+        assert contents(old) == untouched
+        return old, new, done
+
+    return grow
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_grown_folder_has_the_bytes_of_a_build_at_once_and_only_what_is_affected_is_built(
-    change: str,
-    at_once: Callable[..., Path],
-    raw: Path,
-    tokenizer: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    change: str, grown: Grown
 ) -> None:
     before, now, expected = CHANGES[change]
-    old, whole = at_once(*before), at_once(*now)
-    untouched = contents(old)
-    done = converted(monkeypatch)
-    build(catalog(raw, *now), tokenizer, tmp_path / "new", growing(old))
+    old, new, done = grown(before, now)
     assert done == expected
-    assert contents(tmp_path / "new") == contents(whole)
-    assert contents(old) == untouched
-    shards = [path for path in (tmp_path / "new/shards").rglob("*.arrow") if path.parent.name not in expected]
-    assert all(path.samefile(old / path.relative_to(tmp_path / "new")) for path in shards)
-    assert verify(tmp_path / "new") == []
+    shards = [path for path in (new / "shards").rglob("*.arrow") if path.parent.name not in expected]
+    assert all(path.samefile(old / path.relative_to(new)) for path in shards)
+    assert verify(new) == []
 
 
 TOPS = {
@@ -145,21 +162,11 @@ TOPS = {
 
 
 @pytest.mark.parametrize("change", TOPS)
-def test_corpora_are_built_again_that_other_evaluation_sets_or_waivers_concern(
-    change: str,
-    at_once: Callable[..., Path],
-    raw: Path,
-    tokenizer: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_corpora_are_built_again_that_other_evaluation_sets_or_waivers_concern(change: str, grown: Grown) -> None:
     before, now, expected = TOPS[change]
     names = ("en", "sw", "de-en")
-    old, whole = at_once(*names, top=before), at_once(*names, top=now)
-    done = converted(monkeypatch)
-    build(catalog(raw, *names, top=now), tokenizer, tmp_path / "new", growing(old))
+    *_, done = grown(names, names, (before, now))
     assert done == expected
-    assert contents(tmp_path / "new") == contents(whole)
 
 
 def test_growth_on_two_ranks_and_after_stops_in_each_pass_gives_the_same_bytes(
@@ -345,8 +352,9 @@ def test_corpora_that_are_compared_by_copies_or_likeness_are_built_together() ->
     corpora = [of("a", "across", None), of("b", "across", Near()), of("c", True, Near()), of("d", True, Near(words=3))]
     corpora += [of("e", False, Near(), "am"), of("f", False, None)]
     compared = ((one.name, one.languages, one.deduplicate, one.deduplicate_near) for one in corpora)
-    old = growth._groups((name, languages, how, near and asdict(near)) for name, languages, how, near in compared)
-    assert sorted(old.values()) == [("a", "b"), ("b", "c"), ("d",), ("e",)]
+    old = growth._groups((*told, near and Near(**asdict(near))) for *told, near in compared)  # as from a plan
+    assert sorted(names for (near, _), names in old.items() if near) == [("b", "c"), ("d",), ("e",)]
+    assert sorted(names for (near, _), names in old.items() if not near) == [("a", "b"), ("c",), ("d",)]
     assert growth.closed(corpora, old, {}) == {}
     assert set(growth.closed(corpora, old, {"c": "changed"})) == {"a", "b", "c"}
     assert set(growth.closed(corpora, old, {"e": "changed"})) == {"e"}
