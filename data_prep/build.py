@@ -103,8 +103,7 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
 
     def show() -> None:
         whole = read_whole_catalog(catalog)
-        found = _growth(whole, vocabulary_of(tokenizer), out, options)
-        corpora = [corpus for corpus in whole.corpora if not found or corpus.name in found.built]
+        corpora = _to_build(whole, _growth(whole, vocabulary_of(tokenizer), out, options))
         print(shown([estimate(corpus, tokenizer, MOST_TEXT_OF_ESTIMATE) for corpus in corpora], out, ranks.num_ranks))
 
     ranks.on_first(show)
@@ -129,9 +128,7 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
         print(f"{out}: already built from the same input, tokenizer and options; {rebuilt or 'nothing to do'}")
         return None
     found = _growth(whole, vocabulary, out, options)
-    estimates, failed = _sampled(
-        [corpus for corpus in corpora if not found or corpus.name in found.built], tokenizer, options
-    )
+    estimates, failed = _sampled(_to_build(whole, found), tokenizer, options)
     entries = of_evaluation_files(
         evaluation, [f"{path.parent.name}/{path.name}" for path in evaluation]
     )  # before anything is written
@@ -162,6 +159,11 @@ def _growth(catalog: Catalog, vocabulary: AnyVocabulary, out: Path, options: Opt
     found = growth.compared(options.grow_from, out, catalog, vocabulary, options.chunk_bytes)
     print(growth.told(found, catalog.corpora))
     return found
+
+
+def _to_build(catalog: Catalog, found: Growth | None) -> list[Corpus]:
+    """The corpora that are not taken over."""
+    return [corpus for corpus in catalog.corpora if not found or corpus.name in found.built]
 
 
 def _sampled(corpora: list[Corpus], tokenizer: Path, options: Options) -> tuple[list[Estimate], dict[str, str]]:

@@ -116,7 +116,7 @@ def input_at(text: str, folder: Path) -> Input:
     """What a catalog in `folder` means by a path. Raises InputError for an address that nothing reads."""
     if not is_address(text):
         return folder / Path(text).expanduser()
-    scheme = _scheme(text)
+    scheme = scheme_of(text)
     if scheme not in PROTOCOLS or "::" in text:
         hint = nearest(scheme, PROTOCOLS) or ","
         known = ", ".join(f"{name}://" for name in PROTOCOLS)
@@ -140,8 +140,9 @@ def is_address(text: str) -> bool:
 
 def matching(text: str) -> list[str]:
     """The addresses that one with * stands for, sorted. Raises InputError where the server cannot tell."""
-    if PROTOCOLS[_scheme(text)] == OVER_HTTP:
-        raise InputError(f"{shown_url(text)}: a server of {_scheme(text)} does not list its files; give a list of addresses")
+    scheme = scheme_of(text)
+    if PROTOCOLS[scheme] == OVER_HTTP:
+        raise InputError(f"{shown_url(text)}: a server of {scheme} does not list its files; give a list of addresses")
     return sorted(_module(text).matching(text))
 
 
@@ -151,8 +152,9 @@ def _opened(url: str) -> RemoteFile:
 
 
 def _module(url: str) -> Any:
-    return importlib.import_module(f"{__name__}.{PROTOCOLS[_scheme(url)]}")
+    return importlib.import_module(f"{__name__}.{PROTOCOLS[scheme_of(url)]}")
 
 
-def _scheme(url: str) -> str:
+def scheme_of(url: str) -> str:
+    """The protocol of an address, in lower case."""
     return url.partition("://")[0].lower()

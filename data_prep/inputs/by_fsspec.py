@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from data_prep.connection import DroppedError, persist
-from data_prep.inputs import remote_file
+from data_prep.inputs import remote_file, scheme_of
 from data_prep.inputs.remote_file import RemoteFile
 from ernie_m.base.console import InputError, printable
 from ernie_m.base.secret_names import shown_url, without_secrets
@@ -91,7 +91,7 @@ def matching(url: str) -> list[str]:
 @lru_cache(maxsize=1024)
 def _system(url: str) -> tuple[Any, str]:
     """fsspec's file system, and what it calls the file. Raises InputError where a package is not installed."""
-    scheme = url.partition("://")[0].lower()
+    scheme = scheme_of(url)
     try:
         from fsspec.core import url_to_fs  # only where it is needed: it takes a while to import
 
