@@ -176,16 +176,18 @@ def test_a_row_is_compared_with_the_first_of_its_key_and_with_the_one_before_it(
 
 def test_pairs_are_near_duplicates_by_both_sides_and_exact_copies_count_as_such(tokenizer: Path, tmp_path: Path) -> None:
     draw = random.Random(8)
-    one, two, three = (family(draw, 2, 1000 * number) for number in range(3))
+    one, two, three, four = (family(draw, 2, 1000 * number) for number in range(4))
     pairs = [(one[0], two[0]), (one[1], two[1]), (one[1], three[0]), (one[0], two[0])]
     (tmp_path / "p.tsv").write_text("\n".join("\t".join(pair) for pair in pairs))
+    (tmp_path / "other.tsv").write_text("\t".join((four[0], three[0])))
     (tmp_path / "c.yaml").write_text(
         "deduplicate_near: true\ncorpora:\n"
+        "  - {name: other, format: tsv, path: other.tsv, languages: [en, fr], held_out: 0}\n"
         "  - {name: p, format: tsv, path: p.tsv, languages: [en, fr], held_out: 0, deduplicate: true}\n"
     )
     manifest = build(tmp_path / "c.yaml", tokenizer, tmp_path / "out")
     assert manifest is not None
-    assert manifest.corpora[0].rejected == {NEAR: 1, "duplicate of an earlier line": 1}
+    assert manifest.corpora[1].rejected == {NEAR: 1, "duplicate of an earlier line": 1}
     kept = [bare_ids(tokenizer, pairs[place][0]) for place in (0, 2)]
     assert [row["source"] for row in rows_of(tmp_path / "out", "p", "train")] == kept
 
