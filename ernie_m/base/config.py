@@ -23,6 +23,7 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import read_small
 from ernie_m.base.plain_yaml import load_yaml
 from ernie_m.base.ranges import described, faults
+from ernie_m.base.shipped import RECIPES, shipped_recipes
 
 PLAIN = (float, int, bool, str)
 MOST_EXTENDED = 20  # recipes in a row
@@ -85,14 +86,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe's YAML. With `extends: NAME`, keys that it does not set come from NAME.yaml in the same folder."""
+    """A recipe's YAML. With `extends: NAME`, keys that it does not set come from NAME.yaml beside it or the shipped one."""
     content = read_yaml(path)
     base = content.pop("extends", None)
     if base is None:
         return content
     if not isinstance(base, str) or not re.fullmatch(r"\w[\w.-]*", base):
-        raise InputError(f"{path}: extends: {base!r}; expected the name of a recipe in the same folder, without .yaml")
-    base_path, chain = path.with_name(f"{base}.yaml"), (*extended_by, path)
+        expected = "the name of a recipe in the same folder or a shipped one, without .yaml"
+        raise InputError(f"{path}: extends: {base!r}; expected {expected}")
+    beside, chain = path.with_name(f"{base}.yaml"), (*extended_by, path)
+    base_path = beside if beside.is_file() else RECIPES / beside.name
+    if not base_path.is_file():
+        raise InputError(f"{path}: extends: {base}; expected {beside}, or one of the shipped recipes: {shipped_recipes()}")
     if base_path in chain or len(chain) > MOST_EXTENDED:
         raise InputError(f"{path}: extends: {base}; it extends this recipe in turn, expected one that does not")
     return _merged(read_recipe(base_path, chain), content)

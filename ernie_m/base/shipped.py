@@ -21,10 +21,14 @@ DS_CONFIGS = _folder("ds_configs")
 HOSTFILES = _folder("hostfiles")
 
 
+def shipped_recipes() -> str:
+    """Their names, for a line of text."""
+    return ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+
+
 def recipe_path(recipe: str) -> Path:
     """The file of a recipe given by name or path; raises InputError naming those there are."""
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
     if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise InputError(f"recipe {recipe}: no such file {path}; known recipes: {names}")
+        raise InputError(f"recipe {recipe}: no such file {path}; known recipes: {shipped_recipes()}")
     return path

@@ -11,6 +11,7 @@ import pytest
 
 from ernie_m.base.config import Section, build, differing_keys, merge_overrides, read_recipe, read_yaml, section, to_mapping
 from ernie_m.base.console import InputError
+from ernie_m.base.shipped import RECIPES
 from ernie_m.rows.dataloader import Metric
 from ernie_m.training.recipe import TrainingConfig
 
@@ -123,8 +124,16 @@ def test_a_recipe_takes_from_the_one_it_extends(tmp_path: Path) -> None:
     config = build(Outer, read_recipe(tmp_path / "top.yaml"), "top.yaml")
     assert config == Outer(needed=1, inner=Inner(rate=0.2, count=5), flag=True, parts=(Inner(count=7),))
     (tmp_path / "lost.yaml").write_text("extends: nowhere\n")
-    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+    with pytest.raises(InputError, match=r"lost\.yaml: extends: nowhere; expected .*nowhere\.yaml, or .* small"):
         read_recipe(tmp_path / "lost.yaml")
+
+
+def test_a_recipe_of_ones_own_extends_a_shipped_one_unless_one_of_that_name_lies_beside_it(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: xlm_mt\nseed: 7\n")
+    assert read_recipe(own) == {**read_recipe(RECIPES / "xlm_mt.yaml"), "seed": 7}
+    (tmp_path / "xlm_mt.yaml").write_text("seed: 1\nstages: []\n")
+    assert read_recipe(own) == {"seed": 7, "stages": []}
 
 
 def test_recipes_that_extend_in_a_circle_are_refused(tmp_path: Path) -> None:
