@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from data_prep.filters.stretch import Characters, Stretch, in_script, is_space, widths
+from data_prep.filters.stretch import Characters, Stretch, in_script, widths
 
 MARKUP = re.compile(
     r"(?:(?:https?|ftp)://|www\.)[^\s<>]+"  # addresses
@@ -40,12 +40,21 @@ def length_ratio(stretch: Stretch, candidates: np.ndarray, limit: float) -> np.n
 
 def copies(stretch: Stretch, candidates: np.ndarray, limit: float) -> np.ndarray:
     """Lines that have stood `limit` times in their document already."""
+    texts, documents = stretch.sides[0], stretch.documents.tolist()
     counts: dict[tuple[int, str], int] = {}
     is_copy = np.zeros(len(candidates), np.bool_)
-    for index, key in enumerate(zip(stretch.documents.tolist(), stretch.sides[0], strict=True)):
+    for index in np.flatnonzero(_may_be_copied(stretch)).tolist():
+        key = documents[index], texts[index]
         counts[key] = counts.get(key, 0) + 1
         is_copy[index] = counts[key] > limit
     return is_copy
+
+
+def _may_be_copied(stretch: Stretch) -> np.ndarray:
+    """All lines of which an equal one stands in their document, and by chance others."""
+    hashes = np.fromiter(map(hash, stretch.sides[0]), np.int64, stretch.num_lines)
+    _, groups, sizes = np.unique(hashes ^ stretch.documents, return_inverse=True, return_counts=True)
+    return np.asarray(sizes[groups] > 1)
 
 
 def script(stretch: Stretch, candidates: np.ndarray, limit: float) -> np.ndarray:
@@ -54,7 +63,7 @@ def script(stretch: Stretch, candidates: np.ndarray, limit: float) -> np.ndarray
     for side, language in zip(stretch.characters, stretch.languages, strict=True):
         table = in_script(language)
         if table is not None:
-            visible = side.lengths_L - side.sums(is_space()[side.codes_C])
+            visible = side.lengths_L - side.sums(side.are_spaces)
             is_faulty |= side.sums(table[side.codes_C]) < limit * visible
     return is_faulty
 
@@ -86,9 +95,15 @@ def repeats(stretch: Stretch, candidates: np.ndarray, limit: float) -> np.ndarra
     """Lines of which too many runs of 3 words (without spaces: of 8 letters) stand earlier in them."""
     is_faulty = np.zeros(len(candidates), np.bool_)
     for texts, side in zip(stretch.sides, stretch.characters, strict=True):
-        for index in np.flatnonzero(candidates & (side.lengths_L >= FEWEST_LETTERS)).tolist():
+        for index in np.flatnonzero(candidates & _may_repeat(side)).tolist():
             is_faulty[index] |= repeated_share(texts[index], limit) > limit
     return is_faulty
+
+
+def _may_repeat(side: Characters) -> np.ndarray:
+    """All texts of which `repeated_share` may be above 0 and that are long enough to be judged."""
+    is_divided = side.words * LETTERS_A_SPACE >= side.lengths_L
+    return (side.lengths_L >= FEWEST_LETTERS) & (~is_divided | (side.words >= FEWEST_WORDS))
 
 
 def repeated_share(text: str, least: float = 0.0) -> float:

@@ -52,8 +52,23 @@ class Characters:
 
     def sums(self, numbers_C: np.ndarray) -> np.ndarray:
         """The sum of each text's numbers, int64 [L]."""
-        totals = np.concatenate([[0], np.cumsum(numbers_C, dtype=np.int64)])
-        return totals[self.starts_L + self.lengths_L] - totals[self.starts_L]
+        sums_L, has_letters = np.zeros(len(self.lengths_L), np.int64), self.lengths_L > 0
+        if len(numbers_C):  # reduceat knows no empty text
+            sums_L[has_letters] = np.add.reduceat(numbers_C, self.starts_L[has_letters], dtype=np.int64)
+        return sums_L
+
+    @cached_property
+    def are_spaces(self) -> np.ndarray:
+        """Whether each character is white space, uint8."""
+        return is_space()[self.codes_C]
+
+    @cached_property
+    def words(self) -> np.ndarray:
+        """How many words `str.split` finds in each text, int64."""
+        behind_space = np.ones_like(self.are_spaces)
+        behind_space[1:] = self.are_spaces[:-1]
+        behind_space[self.starts_L[self.lengths_L > 0]] = 1
+        return self.sums(behind_space > self.are_spaces)
 
 
 class Stretch:

@@ -15,7 +15,7 @@ from data_prep.build import Options, build
 from data_prep.catalog import read_catalog
 from data_prep.clean import clean
 from data_prep.filters import FILTERS, faults, language, read_filters
-from data_prep.filters.measures import repeated_share
+from data_prep.filters.measures import FEWEST_LETTERS, repeated_share
 from data_prep.filters.stretch import Stretch
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError
@@ -95,6 +95,26 @@ def test_the_share_of_repeats_counts_runs_of_words_and_of_letters_where_there_ar
     for least in (0.1, 0.4, 0.5):  # a text that is passed over is never one above the limit
         text = f"{words} {words}"
         assert (repeated_share(text, least) > least) == (repeated_share(text) > least)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_arrays_pass_over_no_filter_would_have_left_out(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    alphabet = ["a", "b", "猫", " ", " ", "\u3000", "\x1f", "\x85"]
+    texts = ["".join(rng.choice(alphabet, size=rng.integers(0, 120))) for _ in range(300)]
+    texts = [*texts, "", "", *(text for text in texts if rng.random() < 0.3), ""]
+    documents = np.sort(rng.integers(0, 4, len(texts)))
+    stretch = Stretch([texts], ["en"], documents)
+    (side,) = stretch.characters
+    assert side.words.tolist() == [len(text.split()) for text in texts]
+    assert side.sums(side.are_spaces).tolist() == [sum(map(str.isspace, text)) for text in texts]
+    repeated = [len(text) >= FEWEST_LETTERS and repeated_share(text) > 0.1 for text in texts]
+    assert left_out("repeats", 0.1, texts) == np.flatnonzero(repeated).tolist() != []
+    for limit in (1, 3):
+        keys = list(zip(documents.tolist(), texts, strict=True))
+        again = [at for at, key in enumerate(keys) if keys[:at].count(key) >= limit]
+        assert left_out("copies", limit, texts, documents=documents.tolist()) == again
+        assert again or limit > 1
 
 
 def test_lines_of_another_language_are_left_out_and_short_ones_and_relatives_are_kept() -> None:
