@@ -77,7 +77,7 @@ def split(model: TranslationModel, rows: Rows) -> list[torch.Tensor]:
     """What two ranks would add up."""
     parts: list[list[torch.Tensor]] = [[], []]
     for rank, own in enumerate(parts):
-        measured(model, rows, SETTINGS, CPU, 2, rank, 2, lambda sums, own=own: own.append(sums.clone()) or sums)
+        measured(model, rows, SETTINGS, CPU, 2, rank, 2, lambda sums, own=own: own.append(sums.clone()) or sums.clamp(min=1))
     return [a + b for a, b in zip(*parts, strict=True)]
 
 

@@ -82,7 +82,7 @@ def test_tokens_drawn_are_those_in_the_rows_of_training(corpus_folder: CorpusFol
     assert described.keys() == seen.keys() >= {"en", "sw", "de-en"}
     for name, tokens in seen.items():
         rows = tokens / (SEQUENCE_LENGTH * TARGET_FILL)
-        assert described[name].tokens_drawn == pytest.approx(tokens, rel=0.03 + 2 / rows**0.5), name  # a random draw of rows
+        assert described[name].tokens_drawn == pytest.approx(tokens, rel=0.03 + 4 / rows**0.5), name  # a random draw of rows
     assert sum(s.tokens_drawn or 0 for s in described.values()) == pytest.approx(seen.total(), rel=0.02)
     assert all(s.repeats == pytest.approx((s.tokens_drawn or 0) / s.tokens) for s in described.values())
 
