@@ -29,8 +29,8 @@ def test_gradients_of_a_step_equal_plain_pytorch_for_zero_0_to_3(
         for result in results:
             what = (encoder, result)
             assert result["num_parameters"] > 15, what
-            # fp32: mostly 3e-6; XLCO divides cosines by 0.05, and their rounding with them: 1.1e-5 was seen. One token in a hundred
-            # counted wrongly would be 1e-2.
+            # fp32: mostly 3e-6; XLCO divides cosines by 0.05, and their rounding with them: 1.1e-5 was seen. One token in a
+            # hundred counted wrongly would be 1e-2.
             assert result["worst"] < 1e-4, what
             assert abs(result["norm"] - 1) < 1e-5, what
             assert result["update"] < 1e-3, what
