@@ -1,100 +1,19 @@
-"""Corpora of today in the layout in which they are distributed: FineWeb-2, CulturaX, HPLT, MADLAD-400, OPUS-100."""
+"""Documents: JSON lines, Parquet, a document a line; and corpora of many files."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zipfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-import yaml
 import zstandard
-from prep_samples import Record, bare_ids, read, rows_of
+from prep_samples import Record, read
+from test_data_prep_examples import fineweb_2, hplt, put
 
-import data_prep
-from data_prep.build import Options, build
 from data_prep.catalog import Corpus, read_catalog
 from data_prep.readers.documents import NO_TEXT, NOT_JSON
-from data_prep.verify import verify
 from ernie_m.base.console import InputError
-
-DOCUMENTS = ["the house is small\nand green\n\nder hund\n", "läuft schnell", "el río\u2028 polet\n"]
-LINES = ["the house is small", "and green", "der hund", "läuft schnell", "el río\u2028 polet"]
-STARTS = [True, False, False, True, True]
-
-
-def fineweb_2() -> pa.Table:
-    ids = [f"<urn:uuid:{number}>" for number in range(3)]
-    columns = {"text": DOCUMENTS, "id": ids, "dump": ["CC-MAIN-2014-10"] * 3, "language_score": [0.9] * 3}
-    return pa.table({**columns, "top_langs": ["{}"] * 3, "minhash_cluster_size": [1] * 3})
-
-
-def culturax() -> pa.Table:
-    return pa.table({"text": DOCUMENTS, "timestamp": ["2020"] * 3, "url": ["http://a"] * 3, "source": ["mC4"] * 3})
-
-
-def hplt() -> bytes:
-    rows = [{"f": "./warc", "u": "http://a", "id": str(n), "lang": ["swh_Latn"], "text": t} for n, t in enumerate(DOCUMENTS)]
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-
-
-def madlad() -> bytes:
-    return "".join(json.dumps({"text": text.replace("\n", "\\n")}) + "\n" for text in DOCUMENTS).encode()
-
-
-def put(path: Path, content: bytes | pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        pyarrow.parquet.write_table(content, path, row_group_size=2)
-
-
-def moses(name: str) -> bytes:
-    sides = {side: "".join(f"{line} {side}\n" for line in LINES).encode() for side in ("en", "sw")}
-    path = Path(name)
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("LICENSE", "x")
-        for side, text in sides.items():
-            archive.writestr(f"{path.name}.en-sw.{side}", text)
-    return path.read_bytes()
-
-
-def test_every_corpus_of_the_examples_is_built_from_files_as_they_are_distributed(tokenizer: Path, tmp_path: Path) -> None:
-    """The entries themselves, over small files at the paths that they name."""
-    entries = yaml.safe_load(Path(data_prep.__file__).with_name("example_catalog.yaml").read_text())["corpora"]
-    names = ["fineweb-2.sw", "culturax.sw", "hplt.sw", "madlad.sw", "own.sw"]
-    names += ["ccmatrix.en-sw", "nllb.en-sw", "opus-100.en-sw"]
-    chosen = [{**entry} for entry in entries if entry["name"] in names]
-    assert len(chosen) == len(names)
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"corpora": chosen}))
-    put(tmp_path / "fineweb-2/data/swh_Latn/train/000_00000.parquet", fineweb_2())
-    put(tmp_path / "CulturaX/sw/sw_part_00000.parquet", culturax())
-    for number in (1, 2):
-        put(tmp_path / f"HPLT/swh_Latn/{number}.jsonl.zst", zstandard.compress(hplt()))
-    put(tmp_path / "madlad-400/sw/sw_clean_0000.jsonl.gz", gzip.compress(madlad()))
-    put(tmp_path / "own.sw.txt.zst", zstandard.compress("\n".join(LINES).encode()))
-    for name in ("CCMatrix", "NLLB"):
-        put(tmp_path / f"opus/{name}/v1/en-sw.txt.zip", moses(str(tmp_path / name)))
-    for side in ("en", "sw"):
-        path = tmp_path / f"opus-100-corpus/v1.0/supervised/en-sw/opus.en-sw-train.{side}"
-        put(path, "".join(f"{line} {side}\n" for line in LINES).encode())
-    manifest = build(tmp_path / "c.yaml", tokenizer, tmp_path / "out", Options(allow_unknown=True))
-    assert manifest is not None
-    assert verify(tmp_path / "out") == []
-    expected = [{"tokens": bare_ids(tokenizer, t), "starts_document": s} for t, s in zip(LINES, STARTS, strict=True)]
-    for corpus in manifest.corpora:
-        rows = rows_of(tmp_path / "out", corpus.name, "train")
-        if corpus.name == "own.sw":
-            assert rows == [{**row, "starts_document": True} for row in expected]
-        elif len(corpus.languages) == 1:
-            assert rows == expected, corpus.name
-        else:
-            assert len(rows) + len(rows_of(tmp_path / "out", corpus.name, "held_out")) == len(LINES)
-    assert [corpus.name for corpus in manifest.corpora if "hplt" in corpus.name] == ["hplt.sw.00000", "hplt.sw.00001"]
 
 
 def records(path: Path, form: str, **more: str) -> list[Record]:
