@@ -23,6 +23,7 @@ from data_prep.near_duplicates import Near
 from data_prep.verify import verify
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import Manifest
 
 SMALL = Options(chunk_bytes=6000, allow_unknown=True)
 GERMAN, ENGLISH, FRENCH = (sentences(200, seed) for seed in (11, 12, 13))
@@ -34,8 +35,17 @@ ENTRIES = {
     "news": "{name: news, format: documents, path: news.txt, language: sw, deduplicate: across}",
     "de-en": "{name: de-en, format: tsv, path: de-en.tsv, languages: [de, en], held_out: 0.2}",
     "en-fr": "{name: en-fr, format: tsv, path: en-fr.tsv, languages: [fr, en], held_out: 0.1}",
+    "blog": "{name: blog, format: documents, path: blog.txt, language: am, deduplicate: true, deduplicate_near: true}",
+    "forum": "{name: forum, format: documents, path: forum.txt, language: am, deduplicate_near: true}",
 }
-"""Pairs hold out English sentences that `en` has; `web` and `news` have lines in common, and `sw` has nothing of others."""
+"""Pairs hold out English sentences that `en` has; `web` and `news` have lines in common, and `sw` has nothing of others;
+`forum` has lines that are nearly those of `blog`, and both have some that are nearly their own."""
+
+
+def likes(texts: range, *ends: str) -> list[str]:
+    """Each text once with each end: those of one text share nine tenths of their runs of words."""
+    words = {text: " ".join(sentences(6, 100 + text)) for text in texts}
+    return [f"{words[text]} {end}" for end in ends for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "news.txt": sentences(150, 16)[100:] + sentences(100, 17),
         "test.en": ENGLISH[50:60],
         "test.sw": sentences(100, 15)[:5],
+        "blog.txt": likes(range(60), "one", "two") + likes(range(5), "one"),
+        "forum.txt": likes(range(40, 90), "three", "four"),
     }
     for name, lines in plain.items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
@@ -111,6 +123,12 @@ CHANGES = {
     "the first of a group goes": (("web", "en", "news"), ("en", "news"), {"news"}),
     "the last of a group goes": (("web", "en", "news"), ("web", "en"), set()),
     "a group as it was": (("web", "news"), ("en", "web", "news"), {"en"}),
+    "one more that is compared by likeness": (("blog", "en"), ("blog", "en", "forum"), {"blog", "forum"}),
+    "one more in front": (("forum", "en"), ("blog", "forum", "en"), {"blog", "forum"}),
+    "the first of those goes": (("blog", "en", "forum"), ("en", "forum"), {"forum"}),
+    "the last of those goes": (("blog", "en", "forum"), ("en", "blog"), set()),
+    "their order changes": (("blog", "forum"), ("forum", "blog"), {"blog", "forum"}),
+    "those as they were": (("blog", "forum", "sw"), ("blog", "en", "forum"), {"en"}),
 }
 
 
@@ -167,6 +185,17 @@ def test_corpora_are_built_again_that_other_evaluation_sets_or_waivers_concern(c
     names = ("en", "sw", "de-en")
     *_, done = grown(names, names, (before, now))
     assert done == expected
+
+
+def test_of_what_is_compared_by_likeness_rows_go_in_each_of_these_builds(at_once: Callable[..., Path]) -> None:
+    """Else the changes above would show nothing."""
+    pytest.importorskip("rensa")
+    near, elsewhere = "near duplicate of an earlier line", "near duplicate of a line of an earlier corpus"
+    rejected = {entry.name: entry.rejected for entry in Manifest.read(at_once("blog", "en", "forum")).corpora}
+    assert rejected["blog"] == {near: 60, "duplicate of an earlier line": 5}
+    assert rejected["forum"] == {near: 30, elsewhere: 40}
+    (alone,) = (one for one in Manifest.read(at_once("en", "forum")).corpora if one.name == "forum")
+    assert alone.rejected == {near: 50}
 
 
 def test_growth_on_two_ranks_and_after_stops_in_each_pass_gives_the_same_bytes(
