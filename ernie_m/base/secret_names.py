@@ -1,4 +1,4 @@
-"""What is taken for a secret: a variable by its name, a URL by its user; and a URL as it may be shown.
+"""What is taken for a secret: a variable by its name or its value; and a URL as it may be shown.
 
 The one owner of this rule: what reaches other hosts, logs and messages asks here.
 """
@@ -8,15 +8,19 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote, urlsplit
 
-_SECRET = re.compile("TOKEN(?!IZ)|KEY|SECRET|PASS|CREDENTIAL", re.IGNORECASE)
+_WORDS = "TOKEN(?!IZ)|KEY|SECRET|PASS|CREDENTIAL|JWT|BEARER|COOKIE|_PWD"
+_SECRET = re.compile(_WORDS, re.IGNORECASE)
+_IN_VALUE = re.compile(rf"(?:^|[?&;])[\w.-]*(?:{_WORDS}|SIG)[\w.-]*=[^&;\s]", re.IGNORECASE)
+"""A pair in a URL's query or in a connection string."""
 _NO_SECRET = re.compile("(NCCL|UCX|MV2)_[A-Z_]*PKEY|HF_HUB_DISABLE_IMPLICIT_TOKEN")  # PKEY: InfiniBand's partition key
 _USER_IN_URL = re.compile(r"://[^\s/?#]*@|://[^\s/@]*:[^\s@]+@")
 HIDDEN = "***"
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable is taken for a secret: by its name, or a URL with a user or a password in its value."""
-    return bool((_SECRET.search(name) and not _NO_SECRET.fullmatch(name)) or _USER_IN_URL.search(value))
+    """Whether a variable is taken for a secret: by its name, or by its value, a URL with a user or a pair of such a name."""
+    is_named = _SECRET.search(name) and not _NO_SECRET.fullmatch(name)
+    return bool(is_named or _USER_IN_URL.search(value) or _IN_VALUE.search(value))
 
 
 def shown_url(url: str) -> str:

@@ -49,6 +49,9 @@ def test_what_training_needs_is_exported_but_no_secrets_and_nothing_of_this_host
             for name in ("HF_TOKEN", "HF_API_TOKENS", "WANDB_PASSWD", "wandb_api_key", "GIT_ASKPASS", "MyCredentials")
         ),
         *((name, "x") for name in ("MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS", "TOKENIZERS_KEY", "PASSPHRASE")),
+        *((name, "x") for name in ("WANDB_JWT", "MLFLOW_BEARER", "HF_COOKIES", "HF_DB_PWD")),
+        *(("HF_ENDPOINT", f"https://a.b/c?{query}") for query in ("x=1&api_key=word", "sig=ab%2F", "X-Amz-Signature=0")),
+        ("MLFLOW_STORE", "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=ab==;"),
         *(("HF_ENDPOINT", f"https://{user}@a.b/c") for user in ("me:word", ":word", "ghp_1234", "me:w/o?rd")),
     ],
 )
@@ -66,6 +69,9 @@ def test_secrets_are_known_by_their_names_and_urls(name: str, value: str) -> Non
         ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"),
         ("HF_ENDPOINT", "https://a.b:80/c?d=e"),
         ("OMP_PLACES", "cores"),
+        ("NCCL_TOPO_FILE", "/a/keys=b;c"),
+        ("ERNIE_M_OLDPWD", "/a"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True"),
     ],
 )
 def test_what_jobs_need_is_no_secret(name: str, value: str) -> None:
