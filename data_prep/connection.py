@@ -115,9 +115,22 @@ def opened(
     except ValueError as error:  # urllib's, of an address that is none
         raise InputError(f"{url}: the server sends us on to an address that is none ({_told(error)})") from None
     with response:
-        if (coding := response.headers.get("Content-Encoding", "identity").strip().lower()) not in ("", "identity"):
-            raise InputError(f"{url}: the server packed the file by itself ({_told(coding)}), expected it as it is")
+        _refuse_odd(url, response)
         yield response
+
+
+def _refuse_odd(url: str, response: http.client.HTTPResponse) -> None:
+    """Raise InputError for an answer that is not the file, or does not tell where it ends."""
+    if response.status not in (http.client.OK, PARTIAL_CONTENT):
+        raise InputError(f"{url}: the server answered {response.status} {_told(response.reason)}, expected the file")
+    coding = ", ".join(response.headers.get_all("Content-Encoding", [])).strip().lower()
+    if coding not in ("", "identity"):
+        raise InputError(f"{url}: the server packed the file by itself ({_told(coding)}), expected it as it is")
+    lengths = dict.fromkeys(
+        text.strip() for one in response.headers.get_all("Content-Length", []) for text in one.split(",")
+    )
+    if len(lengths) > 1:
+        raise InputError(f"{url}: the server tells two lengths ({_told(' and '.join(lengths))}), expected one")
 
 
 def _split_user(url: str) -> tuple[str, str]:

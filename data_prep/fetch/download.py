@@ -184,14 +184,21 @@ class _PartialDownload:
             progress.close(note)
         if length is not None and self.have() != length:  # what is on the disk counts
             raise DroppedError(f"it broke off at {self.have():,} of {length:,} bytes")
-        if length is None and not response.chunked:
-            self._require_end()
+        if length is None and not self.is_checked:
+            self._require_end(has_end=response.chunked)
+        if not self.have():
+            raise InputError(
+                f"{self.url}: the server sent an empty file, expected the corpus; see in a browser what is there"
+            )
 
-    def _require_end(self) -> None:
-        """The server told no length, so that breaking off looks like the end: what is packed must be whole."""
-        if self.is_checked:
-            return
+    def _require_end(self, has_end: bool) -> None:
+        """The server told no length, so that breaking off looks like the end: what is packed must be whole.
+
+        has_end: the answer itself has an end, which is believed of what is not packed.
+        """
         if self.path.suffix.lower() not in ENDS_KNOWN:
+            if has_end:
+                return
             raise InputError(f"{self.url}: the server does not tell its length; give what you expect with --sha256")
         try:
             check_whole(_part_of(self.path), self.path.name)

@@ -387,6 +387,12 @@ STRANGE_ANSWERS = {
         b"HTTP/1.1 206 Some\r\nContent-Range: bytes 0-9/" + b"9" * 5000 + b"\r\n" + NOTHING,
         "does not tell its length",
     ),
+    "nothing": (OK + NOTHING, "sent an empty file"),
+    "nothing, in chunks": (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "sent an empty file"),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", "the server answered 204 No Content, expected the file"),
+    "later": (b"HTTP/1.1 202 Accepted\r\n" + NOTHING, "the server answered 202 Accepted, expected the file"),
+    "two lengths": (OK + b"Content-Length: 4\r\nContent-Length: 9\r\n\r\ntext", r"tells two lengths \(4 and 9\)"),
+    "packed, said twice": (OK + b"Content-Encoding: identity\r\nContent-Encoding: br\r\n" + NOTHING, "packed the file by"),
 }
 
 
@@ -398,6 +404,24 @@ def test_a_strange_answer_is_one_line(path: Path, what: str, monkeypatch: pytest
         download(answering(answer), path.with_suffix(".txt"), retry_policy=QUICK)
     assert "\n" not in str(refusal.value)
     assert not path.with_suffix(".txt").exists()
+
+
+def test_what_is_packed_is_whole_at_its_own_end_whatever_ends_the_answer(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server on the way may close the chunks of an answer that broke off behind it."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    content = lzma.compress(b"text\n" * 100)
+    for part, is_whole in ((content, True), (content[:-9], False)):
+        chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(part), part)
+        url = answering(OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+        if is_whole:
+            assert download(url, path, retry_policy=QUICK)
+            path.unlink()
+        else:
+            with pytest.raises(GaveUpError, match="without having told a length, and is not whole"):
+                download(url, path, retry_policy=QUICK)
+    assert not path.exists()
 
 
 ENDLESS = {
