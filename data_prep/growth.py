@@ -81,7 +81,7 @@ def compared(old: Path, out: Path, catalog: Catalog, vocabulary: AnyVocabulary, 
         )
         old_pairs = [name for name, corpus in before.items() if corpus["held_out"] and not plan["allow_held_out"]]
         reports = reports_of(old)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, FileNotFoundError) as error:
         raise InputError(
             f"{old}: its {PLAN_FILE} or {REPORT_FILE} is damaged ({error!r}); build anew, without --grow_from"
         ) from None

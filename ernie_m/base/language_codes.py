@@ -41,6 +41,10 @@ _SHORT = (
 )
 SHORT = frozenset(_SHORT.split())
 """Canonical codes of two letters. Most corpora have no others, and then the registry is not loaded, a tenth of a start."""
+MOST_CHARACTERS = 100
+"""Of a code; the longest that BCP 47 foresees has 35, and langcodes goes a level down with every part."""
+NORWEGIAN = ("nb", "no")
+"""The same text in practice: corpora call Bokmål so or so."""
 ROMANIZED = re.compile(r"([a-z]{2,3})-rom")
 
 
@@ -56,8 +60,8 @@ def canonical(code: str) -> str:
 def agree(code: str, wanted: str, exactly: bool = False) -> bool:
     """Whether text marked `code` is what is `wanted`.
 
-    Languages are compared (en-US is en, cmn is zh), and scripts where both say one, by themselves or by their region:
-    zh-TW is not zh-Hans, sr-Latn is not sr-Cyrl. `exactly`: the canonical codes are the same.
+    Languages are compared (en-US is en, cmn is zh, nb is no), and scripts where both say one, by themselves or by their
+    region: zh-TW is not zh-Hans, sr-Latn is not sr-Cyrl. `exactly`: the canonical codes are the same.
     """
     ours, theirs = _canonical(wanted), _canonical(code)
     if ours is None or theirs is None:
@@ -65,7 +69,8 @@ def agree(code: str, wanted: str, exactly: bool = False) -> bool:
     if ours == theirs or exactly:
         return ours == theirs
     (our_language, our_script), (their_language, their_script) = _parts(ours), _parts(theirs)
-    return our_language == their_language and (our_script == their_script or not our_script or not their_script)
+    is_same = our_language == their_language or {our_language, their_language} == {*NORWEGIAN}
+    return is_same and (our_script == their_script or not our_script or not their_script)
 
 
 def script_of(code: str) -> str | None:
@@ -93,6 +98,8 @@ def without_region(code: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _canonical(code: str) -> str | None:
+    if len(code) > MOST_CHARACTERS:
+        return None
     text = code.strip().replace("_", "-").lower()
     if text in SHORT:
         return text

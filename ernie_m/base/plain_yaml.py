@@ -68,4 +68,7 @@ PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_
 
 def load_yaml(text: str) -> Any:
     """The content of a YAML text. Raises yaml.YAMLError, or ValueError for what looks like a date and is none."""
-    return yaml.load(text, PlainLoader)  # a SafeLoader
+    try:
+        return yaml.load(text, PlainLoader)  # a SafeLoader
+    except OverflowError as error:  # 59:59:59:... is a number in base 60
+        raise yaml.YAMLError(str(error)) from None

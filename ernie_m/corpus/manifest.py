@@ -164,6 +164,13 @@ def _check_names(path: Path, content: dict[str, Any]) -> None:
     strange += [of["name"] for of in content["corpora"] if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", of["name"])]
     if strange:
         raise InputError(f"{path}: names {str(strange[0])[:80]!r}, which no build writes; rebuild the data")
+    for of in content["corpora"]:
+        codes = of["languages"]
+        are_codes = isinstance(codes, list) and all(re.fullmatch(r"[A-Za-z0-9-]{1,100}", code) for code in codes)
+        if not are_codes or len({*codes}) != len(codes) or len(codes) not in (1, 2):
+            raise InputError(
+                f"{path}: {of['name']} has the languages {str(codes)[:80]}, expected one or two codes; rebuild the data"
+            )
 
 
 def _described(path: Path) -> dict[str, Any]:

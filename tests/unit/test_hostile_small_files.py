@@ -40,6 +40,7 @@ YAMLS = {
     "levels": ("".join(" " * i + "a:\n" for i in range(2000)), "more than 50 levels"),
     "digits": ("a: " + "9" * 10_000, "a number of 10,000 digits"),
     "sixtieths": ("a: " + ":".join(["59"] * 1000), "a number of 2,999 digits"),
+    "decimal sixtieths": ("a: " + ":".join(["59"] * 1000) + ".5", "int too large to convert to float"),
     "keys": ("a: {" + "b: 1, " * 2 + "}", "the key `b` is given twice"),
     "text": ("# " + "x" * (1 << 21), "characters, expected at most 2,097,152"),
 }
@@ -179,6 +180,20 @@ def test_a_data_manifest_names_nothing_elsewhere(tmp_path: Path, key: str) -> No
     }
     write_json(tmp_path / "manifest.json", content)
     with pytest.raises(InputError, match=r"manifest\.json: names '\.\./"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("languages", [[], ["en", "de", "fr"], ["en", "en"], "en", {"en": 1}, ["../en"], [1], ["e" * 101]])
+def test_a_data_manifest_has_one_or_two_languages_a_corpus(tmp_path: Path, languages: object) -> None:
+    content = {
+        "format": "ernie-m token shards",
+        "format_version": 3,
+        "languages": [],
+        "tokenizer_file": "sentencepiece.bpe.model",
+        "corpora": [{"name": "a", "languages": languages}],
+    }
+    write_json(tmp_path / "manifest.json", content)
+    with pytest.raises(InputError, match=r"manifest\.json: .*(expected one or two codes|not a valid manifest)"):
         Manifest.read(tmp_path)
 
 

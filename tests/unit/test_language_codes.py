@@ -33,7 +33,7 @@ def test_codes_that_are_taken_as_they_stand_are_those_of_the_registry() -> None:
     assert {code: langcodes.standardize_tag(code) for code in SHORT} == {code: code for code in SHORT}
 
 
-@pytest.mark.parametrize("code", ["", "e", "english1", "fr_FR.UTF-8", "de en"])
+@pytest.mark.parametrize("code", ["", "e", "english1", "fr_FR.UTF-8", "de en", "en-" + "-".join(["abcdefgh"] * 5000)])
 def test_what_is_no_code_is_refused(code: str) -> None:
     with pytest.raises(InputError, match="expected a BCP 47 code"):
         canonical(code)
@@ -56,6 +56,9 @@ def test_what_is_no_code_is_refused(code: str) -> None:
         ("zh_tw", "zh", True, False),
         ("cmn", "zh", True, False),
         ("iw", "he", True, True),
+        ("nb-NO", "no", True, False),
+        ("no", "nb", True, False),
+        ("nn", "no", False, False),
         ("no code", "fr", False, False),
     ],
 )
