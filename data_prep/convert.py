@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import compress
-from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +167,7 @@ class Conversion:
     ) -> None:
         if len(sides) == 2 and keep.any():
             self._lengths.append(np.array([np.fromiter(map(len, side), np.int64, len(side))[keep] for side in sides]))
-            self._same.append(np.fromiter(map(eq, *sides), np.bool_, len(keep))[keep])
+            self._same.append(np.fromiter(map(_is_same, *sides), np.bool_, len(keep))[keep])
             self._numbers.append(numbers[keep])
         for split, chosen in ((TRAIN, keep & ~held_out), (HELD_OUT, keep & held_out)):
             self._add_rows(split, encoded, chosen, self._starts(split, documents[chosen]))
@@ -203,6 +202,11 @@ class Conversion:
             shards.append(rows.write(folder, shard_file(self.corpus.name, split, index), split))
             self.keys[split].write(out, split, index)
         return shards
+
+
+def _is_same(text: str, other: str) -> bool:
+    """Whether two texts are one but for case."""
+    return len(text) == len(other) and (text == other or text.casefold() == other.casefold())
 
 
 @lru_cache(maxsize=1)

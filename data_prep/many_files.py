@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep.inputs import is_address
 from data_prep.inputs import matching as matching_addresses
+from ernie_m.base.command_line import with_home_expanded
 from ernie_m.base.console import InputError
 from ernie_m.base.secret_names import shown_url
 
@@ -59,7 +60,7 @@ def existing(patterns: Iterable[Path]) -> list[Path]:
 
 
 def _file(path: str, catalog: Path) -> Path:
-    return catalog.parent / Path(path).expanduser()
+    return catalog.parent / with_home_expanded(path, f"{catalog}:")
 
 
 def _is_pattern(path: str, catalog: Path) -> bool:

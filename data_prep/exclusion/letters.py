@@ -1,5 +1,8 @@
 """Texts in normal form, and 64-bit hashes of them: the same for `Wer ist das?` and `WER IST DAS`.
 
+Letters, their marks and digits count, in lower case and NFKC; digits of all scripts as 0 to 9. What is not seen does not
+count (selectors behind an emoji, fillers), nor does the line that stretches Arabic words.
+
 The letters of many texts are one array, and a hash of any run of them comes from sums up to its two ends (a polynomial
 modulo 2 ** 64), so all runs of a length cost a few operations a letter.
 
@@ -8,6 +11,7 @@ modulo 2 ** 64), so all runs of a length cost a few operations a letter.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,6 +22,8 @@ BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse
 INVERSE = pow(BASE, -1, 1 << 64)
 SPREAD = np.uint64(0xBF58476D1CE4E5B9)
 LENGTH_FACTOR = np.uint64(0x94D049BB133111EB)
+NOT_SEEN = re.compile("[\u034f\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+"""Letters and marks by their category, of which a reader sees nothing."""
 FIRST_WIDE = 0x1100  # Hangul, kana, Han: a letter is a syllable or a word
 
 
@@ -27,11 +33,12 @@ class Letters:
     def __init__(self, texts: Sequence[str]) -> None:
         joined = unicodedata.normalize("NFKC", "".join(f"{text}\n" for text in texts)).casefold()
         codes_C = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32)
-        is_letter_C, is_end_C = _is_letter()[codes_C], codes_C == ord("\n")
+        letters_C, is_end_C = _letters()[codes_C], codes_C == ord("\n")
+        is_letter_C = letters_C > 0
         totals = np.cumsum(is_letter_C, dtype=np.int64)
         self.borders = np.concatenate([np.zeros(1, np.int64), totals[is_end_C]])
         assert len(self.borders) == len(texts) + 1, "a text has no line end"
-        self.codes_C = codes_C[is_letter_C]
+        self.codes_C = letters_C[is_letter_C]
         self._kept = is_letter_C  # of all characters
         self._sums = _sums(self.codes_C)
 
@@ -98,6 +105,13 @@ def _powers(base: int, count: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _is_letter() -> np.ndarray:
-    """Whether each code point is a letter, a mark or a digit, bool [0x110000]."""
-    return np.fromiter((unicodedata.category(chr(code))[0] in "LMN" for code in range(0x110000)), np.bool_, 0x110000)
+def _letters() -> np.ndarray:
+    """What each code point counts as, 0 for what does not count: uint32 [0x110000]."""
+    return np.fromiter(map(_counts_as, map(chr, range(0x110000))), np.uint32, 0x110000)
+
+
+def _counts_as(character: str) -> int:
+    kind = unicodedata.category(character)
+    if kind == "Nd":
+        return ord("0") + unicodedata.decimal(character)
+    return ord(character) if kind[0] in "LMN" and not NOT_SEEN.match(character) else 0

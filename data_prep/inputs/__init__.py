@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from ernie_m.base.command_line import nearest
+from ernie_m.base.command_line import nearest, with_home_expanded
 from ernie_m.base.console import InputError
 from ernie_m.base.secret_names import shown_url
 
@@ -115,7 +115,7 @@ def raw(path: Input) -> io.RawIOBase:
 def input_at(text: str, folder: Path) -> Input:
     """What a catalog in `folder` means by a path. Raises InputError for an address that nothing reads."""
     if not is_address(text):
-        return folder / Path(text).expanduser()
+        return folder / with_home_expanded(text, "the path")
     scheme = scheme_of(text)
     if scheme not in PROTOCOLS or "::" in text:
         hint = nearest(scheme, PROTOCOLS) or ","

@@ -120,7 +120,7 @@ def sample(corpus: Corpus, most_text: int = sampling.MOST_TEXT) -> sampling.Samp
 
 def input_bytes(corpus: Corpus) -> int:
     """About how many bytes `chunks` will count, for an ETA; a tar archive is read once a side. 0 for a missing file."""
-    times = 2 if len(corpus.files) == 1 and len(corpus.languages) == 2 and is_tar(corpus.files[0]) else 1
+    times = 2 if READERS[corpus.format] is MOSES and len(corpus.files) == 1 and is_tar(corpus.files[0]) else 1
     return times * sum(path.stat().st_size for path in corpus.files if path.is_file())
 
 

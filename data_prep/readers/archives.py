@@ -1,4 +1,4 @@
-"""One member of an archive as pieces of plain bytes: of a .zip, or of a .tar, .tgz, .tar.gz, .tar.xz, .tar.bz2.
+"""One member of an archive as pieces of plain bytes: of a .zip, or of a .tar, plain or packed.
 
 Archives are streamed and nothing is written to the disk, so names such as `../x` in them do no harm. The standard library
 reads headers and lists of members whole into memory, however long they are: so it gets files that refuse long reads.
@@ -20,7 +20,7 @@ from data_prep.records import Count, no_count
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree
 
-TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2")
+TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".tar.zst")
 ENDS_KNOWN = (".zip", *DECOMPRESSORS)
 """Files that show themselves whether they are whole."""
 NOT_TEXT = ("readme", "license", "licence")  # what OPUS puts beside the text
@@ -40,12 +40,14 @@ def is_tar(path: Input) -> bool:
 
 
 def read_pieces(path: Input, count: Count, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
-    """The plain content of a file; a zip must hold exactly one text.
+    """The plain content of a file; an archive must hold exactly one text.
 
     Raises InputError when it is missing, empty, truncated, damaged, beyond the limits, or not of the kind its name says.
     """
     if is_zip(path):
         return read_zip_member(path, _only_member, count, limits)
+    if is_tar(path):
+        return read_tar_member(path, _may_be_text, "a text", count, limits)
     return unpacked(path, count, limits)
 
 
@@ -148,8 +150,12 @@ def check_whole(path: Input, name: str) -> None:
             pass
 
 
+def _may_be_text(name: str) -> bool:
+    return not name.rpartition("/")[2].lower().startswith((*NOT_TEXT, "._"))
+
+
 def _only_member(names: list[str], path: Input) -> str:
-    texts = [name for name in names if not name.rpartition("/")[2].lower().startswith((*NOT_TEXT, "._"))]
+    texts = list(filter(_may_be_text, names))
     if len(texts) != 1:
         raise InputError(f"{path}: holds {_listed(names)}; expected exactly one text; unpack the one to read")
     return texts[0]

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from data_prep.catalog import Corpus
-from data_prep.readers.lines import decode
+from data_prep.readers.lines import LINES_TO_JUDGE, decode
 from data_prep.readers.text_file import lines_of
 from data_prep.records import Chunk, Lines
+from ernie_m.base.console import InputError
 
 NOT_JSON = "not a JSON object"
 NO_TEXT = "no text under its key"
@@ -23,8 +24,11 @@ MADLAD_LINE_END = "\\n"
 
 
 def parse_jsonl(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
-    """The lines of each object's text."""
-    yield from _parse(corpus, chunk, lambda line: _of_object(line, corpus.text))
+    """The lines of each object's text. Raises InputError for a file whose first lines are mostly no objects."""
+    for lines in _parse(corpus, chunk, lambda line: _of_object(line, corpus.text)):
+        if chunk.index == 0 and len(lines.numbers) and lines.numbers[0] <= LINES_TO_JUDGE:
+            _judge_objects(corpus, lines)
+        yield lines
 
 
 def parse_parquet(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
@@ -35,6 +39,17 @@ def parse_parquet(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
 def parse_lines(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
     """Each line, a document of its own."""
     yield from _parse(corpus, chunk, lambda line: (line, None))
+
+
+def _judge_objects(corpus: Corpus, lines: Lines) -> None:
+    first = lines.numbers[lines.numbers <= LINES_TO_JUDGE]
+    num_lines = len(np.unique(first))
+    strange = sum(lines.rejected.get(index) == NOT_JSON for index in range(len(first)))
+    if strange * 2 > num_lines:
+        raise InputError(
+            f"{corpus.files[0]}: {strange:,} of the first {num_lines:,} lines are no JSON objects; expected an object a "
+            "line; of a list, or of objects over several lines, `jq -c` makes such"
+        )
 
 
 def _of_object(line: str, key: str) -> tuple[Any, str | None]:

@@ -7,6 +7,7 @@ Lines end at b"\\n" and nowhere else: U+2028, U+0085, a lone carriage return, NU
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -19,6 +20,10 @@ LINES_TO_JUDGE = 1000  # a file's encoding, by
 LINES_AT_ONCE = 8192
 STRETCH_BYTES, STRETCH_LINES = 1 << 19, 1 << 16  # whichever comes first
 PIECE_BYTES = 1 << 16
+BYTES_TO_JUDGE = 1 << 16
+MOSTLY_NUL, LEAST_NUL_OF_UTF16, MOST_NUL_OF_UTF16, MOST_CONTROL = 0.9, 0.1, 0.65, 0.01
+"""Shares of a file's first bytes."""
+NUL, CONTROL = re.compile(rb"\0"), re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 NOT_UTF8 = "not UTF-8"
 TOO_LONG = f"line longer than {MAX_LINE_BYTES} bytes"
 T = TypeVar("T")
@@ -59,9 +64,23 @@ def judge_encoding(lines: list[bytes], name: str) -> None:
     strange = sum(b"\0" in line or bool(decode([line])[1].get(0) == NOT_UTF8) for line in first)
     if strange * 2 > len(first):
         raise InputError(
-            f"{name}: {strange:,} of the first {len(first):,} lines are not UTF-8 text; expected UTF-8; "
-            "convert it, e.g. `iconv -f UTF-16 -t UTF-8`"
+            f"{name}: {strange:,} of the first {len(first):,} lines are not UTF-8 text; expected UTF-8; {_way_out(first)}"
         )
+
+
+def _way_out(lines: list[bytes]) -> str:
+    """What to do about lines that are not UTF-8: by the bytes that text has none of."""
+    content = b"\n".join(lines)[:BYTES_TO_JUDGE]
+    nul, control = (len(found.findall(content)) / max(1, len(content)) for found in (NUL, CONTROL))
+    if nul > MOSTLY_NUL:
+        return "it is empty space (NUL), as a download leaves that broke off; download it again"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or nul > LEAST_NUL_OF_UTF16:
+        return f"convert it, e.g. `iconv -f {'UTF-32' if nul > MOST_NUL_OF_UTF16 else 'UTF-16'} -t UTF-8`"
+    if nul + control > MOST_CONTROL:
+        return "it is a file of some program, not text; convert it to text, or take it out of the catalog"
+    return (
+        "its text is in an older encoding; convert it, e.g. `iconv -f ISO-8859-1 -t UTF-8`, with the name of that encoding"
+    )
 
 
 def stretches(content: bytes) -> Iterator[bytes]:

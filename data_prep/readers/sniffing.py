@@ -5,6 +5,7 @@ Only what is surely something else is refused: a text may hold anything, so one 
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from contextlib import suppress
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from data_prep.catalog import Corpus
 from data_prep.inputs import Input
 from data_prep.limits import DEFAULT_LIMITS, Limits
-from data_prep.readers.archives import read_pieces
+from data_prep.readers.archives import is_tar, read_pieces
 from data_prep.records import no_count
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree
@@ -49,12 +50,40 @@ KINDS = (
     Kind("SQLite", b"SQLite format 3\0"),
     Kind("Avro", b"Obj\x01"),
     Kind("ORC", b"ORC"),
-    Kind("pickle", b"\x80\x04\x95"),
+    *(Kind("pickle", bytes([0x80, protocol])) for protocol in range(2, 6)),
+    Kind("Arrow (a stream)", b"\xff\xff\xff\xff"),
+    Kind("NumPy", b"\x93NUMPY"),
+    Kind("HDF5", b"\x89HDF"),
+    Kind("an old Office document", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"),
+    Kind("a picture", b"\x89PNG"),
+    Kind("a picture", b"\xff\xd8\xff"),
+    Kind("a program", b"\x7fELF"),
+    Kind("lzip", b"LZIP"),
+    Kind("compress (.Z)", b"\x1f\x9d"),
+    Kind("Snappy", b"\xff\x06\0\0sNaPpY"),
 )
 PACKED = (".gz", ".xz", ".bz2", ".zst", ".zip")
+OF_TWO_TEXTS = ("moses", "multiun", "iitb")
 CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # in every packed file, in no text
-WEB_PAGE = re.compile(rb"\s*(<!doctype\s+html|<html[\s>])", re.IGNORECASE)
-REMEDY = {"lzma (the old format of one stream)": "unpack it with `unlzma`"}
+IN_LETTERS = {
+    "a pointer of Git LFS": re.compile(rb"version https://git-lfs\.github\.com/spec/"),
+    "a pointer of Xet": re.compile(rb"# xet version \d+\s"),
+    "PDF": re.compile(rb"%PDF-\d\.\d\s*[\r\n]"),
+    "RTF": re.compile(rb"\{\\rtf\d"),
+    "WARC": re.compile(rb"WARC/\d\.\d\r\n"),
+}
+"""Formats that begin with letters which no text begins with."""
+_COMMENTS = rb"(?:<!--(?>.*?-->)\s*+)*+"
+WEB_PAGE = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?" + _COMMENTS + rb"(?:<!doctype\s+html|<html[\s>]|<head[\s>])", re.IGNORECASE | re.DOTALL
+)
+XML = re.compile(rb"\s*<\?xml\s[^>]*>\s*<")
+JSON_LIST = re.compile(rb"\s*\[\s*\{\s*\"[^\"\n]{1,60}\"\s*:")
+REMEDY = {
+    "lzma (the old format of one stream)": "unpack it with `unlzma`",
+    "a pointer of Git LFS": "`git lfs pull` brings the file itself",
+    "a pointer of Xet": "download the file itself",
+}
 
 
 def refuse_other_content(corpus: Corpus) -> None:
@@ -67,16 +96,24 @@ def refuse_other_content(corpus: Corpus) -> None:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
         _refuse_packing(path, head)
-        if path.suffix.lower() == ".zip" and corpus.format in ("moses", "multiun"):
-            continue  # of many texts
+        if corpus.format in OF_TWO_TEXTS and (path.suffix.lower() == ".zip" or is_tar(path)):
+            continue
         if corpus.format == "parquet":
             continue  # its reader knows
         _refuse_content(path, unpacked_head(path, head, corpus.limits), corpus.format)
 
 
+def refuse_no_text(path: Input, head: bytes) -> None:
+    """Raise InputError for a file, by its first bytes, that is surely neither text nor packed text, whatever its format."""
+    _refuse_packing(path, head)
+    head = unpacked_head(path, head).removeprefix(codecs.BOM_UTF8)
+    _refuse_letters(path, head)
+    _refuse_web_page(path, head, "text")
+
+
 def unpacked_head(path: Input, head: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The first plain bytes of a file; nothing of a damaged one, or of an archive of several texts."""
-    if path.suffix.lower() not in PACKED:
+    if path.suffix.lower() not in PACKED and not is_tar(path):
         return head
     plain = b""
     with suppress(InputError):
@@ -121,25 +158,49 @@ def _refuse_packing(path: Input, head: bytes) -> None:
             raise InputError(
                 f"{path}: its content is {kind.name}, its name says otherwise; give it a name that ends in {end}"
             )
-        remedy = REMEDY.get(kind.name, "convert it to text, or take it out of the catalog")
-        raise InputError(f"{path}: its content is {kind.name}, not text; {remedy}")
+        raise _not_text(path, kind.name)
+    _refuse_letters(path, head)
+
+
+def _refuse_letters(path: Input, head: bytes) -> None:
+    for name, letters in IN_LETTERS.items():
+        if letters.match(head):
+            raise _not_text(path, name)
+
+
+def _not_text(path: Input, name: str) -> InputError:
+    remedy = REMEDY.get(name, "convert it to text, or take it out of the catalog")
+    return InputError(f"{path}: its content is {name}, not text; {remedy}")
 
 
 def _refuse_content(path: Input, head: bytes, form: str) -> None:
-    if path.suffix.lower() in PACKED:
+    head = head.removeprefix(codecs.BOM_UTF8)
+    if path.suffix.lower() in PACKED or is_tar(path):
         for kind in _kinds_of(head):
-            if kind.name == "tar" and ".tar" not in path.suffixes:
+            if kind.name == "tar" and not is_tar(path):
                 raise InputError(f"{path}: holds a tar archive; give it a name such as {path.stem}.tar{path.suffix}")
-            if kind.name != "tar":
-                raise InputError(
-                    f"{path}: holds {kind.name} inside; expected text in the format {form}; unpack it once more"
-                )
+            raise InputError(f"{path}: holds {kind.name} inside; expected text in the format {form}; unpack it once more")
+        _refuse_letters(path, head)
+    _refuse_web_page(path, head, f"text in the format {form}")
+    if form != "tmx" and XML.match(head) and _mostly(head, b"<"):
+        raise InputError(f"{path}: XML; expected text in the format {form}; download the text, or extract it")
+    if JSON_LIST.match(head) and _mostly(head, b"[", b"]", b"{", b"}", b'"'):
+        raise InputError(f"{path}: JSON, one list; expected text in the format {form}; `jq -c '.[]'` makes an object a line")
+    if form != "jsonl" and _is_json_lines(head):
+        raise InputError(f"{path}: JSON, an object a line; expected text in the format {form}; give `format: jsonl`")
+
+
+def _refuse_web_page(path: Input, head: bytes, expected: str) -> None:
     if WEB_PAGE.match(head):
         title = re.search(rb"<title>([^<]*)", head, re.IGNORECASE)
         told = f" ({' '.join(title[1].decode('utf-8', 'replace').split())[:80]})" if title else ""
-        raise InputError(f"{path}: a web page{told}; expected text in the format {form}; download the file itself")
-    if form != "jsonl" and _is_json_lines(head):
-        raise InputError(f"{path}: JSON, an object a line; expected text in the format {form}; give `format: jsonl`")
+        raise InputError(f"{path}: a web page{told}; expected {expected}; download the file itself")
+
+
+def _mostly(head: bytes, *starts: bytes) -> bool:
+    """Whether more than half of the lines begin with one of these."""
+    lines = [line.lstrip() for line in head.split(b"\n") if line.strip()]
+    return sum(line.startswith(starts) for line in lines) > len(lines) / 2
 
 
 def _kinds_of(head: bytes) -> list[Kind]:

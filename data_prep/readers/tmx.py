@@ -24,14 +24,14 @@ from data_prep.readers.archives import read_pieces
 from data_prep.readers.lines import MAX_LINE_BYTES, TOO_LONG, side_by_side, some_at_once, split_lines
 from data_prep.readers.plain_units import MOST_OF_ATTRIBUTE, plain_segments
 from data_prep.readers.xml_units import UNDECODABLE, Units, decoded
-from data_prep.records import Chunk, Count, Lines
+from data_prep.records import Chunk, Count, Lines, no_count
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree
 
 XML_LANG = "http://www.w3.org/XML/1998/namespace}lang"
 XML_SPACE = re.compile(r"[ \t\r\n]+")
 NAME_SPACE = re.compile(r"""\sxmlns(?::[\w.-]+)?\s*=\s*(?:"[^"<]*"|'[^'<]*')""")
-END = re.compile(r"</(?:[\w.-]+:)?tmx\s*>")
+BEGIN, END = re.compile(r"<(?:[\w.-]+:)?tmx[\s>]"), re.compile(r"</(?:[\w.-]+:)?tmx\s*>")
 LANG_SHOWN, MOST_CODES = 30, 1000
 MOST_REMEMBERED = 50  # variants of a unit
 MOST_NAME_SPACES = 2000  # characters; they are read again with every unit that the parser reads
@@ -84,6 +84,8 @@ def chunks(corpus: Corpus, chunk_bytes: int, count: Count) -> Iterator[Chunk]:
             yield gathered.chunk(index)
             index, gathered = index + 1, Gathered()
     if not END.search(parts.tail):
+        if not BEGIN.search(next(decoded(read_pieces(path, no_count, corpus.limits), path), "")):
+            raise InputError(f"{path}: no TMX file: there is no <tmx> at its beginning; correct the format in the catalog")
         raise InputError(f"{path}: not a whole TMX file: it ends without </tmx>; download it again")
     if not usable and codes:
         shown = ", ".join(f"{code} ({number:,})" for code, number in codes.most_common(LANG_SHOWN))

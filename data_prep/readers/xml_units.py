@@ -20,8 +20,19 @@ MAX_UNIT = 2 * MAX_LINE_BYTES
 """Characters of a unit, or of a comment: a unit may hold a text in each of many languages."""
 UNDECODABLE = "\udcff"
 """Stands for bytes that are not of the file's encoding: a lone surrogate, which no decoder makes of text."""
-BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-WITHOUT_BOM = ((b"<\0", "utf-16-le"), (b"\0<", "utf-16-be"))
+BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins with that of UTF-16
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+WITHOUT_BOM = (
+    (b"<\0\0\0", "utf-32-le"),
+    (b"\0\0\0<", "utf-32-be"),
+    (b"<\0", "utf-16-le"),
+    (b"\0<", "utf-16-be"),
+)
 DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([^"'>]{1,40})["']""")
 PROBE = rb"<a b='.xn--bcher-kva.'>+AGE- \u0041</a>"
 """A character a byte in the encoding of any XML file; not so in those of escapes and of host names."""

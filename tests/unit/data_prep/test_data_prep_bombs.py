@@ -276,5 +276,5 @@ def test_notes_variants_and_empty_units_are_not_kept(tmp_path: Path) -> None:
 
 def test_a_unit_at_the_root_is_no_whole_file(tmp_path: Path) -> None:
     (tmp_path / "a.tmx").write_text(UNIT)
-    with pytest.raises(InputError, match=r"a\.tmx: not a whole TMX file"):
+    with pytest.raises(InputError, match=r"a\.tmx: no TMX file: there is no <tmx> at its beginning"):
         units(tmp_path / "a.tmx")

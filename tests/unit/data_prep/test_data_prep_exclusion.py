@@ -32,6 +32,7 @@ HAN = "这是一个评测集中的句子，训练数据里不应该出现它，�
 
 def test_texts_that_differ_in_case_spaces_and_punctuation_are_one_and_others_are_not() -> None:
     same = ["Wer ist das?", "WER IST DAS", "wer  ist\u00a0das", "ｗer ist daſ"]  # full width, long s
+    same += ["Wer \u263a\ufe0f ist das", "\ufeffWer\u200b i\u00adst\u034f das", "Wer\u3164ist das"]  # what is not seen
     others = ["Wer ist da?", "das ist wer", "Wer is tdas t", "", "?!"]
     hashes = Letters([*same, *others]).of_texts()
     assert len(set(hashes[: len(same)].tolist())) == 1
@@ -39,6 +40,22 @@ def test_texts_that_differ_in_case_spaces_and_punctuation_are_one_and_others_are
     assert hashes[-2:].tolist() == [0, 0]
     alone = [int(Letters([text]).of_texts()[0]) for text in [*same, *others]]
     assert hashes.tolist() == alone, "the hash of a text does not depend on what stands before it"
+
+
+def test_digits_of_all_scripts_and_words_that_are_stretched_are_what_they_say() -> None:
+    texts = [
+        "am 12",
+        "am \u0661\u0662",
+        "am \u0967\u0968",
+        "am \uff11\uff12",
+        "am 13",
+        "\u0628\u064a\u062a",
+        "\u0628\u0640\u064a\u062a",
+    ]
+    hashes = Letters(texts).of_texts().tolist()
+    assert len(set(hashes[:4])) == 1
+    assert hashes[5] == hashes[6]
+    assert len(set(hashes)) == 3
 
 
 def test_a_run_has_one_hash_wherever_it_stands() -> None:
@@ -53,6 +70,9 @@ def test_a_run_has_one_hash_wherever_it_stands() -> None:
     by_hash = dict(zip(letters.of_runs(starts, 7).tolist(), runs, strict=True))
     assert len(by_hash) == len(set(runs))
     assert [by_hash[value] for value in letters.of_runs(starts, 7).tolist()] == runs
+
+
+_COLUMNS = "\tX" * 7
 
 
 def squad(question: str) -> bytes:
@@ -73,6 +93,12 @@ def squad(question: str) -> bytes:
         ("pawsx.tsv", f"id\tsentence1\tsentence2\tlabel\n7\t{LONG}\tA word here\t1\n", [LONG, "A word here"]),
         ("conll.txt", "-DOCSTART- -X- O O\n\nEU NNP B-NP B-ORG\nleft VBD B-VP O\n\nHe PRP B-NP O\n", ["EU left", "He"]),
         ("wikiann.tsv", "en:New\tB-LOC\nen:York\tI-LOC\n\nen:It\tO\n", ["New York", "It"]),
+        (
+            "ud.conllu",
+            f"# sent_id = 1\n# text = {LONG}\n1-2\tThe\t_{_COLUMNS}\n1\tThe\tthe{_COLUMNS}\n2\tset\tset{_COLUMNS}\n\n"
+            f"1\tNo\tno{_COLUMNS}\n2\tcomment\tcomment{_COLUMNS}\n\n",
+            [f" {LONG}", "The set", "No comment"],
+        ),
         ("mlqa.json", squad("Who saw it?").decode(), [LONG, "Who saw it?"]),
         ("set.jsonl", '{"id": 1, "sentence1": "One here", "label": "yes"}\n{"text": "Two", "n": 2}\n', ["One here", "Two"]),
     ],
@@ -90,6 +116,13 @@ def test_a_file_without_sentences_is_refused(tmp_path: Path) -> None:
     path.write_text("?\t!\n")
     with pytest.raises(InputError, match=r"exclude: .*x.tsv: no sentence; expected an evaluation set"):
         list(sentences_of(path))
+    for content, said in (
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS"),
+        ("<!doctype html><title>404</title>", r"a web page \(404\)"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=rf"x.tsv: .*{said}"):
+            list(sentences_of(path))
     path.write_text('{"text": ')
     with pytest.raises(InputError, match=r"x.tsv: neither JSON nor an object a line"):
         list(sentences_of(path))
