@@ -124,8 +124,9 @@ def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks:
     if before is not None and not options.overwrite:
         now = plan_of(whole, left_out(before), vocabulary.fingerprint, options.chunk_bytes)
         work_folder.refuse_other_plan(out, before, now)
-        rebuilt = rebuild_missing(out, corpora, tokenizer, options.chunk_bytes)
-        print(f"{out}: already built from the same input, tokenizer and options; {rebuilt or 'nothing to do'}")
+        rebuilt = [rebuild_missing(out, corpora, tokenizer, options.chunk_bytes), _restored_tokenizer(vocabulary, out)]
+        told = "; ".join(filter(None, rebuilt)) or "nothing to do"
+        print(f"{out}: already built from the same input, tokenizer and options; {told}")
         return None
     found = _growth(whole, vocabulary, out, options)
     estimates, failed = _sampled(_to_build(whole, found), tokenizer, options)
@@ -249,6 +250,18 @@ def _finish(job: Job, started: float) -> Manifest:
     peak = f"peak memory of a rank {size(peak_memory(job.out))}"
     print(f"\n{job.out}: {rows:,} rows in {seconds}, {peak}; {work_folder.READABLE_REPORT_FILE} tells more")
     return manifest
+
+
+def _restored_tokenizer(vocabulary: AnyVocabulary, out: Path) -> str:
+    """Copy the tokenizer's files again where a finished folder has lost or altered ones; says so, '' for nothing."""
+    manifest = Manifest.read(out)
+    expected, path = (manifest.tokenizer_file, manifest.tokenizer_companions), out / manifest.tokenizer_file
+    if path.is_file() and sha256_of(path) == manifest.tokenizer_sha256 and companion_hashes(path) == expected[1]:
+        return ""
+    if (name_in_data(vocabulary.path), companion_hashes(vocabulary.path)) != expected:
+        raise InputError(f"{path}: it or a file beside it is lost, and --tokenizer has others now; give that of the build")
+    _copy_tokenizer(vocabulary, out)
+    return "its tokenizer was copied again"
 
 
 def _copy_tokenizer(vocabulary: AnyVocabulary, out: Path) -> tuple[str, dict[str, str]]:

@@ -15,7 +15,7 @@ from data_prep.catalog import Corpus
 from data_prep.clean import clean
 from data_prep.convert import vocabulary_of
 from data_prep.readers.sampling import MOST_TEXT, MOST_TEXT_OF_ESTIMATE, PLACES
-from data_prep.row_keys import KEY
+from data_prep.row_keys import KEY, RowKeys
 from ernie_m.base.console import InputError, duration
 from ernie_m.base.table import table
 from ernie_m.corpus.unknown_pieces import Pieces
@@ -37,7 +37,7 @@ class Estimate:
     rows: int
     tokens: int
     seconds: float
-    """On one core."""
+    """On one core; of repeated lines their keys, not the comparison, which takes a part of that."""
     pieces: dict[str, Pieces]
     """Language -> those of the sampled lines."""
 
@@ -55,7 +55,9 @@ def estimate(corpus: Corpus, tokenizer: Path, most_text: int = MOST_TEXT) -> Est
 
     Of a stream no more than about `most_text` bytes of text are read.
     """
-    vocabulary, started = vocabulary_of(tokenizer), time.monotonic()
+    vocabulary = vocabulary_of(tokenizer)
+    RowKeys(corpus).add([[""] for _ in corpus.languages])  # loads what it needs, before time is taken
+    started = time.monotonic()
     rows, tokens, encoding = 0, 0, 0.0
     pieces, unknown = [Pieces()] * len(corpus.languages), vocabulary.unknown_ids
     sample = readers.sample(corpus, most_text)
@@ -64,7 +66,9 @@ def estimate(corpus: Corpus, tokenizer: Path, most_text: int = MOST_TEXT) -> Est
         kept, texts, _ = clean(lines, corpus)
         rows += len(kept)
         encoded, before = kept[::ENCODED_ONE_IN].tolist(), time.monotonic()
-        sides = [count_pieces(vocabulary.encode_batch([side[i] for i in encoded]).values, unknown) for side in texts]
+        chosen = [[side[i] for i in encoded] for side in texts]
+        sides = [count_pieces(vocabulary.encode_batch(side).values, unknown) for side in chosen]
+        RowKeys(corpus).add(chosen)
         pieces = [before + now for before, now in zip(pieces, sides, strict=True)]
         tokens += sum(side.total for side in sides) * len(kept) // max(1, len(encoded))
         encoding += time.monotonic() - before

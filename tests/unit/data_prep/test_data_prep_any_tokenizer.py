@@ -50,6 +50,10 @@ def test_rows_are_transformers_ids_and_the_folder_keeps_the_tokenizer(
         assert {"tokenizer.json": manifest.tokenizer_sha256, **manifest.tokenizer_companions}[path.name] == sha256_of(path)
     assert AutoTokenizer.from_pretrained(out)("one")["input_ids"] == theirs("one")["input_ids"]
     assert verify(out, folders[kind]) == []
+    (out / "tokenizer_config.json").unlink()
+    build(catalog, folders[kind], out, SMALL)
+    assert "its tokenizer was copied again" in capsys.readouterr().out
+    assert verify(out, folders[kind]) == []
 
 
 def test_the_bytes_are_the_same_on_two_processes(folders: dict[str, Path], catalog: Path, tmp_path: Path) -> None:

@@ -34,6 +34,15 @@ def test_the_example_shows_every_format() -> None:
     assert by_name["crawl.sw"].deduplicate_near == Near()
 
 
+@pytest.mark.parametrize("key", ["path", "exclude"])
+def test_a_home_that_nobody_has_is_one_line(tmp_path: Path, key: str) -> None:
+    path = "~nobody-of-this-name/a.txt"
+    head = f"exclude: [{path}]\ncorpora:\n" if key == "exclude" else "corpora:\n"
+    entry = GOOD["cc100"] if key == "exclude" else GOOD["cc100"].replace("en.txt.xz", path)
+    with pytest.raises(InputError, match=r"~nobody-of-this-name/a\.txt: there is no home folder of ~nobody-of-this-name"):
+        read_catalog(catalog(tmp_path, entry, head=head))
+
+
 def test_values_defaults_and_relative_paths(tmp_path: Path) -> None:
     mono, moses, wiki = read_catalog(catalog(tmp_path, *GOOD.values()))
     assert (mono.languages, mono.files, mono.held_out) == (("en",), (tmp_path / "en.txt.xz",), 0.0)

@@ -98,6 +98,19 @@ def test_a_row_does_not_depend_on_the_rows_beside_it_and_a_pair_has_both_sides(
     assert not (one[:50] == other[:50]).all(axis=1).any(), "which side a text is on counts"
 
 
+def test_minima_are_the_numbers_that_rensa_gives() -> None:
+    pytest.importorskip("rensa")
+    draw = np.random.default_rng(4)
+    borders = np.concatenate([[0], np.cumsum(draw.integers(1, 40, 300))]).astype(np.uint64)
+    found = near_duplicates.engine().digest_matrix_from_flat_token_hashes(
+        draw.integers(0, 2**64, int(borders[-1]), np.uint64), borders, 40, 1
+    )
+    rows = found.to_rows()
+    assert np.array_equal(near_duplicates._array(rows).reshape(-1, 40), np.array(rows, np.uint32))
+    assert max(map(max, rows)) > 2**31, "no number is cut"
+    assert near_duplicates._array([]).shape == (0,)
+
+
 def family(draw: random.Random, size: int, low: int) -> list[str]:
     """A text and some that are like it by 0.9 and more; behind them one that is so by 0.5."""
     words = [f"w{draw.randint(low, low + 5000)}" for _ in range(30)]
@@ -225,6 +238,23 @@ def test_a_bucket_of_more_chunks_than_files_may_be_open(tmp_path: Path) -> None:
 def test_what_a_catalog_may_not_say_is_refused_with_the_place(value: object, expected: str) -> None:
     with pytest.raises(InputError, match=rf"c.yaml: corpora\[0\].*{re.escape(expected)}"):
         read_near(value, "c.yaml: corpora[0] (a)")
+
+
+def test_an_estimate_has_the_time_that_keys_take_and_not_that_of_loading_what_makes_them(
+    catalog: tuple[Path, dict[str, list[str]]], tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only making keys moves on, a second a row."""
+    clock, real = [0.0], near_duplicates.signatures
+
+    def slow(sides: list[list[str]], near: Near) -> near_duplicates.Signatures:
+        clock[0] += len(sides[0])
+        return real(sides, near)
+
+    monkeypatch.setattr("data_prep.estimate.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(near_duplicates, "signatures", slow)
+    found = estimate(read_catalog(catalog[0])[0], tokenizer)
+    assert found.rows == 70
+    assert found.seconds == 8 * -(-found.rows // 8)  # of each eighth row the keys are made
 
 
 def test_nothing_is_compared_by_default_and_without_the_package_it_is_one_clear_line(

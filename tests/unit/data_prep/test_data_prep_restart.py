@@ -184,6 +184,18 @@ def test_a_lost_shard_is_built_again_alone(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.parametrize("content", [None, b"altered"])
+def test_a_lost_or_altered_tokenizer_is_copied_again(
+    content: bytes | None, built: Path, catalog: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(built)
+    (path,) = built.glob("*.model")
+    path.unlink() if content is None else path.write_bytes(content)
+    build(catalog, tokenizer, built, SMALL)
+    assert "already built from the same input, tokenizer and options; its tokenizer was copied" in capsys.readouterr().out
+    assert contents(built) == before
+
+
 def test_a_lost_shard_of_a_corpus_without_repeats_is_not_guessed(catalog: Path, tokenizer: Path, tmp_path: Path) -> None:
     catalog.write_text(catalog.read_text().replace("language: en}", "language: en, deduplicate: true}"))
     build(catalog, tokenizer, tmp_path / "out", SMALL)

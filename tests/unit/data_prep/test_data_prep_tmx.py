@@ -45,6 +45,9 @@ def records(folder: Path, content: bytes, languages: tuple[str, str] = ("en", "z
         ("windows-1251", "спасибо"),
         ("ISO-8859-1", "à"),
         ("UTF-16", "谢谢"),
+        ("UTF-16-LE", "谢谢"),
+        ("UTF-32", "谢谢"),
+        ("UTF-32-BE", "谢谢"),
         ("UTF-8", "谢谢"),
     ],
 )

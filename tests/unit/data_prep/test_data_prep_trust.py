@@ -134,6 +134,15 @@ def test_sides_that_slip_by_a_line_half_way_through_are_warned_of(tokenizer: Pat
     assert "warning: corpus slipped: lines" in (tmp_path / "out/report.txt").read_text()
 
 
+def test_sides_that_are_the_same_but_for_case_are_warned_of(tokenizer: Path, tmp_path: Path) -> None:
+    lines = sentences(600, seed=4)
+    (tmp_path / "p.tsv").write_text("".join(f"{line}\t{line.upper()}\n" for line in lines))
+    (tmp_path / "c.yaml").write_text("corpora: [{name: p, format: tsv, path: p.tsv, languages: [en, fr]}]")
+    build(tmp_path / "c.yaml", tokenizer, tmp_path / "out", Options(allow_unknown=True))
+    (corpus,) = json.loads((tmp_path / "out/report.json").read_text())["corpora"]
+    assert [warning for warning in corpus["warnings"] if "have the same text on both sides" in warning]
+
+
 def test_too_little_space_is_known_before_the_start(
     catalog: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
