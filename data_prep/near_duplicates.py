@@ -141,7 +141,7 @@ def _array(rows: Iterable[list[int]]) -> np.ndarray:
 
 def _band_keys(minima_RP: np.ndarray, bands: int) -> np.ndarray:
     """A 64-bit hash of each band, uint64 [R, B]; equal bands at other places differ."""
-    parts = minima_RP.reshape(len(minima_RP), bands, -1).astype(np.uint64)
+    parts = minima_RP.reshape(len(minima_RP), bands, minima_RP.shape[1] // bands).astype(np.uint64)
     keys_RB = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), parts.shape[:2])
     for place in range(parts.shape[2]):
         keys_RB = (keys_RB ^ parts[:, :, place]) * np.uint64(0x9E3779B97F4A7C15)

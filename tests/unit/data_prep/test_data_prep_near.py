@@ -75,6 +75,8 @@ def test_case_punctuation_spaces_and_forms_do_not_count_and_a_text_without_lette
     assert (found.keys_RB[1:3] == found.keys_RB[0]).all()
     assert not (found.keys_RB[3] == found.keys_RB[0]).any()
     assert len(set(found.keys_RB[0].tolist())) == Near().bands
+    none = signatures([["…", "", "?!"]], Near())  # a stretch of such alone
+    assert [part.shape for part in none] == [(0,), (0, Near().bands), (0, Near().permutations)]
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it_and_a_pair_has_both_sides(
