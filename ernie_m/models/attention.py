@@ -127,12 +127,21 @@ def _compiled_flex() -> Any:
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
 
-def compile_attention(mask: Any, num_heads: int, head_size: int, dtype: torch.dtype) -> None:
-    """Compile the forward and backward kernels for a training mask. Only flex has kernels to compile."""
-    if not isinstance(mask, BlockMask) or mask.kv_num_blocks.device.type != "cuda":
+def compile_attention(
+    mask: Any, num_heads: int, head_size: int, dtype: torch.dtype, projections: tuple[int, ...] = (3,)
+) -> None:
+    """Compile the forward and backward kernels for a training mask. Only flex has kernels to compile.
+
+    A kernel is for one layout in memory. `projections`: how many of query, key and value lie in one tensor: all three where
+    a row reads itself (3,), the query alone where it reads across (1, 2).
+    """
+    if not isinstance(mask, BlockMask):
         return
-    (num_rows, *_), (length, _) = mask.shape, mask.seq_lengths
-    shape = (num_rows, length, 3, num_heads, head_size)  # as in ernie_m.models.model.Layer
-    qkv = torch.zeros(shape, dtype=dtype, device=mask.kv_num_blocks.device, requires_grad=True)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    (num_rows, *_), (num_queries, num_keys), device = mask.shape, mask.seq_lengths, mask.kv_num_blocks.device
+    inputs: list[Tensor] = []
+    for count in projections:
+        length = num_keys if inputs else num_queries
+        shape = (num_rows, length, count, num_heads, head_size)  # as in ernie_m.models.model.Layer, and in DecoderLayer
+        inputs += torch.zeros(shape, dtype=dtype, device=device, requires_grad=True).permute(2, 0, 3, 1, 4)
+    query, key, value = inputs
     attend(query, key, value, mask, 0.0).sum().backward()

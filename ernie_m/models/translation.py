@@ -169,8 +169,9 @@ class TranslationModel(PretrainingModel):
     def compile_for(self, batch: PackedBatch[Tensor]) -> None:
         """Compile what training on micro-batches of this shape needs; takes minutes if anything is compiled at all."""
         heads, dtype = self.config.num_heads, self.decoder.embeddings.word.weight.dtype
-        for mask in self.masks(batch):
-            compile_attention(mask, heads, self.config.hidden_size // heads, dtype)
+        of_sources, of_targets, across = self.masks(batch)
+        for mask, projections in ((of_sources, (3,)), (of_targets, (3,)), (across, (1, 2))):
+            compile_attention(mask, heads, self.config.hidden_size // heads, dtype, projections)
 
     def hidden_states(
         self,
