@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ernie_m.models.decoding import Order, Translates, begun, ordered
-from ernie_m.models.loss import logits_at_a_time
+from ernie_m.models.loss import fp32_linear, logits_at_a_time
 from ernie_m.models.pretraining import without_training
 
 LEAVING = 0.25
@@ -110,7 +109,7 @@ class _Beams:
         head, K = self.model.token_head, self.search.beams
         hidden_RD, values, tokens = head.transformed(states_RD), [], []
         for hidden_ND in hidden_RD.split(max(1, logits_at_a_time(states_RD.device) // head.decoder_weight.shape[0])):
-            logits_NV = F.linear(hidden_ND, head.decoder_weight, head.decoder_bias).float()
+            logits_NV = fp32_linear(hidden_ND, head.decoder_weight, head.decoder_bias)
             of_all_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
             parts = [(first, logits_NV[:, first:last].topk(min(K, last - first), dim=1)) for first, last in head.pieces]
             value_NP = torch.cat([top.values for _, top in parts], dim=1)

@@ -123,3 +123,14 @@ def test_shorter_targets_win_without_a_penalty_and_longer_ones_with_a_high_one(m
     sources = sources_of(9, 17, 5, 12, 30)
     lengths = [sum(map(len, found(model, sources, Search(4, penalty)))) for penalty in (0.0, 1.0, 3.0)]
     assert lengths[0] < lengths[1] <= lengths[2]
+
+
+def test_beams_compare_tokens_in_fp32_as_greedy_decoding_does(model: TranslationModel) -> None:
+    """In bf16 logits of 100 are half a unit apart: most tokens would be equally likely, and the first taken."""
+    with torch.no_grad():
+        model.token_head.decoder_bias.fill_(100)
+    model.to(torch.bfloat16)
+    sources = sources_of(9, 17, 5, 12)
+    greedy = [ids.tolist() for ids in translated(model, sources, LANGUAGES, LONGEST)]
+    assert found(model, sources, Search(1)) == greedy
+    assert len({token for ids in greedy for token in ids}) > 3
