@@ -1,14 +1,14 @@
 """The catalog that fetch writes beside the files: entries are added, existing content stays unchanged.
 
 The user may edit it: comments, thresholds and other corpora stay. Several fetches may share it, so it is changed under a
-lock on its folder. The new text replaces the old one only after `read_catalog` has read it correctly.
+lock beside it. The new text replaces the old one only after `read_catalog` has read it correctly.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import yaml
 from data_prep.catalog import read_catalog
 from data_prep.fetch.sources import Entry
 from ernie_m.base.console import InputError
-from ernie_m.base.files import lock, written_atomically
+from ernie_m.base.files import held_for_a_moment, written_atomically
 
 HEAD = "# The corpora that `python -m data_prep fetch` brought here; edit it as you like, fetch only adds to it.\n"
 INDENTS = ("  ", "", "    ")
@@ -57,21 +57,11 @@ def add(catalog: Path, entries: Sequence[Entry], beside: Mapping[str, Any] | Non
 
     `beside`: what a new one says beside its corpora, such as `exclude`.
     """
-    with _locked(catalog.parent):
+    with held_for_a_moment(catalog.with_name(f".{catalog.name}.lock")):
         missing = missing_from(catalog, entries)
         if missing:
             _write(catalog, missing, beside or {})
         return [line_of(entry) for entry in missing]
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        lock(descriptor, folder, wait=True)  # waits: others hold it for a moment only
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _write(catalog: Path, missing: list[Entry], beside: Mapping[str, Any]) -> None:

@@ -160,8 +160,9 @@ def remove_left_overs(folder: Path) -> None:
 
 
 def lock(descriptor: int, path: Path, wait: bool = False) -> None:
-    """Lock an open file or folder for this process, by flock; the kernel releases the lock when the file is closed.
+    """Lock an open file for this process, by flock; the kernel releases the lock when the file is closed.
 
+    The file must be open for writing: NFS has no exclusive lock of others, nor of folders.
     Raises BlockingIOError when another process holds it (unless `wait`), InputError where the file system has no locks.
     """
     try:
@@ -201,6 +202,30 @@ def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
                 return False
 
         yield is_owner
+
+
+@contextlib.contextmanager
+def held_for_a_moment(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` within the block, after waiting for others; no file is left."""
+    while True:
+        descriptor = open_kept(path)
+        try:
+            lock(descriptor, path, wait=True)
+            if not _is_at(path, descriptor):  # whoever held it has removed it: others hold a new one
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
 
 
 def check_removable(path: Path) -> None:

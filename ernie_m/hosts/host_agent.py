@@ -92,7 +92,8 @@ def share(folder: str, name: str, token: str) -> Answer:
 
 def problem_of_lock(path: Path) -> str | None:
     """The asking host holds a lock on this file: None if this host sees the lock, else what is wrong."""
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+    # To be written: NFS locks with a lock of bytes, which an exclusive one may not have on a file opened to be read.
+    with contextlib.suppress(FileNotFoundError), open(path, "r+b") as file:
         try:
             lock(file.fileno(), path.parent.parent)
         except BlockingIOError:

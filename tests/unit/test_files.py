@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ernie_m.base.files import (
     LEFT_OVER,
     exclusive,
     folder_written_atomically,
+    held_for_a_moment,
     is_left_over,
     open_log,
     remove,
@@ -28,6 +30,7 @@ from ernie_m.base.files import (
     write_json,
     written_atomically,
 )
+from ernie_m.hosts.host_agent import problem_of_lock
 
 
 def write_half(path: Path) -> None:
@@ -170,6 +173,49 @@ def test_a_file_system_without_locks_is_named_with_the_mount_option(
     expected = r"lock: its file system has no locks \(flock: .*\).* Lustre with -o flock, NFS without nolock"
     with pytest.raises(InputError, match=expected), exclusive(tmp_path / "lock", "busy"):
         raise AssertionError
+
+
+def as_on_nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flock as NFS has it, by locks of bytes: an exclusive one needs a file that can be written."""
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+def test_locks_are_had_on_nfs_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_nfs(monkeypatch)
+    with exclusive(tmp_path / "lock", "busy"), held_for_a_moment(tmp_path / "other"):
+        assert problem_of_lock(tmp_path / "lock") is None, "the doctor of another host sees it"
+    said = problem_of_lock(tmp_path / "lock")
+    assert said is not None
+    assert "not seen here" in said
+
+
+def test_a_lock_for_a_moment_lets_one_in_at_a_time_and_leaves_nothing(tmp_path: Path) -> None:
+    inside, most = [], []
+
+    def work() -> None:
+        for _ in range(50):
+            with held_for_a_moment(tmp_path / "lock"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(most), max(most)) == (200, 1)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RuntimeError), held_for_a_moment(tmp_path / "lock"):
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_kills_left_of_files_being_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
