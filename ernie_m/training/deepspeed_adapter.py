@@ -38,8 +38,13 @@ def prepare() -> None:
 
 
 def join_ranks(timeout: timedelta) -> None:
-    """Make the default process group of the ranks that the environment names; `timeout` is that of its collectives."""
+    """Make the process groups of the ranks that the environment names; `timeout` is that of their collectives.
+
+    The group that ZeRO uses is DeepSpeed's copy of the default one, which would have torch's timeout: ten minutes with NCCL.
+    """
     deepspeed.init_distributed(verbose=False, timeout=timeout)
+    everybody = torch.distributed.new_group([*range(torch.distributed.get_world_size())], timeout=timeout)
+    replace(deepspeed.utils.groups, "_WORLD_GROUP", everybody)
 
 
 def taken(owner: Any, name: str) -> Any:

@@ -1,6 +1,7 @@
 """Run by one process: what is taken from DeepSpeed's inside, for ZeRO 0-3 and each precision, and what happens without.
 
-Writes {"0 fp32": {"taken at the start": [...], "taken later": [...], "refusals": {"Class.attribute": line}}, ...}.
+Writes {"0 fp32": {"taken at the start": [...], "taken later": [...], "refusals": {"Class.attribute": line}}, ...,
+"patience": {process group: seconds}}.
 """
 
 from __future__ import annotations
@@ -76,6 +77,13 @@ def renamed(cls: type, hidden: str) -> Iterator[None]:
             cls.__getattribute__ = own  # type: ignore[method-assign]
 
 
+def patience_of_groups() -> dict[str, float]:
+    """Seconds after which the collectives of each process group give up: the default one, and all that were made since."""
+    groups = torch.distributed.distributed_c10d._world.pg_names.items()
+    backends = {name: group._get_backend(torch.device("cpu")) for group, name in groups}  # type: ignore[attr-defined]
+    return {name: backend.options._timeout.total_seconds() for name, backend in backends.items()}
+
+
 def main(data: Path, output: Path) -> None:
     type(get_accelerator()).is_fp16_supported = lambda self: True  # DeepSpeed refuses it on CPU unless told so
     ranks, corpus = start_ranks(), CorpusFolder(data)
@@ -133,7 +141,7 @@ def main(data: Path, output: Path) -> None:
             "taken later": sorted(f"{cls.__name__}.{name}" for cls, name in later),
             "refusals": refusals,
         }
-    output.write_text(json.dumps(found), encoding="utf-8")
+    output.write_text(json.dumps(found | {"patience": patience_of_groups()}), encoding="utf-8")
     ranks.close()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import deepspeed
 import pytest
 
+from ernie_m.runs.ranks import START_PATIENCE
 from tests.integration.adapter_worker import COMBINATIONS
 from tests.integration.conftest import environment
 from tests.integration.scripts import run_script
@@ -50,3 +51,9 @@ def test_a_deepspeed_that_calls_it_otherwise_is_refused_with_the_name_and_the_ve
         owner, _, attribute = name.partition(".")
         assert f"deepspeed {deepspeed.__version__}: its {owner} has no '{attribute}'" in line, name
         assert "pip install 'deepspeed>=0.19,<0.20'" in line
+
+
+def test_no_process_group_of_training_gives_up_before_a_start_may_end(found: dict[str, Any]) -> None:
+    """ZeRO's own group is DeepSpeed's copy of the default one: it would give up after ten minutes with NCCL."""
+    assert len(found["patience"]) > 1
+    assert min(found["patience"].values()) > START_PATIENCE, found["patience"]
