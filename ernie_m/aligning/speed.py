@@ -20,6 +20,7 @@ from ernie_m.runs.ranks import Voters, this_device
 from ernie_m.training.engine import choose_precision
 from ernie_m.training.recipe import TrainingConfig
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STEPS = 3  # of each stage, behind one that is not counted
 
 
@@ -29,8 +30,7 @@ def seconds_a_step(config: TrainingConfig, data: Path, rank: int, world_size: in
     architecture = architecture_of(config.shape, folder.manifest.specials, len(folder.manifest.languages))
     target = Target.of(architecture.config, data, folder.manifest)
     model = architecture.step_zero(config.seed, target, Voters(0, 1), device).model
-    is_bf16 = choose_precision(config.engine.precision, device).value == "bf16"
-    model = model.to(device).to(torch.bfloat16 if is_bf16 else torch.float32)
+    model = model.to(device).to(DTYPES[choose_precision(config.engine.precision, device).value])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-12)
     request = LossRequest(torch.ones(len(LOSS_INDEX), device=device), 0)
     num_steps, total = sum(stage.steps for stage in config.stages), 0.0

@@ -47,12 +47,12 @@ LAUNCHERS = (
         ("MV2_COMM_WORLD_LOCAL_SIZE",),
         "mpi",
     ),
-    Launcher(  # MPICH and Intel MPI
+    Launcher(  # MPICH and Intel MPI; of Cray (PALS) with names of its own for what is local
         "Hydra",
         "PMI_RANK",
         ("PMI_SIZE",),
-        ("MPI_LOCALRANKID", "SLURM_LOCALID"),
-        ("MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"),
+        ("MPI_LOCALRANKID", "PMI_LOCAL_RANK", "SLURM_LOCALID"),
+        ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE"),
         "mpi",
     ),
     Launcher(

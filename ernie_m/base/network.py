@@ -16,6 +16,8 @@ SIOCGIFCONF = 0x8912  # Linux: the IPv4 addresses of all interfaces, an interfac
 IFREQ_BYTES = 40
 MAX_ADDRESSES = 1024
 ANY_PORT = 9
+FOR_CONTAINERS = ("docker", "podman", "virbr", "veth", "cni", "lxc")
+"""How interfaces begin that lead to containers and virtual machines of this host alone."""
 
 
 def own_address_towards(host: str) -> str:
@@ -50,8 +52,9 @@ def own_name() -> dict[str, object]:
 
 
 def own_addresses() -> list[str]:
-    """This machine's IPv4 addresses that others may reach, in the system's order."""
-    addresses = [socket.inet_ntoa(packed) for _, packed in _ipv4_interfaces()]
+    """This machine's IPv4 addresses that others may reach, in the system's order, those for its own containers last."""
+    of_containers_last = sorted(_ipv4_interfaces(), key=lambda entry: entry[0].startswith(FOR_CONTAINERS))
+    addresses = [socket.inet_ntoa(packed) for _, packed in of_containers_last]
     return [address for address in addresses if not is_loopback(address)]
 
 

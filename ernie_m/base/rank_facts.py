@@ -59,11 +59,19 @@ def check_meeting(facts: RankFacts, environment: Mapping[str, str]) -> None:
     what = f"{facts.launcher.name} says that this is one of {facts.world_size} ranks, but not where they meet"
     if facts.launcher is not SRUN:
         raise InputError(f"{what} ({missing[0]} is not set); start with deepspeed or torchrun, which say it")
+    raise InputError(f"{what}; {command_that_works(facts, environment)}")
+
+
+def command_that_works(facts: RankFacts, environment: Mapping[str, str]) -> str:
+    """In words: how to start this program again so that its ranks meet, under the launcher that started it."""
+    num_tasks = next((_number(environment, name, 0) for name in SRUN.world_size if name in environment), 0)
+    if (_number(environment, SRUN.rank, -1), num_tasks) != (facts.rank, facts.world_size):
+        return "start with torchrun"
     first = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)"'
     address = "127.0.0.1" if _number(environment, "SLURM_NNODES", 0) == 1 else first
     port = 20_000 + _number(environment, "SLURM_JOB_ID", 0) % 10_000
     again = f"srun -n {facts.world_size} python {shlex.join(sys.argv)}"
-    raise InputError(f"{what}; this works: MASTER_ADDR={address} MASTER_PORT={port} {again} (docs/operations.md: torchrun)")
+    return f"this works: MASTER_ADDR={address} MASTER_PORT={port} {again} (docs/operations.md: torchrun)"
 
 
 def _required(environment: Mapping[str, str], launcher: Launcher, names: tuple[str, ...]) -> int:

@@ -69,10 +69,12 @@ def align(
         local_rank: set by the deepspeed launcher
     """
     from ernie_m.aligning.line import Asked, Line
-    from ernie_m.base.rank_facts import rank_facts
+    from ernie_m.base.rank_facts import check_meeting, rank_facts
 
+    facts = rank_facts(os.environ)
+    check_meeting(facts, os.environ)  # here: rank 0 prepares for long before all meet
     how = (held_out, passes, minutes, keep, recipe, pooling, overrides, gold, head)
-    Line(Asked(model, pairs, languages, text, watch, *how), Path(to), rank_facts(os.environ), _export).run()
+    Line(Asked(model, pairs, languages, text, watch, *how), Path(to), facts, _export).run()
 
 
 def _export(run: Path, to: Path, data: Path, keep: float, head: bool) -> None:

@@ -71,7 +71,9 @@ def translate(
 
     if output is not None:
         refuse_existing("--output", Path(output), overwrite=overwrite)
-    is_launched = rank_facts(os.environ).launcher is not None
+    facts = rank_facts(os.environ)
+    # A Slurm batch script has srun's variables too, of one task; deepspeed and torchrun write to standard output themselves.
+    is_launched = facts.world_size > 1 or (facts.launcher is not None and facts.launcher.brings == "address")
     if is_launched and output is None:
         raise InputError("--output is missing: a launcher's processes share its standard output; name a file")
     ranks: Ranks | None = start_ranks() if is_launched else None

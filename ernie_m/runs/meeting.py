@@ -13,12 +13,14 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in t
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.hostfile import free_port
 from ernie_m.base.network import interface_of, is_loopback, meeting_address, own_address_towards, own_addresses
-from ernie_m.base.rank_facts import RankFacts, check_meeting
+from ernie_m.base.rank_facts import RankFacts, check_meeting, command_that_works
 
 LEAST_OPEN_FILES = 128
 """Files that a process must be able to open: libraries, shards, connections to a few ranks. The doctor asks for 1,024."""
 MEETING_TIMEOUT = datetime.timedelta(minutes=30)
 INTERFACE = "network interface"
+DEEPSPEED_COMPARES = "OMPI_COMM_WORLD_LOCAL_RANK"
+"""DeepSpeed ends in a traceback where it differs from LOCAL_RANK, as it does for torchrun inside mpirun."""
 INTERFACE_VARIABLES = {"gloo": "GLOO_SOCKET_IFNAME", "NCCL": "NCCL_SOCKET_IFNAME"}
 
 
@@ -36,20 +38,23 @@ def set_meeting(facts: RankFacts) -> None:
     if not is_told:
         address, port = _ask_mpi(facts) if facts.world_size > 1 else ("127.0.0.1", free_port())
         os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
-    os.environ.update(facts.environment())
+    told = facts.environment()
+    if DEEPSPEED_COMPARES in os.environ:
+        told[DEEPSPEED_COMPARES] = told["LOCAL_RANK"]
+    os.environ.update(told)
 
 
 def _ask_mpi(facts: RankFacts) -> tuple[str, int]:
     """An address and a free port of rank 0, sent to all ranks by MPI; raises InputError where mpi4py is missing."""
-    launcher = facts.launcher.name if facts.launcher else ""
+    launcher, otherwise = facts.launcher.name if facts.launcher else "", command_that_works(facts, os.environ)
     if importlib.util.find_spec("mpi4py") is None:
-        raise InputError(f"started by {launcher}, but mpi4py is missing: pip install mpi4py, or start with torchrun")
+        raise InputError(f"started by {launcher}, but mpi4py is missing: pip install mpi4py, or {otherwise}")
     from mpi4py import MPI
 
     if (found := MPI.COMM_WORLD.Get_size()) != facts.world_size:
         raise InputError(
             f"{launcher} started {facts.world_size} ranks, but mpi4py sees {found}: it is built for another MPI; install it "
-            "for this one (pip install --no-binary mpi4py mpi4py), or start with torchrun"
+            f"for this one (pip install --no-binary mpi4py mpi4py), or {otherwise}"
         )
     reached = ["127.0.0.1"] if facts.local_world_size == facts.world_size else own_addresses()
     mine = (reached[0] if reached else socket.gethostname(), free_port()) if facts.rank == 0 else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 import socket
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,20 +71,24 @@ class Ranks:
         self._host_group = None if alone else dist.new_group(backend="gloo", timeout=PEER_TIMEOUT)
         votes = None if alone else dist.new_group(backend="gloo", timeout=VOTE_TIMEOUT)
         self.voters = Voters(self.rank, self.world_size, votes)
-        self._refuse_together(problem_of_device(self.device))
+        self._refuse_together(problem_of_device(self.device), _identity_of(self.device))
         if is_gpu:
             torch.cuda.set_device(self.device)
         self.launcher = facts.launcher.name if facts.launcher else "none"
         self.local_world_size = facts.local_world_size or self._count_here()
 
-    def _refuse_together(self, problem: str | None) -> None:
-        """Raise InputError on every rank when one has a problem; a collective."""
-        problems = [problem]
+    def _refuse_together(self, problem: str | None, gpu: str | None) -> None:
+        """Raise InputError on every rank when one has a problem, or two have the same GPU; a collective."""
+        said = [(problem, gpu)]
         if self.world_size > 1:
-            problems = [None] * self.world_size
-            dist.all_gather_object(problems, problem, group=self._host_group)
-        if found := [problem for problem in problems if problem]:
-            raise InputError(found[0])
+            said = [(None, None)] * self.world_size
+            dist.all_gather_object(said, (problem, gpu), group=self._host_group)
+        first_of: dict[str, int] = {}
+        for rank, (found, own) in enumerate(said):
+            if found:
+                raise InputError(found)
+            if own is not None and (other := first_of.setdefault(own, rank)) != rank:
+                raise InputError(f"ranks {other} and {rank} have the same GPU ({own}); start a rank for each GPU")
 
     def _count_here(self) -> int:
         """How many ranks are on this host, where the launcher does not say; a collective."""
@@ -132,6 +137,20 @@ class Ranks:
         """Leave the process group in order."""
         self.barrier()
         dist.destroy_process_group()
+
+
+def with_own_gpu(facts: RankFacts) -> RankFacts:
+    """The facts of a process that sees one GPU: that is its own, whatever its rank. Slurm's --gpus-per-task makes it so."""
+    sees_one = torch.cuda.is_available() and torch.cuda.device_count() == 1
+    return replace(facts, local_rank=0) if sees_one else facts
+
+
+def _identity_of(device: torch.device) -> str | None:
+    """What tells this GPU from all others; None where torch does not say."""
+    if device.type != "cuda" or (device.index or 0) >= torch.cuda.device_count():
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if uuid is None else f"{socket.gethostname()}, {uuid}"
 
 
 def problem_of_device(device: torch.device) -> str | None:

@@ -27,7 +27,7 @@ from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.objectives import PARTS
 from ernie_m.runs.fragments import Fragment, FragmentReader, create_moments, fragments_of, num_updates
 from ernie_m.runs.meeting import choose_interface, set_meeting
-from ernie_m.runs.ranks import PEER_TIMEOUT, Ranks
+from ernie_m.runs.ranks import PEER_TIMEOUT, Ranks, with_own_gpu
 from ernie_m.training.deepspeed_adapter import DeepSpeed, join_ranks, prepare
 from ernie_m.training.gradient_exchange import GradientSums, choose_exchange
 from ernie_m.training.optimizer import OptimizerConfig, parameter_groups
@@ -101,7 +101,7 @@ def start_ranks() -> Ranks:
     Raises InputError where several were started and nothing says where they meet.
     """
     prepare()
-    facts = rank_facts(os.environ)
+    facts = with_own_gpu(rank_facts(os.environ))
     set_meeting(facts)
     try:
         interface, address = choose_interface(facts)

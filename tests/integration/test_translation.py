@@ -148,6 +148,20 @@ def test_two_processes_write_what_one_does_in_the_order_of_the_input(
         translate(**one, from_=source)
 
 
+def test_in_a_slurm_batch_script_it_is_a_program_like_others(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, target = CorpusFolder(data).parallel()[0].languages
+    (tmp_path / "in").write_text("a b\nc\n")
+    for name, value in {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    translate(model=str(run), from_=source, to=target, input=str(tmp_path / "in"))
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(InputError, match="one of 2 ranks, but not where they meet; this works: MASTER"):
+        translate(model=str(run), from_=source, to=target, input=str(tmp_path / "in"), output=str(tmp_path / "out"))
+
+
 def test_an_export_translates_as_its_run_does(run: Path, data: Path, tmp_path: Path) -> None:
     source, target = CorpusFolder(data).parallel()[0].languages
     (tmp_path / "in").write_text("a b\n\nthe small house\n")

@@ -20,6 +20,7 @@ from ernie_m.base.config import build
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.rank_facts import RankFacts
 from ernie_m.base.special_tokens import Specials
+from ernie_m.commands.align import align
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.rows.dataloader import PretrainingData
 from ernie_m.rows.schedule import Schedule
@@ -355,3 +356,14 @@ def test_what_was_lost_is_said() -> None:
     assert "error rate" not in shown
     assert "+0.100 nats a mask before, +0.350 nats a mask after" in gained
     assert "no head of masked words before, +0.350" in report.for_terminal(before, after | {"gain": 0.35}, "mean")
+
+
+def test_tasks_of_srun_that_cannot_meet_are_refused_before_anything_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else rank 0 would build data and time steps first, and then be told."""
+    for name, value in {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=r"one of 2 ranks, but not where they meet; this works: MASTER_ADDR=.* srun -n 2"):
+        align(model="e5", pairs="pairs.tsv", to=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from ernie_m.base import network
 from ernie_m.base.network import interface_of, is_loopback, own_address_towards, own_addresses, own_name
 
 
@@ -34,3 +35,11 @@ def test_an_own_name_in_the_way_debian_has_it_is_told(monkeypatch: pytest.Monkey
     assert own_name() == {"name": "127.0.1.1", "addresses": ["127.0.1.1"], "loopback": ["127.0.1.1"]}
     monkeypatch.setattr(socket, "gethostname", lambda: "nobody.invalid")
     assert own_name() == {"name": "nobody.invalid", "addresses": [], "loopback": []}
+
+
+def test_addresses_for_containers_of_this_host_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mpirun's ranks meet at the first one: no other host reaches docker0."""
+    found = [("lo", "127.0.0.1"), ("docker0", "172.17.0.1"), ("eth0", "10.0.0.5"), ("ib0", "10.1.0.5")]
+    entries = [(name, socket.inet_aton(address)) for name, address in found]
+    monkeypatch.setattr(network, "_ipv4_interfaces", lambda: entries)
+    assert own_addresses() == ["10.0.0.5", "10.1.0.5", "172.17.0.1"]
