@@ -19,6 +19,8 @@ import torch
 from gpu_speed_runs import FP16_ON_CPU, ROOT, timed
 from training_speed_runs import DEVICE, DTYPES, Result, Setup, matmul_peak
 
+from ernie_m.base.special_tokens import Specials
+from ernie_m.corpus.folder import MANIFEST_FILE
 from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.runs.metrics import read_metrics
 from ernie_m.training.utilization import measured_peak
@@ -121,9 +123,15 @@ def prepare(folder: Path, size: Size, seconds: float, log: Path, variables: Mapp
         ["build", "--catalog", raw / "catalog.yaml", "--tokenizer", tokenizer, "--out", large],
     ):
         call([*tool, *command], deadline - time.monotonic(), log, variables)
-    manifest = json.loads((large / "manifest.json").read_text(encoding="utf-8"))
-    (large / "manifest.json").write_text(json.dumps(manifest | {"vocab_size": size.vocabulary}), encoding="utf-8")
+    widen(large, size.vocabulary)
     return data, large
+
+
+def widen(folder: Path, vocabulary: int) -> None:
+    """Say of a data folder that its vocabulary has so many pieces: as many as XLM-R's, of which the text has the first."""
+    content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    wider = content | {"special_tokens": Specials.xlm_r(vocabulary).to_json()}
+    (folder / MANIFEST_FILE).write_text(json.dumps(wider), encoding="utf-8")
 
 
 # -- ceilings ------------------------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ from training_speed_peer import peer
 from training_speed_runs import Result, Setup, btmlm, matmul_peak, ours
 
 from ernie_m.base.table import table
+from ernie_m.corpus.manifest import Manifest
 
 RUNS: dict[str, Callable[..., Result]] = {
     run.__name__: run for run in (ours, peer, btmlm, matmul_peak, gpu_speed_runs.attention, gpu_speed_runs.heads)
@@ -94,8 +95,7 @@ class Benchmark:
         self.ends = time.monotonic() + 60 * minutes
         self.on_gpu = device == "cuda"
         self.board = torch.cuda.get_device_name() if self.on_gpu else "CPU"
-        manifest = json.loads(Path(setup.data, "manifest.json").read_text(encoding="utf-8"))
-        self.vocab: int = manifest["vocab_size"]
+        self.vocab: int = Manifest.read(Path(setup.data)).vocab_size
         self.peaks = {"bf16": 0.0, "fp16": 0.0} if self.on_gpu else {"bf16": 0.0}
         self.kept: dict[str, Result | None] = {}
         self.figures: list[tuple[str, str, str, str]] = []

@@ -39,7 +39,7 @@ from apart import answer, apart
 from training_speed_peer import loader, peer
 from training_speed_runs import Result, Setup, btmlm, matmul_peak, ours, profile
 
-from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.folder import CorpusFolder, Manifest
 from ernie_m.models.flops import needed_flops
 from ernie_m.rows.objectives import TOKEN
 
@@ -83,8 +83,7 @@ class Benchmark:
         self.cores = set(sorted(os.sched_getaffinity(0))[:threads])
         if len(self.cores) < threads:
             raise SystemExit(f"--threads {threads}: only {len(self.cores)} cores may be used here")
-        manifest = json.loads(Path(setup.data, "manifest.json").read_text())
-        self.vocab: int = manifest["vocab_size"]
+        self.vocab: int = Manifest.read(Path(setup.data)).vocab_size
         self.targets: list[tuple[str, bool]] = []
         self.peaks: dict[str, float] = {"fp32": 0.0, "bf16": 0.0}
         self.fp32_rate: float | None = None

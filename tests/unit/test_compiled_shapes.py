@@ -1,4 +1,4 @@
-"""What flex compiles before the first step is all that a step needs; a kernel is for a layout in memory, not a size alone."""
+"""What flex compiles before the first step is all that a step needs; a kernel is for a layout, not for a size alone."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -15,9 +16,14 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import gpu_day
 import gpu_day_parts
+import gpu_speed
+import training_speed
+import training_speed_runs
 import wheels
 from gpu_day import Day, Part
 from gpu_day_parts import SMALL, PartFailed, Training, call, environment, tail
+
+from ernie_m.corpus.folder import CorpusFolder
 
 if TYPE_CHECKING:
     from training_speed_runs import Setup
@@ -124,3 +130,18 @@ def test_wheels_hold_all_that_is_required_but_torch() -> None:
     setup = (Path(wheels.__file__).resolve().parents[1] / "setup.py").read_text(encoding="utf-8")
     required = json.loads("[" + setup.split("install_requires=[")[1].split("]")[0].strip().rstrip(",") + "]")
     assert {wheels.name_of(text) for text in required} - {"torch"} <= set(found)
+
+
+def test_benchmarks_open_data_of_a_wider_vocabulary(
+    corpus_folder: CorpusFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the day makes it of a small tokenizer's: the parts that measure speed and memory read it."""
+    folder = shutil.copytree(corpus_folder.folder, tmp_path / "data")
+    gpu_day_parts.widen(folder, 250_002)
+    shape = {"layers": 1, "hidden": 64, "length": 64, "rows": 2, "steps": 1, "dropout": 0.0, "zero_stage": 1}
+    setup = training_speed_runs.Setup(data=str(folder), **shape)  # type: ignore[arg-type]
+    assert setup.model(CorpusFolder(folder)).vocab_size == 250_002
+    assert gpu_speed.Benchmark(setup, "cpu", 1.0, 1).vocab == 250_002
+    assert training_speed.Benchmark(setup, 1, 1).vocab == 250_002
+    (batch,) = setup.pretraining_data("CAMLM").step(0, 0, 1, 2)
+    assert int(batch.input_ids_BS.max()) == 250_001, "its mask"
