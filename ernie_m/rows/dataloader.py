@@ -237,11 +237,12 @@ def to_device(batch: PackedBatch[np.ndarray], device: torch.device) -> PackedBat
     """The batch as torch tensors on `device`."""
     import torch  # here: programs that only look at the data order start faster without torch
 
-    def move(array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return batch.map(lambda array: sent(torch.from_numpy(array), device))
 
-    return batch.map(move)
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host on `device`; the host does not wait for what a GPU has still to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class Prefetcher(Generic[T]):

@@ -27,7 +27,7 @@ from ernie_m.base.sampling import key_of
 from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch, num_real_tokens
-from ernie_m.rows.dataloader import Prefetcher, PretrainingData, to_device
+from ernie_m.rows.dataloader import Prefetcher, PretrainingData, sent, to_device
 from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, TOKEN
 from ernie_m.rows.packing import HEAD_OF_LOSS
 from ernie_m.rows.read_pairs import pairs_read
@@ -172,12 +172,9 @@ class TrainingLoop:
         summed = self._agree(f"step {step}", np.concatenate([counts, [num_tokens, num_pairs]]).astype(np.float64))
         predicted_M, (total_tokens, total_pairs) = summed[:-2], map(int, summed[-2:])
         predicted_L = np.bincount(self.loss_M, weights=predicted_M, minlength=len(LOSS_INDEX))
-        scales_L = loss_scales(
-            torch.tensor(self.weights.at(step), device=self.ranks.device),
-            torch.from_numpy(predicted_L).float().to(self.ranks.device),
-            self.ranks.world_size,
-            self.engine.accumulation_steps,
-        )
+        weights_L, counts_L = torch.tensor(self.weights.at(step)), torch.from_numpy(predicted_L).float()
+        scales_L = loss_scales(weights_L, counts_L, self.ranks.world_size, self.engine.accumulation_steps)
+        scales_L = sent(scales_L, self.ranks.device)
         trained = self.data.schedule.trained(step)
         request = LossRequest(scales_L, num_metrics, trains_backbone=trained != {HEADS_PART}, weights_M=self.weights_M)
         learning_rate = self.config.optimizer.learning_rate(step, self.num_steps)

@@ -88,6 +88,15 @@ def watched() -> Any:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    def crosses(name: str, args: Any, kwargs: Any) -> bool:
+        """Whether a copy from device to host, or one to the device that does not say non_blocking: torch waits for both."""
+        if name == "copy_":
+            to, source, is_free = args[0].device.type, args[1].device.type, bool([*args[2:], kwargs.get("non_blocking")][0])
+        else:
+            to = torch.device(kwargs.get("device") or args[0].device).type
+            source, is_free = args[0].device.type, bool(kwargs.get("non_blocking"))
+        return source != to and (to == "cpu" or not is_free)
+
     waits = {"_local_scalar_dense", "nonzero", "masked_select", "bincount", "_unique2", "unique_dim", "equal"}
 
     class Watched(TorchDispatchMode):
@@ -110,12 +119,10 @@ def watched() -> Any:
 
         @staticmethod
         def _waits(name: str, args: Any, kwargs: Any) -> bool:
+            if name in ("copy_", "_to_copy"):
+                return crosses(name, args, kwargs)
             if not any(isinstance(a, torch.Tensor) and a.is_cuda for a in args):
                 return False
-            if name == "copy_":
-                return args[1].is_cuda and not args[0].is_cuda
-            if name == "_to_copy":
-                return kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cpu"
             if name == "index":
                 return any(i is not None and i.dtype == torch.bool for i in args[1])
             return name in waits

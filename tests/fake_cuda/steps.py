@@ -2,8 +2,8 @@
 
     python -m tests.fake_cuda.steps CASES.json RESULTS.json
 
-A case is {"precision", "stage", "checkpointing", "mutation", "objectives"}; its result says what each
-objective's step waited for, and each resumed one, or the error that it ended with.
+A case is {"model", "precision", "stage", "checkpointing", "rows_at_a_time", "mutation", "objectives"}; its result says what
+each objective's step waited for, and each resumed one, or the error that it ended with.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from typing import Any
 from tests.fake_cuda.device import ROOT, place, pretend, watched
 
 SHAPE = {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "max_positions": 130, "attention": "sdpa"}
-ROWS, LENGTH, UPDATES = 4, 128, 5
+ROWS, LENGTH, UPDATES = 16, 128, 5
+OWN, DECODERS = "encoder", ("separate", "shared")
+"""Models: our own encoder, ours with one of these decoders, or a class of transformers."""
+OF_TRANSFORMERS = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": LENGTH + 2,
+    "pad_token_id": 1,
+}
 
 
 def main(cases_file: Path, results_file: Path) -> None:
@@ -32,25 +42,19 @@ def main(cases_file: Path, results_file: Path) -> None:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", rank=0, world_size=1, store=FakeStore())
-    saved = {decoder: results_file.parent / f"saved_{decoder}" for decoder in (None, "separate")}
-    for decoder, folder in saved.items():
-        folder.mkdir()
-        save_state(folder, decoder)
+    saved = {}
+    for kind in {case["model"]: None for case in job["cases"]}:
+        saved[kind] = results_file.parent / f"saved_{kind}"
+        saved[kind].mkdir()
+        save_state(saved[kind], kind)
     results = []
     for case in job["cases"]:
         try:
-            results.append({"steps": run(case, Path(job["corpus"]), saved[decoder_of(case)])})
+            results.append({"steps": run(case, Path(job["corpus"]), saved[case["model"]])})
         except Exception as error:
             words = f"{type(error).__name__} at {place(traceback.extract_tb(error.__traceback__))}: {error}"
             results.append({"error": words.splitlines()[0][:300]})
     results_file.write_text(json.dumps(results), encoding="utf-8")
-
-
-def decoder_of(case: dict[str, Any]) -> str | None:
-    """What reads the second halves of rows, where any of the case's objectives needs it."""
-    from ernie_m.rows.objectives import OBJECTIVES, WRITTEN
-
-    return "separate" if any(OBJECTIVES[name].source == WRITTEN for name in case["objectives"]) else None
 
 
 def config_of(case: dict[str, Any]) -> Any:
@@ -58,8 +62,7 @@ def config_of(case: dict[str, Any]) -> Any:
     from ernie_m.base.config import build
     from ernie_m.training.recipe import TrainingConfig
 
-    decoder = decoder_of(case)
-    more = {"decoder": decoder, "language_embedding": "all"} if decoder else {}
+    more = {"decoder": case["model"], "language_embedding": "all"} if case["model"] in DECODERS else {}
     shape = SHAPE | more | {"vocab_size": 30_000, "num_languages": 4, "activation_checkpointing": case["checkpointing"]}
     return build(
         TrainingConfig,
@@ -67,7 +70,7 @@ def config_of(case: dict[str, Any]) -> Any:
             "stages": [{"steps": 1, "rows": {name: 1}} for name in case["objectives"]],
             "model": shape,
             "data": {"sequence_length": LENGTH},
-            "batch": {"rows_per_step": ROWS, "micro_batch_rows": ROWS // 2},
+            "batch": {"rows_per_step": ROWS, "micro_batch_rows": case["rows_at_a_time"]},
             "engine": {"precision": case["precision"], "zero_stage": case["stage"]},
             "output": {"peak_tflops": 1.0, "evaluate_every": 0},
         },
@@ -75,24 +78,37 @@ def config_of(case: dict[str, Any]) -> Any:
     )
 
 
-def model_of(config: Any, device: Any) -> Any:
-    """The recipe's model, its weights not drawn."""
+def model_of(kind: str, config: Any, device: Any) -> Any:
+    """The recipe's model, made there; with numbers on the CPU alone."""
     from ernie_m.models.model import Encoder
     from ernie_m.models.translation import TranslationModel
 
-    return (TranslationModel if config.model.translates else Encoder)(config.shape, device)
+    if kind == OWN or kind in DECODERS:
+        return (Encoder if kind == OWN else TranslationModel)(config.shape, device).initialise(config.seed)
+    import transformers
+
+    from ernie_m.models.backbones import encoder
+    from ernie_m.models.backbones.rule import NAME
+
+    if device.type == "cuda":  # there are no numbers to try its attention with, as on the meta device
+        _replaced(encoder, "check_rule_is_carried", lambda tried, _: tried.whole.set_attn_implementation(NAME))
+    special = {"vocab_size": config.shape.vocab_size, "bos_token_id": 0, "eos_token_id": 2}
+    settings = getattr(transformers, f"{kind}Config")(**OF_TRANSFORMERS, **special)
+    whole = getattr(transformers, f"{kind}ForMaskedLM")(settings)
+    how = {"attention_dropout": 0.0, "activation_checkpointing": config.shape.activation_checkpointing}
+    return encoder.ForeignEncoder(whole, "sdpa", device, heads=config.shape.head_names, **how)
 
 
-def save_state(folder: Path, decoder: str | None) -> None:
+def save_state(folder: Path, kind: str) -> None:
     """What a checkpoint holds of such a model after UPDATES updates, made on the CPU."""
     import torch
 
     from ernie_m.rows.objectives import OBJECTIVES, WRITTEN
     from ernie_m.runs.fragments import create_moments, fragments_of, replicated_parts, write_tensors
 
-    fitting = [name for name, of in OBJECTIVES.items() if (of.halves if decoder else of.source != WRITTEN)]
-    config = config_of({"precision": "fp32", "stage": 0, "checkpointing": False, "objectives": fitting})
-    model = model_of(config, torch.device("cpu")).initialise(0)
+    fitting = [name for name, of in OBJECTIVES.items() if (of.halves if kind in DECODERS else of.source != WRITTEN)]
+    case = {"model": kind, "precision": "fp32", "stage": 0, "checkpointing": False, "rows_at_a_time": ROWS}
+    model = model_of(kind, config_of(case | {"objectives": fitting}), torch.device("cpu"))
     optimizer = torch.optim.AdamW(model.parameters())
     create_moments(optimizer, UPDATES)
     fragments = fragments_of(replicated_parts(model, 0, 1), optimizer)
@@ -134,7 +150,7 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
         with FakeTensorMode(allow_non_fake_inputs=True), watched() as waiting:
             for is_resumed in (False, True):
                 with ranks.device:
-                    model = model_of(config, ranks.device).initialise(config.seed)
+                    model = model_of(case["model"], config, ranks.device)
                 engine = Engine(model, ranks, ROOT / "ds_configs", config.engine, config.optimizer, config.batch)
                 if is_resumed:
                     scaler = engine.counters()["loss_scaler"]
@@ -196,7 +212,22 @@ def a_number_read_by_the_host() -> Callable[[], None]:
     return _replaced(pretraining, "weighted_loss", loss)
 
 
-MUTATIONS = {m.__name__: m for m in (a_tensor_on_the_cpu, adams_count_on_the_cpu, a_number_read_by_the_host)}
+def a_number_sent_while_the_host_waits() -> Callable[[], None]:
+    """The weights of the losses go to the device by a plain copy, for which the host waits, and so for all before it."""
+    from ernie_m.training import training_loop
+
+    return _replaced(training_loop, "sent", lambda tensor, device: tensor.to(device))
+
+
+MUTATIONS = {
+    mutation.__name__: mutation
+    for mutation in (
+        a_tensor_on_the_cpu,
+        adams_count_on_the_cpu,
+        a_number_read_by_the_host,
+        a_number_sent_while_the_host_waits,
+    )
+}
 
 if __name__ == "__main__":
     main(*map(Path, sys.argv[1:]))

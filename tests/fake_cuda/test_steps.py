@@ -23,27 +23,38 @@ ALLOWED = {  # once an update: whether there is something to clip, or to skip
     "_local_scalar_dense at ernie_m/training/engine.py:_clip",
     "_local_scalar_dense at deepspeed/runtime/zero/stage_1_and_2.py:has_overflow",
     "_local_scalar_dense at deepspeed/runtime/utils.py:is_invalid_grad_norm",  # of each group, and of both
+    "_to_copy at deepspeed/runtime/utils.py:mask_nan_or_inf_with_val_inplace",  # behind those
 }
 WRITING = "_local_scalar_dense at ernie_m/models/decoding.py:written"
 """Back-translation waits at each token that it writes: whether all sentences have ended."""
 ONE_STACK = [name for name, objective in OBJECTIVES.items() if objective.source != WRITTEN]
 TWO_STACKS = [name for name, objective in OBJECTIVES.items() if objective.halves]
+ROWS_AT_A_TIME = 8
 GOOD = [
-    {"precision": precision, "stage": stage, "checkpointing": checkpointing, "mutation": None, "objectives": objectives}
-    for precision, stage, checkpointing, objectives in (
+    {"model": model, "precision": precision, "stage": stage, "checkpointing": checkpointing, "objectives": objectives}
+    | {"mutation": None, "rows_at_a_time": rows_at_a_time}
+    for model, precision, stage, checkpointing, objectives, rows_at_a_time in (
         # A step of each objective in both precisions and both ways of keeping activations; the other two crossings where the
         # model also writes.
-        ("fp32", 0, False, ["CAMLM", "BTMLM"]),
-        ("fp16", 1, False, ONE_STACK),
-        ("bf16", 1, True, ONE_STACK),
-        ("fp16", 1, True, TWO_STACKS),
-        ("bf16", 1, False, TWO_STACKS),
+        ("encoder", "fp32", 0, False, ["CAMLM", "BTMLM"], ROWS_AT_A_TIME),
+        ("encoder", "fp16", 1, False, ONE_STACK, ROWS_AT_A_TIME),
+        ("encoder", "bf16", 1, True, ONE_STACK, ROWS_AT_A_TIME),
+        ("separate", "fp16", 1, True, TWO_STACKS, ROWS_AT_A_TIME),
+        ("separate", "bf16", 1, False, TWO_STACKS, ROWS_AT_A_TIME),
+        ("shared", "bf16", 1, True, ["MT", "BT"], ROWS_AT_A_TIME),
+        # Encoders of transformers, one with windows.
+        ("XLMRoberta", "fp16", 1, True, ["CAMLM", "BTMLM", "AlignLM"], ROWS_AT_A_TIME),
+        ("ModernBert", "bf16", 1, False, ["MMLM", "XLCO", "BTMLM"], ROWS_AT_A_TIME),
+        # So many micro-batches that gradients are summed in fp32, by us and by DeepSpeed.
+        ("encoder", "bf16", 1, False, ["CAMLM", "BTMLM"], 1),
+        ("encoder", "bf16", 2, False, ["CAMLM"], 1),
     )
 ]
 BROKEN = {
     "a_tensor_on_the_cpu": "expected to be in the same device",
     "adams_count_on_the_cpu": "a fused optimizer step on",
     "a_number_read_by_the_host": "_local_scalar_dense at",
+    "a_number_sent_while_the_host_waits": "_to_copy at ernie_m/training/training_loop.py",
 }
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is really there; tests/gpu has the real thing"),
@@ -88,9 +99,10 @@ def test_a_step_of_each_objective_stays_on_its_device_and_waits_for_it_where_it_
     assert "error" not in found, found
     assert set(found["steps"]) == {name + resumed for name in case["objectives"] for resumed in ("", ", resumed")}
     for name, waits in found["steps"].items():
-        print(f"{case['precision']}, ZeRO {case['stage']}, checkpointing {case['checkpointing']}, {name}: {waits}")
+        how = f"{case['model']}, {case['precision']}, ZeRO {case['stage']}, checkpointing {case['checkpointing']}"
+        print(f"{how}, micro-batches of {case['rows_at_a_time']} rows, {name}: {waits}")
         assert set(waits) - {WRITING} <= ALLOWED
-        assert sum(waits.values()) - waits.get(WRITING, 0) <= 4
+        assert sum(waits.values()) - waits.get(WRITING, 0) <= 6
         assert (WRITING in waits) == (name.partition(",")[0] == "BT"), "the generation runs in BT's step, and nowhere else"
 
 
