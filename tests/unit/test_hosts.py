@@ -83,7 +83,7 @@ ALTERATIONS: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "clock behind": (("clock", "ahead"), -1.2, "1.2 s behind"),
     "package": (("facts", "software", "torch"), "2.5.0", "torch 2.5.0, the others have"),
     "no package": (("facts", "software", "pyarrow"), None, "pyarrow is not installed"),
-    "python": (("facts", "software", "Python"), "3.12.1", "Python 3.12.1, the others have"),
+    "python": (("facts", "software", "Python"), "3.8.0", "Python 3.8.0, the others have"),
     "nccl": (("facts", "torch", "nccl"), "2.20.5", "NCCL 2.20.5, the others have 2.27.3"),
     "cuda": (("facts", "torch", "cuda"), "12.4", "CUDA of torch 12.4, the others have 13.0"),
     "driver": (("facts", "gpus"), [GPU | {"driver": "550.1"}] * 2, "driver 550.1, the others have 570.86.15"),
