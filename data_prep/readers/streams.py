@@ -138,6 +138,13 @@ def unpacked(path: Input, count: Count, limits: Limits = DEFAULT_LIMITS, suffix:
                 raise
             found = f"needs more than {limits.xz_memory_mib} MiB of memory to unpack"
             raise refuse(path, found, "xz_memory_mib", limits) from None
+        except zstandard.ZstdError as error:
+            if "too much memory" not in str(error):
+                raise
+            raise InputError(
+                f"{path}: needs a window of more than {ZSTANDARD_WINDOW >> 20} MiB to unpack; pack it again, without `--long`, "
+                "or with one of 27 at most"
+            ) from None
 
 
 def _raw_pieces(path: Input, count: Count) -> Iterator[bytes]:

@@ -36,6 +36,7 @@ def read_hostfile(path: Path) -> dict[str, int]:
     except (UnicodeDecodeError, IsADirectoryError):
         raise InputError(f"hostfile {path}: not a text file; expected lines like `worker-1 slots=8`") from None
     hosts: dict[str, int] = {}
+    seen: set[str] = set()
     for number, line in enumerate(text.split("\n"), start=1):
         content = line.partition("#")[0].strip()
         if not content:
@@ -48,9 +49,10 @@ def read_hostfile(path: Path) -> dict[str, int]:
                 f"hostfile {path}, line {number}: {content[:80]!r}; expected `name slots=N`{most}, e.g. `worker-1 slots=8`"
             )
         check_host_name(found["host"], f"hostfile {path}, line {number}")
-        if found["host"] in hosts:
+        if found["host"].lower() in seen:
             raise InputError(f"hostfile {path}, line {number}: {found['host']} is listed twice; give each host one line")
         hosts[found["host"]] = slots
+        seen.add(found["host"].lower())  # names of hosts have no case
     if not hosts:
         raise InputError(f"hostfile {path}: names no host; expected lines like `worker-1 slots=8`")
     if sum(hosts.values()) > MAX_RANKS:

@@ -55,6 +55,7 @@ def test_comments_and_blank_lines_are_skipped(tmp_path: Path) -> None:
         ("a\x0b-b slots=1\n", "line 1: 'a\\x0b-b slots=1'"),
         ("@include /etc/passwd\n", "line 1: '@include /etc/passwd'; expected `name slots=N`"),
         ("a slots=2\na slots=2\n", "line 2: a is listed twice"),
+        ("a.b slots=2\nA.b slots=2\n", "line 2: A.b is listed twice"),
         ("\n# nothing\n", "names no host"),
         ("\ufeffa slots=2\n", "line 1: begins with a byte order mark"),
         ("a slots=1\nworker-[1-8] slots=8\n", "line 2: worker-[1-8]: deepspeed expands no ranges; one line a host"),

@@ -79,6 +79,18 @@ def test_an_xz_that_needs_much_memory_is_refused_by_name(tmp_path: Path) -> None
         list(read_pieces(tmp_path / "t.xz", no_count, Limits(xz_memory_mib=1)))
 
 
+def test_a_zst_of_a_large_window_is_refused_by_name(tmp_path: Path) -> None:
+    for log, is_read in ((27, True), (28, False)):
+        parameters = zstandard.ZstdCompressionParameters(window_log=log, compression_level=1)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        (tmp_path / "t.zst").write_bytes(compressor.compress(b"text\n") + compressor.flush())
+        if is_read:
+            assert list(read_pieces(tmp_path / "t.zst", no_count)) == [b"text\n"]
+        else:
+            with pytest.raises(InputError, match=r"t\.zst: needs a window of more than 128 MiB to unpack; pack it again"):
+                list(read_pieces(tmp_path / "t.zst", no_count))
+
+
 def test_an_xz_of_very_many_streams_is_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.xz"
     for count, is_cut in ((1000, True), (1001, False)):
