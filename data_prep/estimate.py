@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,26 +56,32 @@ def estimate(corpus: Corpus, tokenizer: Path, most_text: int = MOST_TEXT) -> Est
 
     Of a stream no more than about `most_text` bytes of text are read.
     """
-    vocabulary = vocabulary_of(tokenizer)
-    RowKeys(corpus).add([[""] for _ in corpus.languages])  # loads what it needs, before time is taken
-    started = time.monotonic()
-    rows, tokens, encoding = 0, 0, 0.0
-    pieces, unknown = [Pieces()] * len(corpus.languages), vocabulary.unknown_ids
+    vocabulary, started = vocabulary_of(tokenizer), time.monotonic()
+    unknown = vocabulary.unknown_ids
     sample = readers.sample(corpus, most_text)
-    reading, started = time.monotonic() - started, time.monotonic()
+    reading = time.monotonic() - started
+
+    def encoded(texts: Sequence[list[str]], chosen: list[int]) -> list[Pieces]:
+        some = [[side[index] for index in chosen] for side in texts]
+        RowKeys(corpus).add(some)
+        return [count_pieces(vocabulary.encode_batch(side).values, unknown) for side in some]
+
+    groups = (lines for chunk in sample.chunks for lines in readers.parse(corpus, chunk))
+    kept, texts, _ = clean(next(groups), corpus)  # what is loaded at first use is no price of a line
+    encoded(texts, kept[:1].tolist())
+    rows, tokens, encoding, started = 0, 0, 0.0, time.process_time()  # others on this machine cost nothing
+    pieces = [Pieces()] * len(corpus.languages)
     for lines in (lines for chunk in sample.chunks for lines in readers.parse(corpus, chunk)):
         kept, texts, _ = clean(lines, corpus)
         rows += len(kept)
-        encoded, before = kept[::ENCODED_ONE_IN].tolist(), time.monotonic()
-        chosen = [[side[i] for i in encoded] for side in texts]
-        sides = [count_pieces(vocabulary.encode_batch(side).values, unknown) for side in chosen]
-        RowKeys(corpus).add(chosen)
+        chosen, before = kept[::ENCODED_ONE_IN].tolist(), time.process_time()
+        sides = encoded(texts, chosen)
         pieces = [before + now for before, now in zip(pieces, sides, strict=True)]
-        tokens += sum(side.total for side in sides) * len(kept) // max(1, len(encoded))
-        encoding += time.monotonic() - before
+        tokens += sum(side.total for side in sides) * len(kept) // max(1, len(chosen))
+        encoding += time.process_time() - before
     factor = max(1.0, sample.text_bytes / max(1, sum(map(readers.text_bytes, sample.chunks))))
     text, rows, tokens = sample.text_bytes, int(rows * factor), int(tokens * factor)
-    seconds = reading + (time.monotonic() - started + (ENCODED_ONE_IN - 1) * encoding) * factor
+    seconds = reading + (time.process_time() - started + (ENCODED_ONE_IN - 1) * encoding) * factor
     known = dict(zip(corpus.languages, pieces, strict=True))
     return Estimate(corpus, readers.input_bytes(corpus), text, rows, tokens, seconds, known)
 

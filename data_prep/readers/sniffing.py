@@ -95,6 +95,8 @@ def refuse_other_content(corpus: Corpus) -> None:
             continue  # said by whoever reads it
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
+        if corpus.format == "parquet" and (others := [kind.name for kind in _kinds_of(head) if kind.name != "Parquet"]):
+            raise InputError(f"{path}: its content is {others[0]}, expected Parquet; unpack it, or correct the format")
         _refuse_packing(path, head)
         if corpus.format in OF_TWO_TEXTS and (path.suffix.lower() == ".zip" or is_tar(path)):
             continue

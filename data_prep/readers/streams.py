@@ -141,9 +141,9 @@ def unpacked(path: Input, count: Count, limits: Limits = DEFAULT_LIMITS, suffix:
         except zstandard.ZstdError as error:
             if "too much memory" not in str(error):
                 raise
+            most = ZSTANDARD_WINDOW >> 20
             raise InputError(
-                f"{path}: needs a window of more than {ZSTANDARD_WINDOW >> 20} MiB to unpack; pack it again, without `--long`, "
-                "or with one of 27 at most"
+                f"{path}: needs a window of more than {most} MiB to unpack; pack it again without `--long`, or with `=27`"
             ) from None
 
 

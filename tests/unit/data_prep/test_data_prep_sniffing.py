@@ -100,6 +100,13 @@ def test_what_is_no_text_is_named(tmp_path: Path, name: str, content: bytes, mes
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.parquet.gz"])
+def test_a_packed_table_is_told_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(gzip.compress(parquet()))
+    with pytest.raises(InputError, match="its content is gzip, expected Parquet; unpack it"):
+        first_chunk(Corpus("c", "parquet", ("en",), (tmp_path / name,)))
+
+
 def test_both_sides_of_two_files_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "a.en").write_bytes(TEXT)
     (tmp_path / "a.fr").write_bytes(PAGE)
