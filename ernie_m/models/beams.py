@@ -5,7 +5,8 @@
    are; those that end with the end token are finished, and each makes the search of its sentence one beam narrower.
 3. Of the finished ones that with the best score is the target: the sum of its tokens' log probabilities, divided by their
    number (the end token is one) to the power of `length_penalty`. With 1 it is XLM's. One beam is greedy decoding.
-4. A beam that is at its longest is finished as it is. Sentences that have ended leave the batch.
+4. A beam that is at its longest is finished as it is. A sentence has ended when it has no beam left, or none that can still
+   win. Sentences that have ended leave the batch.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ernie_m.models.decoding import Order, Translates, begun, ordered
-from ernie_m.models.loss import fp32_linear, logits_at_a_time
+from ernie_m.models.decoding import Order, Translates, begun, first_token, ordered
+from ernie_m.models.past import Grid
 from ernie_m.models.pretraining import without_training
 
 LEAVING = 0.25
@@ -40,7 +41,7 @@ def searched(
 
     `languages`: of sources and of targets. `limits`: most tokens of each target.
     """
-    with without_training(model):
+    with without_training(model), torch.inference_mode():
         beams = _Beams(model, ordered(model, sources, languages, [*limits]), search)
         while beams.step():
             pass
@@ -51,21 +52,21 @@ def searched(
 
 
 class _Beams:
-    """The beams of the sentences that have not ended: B of them, K beams each; R = B x K rows, T tokens so far.
+    """The beams of the sentences that have not ended: B of them, K beams each.
 
-    `sums_BK`: of log probabilities, -inf where there is no beam. `room_B`: beams that a sentence still has.
+    `sums_BK`: of log probabilities, -inf where there is no beam. `room_B`: beams that a sentence still has. With one beam
+    there is nothing to compare, so its sum stays 0.
     """
 
     def __init__(self, model: Translates, order: Order, search: Search) -> None:
         self.model, self.search = model, search
         B, K, device = len(order.ids_BS), search.beams, order.ids_BS.device
-        self.past, self.mask = begun(model, order, K)
+        self.past = begun(model, order, K)
         self.sums_BK = torch.full((B, K), -torch.inf, device=device)
         self.sums_BK[:, 0] = 0
         self.room_B = torch.full((B,), K, device=device)
-        self.written_BKT = torch.zeros(B, K, 1 + order.longest, dtype=torch.long, device=device)
-        begin = model.specials.end if model.specials.begin is None else model.specials.begin
-        self.token_BK = torch.full((B, K), begin, dtype=torch.long, device=device)
+        self.token_BK = torch.full((B, K), first_token(model.specials), device=device)
+        self.past.add(self.token_BK)
         self.limit_B, self.to_B, self.place = order.limit_B, order.to_B, 0
         self.number_B = torch.arange(B, device=device)
         """Which of the sources each sentence is; what follows is of all sources."""
@@ -87,55 +88,35 @@ class _Beams:
         self.room_B = self.room_B - ends_BK.sum(dim=1)
         self.sums_BK = value_BK.masked_fill(~stays_BK | ends_BK, -torch.inf)
         if self.search.beams > 1:
-            self._follow(parent_BK)
-        self.written_BKT[:, :, self.place] = self.token_BK = token_BK
+            self.past.follow(parent_BK)
+            self.past.let_go(self.sums_BK > -torch.inf)
+        self.token_BK = token_BK
+        self.past.add(token_BK)
         self.place += 1
         return True
 
     def _continuations(self) -> tuple[Tensor, Tensor, Tensor]:
         """The K best continuations of each sentence's beams, best first: sums, which beam goes on, and its next token."""
-        B, K = self.token_BK.shape
-        token_R1 = self.token_BK.reshape(B * K, 1)
-        position_R1 = torch.full_like(token_R1, self.model.specials.first_position + self.place)
-        language_R1 = self.to_B.repeat_interleave(K)[:, None]
-        states_RD = self.model.stepped(token_R1, position_R1, language_R1, self.past, self.place, self.mask)
-        value_RK, token_RK = self._likeliest(states_RD)
-        value_BN = (self.sums_BK.reshape(B * K, 1) + value_RK).view(B, -1)
+        (B, K), grid = self.token_BK.shape, Grid.of(self.sums_BK > -torch.inf)
+        token_R, language_R = grid.rows(self.token_BK), grid.rows(self.to_B[:, None].expand(B, K))
+        position_R = torch.full_like(token_R, self.model.specials.first_position + self.place)
+        head, states_RD = self.model.token_head, self.model.stepped(token_R, position_R, language_R, grid, self.past)
+        value_RK, token_RK = head.likeliest_of(head.transformed(states_RD), K)
+        value_RK = value_RK + grid.rows(self.sums_BK)[:, None]
+        value_BN, token_BN = (grid.places(x, y).view(B, -1) for x, y in ((value_RK, -torch.inf), (token_RK, 0)))
         value_BK, index_BK = value_BN.topk(K, dim=1)
-        return value_BK, index_BK // value_RK.shape[1], token_RK.view(B, -1).gather(1, index_BK)
-
-    def _likeliest(self, states_RD: Tensor) -> tuple[Tensor, Tensor]:
-        """Log probabilities of the K likeliest next tokens of each row, and these; so many rows at a time as fit a cache."""
-        head, K = self.model.token_head, self.search.beams
-        hidden_RD, values, tokens = head.transformed(states_RD), [], []
-        for hidden_ND in hidden_RD.split(max(1, logits_at_a_time(states_RD.device) // head.decoder_weight.shape[0])):
-            logits_NV = fp32_linear(hidden_ND, head.decoder_weight, head.decoder_bias)
-            of_all_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
-            parts = [(first, logits_NV[:, first:last].topk(min(K, last - first), dim=1)) for first, last in head.pieces]
-            value_NP = torch.cat([top.values for _, top in parts], dim=1)
-            token_NP = torch.cat([top.indices + first for first, top in parts], dim=1)
-            top = value_NP.topk(min(K, value_NP.shape[1]), dim=1)
-            values.append(top.values - of_all_N1)
-            tokens.append(token_NP.gather(1, top.indices))
-        return torch.cat(values), torch.cat(tokens)
-
-    def _follow(self, parent_BK: Tensor) -> None:
-        """Each beam takes over what its parent has written and remembers."""
-        B, K = parent_BK.shape
-        self.written_BKT = self.written_BKT.gather(1, parent_BK[:, :, None].expand_as(self.written_BKT))
-        row_R = (torch.arange(B, device=parent_BK.device)[:, None] * K + parent_BK).flatten()
-        moved_N = (row_R != torch.arange(B * K, device=row_R.device)).nonzero()[:, 0]
-        for of_layer in self.past:
-            of_layer.take_over(moved_N, row_R[moved_N], 1 + self.place)
+        return value_BK, index_BK // value_RK.shape[1], token_BN.gather(1, index_BK)
 
     def _finish(self, is_finished_B: Tensor, sum_B: Tensor, beam_B: Tensor, more: int) -> None:
         """Those sentences have a finished beam; it is the target if none before it scores better. `more`: the end token."""
         score_B = sum_B / max(1, self.place + more) ** self.search.length_penalty
         better_N = (is_finished_B & (score_B > self.score_B[self.number_B])).nonzero()[:, 0]
+        if not len(better_N):
+            return
         number_N = self.number_B[better_N]
         self.score_B[number_N] = score_B[better_N]
         self.length_B[number_N] = self.place
-        self.best_BT[number_N] = self.written_BKT[better_N, beam_B[better_N]]
+        self.best_BT[number_N, : self.place] = self.past.written(better_N, beam_B[better_N], self.place)
 
     def _finish_longest(self) -> None:
         """Sentences at their longest length: their best beam is finished as it is."""
@@ -145,14 +126,18 @@ class _Beams:
         self.room_B = self.room_B.masked_fill(is_longest_B, 0)
 
     def _drop_ended(self) -> bool:
-        """Let sentences go that have no beam left, when they are enough; whether one has any."""
-        goes_on_B = (self.room_B > 0) & (self.sums_BK > -torch.inf).any(dim=1)
+        """Close beams that cannot win any more; let sentences go that have none left, when they are enough.
+
+        A sum never rises, and no target is longer than its limit. Whether any sentence goes on.
+        """
+        sum_B = self.sums_BK.amax(dim=1)
+        can_win_B = sum_B / self.limit_B.clamp(min=1) ** self.search.length_penalty > self.score_B[self.number_B]
+        goes_on_B = (self.room_B > 0) & can_win_B
         count, B = int(goes_on_B.sum()), len(goes_on_B)
         self.sums_BK = self.sums_BK.masked_fill(~goes_on_B[:, None], -torch.inf)
         if count and B - count >= LEAVING * B:
-            kept_N, K = goes_on_B.nonzero()[:, 0], self.search.beams
-            rows_R = (kept_N[:, None] * K + torch.arange(K, device=kept_N.device)).flatten()
-            self.past = [of_layer.of(kept_N, rows_R, self.place) for of_layer in self.past]
-            for name in ("mask", "sums_BK", "room_B", "written_BKT", "token_BK", "limit_B", "to_B", "number_B"):
+            kept_N = goes_on_B.nonzero()[:, 0]
+            self.past.keep_sources(kept_N)
+            for name in ("sums_BK", "room_B", "token_BK", "limit_B", "to_B", "number_B"):
                 setattr(self, name, getattr(self, name)[kept_N])
         return count > 0

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ernie_m.base.special_tokens import Specials
+from ernie_m.models.past import Grid, Past
 from ernie_m.models.prefix import PrefixModel
 from ernie_m.models.pretraining import AllAgree, alone, without_training
-from ernie_m.models.translation import Past, TranslationModel
+from ernie_m.models.translation import TranslationModel
 
 Translates = TranslationModel | PrefixModel
 
@@ -64,22 +66,22 @@ def written(model: Translates, order: Order, all_agree: AllAgree = alone) -> Ten
     `all_agree`: asked, after each step, whether all sentences of all ranks have ended. So all make the same number of steps;
     one whose own have ended repeats its last one.
     """
-    device, specials = order.ids_BS.device, model.specials
-    past, mask = begun(model, order)
-    begin = specials.end if specials.begin is None else specials.begin
-    token_B1 = torch.full((len(order.ids_BS), 1), begin, dtype=torch.long, device=device)
-    is_open_B = torch.ones(len(order.ids_BS), dtype=torch.bool, device=device)
-    found_BT = torch.full((len(order.ids_BS), order.longest + 1), specials.end, dtype=torch.long, device=device)
-    num_steps = 0
+    device, specials, B = order.ids_BS.device, model.specials, len(order.ids_BS)
+    past, grid = begun(model, order), Grid((B, 1))
+    token_B = torch.full((B,), first_token(specials), device=device)
+    is_open_B = torch.ones(B, dtype=torch.bool, device=device)
+    found_BT = torch.full((B, order.longest + 1), specials.end, dtype=torch.long, device=device)
+    num_steps, first = 0, past.end
     while not all_agree(not bool(is_open_B.any())):
         place = min(num_steps, order.longest)
-        position_B1 = torch.full_like(token_B1, specials.first_position + place)
-        states_BD = model.stepped(token_B1, position_B1, order.to_B[:, None], past, place, mask)
+        past.end = first + place
+        past.add(token_B[:, None])
+        position_B = torch.full_like(token_B, specials.first_position + place)
+        states_BD = model.stepped(token_B, position_B, order.to_B, grid, past)
         token_B = model.token_head(states_BD).long()
         token_B = torch.where(is_open_B & (order.limit_B > num_steps), token_B, specials.end)
         is_open_B = is_open_B & (token_B != specials.end)
         found_BT[:, place] = token_B
-        token_B1 = token_B[:, None]
         num_steps += 1
     return found_BT[:, :num_steps]
 
@@ -95,11 +97,21 @@ def ordered(model: Translates, sources: Sequence[np.ndarray], languages: tuple[i
     return Order(ids_BS.to(device), lengths_B, from_B, to_B, limit_B, max(limits))
 
 
-def begun(model: Translates, order: Order, beams: int = 1) -> tuple[list[Past], Tensor]:
-    """What each layer remembers before the first token, and which tokens of the sources are real, bool [B, 1, 1, S]."""
-    specials = model.specials
+def begun(model: Translates, order: Order, beams: int = 1) -> Past:
+    """What is remembered of the sources before the first token, for so many targets of each. Padding is not computed."""
     places_S = torch.arange(order.ids_BS.shape[1], device=order.ids_BS.device)
-    real_BS = places_S < order.lengths_B[:, None]
-    position_BS = torch.where(real_BS, places_S + specials.first_position, max(0, specials.first_position - 1))
-    language_BS, mask = torch.where(real_BS, order.from_B[:, None], 0), real_BS[:, None, None, :]
-    return model.begun(order.ids_BS, position_BS, language_BS, mask, 1 + order.longest, beams), mask
+    is_real_BS = places_S < order.lengths_B[:, None]
+    position_BS = torch.where(
+        is_real_BS, places_S + model.specials.first_position, max(0, model.specials.first_position - 1)
+    )
+    language_BS = torch.where(is_real_BS, order.from_B[:, None], 0)
+    mask_BS = torch.zeros(is_real_BS.shape, dtype=model.token_head.decoder_weight.dtype, device=places_S.device)
+    mask_BS = mask_BS.masked_fill(~is_real_BS, -torch.inf)
+    grid = Grid.of(is_real_BS)
+    ids_R, position_R, language_R = (grid.rows(column) for column in (order.ids_BS, position_BS, language_BS))
+    return model.begun(ids_R, position_R, language_R, grid, mask_BS[:, None, None], beams, 1 + order.longest)
+
+
+def first_token(specials: Specials) -> int:
+    """What stands before the first token of a target."""
+    return specials.end if specials.begin is None else specials.begin

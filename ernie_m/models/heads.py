@@ -8,7 +8,7 @@ and its size in ernie_m.models.size. The head of sentences has its own file, ern
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,33 @@ class TokenHead(Head):
             piece_N = torch.where(value_N > best_N, index_N + start, piece_N)
             best_N = torch.maximum(best_N, value_N)
         return piece_N
+
+    def likeliest_of(self, hidden_ND: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The so many likeliest of `pieces` at each position, likeliest first: log probabilities and ids, [N, count] each.
+
+        Of one alone no probability is computed; it is 0.
+        """
+        of_all, values, tokens = [], [], []
+        never = [*zip([0, *(end for _, end in self.pieces)], [*(start for start, _ in self.pieces), None], strict=True)]
+        for first, logits_NW in self.logit_slices(hidden_ND):
+            if count > 1:
+                of_all.append(logits_NW.logsumexp(dim=1, keepdim=True))
+            for start, end in never:
+                logits_NW[:, max(0, start - first) : None if end is None else max(0, end - first)] = -torch.inf
+            value_NK, index_NK = logits_NW.topk(min(count, logits_NW.shape[1]), dim=1)
+            values.append(value_NK)
+            tokens.append(index_NK + first)
+        value_NP, token_NP = torch.cat(values, dim=1), torch.cat(tokens, dim=1)
+        value_NK, index_NK = value_NP.topk(min(count, value_NP.shape[1]), dim=1)
+        of_all_N1 = torch.cat(of_all, dim=1).logsumexp(dim=1, keepdim=True) if of_all else value_NK
+        return value_NK - of_all_N1, token_NP.gather(1, index_NK)
+
+    def logit_slices(self, hidden_ND: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Logits of slices of the vocabulary, fp32 [N, words], and the first word of each."""
+        width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
+        for first in range(0, len(self.decoder_weight), width):
+            words = slice(first, first + width)
+            yield first, fp32_linear(hidden_ND, self.decoder_weight[words], self.decoder_bias[words])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """All logits [..., V], for tests, export checks and small inputs."""

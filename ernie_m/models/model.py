@@ -20,6 +20,7 @@ from ernie_m.models.attention import attend, build_mask, choose_attention, compi
 from ernie_m.models.gelu_linear import GeluLinear
 from ernie_m.models.heads import Norm, heads_for
 from ernie_m.models.layer_norm import choose_layer_norm, layer_norm
+from ernie_m.models.past import Grid, LayerPast
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
@@ -71,6 +72,23 @@ class Layer(nn.Module):
         split = (B, S, 3, self.config.num_heads, D // self.config.num_heads)
         query, key, value = self.qkv(hidden_BSD).view(split).permute(2, 0, 3, 1, 4)
         return attend(query, key, value, mask, self._attention_dropout).transpose(1, 2).reshape(B, S, D)
+
+    def read(self, hidden_RD: Tensor, grid: Grid, mask: Tensor, past: LayerPast | None = None, first: int = 0) -> Tensor:
+        """Forward up to the feed-forward of the rows of a grid, [R, D]. They read one another and the past.
+
+        `mask`: added to attention's logits, [B, 1, 1 or K, slots]. `first`: their first slot in the past.
+        """
+        (B, K), D, num_heads = grid.shape, hidden_RD.shape[1], self.config.num_heads
+        split = grid.places(self.qkv(hidden_RD)).view(B, K, 3, num_heads, D // num_heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        if past is not None:
+            key, value = past.with_slots(first, key, value)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).reshape(B, K, D)
+        return self._added(hidden_RD, grid.rows(attended), None)
+
+    def step(self, hidden_RD: Tensor, grid: Grid, mask: Tensor, past: LayerPast | None = None, first: int = 0) -> Tensor:
+        """Forward without gradient of the rows of a grid, [R, D]; see `read`."""
+        return self._fed(self.read(hidden_RD, grid, mask, past, first))
 
     def _added(self, hidden_BSD: Tensor, attended_BSD: Tensor, wanted_N: Tensor | None) -> Tensor:
         """What was read, added to the states; of wanted positions alone, since behind attention none needs another."""

@@ -10,11 +10,9 @@ One attention rule says who reads whom in all three, from part to part of the ro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ernie_m.base.console import Choice
@@ -23,6 +21,7 @@ from ernie_m.models.attention import attend, build_mask, choose_attention, compi
 from ernie_m.models.heads import Norm, TokenHead, heads_for
 from ernie_m.models.layer_norm import choose_layer_norm, layer_norm
 from ernie_m.models.model import Embeddings, Encoder, Layer, draw_weights, through_layers
+from ernie_m.models.past import Grid, LayerPast, Past
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import SHARED, ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient
@@ -48,72 +47,38 @@ class DecoderLayer(Layer):
 
     def keys_across(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the sources, [B, H, S, E]: the same for every target token."""
-        (B, S, D), num_heads = source_BSD.shape, self.config.num_heads
-        split = (B, S, 2, num_heads, D // num_heads)
-        key_BHSE, value_BHSE = self.across_key_value(source_BSD).view(split).permute(2, 0, 3, 1, 4)
+        return self._split_across(self.across_key_value(source_BSD))
+
+    def past(self, source_RD: Tensor, grid: Grid, room: int) -> LayerPast:
+        """Of so many slots a source, whose states are these rows."""
+        past = LayerPast.empty(grid.shape[0], room, self.config.num_heads, source_RD)
+        past.across = self._split_across(grid.places(self.across_key_value(source_RD)))
+        return past
+
+    def write(self, hidden_RD: Tensor, grid: Grid, past: Past, layer: LayerPast) -> Tensor:
+        """The states behind this layer of target tokens, rows of a grid; they read and become part of the past."""
+        hidden_RD = self.read(hidden_RD, grid, past.reads, layer, past.newest)
+        assert layer.across is not None
+        query_BKD = grid.places(self.across_query(hidden_RD))
+        attended_RD = grid.rows(self._attended_across(query_BKD, layer.across, past.across_B11S))
+        return self._fed(self.across_norm(hidden_RD + self.across_out(attended_RD)))
+
+    def _split_across(self, of_sources_BS2D: Tensor) -> tuple[Tensor, Tensor]:
+        (B, S, _), D, num_heads = of_sources_BS2D.shape, self.config.hidden_size, self.config.num_heads
+        key_BHSE, value_BHSE = of_sources_BS2D.view(B, S, 2, num_heads, D // num_heads).permute(2, 0, 3, 1, 4)
         return key_BHSE, value_BHSE
 
-    def step(self, hidden_R1D: Tensor, past: Past, place: int, mask_across: Tensor) -> Tensor:
-        """The target tokens at this place, [R, 1, D]; they read the past, and become part of it.
-
-        R: targets, of each source as many, those of one source side by side. Across they read its keys and values together.
-        """
-        R, _, D = hidden_R1D.shape
-        split = (R, 1, 3, self.config.num_heads, D // self.config.num_heads)
-        query, key, value = self.qkv(hidden_R1D).view(split).permute(2, 0, 3, 1, 4)
-        keys, values = past.with_place(place, key, value)
-        attended = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).reshape(R, 1, D)
-        of_sources_BKD = self._added(hidden_R1D, attended, None).view(len(past.across[0]), -1, D)
-        return self._with_source(of_sources_BKD, past.across, mask_across, None).view(R, 1, D)
+    def _attended_across(self, query_BTD: Tensor, across: tuple[Tensor, Tensor], mask: Any) -> Tensor:
+        (B, T, D), num_heads = query_BTD.shape, self.config.num_heads
+        query_BHTE = query_BTD.view(B, T, num_heads, D // num_heads).transpose(1, 2)
+        return attend(query_BHTE, *across, mask, self._attention_dropout).transpose(1, 2).reshape(B, T, D)
 
     def _with_source(self, hidden_BTD: Tensor, across: tuple[Tensor, Tensor], mask: Any, wanted_N: Tensor | None) -> Tensor:
         """The states with what they read of the sources, and behind the feed-forward."""
-        (B, T, D), num_heads = hidden_BTD.shape, self.config.num_heads
-        query_BHTE = self.across_query(hidden_BTD).view(B, T, num_heads, D // num_heads).transpose(1, 2)
-        attended = attend(query_BHTE, *across, mask, self._attention_dropout).transpose(1, 2).reshape(B, T, D)
-        hidden = hidden_BTD
+        attended, hidden = self._attended_across(self.across_query(hidden_BTD), across, mask), hidden_BTD
         if wanted_N is not None:
             attended, hidden = attended.flatten(0, 1)[wanted_N], hidden.flatten(0, 1)[wanted_N]
         return self._fed(self.across_norm(hidden + self._dropped(self.across_out(attended))))
-
-
-@dataclass
-class Past:
-    """What a decoder layer remembers while targets are written: `across`, and room for keys and values [R, H, T, E].
-
-    `across` is of B sources, which have as many targets each, R in all.
-    """
-
-    across: tuple[Tensor, Tensor]
-    keys_RHTE: Tensor
-    values_RHTE: Tensor
-
-    @staticmethod
-    def empty(across: tuple[Tensor, Tensor], room: int, beams: int) -> Past:
-        """Of targets of up to `room` tokens, so many of each source."""
-        B, num_heads, _, head_size = across[0].shape
-        shape = (B * beams, num_heads, room, head_size)
-        return Past(across, across[0].new_empty(shape), across[0].new_empty(shape))
-
-    def with_place(self, place: int, key_RH1E: Tensor, value_RH1E: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of all targets up to this place, where these are now."""
-        self.keys_RHTE[:, :, place], self.values_RHTE[:, :, place] = key_RH1E[:, :, 0], value_RH1E[:, :, 0]
-        return self.keys_RHTE[:, :, : place + 1], self.values_RHTE[:, :, : place + 1]
-
-    def take_over(self, rows_N: Tensor, parents_N: Tensor, length: int) -> None:
-        """Those targets remember what their parents do, of so many places."""
-        for of_targets in (self.keys_RHTE, self.values_RHTE):
-            of_targets[rows_N, :, :length] = of_targets[parents_N, :, :length]
-
-    def of(self, sources_N: Tensor, rows_R: Tensor, length: int) -> Past:
-        """What is remembered of some sources and of their targets, of so many places."""
-        key, value = (tensor[sources_N] for tensor in self.across)
-        kept = []
-        for of_targets in (self.keys_RHTE, self.values_RHTE):
-            new = of_targets.new_empty((len(rows_R), *of_targets.shape[1:]))
-            new[:, :, :length] = of_targets[rows_R, :, :length]
-            kept.append(new)
-        return Past((key, value), *kept)
 
 
 class Side(nn.Module):
@@ -198,28 +163,25 @@ class TranslationModel(PretrainingModel):
             whole_BSD = through_layers(self.encoder.layers, self.config, source_BSD, (of_sources,), layer)
         return torch.cat([whole_BSD, hidden], dim=1)
 
-    def encoded(self, ids_BS: Tensor, position_BS: Tensor, language_BS: Tensor, mask: Any) -> Tensor:
-        """The encoder's states of sources, [B, S, D]."""
-        hidden_BSD = self.encoder.embeddings(ids_BS, position_BS, language_BS)
-        return through_layers(self.encoder.layers, self.config, hidden_BSD, (mask,))
-
     def begun(
-        self, ids_BS: Tensor, position_BS: Tensor, language_BS: Tensor, mask: Tensor, room: int, beams: int
-    ) -> list[Past]:
-        """What each layer remembers before targets of up to `room` tokens are written, so many of each source."""
-        states_BSD = self.encoded(ids_BS, position_BS, language_BS, mask)
-        across = (layer.keys_across(states_BSD) for layer in self.decoder.layers)  # type: ignore[operator]
-        return [Past.empty(of_layer, room, beams) for of_layer in across]
+        self, ids_R: Tensor, position_R: Tensor, language_R: Tensor, grid: Grid, mask_B11S: Tensor, beams: int, most: int
+    ) -> Past:
+        """What is remembered before targets of up to `most` tokens are written, so many of each source.
 
-    def stepped(
-        self, token_R1: Tensor, position_R1: Tensor, language_R1: Tensor, past: list[Past], place: int, mask: Tensor
-    ) -> Tensor:
-        """States [R, D] of the target tokens at this place; the past then has them too. `mask`: of the sources."""
-        hidden_R1D = self.decoder.embeddings(token_R1, position_R1, language_R1)
-        for layer, of_layer in zip(self.decoder.layers, past, strict=True):
-            hidden_R1D = layer.step(hidden_R1D, of_layer, place, mask)  # type: ignore[operator]
-        states_RD: Tensor = hidden_R1D[:, 0]
-        return states_RD
+        Sources are rows of a grid [B, S]; `mask_B11S`, added to attention's logits, says which of its places are read.
+        """
+        hidden_RD = self.encoder.embeddings(ids_R, position_R, language_R)
+        for layer in self.encoder.layers:
+            hidden_RD = layer.step(hidden_RD, grid, mask_B11S)  # type: ignore[operator]
+        layers = [layer.past(hidden_RD, grid, beams * most) for layer in self.decoder.layers]  # type: ignore[operator]
+        return Past(layers, mask_B11S, beams)
+
+    def stepped(self, token_R: Tensor, position_R: Tensor, language_R: Tensor, grid: Grid, past: Past) -> Tensor:
+        """States [R, D] of the tokens in the newest slots of the past, rows of a grid [B, K]."""
+        hidden_RD: Tensor = self.decoder.embeddings(token_R, position_R, language_R)
+        for layer, of_layer in zip(self.decoder.layers, past.layers, strict=True):
+            hidden_RD = layer.write(hidden_RD, grid, past, of_layer)  # type: ignore[operator]
+        return hidden_RD
 
     @staticmethod
     def _embedded(side: Side, batch: PackedBatch[Tensor], part: range, tied: TiedGradient | None) -> Tensor:

@@ -14,6 +14,7 @@ from ernie_m.base.console import InputError, Progress
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.beams import Search, searched
 from ernie_m.models.decoding import Translates, longest_target
+from ernie_m.models.packed import packed
 
 NUM_SPECIAL = 2  # around a sentence
 
@@ -64,13 +65,14 @@ class Translator:
         batches = list(self._batches([len(source) for source in sources]))[share.rank :: share.world_size]
         progress = Progress("translating", sum(len(sources[i]) for batch in batches for i in batch), "tokens")
         found: dict[int, str] = {}
-        for batch in batches:
-            chosen = [sources[i] for i in batch]
-            limits = [self._limit(len(source)) for source in chosen]
-            targets = searched(self.model, chosen, self.languages, limits, self.search)
-            found |= {i: self._text(target) for i, target in zip(batch, targets, strict=True)}
-            if share.rank == 0:
-                progress.advance(sum(map(len, chosen)))
+        with packed(self.model):
+            for batch in batches:
+                chosen = [sources[i] for i in batch]
+                limits = [self._limit(len(source)) for source in chosen]
+                targets = searched(self.model, chosen, self.languages, limits, self.search)
+                found |= {i: self._text(target) for i, target in zip(batch, targets, strict=True)}
+                if share.rank == 0:
+                    progress.advance(sum(map(len, chosen)))
         if share.rank == 0:
             progress.close()
         whole: dict[int, str] = {}

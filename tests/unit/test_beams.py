@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, Specials
+from ernie_m.models import past
 from ernie_m.models.beams import Search, searched
 from ernie_m.models.decoding import longest_target, translated
 from ernie_m.models.translation import TranslationModel
@@ -27,7 +28,9 @@ def log_probabilities(model: TranslationModel, source: np.ndarray, target: list[
     everything = torch.ones(1, 1, 1, ids[0].shape[1], dtype=torch.bool)
     past = torch.ones(ids[1].shape[1], ids[1].shape[1], dtype=torch.bool).tril()[None, None]
     with torch.no_grad():
-        states = model.encoded(ids[0], places[0], languages[0], everything)
+        states = model.encoder.embeddings(ids[0], places[0], languages[0])
+        for layer in model.encoder.layers:
+            states = layer(states, everything)
         hidden = model.decoder.embeddings(ids[1], places[1], languages[1])
         for layer in model.decoder.layers:
             hidden = layer(hidden, past, states, everything)
@@ -102,8 +105,13 @@ def test_enough_beams_find_the_best_of_all_targets(penalty: float, tiny: Transla
         assert found(tiny, [np.array(source, np.int32)], Search(40, penalty), limit) == [list(best)]
 
 
+@pytest.mark.parametrize("look_at", [1, 1000])
 @pytest.mark.parametrize("search", [Search(2), Search(4), Search(4, 0.0), Search(3, 2.5)], ids=str)
-def test_a_search_is_that_of_the_oracle_without_a_cache(search: Search, model: TranslationModel) -> None:
+def test_a_search_is_that_of_the_oracle_without_a_cache(
+    search: Search, look_at: int, model: TranslationModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where what no beam reads any more is let go as soon as it can be."""
+    monkeypatch.setattr(past, "LOOK_AT", look_at)
     sources = sources_of(3, 5, 1)
     expected = [oracle(model, source, 7, search) for source in sources]
     assert found(model, sources, search, 7) == expected
