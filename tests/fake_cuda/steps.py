@@ -21,7 +21,7 @@ from typing import Any
 from tests.fake_cuda.device import ROOT, place, pretend, watched
 
 SHAPE = {"num_layers": 2, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "max_positions": 130, "attention": "sdpa"}
-ROWS, LENGTH, UPDATES = 16, 128, 5
+ROWS, LENGTH, UPDATES = 18, 128, 5
 OWN, DECODERS = "encoder", ("separate", "shared")
 """Models: our own encoder, ours with one of these decoders, or a class of transformers."""
 OF_TRANSFORMERS = {

@@ -77,6 +77,19 @@ def test_the_page_has_what_is_known_before_the_last_part(tmp_path: Path, monkeyp
     assert "| looks | not run yet |" in seen[0]
 
 
+def test_the_page_explains_each_part_and_says_what_was_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert gpu_day.WHAT.keys() == gpu_day.PARTS.keys()
+    parts = {name: replace(part, do=lambda day, seconds: "1.00") for name, part in gpu_day.PARTS.items()}
+    monkeypatch.setattr(gpu_day, "PARTS", parts)
+    assert day_in(tmp_path).run(["ceilings", "data"]) == 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "Not asked for (--only): tests, training, speed, memory, profile, compile." in page
+    assert gpu_day.WHAT["ceilings"] in page
+    assert gpu_day.WHAT["speed"] not in page
+
+
 def test_all_parts_together_take_no_longer_than_there_is_time() -> None:
     assert sum(part.seconds for part in gpu_day.PARTS.values()) <= 60 * gpu_day.MINUTES == 25 * 60
     assert gpu_day_parts.FULL.patience == 1
