@@ -43,7 +43,8 @@ def dotted(capability: tuple[int, int]) -> str:
 def _runs(capability: tuple[int, int], name: str) -> bool:
     """Compiled code (sm_XY) runs on X.Y and later minor versions of X; intermediate code (compute_XY) on all from X.Y on.
 
-    sm_90a runs on that capability alone, sm_100f on its family. Other makers' names are not judged.
+    sm_90a and compute_90a run on that capability alone, sm_100f and compute_100f on its family. Other makers' names are not
+    judged.
     """
     found = _ARCHITECTURE.fullmatch(name)
     if not found:
@@ -51,4 +52,5 @@ def _runs(capability: tuple[int, int], name: str) -> bool:
     built = int(found["major"]), int(found["minor"])
     if found["special"] == "a":
         return built == capability
-    return built <= capability and (found["kind"] == "compute" or built[0] == capability[0])
+    is_for_all = found["kind"] == "compute" and not found["special"]
+    return built <= capability and (is_for_all or built[0] == capability[0])

@@ -26,6 +26,9 @@ CUDA_126 = ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"]
         ((9, 0), ["sm_90a"], True),
         ((10, 0), ["sm_90a"], False),
         ((10, 3), ["sm_100f"], True),
+        ((7, 0), ["compute_60"], True),  # intermediate code alone
+        ((10, 3), ["compute_100f"], True),
+        ((12, 0), ["compute_100f"], False),  # of its family alone
         ((9, 0), [], False),
         ((9, 4), ["gfx90a", "gfx942"], True),  # AMD's: not judged
     ],
