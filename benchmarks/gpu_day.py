@@ -37,6 +37,7 @@ from pathlib import Path
 import torch
 from apart import OUT_OF_MEMORY, answer, apart
 from gpu_day_parts import FULL, LOSS_CONTINUES, SMALL, PartFailed, Size, Training, call, ceilings, environment, prepare
+from gpu_speed import ENDED
 from training_speed_runs import Result, Setup, profile
 
 from ernie_m.base.table import table
@@ -179,7 +180,7 @@ class Day:
             try:
                 call(command, seconds + 30, log, self.variables)
             except PartFailed as error:
-                if "verdict" not in log.read_text(encoding="utf-8", errors="replace"):
+                if ENDED not in log.read_text(encoding="utf-8", errors="replace"):
                     raise PartFailed(f"{error}\n{log.read_text(encoding='utf-8', errors='replace')[-6000:]}") from None
             text = log.read_text(encoding="utf-8", errors="replace")
             if found := re.search(r"(useful FLOP/s of a step / measured bf16 matmul peak) +([\d.]+)", text):

@@ -87,6 +87,10 @@ def main() -> None:
     raise SystemExit(Benchmark(setup, arguments.device, arguments.minutes, arguments.fp16_steps).run(parts))
 
 
+ENDED = "-- all parts have ended"
+"""The last line, whatever was measured."""
+
+
 class Benchmark:
     """All measurements at one size."""
 
@@ -122,7 +126,11 @@ class Benchmark:
         if "step" in parts:
             share = self.rate_of_flops / self.peaks["bf16"] if self.rate_of_flops and self.peaks["bf16"] else None
             self.target("useful FLOP/s of a step / measured bf16 matmul peak", share, least=0.5)
-        print(table(("figure", "value", "target", "verdict"), self.figures))
+        if self.figures:
+            print(table(("figure", "value", "target", "verdict"), self.figures))
+        else:
+            print("no figure of these parts has a target here")
+        print(ENDED)
         return 0 if all(verdict == "ok" for *_, verdict in self.figures) else 1
 
     def target(self, what: str, value: float | None, least: float | None = None, most: float | None = None) -> None:

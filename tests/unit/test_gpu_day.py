@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +89,25 @@ def test_the_page_explains_each_part_and_says_what_was_not_asked_for(
     assert "Not asked for (--only): tests, training, speed, memory, profile, compile." in page
     assert gpu_day.WHAT["ceilings"] in page
     assert gpu_day.WHAT["speed"] not in page
+
+
+def test_a_benchmark_that_breaks_off_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ends with missed targets is: its exit code is the same."""
+
+    def ending(text: str) -> Callable[..., str]:
+        def call(command: object, seconds: float, log: Path, variables: object) -> str:
+            log.write_text(text, encoding="utf-8")
+            raise PartFailed("exit code 1")
+
+        return call
+
+    day = day_in(tmp_path)
+    day.data = tmp_path, tmp_path
+    monkeypatch.setattr(gpu_day, "call", ending("verdicts mean little\nTraceback"))
+    with pytest.raises(PartFailed, match="Traceback"):
+        day.speed_of("zero")(60)
+    monkeypatch.setattr(gpu_day, "call", ending(f"verdicts mean little\nMISSED\n{gpu_speed.ENDED}"))
+    assert "MISSED" in day.speed_of("zero")(60)
 
 
 def test_all_parts_together_take_no_longer_than_there_is_time() -> None:
