@@ -70,7 +70,7 @@ def wait_for_step(run: Path, step: int, job: subprocess.Popen[bytes], log: Path)
         assert job.poll() is None, log.read_text()
         return any(line["step"] >= step for line in read_metrics(run))
 
-    eventually(reached, 180, f"step {step}: {log}")
+    eventually(reached, 600, f"step {step}: {log}")
 
 
 def sample_ledger(run: Path) -> list[dict[str, Any]]:
