@@ -133,7 +133,7 @@ def _stretch(keys: np.ndarray, bucket: Bucket) -> np.ndarray:
 def _repeated(keys: np.ndarray, places: np.ndarray, split: int, bucket: Bucket) -> tuple[np.ndarray, np.ndarray]:
     """(the corpus of each repeated row, the rows as `find_repeated` writes them); places: corpus and chunk, [rows, 2]."""
     parts = [name for name in ("low", "high") if name in (keys.dtype.names or ())]
-    order = np.lexsort((keys["row"], places[:, 1], places[:, 0], *(keys[name] for name in parts)))
+    order = np.lexsort([keys[name] for name in parts])  # those of a key stay as they came: corpus by corpus, row by row
     keys, places = keys[order], places[order]
     is_repeated = np.zeros(len(keys), np.bool_)
     is_repeated[1:] = np.logical_and.reduce([keys[name][1:] == keys[name][:-1] for name in parts])

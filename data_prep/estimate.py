@@ -66,19 +66,20 @@ def estimate(corpus: Corpus, tokenizer: Path, most_text: int = MOST_TEXT) -> Est
         RowKeys(corpus).add(some)
         return [count_pieces(vocabulary.encode_batch(side).values, unknown) for side in some]
 
-    groups = (lines for chunk in sample.chunks for lines in readers.parse(corpus, chunk))
-    kept, texts, _ = clean(next(groups), corpus)  # what is loaded at first use is no price of a line
-    encoded(texts, kept[:1].tolist())
-    rows, tokens, encoding, started = 0, 0, 0.0, time.process_time()  # others on this machine cost nothing
-    pieces = [Pieces()] * len(corpus.languages)
-    for lines in (lines for chunk in sample.chunks for lines in readers.parse(corpus, chunk)):
-        kept, texts, _ = clean(lines, corpus)
-        rows += len(kept)
-        chosen, before = kept[::ENCODED_ONE_IN].tolist(), time.process_time()
-        sides = encoded(texts, chosen)
-        pieces = [before + now for before, now in zip(pieces, sides, strict=True)]
-        tokens += sum(side.total for side in sides) * len(kept) // max(1, len(chosen))
-        encoding += time.process_time() - before
+    with readers.named(corpus):
+        groups = (lines for chunk in sample.chunks for lines in readers.parse(corpus, chunk))
+        kept, texts, _ = clean(next(groups), corpus)  # what is loaded at first use is no price of a line
+        encoded(texts, kept[:1].tolist())
+        rows, tokens, encoding, started = 0, 0, 0.0, time.process_time()  # others on this machine cost nothing
+        pieces = [Pieces()] * len(corpus.languages)
+        for lines in (lines for chunk in sample.chunks for lines in readers.parse(corpus, chunk)):
+            kept, texts, _ = clean(lines, corpus)
+            rows += len(kept)
+            chosen, before = kept[::ENCODED_ONE_IN].tolist(), time.process_time()
+            sides = encoded(texts, chosen)
+            pieces = [before + now for before, now in zip(pieces, sides, strict=True)]
+            tokens += sum(side.total for side in sides) * len(kept) // max(1, len(chosen))
+            encoding += time.process_time() - before
     factor = max(1.0, sample.text_bytes / max(1, sum(map(readers.text_bytes, sample.chunks))))
     text, rows, tokens = sample.text_bytes, int(rows * factor), int(tokens * factor)
     seconds = reading + (time.process_time() - started + (ENCODED_ONE_IN - 1) * encoding) * factor

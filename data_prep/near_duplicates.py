@@ -178,9 +178,9 @@ def _stands_alone() -> np.ndarray:
 
 
 def sorted_band_keys(rows_R: np.ndarray, keys_RB: np.ndarray) -> np.ndarray:
-    """BAND_KEY [R * B], in the order of the keys."""
+    """BAND_KEY [R * B], in the order of the keys, and of the rows where these are the same."""
     found = np.zeros(keys_RB.size, BAND_KEY)
-    order = np.argsort(keys_RB, axis=None)
+    order = np.argsort(keys_RB, axis=None, kind="stable")
     found["high"] = keys_RB.ravel()[order]
     order //= keys_RB.shape[1]
     found["row"] = rows_R[order]

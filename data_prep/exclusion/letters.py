@@ -11,7 +11,6 @@ modulo 2 ** 64), so all runs of a length cost a few operations a letter.
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -22,8 +21,11 @@ BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse
 INVERSE = pow(BASE, -1, 1 << 64)
 SPREAD = np.uint64(0xBF58476D1CE4E5B9)
 LENGTH_FACTOR = np.uint64(0x94D049BB133111EB)
-NOT_SEEN = re.compile("[\u034f\u0640\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
-"""Letters and marks by their category, of which a reader sees nothing."""
+NOT_SEEN = (
+    *((0x34F, 0x34F), (0x640, 0x640), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x3164, 0x3164)),
+    *((0xFE00, 0xFE0F), (0xFFA0, 0xFFA0), (0xE0100, 0xE01EF)),
+)
+"""First and last of letters and marks, by their category, of which a reader sees nothing."""
 FIRST_WIDE = 0x1100  # Hangul, kana, Han: a letter is a syllable or a word
 
 
@@ -107,11 +109,10 @@ def _powers(base: int, count: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _letters() -> np.ndarray:
     """What each code point counts as, 0 for what does not count: uint32 [0x110000]."""
-    return np.fromiter(map(_counts_as, map(chr, range(0x110000))), np.uint32, 0x110000)
-
-
-def _counts_as(character: str) -> int:
-    kind = unicodedata.category(character)
-    if kind == "Nd":
-        return ord("0") + unicodedata.decimal(character)
-    return ord(character) if kind[0] in "LMN" and not NOT_SEEN.match(character) else 0
+    counts_as, number = np.arange(0x110000, dtype=np.uint32), 0x110000
+    counts_as[np.fromiter((unicodedata.category(chr(code))[0] not in "LMN" for code in range(number)), np.bool_, number)] = 0
+    for digit in np.flatnonzero(np.fromiter(map(str.isdecimal, map(chr, range(number))), np.bool_, number)).tolist():
+        counts_as[digit] = ord("0") + unicodedata.decimal(chr(digit))
+    for first, last in NOT_SEEN:
+        counts_as[first : last + 1] = 0
+    return counts_as

@@ -25,10 +25,17 @@ MADLAD_LINE_END = "\\n"
 
 def parse_jsonl(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
     """The lines of each object's text. Raises InputError for a file whose first lines are mostly no objects."""
+    seen = strange = 0
     for lines in _parse(corpus, chunk, lambda line: _of_object(line, corpus.text)):
-        if chunk.index == 0 and len(lines.numbers) and lines.numbers[0] <= LINES_TO_JUDGE:
-            _judge_objects(corpus, lines)
+        if chunk.index == 0 and seen < LINES_TO_JUDGE:
+            seen += len(np.unique(lines.numbers))
+            strange += sum(reason == NOT_JSON for reason in lines.rejected.values())
         yield lines
+    if strange * 2 > seen:
+        raise InputError(
+            f"{corpus.files[0]}: {strange:,} of the first {seen:,} lines are no JSON objects; expected an object a line; of "
+            "a list, or of objects over several lines, `jq -c` makes such"
+        )
 
 
 def parse_parquet(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
@@ -39,17 +46,6 @@ def parse_parquet(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
 def parse_lines(corpus: Corpus, chunk: Chunk) -> Iterator[Lines]:
     """Each line, a document of its own."""
     yield from _parse(corpus, chunk, lambda line: (line, None))
-
-
-def _judge_objects(corpus: Corpus, lines: Lines) -> None:
-    first = lines.numbers[lines.numbers <= LINES_TO_JUDGE]
-    num_lines = len(np.unique(first))
-    strange = sum(lines.rejected.get(index) == NOT_JSON for index in range(len(first)))
-    if strange * 2 > num_lines:
-        raise InputError(
-            f"{corpus.files[0]}: {strange:,} of the first {num_lines:,} lines are no JSON objects; expected an object a "
-            "line; of a list, or of objects over several lines, `jq -c` makes such"
-        )
 
 
 def _of_object(line: str, key: str) -> tuple[Any, str | None]:

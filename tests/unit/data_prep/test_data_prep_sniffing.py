@@ -20,6 +20,7 @@ from prep_samples import read, tarred
 
 from data_prep.catalog import Corpus
 from data_prep.readers import first_chunk, num_lines, sniffing
+from data_prep.readers.documents import NOT_JSON
 from ernie_m.base.console import InputError
 
 TEXT = b"".join(b"line %d of a text\n" % number for number in range(200))
@@ -175,7 +176,7 @@ def test_what_is_not_utf_8_is_told_with_the_way_out_that_fits(tmp_path: Path, co
 def test_objects_that_do_not_stand_alone_on_their_lines_are_refused(tmp_path: Path, joint: str) -> None:
     (tmp_path / "a.jsonl").write_text(joint.join(json.dumps({"text": f"text {n}"}) for n in range(9)))
     with pytest.raises(InputError, match=r"of the first .* lines are no JSON objects; expected an object a line"):
-        first_chunk(Corpus("c", "jsonl", ("en",), (tmp_path / "a.jsonl",)))
+        read(Corpus("c", "jsonl", ("en",), (tmp_path / "a.jsonl",)))
 
 
 def test_a_pipe_standard_input_and_a_folder_are_refused_as_what_they_are(tmp_path: Path) -> None:
@@ -192,3 +193,11 @@ def test_sides_whose_names_are_those_of_each_others_language_are_refused(tmp_pat
     with pytest.raises(InputError, match=r"train\.de\.gz: named as de, .* write languages: \[de, en\]"):
         first_chunk(Corpus("c", "moses", ("en", "de"), files))
     assert num_lines(first_chunk(Corpus("c", "moses", ("de", "en"), files))) == 1
+
+
+def test_a_few_long_lines_that_are_no_objects_do_not_speak_for_a_file(tmp_path: Path) -> None:
+    """The lines of the first stretch, and those behind it, are judged together."""
+    good = json.dumps({"text": "y" * 1000}) + "\n"
+    (tmp_path / "a.jsonl").write_text("{" + "x" * 700_000 + "\n" + good * 99)
+    records = read(Corpus("c", "jsonl", ("en",), (tmp_path / "a.jsonl",)))
+    assert [record.reason for record in records] == [NOT_JSON] + [None] * 99

@@ -294,3 +294,9 @@ def test_repeated_lines_go_across_corpora_of_the_same_languages_in_the_order_of_
         copies = sum(text in set(texts["b"]) for text in texts["a"])
         assert rejected["duplicate of a line of an earlier corpus"] == copies >= shared > 30
         assert rejected["duplicate of an earlier line"] == 150 - copies - len(set(texts["a"]) - set(texts["b"]))
+
+
+def test_what_an_estimate_finds_wrong_names_the_corpus(tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"},\n' * 9)
+    with pytest.raises(InputError, match=r"^corpus a: .*a\.jsonl: 9 of the first 9 lines are no JSON objects"):
+        estimate(Corpus("a", "jsonl", ("en",), (tmp_path / "a.jsonl",)), tokenizer)
