@@ -43,6 +43,8 @@ SHORT = frozenset(_SHORT.split())
 """Canonical codes of two letters. Most corpora have no others, and then the registry is not loaded, a tenth of a start."""
 MOST_CHARACTERS = 100
 """Of a code; the longest that BCP 47 foresees has 35, and langcodes goes a level down with every part."""
+MOST_KEPT = 10_000
+"""Of what langcodes has read."""
 NORWEGIAN = ("nb", "no")
 """The same text in practice: corpora call Bokmål so or so."""
 ROMANIZED = re.compile(r"([a-z]{2,3})-rom")
@@ -117,6 +119,9 @@ def _canonical(code: str) -> str | None:
 def _parsed(code: str, normalize: bool = True) -> Language:
     from langcodes import Language
 
+    for kept in ("_PARSE_CACHE", "_INSTANCES"):  # langcodes forgets none: a file may have a code a unit
+        if len(known := vars(Language).get(kept, {})) > MOST_KEPT:
+            known.clear()
     return Language.get(code, normalize=normalize)
 
 

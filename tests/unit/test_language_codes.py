@@ -33,6 +33,16 @@ def test_codes_that_are_taken_as_they_stand_are_those_of_the_registry() -> None:
     assert {code: langcodes.standardize_tag(code) for code in SHORT} == {code: code for code in SHORT}
 
 
+def test_codes_without_end_take_no_memory_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ernie_m.base.language_codes.MOST_KEPT", 50)
+    for number in range(300):
+        assert not agree(f"x-code{number}", "fr")
+        assert canonical(f"de-x-code{number}") == f"de-x-code{number}"
+    kept = langcodes.Language._PARSE_CACHE, langcodes.Language._INSTANCES
+    assert all(len(known) < 100 for known in kept)
+    assert agree("zh-TW", "zh-Hant")
+
+
 @pytest.mark.parametrize("code", ["", "e", "english1", "fr_FR.UTF-8", "de en", "en-" + "-".join(["abcdefgh"] * 5000)])
 def test_what_is_no_code_is_refused(code: str) -> None:
     with pytest.raises(InputError, match="expected a BCP 47 code"):
