@@ -50,7 +50,7 @@ def test_a_deepspeed_that_calls_it_otherwise_is_refused_with_the_name_and_the_ve
     for name, line in refusals.items():
         owner, _, attribute = name.partition(".")
         assert f"deepspeed {deepspeed.__version__}: its {owner} has no '{attribute}'" in line, name
-        assert "pip install 'deepspeed>=0.19,<0.20'" in line
+        assert "pip install 'deepspeed>=0.19.8,<0.20'" in line
 
 
 def test_no_process_group_of_training_gives_up_before_a_start_may_end(found: dict[str, Any]) -> None:
