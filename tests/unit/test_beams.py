@@ -91,9 +91,10 @@ def test_one_beam_is_greedy(model: TranslationModel) -> None:
     assert ends == {True, False}, "some end by themselves, some at their longest"
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
-def test_enough_beams_find_the_best_of_all_targets(penalty: float, tiny: TranslationModel) -> None:
-    """Against all of them, one by one."""
+@pytest.mark.parametrize(("taste", "penalty"), [(-1.0, 0.0), (-1.0, 1.0), (-1.0, 2.0), (3.0, 0.0), (3.0, 3.0)])
+def test_enough_beams_find_the_best_of_all_targets(taste: float, penalty: float, tiny: TranslationModel) -> None:
+    """Against all of them, one by one; also where short ones are likely and a long one wins in the end."""
+    ending(tiny, taste)
     limit, pieces = 4, [token for token in allowed(tiny.specials) if token != EOS_ID]
     for source in ([4, 5, 5], [5], [4, 4, 4, 5, 5]):
         scores: dict[tuple[int, ...], float] = {}
