@@ -104,19 +104,25 @@ class TranslationPlan:
 
 
 def pretrainings(plan: TranslationPlan, shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
-    """The runs of one stack that rows start from; `shape`: a translation recipe that gives all but their stages."""
+    """The runs of one stack that rows start from; `shape`: a translation recipe that gives all but their stages.
+
+    Its warm-up is a share of its own steps, and the same share of theirs.
+    """
     found = []
-    for name, recipe in PRETRAININGS.items():
+    for name, own_recipe in PRETRAININGS.items():
         if name in plan.given:
             continue
-        content = read_recipe(recipe_path(recipe))
+        content, length = read_recipe(recipe_path(own_recipe)), steps
         if shape is not None:
             taken = read_recipe(recipe_path(shape))
+            before, own_length = (total_steps(budgeted(recipe, None, [])) for recipe in (content, taken))
+            length = steps or before
             for key in ("objective_weights", "init_encoder", "init_decoder", "init_from"):
                 taken.pop(key, None)
-            content = {**taken, "stages": content["stages"], "model": {**taken.get("model", {}), "decoder": None}}
+            stages = [{**stage, "steps": max(1, round(stage["steps"] * own_length / before))} for stage in content["stages"]]
+            content = {**taken, "stages": stages, "model": {**taken.get("model", {}), "decoder": None}}
         own = [override for override in overrides if not override.startswith("model.decoder=")]
-        found.append(Variant(name, name.upper(), budgeted(content, steps, own)))
+        found.append(Variant(name, name.upper(), budgeted(content, length, own)))
     return found
 
 
@@ -135,8 +141,13 @@ def rows(plan: TranslationPlan, shape: str | None, steps: int | None, overrides:
     return found
 
 
+def total_steps(recipe: Mapping[str, Any]) -> int:
+    """Of all stages."""
+    return sum(stage["steps"] for stage in recipe["stages"])
+
+
 def _pairs_alone(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {"steps": sum(stage["steps"] for stage in recipe["stages"]), "rows": {"MT": 1}}
+    return {"steps": total_steps(recipe), "rows": {"MT": 1}}
 
 
 def run(

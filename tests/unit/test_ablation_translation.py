@@ -46,11 +46,19 @@ def test_rows_differ_in_what_encoder_and_decoder_start_from_and_share_the_pre_tr
         assert {line.partition(":")[0] for line in differing} == {"init_from", "model.decoder"}
 
 
-def test_pre_trainings_are_of_one_stack_of_the_same_shape_and_given_ones_are_not_trained() -> None:
+def test_pre_trainings_are_of_one_stack_of_the_same_shape_and_given_ones_are_not_trained(tmp_path: Path) -> None:
     recipe = str(RECIPES / "xlm_unsupervised.yaml")
     found = {v.name: v for v in pretrainings(plan("unsupervised"), recipe, 50, ["model.decoder=shared"])}
     assert {name: [*v.config.stages[0].rows] for name, v in found.items()} == {"clm": ["CLM"], "mlm": ["MMLM"]}
     assert all(not v.config.model.translates and v.num_steps == 50 for v in found.values())
+    shape = tmp_path / "shape.yaml"
+    shape.write_text(
+        "extends: xlm_mt\nstages: [{steps: 300, rows: {MT: 1}}, {steps: 300, rows: {MT: 1}}]\noptimizer: {warmup_steps: 60}\n"
+    )
+    for steps, warmup in ((1500, 150), (None, 20_000)):  # a tenth, as of the translation model's own steps
+        of_shape = pretrainings(plan("supervised"), str(shape), steps, [])
+        assert {v.config.optimizer.warmup_steps for v in of_shape} == {warmup}
+        assert {v.num_steps for v in of_shape} == {steps or 200_000}
     own = {v.name: v for v in pretrainings(plan("supervised"), None, None, [])}
     assert own["mlm"].config.batch.rows_per_step == 4096, "without a recipe they are XLM's own"
     given = plan("supervised", mlm="/mine")
