@@ -52,9 +52,8 @@ def test_pre_trainings_are_of_one_stack_of_the_same_shape_and_given_ones_are_not
     assert {name: [*v.config.stages[0].rows] for name, v in found.items()} == {"clm": ["CLM"], "mlm": ["MMLM"]}
     assert all(not v.config.model.translates and v.num_steps == 50 for v in found.values())
     shape = tmp_path / "shape.yaml"
-    shape.write_text(
-        "extends: xlm_mt\nstages: [{steps: 300, rows: {MT: 1}}, {steps: 300, rows: {MT: 1}}]\noptimizer: {warmup_steps: 60}\n"
-    )
+    halves = "[{steps: 300, rows: {MT: 1}}, {steps: 300, rows: {MT: 1}}]"
+    shape.write_text(f"extends: xlm_mt\nstages: {halves}\noptimizer: {{warmup_steps: 60}}\n")
     for steps, warmup in ((1500, 150), (None, 20_000)):  # a tenth, as of the translation model's own steps
         of_shape = pretrainings(plan("supervised"), str(shape), steps, [])
         assert {v.config.optimizer.warmup_steps for v in of_shape} == {warmup}
