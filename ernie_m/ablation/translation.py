@@ -21,6 +21,8 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json
 from ernie_m.base.shipped import recipe_path
 from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.interop.sides import check_shared
+from ernie_m.interop.start import starts_of
 from ernie_m.runs.best_checkpoint import BEST
 from ernie_m.translation.lines import read_lines
 
@@ -166,6 +168,8 @@ def run(
         read_lines(Path(f"{plan.test}.{language}"))
     before, compared = pretrainings(plan, shape, pretraining_steps, overrides), rows(plan, shape, steps, overrides)
     chosen = plan.shared.chosen(compared)
+    for variant in chosen:
+        _check_sides(variant)
     for variant in _startable(chosen, [str(plan.start(v.name)) for v in before]):
         _row_job(variant, 0, plan)  # what does not fit shows before anything is written or trained
     claim([*before, *compared], plan.shared)
@@ -176,6 +180,14 @@ def run(
         v for v in compared if all(part.is_done() for name in plan.shared.job_names(v) for part in _scoring(plan, name))
     ]
     return finished, {v.name: [_scores(plan, name) for name in plan.shared.job_names(v)] for v in finished}
+
+
+def _check_sides(variant: Variant) -> None:
+    """Raise InputError, naming the row, for sides that cannot start so: before hours of what they would start from."""
+    try:
+        check_shared(starts_of(variant.recipe), variant.recipe.get("model", {}).get("decoder"))
+    except InputError as error:
+        raise InputError(f"row {variant.name}: {error}, or leave it out with --only") from None
 
 
 def _startable(compared: Sequence[Variant], missing: Sequence[str]) -> list[Variant]:

@@ -135,3 +135,6 @@ def test_of_the_rows_that_are_asked_for_alone_the_pre_trainings_are_trained_and_
     assert {v.name for v in translation.run(more, None, None, None, [])[0]} == {*asked, "clm_nothing"}, "of both commands"
     with pytest.raises(InputError, match=r"--only mlm: expected some of nothing_nothing, .*prefix_lm"):
         translation.run(replace(of, shared=replace(shared, only=("mlm",))), None, None, None, [])
+    whole = replace(of, shared=replace(shared, only=()))
+    with pytest.raises(InputError, match=r"row clm_mlm: init_decoder: another start .* leave it out with --only"):
+        translation.run(whole, None, None, None, ["model.decoder=shared"])
