@@ -114,17 +114,16 @@ def pretrainings(plan: TranslationPlan, shape: str | None, steps: int | None, ov
     for name, own_recipe in PRETRAININGS.items():
         if name in plan.given:
             continue
-        content, length = read_recipe(recipe_path(own_recipe)), steps
+        content = read_recipe(recipe_path(own_recipe))
+        length = steps or total_steps(content)
+        content = budgeted(content, length, [])
         if shape is not None:
-            taken = read_recipe(recipe_path(shape))
-            before, own_length = (total_steps(budgeted(recipe, None, [])) for recipe in (content, taken))
-            length = steps or before
+            taken = budgeted(read_recipe(recipe_path(shape)), length, [])
             for key in ("objective_weights", "init_encoder", "init_decoder", "init_from"):
                 taken.pop(key, None)
-            stages = [{**stage, "steps": max(1, round(stage["steps"] * own_length / before))} for stage in content["stages"]]
-            content = {**taken, "stages": stages, "model": {**taken.get("model", {}), "decoder": None}}
+            content = {**taken, "stages": content["stages"], "model": {**taken.get("model", {}), "decoder": None}}
         own = [override for override in overrides if not override.startswith("model.decoder=")]
-        found.append(Variant(name, name.upper(), budgeted(content, length, own)))
+        found.append(Variant(name, name.upper(), budgeted(content, None, own)))
     return found
 
 
