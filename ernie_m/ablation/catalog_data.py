@@ -1,14 +1,41 @@
-"""Data of a comparison from a catalog that `python -m data_prep fetch` wrote: tokenizer, shards, word links."""
+"""Data of `ablate transfer`: made of a catalog that `python -m data_prep fetch` wrote, or given."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ernie_m.ablation.comparison import python_m
 from ernie_m.ablation.jobs import Job, Part
 from ernie_m.base.console import InputError
+from ernie_m.corpus.folder import CorpusFolder
 
 TOKENIZER_SENTENCES = 300_000
+
+
+class Data(NamedTuple):
+    """What is trained and measured on."""
+
+    folder: Path
+    held_out: str | None
+    vocab_size: int
+    jobs: Sequence[Job] | None
+    """They make it; None: nothing is run."""
+
+
+def data_of(source: str | None, data: str | None, held_out: str | None, to: Path, vocab_size: int) -> Data:
+    """The data that the options name. Raises InputError for options that exclude each other, and for what is not there."""
+    if source and data:
+        raise InputError("--source and --data: give one; --source is made to data, --data is data that is made already")
+    if held_out and not data:
+        raise InputError("--held_out: it goes with --data; a fetched catalog (--source) has its own held-out pairs")
+    if data:
+        return Data(Path(data), held_out, CorpusFolder(Path(data)).manifest.vocab_size, [])
+    if source:
+        jobs = [data_job(Path(source).resolve(), to, vocab_size)]
+        return Data(to / "data", str(held_out_of(Path(source))), vocab_size, jobs)
+    return Data(to / "data", None, vocab_size, None)
 
 
 def held_out_of(source: Path) -> Path:

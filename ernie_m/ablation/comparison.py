@@ -96,24 +96,25 @@ def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dic
 
 
 def run_cells(
-    variants: Sequence[Variant], plan: ComparisonPlan, data: Job | None
+    variants: Sequence[Variant], plan: ComparisonPlan, making: Sequence[Job] | None
 ) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
     """As `run`, but for cells that are finished elsewhere and variants that are not asked for here.
 
-    `data` makes the data; None: nothing is run, what is finished is put together. Returns the results of all variants that
-    have any, and remarks on what is there. A cell's file is written when the command ends or stops.
+    `making`: jobs that make the data; None: nothing is run, what is finished is put together. Returns the results of all
+    variants that have any, and remarks on what is there. A cell's file is written when the command ends or stops.
     """
     wanted, chosen = [cells.Cell(variant, seed) for seed in range(plan.seeds) for variant in variants], plan.chosen(variants)
-    by = plan.measured_by if data is not None else None
+    by = plan.measured_by if making is not None else None
     found = cells.read(plan.finished, wanted, by) if plan.finished else {}
     here = [cell for cell in wanted if cell.name not in found and cell.variant in chosen]
-    if here and data is not None:
+    if here and making is not None:
         claim(variants, plan)
-        do([data], plan)
+        do(making, plan)
         _do_cells(here, plan)
     found |= cells.read(plan.to / "cells", wanted, by)
     if not found:
-        raise InputError(f"no finished cell in {plan.finished or plan.to / 'cells'}; --source names the data to run some")
+        where = plan.finished or plan.to / "cells"
+        raise InputError(f"no finished cell in {where}; --source or --data names the data to run some")
     results = {v.name: [found[name]["result"] for name in plan.job_names(v) if name in found] for v in variants}
     return {name: of_seeds for name, of_seeds in results.items() if of_seeds}, cells.remarks(found, wanted)
 

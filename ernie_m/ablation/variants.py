@@ -221,6 +221,12 @@ def _scaled(weight: Any, factor: float) -> Any:
     return weight
 
 
+def start_in(recipe: Mapping[str, Any]) -> str:
+    """'From scratch', or 'From NAME': what the models of a recipe start from."""
+    start = recipe.get("model", {}).get("backbone") or recipe.get("init_from")
+    return f"From {Path(str(start)).name}" if start else "From scratch"
+
+
 def objectives_in(recipe: Mapping[str, Any]) -> str:
     """'MMLM + TLM': the objectives of all stages, in the table's order."""
     present = {name for stage in recipe["stages"] for name in stage["rows"]}

@@ -152,6 +152,8 @@ class Commands:
         *overrides: str,
         to: str,
         source: str | None = None,
+        data: str | None = None,
+        held_out: str | None = None,
         equal_compute: bool = False,
         recipe: str = "scratch",
         vocab_size: Annotated[int, Range(least=300, most=10**6)] = 16_000,
@@ -166,20 +168,23 @@ class Commands:
         finetune: str | None = None,
         finetune_options: str = "",
     ) -> None:
-        """MMLM; + TLM; + CAMLM; + BTMLM; XLCO and AlignLM beside them: small models from scratch on a fetched catalog.
+        """MMLM; + TLM; + CAMLM; + BTMLM; XLCO and AlignLM beside them, from scratch or from an encoder that there is.
 
-        Builds its data from SOURCE (`python -m data_prep fetch --corpus libreoffice`), trains each with each seed, and
-        measures gain, perplexities and retrieval, also between other languages than English. What a finished cell measured
-        is a file in TO/cells; such files, given again with --finished, stand for their runs: the work can be spread over
-        days and machines.
+        Builds its data from SOURCE (`python -m data_prep fetch --corpus libreoffice`), or takes a folder that is built, as
+        an encoder's own tokenizer asks for (model.backbone in the recipe). Trains each with each seed, and measures gain,
+        perplexities and retrieval, also between other languages than English. What a finished cell measured is a file in
+        TO/cells; such files, given again with --finished, stand for their runs: the work can be spread over days and
+        machines.
 
         Args:
             overrides: any key of the recipe as key.path=value, for all variants alike
             to: folder for everything; the same one again goes on
-            source: folder of a fetched catalog; without it nothing is run, finished cells are put in one table
+            source: folder of a fetched catalog; without it and --data nothing is run, finished cells are put in one table
+            data: folder made by `python -m data_prep build` (and `align`, for alignlm), in place of a catalog
+            held_out: with --data: folder of line-aligned pairs XX-YY.XX and XX-YY.YY that are not in it
             equal_compute: as many steps as MMLM's FLOPs allow, instead of as many as MMLM has
             recipe: name or path of a recipe that gives the model, batch and rates
-            vocab_size: pieces of the tokenizer that is trained
+            vocab_size: pieces of the tokenizer that is trained on SOURCE
             steps: steps of each run (of MMLM's, with --equal_compute), instead of the recipe's
             seeds: runs of each variant, with the seeds 0 .. seeds - 1
             jobs: runs at work side by side; the cores are shared out
@@ -194,23 +199,21 @@ class Commands:
         from ernie_m.ablation import catalog_data, comparison, report, variants
         from ernie_m.ablation.asked import plan_of
 
-        held_out = str(catalog_data.held_out_of(Path(source))) if source else None
+        read = catalog_data.data_of(source, data, held_out, Path(to).resolve(), vocab_size)
         plan = plan_of(
-            *(f"{to}/data", to, seeds, jobs, pairs),
+            *(str(read.folder), to, seeds, jobs, pairs),
             tatoeba=tatoeba,
-            held_out=held_out,
+            held_out=read.held_out,
             gold=gold,
             finetune=finetune,
             finetune_options=finetune_options,
             finished=finished,
             only=only,
         )
-        compared = variants.transfer(recipe, steps, overrides, vocab_size if equal_compute else None)
-        data = catalog_data.data_job(Path(source).resolve(), plan.to, vocab_size) if source else None
-        results, remarks = comparison.run_cells(compared, plan, data)
-        report.write(
-            f"From scratch, at equal {'compute' if equal_compute else 'steps'}", compared, results, remarks, plan.to
-        )
+        compared = variants.transfer(recipe, steps, overrides, read.vocab_size if equal_compute else None)
+        results, remarks = comparison.run_cells(compared, plan, read.jobs)
+        title = f"{variants.start_in(compared[0].recipe)}, at equal {'compute' if equal_compute else 'steps'}"
+        report.write(title, compared, results, remarks, plan.to)
 
     def measure(
         self,

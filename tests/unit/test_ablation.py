@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from data_prep.catalog import read_catalog
-from ernie_m.ablation import cells, learning_data, measures, report, variants
+from ernie_m.ablation import catalog_data, cells, learning_data, measures, report, variants
 from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings, mean_by_layer, number_of, run_cells
 from ernie_m.base.config import build, differing_keys, read_recipe
 from ernie_m.base.console import InputError
@@ -29,6 +29,8 @@ from ernie_m.training.recipe import TrainingConfig
 
 if TYPE_CHECKING:
     from conftest import EncoderOf
+
+    from ernie_m.corpus.folder import CorpusFolder
 
 SETTINGS = RowSettings(64, Specials.xlm_r(101), CorruptionConfig(mask_rate=0.3), measures.EVALUATION_SEED)
 CPU = torch.device("cpu")
@@ -337,8 +339,37 @@ def test_finished_cells_are_taken_and_only_what_is_missing_is_named(
     printed = capsys.readouterr().out
     assert "0.05 ± 0.07" in printed
     assert "7.5 ± 0.0 / 7.5 ± 0.0 / 7.5 ± 0.0" in printed, "held out: the last layer is the middle one and the best"
-    with pytest.raises(InputError, match=r"no finished cell in .*; --source names the data"):
+    with pytest.raises(InputError, match=r"no finished cell in .*; --source or --data names the data"):
         run_cells(compared, ComparisonPlan(tmp_path / "to", tmp_path, 1), None)
+
+
+def test_data_that_is_made_already_needs_no_job_and_its_vocabulary_counts(
+    corpus_without_links: CorpusFolder, tmp_path: Path
+) -> None:
+    folder, held_out = corpus_without_links.folder, str(tmp_path)
+    given = catalog_data.data_of(None, str(folder), held_out, tmp_path, 16_000)
+    assert given == (folder, held_out, corpus_without_links.manifest.vocab_size, [])
+    assert catalog_data.data_of(None, None, None, tmp_path, 16_000).jobs is None, "nothing is run without data"
+
+
+@pytest.mark.parametrize(("given", "message"), [(("s", "d", None), "give one"), (("s", None, "h"), "--held_out")])
+def test_options_of_data_that_exclude_each_other_are_refused(
+    tmp_path: Path, given: tuple[str | None, str | None, str | None], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        catalog_data.data_of(*given, tmp_path, 16_000)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "title"),
+    [
+        ({"model": {"num_layers": 3}}, "From scratch"),
+        ({"model": {"backbone": "a/e5"}}, "From e5"),
+        ({"init_from": "x/y"}, "From y"),
+    ],
+)
+def test_a_comparison_is_named_by_what_its_models_start_from(recipe: dict[str, Any], title: str) -> None:
+    assert variants.start_in(recipe) == title
 
 
 @pytest.mark.parametrize(
