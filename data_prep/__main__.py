@@ -74,13 +74,15 @@ class Commands:
             python -m data_prep fetch --corpus Tatoeba --lang de-en --to raw/
             python -m data_prep fetch --catalog ernie_m --to raw/
             python -m data_prep fetch --corpus libreoffice --lang de,br,de-br --to raw/
+            python -m data_prep fetch --corpus freedict --lang br-fr,cy --to raw/
 
         Give either --corpus or --catalog. Complete files are not fetched again; incomplete ones are named `<name>.part`.
 
         Args:
             to: folder for the files; its catalog.yaml gets an entry for each file, and is not changed otherwise.
-            corpus: cc100, wikimatrix, multiun, iitb, libreoffice and mozilla (exact pairs of many languages out of Debian's
-                packages, with text and held-out pages; need apt), or one of OPUS's such as Tatoeba (all others: opus/NAME).
+            corpus: cc100, wikimatrix, multiun, iitb, one of OPUS's such as Tatoeba (all others as opus/NAME), or out of
+                Debian's packages, where there is apt, libreoffice and mozilla (exact pairs of many languages, with text and
+                held-out pages) and freedict (words and phrases of dictionaries, with held-out words).
             lang: codes with commas between them: sw,am,en for CC-100; pairs such as de-en for the others, or de for
                 the pair with English. With --catalog, only these languages of it (and their pairs with English).
             catalog: ernie_m (96 languages of CC-100 and 14 parallel ones, shipped), ernie_m_15 (XNLI's of it), or a YAML

@@ -2,7 +2,8 @@
 
 1. What: a corpus and languages (`--corpus cc100 --lang sw`), or all that a catalog names (`--catalog ernie_m`).
 2. Where from: `sources` knows the addresses, `opus` asks OPUS for those that it alone knows.
-   `libreoffice` and `mozilla` make their files of a distribution's packages instead (`packages`, `places`).
+   The corpora of its `FROM_PACKAGES` are made of a distribution's packages instead (`from_packages`): `libreoffice` and
+   `mozilla` (their texts lie at `places`), `freedict`.
 3. `download` brings each file to its final name, resuming what an earlier command left.
 4. `catalog_file` names it in `<to>/catalog.yaml`, which `build` reads.
 """
@@ -19,17 +20,16 @@ from typing import Any
 
 from data_prep.catalog import read_catalog
 from data_prep.connection import GaveUpError, NotFoundError, RetryPolicy, mirrored
-from data_prep.fetch import catalog_file, libreoffice, mozilla, opus, sources
+from data_prep.fetch import catalog_file, from_packages, opus, sources
+from data_prep.fetch.catalog_file import Entry
 from data_prep.fetch.download import download
-from data_prep.fetch.sources import Entry, Remote
+from data_prep.fetch.sources import FROM_PACKAGES, Remote
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree, canonical
 from ernie_m.base.plain_yaml import load_yaml
 
 OWN = ("cc100", "wikimatrix", "multiun", "iitb")
-FROM_PACKAGES = {libreoffice.CORPUS: libreoffice.fetch, mozilla.CORPUS: mozilla.fetch}
-"""Corpora out of a distribution's packages: no file of theirs has an address."""
 # OPUS has hundreds; these may be given without the opus/, and are what a typing error is compared with
 _OPUS = """
 bible-uedin CCAligned CCMatrix DGT EMEA EUbookshop Europarl GlobalVoices JRC-Acquis KDE4 MultiParaCrawl News-Commentary
@@ -63,12 +63,12 @@ def fetch(
     mirrored("", mirror)  # a mirror that is none is known at once
     if (corpus is None) == (catalog is None):
         raise InputError("fetch: expected one of --corpus (such as cc100) and --catalog (such as ernie_m), not both")
-    if corpus is not None and (bring := FROM_PACKAGES.get(corpus.lower())):
+    if corpus is not None and (own := FROM_PACKAGES.get(corpus.lower())):
         if mirror is not None or sha256 is not None or not languages:
             raise InputError(
                 f"--corpus {corpus}: expected --lang, such as de,fr or de-fr, and neither --mirror nor --sha256"
             )
-        bring(to, [_pair(text) for text in languages])
+        from_packages.fetch(to, corpus.lower(), [_pair(text) for text in languages], own)
         return
     beside: dict[str, Any] = {}
     if catalog is not None:

@@ -15,10 +15,11 @@ from typing import Any
 import yaml
 
 from data_prep.catalog import read_catalog
-from data_prep.fetch.sources import Entry
 from ernie_m.base.console import InputError
 from ernie_m.base.files import held_for_a_moment, written_atomically
 
+Entry = dict[str, Any]
+"""What a catalog says of a corpus; its path is relative to the user's folder."""
 HEAD = "# The corpora that `python -m data_prep fetch` brought here; edit it as you like, fetch only adds to it.\n"
 INDENTS = ("  ", "", "    ")
 

@@ -6,6 +6,8 @@ The path in the folder identifies the file, whichever catalog names it:
     wikimatrix/WikiMatrix.en-sw.tsv.gz     https://dl.fbaipublicfiles.com/laser/WikiMatrix/v1/WikiMatrix.en-sw.tsv.gz
     opus/Tanzil/v1/en-sw.txt.zip           https://object.pouta.csc.fi/OPUS-Tanzil/v1/moses/en-sw.txt.zip
     iitb/parallel.tgz                      https://www.cfilt.iitb.ac.in/iitb_parallel/iitb_corpus_download/parallel.tgz
+
+Those of `FROM_PACKAGES` are made of a distribution's packages instead.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data_prep.fetch import cc100_listing
+from data_prep.fetch import cc100_listing, freedict, libreoffice, mozilla
+from data_prep.fetch.catalog_file import Entry
+from data_prep.fetch.from_packages import FromPackages
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical, without_region
 
+FROM_PACKAGES = {corpus.CORPUS: FromPackages(corpus.needed, corpus.write) for corpus in (libreoffice, mozilla, freedict)}
+"""Corpora out of a distribution's packages: no file of theirs has an address."""
 LAYOUTS = (
     (r"cc100/([A-Za-z_-]+)\.txt\.xz", r"https://data.statmt.org/cc-100/\1.txt.xz"),
     (
@@ -41,9 +46,6 @@ it ja jv ka kk ko la lb lmo lt mg mk ml mr mwl nds nds_nl ne nl no oc pl pt rm r
 te tg tl tr tt ug uk vi wuu zh
 """
 WIKIMATRIX_LANGUAGES = tuple(_WIKIMATRIX.split())
-
-Entry = dict[str, Any]
-"""What a catalog says of a corpus; its path is relative to the user's folder."""
 
 
 @dataclass(frozen=True)

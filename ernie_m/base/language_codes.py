@@ -86,6 +86,14 @@ def script_of(code: str) -> str | None:
     return None if is_guess and given.script is None else found.script
 
 
+def three_letters(code: str) -> str:
+    """ISO 639-3: bre for br, deu for de; raises InputError for what is no language's code."""
+    try:
+        return _parsed(canonical(code)).to_alpha3()
+    except LookupError:
+        raise InputError(f"language {code[:80]!r}: no such language; expected a code such as br or bre") from None
+
+
 def macrolanguage(code: str) -> str:
     """The code that most data sets use: zh for cmn, fa for pes, tl for fil and tgl; as it stands where it is no code."""
     found = _canonical(code)

@@ -9,13 +9,13 @@ Source: LibreOffice's documentation and translations, MPL-2.0 (the packages' cop
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from data_prep.fetch import packages
+from data_prep.fetch.from_packages import Key, LanguagePair
 from data_prep.fetch.libreoffice.reading import add_help, add_messages
 from data_prep.fetch.places import writing
-from data_prep.fetch.places.segments import PIVOT, Segments
+from data_prep.fetch.places.segments import PIVOT, Segments, languages_of
 from data_prep.fetch.places.splits import Splits
 from ernie_m.base.console import InputError, Progress
 
@@ -27,36 +27,30 @@ ALL_MESSAGES = "en-gb"
 """Has every message, also those that English (en-us) leaves as they are in the program."""
 
 
-def fetch(to: Path, asked: Sequence[tuple[str, str]]) -> None:
-    """Pairs of the asked languages, held-out pairs between all of them, and their text; `catalog.yaml` names them.
-
-    Raises InputError where there is no apt, or no package of a language.
-    """
-    packages.require_apt(CORPUS)
-    languages = sorted({language for pair in asked for language in pair} | {PIVOT})
-    needed = _needed(languages)
-    brought = dict(zip(needed, packages.bring([*needed.values()], to / CORPUS / "packages"), strict=True))
-    segments, splits = _read(languages, brought)
-    writing.write(to, CORPUS, asked, languages, segments, splits, [*brought.values()])
-
-
-def _needed(languages: list[str]) -> dict[tuple[str, str], str]:
+def needed(asked: list[LanguagePair]) -> dict[Key, str]:
     """(kind, language) -> the name of its package; a language may have no help."""
     helps, programs = packages.available(HELP), packages.available(MESSAGES)
-    needed = {(HELP, PIVOT): f"{HELP}{SUFFIXES[PIVOT]}", (MESSAGES, PIVOT): f"{MESSAGES}{ALL_MESSAGES}"}
-    for language in languages:
+    names: dict[Key, str] = {(HELP, PIVOT): f"{HELP}{SUFFIXES[PIVOT]}", (MESSAGES, PIVOT): f"{MESSAGES}{ALL_MESSAGES}"}
+    for language in languages_of(asked):
         suffix = SUFFIXES.get(language.lower().replace("_", "-"), language.lower().replace("_", "-"))
         if language != PIVOT and suffix not in programs:
             known = f"expected one of {', '.join(sorted(programs))}" if programs else f"or apt knows none: {packages.UPDATE}"
             raise InputError(f"--lang {language}: Debian has no package {MESSAGES}{suffix}; {known}")
         if suffix in helps:
-            needed[HELP, language] = f"{HELP}{suffix}"
+            names[HELP, language] = f"{HELP}{suffix}"
         if suffix in programs:
-            needed[MESSAGES, language] = f"{MESSAGES}{suffix}"
-    return needed
+            names[MESSAGES, language] = f"{MESSAGES}{suffix}"
+    return names
 
 
-def _read(languages: list[str], brought: dict[tuple[str, str], packages.Package]) -> tuple[Segments, Splits]:
+def write(to: Path, asked: list[LanguagePair], brought: dict[Key, packages.Package]) -> None:
+    """Pairs of the asked languages, held-out pairs between all of them, and their text; `catalog.yaml` names them."""
+    languages = languages_of(asked)
+    segments, splits = _read(languages, brought)
+    writing.write(to, CORPUS, asked, languages, segments, splits, brought.values())
+
+
+def _read(languages: list[str], brought: dict[Key, packages.Package]) -> tuple[Segments, Splits]:
     progress = Progress("reading", None, "pages")
     segments: Segments = {}
     add_help(segments, PIVOT, brought[HELP, PIVOT], progress)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 
 from data_prep.fetch import packages
+from data_prep.fetch.from_packages import Key, LanguagePair
 from data_prep.fetch.mozilla.strings import fluent, properties
 from data_prep.fetch.places import writing
-from data_prep.fetch.places.segments import PIVOT, Segments
+from data_prep.fetch.places.segments import PIVOT, Segments, languages_of
 from data_prep.fetch.places.splits import Splits
 from ernie_m.base.console import InputError, Progress
 
@@ -32,17 +33,25 @@ LARGEST_FILE = 1 << 24
 """Bytes of one file of strings, unpacked; the largest there are have 200,000."""
 
 
-def fetch(to: Path, asked: Sequence[tuple[str, str]]) -> None:
-    """Pairs of the asked languages, held-out pairs between all of them, and their text; `catalog.yaml` names them.
+def needed(asked: list[LanguagePair]) -> dict[Key, str]:
+    """(beginning of the name, language) -> package; a language may be in one program alone."""
+    names: dict[Key, str] = {}
+    known = {prefix: packages.available(prefix) for prefix in PROGRAMS}
+    for language in languages_of(asked):
+        found = {prefix: suffix for prefix in PROGRAMS if (suffix := _suffix(language, known[prefix]))}
+        if not found:
+            there = sorted(set().union(*known.values()))
+            expected = f"expected one of {', '.join(there)}" if there else f"or apt knows none: {packages.UPDATE}"
+            raise InputError(f"--lang {language}: Debian has no package {next(iter(PROGRAMS))}{language}; {expected}")
+        names |= {(prefix, language): f"{prefix}{suffix}" for prefix, suffix in found.items()}
+    return names
 
-    Raises InputError where there is no apt, or no package of a language.
-    """
-    packages.require_apt(CORPUS)
-    languages = sorted({language for pair in asked for language in pair} | {PIVOT})
-    needed = _needed(languages)
-    brought = dict(zip(needed, packages.bring([*needed.values()], to / CORPUS / "packages"), strict=True))
+
+def write(to: Path, asked: list[LanguagePair], brought: dict[Key, packages.Package]) -> None:
+    """Pairs of the asked languages, held-out pairs between all of them, and their text; `catalog.yaml` names them."""
+    languages = languages_of(asked)
     segments: Segments = {}
-    progress = Progress("reading", len(needed), "packages")
+    progress = Progress("reading", len(brought), "packages")
     for language in (PIVOT, *(language for language in languages if language != PIVOT)):
         for prefix, program in PROGRAMS.items():
             if (prefix, language) in brought:
@@ -50,21 +59,7 @@ def fetch(to: Path, asked: Sequence[tuple[str, str]]) -> None:
                 progress.advance(1)
     progress.close()
     splits = Splits((page, texts[PIVOT]) for (page, _), texts in segments.items())
-    writing.write(to, CORPUS, asked, languages, segments, splits, [*brought.values()])
-
-
-def _needed(languages: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(beginning of the name, language) -> package; a language may be in one program alone."""
-    needed: dict[tuple[str, str], str] = {}
-    known = {prefix: packages.available(prefix) for prefix in PROGRAMS}
-    for language in languages:
-        found = {prefix: suffix for prefix in PROGRAMS if (suffix := _suffix(language, known[prefix]))}
-        if not found:
-            there = sorted(set().union(*known.values()))
-            expected = f"expected one of {', '.join(there)}" if there else f"or apt knows none: {packages.UPDATE}"
-            raise InputError(f"--lang {language}: Debian has no package {next(iter(PROGRAMS))}{language}; {expected}")
-        needed |= {(prefix, language): f"{prefix}{suffix}" for prefix, suffix in found.items()}
-    return needed
+    writing.write(to, CORPUS, asked, languages, segments, splits, brought.values())
 
 
 def _suffix(language: str, known: Collection[str]) -> str | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from data_prep.fetch.pair_files import Pairs
 from data_prep.fetch.places.near_copies import words_of
 from data_prep.fetch.places.segments import PIVOT, Segments, same_as_english
 from data_prep.fetch.places.splits import Splits
-from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
+from ernie_m.corpus.shard_table import TRAIN
 
 LEAST_WORDS = 3
 """Of the English text of a pair."""
@@ -34,20 +34,6 @@ def judged(segments: Segments, splits: Splits) -> list[Judged]:
     return [
         Judged(page, words_of(texts[PIVOT]), splits.of(page, texts[PIVOT]), texts) for (page, _), texts in segments.items()
     ]
-
-
-@dataclass
-class Pairs:
-    """The pairs of two languages, by split, and how many were left out, by reason."""
-
-    languages: tuple[str, str]
-    by_split: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {TRAIN: [], HELD_OUT: []})
-    left_out: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def aligned(self) -> int:
-        """Places that have a text in both languages."""
-        return sum(map(len, self.by_split.values())) + self.left_out.total()
 
 
 def pairs_of(places: Iterable[Judged], languages: tuple[str, str]) -> Pairs:

@@ -7,9 +7,9 @@ languages are asked for, today or later.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
+from data_prep.fetch.held_out import is_held_out
 from data_prep.fetch.places.near_copies import NearCopies, words_of
 from ernie_m.base.console import Progress
 from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
@@ -25,7 +25,7 @@ class Splits:
         """`reference` holds (page, English text)."""
         trained, apart = dict[tuple[str, ...], None](), dict[tuple[str, ...], None]()
         for page, english in reference:
-            (apart if _is_held_out(page) else trained)[words_of(english)] = None
+            (apart if is_held_out(page, HELD_OUT_PAGES) else trained)[words_of(english)] = None
         kept = NearCopies(trained)
         progress = Progress("held out: near copies", len(apart), "texts")
         self.held_out = set()
@@ -41,12 +41,7 @@ class Splits:
         """`train`, `held_out` or None."""
         words = words_of(english)
         if words in self.trained:
-            return None if _is_held_out(page) else TRAIN
+            return None if is_held_out(page, HELD_OUT_PAGES) else TRAIN
         if words in self.held_out:
             return HELD_OUT
-        return None if _is_held_out(page) or self.apart.has(words) else TRAIN
-
-
-def _is_held_out(page: str) -> bool:
-    digest = hashlib.blake2b(page.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < HELD_OUT_PAGES * 2**64
+        return None if is_held_out(page, HELD_OUT_PAGES) or self.apart.has(words) else TRAIN

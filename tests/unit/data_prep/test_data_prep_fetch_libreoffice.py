@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 import random
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
+from debian_packages import add_package, chosen, needs_dpkg, with_apt
 
 from data_prep.catalog import read_catalog
 from data_prep.fetch import fetch
@@ -23,7 +21,6 @@ from ernie_m.base.console import InputError
 
 PAGES = 200
 LETTERS = "abcdefghijklmnopqr"
-needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not here")
 
 
 def test_paragraphs_have_their_ids_and_the_words_of_one_system() -> None:
@@ -95,39 +92,19 @@ def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"usr/share/libreoffice/help/{suffix}/text/p{n}.html": f'<p id="par_1">{SENTENCES[language] % w}</p>'.encode()
             for n, w in enumerate(word)
         }
-        _package(folder, f"libreoffice-help-{suffix}", pages)
+        add_package(folder, f"libreoffice-help-{suffix}", pages)
     for language in ("en-gb", "de", "br"):
         entries = {(f"w{n}|a", f"Window {w} says one thing"): f"{language} {w} lavar un dra" for n, w in enumerate(word)}
         path = f"usr/lib/libreoffice/program/resource/{language}/LC_MESSAGES/sw.mo"
-        _package(folder, f"libreoffice-l10n-{language}", {path: _catalog_of("de", entries)})
-    scripts = {
-        "apt-get": 'shift 3; for name in "$@"; do cp "$APT/$name"_*.deb . || exit 100; done',
-        "apt-cache": 'cd "$APT"; ls "$2"*.deb | sed "s/_.*//"',
-    }
-    (folder / "bin").mkdir()
-    for name, script in scripts.items():
-        (folder / "bin" / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        (folder / "bin" / name).chmod(0o755)
-    return folder
-
-
-def _package(folder: Path, name: str, files: dict[str, bytes]) -> None:
-    root = folder / name
-    control = f"Package: {name}\nVersion: 1:2\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: text\n"
-    for path, content in {"DEBIAN/control": control.encode(), **files}.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(content)
-    subprocess.run(
-        ["dpkg-deb", "--build", "-Znone", str(root), f"{folder}/{name}_1%3a2_all.deb"], check=True, capture_output=True
-    )
+        add_package(folder, f"libreoffice-l10n-{language}", {path: _catalog_of("de", entries)})
+    return with_apt(folder)
 
 
 @needs_dpkg
 def test_pairs_text_and_held_out_pairs_come_with_a_catalog_and_do_not_cross(
     distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PATH", f"{distribution / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("APT", str(distribution))
+    chosen(distribution, monkeypatch)
     fetch(tmp_path, "libreoffice", "de,br")
     folder = tmp_path / "libreoffice"
     train = [line.split("\t") for line in (folder / "libreoffice.de-en.tsv").read_text(encoding="utf-8").splitlines()]
@@ -154,8 +131,7 @@ def test_pairs_text_and_held_out_pairs_come_with_a_catalog_and_do_not_cross(
 def test_a_language_without_a_package_and_a_machine_without_apt_are_told(
     distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("APT", str(distribution))
-    monkeypatch.setenv("PATH", f"{distribution / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    chosen(distribution, monkeypatch)
     with pytest.raises(
         InputError, match=r"--lang xx: Debian has no package libreoffice-l10n-xx; expected one of br, de, en-gb"
     ):

@@ -1,0 +1,41 @@
+"""Corpora out of a distribution's packages: each names the packages that it needs, and makes its files of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from data_prep.fetch import packages
+from data_prep.fetch.packages import Package
+from data_prep.fetch.places.segments import PIVOT
+
+LanguagePair: TypeAlias = tuple[str, str]
+Key: TypeAlias = tuple[str, ...]
+"""What a package is needed for."""
+
+
+class FromPackages(NamedTuple):
+    """What is a corpus's own."""
+
+    needed: Callable[[list[LanguagePair]], dict[Key, str]]
+    """Of the asked pairs: key -> the name of its package. InputError where there is none of a language."""
+    write: Callable[[Path, list[LanguagePair], dict[Key, Package]], None]
+    """(to, the asked pairs, the packages): writes the files and names them in `to`/catalog.yaml."""
+
+
+def fetch(to: Path, corpus: str, asked: Sequence[LanguagePair], own: FromPackages) -> None:
+    """Bring the packages that are not here yet, and make the corpus's files of them.
+
+    Raises InputError where there is no apt, no package of a language, or one does not come.
+    """
+    packages.require_apt(corpus)
+    needed = own.needed([*asked])
+    brought = dict(zip(needed, packages.bring([*needed.values()], to / corpus / "packages"), strict=True))
+    own.write(to, [*dict.fromkeys(map(_ordered, asked))], brought)
+
+
+def _ordered(pair: LanguagePair) -> LanguagePair:
+    """English first, else by the alphabet: a file that is made again has its columns where the catalog says."""
+    first, second = sorted(pair, key=lambda language: (language != PIVOT, language))
+    return first, second

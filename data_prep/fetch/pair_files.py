@@ -1,0 +1,116 @@
+"""Pairs, held-out pairs and text as files, and their entries in the catalog.
+
+TO/CORPUS/CORPUS.XX.txt            text of a language, a page a document, where a corpus has any
+TO/CORPUS/CORPUS.XX-YY.tsv         training pairs of the languages that were asked for
+TO/CORPUS/held_out/CORPUS.XX-YY.XX held-out pairs, line-aligned
+TO/CORPUS/packages.json            where it is from
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep.fetch import catalog_file
+from data_prep.fetch.catalog_file import Entry
+from data_prep.fetch.packages import Package
+from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.table import table
+from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
+
+
+@dataclass
+class Pairs:
+    """The pairs of two languages, by split, and how many were left out, by reason."""
+
+    languages: tuple[str, str]
+    by_split: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: {TRAIN: [], HELD_OUT: []})
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def aligned(self) -> int:
+        """All that were there."""
+        return sum(map(len, self.by_split.values())) + self.left_out.total()
+
+
+def write(
+    to: Path,
+    corpus: str,
+    asked: Sequence[tuple[str, str]],
+    found: Sequence[Pairs],
+    texts: Mapping[str, Iterable[list[str]]],
+    brought: Iterable[Package],
+    counted: Sequence[str],
+) -> None:
+    """Write all files of a corpus, add them to `to`/catalog.yaml, print what became of what was there.
+
+    Pairs that were not `asked` for have their held-out files alone. `texts`: the documents of a language. `counted`: what
+    `Pairs.aligned` counts, then the reasons for which pairs were left out.
+    """
+    folder = to / corpus
+    for pairs in found:
+        _write_pairs(folder, _stem(corpus, pairs.languages), pairs, pairs.languages in asked)
+    for language, documents in texts.items():
+        _write_lines(folder / f"{corpus}.{language}.txt", _with_gaps(documents))
+    write_json(folder / "packages.json", sorted((package.told() for package in brought), key=lambda told: told["name"]))
+    for line in catalog_file.add(to / "catalog.yaml", _entries(corpus, texts, asked, found)):
+        print(f"  {to / 'catalog.yaml'}: {line}", flush=True)
+    print(_summary(found, asked, counted))
+
+
+def _stem(corpus: str, languages: tuple[str, str]) -> str:
+    return f"{corpus}.{'-'.join(sorted(languages))}"
+
+
+def _write_pairs(folder: Path, stem: str, pairs: Pairs, is_trained: bool) -> None:
+    """Training pairs as a table, held-out pairs as two line-aligned files."""
+    if is_trained:
+        _write_lines(folder / f"{stem}.tsv", map("\t".join, pairs.by_split[TRAIN]))
+    (folder / HELD_OUT).mkdir(exist_ok=True)
+    for side, language in enumerate(pairs.languages):
+        _write_lines(folder / HELD_OUT / f"{stem}.{language}", (pair[side] for pair in pairs.by_split[HELD_OUT]))
+
+
+def _with_gaps(documents: Iterable[list[str]]) -> Iterable[str]:
+    """The lines of documents, an empty line after each, as CC-100 has them."""
+    return (line for document in documents for line in (*document, ""))
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with written_atomically(path) as aside, open(aside, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def _entries(corpus: str, languages: Iterable[str], asked: Sequence[tuple[str, str]], pairs: Sequence[Pairs]) -> list[Entry]:
+    entries: list[Entry] = []
+    for language in languages:
+        name = f"{corpus}.{language}"
+        entries.append({"name": name, "format": "cc100", "path": f"{corpus}/{name}.txt", "language": language})
+    for found in pairs:
+        stem, codes = _stem(corpus, found.languages), [*found.languages]
+        if found.languages not in asked:
+            continue
+        path = f"{corpus}/{stem}.tsv"
+        entries.append({"name": stem, "format": "tsv", "path": path, "languages": codes, "held_out": 0})
+        if found.by_split[HELD_OUT]:
+            files = {
+                key: f"{corpus}/{HELD_OUT}/{stem}.{code}" for key, code in zip(("source", "target"), codes, strict=True)
+            }
+            name = f"{corpus}.held-out.{'-'.join(sorted(codes))}"
+            entries.append({"name": name, "format": "moses", **files, "languages": codes, "held_out": 1})
+    return entries
+
+
+def _summary(pairs: Sequence[Pairs], asked: Sequence[tuple[str, str]], counted: Sequence[str]) -> str:
+    head = ["pair", *counted, "training", "held out"]
+    rows = []
+    for found in pairs:
+        numbers = [found.aligned, *(found.left_out[reason] for reason in counted[1:]), len(found.by_split[TRAIN])]
+        cells = [f"{number:,}" for number in (*numbers, len(found.by_split[HELD_OUT]))]
+        if found.languages in asked:  # of the others only held-out places were looked at
+            rows.append(["-".join(found.languages), *cells])
+    others = [len(found.by_split[HELD_OUT]) for found in pairs if found.languages not in asked]
+    more = f"\nheld-out pairs between the other languages: {min(others):,} to {max(others):,} each" if others else ""
+    return table(head, rows) + more
