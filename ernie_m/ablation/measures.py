@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import agree
 from ernie_m.base.sampling import key_of
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.columns import LINKS
@@ -46,12 +47,6 @@ DICTIONARY_WORDS = 1000
 ROWS_AT_A_TIME = 8
 FEWEST_HELD_OUT = 50
 """Lines of two held-out files below which retrieval among them says nothing."""
-LANGUAGE_CODES = {  # Tatoeba's three letters -> ours
-    "afr": "af", "ara": "ar", "ben": "bn", "bul": "bg", "cmn": "zh", "deu": "de", "ell": "el", "est": "et", "eus": "eu",
-    "fin": "fi", "fra": "fr", "heb": "he", "hin": "hi", "hun": "hu", "ind": "id", "ita": "it", "jav": "jv", "jpn": "ja",
-    "kat": "ka", "kaz": "kk", "kor": "ko", "mal": "ml", "mar": "mr", "nld": "nl", "pes": "fa", "por": "pt", "rus": "ru",
-    "spa": "es", "swh": "sw", "tam": "ta", "tel": "te", "tgl": "tl", "tha": "th", "tur": "tr", "urd": "ur", "vie": "vi",
-}  # fmt: skip
 
 
 class AlignedFiles(NamedTuple):
@@ -148,8 +143,8 @@ def measured_by_retrieval(
     centred: dict[str, dict[str, list[float]]] = {}
     for source in sorted(folder.glob("tatoeba.*-eng.*")):
         code = source.name.split(".")[1].removesuffix("-eng")
-        language = LANGUAGE_CODES.get(code, code)
-        if source.suffix != f".{code}" or language not in languages:
+        language = next((known for known in languages if agree(code, known)), None)  # LASER says bre and cmn, we br and zh
+        if source.suffix != f".{code}" or language is None:
             continue
         if language in result:
             raise InputError(f"{source}: a second set in {language}, whose scores would be mixed; keep one of them there")

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ernie_m.ablation.measures import LANGUAGE_CODES
 from ernie_m.base.console import InputError
+from ernie_m.base.language_codes import SHORT, macrolanguage
 from ernie_m.models.retrieval import read_aligned
 
 PIVOT = "en"
-CODES = LANGUAGE_CODES | {"eng": "en", "zho": "zh", "arb": "ar"}
 PAIR = re.compile(r"(?:.*\.)?([a-z]{2,3})-([a-z]{2,3})\.([a-z]{2,3})")
 MANY_BY_LANGUAGE = re.compile(r"(?P<text>.+)\.(?P<code>[a-z]{2,3})")
 MANY_BY_SPLIT = re.compile(r"(?P<code>[a-z]{3})_[A-Z][a-z]{3}\.(?P<text>\w+)")
@@ -100,10 +99,10 @@ def _named(path: Path, languages: Collection[str]) -> tuple[str, str] | None:
     """Group and language that a file's name tells."""
     pair = PAIR.fullmatch(path.name)
     if pair and pair[3] in (pair[1], pair[2]):
-        return path.stem, CODES.get(pair[3], pair[3])
+        return path.stem, macrolanguage(pair[3])
     many = MANY_BY_SPLIT.fullmatch(path.name) or MANY_BY_LANGUAGE.fullmatch(path.name)
-    if many and many["code"] in {*CODES, *CODES.values(), *languages}:
-        return many["text"], CODES.get(many["code"], many["code"])
+    if many and ((language := macrolanguage(many["code"])) in SHORT or language in languages):
+        return many["text"], language
     return None
 
 

@@ -258,13 +258,19 @@ class LetterTokenizer:
 
 
 def test_retrieval_takes_the_languages_of_the_data_each_way_in_every_layer(tmp_path: Path) -> None:
-    content = {"deu": ("abc\nxyz\nmmm", "cba\nzyx\nmm"), "fra": ("ab\ncd", "cd\nab"), "ell": ("a", "a")}
+    content = {
+        "deu": ("abc\nxyz\nmmm", "cba\nzyx\nmm"),
+        "fra": ("ab\ncd", "cd\nab"),
+        "ell": ("a", "a"),
+        "bre": ("a\nb", "a\nb"),
+    }
     for code, (foreign, english) in content.items():
         (tmp_path / f"tatoeba.{code}-eng.{code}").write_text(foreign + "\n")
         (tmp_path / f"tatoeba.{code}-eng.eng").write_text(english + "\n")
-    found, centred = measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["de", "en", "fr"])
-    assert found == {"de": {"0": [1.0, 1.0], "1": [1.0, 1.0]}, "fr": {"0": [0.0, 0.0], "1": [0.0, 0.0]}}
-    assert set(centred) == {"de", "fr"}
+    found, centred = measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["br", "de", "en", "fr"])
+    right, wrong = {"0": [1.0, 1.0], "1": [1.0, 1.0]}, {"0": [0.0, 0.0], "1": [0.0, 0.0]}
+    assert found == {"br": right, "de": right, "fr": wrong}, "three letters are any language's, not only the 36 of the paper"
+    assert set(centred) == {"br", "de", "fr"}
     with pytest.raises(InputError, match=r"no tatoeba\.LLL-eng files in languages of the run \(zh\)"):
         measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["zh"])
 
