@@ -67,6 +67,7 @@ class Commands:
         mirror: str | None = None,
         sha256: str | None = None,
         most_gb: Annotated[float, Range(above=0, most=1e6)] = 16,
+        packages: str | None = None,
     ) -> None:
         """Download corpora from their publishers and list them in a catalog; the same command again continues.
 
@@ -75,14 +76,15 @@ class Commands:
             python -m data_prep fetch --catalog ernie_m --to raw/
             python -m data_prep fetch --corpus libreoffice --lang de,br,de-br --to raw/
             python -m data_prep fetch --corpus freedict --lang br-fr,cy --to raw/
+            python -m data_prep fetch --corpus gettext --lang br,cy --to raw/
 
         Give either --corpus or --catalog. Complete files are not fetched again; incomplete ones are named `<name>.part`.
 
         Args:
             to: folder for the files; its catalog.yaml gets an entry for each file, and is not changed otherwise.
             corpus: cc100, wikimatrix, multiun, iitb, one of OPUS's such as Tatoeba (all others as opus/NAME), or out of
-                Debian's packages, where there is apt, libreoffice and mozilla (exact pairs of many languages, with text and
-                held-out pages) and freedict (words and phrases of dictionaries, with held-out words).
+                Debian's packages, where there is apt, libreoffice, mozilla and gettext (exact pairs of many languages, with
+                text and held-out pairs) and freedict (words and phrases of dictionaries, with held-out words).
             lang: codes with commas between them: sw,am,en for CC-100; pairs such as de-en for the others, or de for
                 the pair with English. With --catalog, only these languages of it (and their pairs with English).
             catalog: ernie_m (96 languages of CC-100 and 14 parallel ones, shipped), ernie_m_15 (XNLI's of it), or a YAML
@@ -90,12 +92,14 @@ class Commands:
             mirror: another server, in the place of scheme and host, e.g. https://mirror.example.org; the paths stay.
             sha256: of the file, when you know it and it is one.
             most_gb: GiB after which an answer is ended whose server does not tell how long it is.
+            packages: with --corpus gettext, the packages whose messages are read, such as gedit-common,vlc-l10n, in place of
+                the 75 that are read by default.
         """
         from data_prep.connection import RetryPolicy
         from data_prep.fetch import fetch
 
         policy = RetryPolicy(most_unknown_bytes=int(most_gb * 2**30))
-        fetch(Path(to), corpus, lang, catalog, mirror, sha256, policy)
+        fetch(Path(to), corpus, lang, catalog, mirror, sha256, policy, packages)
 
     def build(
         self,

@@ -2,8 +2,8 @@
 
 1. What: a corpus and languages (`--corpus cc100 --lang sw`), or all that a catalog names (`--catalog ernie_m`).
 2. Where from: `sources` knows the addresses, `opus` asks OPUS for those that it alone knows.
-   The corpora of its `FROM_PACKAGES` are made of a distribution's packages instead (`from_packages`): `libreoffice` and
-   `mozilla` (their texts lie at `places`), `freedict`.
+   The corpora of its `FROM_PACKAGES` are made of a distribution's packages instead (`from_packages`): `libreoffice`,
+   `mozilla` and `gettext` (their texts lie at `places`), `freedict`.
 3. `download` brings each file to its final name, resuming what an earlier command left.
 4. `catalog_file` names it in `<to>/catalog.yaml`, which `build` reads.
 """
@@ -52,6 +52,7 @@ def fetch(
     mirror: str | None = None,
     sha256: str | None = None,
     retry_policy: RetryPolicy | None = None,
+    packages: str | None = None,
 ) -> None:
     """Bring files to the folder `to` and name them in its catalog.yaml; prints a line a file.
 
@@ -59,7 +60,7 @@ def fetch(
     Raises InputError, GaveUpError, or OSError when the disk is full; the same call again goes on from there.
     """
     retry_policy = retry_policy or RetryPolicy()
-    languages = _listed(lang)
+    languages, chosen = _listed("lang", lang, "sw,am,en"), _listed("packages", packages, "gedit-common,vlc-l10n")
     mirrored("", mirror)  # a mirror that is none is known at once
     if (corpus is None) == (catalog is None):
         raise InputError("fetch: expected one of --corpus (such as cc100) and --catalog (such as ernie_m), not both")
@@ -68,8 +69,10 @@ def fetch(
             raise InputError(
                 f"--corpus {corpus}: expected --lang, such as de,fr or de-fr, and neither --mirror nor --sha256"
             )
-        from_packages.fetch(to, corpus.lower(), [_pair(text) for text in languages], own)
+        from_packages.fetch(to, corpus.lower(), [_pair(text) for text in languages], own, chosen)
         return
+    if chosen:
+        raise InputError(f"--packages {packages}: expected with --corpus gettext alone")
     beside: dict[str, Any] = {}
     if catalog is not None:
         remotes, beside = _of_catalog(catalog, languages)
@@ -83,11 +86,12 @@ def fetch(
     _bring_all(to, remotes, beside, mirror, sha256 or "", retry_policy)
 
 
-def _listed(lang: str | None) -> list[str]:
-    codes = [] if lang is None else [code.strip() for code in lang.split(",")]
-    if not all(codes):
-        raise InputError(f"--lang {lang}: expected codes with commas between them, such as sw,am,en")
-    return list(dict.fromkeys(codes))
+def _listed(option: str, value: str | None, example: str) -> list[str]:
+    words = [] if value is None else [word.strip() for word in value.split(",")]
+    if not all(words):
+        kind = "codes" if option == "lang" else "names"
+        raise InputError(f"--{option} {value}: expected {kind} with commas between them, such as {example}")
+    return list(dict.fromkeys(words))
 
 
 def _of_corpus(name: str, languages: list[str], mirror: str | None, retry_policy: RetryPolicy) -> list[Remote]:

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 from data_prep.fetch import packages
 from data_prep.fetch.packages import Package
 from data_prep.fetch.places.segments import PIVOT
+from ernie_m.base.console import InputError
 
 LanguagePair: TypeAlias = tuple[str, str]
 Key: TypeAlias = tuple[str, ...]
@@ -22,15 +23,19 @@ class FromPackages(NamedTuple):
     """Of the asked pairs: key -> the name of its package. InputError where there is none of a language."""
     write: Callable[[Path, list[LanguagePair], dict[Key, Package]], None]
     """(to, the asked pairs, the packages): writes the files and names them in `to`/catalog.yaml."""
+    named: Callable[[list[str]], dict[Key, str]] | None = None
+    """As `needed`, of packages that the user names; None where the languages alone decide."""
 
 
-def fetch(to: Path, corpus: str, asked: Sequence[LanguagePair], own: FromPackages) -> None:
-    """Bring the packages that are not here yet, and make the corpus's files of them.
+def fetch(to: Path, corpus: str, asked: Sequence[LanguagePair], own: FromPackages, chosen: Sequence[str] = ()) -> None:
+    """Bring the packages that are not here yet, and make the corpus's files of them; `chosen`: packages that the user names.
 
     Raises InputError where there is no apt, no package of a language, or one does not come.
     """
+    if chosen and own.named is None:
+        raise InputError(f"--packages {','.join(chosen)}: --corpus {corpus} takes none; its packages follow from --lang")
     packages.require_apt(corpus)
-    needed = own.needed([*asked])
+    needed = own.named([*chosen]) if chosen and own.named else own.needed([*asked])
     brought = dict(zip(needed, packages.bring([*needed.values()], to / corpus / "packages"), strict=True))
     own.write(to, [*dict.fromkeys(map(_ordered, asked))], brought)
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,14 @@ def available(prefix: str) -> set[str]:
     """The names of packages that begin with `prefix`, without it."""
     done = subprocess.run(["apt-cache", "pkgnames", prefix], capture_output=True, text=True, check=False)
     return {name.removeprefix(prefix) for name in done.stdout.split()}
+
+
+def offered(names: Sequence[str]) -> list[str]:
+    """Those of `names` that apt can download, in their order."""
+    command = ["apt-cache", "show", "--no-all-versions", *names]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = {line.removeprefix("Package: ") for line in done.stdout.splitlines() if line.startswith("Package: ")}
+    return [name for name in names if name in found]
 
 
 def bring(names: list[str], folder: Path) -> list[Package]:

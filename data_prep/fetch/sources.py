@@ -17,14 +17,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.fetch import cc100_listing, freedict, libreoffice, mozilla
+from data_prep.fetch import cc100_listing, freedict, gettext_messages, libreoffice, mozilla
 from data_prep.fetch.catalog_file import Entry
 from data_prep.fetch.from_packages import FromPackages
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import canonical, without_region
 
-FROM_PACKAGES = {corpus.CORPUS: FromPackages(corpus.needed, corpus.write) for corpus in (libreoffice, mozilla, freedict)}
+FROM_PACKAGES = {
+    libreoffice.CORPUS: FromPackages(libreoffice.needed, libreoffice.write),
+    mozilla.CORPUS: FromPackages(mozilla.needed, mozilla.write),
+    freedict.CORPUS: FromPackages(freedict.needed, freedict.write),
+    gettext_messages.CORPUS: FromPackages(gettext_messages.needed, gettext_messages.write, gettext_messages.named),
+}
 """Corpora out of a distribution's packages: no file of theirs has an address."""
 LAYOUTS = (
     (r"cc100/([A-Za-z_-]+)\.txt\.xz", r"https://data.statmt.org/cc-100/\1.txt.xz"),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gettext
-import io
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-CONTEXT_ENDS = "\x04"
+from data_prep.fetch import mo_files
+from data_prep.fetch.places.wording import SPACES
+
 SHORTCUT = re.compile(r"~|_(?=\w)")
 """Marks the letter that a key press chooses: `~File`, `_Open`."""
-SPACES = re.compile(r"\s+")
 
 
 class Message(NamedTuple):
@@ -25,14 +24,11 @@ class Message(NamedTuple):
 
 
 def messages(catalog: bytes) -> Iterator[Message]:
-    """All messages of a catalog, in the order of their English; of plurals the first form."""
-    entries: dict[object, object] = gettext.GNUTranslations(io.BytesIO(catalog))._catalog  # type: ignore[attr-defined]
-    singular = {key[0] if isinstance(key, tuple) else key: text for key, text in reversed([*entries.items()])}
-    for key in sorted(map(str, singular)):
-        context, is_given, english = key.rpartition(CONTEXT_ENDS)
-        cleaned, translation = _cleaned(english), _cleaned(str(singular[key]))
-        if is_given and cleaned and translation:
-            yield Message(context.partition("|")[0], context, cleaned, translation)
+    """All messages of a catalog that have a context, in the order of their English; of plurals the first form."""
+    for found in mo_files.messages(catalog):
+        cleaned, translation = _cleaned(found.english), _cleaned(found.translation)
+        if found.context and cleaned and translation:
+            yield Message(found.context.partition("|")[0], found.context, cleaned, translation)
 
 
 def _cleaned(text: str) -> str:

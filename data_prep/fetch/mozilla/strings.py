@@ -6,9 +6,10 @@ something else (`{ $name }`, `%S`). The programs' names are filled in; tags are 
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterator
+
+from data_prep.fetch.places.wording import AMPERSAND, without_markup
 
 NAMES = {"-brand-short-name", "-brand-shorter-name", "-brand-full-name", "-brand-product-name"}
 VENDOR = "-vendor-short-name"
@@ -19,11 +20,7 @@ _MESSAGE = re.compile(r"([a-zA-Z][\w-]*) *= *(.*)")
 _ATTRIBUTE = re.compile(r" +\.([a-zA-Z][\w-]*) *= *(.*)")
 _PROPERTY = re.compile(r"\s*([^#!\s][^=:\s]*)\s*[=:]\s*(.*)")
 _PLACEABLE = re.compile(r"\{ *([^{}]*?) *\}")
-_TAG = re.compile(r"<[^<>]+>")
 _UNICODE = re.compile(r"\\u([0-9a-fA-F]{4})")
-_SHORTCUT = re.compile(r"&(?=[a-z])|(?<!\w)&(?=\w)")
-"""Before the letter that a key press chooses, in properties: `&Open`, `Do&n't`; not in `R&D`."""
-_SPACES = re.compile(r"\s+")
 
 
 def fluent(content: str, program: str) -> dict[str, str]:
@@ -35,7 +32,7 @@ def properties(content: str, program: str) -> dict[str, str]:
     """Texts of a properties file by key, in its order."""
     joined = re.sub(r"\\\r?\n\s*", "", content)
     entries = (found.groups() for line in joined.splitlines() if (found := _PROPERTY.fullmatch(line)))
-    return _kept(((key, _SHORTCUT.sub("", _unescaped(text))) for key, text in entries), program)
+    return _kept(((key, AMPERSAND.sub("", _unescaped(text))) for key, text in entries), program)
 
 
 def _fluent_entries(content: str) -> Iterator[tuple[str, str]]:
@@ -69,7 +66,7 @@ def _text(value: str, program: str) -> str:
     def filled(found: re.Match[str]) -> str:
         return program if found[1] in NAMES else "Mozilla" if found[1] == VENDOR else found[0]
 
-    text = _SPACES.sub(" ", html.unescape(_TAG.sub(" ", _PLACEABLE.sub(filled, value)))).strip()
+    text = without_markup(_PLACEABLE.sub(filled, value))
     return "" if "{" in text or "}" in text or "%" in text else text
 
 

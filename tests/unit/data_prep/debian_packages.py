@@ -12,7 +12,11 @@ import pytest
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not here")
 SCRIPTS = {
     "apt-get": 'shift 3; for name in "$@"; do cp "$APT/$name"_*.deb . || exit 100; done',
-    "apt-cache": 'cd "$APT"; ls "$2"*.deb | sed "s/_.*//"',
+    "apt-cache": """cd "$APT"
+case $1 in
+pkgnames) ls "$2"*.deb | sed "s/_.*//" ;;
+show) shift 2; for name in "$@"; do ls "${name}"_*.deb | sed "s/_.*//; s/^/Package: /"; done ;;
+esac""",
 }
 
 
