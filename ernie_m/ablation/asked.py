@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings
+from ernie_m.ablation.comparison import ComparisonPlan
+from ernie_m.ablation.fine_tuning import fine_tunings
 from ernie_m.base.console import InputError
 from ernie_m.base.hostfile import check_host_name, read_hostfile
 from ernie_m.corpus.gold_sets import gold_paths

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ernie_m.ablation.comparison import python_m
-from ernie_m.ablation.jobs import Job, Part
+from ernie_m.ablation.jobs import Job, Part, python_m
 from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder
 

@@ -11,7 +11,6 @@ TO/results.json, results.md, *.png
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,8 @@ from typing import Any
 import yaml
 
 from ernie_m.ablation import cells
-from ernie_m.ablation.jobs import Job, Jobs, Part
+from ernie_m.ablation.fine_tuning import FineTuning, check
+from ernie_m.ablation.jobs import Job, Jobs, Part, python_m
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
@@ -33,15 +33,6 @@ from ernie_m.training.trainer import Trainer
 
 FOLDERS = ("recipes", "runs", "hugging_face", "logs", "done", "measures", "cells")
 RESULTS = ("fine_tuned", "results.json", "results.md", "comparison.png", "pseudo_share.png")
-
-
-@dataclass(frozen=True)
-class FineTuning:
-    """A benchmark that every variant is fine-tuned on: command of `ernie-m finetune`, its data, more options."""
-
-    task: str
-    data: Path
-    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +80,7 @@ def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dic
     Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
     """
     chosen = plan.chosen(variants)
+    check(plan.fine_tuning)
     claim(variants, plan)
     jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in chosen]
     do(jobs, plan)
@@ -108,6 +100,7 @@ def run_cells(
     found = cells.read(plan.finished, wanted, by) if plan.finished else {}
     here = [cell for cell in wanted if cell.name not in found and cell.variant in chosen]
     if here and making is not None:
+        check(plan.fine_tuning)
         claim(variants, plan)
         do(making, plan)
         _do_cells(here, plan)
@@ -162,11 +155,6 @@ def do(jobs: Sequence[Job], plan: ComparisonPlan) -> None:
     Jobs(jobs, plan.side_by_side, environment).run()
 
 
-def python_m(module: str, *words: object) -> tuple[str, ...]:
-    """`python -m MODULE WORDS`, by this interpreter."""
-    return (sys.executable, "-m", module, *map(str, words))
-
-
 def recipe_file(plan: ComparisonPlan, variant: Variant) -> Path:
     """Where a variant's recipe is written."""
     return plan.to / "recipes" / f"{variant.name}.yaml"
@@ -195,10 +183,8 @@ def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
     measuring = python_m("ernie_m", "ablate", *measure)
     parts.append(Part("measuring", measuring, plan.to / "done" / f"{name}.measure.json", replaces=replaces))
     for tuning in plan.fine_tuning:
-        to = plan.to / "fine_tuned" / name / tuning.task
-        command = python_m("ernie_m", "finetune", tuning.task, "--model", folder, "--data", tuning.data, "--to", to)
-        marker = plan.to / "done" / f"{name}.{tuning.task}.json"
-        parts.append(Part(f"fine-tuning on {tuning.task}", (*command, *tuning.options), marker))
+        command = tuning.command(folder, plan.to / "fine_tuned" / name / tuning.task)
+        parts.append(Part(f"fine-tuning on {tuning.task}", command, plan.to / "done" / f"{name}.{tuning.task}.json"))
     return Job(name, parts, plan.to / "logs" / f"{name}.log")
 
 
@@ -243,19 +229,6 @@ def _first_average(content: Mapping[str, Any]) -> float:
     """Mean over languages and seeds of a benchmark's first metric, in percent."""
     first = next(iter(content["average"].values()))
     return float(first["mean"] if isinstance(first, dict) else first)
-
-
-def fine_tunings(text: str | None, options: str) -> tuple[FineTuning, ...]:
-    """'xnli=DIR,ner=DIR' and options for all of them; raises InputError for anything else."""
-    found = []
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        task, equals, data = part.strip().partition("=")
-        if not equals or not Path(data).is_dir():
-            raise InputError(f"--finetune {part}: expected TASK=FOLDER with the benchmark's files, e.g. xnli=data/xnli")
-        found.append(FineTuning(task, Path(data).resolve(), tuple(shlex.split(options))))
-    return tuple(found)
 
 
 def results_of(results: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> dict[str, list[float]]:

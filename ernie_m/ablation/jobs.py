@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -225,3 +226,8 @@ def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
     told = [line for line in lines if line.startswith("error:")]
     return (told or lines or ["no output"])[-1]
+
+
+def python_m(module: str, *words: object) -> tuple[str, ...]:
+    """`python -m MODULE WORDS`, by this interpreter."""
+    return (sys.executable, "-m", module, *map(str, words))

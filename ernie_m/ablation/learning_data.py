@@ -9,8 +9,7 @@ from typing import Any
 
 import yaml
 
-from ernie_m.ablation.comparison import python_m
-from ernie_m.ablation.jobs import Job, Part
+from ernie_m.ablation.jobs import Job, Part, python_m
 from ernie_m.base.console import InputError
 from ernie_m.base.files import written_atomically
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_m.ablation.comparison import ComparisonPlan, claim, do, python_m, recipe_file, training_part
-from ernie_m.ablation.jobs import Job, Part
+from ernie_m.ablation.comparison import ComparisonPlan, claim, do, recipe_file, training_part
+from ernie_m.ablation.jobs import Job, Part, python_m
 from ernie_m.ablation.variants import Variant, budgeted
 from ernie_m.base.config import read_recipe
 from ernie_m.base.console import InputError

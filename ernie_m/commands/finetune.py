@@ -53,6 +53,7 @@ OPTIONS = """
             keep_models: keep the best model of each seed in TO/seed_K/model
             score_only: score a model that was fine-tuned already, as it is; only test files are needed
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
+            check: only look whether options and files are right; the model need not be there, nothing is trained
         """
 FINE_TUNING = {
     "xnli": ("XNLI: accuracy in 15 languages, trained on English or on translations.", "transfer, translate-train-all"),
@@ -84,9 +85,10 @@ def fine_tuning(name: str) -> Callable[..., None]:
         keep_models: bool = True,
         score_only: bool = False,
         trust_remote_code: bool = False,
+        check: bool = False,
     ) -> None:
         named = {"train": train_files, "validation": validation_files, "test": test_files}
-        how = (precision, zero_stage, keep_models, trust_remote_code, score_only)
+        how = (precision, zero_stage, keep_models, trust_remote_code, score_only, check)
         _run(name, overrides, model, data, to, setting, seeds, named, from_dev, *how)
 
     summary, settings = FINE_TUNING[name]
@@ -122,6 +124,7 @@ class Commands:
         zero_stage: Annotated[int, Range(least=1, most=2)] | None = None,
         keep_models: bool = True,
         trust_remote_code: bool = False,
+        check: bool = False,
     ) -> None:
         """Tatoeba: accuracy of finding a sentence's translation, by every layer; or after hardest-negative fine-tuning.
 
@@ -140,18 +143,22 @@ class Commands:
             zero_stage: shard with DeepSpeed's ZeRO 1 or 2
             keep_models: keep the best model of each seed in TO/seed_K/model
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
+            check: only look whether options and files are right; the model need not be there, nothing is trained
         """
         if setting != "zero-shot":
             named = {"train": train_files, "validation": validation_files}
             overrides = (*overrides, f"layer={layer}")
-            how = (precision, zero_stage, keep_models, trust_remote_code)
+            how = (precision, zero_stage, keep_models, trust_remote_code, False, check)
             _run("tatoeba", overrides, model, data, to, setting, seeds, named, False, *how)
             return
-        from ernie_m.downstream.tatoeba import run
+        from ernie_m.downstream.tatoeba import read, run
 
         if overrides or train_files or validation_files:
             raise InputError("tatoeba: hyperparameters and bitext are for --setting hardest-negative, not for zero-shot")
-        run(model, Path(data), Path(to), layer, untrained, trust_remote_code)
+        if check:
+            read(Path(data))
+        else:
+            run(model, Path(data), Path(to), layer, untrained, trust_remote_code)
 
 
 MOST_SEEDS = 1000
@@ -206,9 +213,10 @@ def _run(
     keep_models: bool,
     trust_remote_code: bool,
     score_only: bool = False,
+    only_check: bool = False,
 ) -> None:
     chosen_seeds = seeds_of(seeds)
-    from ernie_m.downstream.experiment import Experiment, chosen_precision, run
+    from ernie_m.downstream.experiment import Experiment, check, chosen_precision, run
     from ernie_m.downstream.task_files import FileOptions
 
     task, chosen = _task(name), chosen_precision(precision)
@@ -226,7 +234,7 @@ def _run(
         score_only=score_only,
         trust_remote_code=trust_remote_code,
     )
-    run(experiment)
+    check(experiment) if only_check else run(experiment)
 
 
 def main(called: str = "ernie-m finetune") -> None:

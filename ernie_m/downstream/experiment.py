@@ -68,8 +68,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
         raise InputError("fine-tuning needs accelerate, which is not installed; pip install 'ernie-m[finetune]'")
     prepare()  # the Trainer imports DeepSpeed where it is installed, used or not
     task, rank = experiment.task, ranks()[0]
-    if experiment.setting not in task.settings:
-        raise InputError(f"--setting {experiment.setting}: expected one of {', '.join(task.settings)}")
+    _check_setting(experiment)
     encoder = open_encoder(experiment.encoder, experiment.trust_remote_code)
     size = encoders.size_of(encoder.config)
     hyperparameters = hyperparameters_of(task, experiment.setting, size, experiment.overrides)
@@ -83,11 +82,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     for examples in (data.validation, data.test):
         task.check(examples, setup)
     trainer_options = TrainerOptions(experiment.precision, experiment.deepspeed, experiment.keep_models)
-    updates = num_updates(len(data.train), hyperparameters)
-    if hyperparameters.evaluate_every > updates and not experiment.score_only:
-        raise InputError(
-            f"evaluate_every: {hyperparameters.evaluate_every}; expected at most {updates}, the updates of a seed"
-        )
+    updates = _updates(experiment, data, hyperparameters)
     if rank == 0:
         settings.claim(experiment.to, _settings(experiment, encoder, hyperparameters, trainer_options, data))
         _describe(experiment, size, data, setup, updates)
@@ -109,6 +104,29 @@ def run(experiment: Experiment) -> dict[str, Any]:
         for number, seed in enumerate(experiment.seeds, start=1)
     ]
     return _finish(experiment, encoder, size, data, results) if rank == 0 else {}
+
+
+def check(experiment: Experiment) -> None:
+    """Look at options and files, not at the encoder, which need not be there. Raises InputError for what `run` would."""
+    task = experiment.task
+    _check_setting(experiment)
+    hyperparameters = hyperparameters_of(task, experiment.setting, "base", experiment.overrides)
+    _updates(experiment, task_files.load(task, experiment.setting, experiment.files), hyperparameters)
+
+
+def _check_setting(experiment: Experiment) -> None:
+    if experiment.setting not in experiment.task.settings:
+        raise InputError(f"--setting {experiment.setting}: expected one of {', '.join(experiment.task.settings)}")
+
+
+def _updates(experiment: Experiment, data: task_files.TaskData, hyperparameters: Hyperparameters) -> int:
+    """The updates of a seed. Raises InputError where none of them would be evaluated."""
+    updates = num_updates(len(data.train), hyperparameters)
+    if hyperparameters.evaluate_every > updates and not experiment.score_only:
+        raise InputError(
+            f"evaluate_every: {hyperparameters.evaluate_every}; expected at most {updates}, the updates of a seed"
+        )
+    return updates
 
 
 def hyperparameters_of(task: Task[Any], setting: str, size: encoders.Size, overrides: Sequence[str]) -> Hyperparameters:

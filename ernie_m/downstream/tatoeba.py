@@ -22,7 +22,7 @@ from ernie_m.downstream.announce import announce
 from ernie_m.downstream.bitext_tuning import BitextTuning, is_sorted, sides_of
 from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
 from ernie_m.downstream.submission import FOLDER, write_submission
-from ernie_m.downstream.task_files import find
+from ernie_m.downstream.task_files import SourceFile, find
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, nearest, read_aligned
@@ -54,14 +54,7 @@ def run(
     """
     opened, task = open_encoder(encoder, trust_remote_code), BitextTuning()
     chosen = encoders.layer_of(opened.config, layer)
-    if not data.is_dir():
-        raise InputError(f"--data {data}: no such folder")
-    files = find(data, BitextTuning.patterns["test"])
-    if not files:
-        raise InputError(
-            f"{data}: no retrieval files; expected {BitextTuning.patterns['test'][0]} and their .eng beside them"
-        )
-    pairs = {str(file.language): read_aligned(file.path, sides_of(file.path)[1]) for file in files}
+    files, pairs = read(data)
     models = {TRAINED: opened.model(AutoModel)}
     what = {"task": task.name, "setting": "zero-shot", "layer": chosen, "untrained": untrained}
     hashed = {"encoder": settings.of_encoder(opened), "data": settings.of_data(files, data, task.read_with)}
@@ -95,6 +88,18 @@ def run(
     print(absence or "the paper's mean is over all its 36 languages")
     print(f"written: {to / RESULTS_FILE}, {to / PICTURE_FILE}", flush=True)
     return content
+
+
+def read(data: Path) -> tuple[list[SourceFile], dict[str, tuple[list[str], list[str]]]]:
+    """(A folder's files, their lines and the English ones by language). Raises InputError where there are none."""
+    if not data.is_dir():
+        raise InputError(f"--data {data}: no such folder")
+    files = find(data, BitextTuning.patterns["test"])
+    if not files:
+        raise InputError(
+            f"{data}: no retrieval files; expected {BitextTuning.patterns['test'][0]} and their .eng beside them"
+        )
+    return files, {str(file.language): read_aligned(file.path, sides_of(file.path)[1]) for file in files}
 
 
 def measure(

@@ -14,7 +14,8 @@ from torch import nn
 
 from data_prep.catalog import read_catalog
 from ernie_m.ablation import catalog_data, cells, learning_data, measures, report, variants
-from ernie_m.ablation.comparison import ComparisonPlan, fine_tunings, mean_by_layer, number_of, run_cells
+from ernie_m.ablation.comparison import ComparisonPlan, mean_by_layer, number_of, run_cells
+from ernie_m.ablation.fine_tuning import check, fine_tunings
 from ernie_m.base.config import build, differing_keys, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import METRICS_FILE
@@ -494,6 +495,17 @@ def test_benchmarks_are_named_with_their_folders(tmp_path: Path) -> None:
     assert fine_tunings(None, "") == ()
     with pytest.raises(InputError, match="--finetune xnli=nowhere: expected TASK=FOLDER"):
         fine_tunings("xnli=nowhere", "")
+
+
+def test_what_fine_tuning_would_refuse_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """Data and trainings come first, and take hours: nothing of them is begun."""
+    for name in ("train-en.tsv", "dev-en.tsv", "test-de.tsv"):
+        (tmp_path / name).write_text("Paris\tB-LOC\nis\tO\n\nYes\tO\n")
+    check(fine_tunings(f"ner={tmp_path}", "epochs=1"))
+    plan = ComparisonPlan(tmp_path / "to", tmp_path / "data", 1, fine_tuning=fine_tunings(f"ner={tmp_path}", "epoch=2"))
+    with pytest.raises(InputError, match=r"--finetune ner: .*unknown key epoch; did you mean epochs"):
+        run_cells(variants.transfer("scratch", 100, []), plan, [])
+    assert not plan.to.exists()
 
 
 def test_a_mean_over_seeds_is_taken_at_the_steps_that_all_have() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ import pytest
 from ernie_m.base.console import InputError
 from ernie_m.downstream import settings, tatoeba
 from ernie_m.downstream.bitext_tuning import BitextTuning
+from ernie_m.downstream.experiment import Experiment, check
 from ernie_m.downstream.mlqa import Mlqa
+from ernie_m.downstream.ner import Ner
 from ernie_m.downstream.pawsx import PawsX
 from ernie_m.downstream.task import Task
 from ernie_m.downstream.task_files import FileOptions, SourceFile, load, named
@@ -192,3 +194,23 @@ def test_the_test_set_of_pawsx_is_taken_for_what_it_is(real_data: Path) -> None:
     assert len(pairs["de"]) == 2000
     assert PawsX().difference(pairs, [path]) is None
     assert PawsX().difference(pairs, [path.with_name("dev-de.tsv")]) == "dev files by name (dev-de.tsv)"
+
+
+@pytest.mark.parametrize(
+    ("files", "setting", "overrides", "message"),
+    [
+        (("train-en.tsv", "dev-en.tsv"), "en", (), "no test files of ner"),
+        (("train-en.tsv", "dev-en.tsv", "test-de.tsv"), "fr", (), "--setting fr: expected one of en, all"),
+        (("train-en.tsv", "dev-en.tsv", "test-de.tsv"), "en", ("epochs=0",), "epochs: 0"),
+        (("train-en.tsv", "dev-en.tsv", "test-de.tsv"), "en", ("evaluate_every=999",), "expected at most"),
+    ],
+)
+def test_a_check_refuses_what_a_run_would_without_the_encoder(
+    tmp_path: Path, files: Sequence[str], setting: str, overrides: tuple[str, ...], message: str
+) -> None:
+    for name in files:
+        (tmp_path / name).write_text("Paris\tB-LOC\nis\tO\n\nYes\tO\n")
+    asked = Experiment(Ner(), setting, "nowhere", FileOptions(tmp_path, {}, False), tmp_path / "to", (1,), overrides)
+    with pytest.raises(InputError, match=message):
+        check(asked)
+    assert not asked.to.exists()
