@@ -27,13 +27,13 @@ def data_of(source: str | None, data: str | None, held_out: str | None, to: Path
     """The data that the options name. Raises InputError for options that exclude each other, and for what is not there."""
     if source and data:
         raise InputError("--source and --data: give one; --source is made to data, --data is data that is made already")
-    if held_out and not data:
-        raise InputError("--held_out: it goes with --data; a fetched catalog (--source) has its own held-out pairs")
+    if held_out and not (source or data):
+        raise InputError("--held_out: without --source or --data nothing is run, so nothing is measured")
     if data:
         return Data(Path(data), held_out, CorpusFolder(Path(data)).manifest.vocab_size, [])
     if source:
         jobs = [data_job(Path(source).resolve(), to, vocab_size)]
-        return Data(to / "data", str(held_out_of(Path(source))), vocab_size, jobs)
+        return Data(to / "data", held_out or str(held_out_of(Path(source))), vocab_size, jobs)
     return Data(to / "data", None, vocab_size, None)
 
 
@@ -43,7 +43,7 @@ def held_out_of(source: Path) -> Path:
     if not (source / "catalog.yaml").is_file() or len(folders) != 1:
         raise InputError(
             f"--source {source}: expected a folder of `python -m data_prep fetch --corpus libreoffice`, with catalog.yaml "
-            "and the held-out pairs of one corpus"
+            f"and one corpus's held_out/ below it, and it has {len(folders)}; --held_out names one of several"
         )
     return folders[0]
 

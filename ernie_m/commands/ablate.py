@@ -181,7 +181,8 @@ class Commands:
             to: folder for everything; the same one again goes on
             source: folder of a fetched catalog; without it and --data nothing is run, finished cells are put in one table
             data: folder made by `python -m data_prep build` (and `align`, for alignlm), in place of a catalog
-            held_out: with --data: folder of line-aligned pairs XX-YY.XX and XX-YY.YY that are not in it
+            held_out: folder of line-aligned pairs XX-YY.XX and XX-YY.YY that are not in the data; default, with --source:
+                the held-out pairs of its only corpus
             equal_compute: as many steps as MMLM's FLOPs allow, instead of as many as MMLM has
             recipe: name or path of a recipe that gives the model, batch and rates
             vocab_size: pieces of the tokenizer that is trained on SOURCE

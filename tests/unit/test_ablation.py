@@ -359,12 +359,22 @@ def test_data_that_is_made_already_needs_no_job_and_its_vocabulary_counts(
     assert catalog_data.data_of(None, None, None, tmp_path, 16_000).jobs is None, "nothing is run without data"
 
 
-@pytest.mark.parametrize(("given", "message"), [(("s", "d", None), "give one"), (("s", None, "h"), "--held_out")])
+@pytest.mark.parametrize(("given", "message"), [(("s", "d", None), "give one"), ((None, None, "h"), "--held_out")])
 def test_options_of_data_that_exclude_each_other_are_refused(
     tmp_path: Path, given: tuple[str | None, str | None, str | None], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         catalog_data.data_of(*given, tmp_path, 16_000)
+
+
+def test_of_a_catalog_with_several_corpora_one_is_named_whose_held_out_pairs_are_measured(tmp_path: Path) -> None:
+    (tmp_path / "catalog.yaml").touch()
+    for corpus in ("libreoffice", "freedict"):
+        (tmp_path / corpus / "held_out").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"it has 2; --held_out names one of several"):
+        catalog_data.data_of(str(tmp_path), None, None, tmp_path / "to", 300)
+    chosen = str(tmp_path / "libreoffice" / "held_out")
+    assert catalog_data.data_of(str(tmp_path), None, chosen, tmp_path / "to", 300).held_out == chosen
 
 
 @pytest.mark.parametrize(
