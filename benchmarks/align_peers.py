@@ -16,16 +16,18 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from apart import answer, apart
+from apart import OUT_OF_MEMORY, answer, apart
 
 from ernie_m.aligning import measures
 from ernie_m.base.command_line import run as run_command
+from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json, write_json
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import COMPLETE_FILE
@@ -77,13 +79,17 @@ def align_peers(
     """
     out = Path(to).resolve()
     out.mkdir(parents=True, exist_ok=True)
+    asked = {"model": model, "pairs": pairs, "watch": watch, "minutes": minutes, "bf16": bf16}
+    if (out / "asked.json").is_file() and read_json(out / "asked.json") != asked:
+        raise InputError(f"--to {to}: begun with other options; give another folder")
+    write_json(out / "asked.json", asked)
     told = [word for word in ("--languages", languages) if languages and word]
     precision = [f"engine.precision={'bf16' if bf16 else 'fp32'}"]
     scores: dict[str, list[dict[str, Any]]] = {"before": [scored(out, "before", model, watch)]}
     for seed in range(seeds):
         ours = out / f"align_{seed}"
-        asked = ["--pairs", pairs, *told, "--watch", watch, "--minutes", minutes]
-        call("align", "--model", model, *asked, "--to", ours, f"seed={seed}", *precision)
+        words = ["--pairs", pairs, *told, "--watch", watch, "--minutes", minutes]
+        call("align", "--model", model, *words, "--to", ours, f"seed={seed}", *precision)
         kept = out / f"align_{seed}_keep0"
         if not kept.is_dir():
             call("export", "--run", ours / "run", "--to", kept, "--keep", 0)
@@ -114,8 +120,8 @@ def peer(out: Path, data: Path, setup: Setup) -> Path:
     if not (folder / COMPLETE_FILE).is_file():
         told = Setup(**{**vars(setup), "data": str(data), "to": str(folder)})
         result = apart(__file__, told, "train")
-        if result.returncode:
-            raise SystemExit(result.stderr[-2000:])
+        if result.returncode or OUT_OF_MEMORY in result.stdout.splitlines()[-1]:
+            raise SystemExit(result.stderr[-2000:] or result.stdout)
         (folder / COMPLETE_FILE).write_text(result.stdout.splitlines()[-1])
         print(f"{folder.name}: {result.stdout.splitlines()[-1]}", flush=True)
     return folder
@@ -153,8 +159,9 @@ def trained(setup: Setup) -> dict[str, Any]:
         SentenceTransformerTrainer(model=encoder, args=arguments, train_dataset=rows, loss=loss).train()
         return encoder, time.perf_counter() - started
 
-    one = fitted(1, setup.to + ".timed")[1]
-    a_step = (fitted(TIMED, setup.to + ".timed")[1] - one) / (TIMED - 1)
+    with tempfile.TemporaryDirectory() as aside:
+        one, more = (fitted(count, aside)[1] for count in (1, TIMED))
+    a_step = (more - one) / (TIMED - 1) if more > one else more / TIMED
     steps = max(1, int(60 * setup.minutes / a_step))
     encoder, seconds = fitted(steps, setup.to)
     transformer: Any = encoder[0]

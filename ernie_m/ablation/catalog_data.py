@@ -32,18 +32,19 @@ def data_of(source: str | None, data: str | None, held_out: str | None, to: Path
     if data:
         return Data(Path(data), held_out, CorpusFolder(Path(data)).manifest.vocab_size, [])
     if source:
+        if not (Path(source) / "catalog.yaml").is_file():
+            raise InputError(f"--source {source}: no catalog.yaml there; expected a folder of `python -m data_prep fetch`")
         jobs = [data_job(Path(source).resolve(), to, vocab_size)]
         return Data(to / "data", held_out or str(held_out_of(Path(source))), vocab_size, jobs)
     return Data(to / "data", None, vocab_size, None)
 
 
 def held_out_of(source: Path) -> Path:
-    """The folder of held-out pairs beside a fetched catalog; InputError where either is missing."""
+    """The folder of held-out pairs beside a fetched catalog; InputError where there is not one."""
     folders = sorted(path for path in source.glob("*/held_out") if path.is_dir())
-    if not (source / "catalog.yaml").is_file() or len(folders) != 1:
+    if len(folders) != 1:
         raise InputError(
-            f"--source {source}: expected a folder of `python -m data_prep fetch --corpus libreoffice`, with catalog.yaml "
-            f"and one corpus's held_out/ below it, and it has {len(folders)}; --held_out names one of several"
+            f"--source {source}: {len(folders)} of its corpora have held-out pairs; --held_out names the folder of one"
         )
     return folders[0]
 

@@ -10,6 +10,7 @@ TO/results.json, results.md, *.png
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +26,7 @@ from ernie_m.ablation.jobs import Job, Jobs, Part, python_m
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
-from ernie_m.base.files import read_json, written_atomically
+from ernie_m.base.files import read_json, sha256_of, written_atomically
 from ernie_m.base.hostfile import free_port
 from ernie_m.base.shipped import DS_CONFIGS
 from ernie_m.runs.job_defaults import TRAINING
@@ -69,9 +70,18 @@ class ComparisonPlan:
 
     @property
     def measured_by(self) -> dict[str, Any]:
-        """What the figures of a cell depend on, besides its recipe and the data: no places of files."""
-        sets = {"held_out": self.held_out is not None, "tatoeba": self.tatoeba is not None, "gold": sorted(self.gold)}
-        return {"pairs": self.pairs, **sets, "fine_tuning": {of.task: list(of.options) for of in self.fine_tuning}}
+        """What the figures of a cell depend on, besides its recipe and the data: no places of files, but their content."""
+        folders = {"held_out": self.held_out, "tatoeba": self.tatoeba}
+        sets = {name: digest(sorted(of.iterdir())) if of else None for name, of in folders.items()}
+        gold = {name: digest([path]) for name, path in sorted(self.gold.items())}
+        tuned = {of.task: list(of.options) for of in self.fine_tuning}
+        return {"pairs": self.pairs, **sets, "gold": gold, "fine_tuning": tuned}
+
+
+def digest(files: Sequence[Path]) -> str:
+    """16 hex digits of the names and contents of files."""
+    told = "\n".join(f"{path.name} {sha256_of(path)}" for path in files if path.is_file())
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dict[str, Any]]]:

@@ -64,20 +64,16 @@ def run(experiment: Experiment) -> dict[str, Any]:
 
     Raises InputError for an unknown setting, a folder of other settings, and everything wrong with files and encoder.
     """
-    if importlib.util.find_spec("accelerate") is None:  # transformers' Trainer does without until it starts
-        raise InputError("fine-tuning needs accelerate, which is not installed; pip install 'ernie-m[finetune]'")
+    _check_asked(experiment)
     prepare()  # the Trainer imports DeepSpeed where it is installed, used or not
     task, rank = experiment.task, ranks()[0]
-    _check_setting(experiment)
     encoder = open_encoder(experiment.encoder, experiment.trust_remote_code)
     size = encoders.size_of(encoder.config)
     hyperparameters = hyperparameters_of(task, experiment.setting, size, experiment.overrides)
     batching(hyperparameters, ranks()[1])
     if experiment.score_only:
         own_head(task, encoder)  # before files are read
-        data = task_files.load_test(task, experiment.files)
-    else:
-        data = task_files.load(task, experiment.setting, experiment.files)
+    data = _data_of(experiment)
     setup = _setup(experiment, encoder, data, hyperparameters)
     for examples in (data.validation, data.test):
         task.check(examples, setup)
@@ -107,14 +103,25 @@ def run(experiment: Experiment) -> dict[str, Any]:
 
 
 def check(experiment: Experiment) -> None:
-    """Look at options and files, not at the encoder, which need not be there. Raises InputError for what `run` would."""
-    task = experiment.task
-    _check_setting(experiment)
-    hyperparameters = hyperparameters_of(task, experiment.setting, "base", experiment.overrides)
-    _updates(experiment, task_files.load(task, experiment.setting, experiment.files), hyperparameters)
+    """Look at options and files alone: the encoder need not be there, and is taken for one of base size.
+
+    Raises InputError for what is wrong with them.
+    """
+    _check_asked(experiment)
+    hyperparameters = hyperparameters_of(experiment.task, experiment.setting, "base", experiment.overrides)
+    batching(hyperparameters, ranks()[1])
+    _updates(experiment, _data_of(experiment), hyperparameters)
 
 
-def _check_setting(experiment: Experiment) -> None:
+def _data_of(experiment: Experiment) -> task_files.TaskData:
+    if experiment.score_only:
+        return task_files.load_test(experiment.task, experiment.files)
+    return task_files.load(experiment.task, experiment.setting, experiment.files)
+
+
+def _check_asked(experiment: Experiment) -> None:
+    if importlib.util.find_spec("accelerate") is None:  # transformers' Trainer does without until it starts
+        raise InputError("fine-tuning needs accelerate, which is not installed; pip install 'ernie-m[finetune]'")
     if experiment.setting not in experiment.task.settings:
         raise InputError(f"--setting {experiment.setting}: expected one of {', '.join(experiment.task.settings)}")
 

@@ -359,7 +359,10 @@ def test_data_that_is_made_already_needs_no_job_and_its_vocabulary_counts(
     assert catalog_data.data_of(None, None, None, tmp_path, 16_000).jobs is None, "nothing is run without data"
 
 
-@pytest.mark.parametrize(("given", "message"), [(("s", "d", None), "give one"), ((None, None, "h"), "--held_out")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(("s", "d", None), "give one"), ((None, None, "h"), "--held_out"), (("s", None, "h"), "no catalog.yaml there")],
+)
 def test_options_of_data_that_exclude_each_other_are_refused(
     tmp_path: Path, given: tuple[str | None, str | None, str | None], message: str
 ) -> None:
@@ -371,10 +374,19 @@ def test_of_a_catalog_with_several_corpora_one_is_named_whose_held_out_pairs_are
     (tmp_path / "catalog.yaml").touch()
     for corpus in ("libreoffice", "freedict"):
         (tmp_path / corpus / "held_out").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"it has 2; --held_out names one of several"):
+    with pytest.raises(InputError, match=r"2 of its corpora have held-out pairs; --held_out names the folder of one"):
         catalog_data.data_of(str(tmp_path), None, None, tmp_path / "to", 300)
     chosen = str(tmp_path / "libreoffice" / "held_out")
     assert catalog_data.data_of(str(tmp_path), None, chosen, tmp_path / "to", 300).held_out == chosen
+
+
+def test_a_cell_is_measured_otherwise_where_a_file_of_its_sets_is_another_one(tmp_path: Path) -> None:
+    (tmp_path / "de-en.de").write_text("Haus\n")
+    plan = ComparisonPlan(tmp_path / "to", tmp_path / "data", 1, held_out=tmp_path)
+    before = plan.measured_by
+    assert before == ComparisonPlan(tmp_path / "other", tmp_path / "other", 2, held_out=tmp_path).measured_by
+    (tmp_path / "de-en.de").write_text("Baum\n")
+    assert plan.measured_by != before
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -214,3 +215,11 @@ def test_a_check_refuses_what_a_run_would_without_the_encoder(
     with pytest.raises(InputError, match=message):
         check(asked)
     assert not asked.to.exists()
+
+
+def test_a_check_of_scoring_alone_asks_for_test_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "test-de.tsv").write_text("Paris\tB-LOC\nis\tO\n\nYes\tO\n")
+    asked = Experiment(Ner(), "en", "nowhere", FileOptions(tmp_path, {}, False), tmp_path / "to", (1,))
+    check(replace(asked, score_only=True))
+    with pytest.raises(InputError, match="no train files of ner"):
+        check(asked)
