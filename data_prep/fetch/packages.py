@@ -18,6 +18,8 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 
 NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]*)_(?P<version>[^_]+)_[a-z0-9]+\.deb")
+LARGEST_FILE = 1 << 26
+"""Bytes of one file that is read; the largest there is, a dictionary, has 17 million."""
 UPDATE = "`apt-get update` as root may be what is missing"
 
 
@@ -37,6 +39,10 @@ class Package:
                 with tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
                     for member in archive:
                         found = re.fullmatch(pattern, member.name.removeprefix("./"))
+                        if found and member.size > LARGEST_FILE:
+                            raise InputError(
+                                f"{self.path}: {member.name} has {member.size:,} bytes; expected {LARGEST_FILE:,} at most"
+                            )
                         content = archive.extractfile(member) if found and member.isfile() else None
                         if found and content:
                             yield found, content.read()

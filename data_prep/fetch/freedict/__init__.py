@@ -10,6 +10,7 @@ Source: FreeDict (https://freedict.org), GPL or another free licence (each packa
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,9 @@ PREFIX = "dict-freedict-"
 CODES = {"sw": "swh", "ro": "rom"}
 """What FreeDict calls a language, where it is not its code of three letters. Its `rom` is Romanian, not Romani."""
 FILES = r"usr/share/dictd/freedict-.+\.(?P<kind>index|dict\.dz)"
+
+LARGEST_CONTENT = 1 << 28
+"""Bytes of a dictionary, unpacked; the largest there is has 100 million."""
 
 
 def needed(asked: list[LanguagePair]) -> dict[Key, str]:
@@ -76,9 +80,17 @@ def _others(pair: LanguagePair, there: set[str]) -> str:
 def _entries(package: packages.Package) -> Iterator[Entry]:
     files = {found["kind"]: content for found, content in package.files(FILES)}
     try:
-        content = gzip.decompress(files["dict.dz"])
+        content = _unpacked(files["dict.dz"])
         yield from map(read, dictd.entries(files["index"].decode("utf-8", "replace"), content))
     except (KeyError, ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(
             f"{package.path}: not a dictionary of dictd ({error!r}); remove it and give the command again"
         ) from None
+
+
+def _unpacked(content: bytes) -> bytes:
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+        unpacked = file.read(LARGEST_CONTENT + 1)
+    if len(unpacked) > LARGEST_CONTENT:
+        raise ValueError(f"it unpacks to more than {LARGEST_CONTENT:,} bytes")
+    return unpacked

@@ -22,8 +22,8 @@ PARENTHESES = re.compile(r"\([^()]*\)")
 SHORTENED = re.compile(r"(?<!\w)(\w{1,2})\.(?!\w)")
 GRAMMAR_WORDS = re.compile(r"(?<=\S) (?:[bfgmnv]|str|adj\.?|adv\.?|aa\.|ag\.)$")
 """After a word, without brackets: `ruz adj.`, `moqueur n`."""
-NEXT_SENSE = re.compile(r"\s+\d+\.$")
-NUMBERED = re.compile(r" ?(\d+)\.(?:\s+(.*))?")
+NEXT_SENSE = re.compile(r"(?<!\s)\s+\d+\.$")
+NUMBERED = re.compile(r" ?(\d{1,9})\.(?:\s+(.*))?")
 EXAMPLE = re.compile(r'\s+(?:\[[^\[\]]*\]\s*)?"(.+)"\s*(?:\([^()]*\)\s*)*(?: - (.*))?')
 REFERENCE = re.compile(r"\s*(?:\S[^{}]*)?:? \{|\s*bn\s")
 """`see: {word}`, `Plural of {word}`, and as the Kurdish dictionary says it."""
@@ -31,6 +31,8 @@ SPACES = re.compile(r"\s+|(?<=\S)~(?=\S)")
 """Also as the Hindi dictionary writes one inside of a term."""
 SENTENCE_ENDS = re.compile(r"(?<=[.!?…]), ")
 ENDS = (".", "!", "?")
+MOST_HEADWORDS = 50
+"""Of an entry: each goes with all its translations."""
 MARKS = re.compile(r"[][{}<>()=/+*_|~\\^@#%&\"]| [-–—] |^[-‐]|[-‐]$")
 """What is left of notation, or of an alternative that was not written out."""
 
@@ -52,7 +54,7 @@ def read(text: str) -> Entry:
     """The entry that `text` is; without headwords where they are not clear."""
     head, *lines = text.rstrip().split("\n")
     entry = Entry(_headwords(head))
-    if not entry.headwords or not all(map(_is_clear, entry.headwords)):
+    if not 0 < len(entry.headwords) <= MOST_HEADWORDS or not all(map(_is_clear, entry.headwords)):
         return Entry([], unclear=1)
     number, is_expected = 0, True
     for line in lines:
@@ -65,7 +67,7 @@ def read(text: str) -> Entry:
         elif numbered and int(numbered[1]) == number + 1:
             number, is_expected = number + 1, not _add_sense(entry, numbered[2])
         elif line.startswith("; ") and entry.senses and not is_expected:
-            _add_sense(entry, line.removeprefix("; "), entry.senses.pop())
+            _add_sense(entry, line.removeprefix("; "), goes_on=True)
         elif numbered or line.startswith("  ") or REFERENCE.match(line):
             continue
         elif line.strip() and is_expected:
@@ -86,8 +88,7 @@ def _clean(text: str) -> str:
     """The text without what stands in brackets, or the phrase in parentheses that shortens it."""
     bare = NEXT_SENSE.sub("", GRAMMAR.sub("", PRONUNCIATION.sub("", text)))
     inside = [found[0][1:-1] for found in PARENTHESES.finditer(bare)]
-    while (shorter := PARENTHESES.sub("", bare)) != bare:
-        bare = shorter
+    bare = _outside(bare) if inside else bare
     bare = GRAMMAR_WORDS.sub("", SPACES.sub(" ", bare).strip(" ,;"))
     for phrase in inside:
         if len(marks := SHORTENED.findall(phrase)) == 1 and bare.casefold().startswith(marks[0].casefold()):
@@ -95,8 +96,22 @@ def _clean(text: str) -> str:
     return bare
 
 
-def _add_sense(entry: Entry, line: str, before: list[str] | None = None) -> bool:
-    """Add its translations as a sense, or to the one `before`; whether it had any words."""
+def _outside(text: str) -> str:
+    """What stands in no pair of parentheses."""
+    kept: list[str] = []
+    opened: list[int] = []
+    for character in text:
+        if character == ")" and opened:
+            del kept[opened.pop() :]
+            continue
+        if character == "(":
+            opened.append(len(kept))
+        kept.append(character)
+    return "".join(kept)
+
+
+def _add_sense(entry: Entry, line: str, goes_on: bool = False) -> bool:
+    """Add its translations as a sense, or to the last one if it `goes_on`; whether it had any words."""
     whole, headword = _clean(line), entry.headwords[0]
     is_sentence = whole.endswith(".") and whole[:1].isupper()
     if is_sentence and not headword.endswith(ENDS):
@@ -106,7 +121,7 @@ def _add_sense(entry: Entry, line: str, before: list[str] | None = None) -> bool
         parts = SENTENCE_ENDS.split(whole)
     else:
         parts = [_clean(part) for part in _split(line)]
-    kept = before or []
+    kept = []
     for part in filter(None, parts):
         if not _is_clear(part):
             entry.unclear += 1
@@ -114,21 +129,22 @@ def _add_sense(entry: Entry, line: str, before: list[str] | None = None) -> bool
             entry.explanations += 1
         else:
             kept.append(part)
-    if kept:
+    if kept and goes_on:
+        entry.senses[-1] += kept
+    elif kept:
         entry.senses.append(kept)
     return bool(whole)
 
 
 def _split(line: str) -> list[str]:
     """At commas and semicolons outside of brackets."""
-    depth, parts = 0, [""]
-    for character, after in zip(line, (*line[1:], " "), strict=False):
+    depth, begin, parts = 0, 0, []
+    for place, character in enumerate(line):
         depth = max(0, depth + (character in "([{<") - (character in ")]}>"))
-        if not depth and character in ",;" and after == " ":
-            parts.append("")
-        else:
-            parts[-1] += character
-    return parts
+        if not depth and character in ",;" and line[place + 1 : place + 2] in ("", " "):
+            parts.append(line[begin:place])
+            begin = place + 1
+    return [*parts, line[begin:]]
 
 
 def _is_clear(text: str) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import gzip
 import random
 import string
+import time
 from pathlib import Path
 
 import pytest
 from debian_packages import add_package, chosen, needs_dpkg, with_apt
 
 from data_prep.catalog import read_catalog
-from data_prep.fetch import fetch
+from data_prep.fetch import fetch, freedict
 from data_prep.fetch.freedict import dictd
 from data_prep.fetch.freedict.collecting import HELD_OUT_WORDS, OF_A_HEADWORD, OF_A_SENSE, Collected
-from data_prep.fetch.freedict.entry import Entry, read
+from data_prep.fetch.freedict.entry import MOST_HEADWORDS, Entry, read
 from data_prep.fetch.held_out import is_held_out
 from ernie_m.base.console import InputError
 
@@ -55,6 +56,9 @@ def test_translations_are_the_first_line_of_a_sense_and_examples_stand_in_quotes
         ],
     )
     assert read("pole /pˈole/ <interj>\n\nsorry!\n; my condolences!\n\n").senses == [["sorry!", "my condolences!"]]
+    goes_on = "word\nmot, terme\n; {}\n2.\nparole\n"
+    assert read(goes_on.format("Une phrase ici.")).senses == [["mot", "terme"], ["parole"]], "a sentence takes none away"
+    assert read(goes_on.format("nom")).senses == [["mot", "terme", "nom"], ["parole"]]
     assert read("mgonjwa <n> (pl: {wagonjwa})\n1.\nsick person\n2.\npatient\n").senses == [["sick person"], ["patient"]]
     assert read("mitaa /mitˈaa/ <n>\n\n Plural of {mtaa}: street\n\n").senses == []
 
@@ -150,6 +154,49 @@ def test_the_index_says_where_an_entry_lies_and_nonsense_is_told() -> None:
         [*dictd.entries("two\tBA\tG\n", content[:20])]
     with pytest.raises(ValueError, match="no number in base 64"):
         [*dictd.entries("two\t!\tG\n", content)]
+    with pytest.raises(ValueError, match="has more than 11 digits"):
+        dictd._number("B" * 12)
+    assert [*dictd.entries("une\u2028deux\x0b\x85\tO\tG\n", content)] == ["two\n2\n"], "these end no line of an index"
+
+
+def test_entries_that_overlap_or_are_too_long_are_refused_before_they_are_read() -> None:
+    content = b"a" * 2 * dictd.LONGEST_ENTRY
+    index = "".join(f"{n}\t{_digits(n)}\t{_digits(1000)}\n" for n in range(1000))
+    with pytest.raises(ValueError, match="more than 4 times its .* bytes: they overlap"):
+        next(dictd.entries(index, content))
+    assert len([*dictd.entries("".join(index.splitlines(keepends=True)[:500]), content)]) == 500
+    with pytest.raises(ValueError, match="an entry of 65,537 bytes; expected 65,536 at most"):
+        next(dictd.entries(f"a\tA\t{_digits(dictd.LONGEST_ENTRY + 1)}\n", content))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 25_000 + ")" * 25_000,
+        "a" + " " * 50_000 + "a",
+        "a, " * 20_000,
+        "1" * 50_000 + ". a",
+        "a" * 60_000,
+    ],
+    ids=["parentheses", "spaces", "commas", "digits", "letters"],
+)
+def test_an_entry_is_read_in_time_that_grows_as_it_does(text: str) -> None:
+    begin = time.process_time()
+    read(f"{text}\nword\n")
+    read(f"word\n{text}\n")
+    assert time.process_time() - begin < 2, "a tenth of a second, or many seconds by the square of its length"
+
+
+def test_headwords_are_not_multiplied_without_end() -> None:
+    assert read(f"{', '.join(WORDS[:MOST_HEADWORDS])}\nmot\n").headwords == WORDS[:MOST_HEADWORDS]
+    assert read(f"{', '.join(WORDS[: MOST_HEADWORDS + 1])}\nmot\n") == Entry([], unclear=1)
+
+
+def test_a_dictionary_that_unpacks_to_too_much_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freedict, "LARGEST_CONTENT", 1000)
+    assert freedict._unpacked(gzip.compress(b"a" * 1000)) == b"a" * 1000
+    with pytest.raises(ValueError, match="it unpacks to more than 1,000 bytes"):
+        freedict._unpacked(gzip.compress(b"a" * 1001))
 
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in "rst"]

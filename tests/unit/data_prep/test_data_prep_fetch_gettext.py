@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gettext
 import io
+import struct
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -60,11 +62,28 @@ def test_a_catalog_is_read_as_the_standard_library_reads_it_in_any_encoding_and_
         b"<html>",
         catalog_of({("", "word"): "Wort"})[:-4],
         catalog_of({("", "w"): "W"}).replace(b"charset=utf-8", b"charset=nutf8"),
+        catalog_of({("", "w"): "+2AA-"}).replace(b"charset=utf-8", b"charset=utf-7"),
+        catalog_of({("", "w"): r"\ud800"}).replace(b"charset=utf-8", b"charset=unicode_escape"),
+        catalog_of({("", "w"): "W"}).replace(b"charset=utf-8", b"charset=undefined"),
+        catalog_of({("", "w"): "a" * 70}).replace(b"charset=utf-8", b"charset=idna"),
+        catalog_of({("", "w"): "W"}).replace(b"charset=utf-8", b"charset=punycode"),
     ],
 )
 def test_what_is_no_catalog_is_told(broken: bytes) -> None:
-    with pytest.raises(ValueError, match="not a catalog of gettext"):
+    with pytest.raises(ValueError, match="^not a catalog of gettext"):
         [*messages(broken)]
+
+
+def test_messages_that_share_their_text_are_refused_before_they_fill_the_memory() -> None:
+    count, text = 2000, 1 << 16
+    begin = 20 + 16 * count
+    tables = b"".join(struct.pack("<2I", text - number, begin) for number in range(count))
+    bomb = struct.pack("<5I", 0x950412DE, 0, count, 20, 20 + 8 * count) + 2 * tables + b"a" * text
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="they share their text"):
+        [*messages(bomb)]
+    assert tracemalloc.get_traced_memory()[1] < 16 * len(bomb)
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

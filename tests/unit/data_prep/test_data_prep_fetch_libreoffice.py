@@ -12,12 +12,14 @@ from babel.messages.mofile import write_mo
 from debian_packages import add_package, chosen, needs_dpkg, with_apt
 
 from data_prep.catalog import read_catalog
-from data_prep.fetch import fetch
+from data_prep.fetch import fetch, packages
 from data_prep.fetch.libreoffice.help_pages import paragraphs
 from data_prep.fetch.libreoffice.messages import messages
+from data_prep.fetch.libreoffice.reading import add_messages
+from data_prep.fetch.packages import Package
 from data_prep.fetch.places.near_copies import LEAST, NearCopies, words_of
 from data_prep.fetch.places.splits import Splits
-from ernie_m.base.console import InputError
+from ernie_m.base.console import InputError, Progress
 
 PAGES = 200
 LETTERS = "abcdefghijklmnopqr"
@@ -142,3 +144,24 @@ def test_a_language_without_a_package_and_a_machine_without_apt_are_told(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"--corpus libreoffice: apt-get is not here"):
         fetch(tmp_path, "libreoffice", "de")
+
+
+@needs_dpkg
+def test_a_broken_catalog_is_told_with_its_package(tmp_path: Path) -> None:
+    path = "usr/lib/libreoffice/program/resource/de/LC_MESSAGES/sw.mo"
+    add_package(tmp_path, "libreoffice-l10n-de", {path: _catalog_of("de", {("w|a", "One"): "Eins"})[:-3]})
+    package = Package("libreoffice-l10n-de", "1:2", next(tmp_path.glob("*.deb")))
+    with pytest.raises(
+        InputError, match=r"/libreoffice-l10n-de_1%3a2_all.deb: sw.mo: not a catalog of gettext .*; remove it"
+    ):
+        add_messages({}, "de", package, Progress("reading", None, "pages"))
+
+
+@needs_dpkg
+def test_a_file_of_a_package_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "LARGEST_FILE", 1000)
+    add_package(tmp_path, "some", {"usr/a": b"a" * 1000, "usr/b": b"b" * 1001})
+    package = Package("some", "1:2", next(tmp_path.glob("*.deb")))
+    assert [content for _, content in package.files("usr/a")] == [b"a" * 1000]
+    with pytest.raises(InputError, match=r"/some_1%3a2_all.deb: ./usr/b has 1,001 bytes; expected 1,000 at most"):
+        [*package.files("usr/b")]
