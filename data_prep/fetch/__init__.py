@@ -69,7 +69,7 @@ def fetch(
             raise InputError(
                 f"--corpus {corpus}: expected --lang, such as de,fr or de-fr, and neither --mirror nor --sha256"
             )
-        from_packages.fetch(to, corpus.lower(), [_pair(text) for text in languages], own, chosen)
+        from_packages.fetch(to, corpus.lower(), [_canonical_pair(text) for text in languages], own, chosen)
         return
     if chosen:
         raise InputError(f"--packages {packages}: expected with --corpus gettext alone")
@@ -124,6 +124,14 @@ def _pair(text: str) -> tuple[str, str]:
     if found is None or found[1] == (found[2] or "en"):
         raise InputError(f"--lang {text}: expected a pair such as de-en, or de for the pair with English")
     return (found[1], found[2]) if found[2] else ("en", found[1])
+
+
+def _canonical_pair(text: str) -> tuple[str, str]:
+    """A pair in the spelling that files have, whichever was typed: `ron-EN` is ro and en, `zh_hant` zh_Hant."""
+    first, second = (canonical(code).replace("-", "_") for code in _pair(text))
+    if first == second:
+        raise InputError(f"--lang {text}: both are {first}; expected a pair such as de-en, or de for the pair with English")
+    return first, second
 
 
 def _of_catalog(name: str, languages: list[str]) -> tuple[list[Remote], dict[str, Any]]:

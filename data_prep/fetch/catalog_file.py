@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from data_prep.catalog import read_catalog
+from data_prep.catalog import Corpus, read_catalog
 from ernie_m.base.console import InputError
 from ernie_m.base.files import held_for_a_moment, written_atomically
+from ernie_m.base.language_codes import agree
 
 Entry = dict[str, Any]
 """What a catalog says of a corpus; its path is relative to the user's folder."""
@@ -33,12 +34,22 @@ def line_of(entry: Entry) -> str:
 def missing_from(catalog: Path, entries: Sequence[Entry]) -> list[Entry]:
     """Those of `entries` whose file the catalog does not name yet.
 
-    Raises InputError when their name is taken there by another file, or when the catalog cannot be read.
+    Raises InputError when their name is taken there by another file, when the file of a pair has its languages there in
+    another order, or when the catalog cannot be read.
     """
     present = read_catalog(catalog) if catalog.exists() else []
-    files = {os.path.abspath(file) for corpus in present for file in corpus.files if isinstance(file, Path)}
+    files = {os.path.abspath(file): corpus for corpus in present for file in corpus.files if isinstance(file, Path)}
     names = {corpus.name.lower(): corpus for corpus in present}
-    missing = [entry for entry in entries if os.path.abspath(catalog.parent / _file_of(entry)) not in files]
+    missing = []
+    for entry in entries:
+        known = files.get(os.path.abspath(catalog.parent / _file_of(entry)))
+        if known is None:
+            missing.append(entry)
+        elif "path" in entry and not _has_languages(known, entry.get("languages", ())):
+            raise InputError(
+                f"{catalog}: {known.name} has the languages {', '.join(known.languages)}, and {_file_of(entry)} would have "
+                f"{', '.join(entry['languages'])}; remove that entry, or fetch into a new folder"
+            )
     for entry in missing:
         if taken := names.get(entry["name"].lower()):
             raise InputError(
@@ -46,6 +57,11 @@ def missing_from(catalog: Path, entries: Sequence[Entry]) -> list[Entry]:
                 "give that corpus another name, take it out, or choose another --to"
             )
     return missing
+
+
+def _has_languages(known: Corpus, pair: Sequence[str]) -> bool:
+    """Whether its columns are those of a pair; of a file in one language nothing is asked."""
+    return not pair or (len(pair) == len(known.languages) and all(map(agree, known.languages, pair)))
 
 
 def _file_of(entry: Entry) -> str:

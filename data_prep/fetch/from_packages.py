@@ -19,11 +19,11 @@ Key: TypeAlias = tuple[str, ...]
 class FromPackages(NamedTuple):
     """What is a corpus's own."""
 
-    needed: Callable[[list[LanguagePair]], dict[Key, str]]
-    """Of the asked pairs: key -> the name of its package. InputError where there is none of a language."""
+    needed: Callable[[list[LanguagePair], Path], dict[Key, str]]
+    """Of the asked pairs: key -> the name of its package, which apt or the folder has. InputError where neither has one."""
     write: Callable[[Path, list[LanguagePair], dict[Key, Package]], None]
     """(to, the asked pairs, the packages): writes the files and names them in `to`/catalog.yaml."""
-    named: Callable[[list[str]], dict[Key, str]] | None = None
+    named: Callable[[list[str], Path], dict[Key, str]] | None = None
     """As `needed`, of packages that the user names; None where the languages alone decide."""
 
 
@@ -35,9 +35,23 @@ def fetch(to: Path, corpus: str, asked: Sequence[LanguagePair], own: FromPackage
     if chosen and own.named is None:
         raise InputError(f"--packages {','.join(chosen)}: --corpus {corpus} takes none; its packages follow from --lang")
     packages.require_apt(corpus)
-    needed = own.named([*chosen]) if chosen and own.named else own.needed([*asked])
-    brought = dict(zip(needed, packages.bring([*needed.values()], to / corpus / "packages"), strict=True))
+    folder = to / corpus / "packages"
+    needed = own.named([*chosen], folder) if chosen and own.named else own.needed([*asked], folder)
+    if own.named is not None:
+        _require_same(folder.parent, {*needed.values()})
+    brought = dict(zip(needed, packages.bring([*needed.values()], folder), strict=True))
     own.write(to, [*dict.fromkeys(map(_ordered, asked))], brought)
+
+
+def _require_same(folder: Path, names: set[str]) -> None:
+    """Raise InputError where the files in a corpus's folder are of other packages: new ones would replace some of them."""
+    before = {*packages.recorded(folder)}
+    if different := sorted(before ^ names if before else ()):
+        has = "with" if different[0] in before else "without"
+        raise InputError(
+            f"{folder}: its files are made of {len(before)} packages, {has} {different[0]}, and these are {len(names)}; "
+            "give another --to, or the same packages"
+        )
 
 
 def _ordered(pair: LanguagePair) -> LanguagePair:

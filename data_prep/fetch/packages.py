@@ -10,16 +10,18 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of
+from ernie_m.base.files import read_json, sha256_of, write_json
 
 NAME = re.compile(r"(?P<name>[a-z0-9][a-z0-9+.-]*)_(?P<version>[^_]+)_[a-z0-9]+\.deb")
 LARGEST_FILE = 1 << 26
 """Bytes of one file that is read; the largest there is, a dictionary, has 17 million."""
+RECORD = "packages.json"
+"""In a corpus's folder: which packages its files are made of."""
 UPDATE = "`apt-get update` as root may be what is missing"
 
 
@@ -66,18 +68,33 @@ def require_apt(corpus: str) -> None:
         )
 
 
-def available(prefix: str) -> set[str]:
-    """The names of packages that begin with `prefix`, without it."""
+def available(prefix: str, folder: Path) -> set[str]:
+    """The names of packages that begin with `prefix`, without it: those that apt knows, and those in `folder` already."""
     done = subprocess.run(["apt-cache", "pkgnames", prefix], capture_output=True, text=True, check=False)
-    return {name.removeprefix(prefix) for name in done.stdout.split()}
+    return {name.removeprefix(prefix) for name in (*done.stdout.split(), *_here(folder)) if name.startswith(prefix)}
 
 
-def offered(names: Sequence[str]) -> list[str]:
-    """Those of `names` that apt can download, in their order."""
+def offered(names: Sequence[str], folder: Path) -> list[str]:
+    """Those of `names` that apt can download, or that are in `folder` already, in their order."""
     command = ["apt-cache", "show", "--no-all-versions", *names]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = {line.removeprefix("Package: ") for line in done.stdout.splitlines() if line.startswith("Package: ")}
-    return [name for name in names if name in found]
+    return [name for name in names if name in found | _here(folder).keys()]
+
+
+def recorded(folder: Path) -> dict[str, dict[str, str]]:
+    """name -> what is told of each package that the files in a corpus's folder are made of; none if nothing is recorded."""
+    path = folder / RECORD
+    try:
+        return {str(told["name"]): dict(told) for told in read_json(path)} if path.exists() else {}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InputError(f"{path}: expected a list of packages with their names; give another --to") from None
+
+
+def record(folder: Path, brought: Iterable[Package]) -> None:
+    """Add to the packages that are recorded there; a package that is there again takes its place."""
+    found = recorded(folder) | {told["name"]: told for told in (package.told() for package in brought)}
+    write_json(folder / RECORD, [found[name] for name in sorted(found)])
 
 
 def bring(names: list[str], folder: Path) -> list[Package]:

@@ -3,7 +3,7 @@
 TO/CORPUS/CORPUS.XX.txt            text of a language, a page a document, where a corpus has any
 TO/CORPUS/CORPUS.XX-YY.tsv         training pairs of the languages that were asked for
 TO/CORPUS/held_out/CORPUS.XX-YY.XX held-out pairs, line-aligned
-TO/CORPUS/packages.json            where it is from
+TO/CORPUS/packages.json            where it is from, of all commands
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.fetch import catalog_file
+from data_prep.fetch import catalog_file, packages
 from data_prep.fetch.catalog_file import Entry
 from data_prep.fetch.packages import Package
-from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.files import written_atomically
 from ernie_m.base.table import table
 from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
 
@@ -47,15 +47,16 @@ def write(
     """Write all files of a corpus, add them to `to`/catalog.yaml, print what became of what was there.
 
     Pairs that were not `asked` for have their held-out files alone. `texts`: the documents of a language. `counted`: what
-    `Pairs.aligned` counts, then the reasons for which pairs were left out.
+    `Pairs.aligned` counts, then the reasons for which pairs were left out. Raises InputError as `catalog_file.missing_from`.
     """
-    folder = to / corpus
+    folder, entries = to / corpus, _entries(corpus, texts, asked, found)
+    catalog_file.missing_from(to / "catalog.yaml", entries)  # a catalog in the way is known before a file is replaced
     for pairs in found:
         _write_pairs(folder, _stem(corpus, pairs.languages), pairs, pairs.languages in asked)
     for language, documents in texts.items():
         _write_lines(folder / f"{corpus}.{language}.txt", _with_gaps(documents))
-    write_json(folder / "packages.json", sorted((package.told() for package in brought), key=lambda told: told["name"]))
-    for line in catalog_file.add(to / "catalog.yaml", _entries(corpus, texts, asked, found)):
+    packages.record(folder, brought)
+    for line in catalog_file.add(to / "catalog.yaml", entries):
         print(f"  {to / 'catalog.yaml'}: {line}", flush=True)
     print(_summary(found, asked, counted))
 

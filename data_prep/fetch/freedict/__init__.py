@@ -21,7 +21,7 @@ from data_prep.fetch.freedict.collecting import LEFT_OUT, Collected
 from data_prep.fetch.freedict.entry import Entry, read
 from data_prep.fetch.from_packages import Key, LanguagePair
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.language_codes import canonical, three_letters
+from ernie_m.base.language_codes import canonical, three_letters, without_region
 
 CORPUS = "freedict"
 PREFIX = "dict-freedict-"
@@ -33,9 +33,9 @@ LARGEST_CONTENT = 1 << 28
 """Bytes of a dictionary, unpacked; the largest there is has 100 million."""
 
 
-def needed(asked: list[LanguagePair]) -> dict[Key, str]:
+def needed(asked: list[LanguagePair], folder: Path) -> dict[Key, str]:
     """(from, to) -> package, of both directions where there are two."""
-    there, names = packages.available(PREFIX), dict[Key, str]()
+    there, names = packages.available(PREFIX, folder), dict[Key, str]()
     for pair in asked:
         found = {way: name for way in (pair, pair[::-1]) if (name := "-".join(map(_code, way))) in there}
         if not found:
@@ -61,7 +61,7 @@ def write(to: Path, asked: list[LanguagePair], brought: dict[Key, packages.Packa
 
 
 def _code(language: str) -> str:
-    return CODES.get(language.lower()) or three_letters(language)
+    return CODES.get(without_region(language)) or three_letters(language)
 
 
 def _others(pair: LanguagePair, there: set[str]) -> str:

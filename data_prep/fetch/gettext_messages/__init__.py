@@ -26,24 +26,26 @@ from ernie_m.base.console import InputError, Progress
 CORPUS = "gettext"
 REFERENCE = ("de", "es", "fr")
 """Whose catalogs are read beside: what they translate is, together, nearly all that the programs say in English."""
-LOCALES = {"zh_hans": "zh_cn", "zh_hant": "zh_tw", "no": "nb"}
+LOCALES = {"zh": "zh_cn", "zh_hans": "zh_cn", "zh_hant": "zh_tw", "no": "nb"}
 """What gettext calls a language, where it is not its code."""
 CATALOGS = r"usr/.*/(?P<locale>%s)/LC_MESSAGES/(?P<program>[^/]+)\.mo"
 ANY = r"[A-Za-z]{2,3}(?:_[A-Za-z]+)?"
 """Any locale, but for variants of a language such as `sr@latin`."""
 
 
-def needed(asked: list[LanguagePair]) -> dict[Key, str]:
-    """(package,) -> package, those of the default ones that this distribution has."""
-    offered = packages.offered(DEFAULT_PACKAGES)
+def needed(asked: list[LanguagePair], folder: Path) -> dict[Key, str]:
+    """(package,) -> package, those of the default ones that this distribution has; says how many, if it has not all."""
+    offered = packages.offered(DEFAULT_PACKAGES, folder)
     if not offered:
         raise InputError(f"--corpus {CORPUS}: apt offers none of its {len(DEFAULT_PACKAGES)} packages; {packages.UPDATE}")
+    if len(offered) < len(DEFAULT_PACKAGES):
+        print(f"{len(offered)} of {len(DEFAULT_PACKAGES)} packages are offered here", flush=True)
     return {(name,): name for name in offered}
 
 
-def named(names: list[str]) -> dict[Key, str]:
+def named(names: list[str], folder: Path) -> dict[Key, str]:
     """The same of the packages that the user names."""
-    offered = packages.offered(names)
+    offered = packages.offered(names, folder)
     if missing := [name for name in names if name not in offered]:
         raise InputError(
             f"--packages {missing[0]}: apt offers no such package; expected one of Debian, or {packages.UPDATE}"

@@ -27,9 +27,9 @@ ALL_MESSAGES = "en-gb"
 """Has every message, also those that English (en-us) leaves as they are in the program."""
 
 
-def needed(asked: list[LanguagePair]) -> dict[Key, str]:
+def needed(asked: list[LanguagePair], folder: Path) -> dict[Key, str]:
     """(kind, language) -> the name of its package; a language may have no help."""
-    helps, programs = packages.available(HELP), packages.available(MESSAGES)
+    helps, programs = packages.available(HELP, folder), packages.available(MESSAGES, folder)
     names: dict[Key, str] = {(HELP, PIVOT): f"{HELP}{SUFFIXES[PIVOT]}", (MESSAGES, PIVOT): f"{MESSAGES}{ALL_MESSAGES}"}
     for language in languages_of(asked):
         suffix = SUFFIXES.get(language.lower().replace("_", "-"), language.lower().replace("_", "-"))

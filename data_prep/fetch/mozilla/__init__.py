@@ -33,10 +33,10 @@ LARGEST_FILE = 1 << 24
 """Bytes of one file of strings, unpacked; the largest there are have 200,000."""
 
 
-def needed(asked: list[LanguagePair]) -> dict[Key, str]:
+def needed(asked: list[LanguagePair], folder: Path) -> dict[Key, str]:
     """(beginning of the name, language) -> package; a language may be in one program alone."""
     names: dict[Key, str] = {}
-    known = {prefix: packages.available(prefix) for prefix in PROGRAMS}
+    known = {prefix: packages.available(prefix, folder) for prefix in PROGRAMS}
     for language in languages_of(asked):
         found = {prefix: suffix for prefix in PROGRAMS if (suffix := _suffix(language, known[prefix]))}
         if not found:

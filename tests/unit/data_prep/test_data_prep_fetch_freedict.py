@@ -162,7 +162,7 @@ def test_the_index_says_where_an_entry_lies_and_nonsense_is_told() -> None:
 def test_entries_that_overlap_or_are_too_long_are_refused_before_they_are_read() -> None:
     content = b"a" * 2 * dictd.LONGEST_ENTRY
     index = "".join(f"{n}\t{_digits(n)}\t{_digits(1000)}\n" for n in range(1000))
-    with pytest.raises(ValueError, match="more than 4 times its .* bytes: they overlap"):
+    with pytest.raises(ValueError, match=r"more than 4 times its .* bytes: they overlap"):
         next(dictd.entries(index, content))
     assert len([*dictd.entries("".join(index.splitlines(keepends=True)[:500]), content)]) == 500
     with pytest.raises(ValueError, match="an entry of 65,537 bytes; expected 65,536 at most"):
@@ -257,7 +257,36 @@ def test_both_directions_become_pairs_and_held_out_pairs_with_a_catalog(
 
     before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
     fetch(tmp_path, "freedict", "fr-br,sw-en,br-fr")
-    assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    fetch(tmp_path, "freedict", "BRE-fra")
+    monkeypatch.setenv("APT", str(tmp_path))
+    fetch(tmp_path, "freedict", "EN-swa")
+    assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}, (
+        "whichever spelling, with the packages that are here, and those of all commands are recorded"
+    )
+
+
+@needs_dpkg
+def test_a_file_whose_columns_the_catalog_has_in_another_order_stays_as_it_is(
+    distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen(distribution, monkeypatch)
+    (tmp_path / "freedict").mkdir()
+    (tmp_path / "freedict/freedict.br-fr.tsv").write_text("mot\tger\n")
+    entry = "{name: old, format: tsv, path: freedict/freedict.br-fr.tsv, languages: [fr, br], held_out: 0}"
+    (tmp_path / "catalog.yaml").write_text(f"corpora:\n- {entry}\n")
+    said = r"catalog.yaml: old has the languages fr, br, and freedict/freedict.br-fr.tsv would have br, fr; remove"
+    with pytest.raises(InputError, match=said):
+        fetch(tmp_path, "freedict", "br-fr")
+    assert (tmp_path / "freedict/freedict.br-fr.tsv").read_text() == "mot\tger\n"
+    (tmp_path / "catalog.yaml").write_text(f"corpora:\n- {entry.replace('[fr, br]', '[br-FR, fr]')}\n")
+    fetch(tmp_path, "freedict", "br-fr")
+
+
+@pytest.mark.parametrize(
+    ("typed", "code"), [("ro", "rom"), ("ro_RO", "rom"), ("sw_KE", "swh"), ("sw", "swh"), ("br_FR", "bre"), ("de", "deu")]
+)
+def test_codes_of_dictionaries_are_those_of_the_language_whatever_its_region(typed: str, code: str) -> None:
+    assert freedict._code(typed) == code
 
 
 @needs_dpkg
@@ -267,6 +296,8 @@ def test_both_directions_become_pairs_and_held_out_pairs_with_a_catalog(
         ("br-en", "--lang br-en: Debian has no package dict-freedict-bre-eng; expected one of br-fr$"),
         ("cy", "--lang en-cy: .* dict-freedict-eng-cym; no dictionary has cy; there are br, en, fr, ga, sw"),
         ("ga", r"dict-freedict-eng-gle_1%3a2_all.deb: not a dictionary of dictd \(KeyError\('dict.dz'\)\)"),
+        ("en-ENG", "--lang en-ENG: both are en; expected a pair such as de-en"),
+        ("ron", "--lang en-ro: Debian has no package dict-freedict-eng-rom; no dictionary has ro"),
         ("xxxx", "language 'xxxx': no such language; expected a code such as br or bre"),
     ],
 )

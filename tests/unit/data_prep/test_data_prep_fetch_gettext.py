@@ -14,7 +14,7 @@ from babel.messages.mofile import write_mo
 from debian_packages import add_package, chosen, needs_dpkg, with_apt
 
 from data_prep.catalog import read_catalog
-from data_prep.fetch import fetch
+from data_prep.fetch import fetch, packages
 from data_prep.fetch.gettext_messages.default_packages import DEFAULT_PACKAGES
 from data_prep.fetch.gettext_messages.wording import MOST_CHARACTERS, texts
 from data_prep.fetch.mo_files import MAGIC, Message, messages
@@ -70,7 +70,7 @@ def test_a_catalog_is_read_as_the_standard_library_reads_it_in_any_encoding_and_
     ],
 )
 def test_what_is_no_catalog_is_told(broken: bytes) -> None:
-    with pytest.raises(ValueError, match="^not a catalog of gettext"):
+    with pytest.raises(ValueError, match=r"^not a catalog of gettext"):
         [*messages(broken)]
 
 
@@ -153,6 +153,7 @@ def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
         locale("zh_TW", "gedit"): catalog_of(_messages_in("tw", WORDS)),
         locale("zh_CN", "gedit"): catalog_of(_messages_in("cn", WORDS)),
         "usr/share/doc/gedit/br/LC_MESSAGES.txt": b"no",
+        locale("zh_TW", "traditional"): catalog_of(_messages_in("tw", WORDS)),
     }
     add_package(folder, "gedit-common", files)
     add_package(
@@ -178,7 +179,8 @@ def test_messages_of_the_packages_that_apt_has_become_pairs_text_and_held_out_pa
     assert "gedit-common" in DEFAULT_PACKAGES
     assert len(set(DEFAULT_PACKAGES)) == len(DEFAULT_PACKAGES) > 60
     chosen(distribution, monkeypatch)
-    fetch(tmp_path, "gettext", "br,cy,zh,zh_Hant,br-cy")
+    fetch(tmp_path, "gettext", "EN-bre,cy,zh,zh_Hant,br-cy")
+    assert f"1 of {len(DEFAULT_PACKAGES)} packages are offered here\n" in capsys.readouterr().out
     folder = tmp_path / "gettext"
     train = [tuple(line.split("\t")) for line in _read(folder / "gettext.br-en.tsv")]
     apart = [*zip(*(_read(folder / f"held_out/gettext.br-en.{code}") for code in ("en", "br")), strict=True)]
@@ -211,6 +213,38 @@ def test_messages_of_the_packages_that_apt_has_become_pairs_text_and_held_out_pa
     ):
         fetch(tmp_path, "gettext", "gd")
     assert "gedit in gd is passed over: not a catalog of gettext" in capsys.readouterr().err
+
+
+@needs_dpkg
+def test_a_package_that_is_here_is_read_again_when_apt_has_it_no_more_and_others_go_to_another_folder(
+    distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen(distribution, monkeypatch)
+    fetch(tmp_path, "gettext", "cy", packages="mine,gedit-common")
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    for lang, others, said in (
+        ("cy", "gedit-common", r"/gettext: its files are made of 2 packages, with mine, and these are 1; give another --to"),
+        ("br", None, r"/gettext: its files are made of 2 packages, with mine, and these are 1; give another --to"),
+    ):
+        with pytest.raises(InputError, match=said):
+            fetch(tmp_path, "gettext", lang, packages=others)
+    monkeypatch.setenv("APT", str(tmp_path))
+    fetch(tmp_path, "gettext", "cy", packages="gedit-common,mine")
+    assert before == {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    (tmp_path / "gettext/packages.json").write_text("[3]")
+    with pytest.raises(InputError, match=r"packages.json: expected a list of packages with their names; give another --to"):
+        fetch(tmp_path, "gettext", "cy", packages="gedit-common,mine")
+
+
+@needs_dpkg
+def test_default_packages_that_are_here_are_counted_as_offered(
+    distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen(distribution, monkeypatch)
+    fetch(tmp_path / "to", "gettext", "cy")
+    monkeypatch.setenv("APT", str(tmp_path))
+    fetch(tmp_path / "to", "gettext", "cy")
+    assert packages.available("gedit-", tmp_path / "to/gettext/packages") == {"common"}
 
 
 @needs_dpkg

@@ -94,7 +94,7 @@ def distribution(monkeypatch: pytest.MonkeyPatch) -> None:
         def told(self) -> dict[str, str]:
             return {"name": self.name}
 
-    def available(prefix: str) -> set[str]:
+    def available(prefix: str, folder: Path) -> set[str]:
         return set(PACKS) if prefix.startswith("firefox") else set()
 
     def bring(names: list[str], folder: Path) -> list[Any]:
