@@ -184,7 +184,7 @@ def test_an_entry_is_read_in_time_that_grows_as_it_does(text: str) -> None:
     begin = time.process_time()
     read(f"{text}\nword\n")
     read(f"word\n{text}\n")
-    assert time.process_time() - begin < 2, "a tenth of a second, or many seconds by the square of its length"
+    assert time.process_time() - begin < 10, "a fraction of a second; by the square of its length it would be many"
 
 
 def test_headwords_are_not_multiplied_without_end() -> None:

@@ -153,7 +153,7 @@ def distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
         locale("zh_TW", "gedit"): catalog_of(_messages_in("tw", WORDS)),
         locale("zh_CN", "gedit"): catalog_of(_messages_in("cn", WORDS)),
         "usr/share/doc/gedit/br/LC_MESSAGES.txt": b"no",
-        locale("zh_TW", "traditional"): catalog_of(_messages_in("tw", WORDS)),
+        locale("zh_TW", "traditional"): catalog_of(_messages_in("tw", [f"{word}x" for word in WORDS])),
     }
     add_package(folder, "gedit-common", files)
     add_package(
