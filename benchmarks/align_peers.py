@@ -65,7 +65,7 @@ def align_peers(
     seeds: Annotated[int, Range(least=1, most=1000)] = 3,
     bf16: bool = False,
 ) -> None:
-    """Train, measure, print.
+    """Align an encoder by `ernie-m align` and by sentence-transformers, on the same pairs for the same time; compare them.
 
     Args:
         model: folder of a sentence encoder
@@ -83,7 +83,7 @@ def align_peers(
     if (out / "asked.json").is_file() and read_json(out / "asked.json") != asked:
         raise InputError(f"--to {to}: begun with other options; give another folder")
     write_json(out / "asked.json", asked)
-    told = [word for word in ("--languages", languages) if languages and word]
+    told = ["--languages", languages] if languages else []
     precision = [f"engine.precision={'bf16' if bf16 else 'fp32'}"]
     scores: dict[str, list[dict[str, Any]]] = {"before": [scored(out, "before", model, watch)]}
     for seed in range(seeds):
@@ -95,9 +95,9 @@ def align_peers(
             call("export", "--run", ours / "run", "--to", kept, "--keep", 0)
         found = {"align": ours / "model", "align, nothing kept": kept}
         for rate in RATES:
-            found[f"sentence-transformers, {rate:.0e}"] = peer(
-                out, ours / "data", Setup(model, "", "", minutes, rate, seed, bf16)
-            )
+            folder = out / f"peer_{rate:.0e}_{seed}"
+            peer(Setup(model, str(ours / "data"), str(folder), minutes, rate, seed, bf16))
+            found[f"sentence-transformers, {rate:.0e}"] = folder
         for name, folder in found.items():
             scores.setdefault(name, []).append(scored(out, folder_name(out, folder), str(folder), watch))
     write_json(out / "scores.json", scores)
@@ -114,17 +114,15 @@ def call(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "ernie_m", *map(str, words)], check=True)
 
 
-def peer(out: Path, data: Path, setup: Setup) -> Path:
-    """The folder of sentence-transformers' encoder with these settings, trained in a process of its own."""
-    folder = out / f"peer_{setup.rate:.0e}_{setup.seed}"
+def peer(setup: Setup) -> None:
+    """Train sentence-transformers' encoder in a process of its own, if that is not done yet."""
+    folder = Path(setup.to)
     if not (folder / COMPLETE_FILE).is_file():
-        told = Setup(**{**vars(setup), "data": str(data), "to": str(folder)})
-        result = apart(__file__, told, "train")
+        result = apart(__file__, setup, "train")
         if result.returncode or OUT_OF_MEMORY in result.stdout.splitlines()[-1]:
             raise SystemExit(result.stderr[-2000:] or result.stdout)
         (folder / COMPLETE_FILE).write_text(result.stdout.splitlines()[-1])
         print(f"{folder.name}: {result.stdout.splitlines()[-1]}", flush=True)
-    return folder
 
 
 def trained(setup: Setup) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def run_cells(
         check(plan.fine_tuning)
         claim(variants, plan)
         do(making, plan)
-        _do_cells(here, plan)
+        _do_cells(here, plan, plan.measured_by)
     found |= cells.read(plan.to / "cells", wanted, by)
     if not found:
         where = plan.finished or plan.to / "cells"
@@ -122,7 +122,7 @@ def run_cells(
     return {name: of_seeds for name, of_seeds in results.items() if of_seeds}, cells.remarks(found, wanted)
 
 
-def _do_cells(here: Sequence[cells.Cell], plan: ComparisonPlan) -> None:
+def _do_cells(here: Sequence[cells.Cell], plan: ComparisonPlan, by: Mapping[str, Any]) -> None:
     jobs = {cell.name: _job(cell.variant, cell.seed, plan) for cell in here}
     parts = {name: [*job.parts] for name, job in jobs.items()}  # jobs drop what is done
     try:
@@ -130,7 +130,7 @@ def _do_cells(here: Sequence[cells.Cell], plan: ComparisonPlan) -> None:
     finally:
         for cell in here:
             if all(part.is_done() for part in parts[cell.name]):
-                cells.write(plan.to / "cells", cell, plan.measured_by, plan.data, _collected(plan, cell.name))
+                cells.write(plan.to / "cells", cell, by, plan.data, _collected(plan, cell.name))
 
 
 def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
