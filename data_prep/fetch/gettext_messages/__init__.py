@@ -1,6 +1,6 @@
 """`python -m data_prep fetch --corpus gettext`: windows of many programs in many languages, of Debian's packages.
 
-1. `packages` downloads those of `default_packages`, or those that the user names.
+1. `packages` downloads those of a set of `package_sets`, or those that the user names.
 2. `mo_files` reads their catalogs, `wording` makes text of a message. Its translations translate each other, exactly.
 3. `data_prep.fetch.places` holds texts out, makes pairs and text of them and writes them.
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_prep.fetch import mo_files, packages
 from data_prep.fetch.from_packages import Key, LanguagePair
-from data_prep.fetch.gettext_messages.default_packages import DEFAULT_PACKAGES
+from data_prep.fetch.gettext_messages.package_sets import DEFAULT_SET, PACKAGE_SETS
 from data_prep.fetch.gettext_messages.wording import texts
 from data_prep.fetch.places import writing
 from data_prep.fetch.places.segments import PIVOT, Segments, languages_of
@@ -34,23 +34,26 @@ ANY = r"[A-Za-z]{2,3}(?:_[A-Za-z]+)?"
 
 
 def needed(asked: list[LanguagePair], folder: Path) -> dict[Key, str]:
-    """(package,) -> package, those of the default ones that this distribution has; says how many, if it has not all."""
-    offered = packages.offered(DEFAULT_PACKAGES, folder)
-    if not offered:
-        raise InputError(f"--corpus {CORPUS}: apt offers none of its {len(DEFAULT_PACKAGES)} packages; {packages.UPDATE}")
-    if len(offered) < len(DEFAULT_PACKAGES):
-        print(f"{len(offered)} of {len(DEFAULT_PACKAGES)} packages are offered here", flush=True)
-    return {(name,): name for name in offered}
+    """(package,) -> package, those of the default set that this distribution has; says how many, if it has not all."""
+    return named([DEFAULT_SET], folder)
 
 
 def named(names: list[str], folder: Path) -> dict[Key, str]:
-    """The same of the packages that the user names."""
-    offered = packages.offered(names, folder)
-    if missing := [name for name in names if name not in offered]:
-        raise InputError(
-            f"--packages {missing[0]}: apt offers no such package; expected one of Debian, or {packages.UPDATE}"
-        )
-    return {(name,): name for name in names}
+    """The same of the packages, and sets of packages, that the user names. InputError for a package that is not there."""
+    wanted = [name for word in names for name in PACKAGE_SETS.get(word, (word,))]
+    offered = packages.offered(wanted, folder)
+    for word in names:
+        members = PACKAGE_SETS.get(word, (word,))
+        here = [name for name in members if name in offered]
+        if not here:
+            what = f"none of its {len(members)} packages" if word in PACKAGE_SETS else "no such package"
+            raise InputError(
+                f"--corpus {CORPUS} --packages {word}: apt offers {what}; expected a package of Debian or one of the sets "
+                f"{', '.join(PACKAGE_SETS)}, or {packages.UPDATE}"
+            )
+        if len(here) < len(members):
+            print(f"{len(here)} of {len(members)} packages of {word} are offered here", flush=True)
+    return {(name,): name for name in dict.fromkeys(wanted) if name in offered}
 
 
 def write(to: Path, asked: list[LanguagePair], brought: dict[Key, packages.Package]) -> None:

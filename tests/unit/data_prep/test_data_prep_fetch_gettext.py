@@ -15,7 +15,7 @@ from debian_packages import add_package, chosen, needs_dpkg, with_apt
 
 from data_prep.catalog import read_catalog
 from data_prep.fetch import fetch, packages
-from data_prep.fetch.gettext_messages.default_packages import DEFAULT_PACKAGES
+from data_prep.fetch.gettext_messages.package_sets import DEFAULT_SET, PACKAGE_SETS
 from data_prep.fetch.gettext_messages.wording import MOST_CHARACTERS, texts
 from data_prep.fetch.mo_files import MAGIC, Message, messages
 from data_prep.fetch.places.near_copies import NearCopies, words_of
@@ -176,11 +176,10 @@ def _first_words(path: Path) -> set[tuple[str, ...]]:
 def test_messages_of_the_packages_that_apt_has_become_pairs_text_and_held_out_pairs(
     distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "gedit-common" in DEFAULT_PACKAGES
-    assert len(set(DEFAULT_PACKAGES)) == len(DEFAULT_PACKAGES) > 60
+    in_all = len(PACKAGE_SETS[DEFAULT_SET])
     chosen(distribution, monkeypatch)
     fetch(tmp_path, "gettext", "EN-bre,cy,zh,zh_Hant,br-cy")
-    assert f"1 of {len(DEFAULT_PACKAGES)} packages are offered here\n" in capsys.readouterr().out
+    assert f"1 of {in_all} packages of {DEFAULT_SET} are offered here\n" in capsys.readouterr().out
     folder = tmp_path / "gettext"
     train = [tuple(line.split("\t")) for line in _read(folder / "gettext.br-en.tsv")]
     apart = [*zip(*(_read(folder / f"held_out/gettext.br-en.{code}") for code in ("en", "br")), strict=True)]
@@ -248,6 +247,24 @@ def test_default_packages_that_are_here_are_counted_as_offered(
 
 
 @needs_dpkg
+def test_a_set_of_packages_is_read_beside_single_ones_and_says_how_many_of_it_there_are(
+    distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen(distribution, monkeypatch)
+    monkeypatch.setitem(PACKAGE_SETS, "everyday", ("mine", "not-here"))
+    fetch(tmp_path / "both", "gettext", "cy,ga", packages="everyday,gedit-common")
+    assert "1 of 2 packages of everyday are offered here\n" in capsys.readouterr().out
+    assert {*packages.recorded(tmp_path / "both/gettext")} == {"mine", "gedit-common"}
+    fetch(tmp_path / "one", "gettext", "ga", packages="everyday")
+    assert {*packages.recorded(tmp_path / "one/gettext")} == {"mine"}
+
+
+def test_no_package_stands_in_a_set_twice() -> None:
+    assert {*PACKAGE_SETS} >= {DEFAULT_SET, "everyday"}
+    assert all(len({*names}) == len(names) > 20 for names in PACKAGE_SETS.values())
+
+
+@needs_dpkg
 def test_packages_of_ones_own_are_read_in_place_of_the_default_ones(
     distribution: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,10 +274,13 @@ def test_packages_of_ones_own_are_read_in_place_of_the_default_ones(
     assert 0 < apart == len(WORDS) - len(_read(tmp_path / "gettext/gettext.en-ga.tsv")) < 20, "also without the reference"
     assert not [*(tmp_path / "gettext/packages").glob("gedit*")]
     monkeypatch.setenv("APT", str(tmp_path))
-    with pytest.raises(InputError, match=r"--corpus gettext: apt offers none of its \d+ packages; `apt-get update`"):
+    with pytest.raises(InputError, match=r"--packages windows: apt offers none of its \d+ packages; .*`apt-get update`"):
         fetch(tmp_path, "gettext", "ga")
     monkeypatch.setenv("APT", str(distribution))
-    with pytest.raises(InputError, match="--packages absent: apt offers no such package"):
+    with pytest.raises(
+        InputError,
+        match="--packages absent: apt offers no such package; expected a package of Debian or one of the sets windows, ",
+    ):
         fetch(tmp_path, "gettext", "ga", packages="mine,absent")
     with pytest.raises(InputError, match="--packages mine: --corpus freedict takes none; its packages follow from --lang"):
         fetch(tmp_path, "freedict", "br-fr", packages="mine")
