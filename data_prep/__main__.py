@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from data_prep import show_command
-from data_prep.options import flag
+from data_prep.options import flag, patterns
 from data_prep.word_alignment import commands
 from ernie_m.base.command_line import run
 from ernie_m.base.console import InputError
@@ -116,6 +116,7 @@ class Commands:
         allow_unknown: bool = False,
         tokenizer_sha256: str | None = None,
         grow_from: str | None = None,
+        exclude: str | None = None,
     ) -> None:
         """Read, clean and tokenize every corpus of a catalog into Arrow shards and a manifest.
 
@@ -142,6 +143,8 @@ class Commands:
             tokenizer_sha256: beginning of the SHA-256 that the tokenizer must have.
             grow_from: a finished folder. What stays the same of it gets a second name in `out` (hard links) and is not built
                 again; it is not changed. Says what is kept, added, built again and removed; with --estimate only that.
+            exclude: evaluation sets, files or globs with commas between them, whose sentences are kept out of all corpora,
+                beside those of the catalog's `exclude`.
         """
         from data_prep import build as building
         from data_prep.launched_ranks import start_ranks
@@ -157,6 +160,7 @@ class Commands:
             allow_unknown=flag("allow_unknown", allow_unknown),
             tokenizer_sha256=tokenizer_sha256,
             grow_from=None if grow_from is None else Path(grow_from),
+            exclude=patterns("exclude", exclude),
         )
         ranks = start_ranks(workers)
         work = building.show_estimate if flag("estimate", estimate) else building.build

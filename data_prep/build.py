@@ -67,6 +67,8 @@ class Options:
     tokenizer_sha256: str | None = None
     grow_from: Path | None = None
     """A finished folder, of which all that stays the same is taken over."""
+    exclude: tuple[Path, ...] = ()
+    """More evaluation sets than the catalog's `exclude`; paths and globs."""
 
 
 def build(
@@ -102,16 +104,21 @@ def show_estimate(catalog: Path, tokenizer: Path, out: Path, options: Options, r
     """Print what a build would take."""
 
     def show() -> None:
-        whole = read_whole_catalog(catalog)
+        whole = _asked(catalog, options)
         corpora = _to_build(whole, _growth(whole, vocabulary_of(tokenizer), out, options))
         print(shown([estimate(corpus, tokenizer, MOST_TEXT_OF_ESTIMATE) for corpus in corpora], out, ranks.num_ranks))
 
     ranks.on_first(show)
 
 
+def _asked(catalog: Path, options: Options) -> Catalog:
+    whole = read_whole_catalog(catalog)
+    return replace(whole, exclude=(*options.exclude, *whole.exclude))
+
+
 def _prepare(catalog: Path, tokenizer: Path, out: Path, options: Options, ranks: Ranks, stack: ExitStack) -> Job | None:
     """Everything that all ranks have to know; None where the folder holds what is asked for."""
-    whole = read_whole_catalog(catalog)
+    whole = _asked(catalog, options)
     corpora, evaluation = tuple(whole.corpora), existing(whole.exclude)
     filters.require(corpus.filters for corpus in corpora)
     near_duplicates.require(corpus.deduplicate_near for corpus in corpora)

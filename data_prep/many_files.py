@@ -52,7 +52,7 @@ def existing(patterns: Iterable[Path]) -> list[Path]:
         files = [Path(name) for name in names if Path(name).is_file()]
         if not files:
             raise InputError(
-                f"exclude: no file matches {pattern}; put the evaluation set there, or take it out of the catalog's "
+                f"exclude: no file matches {pattern}; put the evaluation set there, or take it out of "
                 "`exclude`: its sentences will then not be kept out of the corpora"
             )
         found |= dict.fromkeys(files)

@@ -19,6 +19,14 @@ def named_files(option: str, value: str | None) -> dict[str, Path]:
     return files
 
 
+def patterns(option: str, value: str | None) -> tuple[Path, ...]:
+    """The files or globs of a list with commas. Raises InputError where one is empty."""
+    words = [] if value is None else [word.strip() for word in value.split(",")]
+    if not all(words):
+        raise InputError(f"--{option} {value}: expected files or globs with commas between them, such as eval/xnli/*.tsv")
+    return tuple(Path(word) for word in words)
+
+
 def flag(name: str, value: Any) -> bool:
     """The value of an option without one: true or false. Raises InputError for anything else."""
     if not isinstance(value, bool):

@@ -23,8 +23,13 @@ class Data(NamedTuple):
     """They make it; None: nothing is run."""
 
 
-def data_of(source: str | None, data: str | None, held_out: str | None, to: Path, vocab_size: int) -> Data:
-    """The data that the options name. Raises InputError for options that exclude each other, and for what is not there."""
+def data_of(
+    source: str | None, data: str | None, held_out: str | None, to: Path, vocab_size: int, tatoeba: str | None = None
+) -> Data:
+    """The data that the options name; made of a catalog, it has no sentence of `tatoeba`, nor of `held_out`.
+
+    Raises InputError for options that exclude each other, and for what is not there.
+    """
     if source and data:
         raise InputError("--source and --data: give one; --source is made to data, --data is data that is made already")
     if held_out and not (source or data):
@@ -34,9 +39,17 @@ def data_of(source: str | None, data: str | None, held_out: str | None, to: Path
     if source:
         if not (Path(source) / "catalog.yaml").is_file():
             raise InputError(f"--source {source}: no catalog.yaml there; expected a folder of `python -m data_prep fetch`")
-        jobs = [data_job(Path(source).resolve(), to, vocab_size)]
+        jobs = [data_job(Path(source).resolve(), to, vocab_size, _beside_the_source(Path(source), tatoeba, held_out))]
         return Data(to / "data", held_out or str(held_out_of(Path(source))), vocab_size, jobs)
     return Data(to / "data", None, vocab_size, None)
+
+
+def _beside_the_source(source: Path, tatoeba: str | None, held_out: str | None) -> list[Path]:
+    """Globs of what is measured, but for the catalog's own held-out pairs, which a build keeps out by itself."""
+    globs = [Path(tatoeba).resolve() / "tatoeba.*"] if tatoeba else []
+    if held_out and not Path(held_out).resolve().is_relative_to(source.resolve()):
+        globs.append(Path(held_out).resolve() / "*")
+    return globs
 
 
 def held_out_of(source: Path) -> Path:
@@ -49,12 +62,13 @@ def held_out_of(source: Path) -> Path:
     return folders[0]
 
 
-def data_job(source: Path, to: Path, vocab_size: int) -> Job:
-    """Commands that make TO/data of a fetched catalog."""
+def data_job(source: Path, to: Path, vocab_size: int, measured: Sequence[Path] = ()) -> Job:
+    """Commands that make TO/data of a fetched catalog; the sentences of the `measured` files are kept out."""
     catalog, tokenizer, data = source / "catalog.yaml", to / "spm.model", to / "data"
     sampled = ("--vocab_size", vocab_size, "--max_sentences", TOKENIZER_SENTENCES, "--overwrite")
     train = python_m("data_prep", "train-tokenizer", "--catalog", catalog, "--out", tokenizer, *sampled)
-    build = python_m("data_prep", "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", data)
+    kept_out = ("--exclude", ",".join(map(str, measured))) if measured else ()
+    build = python_m("data_prep", "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", data, *kept_out)
     links = python_m("data_prep", "align", "--data", data)
     parts = [
         Part("tokenizer", train, to / "done/tokenizer.json"),

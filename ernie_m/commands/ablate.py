@@ -191,7 +191,8 @@ class Commands:
             jobs: runs at work side by side; the cores are shared out
             only: variants that are run here, with commas between: untrained, mmlm, tlm, camlm, btmlm, xlco, alignlm
             finished: folder of cells that were finished elsewhere; they are not run again
-            tatoeba: folder of tatoeba.LLL-eng.LLL and .eng: retrieval in another domain
+            tatoeba: folder of tatoeba.LLL-eng.LLL and .eng: retrieval in another domain. Data that is made of SOURCE
+                has none of its sentences, nor of HELD_OUT's
             pairs: held-out pairs of each two languages that are used
             gold: word links made by people, NAME=FILE with commas between: alignment error rate of each layer's states
             finetune: benchmarks as TASK=FOLDER with commas between, e.g. ner=data/wikiann: zero-shot transfer and its gap
@@ -200,7 +201,7 @@ class Commands:
         from ernie_m.ablation import catalog_data, comparison, report, variants
         from ernie_m.ablation.asked import plan_of
 
-        read = catalog_data.data_of(source, data, held_out, Path(to).resolve(), vocab_size)
+        read = catalog_data.data_of(source, data, held_out, Path(to).resolve(), vocab_size, tatoeba)
         plan = plan_of(
             *(str(read.folder), to, seeds, jobs, pairs),
             tatoeba=tatoeba,

@@ -380,6 +380,24 @@ def test_of_a_catalog_with_several_corpora_one_is_named_whose_held_out_pairs_are
     assert catalog_data.data_of(str(tmp_path), None, chosen, tmp_path / "to", 300).held_out == chosen
 
 
+def test_what_is_measured_is_kept_out_of_data_that_is_made_of_a_catalog(tmp_path: Path) -> None:
+    source, others, tatoeba = tmp_path / "source", tmp_path / "others", tmp_path / "tatoeba"
+    own = source / "libreoffice/held_out"
+    own.mkdir(parents=True)
+    others.mkdir()
+    (source / "catalog.yaml").touch()
+
+    def build_of(held_out: Path | None) -> str:
+        chosen = str(held_out) if held_out else None
+        jobs = catalog_data.data_of(str(source), None, chosen, tmp_path / "to", 300, str(tatoeba)).jobs
+        assert jobs is not None
+        return " ".join(jobs[0].parts[1].command)
+
+    assert build_of(None).endswith(f"--exclude {tatoeba}/tatoeba.*"), "its own held-out pairs are"
+    assert build_of(own) == build_of(None)
+    assert build_of(others).endswith(f"--exclude {tatoeba}/tatoeba.*,{others}/*")
+
+
 def test_a_cell_is_measured_otherwise_where_a_file_of_its_sets_is_another_one(tmp_path: Path) -> None:
     (tmp_path / "de-en.de").write_text("Haus\n")
     plan = ComparisonPlan(tmp_path / "to", tmp_path / "data", 1, held_out=tmp_path)

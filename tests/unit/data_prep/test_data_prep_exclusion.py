@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from data_prep.exclusion.entries import RUN, STEP, WIDE_RUN, Entries, of_evaluat
 from data_prep.exclusion.evaluation_files import sentences as sentences_of
 from data_prep.exclusion.letters import Letters
 from data_prep.exclusion.lookup import KeptOut
+from data_prep.options import patterns
 from data_prep.verify import verify
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError
@@ -226,6 +228,24 @@ def test_what_is_held_out_or_in_an_evaluation_set_stands_in_no_corpus(
     assert reasons["en"]["a sentence of raw/test.en"] == reasons["en-fr"]["a sentence of raw/test.en"] == 10
     assert reasons["de"]["held out of de-en"] == chosen.sum()
     assert "held out of de-en" not in reasons["de-en"]
+
+
+def test_sets_of_the_command_are_kept_out_beside_those_of_the_catalog(
+    overlapping: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    lines = (overlapping.parent / "en.txt").read_text().splitlines()
+    (tmp_path / "more.en").write_text("\n".join(lines[80:85]) + "\n")
+    options = replace(SMALL, exclude=patterns("exclude", f"{tmp_path}/more.*"))
+    build(overlapping, tokenizer, tmp_path / "out", options)
+    trained = texts_of(tmp_path / "out", "en", TRAIN)
+    assert trained
+    assert not trained & letters_of(lines[50:60] + lines[80:85])
+    with pytest.raises(InputError, match=r"of another plan: exclude"):
+        build(overlapping, tokenizer, tmp_path / "out", SMALL)
+    with pytest.raises(InputError, match=r"exclude: no file matches .*absent; put the evaluation set there, or take it out"):
+        build(overlapping, tokenizer, tmp_path / "new", replace(SMALL, exclude=(tmp_path / "absent",)))
+    with pytest.raises(InputError, match=r"--exclude a,: expected files or globs with commas between them"):
+        patterns("exclude", "a,")
 
 
 def test_held_out_text_may_stand_in_other_corpora_where_the_catalog_allows_it(
