@@ -11,6 +11,8 @@ from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import CorpusFolder
 
 TOKENIZER_SENTENCES = 300_000
+HELD_OUT = "*/held_out"
+"""Folders of held-out pairs, in a fetched one."""
 
 
 class Data(NamedTuple):
@@ -47,14 +49,14 @@ def data_of(
 def _beside_the_source(source: Path, tatoeba: str | None, held_out: str | None) -> list[Path]:
     """Globs of what is measured, but for the catalog's own held-out pairs, which a build keeps out by itself."""
     globs = [Path(tatoeba).resolve() / "tatoeba.*"] if tatoeba else []
-    if held_out and not Path(held_out).resolve().is_relative_to(source.resolve()):
+    if held_out and Path(held_out).resolve() not in map(Path.resolve, source.glob(HELD_OUT)):
         globs.append(Path(held_out).resolve() / "*")
     return globs
 
 
 def held_out_of(source: Path) -> Path:
     """The folder of held-out pairs beside a fetched catalog; InputError where there is not one."""
-    folders = sorted(path for path in source.glob("*/held_out") if path.is_dir())
+    folders = sorted(path for path in source.glob(HELD_OUT) if path.is_dir())
     if len(folders) != 1:
         raise InputError(
             f"--source {source}: {len(folders)} of its corpora have held-out pairs; --held_out names the folder of one"
