@@ -22,6 +22,7 @@ LANGUAGES = "de,fr,ru"
 OPTIONS = (
     *("--only", "mmlm,tlm,camlm", "--seeds", "1", "--jobs", "2", "--steps", "3000", "--vocab_size", "8000"),
     *("--pairs", "100", "output.keep_every=3000", "output.save_every=3000"),
+    *("data.positions=running", "optimizer.rate_factors=null"),  # as the recipe was when the result was committed
     *("model.num_layers=2", "model.hidden_size=64", "model.num_heads=2", "model.ffn_size=256"),
 )
 
