@@ -42,7 +42,9 @@ class Expected(NamedTuple):
 
     def distance(self, found: float, committed: float) -> float:
         """How far apart two figures are, in the tolerance's unit."""
-        return abs(math.exp(abs(math.log(found / committed))) - 1) if self.is_ratio else abs(found - committed)
+        if not self.is_ratio:
+            return abs(found - committed)
+        return max(found / committed, committed / found) - 1 if found > 0 else math.inf
 
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -74,14 +76,17 @@ def read_expected(path: Path) -> dict[str, Expected]:
 def _expected(where: str, given: Any) -> Expected:
     if not isinstance(given, dict) or not {"figures", "tolerance"} <= given.keys() <= KEYS:
         raise InputError(f"{where}: expected figures, a tolerance and, where variants differ by more, their order")
+    wrong = InputError(f"{where}: expected figures of variants, a tolerance such as 0.03 or 12 %, and an order of these")
     number, unit, rest = str(given["tolerance"]).partition("%")
     try:
         figures = {str(variant): float(figure) for variant, figure in given["figures"].items()}
-        expected = Expected(figures, tuple(given.get("order", ())), float(number) / (100 if unit else 1), bool(unit))
+        order = tuple(map(str, given.get("order", ())))
+        expected = Expected(figures, order, float(number) / (100 if unit else 1), bool(unit))
     except (AttributeError, TypeError, ValueError):
-        expected = Expected({}, (), 0.0, False)
-    if rest or not 0 < expected.tolerance < math.inf or not {*expected.order} <= expected.figures.keys():
-        raise InputError(f"{where}: expected figures of variants, a tolerance such as 0.03 or 12 %, and an order of these")
+        raise wrong from None
+    has_ratios = not unit or all(figure > 0 for figure in figures.values())
+    if rest or not has_ratios or not 0 < expected.tolerance < math.inf or not {*expected.order} <= figures.keys():
+        raise wrong
     for pair in itertools.pairwise(expected.order):
         low, high = (expected.figures[variant] for variant in pair)
         if not low < high or expected.distance(low, high) <= expected.tolerance:

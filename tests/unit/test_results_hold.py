@@ -68,6 +68,7 @@ def test_means_over_seeds_of_a_results_file_are_compared(tmp_path: Path, capsys:
     results.write_text(json.dumps({"results": runs}))
     with pytest.raises(InputError, match=r"gain of a: 0.3467, committed 0.2, more than 0.1 apart$"):
         results_hold(page=str(page), results=str(results))
+    assert read_expected(page)["last_layer"].distance(0.0, 40.0) == float("inf")
     del runs["b"]
     results.write_text(json.dumps({"results": runs}))
     for path in (results, tmp_path / "absent.json"):
@@ -82,6 +83,7 @@ def test_means_over_seeds_of_a_results_file_are_compared(tmp_path: Path, capsys:
         ("gain: {figures: {a: 1}, tolerance: 0.1, ordr: [a]}", "gain: expected figures, a tolerance and, where"),
         ("gain: {figures: {a: x}, tolerance: 0.1}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
         ("gain: {figures: {a: 1}, tolerance: 1 % 2}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
+        ("gain: {figures: {a: 0}, tolerance: 1 %}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
         ("gain: {figures: {a: 1}, tolerance: 0}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
         ("gain: {figures: {a: 1}, tolerance: 1, order: [b]}", "expected figures of variants, a tolerance such as"),
         ("gain: {figures: {a: 1, b: 2}, tolerance: 1, order: [a, b]}", "gain: a and b could change places: 1 and 2"),
