@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ernie_m.base.command_line import with_home_expanded
 from ernie_m.base.console import InputError
 
 
@@ -24,7 +25,7 @@ def patterns(option: str, value: str | None) -> tuple[Path, ...]:
     words = [] if value is None else [word.strip() for word in value.split(",")]
     if not all(words):
         raise InputError(f"--{option} {value}: expected files or globs with commas between them, such as eval/xnli/*.tsv")
-    return tuple(Path(word) for word in words)
+    return tuple(Path(with_home_expanded(word, f"--{option}")) for word in words)
 
 
 def flag(name: str, value: Any) -> bool:

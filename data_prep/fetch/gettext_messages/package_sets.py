@@ -4,7 +4,7 @@
 three words and more in Breton, Welsh, Scottish Gaelic, Occitan, Irish and Basque. 150 MB in all, a seventh of it Inkscape,
 which has 3,000 messages in Breton.
 *everyday*: what people say and not what programs do: tales and talk of Wesnoth's campaigns, families, money, places, games.
-Chosen among 60 by the same in eight languages (de, fr, es, ru, ja, tr, ar, hi). 210 MB in all.
+Chosen among 42 by the same in eight languages (de, fr, es, ru, ja, tr, ar, hi). 210 MB in all.
 """
 
 from __future__ import annotations

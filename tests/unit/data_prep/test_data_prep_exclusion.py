@@ -246,6 +246,7 @@ def test_sets_of_the_command_are_kept_out_beside_those_of_the_catalog(
         build(overlapping, tokenizer, tmp_path / "new", replace(SMALL, exclude=(tmp_path / "absent",)))
     with pytest.raises(InputError, match=r"--exclude a,: expected files or globs with commas between them"):
         patterns("exclude", "a,")
+    assert patterns("exclude", "a, ~/b/*") == (Path("a"), Path.home() / "b/*")
 
 
 def test_held_out_text_may_stand_in_other_corpora_where_the_catalog_allows_it(
