@@ -4,7 +4,7 @@
 
 1. The page's YAML file names measures as `ernie-m ablate` does: figures, tolerance, and which variants differ for sure.
 2. The results.json of the page's command, given here, has the same measures; of several seeds the mean counts.
-3. Both side by side, and a line for each thing that does not hold: exit code 1 then.
+3. Both side by side, and a line for each thing that does not hold: exit code 2 then.
 
 Another processor rounds otherwise, and another release of the packages has other sentences: the tolerances are for both. An
 order is only asked for where variants differ by more than them.
