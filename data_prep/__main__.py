@@ -101,6 +101,28 @@ class Commands:
         policy = RetryPolicy(most_unknown_bytes=int(most_gb * 2**30))
         fetch(Path(to), corpus, lang, catalog, mirror, sha256, policy, packages)
 
+    def hold_out(self, *, catalog: str, to: str, name: str = "pairs", overwrite: bool = False) -> None:
+        """Split pairs with English into training text, training pairs and held-out pairs, also between other languages.
+
+            python -m data_prep fetch --corpus Tatoeba --lang ar,de,ja --to raw/
+            python -m data_prep hold-out --catalog raw/catalog.yaml --to fetched/ --name tatoeba
+
+        A twentieth of the English sentences is held out, for all languages at once, by a hash of their words, so that no
+        sentence of one pair is trained on in another; what shares seven of ten words with these is in neither part. Held-out
+        pairs between other languages are translations of one sentence (fetched/tatoeba/held_out/tatoeba.ar-de.ar). Of each
+        English sentence of three words or more the first translation is taken, of those that begin with the same five words
+        eight. Both sides are text as well, each sentence a document of its own. All of it is in memory, about 1 KB a pair.
+
+        Args:
+            catalog: YAML file with the corpora, as for `build`; those that are no pairs with English are passed over.
+            to: folder for the files; its catalog.yaml gets an entry for each, and is not changed otherwise.
+            name: of the corpus that is made, and of its folder in `to`.
+            overwrite: replace the files of that name that are already there.
+        """
+        from data_prep.hold_out import hold_out
+
+        hold_out(Path(catalog), Path(to), name, flag("overwrite", overwrite))
+
     def build(
         self,
         *,

@@ -3,7 +3,7 @@
 TO/CORPUS/CORPUS.XX.txt            text of a language, a page a document, where a corpus has any
 TO/CORPUS/CORPUS.XX-YY.tsv         training pairs of the languages that were asked for
 TO/CORPUS/held_out/CORPUS.XX-YY.XX held-out pairs, line-aligned
-TO/CORPUS/packages.json            where it is from, of all commands
+TO/CORPUS/packages.json            which packages it is from, of all commands
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def write(
         _write_pairs(folder, _stem(corpus, pairs.languages), pairs, pairs.languages in asked)
     for language, documents in texts.items():
         _write_lines(folder / f"{corpus}.{language}.txt", _with_gaps(documents))
-    packages.record(folder, brought)
+    if told := [*brought]:
+        packages.record(folder, told)
     for line in catalog_file.add(to / "catalog.yaml", entries):
         print(f"  {to / 'catalog.yaml'}: {line}", flush=True)
     print(_summary(found, asked, counted))
