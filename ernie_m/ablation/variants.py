@@ -144,6 +144,8 @@ def transfer(name: str, steps: int | None, overrides: Sequence[str], vocab_size:
 
     def variant(of: str, count: int) -> Variant:
         shares = TRANSFER_STAGES[of]
+        if count < len(shares):
+            raise InputError(f"--steps {num_steps}: {of} has {len(shares)} stages and would have {count} of them; give more")
         counts = apportion([share for share, _ in shares], count)
         stages = [{"steps": n, "rows": dict(rows)} for n, (_, rows) in zip(counts, shares, strict=True)]
         made = {**recipe, "stages": stages}

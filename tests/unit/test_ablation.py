@@ -448,6 +448,8 @@ def test_variants_of_transfer_differ_in_rows_and_at_equal_compute_in_steps() -> 
     assert len({v.num_steps for v in equal.values()}) > 2
     spent = [variants.flops(v.config, 16_000) for v in equal.values()]
     assert max(spent) / min(spent) < 1.01
+    with pytest.raises(InputError, match="--steps 1: btmlm has 2 stages and would have 1 of them; give more"):
+        variants.transfer("scratch", 1, [])
 
 
 # -- reports ---------------------------------------------------------------------------------------------------------
