@@ -20,10 +20,9 @@ from ernie_m.base.command_line import run as run_command
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "quick.yaml"
 LANGUAGES = "de,fr,ru"
 OPTIONS = (
-    *("--only", "mmlm,tlm,camlm", "--seeds", "1", "--jobs", "2", "--steps", "3000", "--vocab_size", "8000"),
-    *("--pairs", "100", "output.keep_every=3000", "output.save_every=3000"),
-    *("data.positions=running", "optimizer.rate_factors=null"),  # as the recipe was when the result was committed
-    *("model.num_layers=2", "model.hidden_size=64", "model.num_heads=2", "model.ffn_size=256"),
+    *("--recipe", "learning", "--only", "mmlm,tlm,camlm", "--seeds", "1", "--jobs", "2", "--steps", "3000"),
+    *("--vocab_size", "8000", "--pairs", "100", "output.keep_every=3000", "output.save_every=3000"),
+    *("optimizer.warmup_steps=75", "model.num_layers=2", "model.hidden_size=64", "model.num_heads=2", "model.ffn_size=256"),
 )
 
 

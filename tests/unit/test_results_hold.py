@@ -11,8 +11,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from results_hold import Expected, found_in, read_expected, results_hold, verdict
+from results_quick import OPTIONS
 
+from ernie_m.ablation import variants
+from ernie_m.base.config import build
 from ernie_m.base.console import InputError
+from ernie_m.training.optimizer import OptimizerConfig
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.yaml") if path.with_suffix(".md").is_file())
@@ -94,3 +98,13 @@ def test_a_page_that_says_nothing_exact_is_one_line(tmp_path: Path, written: str
     (tmp_path / "page.yaml").write_text(written)
     with pytest.raises(InputError, match=said):
         read_expected(tmp_path / "page.yaml")
+
+
+def test_the_quick_result_is_trained_as_its_figures_were_whatever_becomes_of_recipes() -> None:
+    recipe, steps = (OPTIONS[OPTIONS.index(option) + 1] for option in ("--recipe", "--steps"))
+    overrides = [word for word in OPTIONS if "=" in word]
+    trained = {of.name: of.recipe for of in variants.transfer(recipe, int(steps), overrides)}["camlm"]
+    assert trained["stages"] == [{"steps": 3000, "rows": {"MMLM": 1, "TLM": 1, "CAMLM": 2}}]
+    assert trained["data"] == {"sequence_length": 128, "alpha": 0.7, "corruption": {"mask_rate": 0.3}}
+    optimizer = build(OptimizerConfig, trained["optimizer"], "quick")
+    assert optimizer == OptimizerConfig(peak_learning_rate=2e-3, warmup_steps=75)
