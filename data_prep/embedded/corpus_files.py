@@ -76,9 +76,10 @@ def write_embedded_corpus(
 
     Files that are there already with the same bytes stay; any other is refused (InputError) unless `overwrite`.
     """
-    for name, number in (("lines", lines_per_language), ("pairs", pairs_per_language), ("held_out", held_out_pairs)):
-        if not isinstance(number, int) or not 0 < number < _RANGE // 2:
-            raise InputError(f"{name} is {number!r}: expected a whole number between 1 and {_RANGE // 2 - 1:,}")
+    sizes = (("lines", lines_per_language, 1), ("pairs", pairs_per_language, 1), ("held_out", held_out_pairs, 0))
+    for name, number, least in sizes:
+        if not isinstance(number, int) or not least <= number < _RANGE // 2:
+            raise InputError(f"{name} is {number!r}: expected a whole number between {least} and {_RANGE // 2 - 1:,}")
     phrasebook("en")  # says at once if Babel is missing
     for folder in ("cc100", "parallel", "heldout"):
         (out / folder).mkdir(parents=True, exist_ok=True)

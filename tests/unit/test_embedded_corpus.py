@@ -275,6 +275,12 @@ def test_index_ranges_do_not_overlap() -> None:
     assert starts == [10**9 * i for i in range(len(starts))]
 
 
+def test_a_corpus_may_hold_nothing_out(tmp_path: Path) -> None:
+    write_embedded_corpus(tmp_path, lines_per_language=2, pairs_per_language=2, held_out_pairs=0)
+    assert (tmp_path / "catalog.yaml").is_file()
+    assert not any(path.stat().st_size for path in (tmp_path / "heldout").iterdir())
+
+
 def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="language 'xx': expected one of en, ar"):
         sentence(0, 0, "xx")
