@@ -6,7 +6,7 @@
     ernie-m ablate alignlm      --data DATA --to RUNS --recipe small --gold en-es=GOLD.tsv
     ernie-m ablate translation  --data DATA --to RUNS --test heldout/fr-en --kind unsupervised
     ernie-m ablate learning     --source CORPORA --to RUNS --jobs 2
-    ernie-m ablate transfer     --source FETCHED --to RUNS --jobs 2 --finished docs/results/scratch
+    ernie-m ablate transfer     --source FETCHED --to RUNS --jobs 2
 
 The same command, given again, goes on: what is finished is not done again, an interrupted training resumes. To stop, send
 SIGTERM or press Ctrl-C: trainings save first. Everything is written to RUNS: recipes, runs, logs, results.md.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -15,19 +16,25 @@ import numpy as np
 import pytest
 
 from data_prep import catalog, readers
-from data_prep.__main__ import Commands
 from data_prep.catalog import Corpus, Format
 from data_prep.readers import Reader, text_file
 from data_prep.readers.lines import decode
 from data_prep.records import Lines, no_count
 from ernie_m.base.console import InputError
+from ernie_m.commands.choice import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+HELP = sorted([*ROOT.glob("ernie_m/commands/*.py"), *ROOT.glob("launcher/recipes/*.yaml"), *ROOT.glob("data_prep/**/*.py")])
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\]\(([^)#\s:]*)#([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 PATH = re.compile(r"\b(?:ernie_m|data_prep|launcher|docs|benchmarks|tests|hostfiles|ds_configs)/[\w./-]*\w")
-COMMAND = re.compile(r"python -m data_prep (\w[\w-]*\b)(?!\.)([^\n#`|;]*)")
+PROGRAM = re.compile(r"\bpython -m (?=data_prep )|\blauncher/(?=\w+\.py )|--module ernie_m\.commands\.|-- (?=pretrain )")
+"""How a command may be called, beside `ernie-m`."""
+COMMAND = re.compile(r"\bernie-m ([a-z][\w-]*)(?:\.py)?((?:(?! -- |\bernie-m )[^\n#`|;&])*)")
 OPTION = re.compile(r"\s--(\w[\w-]*)")
+QUOTED = re.compile(r"""(?<==)"[^"\n]*"|(?<= )"[^"\n]*\"""")
 INVENTED = {"data_prep/readers/json_pairs.py", "ernie_m/downstream/paraphrase.py"}
 """Files that the pages tell a reader to write."""
 
@@ -43,14 +50,60 @@ def test_links_and_paths_lead_somewhere(page: Path) -> None:
     assert not dead or page.name == "CHANGELOG.md", f"paths {dead}"
 
 
+def anchors_of(page: Path) -> set[str]:
+    """Those that the headings of a page have, as GitHub makes them."""
+    headings = HEADING.findall(re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_commands_of_data_prep_take_the_options_that_pages_give_them(page: Path) -> None:
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    for name, rest in COMMAND.findall(text):
-        command = getattr(Commands, name.replace("-", "_"))
-        options = {option.replace("-", "_") for option in OPTION.findall(rest)} - {"help"}
-        unknown = options - inspect.signature(command).parameters.keys()
-        assert not unknown or page.name == "CHANGELOG.md", f"data_prep {name}: {unknown}"
+def test_anchors_are_headings(page: Path) -> None:
+    for link, anchor in ANCHOR.findall(page.read_text(encoding="utf-8")):
+        assert anchor in anchors_of((page.parent / link).resolve() if link else page), f"{link}#{anchor}"
+
+
+def unknown_options(text: str) -> list[str]:
+    """Commands and options in a text that do not exist, among those that are called with any option."""
+    found = []
+    for name, rest in COMMAND.findall(PROGRAM.sub("ernie-m ", text.replace("\\\n", " "))):
+        options = [option.replace("-", "_") for option in OPTION.findall(QUOTED.sub("", rest))]
+        if not options:
+            continue
+        if name.replace("-", "_") not in COMMANDS:
+            found.append(name)
+            continue
+        module = importlib.import_module(COMMANDS[name.replace("-", "_")].module)
+        command = getattr(module, "Commands", None)
+        if command is None:
+            command = getattr(module, name.replace("-", "_"))
+        elif not (word := rest.split()[0]).startswith("-"):
+            command = getattr(command, word.replace("-", "_"), None)
+        if command is None:
+            found.append(f"{name} {rest.split()[0]}")
+            continue
+        known = {key.rstrip("_") for key in inspect.signature(command).parameters} | {"help"}
+        found += [f"{name} --{option}" for option in options if not {option, option.removeprefix("no")} & known]
+    return found
+
+
+@pytest.mark.parametrize("page", [*PAGES, *HELP], ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_take_the_options_that_pages_and_help_give_them(page: Path) -> None:
+    assert page.name == "CHANGELOG.md" or not unknown_options(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "python -m data_prep build --catalogue x",
+        "python launcher/evaluate.py gain --model x",
+        "deepspeed --num_gpus 8 --module ernie_m.commands.pretrain --recipe base --dta x",
+        "ernie-m supervise --hostfile H -- pretrain --recipe large --hostfile H",
+        "ernie-m ablate everything --data x",
+        "ernie-m align --model x \\\n    --pair y",
+    ],
+)
+def test_an_option_that_does_not_exist_is_seen(wrong: str) -> None:
+    assert len(unknown_options(f"`{wrong}` and `ernie-m plan --recipe large`")) == 1
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
