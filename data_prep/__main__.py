@@ -15,7 +15,7 @@ from ernie_m.base.ranges import Range
 
 
 class Commands:
-    """From raw corpora (CC-100, OPUS, TMX, WikiMatrix, MultiUN, IIT Bombay, TSV) to token shards for training.
+    """From raw corpora (CC-100, OPUS, TMX, WikiMatrix, MultiUN, IIT Bombay, TSV, JSON lines, Parquet) to token shards.
 
     The usual order:
 
@@ -27,7 +27,7 @@ class Commands:
         python -m data_prep align  --data data/        only for objectives that ask for word links (AlignLM)
 
     To start from XLM-R take its own sentencepiece.bpe.model as the tokenizer, for another encoder its Hugging Face folder,
-    and leave out the first step.
+    and leave out `train-tokenizer`.
     The catalog names the corpora: data_prep/example_catalog.yaml shows every format; docs/data_format.md explains it.
     """
 

@@ -23,7 +23,7 @@ from data_prep.readers.streams import DECOMPRESSORS, damage_named, require_conte
 from data_prep.records import Chunk, Count
 
 PIECE_BYTES = 1 << 18
-MOST_INDEX_BYTES, MOST_INDEX_READS = 1 << 16, 1 << 15  # of an .xz file: 10,000 blocks in one stream, or as many streams
+MOST_INDEX_BYTES, MOST_INDEX_READS = 1 << 16, 1 << 15  # of an .xz file: 10,000 blocks in one stream, or 8,000 streams
 MOST_NOMINAL_CHUNKS = 4  # a block larger than so many chunks is no place to cut at: a chunk is held in memory
 
 

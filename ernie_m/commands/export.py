@@ -53,7 +53,8 @@ def export(
         direction: of a run whose model translates, from which language to which, e.g. fr-en
         head: also write the head of masked words that training added to an encoder which came without one (model.backbone):
             the folder then has the class that holds it, such as BertForMaskedLM; a head that came with it is always written
-        keep: share of the weights that the run started from (init_from): 0.3 writes 0.3 of them and 0.7 of the trained ones
+        keep: share of the weights that the run started from (init_from, model.backbone): 0.3 writes 0.3 of them and 0.7 of
+            the trained ones
     """
     from ernie_m.base.command_line import nearest
     from ernie_m.interop.averaging import averaged

@@ -48,8 +48,8 @@ def supervise(
 
     From this environment, ranks on other hosts get OMP_* MKL_* KMP_* NCCL_* GLOO_* TORCH* PYTORCH_* CUDA_* CUBLAS_*
     DS_ACCELERATOR HF_* TRANSFORMERS_* TOKENIZERS_* WANDB_* ERNIE_M_*, what --export adds, and the lines of .deepspeed_env;
-    not ERNIE_M_HOST and CUDA_VISIBLE_DEVICES, and no secrets (names with TOKEN, KEY, SECRET, PASS or CREDENTIAL, URLs with a
-    user: log in on each host). A secret that --export or .deepspeed_env names goes to each host on no command line.
+    not ERNIE_M_HOST and CUDA_VISIBLE_DEVICES, and no secrets (docs/security.md says what is taken for one: log in on each
+    host). A secret that --export or .deepspeed_env names goes to each host on no command line.
     PDSH_SSH_ARGS_APPEND gets keep-alives unless you set it.
 
     Exit codes: 0 complete; 2 refused (a mistake: restarting does not help); 4 given up (no progress, too many restarts,
