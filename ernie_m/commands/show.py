@@ -5,7 +5,8 @@
 
 The page holds all that it shows (nothing is fetched): loss curves and scores; a heat map of retrieval, language by language;
 the same sentences in all languages, and words that translate each other, before and after training; who reads whom in
-packed rows of each objective; and what BTMLM writes behind a sentence. The same run, checkpoint and bitext give the same bytes. A CPU is enough; the run may go on.
+packed rows of each objective; and what BTMLM writes behind a sentence. The same run, checkpoint and bitext give the same
+bytes. A CPU is enough; the run may go on.
 """
 
 from __future__ import annotations
