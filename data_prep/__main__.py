@@ -108,14 +108,18 @@ class Commands:
             python -m data_prep hold-out --catalog raw/catalog.yaml --to fetched/ --name tatoeba
 
         A twentieth of the English sentences is held out, for all languages at once, by a hash of their words, so that no
-        sentence of one pair is trained on in another; what shares seven of ten words with these is in neither part. Held-out
-        pairs between other languages are translations of one sentence (fetched/tatoeba/held_out/tatoeba.ar-de.ar). Of each
-        English sentence of three words or more the first translation is taken, of those that begin with the same five words
-        eight. Both sides are text as well, each sentence a document of its own. All of it is in memory, about 1 KB a pair.
+        English sentence of one pair is trained on in another; one that shares seven of ten words with a sentence to train on
+        is in neither part. Held-out pairs between other languages are translations of one sentence
+        (fetched/tatoeba/held_out/tatoeba.ar-de.ar). A translation that another English sentence has as well may stand among
+        the training pairs: a build of the catalog keeps it out of them. Of each English sentence of three words or more the
+        first translation is taken, of those that begin with the same five words eight. Both sides are text as well, each
+        sentence a document of its own. All of it is in memory, about 1 KB a pair.
 
         Args:
-            catalog: YAML file with the corpora, as for `build`; those that are no pairs with English are passed over.
-            to: folder for the files; its catalog.yaml gets an entry for each, and is not changed otherwise.
+            catalog: YAML file with the corpora, as for `build`; those that are no pairs with English (en, or en-GB and the
+                like), and those of `held_out: 1`, are passed over. Its `exclude` is for you to take over.
+            to: folder for the files, another than the catalog's; its catalog.yaml gets an entry for each, and is not changed
+                otherwise.
             name: of the corpus that is made, and of its folder in `to`.
             overwrite: replace the files of that name that are already there.
         """

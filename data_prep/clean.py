@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from data_prep.catalog import NONE, SPLIT, Corpus
 from data_prep.filters import faults as faults_found
 from data_prep.filters.stretch import Stretch
 from data_prep.records import Count, Lines
+from ernie_m.base.console import InputError
 from ernie_m.corpus.folder import HELD_OUT, TRAIN
 
 EMPTY = "empty"
@@ -87,14 +89,35 @@ def _cut(text: str, most: int) -> Iterator[str]:
     yield text
 
 
-def usable(corpus: Corpus, count: Count) -> Iterator[tuple[str, ...]]:
-    """The texts of every line that is kept, one by one, in the order of the file and of the catalog's languages."""
+def usable(corpus: Corpus, count: Count, left_out: Counter[str] | None = None) -> Iterator[tuple[str, ...]]:
+    """The texts of every line that is kept, one by one, in the order of the file and of the catalog's languages.
+
+    `left_out` is told the reasons of the others. Raises InputError at the end, if no line is kept.
+    """
+    left_out, found = Counter() if left_out is None else left_out, 0
     for chunk in readers.chunks(corpus, readers.CHUNK_BYTES, count):
         for lines in readers.parse(corpus, chunk):
             if corpus.long_lines == SPLIT:
                 lines = split_long(lines, corpus.max_characters)
-            kept, texts, _ = clean(lines, corpus)
+            kept, texts, reasons = clean(lines, corpus)
+            left_out.update(reasons.values())
+            found += len(kept)
             yield from (tuple(side[index] for side in texts) for index in kept.tolist())
+    if not found:
+        raise no_usable_line(corpus, left_out)
+
+
+def no_usable_line(corpus: Corpus, left_out: Mapping[str, int]) -> InputError:
+    """What is said of a corpus of which nothing is kept."""
+    return InputError(
+        f"{corpus.files[0]}: no usable line ({reasons_told(left_out) or 'the file holds none'}); "
+        f"expected text in the format {corpus.format}; correct the catalog or take the corpus out of it"
+    )
+
+
+def reasons_told(left_out: Mapping[str, int]) -> str:
+    """Why so many lines were left out: `2 empty, 1 not 2 columns`."""
+    return ", ".join(f"{number:,} {reason}" for reason, number in sorted(left_out.items()))
 
 
 def is_held_out(sources: list[str], fraction: float) -> np.ndarray:

@@ -13,12 +13,13 @@ from typing import Any
 from data_prep import work_folder
 from data_prep.alignment import Alignment
 from data_prep.catalog import Corpus
-from data_prep.clean import too_long
+from data_prep.clean import no_usable_line, too_long
 from data_prep.convert import EXAMPLES, Tally, marker_of
 from data_prep.estimate import alarms_of, refuse_unknown
 from data_prep.filters.language import NAME as LANGUAGE_FILTER
 from data_prep.filters.language import codes_of
 from data_prep.phases import Job, num_chunks
+from data_prep.readers import named
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.table import table
@@ -78,11 +79,8 @@ def _result(job: Job, corpus: Corpus) -> Result:
 def _refuse_unusable(job: Job, result: Result, shards: list[ShardEntry]) -> None:
     corpus, tally = result.corpus, result.tally
     if not shards:
-        reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(tally.rejected.items()))
-        raise InputError(
-            f"corpus {corpus.name}: {corpus.files[0]}: no usable line ({reasons or 'the file holds none'}); "
-            f"expected text in the format {corpus.format}; correct the catalog or take the corpus out of it"
-        )
+        with named(corpus):
+            raise no_usable_line(corpus, tally.rejected)
     if not job.allows_unknown:
         refuse_unknown(corpus, tally.pieces)
 

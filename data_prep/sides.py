@@ -11,10 +11,11 @@ that each is a document of its own. Pairs held out by the catalog are left out.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 
 from data_prep.catalog import Corpus, read_catalog
-from data_prep.clean import split_of, usable
+from data_prep.clean import reasons_told, split_of, usable
 from data_prep.readers import input_bytes, named
 from ernie_m.base.command_line import run
 from ernie_m.base.console import InputError, Progress
@@ -44,19 +45,21 @@ def sides(*, catalog: str, to: str, overwrite: bool = False) -> None:
     progress = Progress("sides", sum(map(input_bytes, corpora)), "bytes")
     for corpus in corpora:
         with named(corpus):
-            count = write_sides(corpus, Path(to), progress)
-        print(f"{corpus.name}: {count:,} sentences a side")
+            left_out = Counter[str]()
+            count = write_sides(corpus, Path(to), progress, left_out)
+        told = f"; left out: {reasons_told(left_out)}" if left_out else ""
+        print(f"{corpus.name}: {count:,} sentences a side{told}")
     progress.close()
 
 
-def write_sides(corpus: Corpus, to: Path, progress: Progress) -> int:
-    """Write both sides of one corpus; returns the number of pairs."""
+def write_sides(corpus: Corpus, to: Path, progress: Progress, left_out: Counter[str] | None = None) -> int:
+    """Write both sides of one corpus; returns the number of pairs. `left_out` is told why others were left out."""
     by_name = sorted(range(2), key=lambda side: corpus.languages[side])  # whose text decides what is held out
     count = 0
     with contextlib.ExitStack() as stack:
         asides = [stack.enter_context(written_atomically(path)) for path in side_files(corpus, to)]
         files = [stack.enter_context(open(path, "w", encoding="utf-8", newline="\n")) for path in asides]
-        for texts in usable(corpus, progress.advance):
+        for texts in usable(corpus, progress.advance, left_out):
             if split_of(texts[by_name[0]], corpus.held_out) != TRAIN:
                 continue
             for file, text in zip(files, texts, strict=True):

@@ -42,18 +42,18 @@ def missing_from(catalog: Path, entries: Sequence[Entry]) -> list[Entry]:
     names = {corpus.name.lower(): corpus for corpus in present}
     missing = []
     for entry in entries:
-        known = files.get(os.path.abspath(catalog.parent / _file_of(entry)))
+        known = files.get(os.path.abspath(catalog.parent / file_of(entry)))
         if known is None:
             missing.append(entry)
         elif "path" in entry and not _has_languages(known, entry.get("languages", ())):
             raise InputError(
-                f"{catalog}: {known.name} has the languages {', '.join(known.languages)}, and {_file_of(entry)} would have "
+                f"{catalog}: {known.name} has the languages {', '.join(known.languages)}, and {file_of(entry)} would have "
                 f"{', '.join(entry['languages'])}; remove that entry, or fetch into a new folder"
             )
     for entry in missing:
         if taken := names.get(entry["name"].lower()):
             raise InputError(
-                f"{catalog}: the name {entry['name']} is taken by {taken.files[0]}, wanted for {_file_of(entry)}; "
+                f"{catalog}: the name {entry['name']} is taken by {taken.files[0]}, wanted for {file_of(entry)}; "
                 "give that corpus another name, take it out, or choose another --to"
             )
     return missing
@@ -64,7 +64,7 @@ def _has_languages(known: Corpus, pair: Sequence[str]) -> bool:
     return not pair or (len(pair) == len(known.languages) and all(map(agree, known.languages, pair)))
 
 
-def _file_of(entry: Entry) -> str:
+def file_of(entry: Entry) -> str:
     """Its file, or the first of its two."""
     return str(entry.get("path", entry.get("source")))
 

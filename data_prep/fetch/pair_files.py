@@ -49,30 +49,52 @@ def write(
     Pairs that were not `asked` for have their held-out files alone. `texts`: the documents of a language. `counted`: what
     `Pairs.aligned` counts, then the reasons for which pairs were left out. Raises InputError as `catalog_file.missing_from`.
     """
-    folder, entries = to / corpus, _entries(corpus, texts, asked, found)
+    entries = _entries(corpus, texts, asked)
     catalog_file.missing_from(to / "catalog.yaml", entries)  # a catalog in the way is known before a file is replaced
+    (to / corpus / HELD_OUT).mkdir(parents=True, exist_ok=True)
     for pairs in found:
-        _write_pairs(folder, _stem(corpus, pairs.languages), pairs, pairs.languages in asked)
+        _write_pairs(to, corpus, pairs, pairs.languages in asked)
     for language, documents in texts.items():
-        _write_lines(folder / f"{corpus}.{language}.txt", _with_gaps(documents))
+        _write_lines(to / text_file(corpus, language), _with_gaps(documents))
     if told := [*brought]:
-        packages.record(folder, told)
-    for line in catalog_file.add(to / "catalog.yaml", entries):
+        packages.record(to / corpus, told)
+    full = [entry for entry in entries if (to / catalog_file.file_of(entry)).stat().st_size]  # a build refuses empty files
+    for line in catalog_file.add(to / "catalog.yaml", full):
         print(f"  {to / 'catalog.yaml'}: {line}", flush=True)
     print(_summary(found, asked, counted))
+
+
+def text_file(corpus: str, language: str) -> str:
+    """Where the text of a language is, in the folder of the catalog."""
+    return f"{corpus}/{corpus}.{language}.txt"
+
+
+def table_file(corpus: str, languages: tuple[str, str]) -> str:
+    """Where the training pairs are."""
+    return f"{corpus}/{_stem(corpus, languages)}.tsv"
+
+
+def held_out_file(corpus: str, languages: tuple[str, str], language: str) -> str:
+    """Where one side of the held-out pairs is."""
+    return f"{corpus}/{HELD_OUT}/{_stem(corpus, languages)}.{language}"
+
+
+def held_out_name(corpus: str, languages: tuple[str, str]) -> str:
+    """What the catalog calls the held-out pairs."""
+    return f"{corpus}.held-out.{'-'.join(sorted(languages))}"
 
 
 def _stem(corpus: str, languages: tuple[str, str]) -> str:
     return f"{corpus}.{'-'.join(sorted(languages))}"
 
 
-def _write_pairs(folder: Path, stem: str, pairs: Pairs, is_trained: bool) -> None:
+def _write_pairs(to: Path, corpus: str, pairs: Pairs, is_trained: bool) -> None:
     """Training pairs as a table, held-out pairs as two line-aligned files."""
     if is_trained:
-        _write_lines(folder / f"{stem}.tsv", map("\t".join, pairs.by_split[TRAIN]))
-    (folder / HELD_OUT).mkdir(exist_ok=True)
+        _write_lines(to / table_file(corpus, pairs.languages), map("\t".join, pairs.by_split[TRAIN]))
     for side, language in enumerate(pairs.languages):
-        _write_lines(folder / HELD_OUT / f"{stem}.{language}", (pair[side] for pair in pairs.by_split[HELD_OUT]))
+        path = to / held_out_file(corpus, pairs.languages, language)
+        _write_lines(path, (pair[side] for pair in pairs.by_split[HELD_OUT]))
 
 
 def _with_gaps(documents: Iterable[list[str]]) -> Iterable[str]:
@@ -85,23 +107,17 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
         file.writelines(f"{line}\n" for line in lines)
 
 
-def _entries(corpus: str, languages: Iterable[str], asked: Sequence[tuple[str, str]], pairs: Sequence[Pairs]) -> list[Entry]:
+def _entries(corpus: str, languages: Iterable[str], asked: Sequence[tuple[str, str]]) -> list[Entry]:
     entries: list[Entry] = []
     for language in languages:
-        name = f"{corpus}.{language}"
-        entries.append({"name": name, "format": "cc100", "path": f"{corpus}/{name}.txt", "language": language})
-    for found in pairs:
-        stem, codes = _stem(corpus, found.languages), [*found.languages]
-        if found.languages not in asked:
-            continue
-        path = f"{corpus}/{stem}.tsv"
-        entries.append({"name": stem, "format": "tsv", "path": path, "languages": codes, "held_out": 0})
-        if found.by_split[HELD_OUT]:
-            files = {
-                key: f"{corpus}/{HELD_OUT}/{stem}.{code}" for key, code in zip(("source", "target"), codes, strict=True)
-            }
-            name = f"{corpus}.held-out.{'-'.join(sorted(codes))}"
-            entries.append({"name": name, "format": "moses", **files, "languages": codes, "held_out": 1})
+        name, path = f"{corpus}.{language}", text_file(corpus, language)
+        entries.append({"name": name, "format": "cc100", "path": path, "language": language})
+    for pair in asked:
+        codes, path = [*pair], table_file(corpus, pair)
+        entries.append({"name": _stem(corpus, pair), "format": "tsv", "path": path, "languages": codes, "held_out": 0})
+        files = {key: held_out_file(corpus, pair, code) for key, code in zip(("source", "target"), codes, strict=True)}
+        name = held_out_name(corpus, pair)
+        entries.append({"name": name, "format": "moses", **files, "languages": codes, "held_out": 1})
     return entries
 
 

@@ -135,9 +135,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason_of(error: OSError) -> str:
-    """Why the file system refused. (For a symbolic link to nowhere the system's own text says that the file exists.)"""
-    if isinstance(error, FileExistsError) and error.filename and os.path.islink(error.filename):
-        return f"a symbolic link to {os.readlink(error.filename)}, which is not there; make that folder, or mount its disk"
+    """Why the file system refused.
+
+    For a symbolic link to nowhere, and for a file in the place of a folder, the system's own text says that the file exists.
+    """
+    name = error.filename
+    if isinstance(error, FileExistsError) and name and os.path.islink(name) and not os.path.exists(name):
+        return f"a symbolic link to {os.readlink(name)}, which is not there; make that folder, or mount its disk"
+    if isinstance(error, NotADirectoryError) or (isinstance(error, FileExistsError) and name and os.path.isfile(name)):
+        return "a file is in the way, expected a folder; give another path, or move the file"
     return f"{error.strerror or error}"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +67,14 @@ def test_with_several_ranks_the_first_speaks_first_unless_only_one_knows(
         assert caught.value.code == 2
         assert waited == seconds
         assert capsys.readouterr().err == line
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SystemExit):
+            run_cleanly(partial(folder.mkdir, parents=True, exist_ok=True))
+        assert capsys.readouterr().err.startswith(f"error: {folder}: a file is in the way, expected a folder; ")
 
 
 def test_our_own_mistakes_keep_their_traceback() -> None:

@@ -17,12 +17,13 @@ ALMOST = [f"{sentence} {sentence.split()[0]}" for sentence in SENTENCES[::2]]
 """Other sentences of the same words: near copies."""
 
 
-def catalog_of(folder: Path, **pairs: list[tuple[str, str]]) -> Path:
-    """A catalog of pairs `xx_yy`, each a table."""
-    lines = ["corpora:"]
+def catalog_of(folder: Path, more: str = "", **pairs: list[tuple[str, str]]) -> Path:
+    """A catalog of pairs `xx_yy`, each a table; `more` stands in front of its corpora."""
+    lines = [more, "corpora:"]
     for name, rows in pairs.items():
         (folder / f"{name}.tsv").write_text("".join(f"{first}\t{second}\n" for first, second in rows), encoding="utf-8")
-        lines.append(f"  - {{name: {name}, format: tsv, path: {name}.tsv, languages: [{name.replace('_', ', ')}]}}")
+        languages = name.replace("_", ", ")
+        lines.append(f"  - {{name: {name}, format: tsv, path: {name}.tsv, languages: [{languages}]}}")
     (folder / "catalog.yaml").write_text("\n".join(lines) + "\n")
     return folder / "catalog.yaml"
 
@@ -99,3 +100,79 @@ def test_what_cannot_be_split_is_told_and_nothing_is_replaced(tmp_path: Path) ->
     assert lines(tmp_path / "to/pairs/pairs.de-en.tsv") == ["one of all words\teins"]
     hold_out(catalog, tmp_path / "to", "pairs", True)
     assert lines(tmp_path / "to/pairs/pairs.de-en.tsv") == ["one of all words\tzwei"]
+
+
+def test_english_of_any_region_is_english(tmp_path: Path) -> None:
+    german, french = (list(zip(SENTENCES, said(code, SENTENCES), strict=True)) for code in ("de", "fr"))
+    catalog = catalog_of(tmp_path, en_de=german, EN_fr=french)
+    catalog.write_text(catalog.read_text().replace("[EN, fr]", "[EN_us, fr]"))
+    hold_out(catalog, tmp_path / "to", "few", False)
+    apart = tmp_path / "to/few/held_out"
+    assert len(lines(apart / "few.en-fr.fr")) > 3
+    assert lines(apart / "few.en-fr.en") == lines(apart / "few.de-en.en")
+    assert lines(apart / "few.de-fr.de") == lines(apart / "few.de-en.de")
+
+
+def test_what_a_catalog_holds_out_whole_is_not_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    catalog = catalog_of(tmp_path, en_de=[("one of all words", "eins")], en_fr=[("two of all words", "deux")])
+    catalog.write_text(catalog.read_text().replace("[en, fr]", "[en, fr], held_out: 1"))
+    hold_out(catalog, tmp_path / "to", "pairs", False)
+    assert "en_fr: passed over, all of it is held out\n" in capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("to/pairs/*.t*")} == {"pairs.de.txt", "pairs.en.txt", "pairs.de-en.tsv"}
+    assert lines(tmp_path / "to/pairs/pairs.en.txt") == ["one of all words", ""]
+
+
+def test_an_exclude_that_is_not_taken_over_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hold_out(catalog_of(tmp_path, "exclude: [eval/*]", en_de=[("one of all words", "eins")]), tmp_path / "to", "few", False)
+    assert "catalog.yaml: `exclude` is not taken over; write it into" in capsys.readouterr().out
+
+
+def test_a_split_does_not_stand_beside_the_pairs_it_is_made_of_nor_in_their_place(tmp_path: Path) -> None:
+    catalog = catalog_of(tmp_path, en_de=[("one of all words", "eins")])
+    with pytest.raises(InputError, match=r"--to .*: its catalog\.yaml is --catalog and would name the pairs twice"):
+        hold_out(catalog, tmp_path, "pairs", False)
+    (tmp_path / "to/pairs").mkdir(parents=True)
+    (tmp_path / "en_de.tsv").rename(tmp_path / "to/pairs/pairs.de-en.tsv")
+    catalog.write_text(catalog.read_text().replace("en_de.tsv", "to/pairs/pairs.de-en.tsv"))
+    with pytest.raises(InputError, match=r"en_de of .*catalog\.yaml lies in .*to/pairs; give another"):
+        hold_out(catalog, tmp_path / "to", "pairs", True)
+    assert lines(tmp_path / "to/pairs/pairs.de-en.tsv") == ["one of all words\teins"]
+
+
+def test_a_new_split_does_not_leave_languages_of_an_old_one(tmp_path: Path) -> None:
+    hold_out(catalog_of(tmp_path, en_de=[("one of all words", "eins")]), tmp_path / "to", "pairs", False)
+    other = catalog_of(tmp_path, en_fr=[("one of all words", "un")])
+    with pytest.raises(InputError, match=r"held_out/pairs\.de-en\.de is of other languages than en, fr"):
+        hold_out(other, tmp_path / "to", "pairs", True)
+    assert not (tmp_path / "to/pairs/pairs.en-fr.tsv").exists()
+    hold_out(catalog_of(tmp_path, en_de=[("one", "eins")], en_fr=[("one", "un")]), tmp_path / "to", "pairs", True)
+
+
+def test_a_name_for_which_there_is_no_room_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    catalog = catalog_of(tmp_path, en_de=[("one of all words", "eins")])
+    for name, told in (
+        ("a" * 190, r"too long, .*held-out\.de-en; expected a shorter one"),
+        ("catalog.yaml", "expected letters"),
+    ):
+        with pytest.raises(InputError, match=told):
+            hold_out(catalog, tmp_path / "to", name, False)
+    (tmp_path / "to").mkdir()
+    taken = "corpora:\n  - {name: pairs.de, format: cc100, path: x.txt, language: de}\n"
+    (tmp_path / "to/catalog.yaml").write_text(taken)
+    with pytest.raises(InputError, match=r"the name pairs\.de is taken by"):
+        hold_out(catalog, tmp_path / "to", "pairs", False)
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["catalog.yaml"]
+
+
+def test_lines_that_are_no_pairs_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [("one of all words", "eins"), ("two", "a\tb"), ("three", "")]
+    hold_out(catalog_of(tmp_path, en_de=rows), tmp_path / "to", "pairs", False)
+    assert "en_de: lines left out: 1 empty, 1 not 2 columns\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"corpus en_de: .*en_de\.tsv: no usable line \(2 not 2 columns\)"):
+        hold_out(catalog_of(tmp_path, en_de=[("a", "b\tc"), ("d", "e\tf")]), tmp_path / "to", "others", False)
+    assert not (tmp_path / "to/others").exists()
+
+
+def test_a_file_without_a_line_is_not_named_in_the_catalog(tmp_path: Path) -> None:
+    hold_out(catalog_of(tmp_path, en_de=[("two words", "zwei")]), tmp_path / "to", "pairs", False)
+    assert [corpus.name for corpus in read_catalog(tmp_path / "to/catalog.yaml")] == ["pairs.de", "pairs.en"]
