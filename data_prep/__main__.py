@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from data_prep import show_command
 from data_prep.options import flag, patterns
@@ -222,8 +222,8 @@ class Commands:
         data: str,
         alpha: Annotated[float, Range(least=0, most=1, zero="all languages alike")] = 0.3,
         steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
-        rows_per_step: Annotated[int, Range(least=1, most=2**18)] = 2048,
-        sequence_length: Annotated[int, Range(least=16, most=2**16)] = 512,
+        rows_per_step: Annotated[int, Range(least=1, most=2**18)] | None = None,
+        sequence_length: Annotated[int, Range(least=16, most=2**16)] | None = None,
         parallel_share: Annotated[float, Range(least=0, most=1, zero="no pairs")] | None = None,
         json: str | None = None,
         plot: str | None = None,
@@ -244,8 +244,8 @@ class Commands:
             data: folder made by `build`.
             alpha: exponent of language sampling, p ~ tokens ** alpha: 1 keeps the shares, 0 levels them.
             steps: planned length of training; without it no repeats are shown.
-            rows_per_step: rows of a step on all devices together (batch.rows_per_step of the recipe).
-            sequence_length: positions of a row (data.sequence_length of the recipe).
+            rows_per_step: rows of a step on all devices together (batch.rows_per_step of the recipe; default: 2048).
+            sequence_length: positions of a row (data.sequence_length of the recipe; default: 512).
             parallel_share: part of the rows that are pairs (TLM, CAMLM); default 2/3, equal batches of MMLM, TLM and CAMLM.
             json: file to write the numbers to.
             plot: PNG file to draw shares, p and repeats into.
@@ -255,14 +255,11 @@ class Commands:
         from data_prep.stats import DrawPlan
         from data_prep.stats_report import stats
 
-        plan = None
-        if steps is not None:
-            plan = DrawPlan(
-                steps,
-                rows_per_step,
-                sequence_length,
-                parallel_share,
-            )
+        options = {"rows_per_step": rows_per_step, "sequence_length": sequence_length, "parallel_share": parallel_share}
+        given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+        if steps is None and given:
+            raise InputError(f"--{next(iter(given))}: expected with --steps alone, the planned length of training")
+        plan = None if steps is None else DrawPlan(steps, **given)
         numbers, picture, page = (None if name is None else Path(name) for name in (json, plot, html))
         print(stats(Path(data), alpha, plan, numbers, picture, page, flag("overwrite", overwrite)))
 

@@ -201,7 +201,9 @@ def _corpus(entry: Any, path: Path, index: int) -> Corpus:
         min_characters=least,
         max_characters=most,
         filters=_filters(entry, form, where),
-        deduplicate=ACROSS if entry.get("deduplicate") == ACROSS else values.flag(entry, "deduplicate", where),
+        deduplicate=ACROSS
+        if entry.get("deduplicate") == ACROSS
+        else values.flag(entry, "deduplicate", where, f" or {ACROSS}"),
         deduplicate_near=read_near(entry.get(NEAR_KEY), where),
         text=values.text(entry, "text", "text", where),
         escaped_line_ends=values.flag(entry, "escaped_line_ends", where),

@@ -53,11 +53,11 @@ def choice(entry: dict[str, Any], key: str, choices: tuple[str, ...], where: str
     return str(value)
 
 
-def flag(entry: dict[str, Any], key: str, where: str) -> bool:
-    """True or false."""
+def flag(entry: dict[str, Any], key: str, where: str, more: str = "") -> bool:
+    """True or false; `more`: what else is allowed, for the message."""
     value = entry.get(key, False)
     if not isinstance(value, bool):
-        raise InputError(f"{where}: {key} is {shown(value)}, expected true or false")
+        raise InputError(f"{where}: {key} is {shown(value)}, expected true or false{more}")
     return value
 
 

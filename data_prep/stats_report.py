@@ -19,7 +19,10 @@ def stats(
     overwrite: bool = False,
 ) -> str:
     """The report as text; also written to `json`, `plot` and `html` where they are given. Raises InputError."""
+    written: dict[Path, str] = {}
     for option, path in (("--json", json), ("--plot", plot), ("--html", html)):
+        if path is not None and (other := written.setdefault(path.absolute(), option)) != option:
+            raise InputError(f"{option} {path}: {other} is the same file; expected a file for each")
         if path is not None and not path.parent.is_dir():
             raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
         if path is not None:

@@ -48,7 +48,7 @@ def align(
         seed: of the choice of those pairs.
         engine: auto, numba (compiled; pip install numba) or numpy; the links are the same.
         workers: processes on this machine (default 1); or start it by mpirun, as build.
-        overwrite: make links anew where the folder has some.
+        overwrite: make links anew where the folder has some; with --export, replace its files.
     """
     from data_prep.launched_ranks import start_ranks
     from data_prep.word_alignment import folder, link_files
@@ -57,10 +57,12 @@ def align(
     from ernie_m.corpus.folder import Manifest
 
     if export is not None:
+        if pharaoh is not None:
+            raise InputError("align: expected one of --export, for another aligner, and --pharaoh, of what it wrote")
         manifest = Manifest.read(Path(data))
         corpora = folder.parallel_corpora(Path(data), manifest)
         tokenizer = Path(data) / manifest.tokenizer_file
-        for path in link_files.export(Path(data), corpora, tokenizer, Path(export), units):
+        for path in link_files.export(Path(data), corpora, tokenizer, Path(export), units, flag("overwrite", overwrite)):
             print(path)
         return
     files = named_files("pharaoh", pharaoh)
@@ -101,6 +103,8 @@ def alignments(
     pairs = read_gold(Path(gold), form, first_index)
     if (links is None) == (data is None) or (data is None) != (corpus is None):
         raise InputError("alignments: give either --links, or --data and --corpus")
+    if links is None and links_first_index is not None:
+        raise InputError(f"--links_first_index {links_first_index}: expected with --links alone")
     if links is not None:
         print(scored(pharaoh_links(Path(links), links_first_index), pairs, links, gold).shown)
     else:

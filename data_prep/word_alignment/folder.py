@@ -25,7 +25,7 @@ from data_prep.phases import guarded, shares
 from data_prep.team import Team
 from data_prep.word_alignment import model_files
 from data_prep.word_alignment.engines import chosen
-from data_prep.word_alignment.link_files import UNITS, WORDS, Place, located
+from data_prep.word_alignment.link_files import WORDS, Place, located, refuse_unknown_units
 from data_prep.word_alignment.symmetrization import SYMMETRIZATIONS
 from data_prep.word_alignment.tasks import Aligned, Aligning, Method, Training, align_shard, pair_streams, train_stream
 from data_prep.workers import Ranks
@@ -90,8 +90,7 @@ def _prepare(data: Path, options: Options, stack: ExitStack) -> Job:
     if options.method.symmetrization not in SYMMETRIZATIONS:
         expected = ", ".join(SYMMETRIZATIONS)
         raise InputError(f"--symmetrization {options.method.symmetrization}: expected {expected}")
-    if options.units not in UNITS:
-        raise InputError(f"--units {options.units}: expected {', '.join(UNITS)}")
+    refuse_unknown_units(options.units)
     manifest = Manifest.read(data)
     corpora = parallel_corpora(data, manifest)
     for name in options.pharaoh:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import written_atomically
+from ernie_m.base.files import refuse_existing, written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusEntry, Shard
 from ernie_m.corpus.ragged import Ragged
@@ -61,6 +61,12 @@ def located(path: Path, corpus: CorpusEntry) -> list[Place]:
         )
     starts[line] = offset
     return [Place(path, starts[first], first + 1) for first in np.cumsum([0, *rows[:-1]]).tolist()]
+
+
+def refuse_unknown_units(units: str) -> None:
+    """Raise InputError for anything but words and tokens."""
+    if units not in UNITS:
+        raise InputError(f"--units {units}: expected {', '.join(UNITS)}")
 
 
 def read_rows(shard: Shard, place: Place, tokenizer: Path | None) -> Ragged:
@@ -111,8 +117,15 @@ def _begins(tokenizer: Path) -> np.ndarray:
     return begins_word(open_vocabulary(tokenizer))
 
 
-def export(data: Path, corpora: list[CorpusEntry], tokenizer: Path, to: Path, units: str) -> list[Path]:
-    """Write <corpus>.txt for each corpus of pairs; the files. Raises InputError when words cannot be known."""
+def export(
+    data: Path, corpora: list[CorpusEntry], tokenizer: Path, to: Path, units: str, overwrite: bool = False
+) -> list[Path]:
+    """Write <corpus>.txt for each corpus of pairs; the files.
+
+    Raises InputError when words cannot be known, and for files that are there already, unless `overwrite`.
+    """
+    refuse_unknown_units(units)
+    refuse_existing("--export", *(to / f"{corpus.name}.txt" for corpus in corpora), overwrite=overwrite)
     vocabulary = open_vocabulary(tokenizer)
     begins = begins_word(vocabulary) if units == WORDS else None
     to.mkdir(parents=True, exist_ok=True)

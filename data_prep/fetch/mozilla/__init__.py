@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from data_prep.fetch import packages
@@ -76,19 +77,30 @@ def _suffix(language: str, known: Collection[str]) -> str | None:
 def _add(segments: Segments, language: str, program: str, package: packages.Package) -> None:
     """The strings of a language pack; of another language than English those alone that English has, in its order."""
     for found, content in package.files(PACK):
+        for filename, strings in _files(package, content):
+            read = FORMATS[filename.rpartition(".")[2]]
+            name = "/".join(part for part in filename.split("/") if part != found["locale"])
+            for key, text in read(strings.decode("utf-8", "replace"), program).items():
+                place = (f"{program}/{name}", key)
+                if language == PIVOT:
+                    segments[place] = {PIVOT: text}
+                elif place in segments:
+                    segments[place][language] = text
+
+
+def _files(package: packages.Package, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the files of strings in a language pack."""
+    try:
         with zipfile.ZipFile(io.BytesIO(content)) as pack:
             for member in pack.infolist():
-                read = FORMATS.get(member.filename.rpartition(".")[2])
-                if read is None:
+                if member.filename.rpartition(".")[2] not in FORMATS:
                     continue
                 if member.file_size > LARGEST_FILE:
                     raise InputError(
                         f"{package.path}: {member.filename} has {member.file_size:,} bytes; not a file of strings"
                     )
-                name = "/".join(part for part in member.filename.split("/") if part != found["locale"])
-                for key, text in read(pack.read(member).decode("utf-8", "replace"), program).items():
-                    place = (f"{program}/{name}", key)
-                    if language == PIVOT:
-                        segments[place] = {PIVOT: text}
-                    elif place in segments:
-                        segments[place][language] = text
+                yield member.filename, pack.read(member)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(
+            f"{package.path}: not a whole language pack ({error}); remove it and give the command again"
+        ) from None

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from data_prep.ownership import refuse_foreign
 from data_prep.verify import verify
 from data_prep.word_alignment import folder as aligning
 from data_prep.word_alignment import tasks
+from data_prep.word_alignment.commands import align as align_command
+from data_prep.word_alignment.commands import alignments as alignments_command
 from data_prep.word_alignment.folder import Options, align, parallel_corpora
 from data_prep.word_alignment.link_files import export
 from data_prep.word_alignment.model import Settings
@@ -240,6 +243,24 @@ def rows_of(shard: Shard) -> list[list[tuple[int, int]]]:
     """Of each row, where its tokens lie in each column."""
     borders = shard.borders(0, shard.entry.rows).tolist()
     return [list(zip(a, b, strict=True)) for a, b in pairwise(borders)]
+
+
+def test_an_export_replaces_no_file_unless_told_and_no_option_is_ignored(built: Path, tmp_path: Path) -> None:
+    command = partial(align_command, None, data=str(built), export=str(tmp_path))
+    command()
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"--export .*t\.de-en\.txt: exists and stays as it is"):
+        command()
+    assert contents(tmp_path) == before
+    command(units="tokens", overwrite=True)
+    assert contents(tmp_path) != before
+    with pytest.raises(InputError, match="--units letters: expected words, tokens"):
+        command(units="letters", overwrite=True)
+    with pytest.raises(InputError, match="expected one of --export and --pharaoh"):
+        command(pharaoh="t.de-en=links.txt", overwrite=True)
+    (tmp_path / "gold").write_text("0-0\n")
+    with pytest.raises(InputError, match="--links_first_index 1: expected with --links alone"):
+        alignments_command(None, gold=str(tmp_path / "gold"), data=str(built), corpus="t.de-en", links_first_index=1)
 
 
 def test_exported_words_are_those_of_the_text(catalog: Path, built: Path, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_values_defaults_and_relative_paths(tmp_path: Path) -> None:
         ("{name: x, format: tsv, path: a, languages: en}", "languages is 'en'"),
         ("{name: x, format: tsv, path: a, languages: [en, de], held_out: 5}", "held_out is 5, expected a number from 0"),
         ("{name: x, format: tsv, path: a, path: b, languages: [en, de]}", "the key `path` is given twice"),
+        ("{name: x, format: cc100, path: a, language: en, deduplicate: Across}", "expected true or false or across"),
         ("just a text", "'just a text', expected a mapping"),
     ],
 )

@@ -117,3 +117,14 @@ def test_strings_with_one_id_are_pairs_and_whole_files_are_held_out(tmp_path: Pa
     assert {entry.name for entry in read_catalog(tmp_path / "catalog.yaml")} >= {"mozilla.br", "mozilla.en", "mozilla.br-en"}
     with pytest.raises(InputError, match="--lang xx: Debian has no package firefox-esr-l10n-xx; expected one of br, en-gb"):
         fetch(tmp_path, "mozilla", "xx")
+
+
+@pytest.mark.usefixtures("distribution")
+def test_a_damaged_pack_is_named_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = PACKS["br"]
+    place = whole.index(b"Ar ger")
+    for damaged in (whole[:-100], whole[:place] + b"!" + whole[place + 1 :]):
+        monkeypatch.setitem(PACKS, "br", damaged)
+        with pytest.raises(InputError, match=r"firefox-esr-l10n-br: not a whole language pack .*remove it and give"):
+            fetch(tmp_path / str(len(damaged)), "mozilla", "br")
+        assert not (tmp_path / str(len(damaged)) / "catalog.yaml").exists()

@@ -12,6 +12,7 @@ import matplotlib.image
 import pytest
 
 from data_prep import stats as stats_module
+from data_prep.__main__ import Commands
 from data_prep.mixture_plot import INCHES_PER_STREAM
 from data_prep.stats import MANY_REPEATS, DrawPlan, FolderStats, StreamStats, folder_stats
 from data_prep.stats_report import stats
@@ -186,7 +187,17 @@ def test_a_wrong_output_path_is_named_before_any_work(tmp_path: Path) -> None:
             stats(tmp_path / "no data", 0.3, **{option: tmp_path / "notes"})
         with pytest.raises(InputError, match="no such folder"):  # the next thing that is wrong
             stats(tmp_path / "no data", 0.3, overwrite=True, **{option: tmp_path / "notes"})
+    with pytest.raises(InputError, match=r"--html .*x: --json is the same file; expected a file for each"):
+        stats(tmp_path / "no data", 0.3, json=tmp_path / "x", html=tmp_path / "x")
     assert MANY_REPEATS == 4
+
+
+def test_what_counts_with_a_number_of_steps_is_refused_without() -> None:
+    for option, value in (("rows_per_step", 1), ("sequence_length", 16), ("parallel_share", 0.0)):
+        with pytest.raises(InputError, match=f"--{option}: expected with --steps alone"):
+            Commands().stats(data="no data", **{option: value})
+    with pytest.raises(InputError, match="no such folder"):
+        Commands().stats(data="no data", steps=5, rows_per_step=1)
 
 
 def test_the_page_tells_what_was_left_out_and_shows_strange_text_as_text(built: Path, tmp_path: Path) -> None:
