@@ -20,7 +20,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +31,27 @@ LEFT_OVER = r"\.\d+(\.[0-9a-f]{16})?\.tmp"
 _ASIDE = re.compile(rf"\..+{LEFT_OVER}")
 MOST_SMALL = 1 << 26
 """Bytes: manifests of large folders and tokenizers in JSON take a few MiB."""
+HASHED_MIB = 4
+"""Of a file between two calls of `on_progress`."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """What flock says where there are no locks: Lustre ENOSYS, NFS ENOLCK."""
 
 
-def sha256_of(path: Path, piece_bytes: int = 1 << 22, on_progress: Callable[[], None] = lambda: None) -> str:
+def sha256_of(path: Path, piece_bytes: int = HASHED_MIB << 20, on_progress: Callable[[], None] = lambda: None) -> str:
     """Hex SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(piece_bytes):
             digest.update(piece)
             on_progress()
+    return digest.hexdigest()
+
+
+def sha256_of_all(paths: Iterable[Path], folder: Path, on_progress: Callable[[], None] = lambda: None) -> str:
+    """Hex SHA-256 over the names, below `folder`, and contents of files, in this order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(folder)} {sha256_of(path, on_progress=on_progress)}\n".encode())
     return digest.hexdigest()
 
 
@@ -208,18 +218,15 @@ def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
 def held_for_a_moment(path: Path) -> Iterator[None]:
     """Hold the lock file `path` within the block, after waiting for others; no file is left."""
     while True:
-        descriptor = open_kept(path)
-        try:
-            lock(descriptor, path, wait=True)
-            if not _is_at(path, descriptor):  # whoever held it has removed it: others hold a new one
+        with open(open_kept(path), "rb") as file:
+            lock(file.fileno(), path, wait=True)
+            if not _is_at(path, file.fileno()):  # whoever held it has removed it: others hold a new one
                 continue
             try:
                 yield
             finally:
                 path.unlink(missing_ok=True)
             return
-        finally:
-            os.close(descriptor)
 
 
 def _is_at(path: Path, descriptor: int) -> bool:

@@ -10,7 +10,6 @@ is its answer.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import lock, read_json, sha256_of, written_atomically
+from ernie_m.base.files import lock, read_json, sha256_of, sha256_of_all, written_atomically
 from ernie_m.base.network import own_name
 from ernie_m.hosts.link import Listener, connect, stream
 
@@ -129,10 +128,7 @@ def listen(port: int, secret: str, names: Sequence[str] = (), num_peers: int = 1
 
 def source_hash(package: Path) -> str:
     """SHA-256 over names and contents of a package's Python files."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)} {sha256_of(path)}\n".encode())
-    return digest.hexdigest()
+    return sha256_of_all(sorted(package.rglob("*.py")), package)
 
 
 def gpus() -> list[Answer]:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import folder_written_atomically, read_json, remove, sha256_of, write_json
+from ernie_m.base.files import HASHED_MIB, folder_written_atomically, read_json, remove, sha256_of, sha256_of_all, write_json
 from ernie_m.interop.encoder import Loaded, OpenEncoder, open_encoder
 from ernie_m.interop.opening import configuration_of, filled, skeleton_of
 from ernie_m.interop.weight_files import (
@@ -33,7 +32,6 @@ from ernie_m.interop.weight_files import (
 )
 
 SOURCE_FILE, CONSTANTS_FILE = "source.json", "constants.safetensors"
-HASH_PIECE_MIB = 4  # of ernie_m.base.files.sha256_of
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,10 @@ class BackboneSource(Backbone):
         """Of its files, weights too."""
         paths = [self.folder / CONFIG_FILE, *WeightFiles(self.folder).files]
         paths += [self.folder / carried for carried in carried_files(self.folder)]
-        digest = hashlib.sha256()
         progress = Progress("hashing the backbone", sum(path.stat().st_size for path in paths) >> 20, "MiB")
-        for path in paths:
-            mine = sha256_of(path, on_progress=lambda: progress.advance(HASH_PIECE_MIB))
-            digest.update(f"{path.relative_to(self.folder)} {mine}\n".encode())
+        digest = sha256_of_all(paths, self.folder, lambda: progress.advance(HASHED_MIB))
         progress.close()
-        return digest.hexdigest()
+        return digest
 
     def load(self) -> Loaded:
         """The model with its weights; InputError where its own head lacks some."""

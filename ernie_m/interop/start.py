@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import read_json
+from ernie_m.base.files import HASHED_MIB, read_json
 from ernie_m.base.run_files import START_FILE
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.architecture import Architecture, Device, Started, StepZero
@@ -31,8 +31,6 @@ from ernie_m.models.shape import Attention, ModelConfig
 from ernie_m.models.translation import TranslationModel
 from ernie_m.runs.ranks import Voters
 from ernie_m.runs.run_folder import model_config
-
-HASH_PIECE_MIB = 4  # of ernie_m.base.files.sha256_of
 
 
 def check_start(start: str, target: Target, run: Path | None = None, key: str = INIT_FROM) -> Source | WordVectors:
@@ -60,7 +58,7 @@ def _digest(source: Source | WordVectors, shown: bool) -> str:
     if not shown:
         return source.tensors.sha256()
     progress = Progress("hashing weights", source.tensors.num_bytes() >> 20, "MiB")
-    digest = source.tensors.sha256(lambda: progress.advance(HASH_PIECE_MIB))
+    digest = source.tensors.sha256(lambda: progress.advance(HASHED_MIB))
     progress.close()
     return digest
 

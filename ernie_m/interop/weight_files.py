@@ -6,7 +6,6 @@ are unpickled (torch.load with weights_only).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import read_json, sha256_of
+from ernie_m.base.files import read_json, sha256_of_all
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE
 
 CONFIG_FILE = "config.json"
@@ -169,10 +168,7 @@ class WeightFiles:
 
     def sha256(self, on_progress: Callable[[], None] = lambda: None) -> str:
         """A hash of the files' names and bytes."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            digest.update(f"{path.name} {sha256_of(path, on_progress=on_progress)}\n".encode())
-        return digest.hexdigest()
+        return sha256_of_all(self.files, self.folder, on_progress)
 
     def num_bytes(self) -> int:
         """Size of all files."""
