@@ -21,7 +21,7 @@ import pyarrow as pa
 from ernie_m.base.arrays import ranges
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of, written_atomically
-from ernie_m.corpus.mapped_file import check_size, mapped_batch
+from ernie_m.corpus.mapped_file import check_size, check_whole, mapped_batch
 from ernie_m.corpus.ragged import Ragged
 from ernie_m.corpus.shard_table import SHA256_BYTES
 
@@ -157,8 +157,7 @@ def read_column_table(folder: Path, column: IndexColumn, size: int, sha256: str,
     """The table of this size and hash, mapped. Raises InputError for anything else."""
     path, remedy = folder / column.table_file, f"run `{column.made_by} --data {folder}` again"
     schema, batch = mapped_batch(path, size, remedy)
-    if sha256_of(path) != sha256:
-        raise InputError(f"{path}: SHA-256 differs from the manifest's; {remedy}")
+    check_whole(path, size, sha256, remedy)
     if not schema.equals(_SCHEMA) or any(numbers.null_count for numbers in batch.columns):
         raise InputError(f"{path}: other columns than those of a table of companion files; {remedy}")
     places, values, sizes = (batch.column(name).to_numpy(zero_copy_only=True) for name in _SCHEMA.names[:-1])
@@ -235,9 +234,7 @@ class Companion:
 
     def verify(self) -> None:
         """Raise InputError unless the file has the manifest's size and hash."""
-        check_size(str(self.path), self.entry.bytes, self.remedy)
-        if sha256_of(self.path) != self.entry.sha256:
-            raise InputError(f"{self.path}: SHA-256 differs from the manifest's; {self.remedy}")
+        check_whole(self.path, self.entry.bytes, self.entry.sha256, self.remedy)
 
     def altered(self, what: str) -> InputError:
         """The error for a file that is not the one that was written."""

@@ -30,7 +30,7 @@ from ernie_m.base.files import sha256_of
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.columns import COLUMNS, Companion
 from ernie_m.corpus.manifest import FORMAT_VERSION, MANIFEST_FILE, CorpusEntry, Manifest
-from ernie_m.corpus.mapped_file import check_size, mapped_batch
+from ernie_m.corpus.mapped_file import check_size, check_whole, mapped_batch
 from ernie_m.corpus.shard_table import HELD_OUT, SHARD_TABLE_FILE, SPLITS, TRAIN, ShardEntry, ShardList, shard_file
 
 __all__ = [
@@ -171,9 +171,7 @@ class Shard:
 
     def verify(self) -> None:
         """Raise InputError unless the file has the manifest's size and hash."""
-        check_size(str(self.path), self.entry.bytes)
-        if sha256_of(self.path) != self.entry.sha256:
-            raise InputError(f"{self.path}: SHA-256 differs from the manifest's; rebuild the data")
+        check_whole(self.path, self.entry.bytes, self.entry.sha256)
 
 
 class Shards:

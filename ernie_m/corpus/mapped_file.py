@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from ernie_m.base.console import InputError
+from ernie_m.base.files import sha256_of
 
 REBUILD = "rebuild the data"
 
@@ -22,6 +23,13 @@ def check_size(path: str, size: int, remedy: str = REBUILD) -> None:
         raise InputError(f"{path}: {error.strerror}, expected a readable file; look at its disk") from None
     if found != size:
         raise InputError(f"{path}: {found} bytes, the manifest says {size}; {remedy}")
+
+
+def check_whole(path: Path, size: int, sha256: str, remedy: str = REBUILD) -> None:
+    """Raise InputError unless the file has the manifest's size and hash. It is read, not mapped."""
+    check_size(str(path), size, remedy)
+    if sha256_of(path) != sha256:
+        raise InputError(f"{path}: SHA-256 differs from the manifest's; {remedy}")
 
 
 def mapped_batch(path: Path, size: int, remedy: str = REBUILD) -> tuple[pa.Schema, pa.RecordBatch]:

@@ -21,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import sha256_of, written_atomically
+from ernie_m.base.files import written_atomically
+from ernie_m.corpus.mapped_file import REBUILD, check_whole, mapped_batch
 
 SHARD_TABLE_FILE, SHARDS_FOLDER = "shards.arrow", "shards"
 TRAIN, HELD_OUT = "train", "held_out"
@@ -221,24 +222,11 @@ def read_table(folder: Path, size: int, sha256: str, names: Sequence[str], num_s
     Raises InputError for anything else.
     """
     path = folder / SHARD_TABLE_FILE
-    if not path.is_file():
-        raise InputError(f"{path}: missing, though the manifest names it; rebuild the data")
-    if (found := path.stat().st_size) != size:
-        raise InputError(f"{path}: {found} bytes, the manifest says {size}; rebuild the data")
-    if sha256_of(path) != sha256:
-        raise InputError(f"{path}: SHA-256 differs from the manifest's; rebuild the data")
-    try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        fault = "other columns than a shard table's" if not reader.schema.equals(SHARD_TABLE_SCHEMA) else ""
-        if not fault and reader.num_record_batches != 1:
-            fault = f"{reader.num_record_batches} record batches, expected 1"
-        if not fault:
-            batch = reader.get_batch(0)
-            fault = _fault(batch, names, num_shards)
-    except (pa.ArrowInvalid, OSError) as error:
-        fault = f"not a readable Arrow file ({error})"
+    check_whole(path, size, sha256)
+    schema, batch = mapped_batch(path, size)
+    fault = _fault(batch, names, num_shards) if schema.equals(SHARD_TABLE_SCHEMA) else "other columns than a shard table's"
     if fault:
-        raise InputError(f"{path}: {fault}; rebuild the data")
+        raise InputError(f"{path}: {fault}; {REBUILD}")
     numbers = [_indices_or_numbers(batch.column(name)) for name in Columns._fields[:-1]]
     digests = np.frombuffer(batch.column("sha256").buffers()[1], f"V{SHA256_BYTES}", batch.num_rows)
     return ShardTable(tuple(names), Columns(*[*numbers, digests]))
