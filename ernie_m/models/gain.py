@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import generator, key_of
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Stream
-from ernie_m.models.pretraining import without_training
+from ernie_m.models.pretraining import shares, without_training
 from ernie_m.rows.batch import Document, Example, LossRequest
 from ernie_m.rows.corruption import num_masked
 from ernie_m.rows.dataloader import to_device
@@ -130,14 +130,11 @@ def cross_lingual_gain(
 
     `poll` is called before each forward, on every rank. It may raise, to stop the measurement.
     """
-    together = world_size * rows_at_a_time
-    padded = [*rows, *[PackedRow([], 0, TRUE)] * (-len(rows) % together)]
     request = LossRequest(torch.zeros(len(LOSS_INDEX), device=device), num_metrics=2)
     sums = torch.zeros(2, 2, dtype=torch.float64, device=device)
     with without_training(model):
-        for start in range(0, len(padded), together):
-            poll()
-            batch = to_device(pack(padded[start : start + together][rank::world_size], sequence_length), device)
+        for own in shares(rows, PackedRow([], 0, TRUE), rows_at_a_time, rank, world_size, poll):
+            batch = to_device(pack(own, sequence_length), device)
             _, nll_M = model(batch, request)
             sums[0] += nll_M
             sums[1] += torch.bincount(batch.metric_N, minlength=2)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ernie_m.base.sampling import key_of
-from ernie_m.models.pretraining import AllAgree, alone, without_training
+from ernie_m.models.pretraining import AllAgree, alone, shares, without_training
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import Document, Example, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import to_device
@@ -106,15 +106,12 @@ def measured(
     all_agree: AllAgree = alone,
 ) -> Measured:
     """The losses. Each rank takes its share; all do the same number of forwards. `poll` is called before each."""
-    together, num_directions = world_size * rows_at_a_time, len(held_out.directions)
+    num_directions = len(held_out.directions)
     padding = PackedRow([], OBJECTIVE_INDEX[held_out.objective.name], 0)
-    padded = [*held_out.rows, *[padding] * (-len(held_out.rows) % together)]
     request = LossRequest(torch.zeros(len(LOSS_INDEX), device=device), num_directions)
     sums = torch.zeros(3, num_directions, dtype=torch.float64, device=device)
     written = torch.zeros(2, dtype=torch.float64, device=device)
-    for start in range(0, len(padded), together):
-        poll()
-        own = padded[start : start + together][rank::world_size]
+    for own in shares(held_out.rows, padding, rows_at_a_time, rank, world_size, poll):
         batch = to_device(pack(own, settings.sequence_length, held_out.objective.generates, settings.specials), device)
         full = fill_placeholders(model, batch, all_agree)
         with without_training(model):

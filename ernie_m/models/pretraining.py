@@ -9,7 +9,7 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ernie_m.models.tied_gradient import TiedGradient, tied_gradient
 from ernie_m.rows.batch import Generation, LossRequest, PackedBatch, Sources
 from ernie_m.rows.objectives import TOKEN
 
+T = TypeVar("T")
 AllAgree = Callable[[bool], bool]
 """Whether every rank says yes; a collective."""
 Generate = Callable[[Any, PackedBatch[Tensor]], Tensor]
@@ -142,6 +143,17 @@ def without_training(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+def shares(
+    rows: Sequence[T], padding: T, rows_at_a_time: int, rank: int, world_size: int, poll: Callable[[], None]
+) -> Iterator[list[T]]:
+    """This rank's rows, a forward at a time; every rank has as many forwards. `poll` is called before each."""
+    together = world_size * rows_at_a_time
+    padded = [*rows, *[padding] * (-len(rows) % together)]
+    for start in range(0, len(padded), together):
+        poll()
+        yield padded[start : start + together][rank::world_size]
 
 
 def stage_1(batch: PackedBatch[Tensor], generation: Generation[Tensor]) -> PackedBatch[Tensor]:

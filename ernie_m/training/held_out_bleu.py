@@ -20,7 +20,7 @@ import torch
 from ernie_m.base.console import InputError
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.back_translation import back_translated
-from ernie_m.models.pretraining import AllAgree, PretrainingModel, without_training
+from ernie_m.models.pretraining import AllAgree, PretrainingModel, shares, without_training
 from ernie_m.rows.batch import Document, Example
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.halves import least_length
@@ -126,13 +126,9 @@ def translated(
     all_agree: AllAgree,
 ) -> dict[int, str]:
     """Translations by the numbers of their lines, on the first rank. Each translates its share, in as many forwards."""
-    together = ranks.world_size * ROWS_AT_A_TIME
     padding: tuple[PackedRow, list[int]] = (PackedRow([], OBJECTIVE_INDEX[BT.name], 0), [])
-    padded = [*direction.rows, *[padding] * (-len(direction.rows) % together)]
     mine: dict[int, str] = {}
-    for start in range(0, len(padded), together):
-        poll()
-        own = padded[start : start + together][ranks.rank :: ranks.world_size]
+    for own in shares(direction.rows, padding, ROWS_AT_A_TIME, ranks.rank, ranks.world_size, poll):
         batch = pack([row for row, _ in own], settings.sequence_length, BT.generates, settings.specials)
         with without_training(model):
             found: torch.Tensor = model(
