@@ -18,11 +18,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import fire
+from fire import helptext
 
 from ernie_m.base.console import InputError, run_cleanly
 from ernie_m.base.ranges import number_of
 
 Options = Mapping[str, inspect.Parameter]
+
+_short_flags = helptext._GetShortFlags
+helptext._GetShortFlags = lambda options: [letter for letter in _short_flags(options) if letter != "h"]  # -h is for help
 
 
 def run(component: Callable[..., Any], name: str) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_m.base.command_line import checked_arguments
+from ernie_m.base.command_line import checked_arguments, run
 from ernie_m.base.console import InputError
 
 
@@ -52,6 +52,21 @@ def test_help_runs_nothing() -> None:
     assert checked_arguments(train, "train", ["--help", "--recipe", "r"])[-1] == "--help"
     assert checked_arguments(Tools, "tools", []) == ["--help"]
     assert checked_arguments(Tools, "tools", ["measure", "--help"]) == ["measure", "--help"]
+
+
+def test_help_offers_no_short_form_that_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def plan(*, hostfile: str | None = None, gpu: str | None = None) -> None:
+        """Plan."""
+
+    monkeypatch.setattr("sys.argv", ["plan", "-h"])
+    with pytest.raises(SystemExit):
+        run(plan, "plan")
+    told = capfd.readouterr()
+    assert "--hostfile" in told.out + told.err
+    assert "-g, --gpu" in told.out + told.err
+    assert "-h, " not in told.out + told.err
 
 
 def test_a_home_folder_is_found_where_the_shell_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
