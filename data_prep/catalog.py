@@ -22,14 +22,13 @@ from data_prep.near_duplicates import Near, read_near
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_small
-from ernie_m.base.language_codes import canonical
+from ernie_m.base.language_codes import CODE, canonical
 from ernie_m.base.plain_yaml import load_yaml
 
 DEFAULT_HELD_OUT = 0.005  # of pairs
 DEFAULT_THRESHOLD = 1.04  # WikiMatrix's authors' choice
 DEFAULT_MAX_CHARACTERS = 20_000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 
 ONE_FILE, TWO_FILES = ("path",), ("source", "target")
 COMMON_KEYS = (
@@ -230,7 +229,7 @@ def _languages(entry: dict[str, Any], form: Format, where: str) -> tuple[str, ..
     for code in codes if isinstance(codes, list) else [codes]:
         if isinstance(code, bool):
             raise InputError(f'{where}: {key}: YAML reads an unquoted `no` as false; write "no" in quotes')
-        if not isinstance(code, str) or not LANGUAGE.fullmatch(code):
+        if not isinstance(code, str) or not CODE.fullmatch(code):
             raise InputError(f"{where}: {key} is {values.shown(value)}, expected {expected}")
     if not isinstance(codes, list) or len(codes) != form.num_languages:
         raise InputError(f"{where}: {key} is {values.shown(value)}, expected {expected}")

@@ -29,12 +29,12 @@ from data_prep.clean import DUPLICATE, DUPLICATE_ELSEWHERE, NEAR_DUPLICATE, NEAR
 from data_prep.near_duplicates import Near
 from data_prep.row_keys import EXACT, NEAR, SKETCHES
 from data_prep.shard_writer import Rows, selected
-from ernie_m.corpus.folder import HELD_OUT, TOKEN_COLUMNS, TRAIN
+from ernie_m.corpus.folder import TOKEN_COLUMNS
+from ernie_m.corpus.shard_table import SPLITS
 from ernie_m.corpus.vocabulary import EncodedTexts
 
 ROWS_PER_BUCKET = 2_000_000  # keys, of which a row may have several
 COMPARED_AT_ONCE = 1 << 16
-SPLITS = (TRAIN, HELD_OUT)
 REASONS = {EXACT: (DUPLICATE, DUPLICATE_ELSEWHERE), NEAR: (NEAR_DUPLICATE, NEAR_DUPLICATE_ELSEWHERE)}
 """Kind -> why its rows go: the earlier one is in the same corpus, or in another. A row counts under the first kind."""
 

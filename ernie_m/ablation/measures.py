@@ -42,8 +42,6 @@ from ernie_m.rows.row_source import RowSettings
 
 RULES = ("MMLM", "TLM", "CAMLM")
 EVALUATION_SEED = 0
-DICTIONARY_WORDS = 1000
-"""Pairs of words of each pair of languages that word translation is measured on."""
 ROWS_AT_A_TIME = 8
 FEWEST_HELD_OUT = 50
 """Lines of two held-out files below which retrieval among them says nothing."""
@@ -190,7 +188,7 @@ def measured_by_held_out(
 def dictionaries_of(data: Path) -> dict[str, Dictionary]:
     """The dictionaries of a data folder; none where its pairs have no word links."""
     folder = CorpusFolder(data)
-    return dictionaries(folder, DICTIONARY_WORDS) if LINKS.name in folder.manifest.columns else {}
+    return dictionaries(folder) if LINKS.name in folder.manifest.columns else {}
 
 
 def measured_by_words(encoder: nn.Module, tokenizer: Any, of: Mapping[str, Dictionary]) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ernie_m.base.console import InputError
-from ernie_m.base.language_codes import canonical
+from ernie_m.base.language_codes import CODE, canonical
 from ernie_m.corpus.manifest import MANIFEST_FILE
 
 LINES_LOOKED_AT = 200
 REPLACED = "\ufffd"  # bytes that are no UTF-8
-LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
 NAMED = re.compile(r"([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)-([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)=(.+)")
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
@@ -37,7 +36,7 @@ class Kind(NamedTuple):
 def languages_of(text: str) -> tuple[str, str]:
     """Two codes of `--languages de,en`; raises InputError for anything else."""
     codes = [code.strip() for code in text.split(",")]
-    are_codes = len(codes) == 2 and all(map(LANGUAGE.fullmatch, codes))
+    are_codes = len(codes) == 2 and all(map(CODE.fullmatch, codes))
     if not are_codes or len({canonical(code) for code in codes}) != 2:
         raise InputError(
             f"--languages {text}: expected two different codes, of the two sides of the pairs in their order, e.g. de,en"
@@ -126,7 +125,7 @@ def _two_files(sides: Sequence[Path], where: str) -> dict[str, Any]:
 def _text(given: str) -> dict[str, Any]:
     language, equals, name = given.partition("=")
     path = Path(name).expanduser()
-    if not equals or not LANGUAGE.fullmatch(language):
+    if not equals or not CODE.fullmatch(language):
         raise InputError(f"--text {given}: expected LANGUAGE=FILE, e.g. br=wiki.br.txt.gz, several with commas between them")
     if not path.is_file():
         raise InputError(f"--text {given}: no such file")

@@ -19,8 +19,8 @@ from ernie_m.rows.schedule import Schedule
 from ernie_m.runs.ranks import Voters, this_device
 from ernie_m.training.engine import choose_precision
 from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.utilization import DTYPES
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 STEPS = 3  # of each stage, behind one that is not counted
 
 

@@ -15,6 +15,8 @@ from ernie_m.base.console import InputError
 if TYPE_CHECKING:
     from langcodes import Language
 
+CODE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]+)*")
+"""How a code looks, in any spelling."""
 OF_CORPORA = {
     "simple": "en-simple",
     "bat-smg": "sgs",

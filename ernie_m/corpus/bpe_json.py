@@ -15,9 +15,8 @@ from typing import Any
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, FIRST_PIECE_ID, MASK, PAD, UNK
+from ernie_m.corpus.joins import SPACE
 from ernie_m.corpus.vocabulary import Vocabulary
-
-SPACE = "\u2581"
 
 
 def bpe_json(vocabulary: Vocabulary) -> str:

@@ -50,7 +50,7 @@ class Dictionary:
         return len(self.source)
 
 
-def dictionaries(folder: CorpusFolder, size: int) -> dict[str, Dictionary]:
+def dictionaries(folder: CorpusFolder, size: int = 1000) -> dict[str, Dictionary]:
     """Of each pair of languages of a folder with links, 'en-es' -> up to `size` pairs of words; without empty ones."""
     vocabulary = open_vocabulary(folder.tokenizer_path)
     streams = folder.parallel()

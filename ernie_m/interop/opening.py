@@ -21,11 +21,11 @@ from transformers.utils import logging
 from ernie_m.base.console import Choice, InputError
 from ernie_m.interop.layout import ERNIE_M
 from ernie_m.interop.source import check_configuration
+from ernie_m.interop.tokenizer_export import TOKENIZER_CONFIG
 from ernie_m.interop.weight_files import CONFIG_FILE, read_config
 
 KERNELS = tuple(f"{start}{kind}_implementation" for kind in ("attn", "experts") for start in ("", "_"))
 SIDES = ("padding_side", "truncation_side")
-TOKENIZER_CONFIG = "tokenizer_config.json"
 SIZES = ("num_hidden_layers", "hidden_size", "vocab_size")
 MOST_OF = {"layer": 1000, "expert": 10_000, "label": 10**6}
 """What a key of the configuration holds that counts such."""

@@ -16,11 +16,10 @@ from ernie_m.corpus.editable import RowSources
 from ernie_m.corpus.new_vocabulary import open_editable
 from ernie_m.corpus.spelling import MARKED, Spelling, spelling_of
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON, is_json, read_object
-from ernie_m.interop.same_vocabulary import OtherVocabularyError, check_vocabulary
+from ernie_m.interop.same_vocabulary import ROLES, OtherVocabularyError, check_vocabulary
 
 PIECE_ROWS = ("embeddings.word.weight", "heads.token.decoder_bias")
 """Our parameters with a row a piece."""
-ROLES = ("begin", "end", "begin_second", "pad", "unknown", "mask")
 
 
 def vocabulary_of(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> tuple[str, RowSources | None]:

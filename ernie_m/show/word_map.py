@@ -27,7 +27,6 @@ from ernie_m.show.figures import as_image, isolated
 from ernie_m.show.overview import Table
 from ernie_m.show.sentence_map import projected
 
-DICTIONARY_WORDS = 1000
 DRAWN = 100
 """Pairs of words in the picture."""
 NAMED = 12
@@ -56,7 +55,7 @@ def dictionaries_of(folder: CorpusFolder) -> dict[str, Dictionary] | str:
         return "scikit-learn, which lays out the map, is not installed: pip install -e '.[show]'"
     if LINKS.name not in folder.manifest.columns:
         return f"the data has no word links (`{LINKS.made_by}`)"
-    found = {name: of for name, of in dictionaries(folder, DICTIONARY_WORDS).items() if len(of) >= LEAST_PAIRS}
+    found = {name: of for name, of in dictionaries(folder).items() if len(of) >= LEAST_PAIRS}
     ordered = dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
     return ordered or f"the data's links join fewer than {LEAST_PAIRS} pairs of words {LEAST_LINKS} times"
 

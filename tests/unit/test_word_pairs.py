@@ -151,7 +151,7 @@ def test_a_comparison_measures_words_where_the_data_has_links(
     linked: CorpusFolder, corpus_without_links: CorpusFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(word_pairs, "STOP_WORDS", 0)
-    assert measures.dictionaries_of(linked.folder) == dictionaries(linked, measures.DICTIONARY_WORDS) != {}
+    assert measures.dictionaries_of(linked.folder) == dictionaries(linked) != {}
     assert measures.dictionaries_of(corpus_without_links.folder) == {}
 
 

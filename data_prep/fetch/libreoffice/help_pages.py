@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from html.parser import HTMLParser
+
+from data_prep.fetch.places.wording import SPACES
 
 BLOCKS = frozenset({"p", "h1", "h2", "h3", "h4", "h5", "h6"})
 IDS = ("par_", "hd_", "bm")
 OTHER_SYSTEMS = ("MAC", "WIN", "UNIX")
 """Ids of what is shown on one operating system alone: several versions of the same words in one paragraph."""
-SPACES = re.compile(r"\s+")
 
 
 def paragraphs(html: str) -> dict[str, str]:
