@@ -71,19 +71,10 @@ class SkipSteps:
         assert isinstance(step, int)
         return self.next_kept(step) != step
 
-    def contains(self, step: int) -> bool:
-        """Same as `step in self`."""
-        return step in self
-
     def next_kept(self, step: int) -> int:
         """The first step at or behind this one that is not skipped; O(log n)."""
         found = bisect.bisect_right(self.ranges, step, key=lambda span: span[0]) - 1
         return max(step, self.ranges[found][1]) if found >= 0 else step
-
-    def num_skipped(self, before: int | None = None) -> int:
-        """How many steps are skipped: all, or those below step `before`."""
-        ends = ((first, end if before is None else min(end, before)) for first, end in self.ranges)
-        return sum(max(0, end - first) for first, end in ends)
 
     def union(self, other: SkipSteps) -> SkipSteps:
         """Steps that one of the two skips."""

@@ -44,7 +44,7 @@ class Journal:
         resume_step: int,
         trackers: Sequence[str] = (),
     ) -> None:
-        self._data, self._log_every, self._weights = data, config.output.log_every, config.weights
+        self._data, self._weights = data, config.weights
         self._metrics = LineLog(run / METRICS_FILE, resume_step)
         self._spikes = LineLog(run / SPIKES_FILE, resume_step) if config.guards.spike_threshold else None
         self._samples = LineLog(run / SAMPLES_FILE, resume_step) if config.output.log_samples else None

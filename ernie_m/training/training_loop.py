@@ -43,7 +43,7 @@ from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.utilization import EVALUATION, SAVING, Meter
 from ernie_m.training.watchdog import Watchdog
 
-NO_STOP, STOP_KINDS = 0, ("signal", "time")
+STOP_KINDS = ("signal", "time")
 
 
 class Stopped(Exception):  # noqa: N818 - no error, an order

@@ -17,7 +17,6 @@ pytestmark = pytest.mark.faults
 
 BEGIN, FULL, FREED = 30, 34, 38
 """Steps made before; the disk is full from the first micro-batch of step FULL to that of step FREED."""
-LAST_THREE = [NUM_STEPS, NUM_STEPS - 2, NUM_STEPS - 4]
 
 
 def failed_saves(run: Path) -> list[int]:

@@ -22,11 +22,9 @@ def random_skips(rng: np.random.Generator) -> tuple[SkipSteps, set[int]]:
 @pytest.mark.parametrize("seed", range(60))
 def test_ranges_are_the_set_of_steps_they_name(seed: int) -> None:
     skips, steps = random_skips(np.random.default_rng(seed))
-    assert {step for step in range(70) if step in skips} == steps == {step for step in range(70) if skips.contains(step)}
+    assert {step for step in range(70) if step in skips} == steps
     for step in range(70):
         assert skips.next_kept(step) == next(kept for kept in range(step, 99) if kept not in steps)
-        assert skips.num_skipped(before=step) == len({skipped for skipped in steps if skipped < step})
-    assert skips.num_skipped() == len(steps)
     assert bool(skips) == bool(steps)
     assert SkipSteps.parse(str(skips)) == skips
     ends = [border for span in skips.ranges for border in span]
