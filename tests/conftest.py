@@ -23,7 +23,7 @@ from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Document, Example, PackedBatch
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import HEADS, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.objectives import CAMLM, HEADS, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
 from ernie_m.rows.packing import PackedRow, pack
 from tests.link_fixtures import many_links, some_links, write
 
@@ -102,6 +102,12 @@ def documents_of() -> DocumentsOf:
 def batch_of() -> BatchOf:
     """(objective, rows of documents, sequence_length=64) -> one packed micro-batch of tensors."""
     return _batch
+
+
+@pytest.fixture
+def camlm(documents_of: DocumentsOf, batch_of: BatchOf) -> PackedBatch:
+    """CAMLM's rows."""
+    return batch_of(CAMLM, documents_of(CAMLM))
 
 
 def _stages(batch: PackedBatch) -> list[PackedBatch]:

@@ -12,7 +12,6 @@ import torch
 import yaml
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from ernie_m.base.config import build, merge_overrides, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.commands.ablate import Commands as AblateCommands
 from ernie_m.commands.evaluate import Commands as EvaluateCommands
@@ -24,10 +23,9 @@ from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.runs.checkpoint import MANIFEST_FILE, folder_name
 from ernie_m.runs.metrics import read_metrics
 from ernie_m.runs.run_folder import RunFolder
-from ernie_m.training.recipe import TrainingConfig
-from ernie_m.training.trainer import Trainer
-from tests.integration.conftest import ROOT, SUFFIXES, TrainedEncoders
+from tests.integration.conftest import SUFFIXES, TrainedEncoders
 from tests.integration.forked_ranks import ForkedRanks, Job
+from tests.integration.test_init_from import trainer
 
 RECIPE = {
     "stages": [
@@ -198,11 +196,6 @@ def test_every_tool_takes_a_run_of_an_encoder_of_transformers_and_its_export(
     assert measured["retrieval"]["fr"].keys() == retrieved["trained"].keys()
     show(run=str(run), output=str(tmp_path / "page.html"))
     assert "ModernBert" in (tmp_path / "page.html").read_text(encoding="utf-8")
-
-
-def trainer(recipe: Path, data: Path, run: Path, *overrides: str) -> Trainer:
-    config = build(TrainingConfig, merge_overrides(read_yaml(recipe), overrides), str(recipe))
-    return Trainer(config, data, run, ROOT / "ds_configs")
 
 
 def altered(folder: Path, to: Path, **changes: Any) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from ernie_m.models.tied_gradient import tied_gradient
 from ernie_m.rows.batch import Document, LossRequest, PackedBatch
 from ernie_m.rows.objectives import BTMLM, CAMLM, LOSS_INDEX, MMLM
 from tests.backbone_fixtures import FAMILIES, WINDOW, backbone_of, own_states, random_model, targets_of
+from tests.batch_fixtures import MX, MY, X, Y, is_group, with_other_ids
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ernie_m.rows.objectives import Objective
 
 LONG = (((40, 45), (52, 36), (30, 61)), ((45, 62), (50, 5)))  # sentence lengths; rows long enough to be cut into pieces
-X, Y, MX, MY = range(4)  # CAMLM's groups
 KINDS = ("Bert", "XLMRoberta", "ModernBert", "EuroBert")  # positions from 0, behind padding's, windows, grouped queries
 LEAKS = (*KINDS, "Roberta", "Electra", "Gte")
 
@@ -221,25 +220,6 @@ def deep(request: pytest.FixtureRequest) -> ForeignEncoder:
     wide = {"local_attention": 40} if request.param == "ModernBert" else {}
     model = random_model(request.param, num_hidden_layers=12, scale=0.1, **wide)
     return backbone_of(model).double()
-
-
-@pytest.fixture
-def camlm(documents_of: DocumentsOf, batch_of: BatchOf) -> PackedBatch:
-    return batch_of(CAMLM, documents_of(CAMLM))
-
-
-def is_group(batch: PackedBatch, document: int, *groups: int) -> Tensor:
-    """Positions of document `document` of row 0 in these groups, bool [B, S]."""
-    chosen = (batch.document_BS == document) & torch.isin(batch.group_BS, torch.tensor(groups))
-    chosen[1:] = False
-    assert chosen.any()
-    return chosen
-
-
-def with_other_ids(batch: PackedBatch, where: Tensor) -> PackedBatch:
-    changed = 4 + (batch.input_ids_BS + 13) % 90
-    assert bool((changed != batch.input_ids_BS)[where].all())
-    return replace(batch, input_ids_BS=torch.where(where, changed, batch.input_ids_BS).int())
 
 
 def test_CAMLM_masks_are_bit_equal_when_their_own_sentence_changes(deep: ForeignEncoder, camlm: PackedBatch) -> None:

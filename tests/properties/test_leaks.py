@@ -34,11 +34,11 @@ from ernie_m.rows.objectives import (
     Objective,
     Prediction,
 )
+from tests.batch_fixtures import MX, MY, X, Y, is_group, with_other_ids
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
 
-X, Y, MX, MY = range(4)  # CAMLM's groups
 P = 1  # BTMLM's placeholders
 NAIVE = {"X": "X Y", "Y": "X Y", "MX": "Y MX", "MY": "X MY"}
 DEEP = {"num_layers": 12, "hidden_size": 64, "num_heads": 4, "ffn_size": 128, "dtype": torch.float64}
@@ -50,23 +50,10 @@ def deep(encoder_of: EncoderOf) -> Encoder:
 
 
 @pytest.fixture
-def camlm(documents_of: DocumentsOf, batch_of: BatchOf) -> PackedBatch:
-    return batch_of(CAMLM, documents_of(CAMLM))
-
-
-@pytest.fixture
 def stage_1(documents_of: DocumentsOf, batch_of: BatchOf) -> PackedBatch:
     """BTMLM's rows as stage 1 sees them (both rows hold placeholders)."""
     batch = batch_of(BTMLM, documents_of(BTMLM))
     return replace(batch, input_ids_BS=batch.generation.input_ids_RS, reads_BS=batch.generation.reads_RS)
-
-
-def is_group(batch: PackedBatch, document: int, *groups: int) -> Tensor:
-    """Positions of document `document` of row 0 in these groups, bool [B, S]."""
-    chosen = (batch.document_BS == document) & torch.isin(batch.group_BS, torch.tensor(groups))
-    chosen[1:] = False
-    assert chosen.any()
-    return chosen
 
 
 def others(batch: PackedBatch, document: int) -> Tensor:
@@ -74,13 +61,6 @@ def others(batch: PackedBatch, document: int) -> Tensor:
     inside = batch.document_BS == document
     inside[1:] = False
     return ~inside
-
-
-def with_other_ids(batch: PackedBatch, where: Tensor) -> PackedBatch:
-    """Each id at `where` replaced by another ordinary piece."""
-    changed = 4 + (batch.input_ids_BS + 13) % 90
-    assert bool((changed != batch.input_ids_BS)[where].all())
-    return replace(batch, input_ids_BS=torch.where(where, changed, batch.input_ids_BS).int())
 
 
 def logits(model: Encoder, batch: PackedBatch, where: Tensor, layer: int | None = None) -> Tensor:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import lzma
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sentencepiece
 from prep_samples import SMALL, sentences
+from test_data_prep_fetch_server import Shop, opened_shop
 
 from data_prep.build import build
+from data_prep.fetch import cc100_listing
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +34,15 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
             minloglevel=3,
         )
     return path
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A server of files that are small, on a disk that has room for CC-100."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(cc100_listing, "SIZES", dict.fromkeys(cc100_listing.SIZES, 1))  # the real ones need a big disk
+    with opened_shop() as shop:
+        yield shop
 
 
 @pytest.fixture

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_data_prep_fetch_server import Shop, get, named, opened_shop, stock
+from test_data_prep_fetch_server import Shop, get, named, stock
 
 from data_prep.catalog import read_catalog
 from data_prep.connection import NotFoundError
-from data_prep.fetch import cc100_listing
 from ernie_m.base.console import InputError
 
 OPUS_LANGUAGES = ["de", "en", "fr", "sr_Latn", "zh_cn", "zh_tw"]
-
-
-@pytest.fixture
-def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(cc100_listing, "SIZES", dict.fromkeys(cc100_listing.SIZES, 1))  # the real ones need a big disk
-    with opened_shop() as shop:
-        yield shop
 
 
 def opus_has(shop: Shop, corpus: str, source: str, target: str, urls: list[str]) -> None:

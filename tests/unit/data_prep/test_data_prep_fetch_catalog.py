@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_data_prep_fetch_server import QUICK, Shop, get, named, opened_shop, stock
+from test_data_prep_fetch_server import QUICK, Shop, get, named, stock
 
 import data_prep
 from data_prep import fetch as fetching
@@ -20,14 +19,6 @@ ERNIE_M = Path(data_prep.__file__).with_name("ernie_m_catalog.yaml")
 ROMANISED = {"bn_rom", "hi_rom", "ta_rom", "te_rom", "ur_rom"}
 BELOW_THE_96 = {"ff", "gn", "ig", "li", "ln", "ns", "qu", "rm", "sc", "ss", "wo", "yo", "zu"}
 IN_PAIRS = {"ar", "bg", "de", "el", "es", "fr", "hi", "ru", "sw", "th", "tr", "ur", "vi", "zh"}
-
-
-@pytest.fixture
-def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(cc100_listing, "SIZES", dict.fromkeys(cc100_listing.SIZES, 1))  # the real ones need a big disk
-    with opened_shop() as shop:
-        yield shop
 
 
 OWN = "# mine\ncorpora:\n{0}- {{name: own, format: tsv, path: own.tsv, languages: [en, sw], held_out: 0}}  # a comment"

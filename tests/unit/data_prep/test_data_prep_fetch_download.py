@@ -12,11 +12,10 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_data_prep_fetch_server import QUICK, Shop, opened_shop
+from test_data_prep_fetch_server import QUICK, Shop
 
 from data_prep.connection import GaveUpError, NotFoundError, RetryPolicy, _Redirects, mirrored
 from data_prep.fetch.download import download
@@ -27,11 +26,9 @@ ONCE = RetryPolicy(tries=1, timeout_seconds=5)
 
 
 @pytest.fixture
-def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with opened_shop() as shop:
-        shop.files["/a.xz"] = CONTENT
-        yield shop
+def shop(shop: Shop) -> Shop:
+    shop.files["/a.xz"] = CONTENT
+    return shop
 
 
 @pytest.fixture

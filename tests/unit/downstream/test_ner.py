@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from data_prep import embedded
 from ernie_m.base.console import InputError
@@ -23,11 +22,6 @@ from ernie_m.downstream.task_files import FileOptions, load
 TYPES = ("LOC", "ORG", "PER")
 LABELS = (OUTSIDE, *(f"{start}-{kind}" for kind in TYPES for start in "BI"))
 TASK = Ner()
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_encoder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_encoder)
 
 
 def setup(tokenizer: Any, max_length: int = 24, overlap: int = 6) -> Setup:

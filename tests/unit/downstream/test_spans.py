@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, DataCollatorWithPadding, XLMRobertaTokenizer
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, XLMRobertaTokenizer
 
 from data_prep import embedded
 from data_prep.tokenizer_training import train_tokenizer
@@ -24,11 +24,6 @@ from ernie_m.downstream.squad import Answer, Question, read_squad
 LIMITS = SpanLimits(max_length=40, doc_stride=12, max_query_length=10)
 NUM_REAL = 120
 LANGUAGES = ("en", "zh", "ar", "hi", "ru", "ja")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tiny_encoder: Path) -> Any:
-    return AutoTokenizer.from_pretrained(tiny_encoder)
 
 
 def question(context: str, start: int, end: int, number: int = 0, asked: str = "Who is it?") -> Question:

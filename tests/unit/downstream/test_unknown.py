@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from data_prep.embedded import sentence
 from ernie_m.corpus.unknown_pieces import Pieces, count_features
@@ -15,14 +13,8 @@ from ernie_m.downstream.task import Setup
 from ernie_m.downstream.task_files import TaskData
 from ernie_m.downstream.unknown import tell_unknown, tell_unknown_texts
 from ernie_m.downstream.xnli import Xnli
-from tests.downstream_fixtures import tiny_encoder  # noqa: F401
 
 AMHARIC = "ሁሉም ሰዎች ነጻ ሆነው ተወለዱ"
-
-
-@pytest.fixture
-def tokenizer(tiny_encoder: Path) -> Any:  # noqa: F811
-    return AutoTokenizer.from_pretrained(tiny_encoder)
 
 
 def test_each_language_has_its_share_and_a_bad_one_its_alarm(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
