@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from ernie_m.ablation.comparison import ComparisonPlan
 from ernie_m.ablation.fine_tuning import fine_tunings
+from ernie_m.base.command_line import words_in
 from ernie_m.base.console import InputError
 from ernie_m.base.hostfile import check_host_name, read_hostfile
 from ernie_m.corpus.gold_sets import gold_paths
@@ -34,8 +34,11 @@ def plan_of(
     for name, folder in (("tatoeba", tatoeba), ("held_out", held_out), ("finished", finished)):
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"--{name} {folder}: no such folder")
-    launching = tuple(shlex.split(deepspeed))
+    launching = words_in(deepspeed, "--deepspeed")
     check_hosts(launching)
+    chosen = tuple(name.strip() for name in (only or "").split(",") if name.strip())
+    if only and not chosen:
+        raise InputError(f"--only {only}: names nothing; expected names of the table with commas between")
     return ComparisonPlan(
         to=Path(to).resolve(),
         data=Path(data).resolve(),
@@ -48,7 +51,7 @@ def plan_of(
         gold=gold_paths(gold),
         fine_tuning=fine_tunings(finetune, finetune_options),
         finished=resolved(finished),
-        only=tuple(name.strip() for name in (only or "").split(",") if name.strip()),
+        only=chosen,
     )
 
 

@@ -23,12 +23,14 @@ import yaml
 from ernie_m.ablation import cells
 from ernie_m.ablation.fine_tuning import FineTuning, check
 from ernie_m.ablation.jobs import Job, Jobs, Part, python_m
+from ernie_m.ablation.measures import check_sets
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json, sha256_of, written_atomically
 from ernie_m.base.hostfile import free_port
 from ernie_m.base.shipped import DS_CONFIGS
+from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.training.trainer import Trainer
 
@@ -91,6 +93,7 @@ def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dic
     """
     chosen = plan.chosen(variants)
     check(plan.fine_tuning)
+    check_sets(plan.held_out, plan.tatoeba, CorpusFolder(plan.data).manifest.languages)
     claim(variants, plan)
     jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in chosen]
     do(jobs, plan)
@@ -123,6 +126,7 @@ def run_cells(
 
 
 def _do_cells(here: Sequence[cells.Cell], plan: ComparisonPlan, by: Mapping[str, Any]) -> None:
+    check_sets(plan.held_out, plan.tatoeba, CorpusFolder(plan.data).manifest.languages)
     jobs = {cell.name: _job(cell.variant, cell.seed, plan) for cell in here}
     parts = {name: [*job.parts] for name, job in jobs.items()}  # jobs drop what is done
     try:
@@ -222,9 +226,7 @@ def training_part(variant: Variant, seed: int, plan: ComparisonPlan, run: Path, 
 
 def _collected(plan: ComparisonPlan, name: str) -> dict[str, Any]:
     result = dict(read_json(plan.to / "measures" / f"{name}.json"))
-    tuned = {
-        tuning.task: read_json(plan.to / "fine_tuned" / name / tuning.task / "results.json") for tuning in plan.fine_tuning
-    }
+    tuned = {of.task: _scores_of(plan.to / "fine_tuned" / name / of.task / "results.json") for of in plan.fine_tuning}
     result["fine_tuned"] = {task: _first_average(content) for task, content in tuned.items()}
     result["gap"] = {task: (content.get("gap") or {}).get("mean") for task, content in tuned.items()}
     result["as_in_the_paper"] = [
@@ -233,6 +235,14 @@ def _collected(plan: ComparisonPlan, name: str) -> dict[str, Any]:
         if content["setting"] == PAPER_SETTINGS.get(task) and content["not_the_papers_data"] is None
     ]
     return result
+
+
+def _scores_of(path: Path) -> dict[str, Any]:
+    """What fine-tuning wrote; raises InputError where it scored nothing."""
+    content = dict(read_json(path)) if path.is_file() else {}
+    if "average" not in content:
+        raise InputError(f"{path}: no scores, as where no test file has labels; expected --finetune of labelled ones")
+    return content
 
 
 def _first_average(content: Mapping[str, Any]) -> float:

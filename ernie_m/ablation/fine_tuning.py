@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.ablation.jobs import python_m
+from ernie_m.base.command_line import words_in
 from ernie_m.base.console import InputError
+
+OF_THE_COMPARISON = ("--model", "--data", "--to", "--check", "--help")
+"""Options of `ernie-m finetune` that are not for --finetune_options."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,22 @@ class FineTuning:
 
 def fine_tunings(text: str | None, options: str) -> tuple[FineTuning, ...]:
     """'xnli=DIR,ner=DIR' and options for all of them; raises InputError for anything else."""
-    found = []
+    found: dict[str, FineTuning] = {}
+    words = words_in(options, "--finetune_options")
+    if taken := [word for word in words if word.partition("=")[0] in OF_THE_COMPARISON]:
+        raise InputError(f"--finetune_options {taken[0]}: the comparison says it of each run; leave it out")
     for part in (text or "").split(","):
         if not part.strip():
             continue
         task, equals, data = part.strip().partition("=")
         if not equals or not Path(data).is_dir():
             raise InputError(f"--finetune {part}: expected TASK=FOLDER with the benchmark's files, e.g. xnli=data/xnli")
-        found.append(FineTuning(task, Path(data).resolve(), tuple(shlex.split(options))))
-    return tuple(found)
+        if task in found:
+            raise InputError(f"--finetune {part}: a second folder for {task}; expected one a task")
+        found[task] = FineTuning(task, Path(data).resolve(), words)
+    if (text or words) and not found:
+        raise InputError(f"--finetune {text or 'is missing'}: expected TASK=FOLDER, which --finetune_options are for")
+    return tuple(found.values())
 
 
 def check(tunings: Sequence[FineTuning]) -> None:

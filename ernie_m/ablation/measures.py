@@ -47,6 +47,16 @@ FEWEST_HELD_OUT = 50
 """Lines of two held-out files below which retrieval among them says nothing."""
 
 
+def check_sets(held_out: Path | None, tatoeba: Path | None, languages: Collection[str]) -> None:
+    """Raise InputError for folders of which nothing could be measured in `languages`: before hours of training."""
+    if held_out is not None:
+        for files in files_with_english(held_out, languages):
+            read_aligned(*files.paths)
+    if tatoeba is not None:
+        for paths in tatoeba_files(tatoeba, languages).values():
+            read_aligned(*paths)
+
+
 class AlignedFiles(NamedTuple):
     """Two line-aligned files `[NAME.]AA-BB.{AA,BB}`."""
 
@@ -64,23 +74,52 @@ def aligned_files(folder: Path, languages: Collection[str]) -> list[AlignedFiles
     return found
 
 
+def files_with_english(folder: Path, languages: Collection[str]) -> list[AlignedFiles]:
+    """Those of `aligned_files` that have English on one side. Raises InputError when there is none."""
+    found = [files for files in aligned_files(folder, languages) if "en" in files.languages]
+    if not found:
+        raise _no_pairs(folder, languages)
+    return found
+
+
+def _no_pairs(folder: Path, languages: Collection[str]) -> InputError:
+    known = ", ".join(sorted(languages))
+    return InputError(f"{folder}: no held-out pairs XX-en.XX and XX-en.en in languages of the run ({known})")
+
+
+def tatoeba_files(folder: Path, languages: Collection[str]) -> dict[str, tuple[Path, Path]]:
+    """Language -> `tatoeba.LLL-eng.LLL` and `.eng` of those files of a folder that are in one of `languages`.
+
+    Raises InputError when there is none, or two of one language.
+    """
+    found: dict[str, tuple[Path, Path]] = {}
+    for source in sorted(folder.glob("tatoeba.*-eng.*")):
+        code = source.name.split(".")[1].removesuffix("-eng")
+        language = next((known for known in languages if agree(code, known)), None)  # LASER says bre and cmn, we br and zh
+        if source.suffix != f".{code}" or language is None:
+            continue
+        if language in found:
+            raise InputError(f"{source}: a second set in {language}, whose scores would be mixed; keep one of them there")
+        found[language] = source, source.with_suffix(".eng")
+    if not found:
+        raise InputError(f"{folder}: no tatoeba.LLL-eng files in languages of the run ({', '.join(languages)})")
+    return found
+
+
 def read_held_out(folder: Path, vocabulary: AnyVocabulary, language_ids: dict[str, int], limit: int) -> list[Example]:
     """The first `limit` pairs with English of each two files of a folder whose languages the run knows, encoded.
 
     Raises InputError when there is none.
     """
     pairs = []
-    for files in aligned_files(folder, language_ids):
-        if "en" not in files.languages:
-            continue
+    for files in files_with_english(folder, language_ids):
         order = sorted((0, 1), key=lambda side: files.languages[side] == "en")  # English last
         sides = read_aligned(*files.paths)
         encoded = [[vocabulary.encode(text) for text in sides[side][:limit]] for side in order]
         ids_of = tuple(language_ids[files.languages[side]] for side in order)
         pairs += [Example(ids, ids_of) for ids in zip(*encoded, strict=True) if all(map(len, ids))]
     if not pairs:
-        known = ", ".join(sorted(language_ids))
-        raise InputError(f"{folder}: no held-out pairs XX-en.XX and XX-en.en in languages of the run ({known})")
+        raise _no_pairs(folder, language_ids)
     return pairs
 
 
@@ -95,6 +134,11 @@ def perplexity_rows(rule: str, pairs: Sequence[Example], settings: RowSettings) 
             if int(layout.length(*map(len, part.sentences))) <= settings.document_positions:
                 key = key_of(settings.seed, "perplexity", rule, i, side)
                 documents.append(layout.lay_out(part, key))
+    if not documents:
+        raise InputError(
+            f"none of {len(pairs)} held-out pairs fits the {settings.document_positions} positions of a document, which "
+            f"{rule} lays it out in; expected shorter sentences, or a larger data.sequence_length"
+        )
     return [PackedRow(row, number, 0) for row in in_rows(documents, settings.sequence_length)]
 
 
@@ -131,28 +175,17 @@ def measured_by_retrieval(
     encoder: nn.Module, tokenizer: Any, folder: Path, languages: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tatoeba accuracy@1 of a Hugging Face encoder, each way, in every layer: {language: {layer: [to en, from en]}};
-    plain, and with the mean of each side's sentences subtracted.
-
-    Those files `tatoeba.LLL-eng.{LLL,eng}` of `folder` are taken that are in one of `languages`; raises InputError
-    when there is none.
+    plain, and with the mean of each side's sentences subtracted. Of the files that `tatoeba_files` finds.
     """
     device = next(encoder.parameters()).device
     result: dict[str, dict[str, list[float]]] = {}
     centred: dict[str, dict[str, list[float]]] = {}
-    for source in sorted(folder.glob("tatoeba.*-eng.*")):
-        code = source.name.split(".")[1].removesuffix("-eng")
-        language = next((known for known in languages if agree(code, known)), None)  # LASER says bre and cmn, we br and zh
-        if source.suffix != f".{code}" or language is None:
-            continue
-        if language in result:
-            raise InputError(f"{source}: a second set in {language}, whose scores would be mixed; keep one of them there")
-        sides = read_aligned(source, source.with_suffix(".eng"))
+    for language, paths in tatoeba_files(folder, languages).items():
+        sides = read_aligned(*paths)
         source_LND, target_LND = (mean_pooled(encoder, tokenizer, side, device, language) for side in sides)
         for into, shifts in ((result, (0, 0)), (centred, (source_LND.mean(1, True), target_LND.mean(1, True)))):
             layers = enumerate(zip(source_LND - shifts[0], target_LND - shifts[1], strict=True))
             into[language] = {str(layer): list(accuracy_at_1(*states)) for layer, states in layers}
-    if not result:
-        raise InputError(f"{folder}: no tatoeba.LLL-eng files in languages of the run ({', '.join(languages)})")
     return result, centred
 
 

@@ -56,7 +56,7 @@ def comparing(name: str, summary: str, recipe_help: str, compare: Comparison) ->
         deepspeed: str = "",
         tatoeba: str | None = None,
         held_out: str | None = None,
-        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        pairs: Annotated[int, Range(least=2, most=10**6)] = 200,
         gold: str | None = None,
         finetune: str | None = None,
         finetune_options: str = "",

@@ -229,8 +229,9 @@ def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Seque
 
 def pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[Path]]) -> str:
     """The ends of those lines as text: BTMLM's perplexity over the last tenth of its steps."""
-    ends = {v.name: [smoothed_perplexity(run, num_points=10)[-1][1] for run in runs[v.name]] for v in variants}
-    each = ", ".join(f"{v.title} {mean_and_spread(ends[v.name], 1)}" for v in variants)
+    lines = {v.name: [smoothed_perplexity(run, num_points=10) for run in runs[v.name]] for v in variants}
+    ends = {name: [line[-1][1] for line in of_runs if line] for name, of_runs in lines.items()}
+    each = ", ".join(f"{v.title} {mean_and_spread(of, 1) if (of := ends[v.name]) else 'not logged'}" for v in variants)
     return f"perplexity of BTMLM's masks, training, last tenth of its steps: {each}"
 
 

@@ -198,21 +198,29 @@ def budgeted(recipe: dict[str, Any], steps: int | None, overrides: Sequence[str]
     """
     scaled = merge_overrides(recipe, [])
     if steps is not None:
-        stages = scaled["stages"]
-        before = [stage["steps"] for stage in stages]
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < len(stages):
-            raise InputError(f"--steps {steps!r}: expected a whole number, at least one for each of {len(stages)} stages")
-        for stage, count in zip(stages, apportion([n / sum(before) for n in before], steps), strict=True):
-            stage["steps"] = count
-        warmup = scaled.setdefault("optimizer", {}).get("warmup_steps")
-        if warmup is not None:
-            scaled["optimizer"]["warmup_steps"] = max(1, round(warmup * steps / sum(before)))
-        weights = scaled.get("objective_weights")
-        if isinstance(weights, dict):
-            scaled["objective_weights"] = {loss: _scaled(weight, steps / sum(before)) for loss, weight in weights.items()}
+        try:
+            _scale(scaled, steps)
+        except (KeyError, TypeError, AttributeError, ZeroDivisionError):
+            build(TrainingConfig, recipe, "recipe")  # says what is wrong with it
+            raise
     merged = merge_overrides(scaled, overrides)
     build(TrainingConfig, merged, "recipe")
     return merged
+
+
+def _scale(recipe: dict[str, Any], steps: int) -> None:
+    stages = recipe["stages"]
+    before = [stage["steps"] for stage in stages]
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < len(stages):
+        raise InputError(f"--steps {steps!r}: expected a whole number, at least one for each of {len(stages)} stages")
+    for stage, count in zip(stages, apportion([n / sum(before) for n in before], steps), strict=True):
+        stage["steps"] = count
+    warmup = recipe.setdefault("optimizer", {}).get("warmup_steps")
+    if warmup is not None:
+        recipe["optimizer"]["warmup_steps"] = max(1, round(warmup * steps / sum(before)))
+    weights = recipe.get("objective_weights")
+    if isinstance(weights, dict):
+        recipe["objective_weights"] = {loss: _scaled(weight, steps / sum(before)) for loss, weight in weights.items()}
 
 
 def _scaled(weight: Any, factor: float) -> Any:

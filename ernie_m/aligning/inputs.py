@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import CODE, canonical
 from ernie_m.corpus.manifest import MANIFEST_FILE
+from ernie_m.corpus.texts import damage_named
 
 LINES_LOOKED_AT = 200
 REPLACED = "\ufffd"  # bytes that are no UTF-8
@@ -134,11 +135,8 @@ def _text(given: str) -> dict[str, Any]:
 
 def _first_lines(path: Path) -> list[str]:
     opened = COMPRESSED.get(path.suffix.lower(), open)
-    try:
-        with opened(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
-            return [line.rstrip("\r\n") for line in itertools.islice(file, LINES_LOOKED_AT)]
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: not a whole compressed file ({error}); fetch it again") from None
+    with damage_named(path), opened(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
+        return [line.rstrip("\r\n") for line in itertools.islice(file, LINES_LOOKED_AT)]
 
 
 def _check_table(path: Path, languages: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import difflib
 import gc
 import inspect
 import os
+import shlex
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,14 @@ def nearest(word: str, words: Iterable[str]) -> str:
     """', did you mean `x`?' or nothing."""
     found = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f", did you mean `{found[0]}`?" if found else ""
+
+
+def words_in(text: str, option: str) -> tuple[str, ...]:
+    """The words of a text that a shell would split; `option` is what gives it. Raises InputError for an open quotation."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise InputError(f"{option} {text}: {error}; expected words as in a shell, each quotation mark closed") from None
 
 
 def with_home_expanded(path: str, option: str) -> str:

@@ -157,6 +157,12 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
         raise InputError(f"{option} {taken[0]}: exists and stays as it is; give another name, or add --overwrite")
 
 
+def require_folder_of(option: str, path: Path) -> None:
+    """Raise InputError when the folder of a file that `option` names is missing: before the work, not behind it."""
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: there is no folder {path.parent}; make it, or give a file in one that exists")
+
+
 def is_left_over(path: Path) -> bool:
     """Whether this is a temporary file or folder of ours. If nobody is writing now, a killed process left it."""
     return _ASIDE.fullmatch(path.name) is not None and (path.is_file() or path.is_dir()) and not path.is_symlink()
@@ -285,9 +291,12 @@ def write_json(path: Path, content: Any) -> None:
 def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
     """Raise InputError when the JSON file `output` exists and is not about the same things as `of`.
 
-    So figures of another model, and other people's files, are not overwritten.
+    So figures of another model, and other people's files, are not overwritten. Nor may its folder be missing.
     """
-    if output is None or not os.path.lexists(output):
+    if output is None:
+        return
+    require_folder_of("--output", Path(output))
+    if not os.path.lexists(output):
         return
     try:
         found = json.loads(Path(output).read_text(encoding="utf-8"))

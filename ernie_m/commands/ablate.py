@@ -117,7 +117,7 @@ class Commands:
         steps: Annotated[int, Range(least=1, most=10**9)] | None = None,
         seeds: Annotated[int, Range(least=1, most=1000)] = 3,
         jobs: Annotated[int, Range(least=1, most=1000)] = 2,
-        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        pairs: Annotated[int, Range(least=2, most=10**6)] = 200,
         gold: str | None = None,
     ) -> None:
         """MMLM; + TLM; + CAMLM; + BTMLM: a small model from scratch at equal steps and positions (docs/results.md).
@@ -163,7 +163,7 @@ class Commands:
         only: str | None = None,
         finished: str | None = None,
         tatoeba: str | None = None,
-        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        pairs: Annotated[int, Range(least=2, most=10**6)] = 200,
         gold: str | None = None,
         finetune: str | None = None,
         finetune_options: str = "",
@@ -228,7 +228,7 @@ class Commands:
         seed: Annotated[int, Range(least=0, most=2**63 - 1, zero="a seed like others")] = 0,
         tatoeba: str | None = None,
         held_out: str | None = None,
-        pairs: Annotated[int, Range(least=1, most=10**6)] = 200,
+        pairs: Annotated[int, Range(least=2, most=10**6)] = 200,
         gold: str | None = None,
     ) -> None:
         """What the other commands measure each run by: give a finished RUN, or a recipe and its data for untrained weights.

@@ -23,7 +23,7 @@ def compare(*results: str, plot: str | None = None, json: str | None = None, ove
         json: also write the figures to this JSON file
         overwrite: replace files that are already there
     """
-    from ernie_m.base.files import refuse_existing, write_json
+    from ernie_m.base.files import refuse_existing, require_folder_of, write_json
     from ernie_m.downstream.side_by_side import as_table, compared, draw, read_column
 
     if len(results) < 2:
@@ -31,6 +31,9 @@ def compare(*results: str, plot: str | None = None, json: str | None = None, ove
     for option, file in (("--plot", plot), ("--json", json)):
         if file is not None:
             refuse_existing(option, Path(file), overwrite=overwrite)
+            require_folder_of(option, Path(file))
+    if plot is not None and plot == json:
+        raise InputError(f"--plot and --json: both {plot}; give two files")
     columns = [read_column(Path(result)) for result in results]
     content = compared(columns)
     print(f"{content['task']}, {content['metric']}, %\n\n{as_table(columns)}\n")

@@ -9,15 +9,15 @@ One table with a row a host, then what is wrong with its remedy; exit code 0 onl
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ernie_m.base.command_line import run as run_command
+from ernie_m.base.command_line import words_in
 from ernie_m.base.console import InputError
-from ernie_m.base.files import write_json
+from ernie_m.base.files import require_folder_of, write_json
 from ernie_m.base.hostfile import check_host_name, read_hostfile
 from ernie_m.base.ranges import Range
 
@@ -62,8 +62,10 @@ def doctor(
     from ernie_m.hosts import job_checks
     from ernie_m.hosts.examination import Examination, examine
     from ernie_m.supervision.deepspeed_job import needs_ssh
-    from ernie_m.supervision.environment import ssh_arguments
+    from ernie_m.supervision.environment import ssh_words
 
+    if json:
+        require_folder_of("--json", Path(json))
     recipe, data, run = (recipe, data, run) if recipe or data or run or shared else _defaults()
     here = dict(os.environ)  # importing deepspeed, which a recipe does, changes it
     hosts = read_hostfile(Path(hostfile)) if hostfile else {"localhost": 1}
@@ -78,7 +80,10 @@ def doctor(
         bandwidth=bandwidth,
         master_addr=master_addr,
         master_port=master_port,
-        ssh_options=(*shlex.split(ssh_options or ssh_arguments(here)), *(("-p", str(ssh_port)) if ssh_port else ())),
+        ssh_options=(
+            *(words_in(ssh_options, "--ssh_options") if ssh_options else ssh_words(here)),
+            *(("-p", str(ssh_port)) if ssh_port else ()),
+        ),
         environment=job_checks.environment_of_ranks(here),
     )
     results = examine(examination)

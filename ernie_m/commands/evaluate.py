@@ -166,7 +166,7 @@ class Commands:
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.base.table import table
         from ernie_m.corpus.folder import CorpusFolder
-        from ernie_m.corpus.word_pairs import dictionaries, read_dictionary
+        from ernie_m.corpus.word_pairs import LEAST_LINKS, STOP_WORDS, dictionaries, read_dictionary
         from ernie_m.interop.encoder import open_encoder
         from ernie_m.models.word_translation import translations
 
@@ -179,6 +179,11 @@ class Commands:
             found = dictionaries(CorpusFolder(data), size)
         else:
             found = {Path(str(dictionary)).stem: read_dictionary(Path(str(dictionary)), size)}
+        if not found:
+            raise InputError(
+                f"--data {data}: no two words that its links join {LEAST_LINKS} times or more, the {STOP_WORDS} most "
+                "frequent ones of each language left out; expected more pairs, or give a --dictionary"
+            )
         encoders = {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
         results = {name: translations(encoder, opened.tokenizer, found) for name, encoder in encoders.items()}
         print("word translation, accuracy@1 of static embeddings by cosine, among the words of the other side")
@@ -281,7 +286,13 @@ class Commands:
             raise InputError("--model: give a model to translate with, or a file of translations as --hypothesis, not both")
         of = {"measure": "translation", "source": source, "reference": reference, "model": model, "hypothesis": hypothesis}
         check_same_measures(output, of)
-        files = [Path(source), *map(Path, reference.split(",")), *([Path(hypothesis)] if hypothesis else [])]
+        for key, value in {"from": from_, "data": data, "checkpoint": checkpoint}.items():
+            if hypothesis is not None and value is not None:
+                raise InputError(f"--{key} {value}: of a model that translates, and --hypothesis is a file; leave it out")
+        named = [Path(name.strip()) for name in reference.split(",") if name.strip()]
+        if not named:
+            raise InputError(f"--reference {reference}: names no file; expected one or several with commas between")
+        files = [Path(source), *named, *([Path(hypothesis)] if hypothesis else [])]
         lines, *others = read_parallel(files)
         references = others[:-1] if hypothesis else others
         found, target = others[-1], to
@@ -299,7 +310,7 @@ class Commands:
 
 
 def _layers(layer: int | str, num_layers: int) -> Sequence[int]:
-    if layer != "all" and not (isinstance(layer, int) and 0 <= layer <= num_layers):
+    if layer != "all" and not (isinstance(layer, int) and not isinstance(layer, bool) and 0 <= layer <= num_layers):
         raise InputError(f"--layer {layer}: expected 0 .. {num_layers} or all")
     return range(num_layers + 1) if layer == "all" else [int(layer)]
 

@@ -68,8 +68,8 @@ def export(
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}{nearest(format, FORMATS) or ':'} expected {' or '.join(FORMATS)}")
     target = Path(to)
-    if target.is_dir() and any(target.iterdir()):
-        raise InputError(f"{target}: not empty; give a new folder with --to")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: {'not empty' if target.is_dir() else 'no folder'}; give a new folder with --to")
     configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
     languages = configuration["data_identity"]["languages"]

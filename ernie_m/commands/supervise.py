@@ -10,12 +10,12 @@ recipe large, data data/, run runs/large.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
+from ernie_m.base.command_line import words_in
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 
@@ -82,7 +82,8 @@ def supervise(
     hosts = read_hostfile(Path(hostfile)) if hostfile else {}
     first_host = next(iter(hosts), "")
     exports = tuple(name for name in export.split(",") if name)
-    launcher = DeepspeedLauncher(command, tuple(shlex.split(deepspeed_options)), num_ranks, master_addr, first_host, exports)
+    options = words_in(deepspeed_options, "--deepspeed_options")
+    launcher = DeepspeedLauncher(command, options, num_ranks, master_addr, first_host, exports)
     active_hosts = ActiveHosts(hosts, host_failures, forgive_steps)
     policy = RestartPolicy(max_restarts, no_progress_limit)
     raise SystemExit(Supervisor(launcher, policy, active_hosts, GracePeriods(linger, grace), readmit).run())

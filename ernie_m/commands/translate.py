@@ -62,7 +62,7 @@ def translate(
         overwrite: replace an output that is already there
         local_rank: set by the deepspeed launcher
     """
-    from ernie_m.base.files import refuse_existing, written_atomically
+    from ernie_m.base.files import refuse_existing, require_folder_of, written_atomically
     from ernie_m.interop.open_translator import open_translator
     from ernie_m.models.beams import Search
     from ernie_m.runs.ranks import this_device
@@ -71,6 +71,7 @@ def translate(
 
     if output is not None:
         refuse_existing("--output", Path(output), overwrite=overwrite)
+        require_folder_of("--output", Path(output))
     facts = rank_facts(os.environ)
     # A Slurm batch script has srun's variables too, of one task; deepspeed and torchrun write to standard output themselves.
     is_launched = facts.world_size > 1 or (facts.launcher is not None and facts.launcher.brings == "address")

@@ -35,6 +35,8 @@ def gold_paths(text: str | None) -> dict[str, Path]:
         if name in found:
             raise InputError(f"--gold {part}: a second set {name}; give it another name, NAME=FILE")
         found[name] = path
+    if text and not found:
+        raise InputError(f"--gold {text}: names no file; expected NAME=FILE, several with commas between")
     read_gold_sets(found)  # so that a fault shows before anything is trained
     return found
 

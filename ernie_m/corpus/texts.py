@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import lzma
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,22 @@ from typing import IO, Any
 from ernie_m.base.console import InputError
 
 OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn each error of a damaged compressed file into one InputError that names it."""
+    try:
+        yield
+    except (EOFError, lzma.LZMAError, zlib.error) as error:
+        reason = str(error)
+    except OSError as error:
+        if error.errno is not None:  # the disk's; gzip and bz2 tell damage without a number
+            raise
+        reason = str(error)
+    else:
+        return
+    raise InputError(f"{path}: not a whole {path.suffix} file ({reason}); fetch it again")
 
 
 @dataclass(frozen=True)
@@ -26,15 +44,13 @@ class FileLines:
     def __iter__(self) -> Iterator[str]:
         number = 0
         try:
-            with self._opened() as file:
+            with damage_named(self.path), self._opened() as file:
                 for line in file:
                     number += 1
                     if text := line.decode("utf-8").strip():
                         yield text
         except UnicodeDecodeError:
             raise InputError(f"{self.path}, line {number}: not UTF-8; convert the file") from None
-        except (EOFError, lzma.LZMAError, gzip.BadGzipFile):
-            raise InputError(f"{self.path}: not a whole {self.path.suffix} file; fetch it again") from None
         except (FileNotFoundError, IsADirectoryError):
             raise InputError(f"{self.path}: no such file; expected text, one a line") from None
 

@@ -105,12 +105,19 @@ def read_gold(path: Path, form: str = AUTO, first_index: int | None = None) -> l
     form = _form_of(lines) if form == AUTO else form
     is_told = first_index is not None
     first_index = FIRST_INDEX[form] if first_index is None else first_index
-    if form == WPT:
-        return _read_wpt(path, lines, first_index)
+    pairs = _read_wpt(path, lines, first_index) if form == WPT else _read_pairs(path, lines, form == TEXT, first_index)
+    if not any(pair.possible for pair in pairs):
+        raise InputError(f"{path}: no link in it; expected links between the words of at least one pair")
+    if not is_told and form != WPT:
+        check_first_index([pair.possible for pair in pairs], path, "--first_index")
+    return pairs
+
+
+def _read_pairs(path: Path, lines: Sequence[str], has_texts: bool, first_index: int) -> list[GoldPair]:
     pairs = []
     for number, line in enumerate(lines, 1):
         where, texts = f"{path}:{number}", None
-        if form == TEXT:
+        if has_texts:
             fields = line.split("|||") if "|||" in line else line.split("\t")
             while len(fields) > 3 and not fields[-1].strip():  # some files end their lines with empty columns
                 fields.pop()
@@ -118,8 +125,6 @@ def read_gold(path: Path, form: str = AUTO, first_index: int | None = None) -> l
                 raise InputError(f"{where}: {len(fields)} fields, expected source ||| target ||| links")
             texts, line = (tuple(fields[0].split()), tuple(fields[1].split())), fields[2]
         pairs.append(_pair(parsed_links(line, where, first_index), texts, where))
-    if not is_told:
-        check_first_index([pair.possible for pair in pairs], path, "--first_index")
     return pairs
 
 

@@ -50,6 +50,8 @@ def read_column(path: Path) -> Column:
         raise InputError(f"{file}: no such file; expected the {RESULTS_FILE} of `finetune`, or its folder")
     try:
         content = read_json(file)
+        if content.get("not_scored") and "languages" not in content:
+            raise InputError(f"{file}: predictions alone, no scores; expected results on test files with labels")
         title = Path(content["encoder"]).name
         task, setting, languages = content["task"], content["setting"], content["languages"]
         if setting == ZERO_SHOT:
@@ -58,10 +60,15 @@ def read_column(path: Path) -> Column:
         else:
             metric, num_seeds = next(iter(content["average"])), max(1, len(content["seeds"]))
             scores = {name: Spread(**of[metric]) for name, of in languages.items()}
+        paper = {name: float(score) for name, score in ((content.get("paper") or {}).get("languages") or {}).items()}
+        wrong = [name for name, of in scores.items() if not all(isinstance(n, float | int) for n in (of.mean, of.sd or 0))]
+        if wrong:
+            raise TypeError(f"the score in {wrong[0]} is no number")
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
         raise InputError(f"{file}: not a {RESULTS_FILE} of `finetune` ({type(error).__name__}: {error})") from None
     told = {key: str(content.get(key)) for key in SAME} | {"test files": _test_files(file.with_name(SETTINGS_FILE))}
-    paper = (content.get("paper") or {}).get("languages") or {}
     return Column(title, task, metric, scores, num_seeds, told, paper)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import folder_written_atomically, write_json
+from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.base.table import table
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.editable import RowSources
@@ -110,6 +111,8 @@ def adapt_vocabulary(
     """
     _check(to, trim, extend, text)
     folder = folder_of(str(source))
+    if (folder / RUN_CONFIG_FILE).is_file():
+        raise InputError(f"{source}: a run of ours; expected a Hugging Face folder: export it with `ernie-m export`")
     content = read_config(folder)
     config = _configuration(str(source), folder, content)
     files, tokenizer = WeightFiles(folder), read_tokenizer(folder)

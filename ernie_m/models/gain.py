@@ -88,7 +88,10 @@ def gain_rows(pairs: Sequence[Example], settings: RowSettings) -> list[PackedRow
                     key = key_of(seed, "gain", languages, i, side)  # the first sentence's masks come from its first numbers
                     documents[kind].append(_first_sentence_only(layout.lay_out(example, key), settings.corruption, example))
     if not documents[TRUE]:
-        raise InputError("no language pair has two held-out pairs that fit a row; keep more with held_out in the catalog")
+        raise InputError(
+            f"no language pair has two held-out pairs that fit a row, of {len(pairs)} pairs and "
+            f"{settings.document_positions} positions; take more of them, or keep more with held_out in the catalog"
+        )
     return [
         PackedRow(row, OBJECTIVE_INDEX["CAMLM"], kind)
         for kind, d in documents.items()

@@ -17,7 +17,7 @@ from ernie_m.base.command_line import with_home_expanded
 from ernie_m.base.console import Choice, InputError
 from ernie_m.base.hostfile import check_host_name, free_port, is_local, likely_port, write_hostfile
 from ernie_m.runs.job_defaults import TRAINING, job_names
-from ernie_m.supervision.environment import ForHosts, of_launcher, pdsh_argument, ssh_arguments
+from ernie_m.supervision.environment import ForHosts, of_launcher, pdsh_argument, ssh_arguments, ssh_words
 from ernie_m.supervision.handed import HandedSecrets
 from ernie_m.supervision.orphans import end_orphans, members_of_group
 from ernie_m.supervision.remote import SSH_FAILED, on_each
@@ -159,7 +159,7 @@ class DeepspeedLauncher:
     def ssh_options(self) -> list[str]:
         """Options with which deepspeed's own ssh reaches the hosts."""
         port = value_of("--ssh_port", self.deepspeed_options)
-        return [*shlex.split(ssh_arguments(os.environ)), *(["-p", port] if port else [])]
+        return [*ssh_words(os.environ), *(["-p", port] if port else [])]
 
     @property
     def _uses_pdsh(self) -> bool:

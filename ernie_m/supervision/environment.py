@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_m.base.command_line import words_in
 from ernie_m.base.console import InputError
 from ernie_m.base.secret_names import is_secret
 
@@ -30,13 +31,19 @@ DEEPSPEED_EXPORTS = ("MLFLOW", "PYTHON", "MV2", "UCX")
 OLD_DEEPSPEED_EXPORTS = ("AML_", "AZUREML_", "DLTS_", "FC_TASK", "LOCAL_HOST", "MASTER_HOST", "NEBULA_")
 """And those that 0.19.0 gives besides, for a service of Azure's, whose token and key are among them."""
 _NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+PDSH_SSH = "PDSH_SSH_ARGS_APPEND"
 KEEP_ALIVE = "-o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 """For pdsh's ssh: one to a host that vanished ends within a minute, instead of never."""
 
 
 def ssh_arguments(environment: Mapping[str, str]) -> str:
     """PDSH_SSH_ARGS_APPEND: the user's, or keep-alives."""
-    return environment.get("PDSH_SSH_ARGS_APPEND", KEEP_ALIVE)
+    return environment.get(PDSH_SSH, KEEP_ALIVE)
+
+
+def ssh_words(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The same, word by word."""
+    return words_in(ssh_arguments(environment), PDSH_SSH)
 
 
 def exported(environment: Mapping[str, str], extra: Iterable[str] = ()) -> dict[str, str]:

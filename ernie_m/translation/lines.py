@@ -22,12 +22,16 @@ NUM_SPECIAL = 2  # around a sentence
 def read_lines(path: Path | None) -> list[str]:
     """The lines of a file, or of standard input. They end at the line feed alone: text may hold U+2028 and the like.
 
-    Raises InputError if the file is not there.
+    Raises InputError if the file is not there, or is not UTF-8.
     """
     if path is not None and not path.is_file():
         raise InputError(f"{path}: no such file; expected text, a sentence a line")
     content = sys.stdin.buffer.read() if path is None else path.read_bytes()
-    text = content.decode("utf-8", "replace")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path or 'standard input'}, line {line}: not UTF-8; convert the text") from None
     return text.removesuffix("\n").split("\n") if text else []
 
 

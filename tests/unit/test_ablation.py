@@ -14,7 +14,8 @@ from torch import nn
 
 from data_prep.catalog import read_catalog
 from ernie_m.ablation import catalog_data, cells, learning_data, measures, report, variants
-from ernie_m.ablation.comparison import ComparisonPlan, mean_by_layer, number_of, run_cells
+from ernie_m.ablation.asked import plan_of
+from ernie_m.ablation.comparison import ComparisonPlan, _scores_of, mean_by_layer, number_of, run_cells
 from ernie_m.ablation.fine_tuning import check, fine_tunings
 from ernie_m.base.config import build, differing_keys, read_recipe
 from ernie_m.base.console import InputError
@@ -72,6 +73,22 @@ def test_a_budget_scales_stages_in_proportion_and_the_warm_up_with_them() -> Non
     assert recipe["stages"][0]["steps"] == 150_000, "the recipe itself is left alone"
     with pytest.raises(InputError, match="--steps 1: expected a whole number, at least one for each of 2 stages"):
         variants.budgeted(recipe, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({}, "missing key stages"),
+        ({"stages": 5}, "stages: 5; expected a list"),
+        ({"stages": [{"rows": {"MMLM": 1}}]}, r"missing key stages\[0\].steps"),
+        ({"stages": [{"steps": 0, "rows": {"MMLM": 1}}]}, r"stages\[0\]..*steps: 0; expected a whole number"),
+        ({"stages": [{"steps": "many", "rows": {"MMLM": 1}}]}, r"stages\[0\].steps: 'many'; expected"),
+        ({"stages": [{"steps": 5, "rows": {"MMLM": 1}}], "optimizer": None}, "optimizer: None; expected a mapping"),
+    ],
+)
+def test_a_budget_for_what_is_no_recipe_says_what_is_wrong_with_it(content: dict[str, Any], expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        variants.budgeted(content, 10, [])
 
 
 def test_a_budget_scales_the_points_of_weights_and_leaves_numbers_and_overrides_as_they_are() -> None:
@@ -219,6 +236,12 @@ def test_perplexity_equals_that_of_each_document_alone(rule: str, encoder_of: En
         nll += float(model(batch, LossRequest(torch.zeros(len(LOSS_INDEX)), 1))[1].sum())
         count += len(document.labels)
     assert measures.perplexity(model, rows, 64, CPU) == pytest.approx(math.exp(nll / count), rel=1e-5)
+
+
+def test_pairs_of_which_none_fits_a_document_are_told() -> None:
+    pairs = [Example(tuple(np.full(100, 7, np.int32) for _ in range(2)), (1, 2))]
+    with pytest.raises(InputError, match="none of 1 held-out pairs fits the 64 positions of a document"):
+        measures.perplexity_rows("MMLM", pairs, SETTINGS)
 
 
 def test_every_model_is_measured_by_the_same_masks(encoder_of: EncoderOf) -> None:
@@ -530,14 +553,51 @@ def test_the_curve_of_figure_6_is_the_exp_of_mean_losses_of_the_steps_that_have_
     ends = f"{math.exp(0.0):.1f} ± 0.0"  # the last of four steps is its tenth
     assert report.pseudo_perplexity(compared, runs).endswith(f"last tenth of its steps: 5 % pseudo tokens {ends}")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / METRICS_FILE).write_text(json.dumps({"step": 2, "loss/MMLM": 9.0}) + "\n")
+    assert report.pseudo_perplexity(compared, runs).endswith("5 % pseudo tokens not logged")
+    report.draw_pseudo_perplexity(compared, runs, tmp_path / "figure.png")
 
 
 def test_benchmarks_are_named_with_their_folders(tmp_path: Path) -> None:
     (one, other) = fine_tunings(f"xnli={tmp_path},ner={tmp_path}", "--seeds 2 epochs=1")
     assert (one.task, other.task, one.options) == ("xnli", "ner", ("--seeds", "2", "epochs=1"))
     assert fine_tunings(None, "") == ()
-    with pytest.raises(InputError, match="--finetune xnli=nowhere: expected TASK=FOLDER"):
-        fine_tunings("xnli=nowhere", "")
+    for text, options, expected in (
+        ("xnli=nowhere", "", "--finetune xnli=nowhere: expected TASK=FOLDER"),
+        (f"ner={tmp_path},ner={tmp_path}", "", "a second folder for ner; expected one a task"),
+        (",", "", "--finetune ,: expected TASK=FOLDER"),
+        (None, "--seeds 2", "--finetune is missing: expected TASK=FOLDER"),
+        (f"ner={tmp_path}", "--seeds 2 --to=x", "--finetune_options --to=x: the comparison says it of each run"),
+        (f"ner={tmp_path}", "--check", "--finetune_options --check: the comparison says it"),
+        (f"ner={tmp_path}", "'--seeds 2", "--finetune_options '--seeds 2: No closing quotation"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            fine_tunings(text, options)
+
+
+def test_options_that_name_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--only ,: names nothing"):
+        plan_of(str(tmp_path), str(tmp_path / "to"), 1, 1, 2, only=",")
+    with pytest.raises(InputError, match="--deepspeed '--num_gpus: No closing quotation"):
+        plan_of(str(tmp_path), str(tmp_path / "to"), 1, 1, 2, deepspeed="'--num_gpus")
+
+
+def test_sets_of_which_nothing_could_be_measured_are_refused_before_a_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no held-out pairs XX-en.XX and XX-en.en in languages of the run \(en, fr\)"):
+        measures.check_sets(tmp_path, None, ("fr", "en"))
+    with pytest.raises(InputError, match=r"no tatoeba.LLL-eng files in languages of the run \(fr, en\)"):
+        measures.check_sets(None, tmp_path, ("fr", "en"))
+    for name in ("fr-en.fr", "fr-en.en", "tatoeba.fra-eng.fra"):
+        (tmp_path / name).write_text("a\nb\n", encoding="utf-8")
+    measures.check_sets(tmp_path, None, ("fr", "en"))
+    with pytest.raises(InputError, match=r"tatoeba.fra-eng.eng: no such file"):
+        measures.check_sets(tmp_path, tmp_path, ("fr", "en"))
+
+
+def test_fine_tuning_without_scores_is_told(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"not_scored": ["de"]}')
+    with pytest.raises(InputError, match=r"results.json: no scores, as where no test file has labels"):
+        _scores_of(tmp_path / "results.json")
 
 
 def test_what_fine_tuning_would_refuse_is_refused_before_anything_is_trained(tmp_path: Path) -> None:

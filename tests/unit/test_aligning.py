@@ -40,6 +40,7 @@ def files(folder: Path) -> None:
     (folder / "news.en").write_text("the house\n", encoding="utf-8")
     (folder / "pairs.docx").write_text("x", encoding="utf-8")
     (folder / "cut.tsv.gz").write_bytes(gzip.compress(LINES.encode())[:-12])
+    (folder / "cut.tsv.bz2").write_bytes(b"no bz2")
     (folder / "a.tmx").write_text("<tmx/>", encoding="utf-8")
     (folder / "a.zip").write_bytes(b"")
     (folder / "folder").mkdir()
@@ -58,7 +59,8 @@ REFUSED = [
     ({"pairs": "news.de+news.fr"}, r"news.fr: no such file"),
     ({"pairs": "nothing.tsv"}, r"--pairs \S*nothing.tsv: no such file, nor"),
     ({"pairs": "pairs.docx"}, r"not known by its ending; expected .tmx, .zip, .tsv, or two files: a.de\+a.en"),
-    ({"pairs": "cut.tsv.gz"}, r"cut.tsv.gz: not a whole compressed file"),
+    ({"pairs": "cut.tsv.gz"}, r"cut.tsv.gz: not a whole .gz file"),
+    ({"pairs": "cut.tsv.bz2"}, r"cut.tsv.bz2: not a whole .bz2 file"),
     ({"pairs": "folder"}, r"a folder without manifest.json; expected files, or one made by `data_prep build`"),
     ({"languages": "de"}, r"--languages de: expected two different codes"),
     ({"languages": "de,de"}, r"--languages de,de: expected two different codes"),

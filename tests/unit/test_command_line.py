@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ernie_m.base.command_line import checked_arguments, run
+from ernie_m.base.command_line import checked_arguments, run, words_in
 from ernie_m.base.console import InputError
 
 
@@ -67,6 +67,12 @@ def test_help_offers_no_short_form_that_is_its_own(
     assert "--hostfile" in told.out + told.err
     assert "-g, --gpu" in told.out + told.err
     assert "-h, " not in told.out + told.err
+
+
+def test_words_in_quotes_are_split_as_by_a_shell_and_an_open_quotation_is_refused() -> None:
+    assert words_in("""--ssh_port 22 -F 'my file'""", "--more") == ("--ssh_port", "22", "-F", "my file")
+    with pytest.raises(InputError, match=r"--more -F 'x: No closing quotation; expected words as in a shell"):
+        words_in("-F 'x", "--more")
 
 
 def test_a_home_folder_is_found_where_the_shell_leaves_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,9 @@ def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
     ):
         path.write_text(text, encoding="utf-8")
         assert read_lines(path) == lines
+    path.write_bytes(b"fine\n\xff\n")
+    with pytest.raises(InputError, match="line 2: not UTF-8; convert the text"):
+        read_lines(path)
 
 
 def test_languages_are_two_of_the_models() -> None:

@@ -19,6 +19,7 @@ import pytest
 from ernie_m.base.console import InputError
 from ernie_m.base.files import (
     LEFT_OVER,
+    check_same_measures,
     exclusive,
     folder_written_atomically,
     held_for_a_moment,
@@ -106,6 +107,12 @@ with exclusive(Path(sys.argv[1]), "busy"):
     print("held", flush=True)
     time.sleep(600)
 """
+
+
+def test_a_file_of_figures_needs_its_folder_before_the_work(tmp_path: Path) -> None:
+    check_same_measures(str(tmp_path / "x.json"), {})
+    with pytest.raises(InputError, match=r"--output \S*new/x.json: there is no folder \S*new; make it"):
+        check_same_measures(str(tmp_path / "new" / "x.json"), {})
 
 
 def test_a_lock_names_its_holder_and_outlives_no_process(tmp_path: Path) -> None:

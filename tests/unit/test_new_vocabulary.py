@@ -255,8 +255,12 @@ def test_text_is_read_from_packed_files_too_and_a_broken_one_is_told(tmp_path: P
             file.write("één\n\n  \nzwei\u2028drei\n".encode())
         assert [*FileLines(tmp_path / name)] == ["één", "zwei\u2028drei"]
     (tmp_path / "b.gz").write_bytes((tmp_path / "a.txt.gz").read_bytes()[:-4])
+    packed = bytearray(gzip.compress("".join(f"line {n * n}\n" for n in range(99)).encode()))
+    packed[60:120] = bytes(byte ^ 0x5A for byte in packed[60:120])
+    (tmp_path / "d.gz").write_bytes(packed)
     (tmp_path / "c.txt").write_bytes(b"fine\n\xff\n")
-    for name, expected in (("b.gz", "not a whole .gz file"), ("c.txt", "line 2: not UTF-8"), ("d", "no such file")):
+    broken = (("b.gz", "not a whole .gz file"), ("d.gz", "not a whole .gz file"), ("c.txt", "line 2: not UTF-8"))
+    for name, expected in (*broken, ("d", "no such file")):
         with pytest.raises(InputError, match=expected):
             list(FileLines(tmp_path / name))
 

@@ -101,6 +101,7 @@ def test_what_does_not_fit_is_refused_in_a_line(tiny_encoder: Path, tmp_path: Pa
         ({"gold": alone["gold"]}, "has links alone; give the sentences with --source and --target"),
         ({**alone, "target": str(tmp_path / "short")}, "alone, pair 1: link 1-1, in sentences of 2 and 1 words"),
         ({**alone, "source": str(tmp_path / "two"), "target": str(tmp_path / "two")}, "links of 1 pairs, .* has 2 lines"),
+        ({**with_text, "layer": True}, r"--layer True: expected 0 \.\. 2 or all"),
         ({**with_text, "layer": 3}, r"--layer 3: expected 0 \.\. 2 or all"),
     ):
         with pytest.raises(InputError, match=message):

@@ -17,7 +17,7 @@ from ernie_m.base.secret_names import is_secret
 from ernie_m.runs.job_defaults import TRAINING
 from ernie_m.supervision import handed
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, JobCommand, needs_ssh
-from ernie_m.supervision.environment import KEEP_ALIVE, ForHosts, exported, of_launcher, ssh_arguments, withheld
+from ernie_m.supervision.environment import KEEP_ALIVE, ForHosts, exported, of_launcher, ssh_arguments, ssh_words, withheld
 from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
 
 # --- what ranks on other hosts get
@@ -217,6 +217,9 @@ def test_a_way_that_would_show_secrets_is_refused(started: Started) -> None:
 def test_ssh_keeps_alive_unless_the_user_says_otherwise() -> None:
     assert "ServerAliveInterval=15" in ssh_arguments({}) == KEEP_ALIVE
     assert ssh_arguments({"PDSH_SSH_ARGS_APPEND": "-i key"}) == "-i key"
+    assert ssh_words({"PDSH_SSH_ARGS_APPEND": "-i key"}) == ("-i", "key")
+    with pytest.raises(InputError, match="PDSH_SSH_ARGS_APPEND -i 'key: No closing quotation"):
+        ssh_words({"PDSH_SSH_ARGS_APPEND": "-i 'key"})
 
 
 # --- the command, and its processes

@@ -50,6 +50,8 @@ def test_all_forms_say_the_same(name: str, tmp_path: Path) -> None:
         ("a b ||| c ||| 0-1\n", "auto", ":1: link 0-1, in sentences of 2 and 1 words"),
         ("1 1 1\n1 x 1\n", "auto", ":2: '1 x 1', expected: pair source target"),
         ("0 1 1\n", "wpt", "expected pairs from 1"),
+        ("a b ||| c ||| \na ||| c |||\n", "auto", "no link in it; expected links"),
+        ("1 0 1\n", "wpt", "no link in it; expected links"),
         ("0-0\n", "bitext", "--form bitext: expected auto, pharaoh, text, wpt"),
     ],
 )
@@ -136,6 +138,7 @@ def test_gold_sets_are_named_and_have_their_sentences(tmp_path: Path) -> None:
     assert read_gold_sets(paths)["mine"].words == [(("a", "b"), ("c",))]
     for text, message in (
         (f"{path},{path}", "a second set en-de; give it another name"),
+        (",", "--gold ,: names no file"),
         ("x=nowhere", "--gold x=nowhere: no such file; expected `source"),
         (str(tmp_path / "links.txt"), r"links alone; expected the sentences too"),
         (str(tmp_path / "wrong.txt"), r"wrong.txt:1: link 0-1, in sentences of 1 and 1 words"),

@@ -93,3 +93,10 @@ def test_a_dictionary_is_needed_and_must_have_words_that_are_known(tiny_encoder:
     (tmp_path / "d").write_text("☃ ☀\n", encoding="utf-8")
     with pytest.raises(InputError, match="its tokenizer knows no pair of the dictionary"):
         Commands().words(model=str(tiny_encoder), dictionary=str(tmp_path / "d"))
+
+
+def test_links_that_give_no_dictionary_are_told(tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ernie_m.corpus.folder.CorpusFolder", lambda data: None)
+    monkeypatch.setattr("ernie_m.corpus.word_pairs.dictionaries", lambda folder, size: {})
+    with pytest.raises(InputError, match=r"--data d: no two words that its links join 3 times or more"):
+        Commands().words(model=str(tiny_encoder), data="d")

@@ -76,6 +76,8 @@ def test_zero_shot_retrieval_is_a_column_of_its_chosen_layer(tmp_path: Path) -> 
         ({"task": "pawsx"}, r"expected results of one task"),
         ({"languages": {"sw": {"accuracy": {"mean": 1.0, "sd": None}}}}, r"no language is in all of them"),
         ({"languages": 3}, r"b.results.json: not a results.json of `finetune`"),
+        ({"paper": "none"}, r"b.results.json: not a results.json of `finetune`"),
+        ({"languages": {"en": {"accuracy": {"mean": "80", "sd": None}}}}, r"the score in en is no number"),
         ({"encoder": None}, r"b.results.json: not a results.json of `finetune`"),
     ],
 )
@@ -94,3 +96,10 @@ def test_one_result_or_none_or_a_file_that_is_there_is_refused(tmp_path: Path) -
     (tmp_path / "there.png").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"there.png: exists and stays"):
         compare(a, b, plot=str(tmp_path / "there.png"))
+    with pytest.raises(InputError, match=r"--plot \S*new/c.png: there is no folder"):
+        compare(a, b, plot=str(tmp_path / "new" / "c.png"))
+    with pytest.raises(InputError, match=r"--plot and --json: both \S*c; give two files"):
+        compare(a, b, plot=str(tmp_path / "c"), json=str(tmp_path / "c"))
+    (tmp_path / "b" / "results.json").write_text('{"task": "xnli", "not_scored": ["de"]}')
+    with pytest.raises(InputError, match=r"b.results.json: predictions alone, no scores"):
+        compare(a, b)
