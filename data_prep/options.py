@@ -22,10 +22,16 @@ def named_files(option: str, value: str | None) -> dict[str, Path]:
 
 def patterns(option: str, value: str | None) -> tuple[Path, ...]:
     """The files or globs of a list with commas. Raises InputError where one is empty."""
+    words = listed(option, value, "files or globs with commas between them, such as eval/xnli/*.tsv")
+    return tuple(Path(with_home_expanded(word, f"--{option}")) for word in words)
+
+
+def listed(option: str, value: str | None, expected: str) -> list[str]:
+    """The words of a list with commas, each once. Raises InputError where one is empty."""
     words = [] if value is None else [word.strip() for word in value.split(",")]
     if not all(words):
-        raise InputError(f"--{option} {value}: expected files or globs with commas between them, such as eval/xnli/*.tsv")
-    return tuple(Path(with_home_expanded(word, f"--{option}")) for word in words)
+        raise InputError(f"--{option} {value}: expected {expected}")
+    return list(dict.fromkeys(words))
 
 
 def flag(name: str, value: Any) -> bool:

@@ -109,10 +109,12 @@ def _powers(base: int, count: int) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _letters() -> np.ndarray:
     """What each code point counts as, 0 for what does not count: uint32 [0x110000]."""
-    counts_as, number = np.arange(0x110000, dtype=np.uint32), 0x110000
-    counts_as[np.fromiter((unicodedata.category(chr(code))[0] not in "LMN" for code in range(number)), np.bool_, number)] = 0
-    for digit in np.flatnonzero(np.fromiter(map(str.isdecimal, map(chr, range(number))), np.bool_, number)).tolist():
-        counts_as[digit] = ord("0") + unicodedata.decimal(chr(digit))
+    categories = [unicodedata.category(chr(code)) for code in range(0x110000)]
+    counts_as = np.arange(0x110000, dtype=np.uint32)
+    counts_as[[category[0] not in "LMN" for category in categories]] = 0
+    for code, category in enumerate(categories):
+        if category == "Nd":
+            counts_as[code] = ord("0") + unicodedata.decimal(chr(code))
     for first, last in NOT_SEEN:
         counts_as[first : last + 1] = 0
     return counts_as

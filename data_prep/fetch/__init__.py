@@ -24,6 +24,7 @@ from data_prep.fetch import catalog_file, from_packages, opus, sources
 from data_prep.fetch.catalog_file import Entry
 from data_prep.fetch.download import download
 from data_prep.fetch.sources import FROM_PACKAGES, Remote
+from data_prep.options import listed
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree, canonical
@@ -60,7 +61,8 @@ def fetch(
     Raises InputError, GaveUpError, or OSError when the disk is full; the same call again goes on from there.
     """
     retry_policy = retry_policy or RetryPolicy()
-    languages, chosen = _listed("lang", lang, "sw,am,en"), _listed("packages", packages, "gedit-common,vlc-l10n")
+    languages = listed("lang", lang, "codes with commas between them, such as sw,am,en")
+    chosen = listed("packages", packages, "names with commas between them, such as gedit-common,vlc-l10n")
     mirrored("", mirror)  # a mirror that is none is known at once
     if (corpus is None) == (catalog is None):
         raise InputError("fetch: expected one of --corpus (such as cc100) and --catalog (such as ernie_m), not both")
@@ -84,14 +86,6 @@ def fetch(
     to.mkdir(parents=True, exist_ok=True)
     _require_space(to, remotes)
     _bring_all(to, remotes, beside, mirror, sha256 or "", retry_policy)
-
-
-def _listed(option: str, value: str | None, example: str) -> list[str]:
-    words = [] if value is None else [word.strip() for word in value.split(",")]
-    if not all(words):
-        kind = "codes" if option == "lang" else "names"
-        raise InputError(f"--{option} {value}: expected {kind} with commas between them, such as {example}")
-    return list(dict.fromkeys(words))
 
 
 def _of_corpus(name: str, languages: list[str], mirror: str | None, retry_policy: RetryPolicy) -> list[Remote]:
