@@ -3,7 +3,7 @@
     python -m tests.fake_cuda.steps CASES.json RESULTS.json
 
 A case is {"model", "precision", "stage", "checkpointing", "rows_at_a_time", "mutation", "objectives"}; its result says what
-each objective's step waited for, and each resumed one, or the error that it ended with.
+each objective's step waited for, and a resumed one, or the error that it ended with.
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ def save_state(folder: Path, kind: str) -> None:
 
 
 def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, int]]:
-    """{objective, or "<objective>, resumed": {what the host waited for: times}}; raises what the step raises."""
+    """{objective, or "<the first>, resumed": {what the host waited for: times}}; raises what the step raises.
+
+    A resumed engine holds other moments, whatever the objective.
+    """
     import numpy as np
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -156,7 +159,7 @@ def run(case: dict[str, Any], corpus: Path, saved: Path) -> dict[str, dict[str, 
                     scaler = engine.counters()["loss_scaler"]
                     engine.restore(Reader(saved), {"updates": UPDATES, "loss_scaler": scaler})
                 loop = TrainingLoop(config, data, engine, services)
-                for step, name in enumerate(case["objectives"]):
+                for step, name in enumerate(case["objectives"][: 1 if is_resumed else None]):
                     waiting.found.clear()
                     record = loop._step(step, loop._batches_of(step) or [])
                     assert record.nll_M.is_cuda
