@@ -172,10 +172,10 @@ def test_all_that_a_loss_reaches_has_learnt_and_new_heads_are_told(
 
 
 def test_every_tool_takes_a_run_of_an_encoder_of_transformers_and_its_export(
-    runs: dict[str, tuple[Path, Path]], encoders: TrainedEncoders, tmp_path: Path
+    runs: dict[str, tuple[Path, Path]], tmp_path: Path
 ) -> None:
     """With windows and rotary positions: no tool may count on XLM-R's class or on our own encoder."""
-    run, data, to = runs["ModernBert"][0], encoders["ModernBert"][0], tmp_path / "exported"
+    run, to = runs["ModernBert"][0], tmp_path / "exported"
     export(run=str(run), to=str(to))
     evaluate: Any = EvaluateCommands()
     sides = {}
@@ -184,10 +184,11 @@ def test_every_tool_takes_a_run_of_an_encoder_of_transformers_and_its_export(
         path.write_text("".join(f"{n} Monday {name}\n" for n in range(6)), encoding="utf-8")
         sides[side] = str(path)
     (tmp_path / "gold.txt").write_text("nine years ||| neuf ans ||| 0-0 1-1\n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text("nine neuf\nyears ans\n", encoding="utf-8")
     outputs = {name: tmp_path / f"{name}.json" for name in ("retrieval", "alignment", "words", "gain", "ablation")}
     evaluate.retrieval(model=str(to), **sides, output=str(outputs["retrieval"]))
     evaluate.alignment(model=str(to), gold=str(tmp_path / "gold.txt"), output=str(outputs["alignment"]))
-    evaluate.words(model=str(to), data=str(data), size=50, output=str(outputs["words"]))
+    evaluate.words(model=str(to), dictionary=str(tmp_path / "words.txt"), output=str(outputs["words"]))
     evaluate.gain(run=str(run), pairs=20, output=str(outputs["gain"]))
     ablate: Any = AblateCommands()
     ablate.measure(run=str(run), hugging_face=str(to), output=str(outputs["ablation"]), tatoeba=str(tmp_path))

@@ -256,7 +256,7 @@ def test_an_export_replaces_no_file_unless_told_and_no_option_is_ignored(built: 
     assert contents(tmp_path) != before
     with pytest.raises(InputError, match="--units letters: expected words, tokens"):
         command(units="letters", overwrite=True)
-    with pytest.raises(InputError, match="expected one of --export and --pharaoh"):
+    with pytest.raises(InputError, match="expected one of --export, for another aligner, and --pharaoh"):
         command(pharaoh="t.de-en=links.txt", overwrite=True)
     (tmp_path / "gold").write_text("0-0\n")
     with pytest.raises(InputError, match="--links_first_index 1: expected with --links alone"):
