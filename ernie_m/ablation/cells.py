@@ -47,7 +47,7 @@ def write(folder: Path, cell: Cell, measured_by: Mapping[str, Any], data: Path, 
         "machine": f"{platform.machine()}, ernie_m {__version__}",
         "result": _rounded({**result, "curve": []}),
     }
-    write_json(folder / f"{cell.name}.json", content)
+    write_json(folder / f"{cell.name}.json", content, indent=None)  # a line: cells are kept with the code
 
 
 def _rounded(content: Any) -> Any:

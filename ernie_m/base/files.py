@@ -282,10 +282,10 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, atomically."""
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write `content` as JSON, atomically; `indent` None: in one line."""
     with written_atomically(path) as aside:
-        aside.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
