@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ernie_m.base.command_line import with_home_expanded
+from ernie_m.base import command_line
 from ernie_m.base.console import InputError
 
 
@@ -23,15 +23,12 @@ def named_files(option: str, value: str | None) -> dict[str, Path]:
 def patterns(option: str, value: str | None) -> tuple[Path, ...]:
     """The files or globs of a list with commas. Raises InputError where one is empty."""
     words = listed(option, value, "files or globs with commas between them, such as eval/xnli/*.tsv")
-    return tuple(Path(with_home_expanded(word, f"--{option}")) for word in words)
+    return tuple(Path(command_line.with_home_expanded(word, f"--{option}")) for word in words)
 
 
 def listed(option: str, value: str | None, expected: str) -> list[str]:
     """The words of a list with commas, each once. Raises InputError where one is empty."""
-    words = [] if value is None else [word.strip() for word in value.split(",")]
-    if not all(words):
-        raise InputError(f"--{option} {value}: expected {expected}")
-    return list(dict.fromkeys(words))
+    return list(dict.fromkeys(command_line.listed(option, value, expected)))
 
 
 def flag(name: str, value: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep.stats import DrawPlan, folder_stats, report
 from ernie_m.base.console import InputError
-from ernie_m.base.files import refuse_existing, write_json
+from ernie_m.base.files import refuse_existing, require_folder_of, write_json
 
 
 def stats(
@@ -23,9 +23,8 @@ def stats(
     for option, path in (("--json", json), ("--plot", plot), ("--html", html)):
         if path is not None and (other := written.setdefault(path.absolute(), option)) != option:
             raise InputError(f"{option} {path}: {other} is the same file; expected a file for each")
-        if path is not None and not path.parent.is_dir():
-            raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
         if path is not None:
+            require_folder_of(option, path)
             refuse_existing(option, path, overwrite=overwrite)
     found = folder_stats(data, alpha, plan)
     if json is not None:

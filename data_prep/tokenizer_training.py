@@ -30,7 +30,7 @@ from data_prep.catalog import Corpus, read_catalog
 from data_prep.clean import usable
 from data_prep.readers import first_chunk, input_bytes, named
 from ernie_m.base.console import InputError, Progress, duration
-from ernie_m.base.files import refuse_existing, written_atomically
+from ernie_m.base.files import refuse_existing, require_folder_of, written_atomically
 from ernie_m.base.sampling import apportion, smoothed
 from ernie_m.base.special_tokens import vocab_size_of
 from ernie_m.corpus.vocabulary import Vocabulary
@@ -87,8 +87,7 @@ def train_tokenizer(
 
 def _refuse_unwritable(out: Path, overwrite: bool) -> None:
     """Known now, not after hours of training."""
-    if not out.parent.is_dir():
-        raise InputError(f"--out {out}: the folder {out.parent} does not exist; create it first")
+    require_folder_of("--out", out)
     if out.is_dir():
         raise InputError(f"--out {out}: a folder; expected the name of a file to write, e.g. {out / 'spm.model'}")
     refuse_existing("--out", out, overwrite=overwrite)

@@ -23,6 +23,7 @@ from data_prep.inputs import Input
 from data_prep.limits import DEFAULT_LIMITS, Expansion, Limits, refuse
 from data_prep.records import Count
 from ernie_m.base.console import InputError
+from ernie_m.corpus import texts
 
 PIECE_BYTES = 1 << 14  # of packed input: small, so that what has been read of a file is known closely
 PLAIN_BYTES = 1 << 18  # of what comes out of them
@@ -30,6 +31,14 @@ ZSTANDARD_BYTES = 1 << 6
 """At once: a block of 4 bytes may stand for 128 KiB."""
 ZSTANDARD_WINDOW = 1 << 27
 """Memory of one stream: what `zstd --ultra -22` and `--long=27` need."""
+DAMAGE = (
+    zstandard.ZstdError,
+    xz.XZError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    NotImplementedError,  # zipfile's: unknown compression
+    RuntimeError,  # and encryption
+)
 
 
 class Decompressor(Protocol):
@@ -179,27 +188,6 @@ def _decompressed(
         raise EOFError("it ends in the middle of a compressed stream")
 
 
-@contextlib.contextmanager
-def damage_named(path: Input, kind: str) -> Iterator[None]:
+def damage_named(path: Input, kind: str) -> contextlib.AbstractContextManager[None]:
     """Turn every error of a damaged packed file into one InputError that names the file."""
-    try:
-        yield
-    except (
-        EOFError,
-        lzma.LZMAError,
-        zstandard.ZstdError,
-        xz.XZError,
-        zlib.error,
-        zipfile.BadZipFile,
-        tarfile.TarError,
-    ) as error:
-        reason = str(error)
-    except (NotImplementedError, RuntimeError) as error:  # zipfile: unknown compression, encryption
-        reason = str(error)
-    except OSError as error:
-        if error.errno is not None:  # the disk's trouble; bz2 reports damage as an OSError without a number
-            raise
-        reason = str(error)
-    else:
-        return
-    raise InputError(f"{path}: truncated, damaged or no {kind} file ({reason}); download it again")
+    return texts.damage_named(path, kind, DAMAGE)

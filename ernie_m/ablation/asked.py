@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ernie_m.ablation.comparison import ComparisonPlan
 from ernie_m.ablation.fine_tuning import fine_tunings
-from ernie_m.base.command_line import words_in
+from ernie_m.base.command_line import listed, words_in
 from ernie_m.base.console import InputError
 from ernie_m.base.hostfile import check_host_name, read_hostfile
 from ernie_m.corpus.gold_sets import gold_paths
@@ -36,9 +36,7 @@ def plan_of(
             raise InputError(f"--{name} {folder}: no such folder")
     launching = words_in(deepspeed, "--deepspeed")
     check_hosts(launching)
-    chosen = tuple(name.strip() for name in (only or "").split(",") if name.strip())
-    if only and not chosen:
-        raise InputError(f"--only {only}: names nothing; expected names of the table with commas between")
+    chosen = tuple(listed("only", only, "names of the table with commas between"))
     return ComparisonPlan(
         to=Path(to).resolve(),
         data=Path(data).resolve(),

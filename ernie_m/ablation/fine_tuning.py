@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.ablation.jobs import python_m
-from ernie_m.base.command_line import words_in
+from ernie_m.base.command_line import listed, words_in
 from ernie_m.base.console import InputError
 
 OF_THE_COMPARISON = ("--model", "--data", "--to", "--check", "--help")
@@ -35,17 +35,16 @@ def fine_tunings(text: str | None, options: str) -> tuple[FineTuning, ...]:
     words = words_in(options, "--finetune_options")
     if taken := [word for word in words if word.partition("=")[0] in OF_THE_COMPARISON]:
         raise InputError(f"--finetune_options {taken[0]}: the comparison says it of each run; leave it out")
-    for part in (text or "").split(","):
-        if not part.strip():
-            continue
-        task, equals, data = part.strip().partition("=")
+    expected = "TASK=FOLDER with the benchmark's files, e.g. xnli=data/xnli"
+    for part in listed("finetune", text, expected):
+        task, equals, data = part.partition("=")
         if not equals or not Path(data).is_dir():
-            raise InputError(f"--finetune {part}: expected TASK=FOLDER with the benchmark's files, e.g. xnli=data/xnli")
+            raise InputError(f"--finetune {part}: expected {expected}")
         if task in found:
             raise InputError(f"--finetune {part}: a second folder for {task}; expected one a task")
         found[task] = FineTuning(task, Path(data).resolve(), words)
-    if (text or words) and not found:
-        raise InputError(f"--finetune {text or 'is missing'}: expected TASK=FOLDER, which --finetune_options are for")
+    if words and not found:
+        raise InputError("--finetune is missing: expected TASK=FOLDER, which --finetune_options are for")
     return tuple(found.values())
 
 

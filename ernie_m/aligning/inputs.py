@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ernie_m.base.command_line import listed
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import CODE, canonical
 from ernie_m.corpus.manifest import MANIFEST_FILE
 from ernie_m.corpus.texts import damage_named
 
 LINES_LOOKED_AT = 200
+EXPECTED_TEXT = "LANGUAGE=FILE, e.g. br=wiki.br.txt.gz, several with commas between them"
 REPLACED = "\ufffd"  # bytes that are no UTF-8
 NAMED = re.compile(r"([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)-([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)=(.+)")
 COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -70,7 +72,7 @@ def catalog_of(pairs: str, text: str | None, languages: tuple[str, str] | None, 
     """
     corpora: list[dict[str, Any]] = []
     seen: dict[str, str] = {}
-    for number, given in enumerate(filter(None, pairs.split(",")), start=1):
+    for number, given in enumerate(listed("pairs", pairs, "files with commas between"), start=1):
         own, name = named_languages(given)
         if (both := own or languages) is None:
             raise InputError(
@@ -86,9 +88,7 @@ def catalog_of(pairs: str, text: str | None, languages: tuple[str, str] | None, 
             )
         seen[key] = given
         corpora.append({"name": f"pairs{number}.{'-'.join(both)}", **found, **of_file})
-    if not corpora:
-        raise InputError("--pairs: names no file")
-    named = [_text(given) for given in (text or "").split(",") if given]
+    named = [_text(given) for given in listed("text", text, EXPECTED_TEXT)]
     return {"corpora": corpora + [{"name": f"text{n}.{of['language']}", **of} for n, of in enumerate(named, start=1)]}
 
 
@@ -127,7 +127,7 @@ def _text(given: str) -> dict[str, Any]:
     language, equals, name = given.partition("=")
     path = Path(name).expanduser()
     if not equals or not CODE.fullmatch(language):
-        raise InputError(f"--text {given}: expected LANGUAGE=FILE, e.g. br=wiki.br.txt.gz, several with commas between them")
+        raise InputError(f"--text {given}: expected {EXPECTED_TEXT}")
     if not path.is_file():
         raise InputError(f"--text {given}: no such file")
     return {"format": "cc100", "path": str(path.resolve()), "language": language}
@@ -135,7 +135,7 @@ def _text(given: str) -> dict[str, Any]:
 
 def _first_lines(path: Path) -> list[str]:
     opened = COMPRESSED.get(path.suffix.lower(), open)
-    with damage_named(path), opened(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
+    with damage_named(path, path.suffix), opened(path, "rt", encoding="utf-8", errors="replace", newline="\n") as file:
         return [line.rstrip("\r\n") for line in itertools.islice(file, LINES_LOOKED_AT)]
 
 

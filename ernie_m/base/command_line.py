@@ -59,6 +59,14 @@ def words_in(text: str, option: str) -> tuple[str, ...]:
         raise InputError(f"{option} {text}: {error}; expected words as in a shell, each quotation mark closed") from None
 
 
+def listed(option: str, value: str | None, expected: str) -> list[str]:
+    """The words of a list with commas; none where it is not given. Raises InputError where one is empty."""
+    words = [] if value is None else [word.strip() for word in value.split(",")]
+    if not all(words):
+        raise InputError(f"--{option} {value}: expected {expected}")
+    return words
+
+
 def with_home_expanded(path: str, option: str) -> str:
     """A path whose leading ~ is replaced by the home folder.
 

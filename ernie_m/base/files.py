@@ -160,7 +160,7 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
 def require_folder_of(option: str, path: Path) -> None:
     """Raise InputError when the folder of a file that `option` names is missing: before the work, not behind it."""
     if not path.parent.is_dir():
-        raise InputError(f"{option} {path}: there is no folder {path.parent}; make it, or give a file in one that exists")
+        raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
 
 
 def is_left_over(path: Path) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
+from ernie_m.base.command_line import listed
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
@@ -289,9 +290,7 @@ class Commands:
         for key, value in {"from": from_, "data": data, "checkpoint": checkpoint}.items():
             if hypothesis is not None and value is not None:
                 raise InputError(f"--{key} {value}: of a model that translates, and --hypothesis is a file; leave it out")
-        named = [Path(name.strip()) for name in reference.split(",") if name.strip()]
-        if not named:
-            raise InputError(f"--reference {reference}: names no file; expected one or several with commas between")
+        named = [Path(name) for name in listed("reference", reference, "a file, or several with commas between")]
         files = [Path(source), *named, *([Path(hypothesis)] if hypothesis else [])]
         lines, *others = read_parallel(files)
         references = others[:-1] if hypothesis else others

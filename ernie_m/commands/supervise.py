@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+from ernie_m.base.command_line import listed, words_in
 from ernie_m.base.command_line import run as run_command
-from ernie_m.base.command_line import words_in
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 
@@ -33,7 +33,7 @@ def supervise(
     grace: Annotated[float, Range(least=0, most=1e6, zero="no time")] = 120,
     master_addr: str = "",
     deepspeed_options: str = "",
-    export: str = "",
+    export: str | None = None,
 ) -> None:
     """Keep the job after `--` alive until RUN/COMPLETE exists.
 
@@ -81,7 +81,7 @@ def supervise(
         print(f"supervise: {choice}", file=sys.stderr)
     hosts = read_hostfile(Path(hostfile)) if hostfile else {}
     first_host = next(iter(hosts), "")
-    exports = tuple(name for name in export.split(",") if name)
+    exports = tuple(listed("export", export, "names or prefixes such as AWS_*, with commas between"))
     options = words_in(deepspeed_options, "--deepspeed_options")
     launcher = DeepspeedLauncher(command, options, num_ranks, master_addr, first_host, exports)
     active_hosts = ActiveHosts(hosts, host_failures, forgive_steps)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from ernie_m.base.command_line import listed
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.corpus.joins import EXTEND
@@ -21,10 +22,10 @@ def vocabulary(
     *,
     model: str,
     to: str,
-    trim: str = "",
+    trim: str | None = None,
     extend: Annotated[int, EXTEND] = 0,
-    text: str = "",
-    unchanged: str = "",
+    text: str | None = None,
+    unchanged: str | None = None,
 ) -> None:
     """Learn pieces for a language, take out those that no corpus uses, and write the encoder with the rest.
 
@@ -44,8 +45,8 @@ def vocabulary(
     from ernie_m.corpus.texts import Text
     from ernie_m.interop.new_vocabulary import adapt_vocabulary
 
-    def texts(option: str, files: str) -> list[Text]:
-        paths = [Path(name.strip()) for name in files.split(",") if name.strip()]
+    def texts(option: str, files: str | None) -> list[Text]:
+        paths = [Path(name) for name in listed(option, files, "a file, or several with commas between")]
         for path in paths:
             if not path.is_file():
                 raise InputError(f"--{option} {path}: no such file; expected text, one a line")
@@ -57,7 +58,7 @@ def vocabulary(
         trim=texts("trim", trim),
         extend=extend,
         text=texts("text", text),
-        unchanged=texts("unchanged", unchanged) if unchanged else None,
+        unchanged=texts("unchanged", unchanged) if unchanged is not None else None,
     )
     for line in report.lines():
         print(line)

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ernie_m.base.command_line import listed
 from ernie_m.base.console import InputError
 from ernie_m.corpus.word_links import GoldPair, read_gold
+
+EXPECTED = "NAME=FILE of `source ||| target ||| 0-0 1-2` lines, several with commas between"
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,15 @@ def gold_paths(text: str | None) -> dict[str, Path]:
     """The files of NAME=FILE,NAME=FILE; a FILE alone is named by its stem. Raises InputError where one is missing or named
     twice, or one that `read_gold_sets` refuses."""
     found: dict[str, Path] = {}
-    for part in filter(None, (part.strip() for part in (text or "").split(","))):
+    for part in listed("gold", text, EXPECTED):
         name, equals, rest = part.partition("=")
         path = Path(rest if equals else part).expanduser().resolve()
         name = name if equals else path.stem
         if not path.is_file():
-            raise InputError(f"--gold {part}: no such file; expected `source ||| target ||| 0-0 1-2` lines, as NAME=FILE")
+            raise InputError(f"--gold {part}: no such file; expected {EXPECTED}")
         if name in found:
             raise InputError(f"--gold {part}: a second set {name}; give it another name, NAME=FILE")
         found[name] = path
-    if text and not found:
-        raise InputError(f"--gold {text}: names no file; expected NAME=FILE, several with commas between")
     read_gold_sets(found)  # so that a fault shows before anything is trained
     return found
 

@@ -17,11 +17,12 @@ OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open}
 
 
 @contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn each error of a damaged compressed file into one InputError that names it."""
+def damage_named(path: object, kind: str, of_its_library: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn each error of a damaged packed file into one InputError that names it; `of_its_library`: further such errors."""
+    damage: tuple[type[Exception], ...] = (EOFError, lzma.LZMAError, zlib.error, *of_its_library)
     try:
         yield
-    except (EOFError, lzma.LZMAError, zlib.error) as error:
+    except damage as error:
         reason = str(error)
     except OSError as error:
         if error.errno is not None:  # the disk's; gzip and bz2 tell damage without a number
@@ -29,7 +30,7 @@ def damage_named(path: Path) -> Iterator[None]:
         reason = str(error)
     else:
         return
-    raise InputError(f"{path}: not a whole {path.suffix} file ({reason}); fetch it again")
+    raise InputError(f"{path}: truncated, damaged or no {kind} file ({reason}); download it again")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class FileLines:
     def __iter__(self) -> Iterator[str]:
         number = 0
         try:
-            with damage_named(self.path), self._opened() as file:
+            with damage_named(self.path, self.path.suffix), self._opened() as file:
                 for line in file:
                     number += 1
                     if text := line.decode("utf-8").strip():

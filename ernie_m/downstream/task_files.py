@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ernie_m.base.command_line import listed
 from ernie_m.base.console import Choice, InputError, Progress
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.task import Part, Task
@@ -108,15 +109,13 @@ def find(folder: Path, patterns: Sequence[str], language: str | None = None) -> 
 
 def named(text: str, patterns: Sequence[str], option: str) -> list[SourceFile]:
     """Files of a comma-separated `[LANGUAGE=]PATH`; a language not said is taken from the name where a pattern fits it."""
-    files = []
-    for item in filter(None, (item.strip() for item in text.split(","))):
+    files, expected = [], "PATH or LANGUAGE=PATH, several with commas between"
+    for item in listed(option, text, expected):
         before, equals, after = item.partition("=")
         path = Path(after if equals else item)
         if not path.is_file():
-            raise InputError(f"{option}: {path}: no such file; expected PATH or LANGUAGE=PATH, several with commas between")
+            raise InputError(f"--{option}: {path}: no such file; expected {expected}")
         files.append(SourceFile(path, before if equals else _language_of_name(path, patterns)))
-    if not files:
-        raise InputError(f"{option}: {text!r} names no file; expected PATH or LANGUAGE=PATH, several with commas between")
     return files
 
 
@@ -124,7 +123,7 @@ def _files(task: Task[Any], options: FileOptions, part: Part, language: str | No
     patterns = task.patterns[part]
     if part in options.named:
         known = [*patterns, *(pattern for of_part in task.patterns.values() for pattern in of_part)]
-        return named(options.named[part], known, f"--{part}_files")  # a dev file may be tested on
+        return named(options.named[part], known, f"{part}_files")  # a dev file may be tested on
     if not options.folder.is_dir():
         raise InputError(f"--data {options.folder}: no such folder")
     if found := find(options.folder, patterns, language):

@@ -211,7 +211,7 @@ def test_translations_are_scored_on_raw_text(
     for given, message in (
         ({**references, "hypothesis": files["source"]}, "two: 1 lines, .*source has 2; expected as many, line by line"),
         (references, "--model: give a model"),
-        ({**references, "reference": ",", "hypothesis": files["one"]}, "--reference ,: names no file"),
+        ({**references, "reference": ",", "hypothesis": files["one"]}, "--reference ,: expected a file"),
         ({**references, "hypothesis": files["one"], "checkpoint": "best"}, "--checkpoint best: of a model that translates"),
         ({**references, "model": "x", "hypothesis": "y"}, "--model: give a model"),
         ({"source": str(tmp_path / "no"), "reference": files["one"], "model": "x"}, "no: no such file"),

@@ -576,7 +576,7 @@ def test_benchmarks_are_named_with_their_folders(tmp_path: Path) -> None:
 
 
 def test_options_that_name_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--only ,: names nothing"):
+    with pytest.raises(InputError, match="--only ,: expected names of the table"):
         plan_of(str(tmp_path), str(tmp_path / "to"), 1, 1, 2, only=",")
     with pytest.raises(InputError, match="--deepspeed '--num_gpus: No closing quotation"):
         plan_of(str(tmp_path), str(tmp_path / "to"), 1, 1, 2, deepspeed="'--num_gpus")

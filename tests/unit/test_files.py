@@ -111,7 +111,7 @@ with exclusive(Path(sys.argv[1]), "busy"):
 
 def test_a_file_of_figures_needs_its_folder_before_the_work(tmp_path: Path) -> None:
     check_same_measures(str(tmp_path / "x.json"), {})
-    with pytest.raises(InputError, match=r"--output \S*new/x.json: there is no folder \S*new; make it"):
+    with pytest.raises(InputError, match=r"--output \S*new/x.json: the folder \S*new does not exist; create it first"):
         check_same_measures(str(tmp_path / "new" / "x.json"), {})
 
 

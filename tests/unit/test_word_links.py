@@ -132,14 +132,14 @@ def test_gold_sets_are_named_and_have_their_sentences(tmp_path: Path) -> None:
     (tmp_path / "links.txt").write_text("0-0\n", encoding="utf-8")
     (tmp_path / "wrong.txt").write_text("a ||| b ||| 0-1\n", encoding="utf-8")
     path = tmp_path / "en-de.txt"
-    assert gold_paths(None) == gold_paths("") == {}
+    assert gold_paths(None) == {}
     paths = gold_paths(f"{path}, mine={path}")
     assert paths == {"en-de": path, "mine": path}
     assert read_gold_sets(paths)["mine"].words == [(("a", "b"), ("c",))]
     for text, message in (
         (f"{path},{path}", "a second set en-de; give it another name"),
-        (",", "--gold ,: names no file"),
-        ("x=nowhere", "--gold x=nowhere: no such file; expected `source"),
+        (",", "--gold ,: expected NAME=FILE"),
+        ("x=nowhere", "--gold x=nowhere: no such file; expected NAME=FILE of `source"),
         (str(tmp_path / "links.txt"), r"links alone; expected the sentences too"),
         (str(tmp_path / "wrong.txt"), r"wrong.txt:1: link 0-1, in sentences of 1 and 1 words"),
     ):

@@ -96,7 +96,7 @@ def test_one_result_or_none_or_a_file_that_is_there_is_refused(tmp_path: Path) -
     (tmp_path / "there.png").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"there.png: exists and stays"):
         compare(a, b, plot=str(tmp_path / "there.png"))
-    with pytest.raises(InputError, match=r"--plot \S*new/c.png: there is no folder"):
+    with pytest.raises(InputError, match=r"--plot \S*new/c.png: the folder \S*new does not exist"):
         compare(a, b, plot=str(tmp_path / "new" / "c.png"))
     with pytest.raises(InputError, match=r"--plot and --json: both \S*c; give two files"):
         compare(a, b, plot=str(tmp_path / "c"), json=str(tmp_path / "c"))
