@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ernie_m.base.console import InputError
-from ernie_m.training.engine import BatchConfig, EngineConfig, _filled, choose_precision
+from ernie_m.training import engine
+from ernie_m.training.engine import BatchConfig, EngineConfig, Precision, _filled, choose_precision
 from ernie_m.training.engine import _read_ds_config as read_ds_config
 from ernie_m.training.optimizer import OptimizerConfig, parameter_groups
 
@@ -110,12 +111,24 @@ def test_precision_follows_from_the_device(
     choice = choose_precision("auto", torch.device("cuda", 0))
     assert (choice.value, choice.reason) == (value, reason)
     assert str(choose_precision("auto", torch.device("cpu"))) == "precision: fp32 (cpu device)"
-    assert str(choose_precision("bf16", torch.device("cpu"))) == "precision: bf16 (asked for)"
     if value == "fp16":
         with pytest.raises(InputError, match=r"engine.precision=bf16: V100 \(sm70\) has none.*use auto or fp16"):
             choose_precision("bf16", torch.device("cuda", 0))
     else:
         assert choose_precision("bf16", torch.device("cuda", 0)).value == "bf16"
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_precision_that_the_processor_has_no_products_of_is_told(
+    precision: Precision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {}
+    for has_products in (True, False):
+        monkeypatch.setattr(engine, "multiplies_in", lambda asked, has=has_products: has or asked == "fp32")
+        told[has_products] = str(choose_precision(precision, torch.device("cpu")))
+    slow = "; in it this processor multiplies many times slower than in fp32"
+    assert told == {True: f"precision: {precision} (asked for)", False: f"precision: {precision} (asked for{slow})"}
+    assert str(choose_precision("fp32", torch.device("cpu"))) == "precision: fp32 (asked for)"
 
 
 def test_biases_and_norms_do_not_decay(encoder_of: EncoderOf) -> None:
