@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from torch import nn
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import agree
 from ernie_m.base.sampling import key_of
+from ernie_m.corpus.aligned_files import AlignedFiles, aligned_files, read_aligned
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.columns import LINKS
 from ernie_m.corpus.folder import CorpusFolder
@@ -31,7 +32,7 @@ from ernie_m.corpus.gold_sets import GoldSet
 from ernie_m.corpus.word_pairs import Dictionary, dictionaries
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, in_rows
 from ernie_m.models.pretraining import without_training
-from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
+from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
 from ernie_m.models.state_alignment import state_scores
 from ernie_m.models.word_translation import translations
 from ernie_m.rows.batch import Example, LossRequest
@@ -55,23 +56,6 @@ def check_sets(held_out: Path | None, tatoeba: Path | None, languages: Collectio
     if tatoeba is not None:
         for paths in tatoeba_files(tatoeba, languages).values():
             read_aligned(*paths)
-
-
-class AlignedFiles(NamedTuple):
-    """Two line-aligned files `[NAME.]AA-BB.{AA,BB}`."""
-
-    languages: tuple[str, str]
-    paths: tuple[Path, Path]
-
-
-def aligned_files(folder: Path, languages: Collection[str]) -> list[AlignedFiles]:
-    """The pairs of files of a folder that are in two of `languages`, by name."""
-    found = []
-    for first in sorted(folder.glob("*-*.*")):
-        codes = tuple(first.stem.rpartition(".")[2].split("-"))
-        if len(codes) == 2 and first.suffix == f".{codes[0]}" and set(codes) <= set(languages):
-            found.append(AlignedFiles((codes[0], codes[1]), (first, first.with_suffix(f".{codes[1]}"))))
-    return found
 
 
 def files_with_english(folder: Path, languages: Collection[str]) -> list[AlignedFiles]:
@@ -197,24 +181,27 @@ def measured_by_held_out(
     The sets are pairs with English and others, plain and centred. A sentence of several files is encoded once.
     """
     device = next(encoder.parameters()).device
-    texts = {f.languages: [side[:limit] for side in read_aligned(*f.paths)] for f in aligned_files(folder, languages)}
+    read = [(f, [side[:limit] for side in read_aligned(*f.paths)]) for f in aligned_files(folder, languages)]
     of_language: dict[str, dict[str, int]] = {}
-    for codes, sides in texts.items():
-        for code, side in zip(codes, sides, strict=True):
+    for files, sides in read:
+        for code, side in zip(files.languages, sides, strict=True):
             numbers = of_language.setdefault(code, {})
             for text in side:
                 numbers.setdefault(text, len(numbers))
     states = {code: mean_pooled(encoder, tokenizer, [*known], device, code) for code, known in of_language.items()}
     result: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for codes, sides in texts.items():
+    for files, sides in read:
         if min(map(len, sides)) < FEWEST_HELD_OUT:
             continue
-        both = [states[code][:, [of_language[code][text] for text in side]] for code, side in zip(codes, sides, strict=True)]
-        name = "held out, en" if "en" in codes else "held out, others"
+        both = [
+            states[code][:, [of_language[code][text] for text in side]]
+            for code, side in zip(files.languages, sides, strict=True)
+        ]
+        name = "held out, en" if "en" in files.languages else "held out, others"
         for title, (first, second) in ((name, both), (f"{name}, centred", [side - side.mean(1, True) for side in both])):
             layers = enumerate(zip(first, second, strict=True))
             of_pair = {str(layer): list(accuracy_at_1(*of)) for layer, of in layers}
-            result.setdefault(title, {})["-".join(codes)] = of_pair
+            result.setdefault(title, {})[files.name] = of_pair
     return result
 
 

@@ -6,7 +6,6 @@ used. A pair of which one side occurs more than once in the set is left out: nob
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from transformers import AutoModel
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import Specials
+from ernie_m.corpus.aligned_files import AlignedFiles, aligned_files, read_aligned
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.corpus.gold_sets import GoldSet
@@ -27,7 +27,7 @@ from ernie_m.interop.build_model import architecture_of
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.interop.start_weights import Target
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
-from ernie_m.models.retrieval import Pool, accuracy_at_1, first_token, mean_over_tokens, pooled_ids, read_aligned
+from ernie_m.models.retrieval import Pool, accuracy_at_1, first_token, mean_over_tokens, pooled_ids
 from ernie_m.models.shape import BackboneConfig, Pooling
 from ernie_m.models.state_alignment import state_scores
 from ernie_m.rows.objectives import CorruptionConfig
@@ -38,7 +38,6 @@ MOST_PAIRS = 1000  # of a set
 LEAST_PAIRS = 20  # that say something of the words of a language
 GAIN_ROW = 512
 POOLS: dict[Pooling, Pool] = {"mean": mean_over_tokens, "first": first_token}
-WATCHED = re.compile(r"(?:.*\.)?([A-Za-z_]+)-([A-Za-z_]+)\.\1")
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -53,36 +52,23 @@ def held_out_sets(folder: CorpusFolder) -> dict[str, list[Pair]]:
     return found
 
 
-def watched_files(watch: Path) -> dict[str, tuple[Path, Path]]:
-    """A folder's line-aligned files NAME.xx-yy.xx and NAME.xx-yy.yy, by xx-yy; by NAME.xx-yy where several have these codes.
-
-    Raises InputError where there are none, and for sides that do not go together.
-    """
-    found: dict[str, tuple[Path, Path]] = {}
-    for path in sorted(watch.iterdir()) if watch.is_dir() else ():
-        match = WATCHED.fullmatch(path.name)
-        other = path.with_name(f"{path.name.removesuffix(match[1])}{match[2]}") if match else path
-        if match and other != path and other.is_file():
-            found[path.stem] = path, other
+def watched_files(watch: Path) -> list[AlignedFiles]:
+    """A folder's pairs of files. Raises InputError where there are none, and for sides that do not go together."""
+    found = aligned_files(watch)
     if not found:
         raise InputError(f"--watch {watch}: no pairs there; expected line-aligned files such as tatoeba.de-en.de and .en")
-    for files in found.values():
-        read_aligned(*files)
-    codes = Counter(_codes(name) for name in found)
-    return {_codes(name) if codes[_codes(name)] == 1 else name: files for name, files in found.items()}
-
-
-def _codes(name: str) -> str:
-    return name.rpartition(".")[2]
+    for files in found:
+        read_aligned(*files.paths)
+    return found
 
 
 def watched_sets(watch: Path, vocabulary: AnyVocabulary) -> dict[str, list[Pair]]:
     """Pairs of each of a folder's pairs of files."""
     found = {}
-    for name, files in watched_files(watch).items():
-        sides = [vocabulary.encode_batch(side[: 2 * MOST_PAIRS]) for side in read_aligned(*files)]
+    for files in watched_files(watch):
+        sides = [vocabulary.encode_batch(side[: 2 * MOST_PAIRS]) for side in read_aligned(*files.paths)]
         texts = [np.split(side.values, side.offsets[1:-1]) for side in sides]
-        found[name] = list(zip(*texts, strict=True))
+        found[files.name] = list(zip(*texts, strict=True))
     return found
 
 

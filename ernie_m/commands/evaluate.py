@@ -51,8 +51,9 @@ class Commands:
         from transformers import AutoModel
 
         from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.corpus.aligned_files import read_aligned
         from ernie_m.interop.encoder import open_encoder
-        from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, read_aligned
+        from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
         from ernie_m.runs.ranks import this_device
 
         of = {"measure": "retrieval", "model": model, "source": source, "target": target}
@@ -330,7 +331,7 @@ def _words_of(
     pairs: Sequence[GoldPair], gold: str, source: str | None, target: str | None
 ) -> list[tuple[Sequence[str], Sequence[str]]]:
     """The words of both sentences of each gold pair, from the gold itself or from two files."""
-    from ernie_m.models.retrieval import read_aligned
+    from ernie_m.corpus.aligned_files import read_aligned
 
     if all(pair.source is not None for pair in pairs):
         if source is not None or target is not None:

@@ -21,11 +21,12 @@ from transformers import AutoModel
 from ernie_m.base.config import section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
+from ernie_m.corpus.aligned_files import read_aligned
 from ernie_m.downstream.encoders import Size, layer_of, place_of
 from ernie_m.downstream.submission import Submission, a_line_each
 from ernie_m.downstream.task import Hyperparameters, Logits, Part, Scored, Setup, Task
 from ernie_m.interop.encoder import OpenEncoder
-from ernie_m.models.retrieval import mean_over_tokens, nearest, read_aligned
+from ernie_m.models.retrieval import mean_over_tokens, nearest
 
 
 class SentencePair(NamedTuple):

@@ -17,6 +17,7 @@ from transformers import AutoModel
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.table import table
+from ernie_m.corpus.aligned_files import read_aligned
 from ernie_m.downstream import encoders, paper, settings
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.bitext_tuning import BitextTuning, is_sorted, sides_of
@@ -25,7 +26,7 @@ from ernie_m.downstream.submission import FOLDER, write_submission
 from ernie_m.downstream.task_files import SourceFile, find
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.interop.encoder import open_encoder
-from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, nearest, read_aligned
+from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, nearest
 from ernie_m.runs.ranks import this_device
 
 XX_TO_EN, EN_TO_XX = 0, 1

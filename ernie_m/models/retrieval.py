@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,6 @@ from ernie_m.base.console import InputError, Progress
 
 Pool = Callable[[Tensor, Tensor], Tensor]
 """(states [..., B, S, D], mask [B, S]: 1 at real tokens) -> a vector for each text, [..., B, D]."""
-
-
-def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
-    """The lines of two line-aligned UTF-8 files. Raises InputError if one is missing or empty, or their lengths differ."""
-    sides = []
-    for path in (source, target):
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; expected a sentence a line, aligned with the other file") from None
-        except UnicodeDecodeError as error:
-            line = path.read_bytes()[: error.start].count(b"\n") + 1
-            raise InputError(f"{path}, line {line}: not UTF-8; convert the file") from None
-        sides.append([line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else [])
-    if not sides[0] or not sides[1]:
-        raise InputError(f"{source if not sides[0] else target}: empty; expected a sentence a line")
-    if len(sides[0]) != len(sides[1]):
-        raise InputError(f"{source} has {len(sides[0])} lines, {target} {len(sides[1])}; expected line-aligned files")
-    return sides[0], sides[1]
 
 
 def accuracy_at_1(source_ND: Tensor, target_ND: Tensor, piece: int = 2048) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import SHORT, macrolanguage
-from ernie_m.models.retrieval import read_aligned
+from ernie_m.corpus.aligned_files import read_aligned
 
 PIVOT = "en"
 PAIR = re.compile(r"(?:.*\.)?([a-z]{2,3})-([a-z]{2,3})\.([a-z]{2,3})")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from conftest import EncoderOf
 
     from ernie_m.corpus.folder import CorpusFolder
+from ernie_m.corpus.aligned_files import aligned_files
 
 SETTINGS = RowSettings(64, Specials.xlm_r(101), CorruptionConfig(mask_rate=0.3), measures.EVALUATION_SEED)
 CPU = torch.device("cpu")
@@ -312,12 +313,17 @@ def test_held_out_files_give_pairs_with_english_and_others_plain_and_centred(
         for code, text in zip(name.rpartition(".")[2].split("-"), sides, strict=True):
             (tmp_path / f"{name}.{code}").write_text(text + "\n")
     languages = ["de", "en", "fr", "it"]
-    names = {f.languages: f.paths[1].name for f in measures.aligned_files(tmp_path, languages)}
-    assert names == {("de", "en"): "x.de-en.en", ("de", "fr"): "de-fr.fr", ("en", "it"): "en-it.it"}
+    names = {f.name: f.paths[1].name for f in aligned_files(tmp_path, languages)}
+    assert names == {"de-en": "x.de-en.en", "de-fr": "de-fr.fr", "en-it": "en-it.it"}
     found = measures.measured_by_held_out(Letters(), LetterTokenizer(), tmp_path, languages, 10)
     assert found["held out, en"] == {"de-en": {"0": [1.0, 1.0], "1": [1.0, 1.0]}}, "too few lines in en-it"
     assert found["held out, others"]["de-fr"]["0"] == pytest.approx([1 / 3, 1 / 3])
     assert set(found) == {f"held out, {kind}{how}" for kind in ("en", "others") for how in ("", ", centred")}
+    for code, text in (("de", "ab\ncd\nef"), ("en", "cd\nab\nef")):
+        (tmp_path / f"y.de-en.{code}").write_text(text + "\n")
+    found = measures.measured_by_held_out(Letters(), LetterTokenizer(), tmp_path, languages, 10)
+    of_each = {name: layers["0"] for name, layers in found["held out, en"].items()}
+    assert of_each == {"x.de-en": [1.0, 1.0], "y.de-en": pytest.approx([1 / 3, 1 / 3])}, "none stands for the other"
 
 
 class Shifted(Letters):

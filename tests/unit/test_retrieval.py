@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from ernie_m.base.console import InputError
-from ernie_m.models.retrieval import accuracy_at_1, read_aligned
+from ernie_m.corpus.aligned_files import read_aligned
+from ernie_m.models.retrieval import accuracy_at_1
 
 
 def test_accuracy_at_1_counts_nearest_neighbours_both_ways() -> None:
