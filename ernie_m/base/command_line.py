@@ -24,6 +24,8 @@ from fire import helptext
 from ernie_m.base.console import InputError, run_cleanly
 from ernie_m.base.ranges import number_of
 
+FLAG_VALUES = ("True", "False")
+"""What fire knows for yes and no; every other word would be a yes."""
 Options = Mapping[str, inspect.Parameter]
 
 _short_flags = helptext._GetShortFlags
@@ -141,7 +143,9 @@ def _given_options(
         is_flag = isinstance(options[key].default, bool)
         given[key] = value if has_value else ("True" if is_flag else "")
         awaiting = "" if has_value or is_flag else key
-    empty = [key for key, value in given.items() if not value]
-    if empty:
-        raise InputError(f"{command}: --{empty[0]} has no value; options are given as --name value")
+    for key, value in given.items():
+        if not value:
+            raise InputError(f"{command}: --{key} has no value; options are given as --name value")
+        if isinstance(options[key].default, bool) and value not in FLAG_VALUES:
+            raise InputError(f"{command}: --{key}={value}; a flag takes no value: --{key}, or --no{key}")
     return rest, given

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TextIO
 
-from ernie_m.base.launchers import rank_of
+from ernie_m.base.launchers import local_rank_of, rank_of
 
 EXIT_STOPPED = 75
 """Saved and stopped on request (a signal, --exit_after): the same command goes on (EX_TEMPFAIL of sysexits.h)."""
@@ -21,7 +21,9 @@ EXIT_PEER_LOST = 76
 
 
 FIRST_SPEAKS = 10.0
-"""Seconds that rank 0 has to print what all ranks refuse, before another ends."""
+"""Seconds that rank 0 has to print what all ranks refuse, before another does."""
+NEXT_SPEAKS = 2.0
+"""Seconds that each rank of a host has before the next one; a launcher looks every second for one that has ended."""
 
 
 _NOT_PRINTABLE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -40,9 +42,9 @@ def printable(text: str) -> str:
 class InputError(ValueError):
     """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line.
 
-    With several ranks rank 0 prints it, and its launcher then ends the others. `only_here` says that other ranks do not
-    meet this mistake: then the rank that meets it prints it at once. What a stranger's file or server says in it is
-    printable.
+    With several ranks rank 0 prints it, and its launcher then ends the others; who is not ended prints it later. `only_here`
+    says that other ranks do not meet this mistake: then the rank that meets it prints it at once. What a stranger's file or
+    server says in it is printable.
     """
 
     def __init__(self, message: str, only_here: bool = False) -> None:
@@ -106,8 +108,9 @@ def run_cleanly(main: Callable[[], object]) -> None:
         if rank and not error.only_here:
             with suppress(ValueError):  # outside the main thread
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(FIRST_SPEAKS)  # a launcher ends all ranks with the first one that ends, told or not
-            raise SystemExit(2) from None
+            # A launcher ends its ranks with the first one that ends. Whoever is still here met what rank 0 did not: its
+            # host lacks a folder, for example.
+            time.sleep(FIRST_SPEAKS + NEXT_SPEAKS * local_rank_of(os.environ))
         fail(f"rank {rank}: {error}" if rank else f"{error}")
     except OSError as error:
         fail(f"{error.filename or 'input/output'}: {reason_of(error)}", 3)

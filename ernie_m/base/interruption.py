@@ -11,12 +11,14 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Literal
 
 from ernie_m.base.console import InputError, SurvivingOutput
+from ernie_m.base.files import remove
 from ernie_m.base.run_files import STOP_FILE
 
 LOOK_EVERY = 1.0  # seconds between looks at the shared folder
@@ -61,8 +63,7 @@ class Interruption:
             if _is_abandoned(1):
                 self._signal = StopRequest("signal", "the launcher that reads this rank's output is gone")
             if self._stop_file is not None and self._stop_file.exists():
-                reason = " ".join(self._stop_file.read_text(encoding="utf-8", errors="replace").split())
-                self._signal = StopRequest("signal", reason or f"{self._stop_file} was found")
+                self._signal = StopRequest("signal", _words_in(self._stop_file) or f"{self._stop_file} was found")
         if self._signal is None and self._ends is not None and now >= self._ends:
             return StopRequest("time", f"--exit_after {self._exit_after:.0f} s is over")
         return self._signal
@@ -70,10 +71,17 @@ class Interruption:
     def obeyed(self) -> None:
         """The stop is done: remove the file, or it would stop the next start too."""
         if self._stop_file is not None:
-            self._stop_file.unlink(missing_ok=True)
+            remove(self._stop_file)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         self._signal = StopRequest("signal", f"{signal.Signals(number).name} was received")
+
+
+def _words_in(path: Path) -> str:
+    """In one line; "" for what cannot be read: another user's file asks to stop as well as one of ours."""
+    with suppress(OSError):
+        return " ".join(path.read_text(encoding="utf-8", errors="replace").split())
+    return ""
 
 
 def _is_abandoned(descriptor: int) -> bool:

@@ -76,5 +76,15 @@ def launcher_of(environment: Mapping[str, str]) -> Launcher | None:
 def rank_of(environment: Mapping[str, str]) -> int:
     """The rank alone, for messages: 0 where it is not known. Never raises."""
     launcher = launcher_of(environment)
-    said = environment[launcher.rank] if launcher else "0"
+    return _known(environment, (launcher.rank,) if launcher else ())
+
+
+def local_rank_of(environment: Mapping[str, str]) -> int:
+    """The same among the ranks of this host."""
+    launcher = launcher_of(environment)
+    return _known(environment, launcher.local_rank if launcher else ())
+
+
+def _known(environment: Mapping[str, str], names: tuple[str, ...]) -> int:
+    said = next((environment[name] for name in names if name in environment), "")
     return int(said) if said.isdecimal() else 0

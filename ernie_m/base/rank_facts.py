@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ernie_m.base.console import InputError
 from ernie_m.base.launchers import SRUN, Launcher, launcher_of
 
+MOST_PORT = 65_535
 _EACH_HOST = re.compile(r"(\d+)(?:\(x\d+\))?")  # Slurm's tasks of each host, where all have as many: 8 or 8(x4)
 
 
@@ -44,7 +45,8 @@ def rank_facts(environment: Mapping[str, str]) -> RankFacts:
     rank = _number(environment, launcher.rank)
     world_size = _required(environment, launcher, launcher.world_size)
     if not 0 <= rank < world_size:
-        raise InputError(f"{launcher.rank}={rank} of {world_size} ranks: expected 0 .. {world_size - 1}")
+        expected = f"expected 0 .. {world_size - 1}" if world_size else "expected 1 at least"
+        raise InputError(f"{launcher.rank}={rank} of {world_size} ranks: {expected}", only_here=True)
     if world_size == 1:
         return RankFacts(launcher=launcher)
     local_rank = _required(environment, launcher, launcher.local_rank)
@@ -53,8 +55,13 @@ def rank_facts(environment: Mapping[str, str]) -> RankFacts:
 
 def check_meeting(facts: RankFacts, environment: Mapping[str, str]) -> None:
     """Raise InputError, with a command that helps, when several processes were started but have no address to meet at."""
+    if facts.launcher is None or facts.world_size == 1:
+        return
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
-    if facts.launcher is None or facts.world_size == 1 or not missing or facts.launcher.brings == "mpi":
+    port = environment.get("MASTER_PORT") or "1"
+    if not (port.isdecimal() and 1 <= int(port[:9]) <= MOST_PORT):
+        raise InputError(f"MASTER_PORT={port[:80]!r}: expected a port from 1 to {MOST_PORT}, the same for all ranks")
+    if not missing or facts.launcher.brings == "mpi":
         return
     what = f"{facts.launcher.name} says that this is one of {facts.world_size} ranks, but not where they meet"
     if facts.launcher is not SRUN:

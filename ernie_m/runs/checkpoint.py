@@ -55,7 +55,7 @@ def rank_file(rank: int) -> str:
 
 def committed_folders(folder: Path) -> list[Path]:
     """Checkpoint folders under their final names, newest first."""
-    return sorted((p for p in folder.glob("step_????????") if p.is_dir()), reverse=True)
+    return sorted((p for p in folder.glob(f"step_{8 * '[0-9]'}") if p.is_dir()), reverse=True)
 
 
 def step_of(folder: Path) -> int:
@@ -113,6 +113,8 @@ def _check_kinds(checkpoint: Checkpoint) -> None:
 def verify(folder: Path, rank: int = 0, world_size: int = 1, on_progress: Callable[[], None] = lambda: None) -> Checkpoint:
     """Check this rank's share of the files against the manifest; raises InputError naming the first that differs."""
     checkpoint = read_manifest(folder)
+    if checkpoint.step != step_of(folder):
+        raise InputError(f"is the checkpoint of step {checkpoint.step} under another name")
     files = checkpoint.files
     unnamed = {path.name for path in folder.glob(STATE_PATTERN)} - set(files)
     if unnamed:

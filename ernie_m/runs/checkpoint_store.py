@@ -4,7 +4,7 @@ Saving. This rank's fragments are copied to host memory. The training waits for 
 (checkpoint_commit.py) while the training goes on. Without enough memory for the copy, the training waits until all is
 written. A failed save is reported, and the training goes on.
 
-Loading takes the newest folder whose files have the manifest's sizes and hashes; broken ones are named and passed over.
+Loading takes the newest folder whose files have the manifest's sizes and hashes; broken ones are named and set aside.
 A run with checkpoints of which none is whole is an error, never a silent start from zero.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -126,13 +126,15 @@ class CheckpointStore:
     def newest_whole(self, at_most: int | None = None) -> Checkpoint | None:
         """The newest checkpoint (of at most that many steps) that verifies on all ranks; None when there is none at all.
 
+        Newer ones are set aside, or they would count among the last kept, and the whole ones would be deleted for them.
         Raises InputError when there are checkpoints but not one of them is whole.
         """
         listed = self.voters.from_first([f.name for f in committed_folders(self.folder)])  # hosts may see it at other times
         candidates = [self.folder / name for name in listed if at_most is None or step_of(Path(name)) <= at_most]
-        for folder in candidates:
+        for number, folder in enumerate(candidates):
             problem = self._committer.problem_of(folder)
             if self.voters.all_agree(problem is None):
+                self._set_aside(candidates[:number])
                 return read_manifest(folder)
             if problem is not None:
                 print(f"checkpoint {folder}: {problem}; trying the one before", file=sys.stderr, flush=True)
@@ -144,9 +146,11 @@ class CheckpointStore:
         return None
 
     def abandon_after(self, step: int) -> None:
-        """Set checkpoints of more than `step` steps aside (rank 0); they are deleted when the next one is verified."""
-        if self.voters.rank == 0:
-            for folder in committed_folders(self.folder):
-                if step_of(folder) > step:
-                    remove(folder.with_name(ABANDONED + folder.name))
-                    folder.rename(folder.with_name(ABANDONED + folder.name))
+        """Set checkpoints of more than `step` steps aside."""
+        self._set_aside([folder for folder in committed_folders(self.folder) if step_of(folder) > step])
+
+    def _set_aside(self, folders: Sequence[Path]) -> None:
+        """Take these from their names (rank 0); they are deleted when the next checkpoint is verified."""
+        for folder in folders if self.voters.rank == 0 else ():
+            remove(folder.with_name(ABANDONED + folder.name))
+            folder.rename(folder.with_name(ABANDONED + folder.name))

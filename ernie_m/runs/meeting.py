@@ -35,7 +35,8 @@ def set_meeting(facts: RankFacts) -> None:
     if most != resource.RLIM_INFINITY and most < LEAST_OPEN_FILES:
         raise InputError(f"this process may open {most} files (ulimit -n), too few to train; expected 1,024: ulimit -n 1024")
     is_told = bool(os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT"))
-    if not is_told:
+    meets_nobody = facts.world_size == 1 and not _agent_has_store()  # then what another job left there does not matter
+    if meets_nobody or not is_told:
         address, port = _ask_mpi(facts) if facts.world_size > 1 else ("127.0.0.1", free_port())
         os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
     told = facts.environment()
@@ -103,7 +104,7 @@ def _own_address(facts: RankFacts) -> tuple[str, str]:
     store = TCPStore(
         meeting,
         int(os.environ["MASTER_PORT"]),
-        is_master=facts.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+        is_master=facts.rank == 0 and not _agent_has_store(),
         timeout=MEETING_TIMEOUT,
         wait_for_workers=False,
         multi_tenant=True,
@@ -116,6 +117,11 @@ def _own_address(facts: RankFacts) -> tuple[str, str]:
             if other := store.get(key.format(rank)).decode():
                 return own_address_towards(other), other
     return address, meeting
+
+
+def _agent_has_store() -> bool:
+    """Whether torchrun itself listens at the place to meet."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 _STORES: list[TCPStore] = []

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from ernie_m.base.console import EXIT_STOPPED, InputError
-from ernie_m.base.files import written_atomically
+from ernie_m.base.files import remove, written_atomically
 from ernie_m.base.hostfile import is_local
 from ernie_m.base.run_files import LAST_STOP_FILE, STOP_FILE
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, end_remote_orphans, needs_ssh, reachable
@@ -105,7 +105,7 @@ class Supervisor:
                 say(f"{', '.join(unsaid)}: secrets, not exported to other hosts; log in there, or name them with --export")
         if self.stop_request.exists():
             say(f"{self.stop_request}: left from before, removed")
-            self.stop_request.unlink(missing_ok=True)
+            remove(self.stop_request)
 
     def _supervise(self, folder: Path) -> RestartDecision:
         while True:
@@ -124,7 +124,7 @@ class Supervisor:
                 return decision
             say(f"{decision.reason}; again in {decision.delay:.0f} s")
             if not self._pause(decision.delay):
-                self.stop_request.unlink(missing_ok=True)
+                remove(self.stop_request)
                 return RestartDecision(EXIT_STOPPED, "stopped on request, between two starts")
             self._readmit()
 
@@ -146,7 +146,7 @@ class Supervisor:
             self.policy.hosts_changed()
         decision = self.policy.judge(outcome)
         if decision.exit_code is not None and self._signals:
-            self.stop_request.unlink(missing_ok=True)  # a job that was ended could not do it
+            remove(self.stop_request)  # a job that was ended could not do it
         self._steps_lost += outcome.steps_lost
         self.ledger.end(outcome, time.monotonic() - started, decision.reason, dropped)
         return decision

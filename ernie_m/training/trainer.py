@@ -75,9 +75,8 @@ class Trainer:
         self.data = PretrainingData(self.folder, config.data, self.schedule, config.seed)
         config.factors_of(self.data.metrics)  # a stream that is not there is refused before anything is written
         self.run_folder = RunFolder(run)
-        self.from_scratch, self.trackers, self.skip_steps = from_scratch, trackers, skip_steps
-        if skip_steps:
-            SkipSteps.parse(skip_steps, self.schedule.num_steps)
+        self.from_scratch, self.trackers = from_scratch, trackers
+        self.asked = SkipSteps.parse(skip_steps or "", self.schedule.num_steps)
         self.configuration = to_mapping(config) | {
             "model": to_mapping(self.architecture.config),
             "data_identity": {
@@ -90,6 +89,7 @@ class Trainer:
             },
         }
         self.run_folder.check(self.configuration, from_scratch)
+        self._check_skipped()
         self.start = Target.of(self.architecture.config, data, manifest)
         check_fits(self.architecture, config.data, self.start)
         bleu_lines(config, self.folder)
@@ -119,6 +119,18 @@ class Trainer:
             with ending_by_rule(ranks, watchdog, self.run_folder, self.interruption):
                 self._train(ranks, watchdog, is_owner)
         return ranks.close()
+
+    def _check_skipped(self) -> None:
+        """Raise InputError where nothing would be left to train, or all is trained already."""
+        remembered = SkipSteps() if self.from_scratch else SkipSteps.read(self.run_folder.path)
+        if remembered.union(self.asked).next_kept(0) >= self.schedule.num_steps:
+            raise InputError(f"--skip_steps {self.asked}: with these no step of {self.schedule.num_steps} is left to train")
+        new = first_new(remembered, self.asked)
+        if new is not None and self.run_folder.is_complete and not self.from_scratch:
+            raise InputError(
+                f"--skip_steps {self.asked}: {self.run_folder.path} is finished, and step {new} was trained; remove its "
+                "COMPLETE, and the same command goes back to the newest checkpoint before that step"
+            )
 
     def _watchdog(self, ranks: Ranks) -> Watchdog:
         return Watchdog.meet(
@@ -209,15 +221,14 @@ class Trainer:
     def _skipped_steps(self, ranks: Ranks, store: CheckpointStore) -> tuple[SkipSteps, Checkpoint | None]:
         """The steps to leave out (earlier starts' too), and the checkpoint to go on from: from before the first new one."""
         remembered = SkipSteps.read(self.run_folder.path)
-        asked = SkipSteps.parse(self.skip_steps, self.schedule.num_steps) if self.skip_steps else SkipSteps.of([])
-        new, skipped = first_new(remembered, asked), remembered.union(asked)
+        new, skipped = first_new(remembered, self.asked), remembered.union(self.asked)
         checkpoint = store.newest_whole(at_most=new)
         if new is None:
             return skipped, checkpoint
         later = committed_folders(store.folder)
         if checkpoint is None and later:
             raise InputError(
-                f"--skip_steps {self.skip_steps}: no checkpoint from before step {new}, the oldest is {later[-1].name}; "
+                f"--skip_steps {self.asked}: no checkpoint from before step {new}, the oldest is {later[-1].name}; "
                 f"name steps from {step_of(later[-1])} on, or start over with --from_scratch"
             )
         ranks.barrier()  # all have read; and the file comes last, so that a kill before it changes nothing

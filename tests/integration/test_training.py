@@ -19,6 +19,8 @@ import yaml
 from ernie_m.base.config import build, merge_overrides
 from ernie_m.base.console import InputError
 from ernie_m.runs.metrics import read_metrics
+from ernie_m.runs.run_folder import RunFolder
+from ernie_m.runs.skip_steps import SkipSteps
 from ernie_m.training.divergence import GuardConfig
 from ernie_m.training.recipe import TrainingConfig
 from ernie_m.training.trainer import Trainer
@@ -138,6 +140,27 @@ def test_a_stream_that_is_not_there_is_refused_before_anything_is_written(data: 
     with pytest.raises(InputError, match=r"stream_weights.TLM.en-xx: no such stream"):
         Trainer(config, data, tmp_path / "run", ROOT / "ds_configs")
     assert not (tmp_path / "run").exists()
+
+
+def test_steps_are_left_out_while_some_remain_to_be_trained(data: Path, tmp_path: Path) -> None:
+    config, run = build(TrainingConfig, RECIPE, "recipe"), RunFolder(tmp_path / "run")
+
+    def skipping(text: str) -> Trainer:
+        return Trainer(config, data, run.path, ROOT / "ds_configs", skip_steps=text)
+
+    configuration = skipping("2:4").configuration
+    with pytest.raises(InputError, match=f"--skip_steps 0:{NUM_STEPS}: with these no step of {NUM_STEPS} is left to train"):
+        skipping(f"0:{NUM_STEPS}")
+    assert not run.path.exists()
+    run.checkpoints.mkdir(parents=True)
+    run.start(configuration, from_scratch=False)
+    SkipSteps.parse("0:9").write(run.path)
+    with pytest.raises(InputError, match=f"--skip_steps 4:{NUM_STEPS}: with these no step"):
+        skipping(f"4:{NUM_STEPS}")
+    run.complete({"steps": NUM_STEPS})
+    skipping("2:4")
+    with pytest.raises(InputError, match=r"--skip_steps 2:10: .* is finished, and step 9 was trained; remove its COMPLETE"):
+        skipping("2:10")
 
 
 def fp16_on_cpu(folder: Path, is_supported: bool = True) -> Path:

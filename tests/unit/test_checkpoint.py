@@ -74,7 +74,7 @@ def test_a_whole_checkpoint_verifies_and_says_what_it_is(checkpoints: Path) -> N
 
 
 def test_only_folders_under_final_names_are_checkpoints(checkpoints: Path) -> None:
-    for name in ("step_00000003.tmp", "abandoned_step_00000004", "step_5"):
+    for name in ("step_00000003.tmp", "abandoned_step_00000004", "step_5", "step_4_backup"):
         (checkpoints / name).mkdir()
     (checkpoints / "step_00000006").write_text("a file")
     assert [step_of(folder) for folder in committed_folders(checkpoints)] == [2, 1]
@@ -97,6 +97,7 @@ def test_only_folders_under_final_names_are_checkpoints(checkpoints: Path) -> No
         (lambda folder: changed(folder, state={"version": "y"}), "altered since it was written"),
         (lambda folder: changed(folder, sha256=None), "not a valid manifest"),
         (lambda folder: changed(folder, resealed=True, files=None), "not a valid manifest"),
+        (lambda folder: changed(folder, resealed=True, step=7), "is the checkpoint of step 7 under another name"),
         (lambda folder: changed(folder, resealed=True, world_size=3), r"names 2 files of ranks, of 3 ranks"),
         (lambda folder: changed(folder, resealed=True, format_version=1), "format version 1; this release reads version 2"),
         (lambda folder: changed(folder, resealed=True, format_version=None), "format version 1; this release reads"),
@@ -116,6 +117,7 @@ def test_only_folders_under_final_names_are_checkpoints(checkpoints: Path) -> No
         "another state",
         "no hash of its own",
         "no files listed, resealed",
+        "renamed",
         "a rank too few",
         "version 1",
         "before versions",

@@ -332,9 +332,12 @@ def test_broken_ones_are_passed_over_and_never_a_start_from_scratch(
     assert (
         "rank_00000.safetensors does not have the hash it was saved with; trying the one before" in capsys.readouterr().err
     )
+    saved(store, 2)
+    flip(folder / "step_00000002" / "rank_00000.safetensors")
     (folder / "step_00000001" / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"holds 2 checkpoints, none of them whole; .*--from_scratch"):
         store.newest_whole()
+    assert steps_in(folder) == [1, 2], "nothing is set aside where nothing is whole"
 
 
 def test_a_checkpoint_that_another_rank_finds_broken_is_passed_over(folder: Path) -> None:
@@ -382,6 +385,18 @@ def test_abandoned_ones_are_out_of_sight_and_go_with_the_next_verified_one(folde
     saved(store, 4)
     assert steps_in(folder) == [2, 4]
     assert not list(folder.glob("abandoned_*"))
+
+
+def test_what_is_not_whole_does_not_count_among_the_last_kept(folder: Path) -> None:
+    """Or the whole ones are deleted for it, the one just saved first of all."""
+    saved(CheckpointStore(folder, Alone(), Retention(2)), 4, 6)
+    flip(folder / "step_00000006" / "rank_00000.safetensors")
+    store = CheckpointStore(folder, Alone(), Retention(1))
+    assert getattr(store.newest_whole(), "step", None) == 4
+    assert steps_in(folder) == [4]
+    saved(store, 5)
+    assert steps_in(folder) == [5]
+    assert getattr(CheckpointStore(folder, Alone()).newest_whole(), "step", None) == 5
 
 
 def test_abandoned_ones_stay_while_the_next_one_does_not_read_back(folder: Path) -> None:

@@ -37,6 +37,12 @@ def test_commands_may_be_spelt_with_hyphens() -> None:
         (train, ["--recipe", "r", "--from_scrach"], "unknown option --from_scrach, did you mean `from_scratch`?"),
         (train, ["--seed", "3"], "--recipe is missing"),
         (train, ["--recipe"], "--recipe has no value"),
+        (
+            train,
+            ["--recipe", "r", "--from_scratch=no"],
+            "--from_scratch=no; a flag takes no value: --from_scratch, or --nofrom",
+        ),
+        (train, ["--recipe", "r", "--from-scratch=false"], "--from_scratch=false; a flag takes no value"),
         (Tools, ["mesure", "--model", "m"], "unknown command mesure, did you mean `measure`?"),
         (Tools, ["measure", "m"], "unexpected `m`"),
         (Tools, ["measure", "--layer", "3"], "--model is missing"),

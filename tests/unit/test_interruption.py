@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -104,6 +104,17 @@ def test_the_stop_file_stops_once_and_is_looked_for_now_and_then(tmp_path: Path,
     again = Interruption()
     again.watch(tmp_path)
     assert again.request() is None, "the next start does not"
+
+
+@pytest.mark.parametrize("made", [Path.mkdir, lambda path: path.write_bytes(b"\xff")], ids=["a folder", "not text"])
+def test_whatever_has_the_name_of_the_stop_file_stops(made: Callable[[Path], object], tmp_path: Path) -> None:
+    """A request that cannot be read must not end the training without a save."""
+    made(tmp_path / STOP_FILE)
+    ours = Interruption()
+    ours.watch(tmp_path)
+    assert getattr(ours.request(), "kind", None) == "signal"
+    ours.obeyed()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

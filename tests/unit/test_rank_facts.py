@@ -68,6 +68,7 @@ def test_ranks_of_a_host_that_no_launcher_counts_are_left_to_be_counted(said: di
         ({"RANK": "0"}, "RANK is set, but not WORLD_SIZE"),
         ({"RANK": "0", "WORLD_SIZE": "2"}, "RANK is set, but not LOCAL_RANK"),
         ({"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK=2 of 2 ranks: expected 0 .. 1"),
+        ({"RANK": "0", "WORLD_SIZE": "0", "LOCAL_RANK": "0"}, "RANK=0 of 0 ranks: expected 1 at least"),
         ({"RANK": "first", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "RANK='first': expected a whole number"),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "PMI_RANK is set, but not MPI_LOCALRANKID or PMI_LOCAL_RANK or SLURM_LOCALID"),
     ],
@@ -86,6 +87,21 @@ def test_tasks_of_srun_without_a_place_to_meet_are_refused_with_a_command_that_h
     check_meeting(rank_facts(OMPI), OMPI)  # MPI itself can be asked
     one = SRUN | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
     check_meeting(rank_facts(one), one)
+
+
+@pytest.mark.parametrize("port", ["words", "0", "-1", "65536", "99999999999", "29500 "])
+def test_a_place_to_meet_that_is_no_port_is_refused_by_its_name(port: str) -> None:
+    with pytest.raises(InputError, match=f"^MASTER_PORT='{port}': expected a port from 1 to 65535"):
+        check_meeting(rank_facts(TORCH), TORCH | {"MASTER_ADDR": "a", "MASTER_PORT": port})
+
+
+@pytest.mark.parametrize("agent", ["True", "False"])
+def test_a_rank_alone_meets_at_home_whatever_another_job_left(agent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for torchrun, whose store listens where it said."""
+    left = {"MASTER_ADDR": "no.such.host", "MASTER_PORT": "words", "TORCHELASTIC_USE_AGENT_STORE": agent}
+    monkeypatch.setattr(os, "environ", dict(left))
+    set_meeting(rank_facts(left))
+    assert (os.environ["MASTER_ADDR"] == "127.0.0.1") == os.environ["MASTER_PORT"].isdecimal() == (agent == "False")
 
 
 def test_tasks_of_srun_with_a_pmi_are_told_what_works_under_srun(monkeypatch: pytest.MonkeyPatch) -> None:
