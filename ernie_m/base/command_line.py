@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from ernie_m.base.ranges import number_of
 FLAG_VALUES = ("True", "False")
 """What fire knows for yes and no; every other word would be a yes."""
 Options = Mapping[str, inspect.Parameter]
+OVERRIDES = "overrides"
+"""Name of the parameter that takes key.path=value, as many as there are."""
 
 _short_flags = helptext._GetShortFlags
 helptext._GetShortFlags = lambda options: [letter for letter in _short_flags(options) if letter != "h"]  # -h is for help
@@ -94,9 +97,11 @@ def checked_arguments(component: Callable[..., Any], name: str, arguments: Seque
             raise InputError(f"unknown command {arguments[0]}{nearest(chosen, commands) or ','} expected one of {shown}")
         name, command, arguments, component = arguments[0], [chosen], arguments[1:], getattr(component, chosen)
     options = {key: option for key, option in inspect.signature(component).parameters.items() if key != "self"}
-    takes_rest = any(option.kind is option.VAR_POSITIONAL for option in options.values())
+    several = [key for key, option in options.items() if option.kind is option.VAR_POSITIONAL]
     options = {key: option for key, option in options.items() if option.kind is not option.VAR_POSITIONAL}
-    rest, given = _given_options(name, arguments, options, takes_rest)
+    rest, given = _given_options(name, arguments, options, takes_rest=bool(several))
+    if several == [OVERRIDES]:
+        _check_different(name, [override.partition("=")[0] for override in rest])
     missing = [key for key, option in options.items() if option.default is option.empty and key not in given]
     if missing:
         raise InputError(f"{name}: --{missing[0]} is missing; --help explains the options")
@@ -117,6 +122,7 @@ def _given_options(
     command: str, arguments: Sequence[str], options: Options, takes_rest: bool
 ) -> tuple[list[str], dict[str, str]]:
     rest: list[str] = []
+    keys: list[str] = []
     given: dict[str, str] = {}
     awaiting = ""
     for argument in arguments:
@@ -136,6 +142,7 @@ def _given_options(
         negated = key.removeprefix("no")
         if key not in options and negated in options and isinstance(options[negated].default, bool):
             given[negated], awaiting = "False", ""
+            keys.append(negated)
             continue
         if key not in options:
             expected = ", ".join(f"--{option.rstrip('_')}" for option in options)
@@ -143,9 +150,17 @@ def _given_options(
         is_flag = isinstance(options[key].default, bool)
         given[key] = value if has_value else ("True" if is_flag else "")
         awaiting = "" if has_value or is_flag else key
+        keys.append(key)
     for key, value in given.items():
         if not value:
             raise InputError(f"{command}: --{key} has no value; options are given as --name value")
         if isinstance(options[key].default, bool) and value not in FLAG_VALUES:
             raise InputError(f"{command}: --{key}={value}; a flag takes no value: --{key}, or --no{key}")
+    _check_different(command, [f"--{key.rstrip('_')}" for key in keys])
     return rest, given
+
+
+def _check_different(command: str, keys: Sequence[str]) -> None:
+    """Raise InputError for an option or key that is given twice: which of its values is meant cannot be known."""
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
+        raise InputError(f"{command}: {twice[0]} is given {Counter(keys)[twice[0]]} times; expected once")
