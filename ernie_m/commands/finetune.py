@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +42,7 @@ OPTIONS = """
             data: folder with the benchmark's files under their published names or XTREME's
             to: folder for seeds, scores and pictures; the same one again goes on
             setting: {settings}; the first is the default
-            seeds: how many (1 .. N), or which, with commas: 3,7
+            seeds: how many (1 .. N), or which, with commas: 3,7; default: 5
             train_files: files instead of those found in data, [LANGUAGE=]PATH with commas between
             validation_files: the same for what chooses the best checkpoint
             test_files: the same for what is scored; files without labels, as XTREME gives them out, are only predicted
@@ -75,7 +75,7 @@ def fine_tuning(name: str) -> Callable[..., None]:
         data: str,
         to: str,
         setting: str | None = None,
-        seeds: str = "5",
+        seeds: str | None = None,
         train_files: str | None = None,
         validation_files: str | None = None,
         test_files: str | None = None,
@@ -117,7 +117,7 @@ class Commands:
         setting: str = "zero-shot",
         layer: Annotated[int, Range(least=0, most=1000, zero="the middle one")] = 0,
         untrained: bool = True,
-        seeds: str = "5",
+        seeds: str | None = None,
         train_files: str | None = None,
         validation_files: str | None = None,
         precision: str = "auto",
@@ -136,18 +136,23 @@ class Commands:
             setting: zero-shot or hardest-negative
             layer: whose states are pooled, counted from the embeddings (0); 0: the middle one (7 of 12, 13 of 24)
             untrained: for zero-shot: also measure the same shape with random weights
-            seeds: for hardest-negative: how many (1 .. N), or which, with commas
+            seeds: for hardest-negative: how many (1 .. N), or which, with commas; default: 5
             train_files: bitext, [LANGUAGE=]PATH with commas between; of fr-en.fr and fr-en.en the first is named
             validation_files: bitext that chooses the best checkpoint
-            precision: auto, fp32, bf16 or fp16
-            zero_stage: shard with DeepSpeed's ZeRO 1 or 2
-            keep_models: keep the best model of each seed in TO/seed_K/model
+            precision: for hardest-negative: auto, fp32, bf16 or fp16
+            zero_stage: for hardest-negative: shard with DeepSpeed's ZeRO 1 or 2
+            keep_models: for hardest-negative: keep the best model of each seed in TO/seed_K/model
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
             check: only look whether options and files are right; the model need not be there, nothing is trained
         """
+        if setting not in SETTINGS_OF_TATOEBA:
+            raise InputError(f"--setting {setting}: expected one of {', '.join(SETTINGS_OF_TATOEBA)}")
         if setting != "zero-shot":
+            _refuse_unused({"nountrained": None if untrained else ""}, "for --setting zero-shot")
             named = {"train": train_files, "validation": validation_files}
-            overrides = (*overrides, f"layer={layer}")
+            if layer and any(override.startswith("layer=") for override in overrides):
+                raise InputError(f"--layer {layer}: also given as layer=...; expected it once")
+            overrides = (*overrides, f"layer={layer}") if layer else overrides
             how = (precision, zero_stage, keep_models, trust_remote_code, False, check)
             _run("tatoeba", overrides, model, data, to, setting, seeds, named, False, *how)
             return
@@ -155,13 +160,23 @@ class Commands:
 
         if overrides or train_files or validation_files:
             raise InputError("tatoeba: hyperparameters and bitext are for --setting hardest-negative, not for zero-shot")
+        given = {"precision": None if precision == "auto" else precision, "nokeep_models": None if keep_models else ""}
+        _refuse_unused({"seeds": seeds, "zero_stage": zero_stage, **given}, "for --setting hardest-negative")
         if check:
             read(Path(data))
         else:
             run(model, Path(data), Path(to), layer, untrained, trust_remote_code)
 
 
+SETTINGS_OF_TATOEBA = ("zero-shot", "hardest-negative")
 MOST_SEEDS = 1000
+
+
+def _refuse_unused(given: Mapping[str, object], why: str) -> None:
+    """Raise InputError for the first option that has a value: here it would do nothing."""
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(f"--{f'{option} {value}'.strip()}: {why}; leave it out")
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
@@ -205,7 +220,7 @@ def _run(
     data: str,
     to: str,
     setting: str | None,
-    seeds: str,
+    seeds: str | None,
     named: dict[str, str | None],
     from_dev: bool,
     precision: str,
@@ -215,9 +230,16 @@ def _run(
     score_only: bool = False,
     only_check: bool = False,
 ) -> None:
-    chosen_seeds = seeds_of(seeds)
+    chosen_seeds = seeds_of(seeds or "5")
     from ernie_m.downstream.experiment import Experiment, check, chosen_precision, run
+    from ernie_m.downstream.task import OF_TRAINING
     from ernie_m.downstream.task_files import FileOptions
+
+    if score_only:
+        why = "of a training, and --score_only has none"
+        _refuse_unused({"seeds": seeds, "zero_stage": zero_stage, "nokeep_models": None if keep_models else ""}, why)
+        if of_training := [override for override in overrides if override.partition("=")[0] in OF_TRAINING]:
+            raise InputError(f"{of_training[0]}: {why}; leave it out")
 
     task, chosen = _task(name), chosen_precision(precision)
     experiment = Experiment(

@@ -24,7 +24,7 @@ from ernie_m.downstream.announce import announce
 from ernie_m.downstream.scoring import doubt, own_head, score_given
 from ernie_m.downstream.seed import num_updates, run_seed
 from ernie_m.downstream.settings import PICTURE_FILE, RESULTS_FILE
-from ernie_m.downstream.task import Hyperparameters, Setup, Task
+from ernie_m.downstream.task import OF_TRAINING, Hyperparameters, Setup, Task
 from ernie_m.downstream.training import TrainerOptions, batching, ranks
 from ernie_m.downstream.unknown import tell_unknown
 from ernie_m.interop.encoder import OpenEncoder, open_encoder
@@ -70,9 +70,10 @@ def run(experiment: Experiment) -> dict[str, Any]:
     encoder = open_encoder(experiment.encoder, experiment.trust_remote_code)
     size = encoders.size_of(encoder.config)
     hyperparameters = hyperparameters_of(task, experiment.setting, size, experiment.overrides)
-    batching(hyperparameters, ranks()[1])
     if experiment.score_only:
         own_head(task, encoder)  # before files are read
+    else:
+        batching(hyperparameters, ranks()[1])
     data = _data_of(experiment)
     setup = _setup(experiment, encoder, data, hyperparameters)
     for examples in (data.validation, data.test):
@@ -109,8 +110,14 @@ def check(experiment: Experiment) -> None:
     """
     _check_asked(experiment)
     hyperparameters = hyperparameters_of(experiment.task, experiment.setting, "base", experiment.overrides)
-    batching(hyperparameters, ranks()[1])
-    _updates(experiment, _data_of(experiment), hyperparameters)
+    if not experiment.score_only:
+        batching(hyperparameters, ranks()[1])
+    data = _data_of(experiment)
+    tested = [example for examples in data.test.values() for example in examples]
+    classes = experiment.task.labels(tested if experiment.score_only else data.train)  # of a model that is not here
+    for examples in (data.validation, data.test):
+        experiment.task.check(examples, Setup(None, hyperparameters, classes, experiment.setting))
+    _updates(experiment, data, hyperparameters)
 
 
 def _data_of(experiment: Experiment) -> task_files.TaskData:
@@ -191,7 +198,8 @@ def _settings(
 
 def _describe(experiment: Experiment, size: str, data: task_files.TaskData, setup: Setup, updates: int) -> None:
     task, hyperparameters = experiment.task, setup.hyperparameters
-    shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in to_mapping(hyperparameters).items())
+    used = {k: v for k, v in to_mapping(hyperparameters).items() if not (experiment.score_only and k in OF_TRAINING)}
+    shown = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in used.items())
     trained = ", ".join(f"{language} {count:,}" for language, count in data.num_train.items())
     print(f"{task.name}, {experiment.setting}, {experiment.encoder} (as the paper's {size}): {shown}")
     tested = f"tested on: {', '.join(data.predicted)}"

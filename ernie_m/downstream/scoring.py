@@ -29,7 +29,7 @@ def own_head(task: Task[Any], encoder: OpenEncoder) -> Head:
         found = f"its head has {', '.join(encoder.class_names[:4])}" if head.choice else "it has no head"
         raise InputError(
             f"{encoder.name}: {found}; --score_only expected a model fine-tuned for {task.name}"
-            + (f", with the classes {', '.join(head.classes)}" if head.classes else "")
+            + (f", with the classes {', '.join(task.labels([]))}" if len(task.labels([])) > 1 else "")
             + "; leave --score_only out to fine-tune it"
         )
     return head
@@ -42,7 +42,9 @@ def score_given(
 
     `validation` is the mean over the scored languages (None without any): nothing was chosen by it.
     """
-    arguments = training_arguments(task, setup.hyperparameters, to, GIVEN, trainer_options)
+    hyperparameters = setup.hyperparameters
+    of_any_ranks = replace(hyperparameters, batch_size=ranks()[1] * (hyperparameters.micro_batch or 1))  # nothing is trained
+    arguments = training_arguments(task, of_any_ranks, to, GIVEN, trainer_options)
     trainer = TaskTrainer(task, replace(data, validation=data.predicted), setup, encoder, arguments, "")
     test = trainer.scores(data.predicted, trainer.validation_features, "test")
     if ranks()[0] == 0:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from ernie_m.base.console import InputError
 
+_HALF = re.compile("[\ud800-\udfff]")
+"""A lone surrogate: JSON may write one, no encoding can."""
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
@@ -81,6 +84,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); expected JSON as SQuAD v1.1 has it"
         ) from None
+    except ValueError:
+        raise InputError(f"{path}: a number of thousands of digits; expected JSON as SQuAD v1.1 has it") from None
     if not isinstance(content, dict):
         raise InputError(
             f"{path}: {type(content).__name__} at the top; expected an object with `data`, as SQuAD v1.1 has it"
@@ -117,4 +122,6 @@ def _get(entry: dict[str, Any], key: str, kind: type, where: str, place: str) ->
         raise InputError(f"{at}: no `{key}`; expected {_NAMES[kind]} there, as in SQuAD v1.1")
     if not isinstance(entry[key], kind):
         raise InputError(f"{at}: `{key}` is {entry[key]!r:.40}; expected {_NAMES[kind]}, as in SQuAD v1.1")
+    if kind is str and _HALF.search(entry[key]):
+        raise InputError(f"{at}: `{key}` holds half a character (a lone surrogate); expected Unicode text")
     return entry[key]

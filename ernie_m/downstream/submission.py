@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_m.base.console import Choice
 from ernie_m.base.files import written_atomically
-from ernie_m.base.language_codes import macrolanguage
+from ernie_m.base.language_codes import agree, macrolanguage
+from ernie_m.downstream.announce import announce
 
 FOLDER = "xtreme"
 
@@ -46,13 +48,21 @@ def answers_by_id(predictions: Sequence[Mapping[str, Any]]) -> str:
 def write_submission(to: Path, submission: Submission | None, predictions: Mapping[str, Sequence[Any]]) -> None:
     """`to`/xtreme/TASK/test-LL.SUFFIX for each language, each file whole or not at all.
 
-    XTREME's codes are those of macrolanguages (zh for cmn). It has no pairs of languages: `de-en` is left out.
+    XTREME's codes are those of macrolanguages (zh for cmn). It has no pairs of languages: `de-en` is left out. Of several
+    with one code, as cmn and zh, that which the code means is written (else the first), and a line names the others.
     """
     if submission is None:
         return
     folder = to / FOLDER / submission.task
     folder.mkdir(parents=True, exist_ok=True)
-    for language, of_language in predictions.items():
+    of_code: dict[str, list[str]] = {}
+    for language in sorted(predictions):
         if "-" not in language:
-            with written_atomically(folder / f"test-{macrolanguage(language)}.{submission.suffix}") as aside:
-                aside.write_text(submission.text(of_language), encoding="utf-8")
+            of_code.setdefault(macrolanguage(language), []).append(language)
+    for code, languages in of_code.items():
+        path = folder / f"test-{code}.{submission.suffix}"
+        first, *others = sorted(languages, key=lambda language: not agree(language, code, exactly=True))
+        with written_atomically(path) as aside:
+            aside.write_text(submission.text(predictions[first]), encoding="utf-8")
+        if others:
+            announce([Choice(f"{path}", f"of {first}", f"XTREME's code of {', '.join(others)} is {code} too: left out")])

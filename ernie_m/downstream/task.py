@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from transformers import DataCollatorWithPadding
 
-from ernie_m.base.config import Section, section
+from ernie_m.base.config import Section, hints_of, section
 from ernie_m.base.ranges import Range
 from ernie_m.downstream.encoders import Size as Size
 from ernie_m.downstream.submission import Submission
@@ -50,9 +50,13 @@ class Hyperparameters(Section):
     clip: Annotated[float, Range(above=0, most=1e6)] = 1.0
     """Largest norm of the gradient."""
     micro_batch: Annotated[int, Range(least=0, most=2**16, zero="by itself")] = 0
-    """Examples a rank puts through the model at a time; 0: as many as the batch gives it, up to 32."""
+    """Examples a rank puts through the model at a time; 0: up to 32, in training as many of these as the batch gives it."""
     evaluate_every: Annotated[int, Range(least=0, most=10**9, zero="an epoch")] = 0
     """Updates between two looks at the validation score; 0: an epoch."""
+
+
+OF_TRAINING = frozenset(hints_of(Hyperparameters)) - {"max_length", "micro_batch"}
+"""Hyperparameters that do nothing where a model is only scored."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ernie_m.base.command_line import listed
 from ernie_m.base.console import Choice, InputError, Progress
+from ernie_m.base.language_codes import CODE
 from ernie_m.downstream.announce import announce
 from ernie_m.downstream.task import Part, Task
 
@@ -90,7 +91,7 @@ def load_test(task: Task[Any], options: FileOptions) -> TaskData:
     if options.from_dev or (others := sorted(options.named.keys() - {"test"})):
         given = "--from_dev" if options.from_dev else f"--{others[0]}_files"
         raise InputError(f"--score_only and {given}: nothing is trained; name what is to be scored with --test_files")
-    files = _files(task, options, "test", None)
+    files = _files(task, options, "test", None, may_cut=False)
     return TaskData([], {}, *_by_labels(task, _read(task, files, "test")), {}, {"test": files})
 
 
@@ -99,7 +100,7 @@ def find(folder: Path, patterns: Sequence[str], language: str | None = None) -> 
     for pattern in patterns:
         fits = _regex(pattern)
         found = []
-        for path in sorted(folder.glob(re.sub(r"\{\w+\}", "*", pattern))):
+        for path in sorted(folder.glob(re.sub(r"(\{\w+\}|\*)+", "*", pattern))):  # two stars would be any folders
             if match := fits.fullmatch(path.relative_to(folder).as_posix()):
                 found.append(SourceFile(path, _language(match)))
         if wanted := [file for file in found if language is None or file.language in (None, language)]:
@@ -119,7 +120,9 @@ def named(text: str, patterns: Sequence[str], option: str) -> list[SourceFile]:
     return files
 
 
-def _files(task: Task[Any], options: FileOptions, part: Part, language: str | None) -> list[SourceFile]:
+def _files(
+    task: Task[Any], options: FileOptions, part: Part, language: str | None, may_cut: bool = True
+) -> list[SourceFile]:
     patterns = task.patterns[part]
     if part in options.named:
         known = [*patterns, *(pattern for of_part in task.patterns.values() for pattern in of_part)]
@@ -129,7 +132,7 @@ def _files(task: Task[Any], options: FileOptions, part: Part, language: str | No
     if found := find(options.folder, patterns, language):
         return found
     wanted = f" for {language}" if language else ""
-    hint = "; --from_dev cuts dev files into parts" if part != "validation" else ""
+    hint = "; --from_dev cuts dev files into parts" if may_cut and part != "validation" else ""
     raise InputError(
         f"{options.folder}: no {part} files of {task.name}{wanted}; expected {' or '.join(patterns)}, "
         f"or name them with --{part}_files{hint}"
@@ -146,6 +149,8 @@ def _read(task: Task[Any], files: Sequence[SourceFile], part: str) -> dict[str, 
     progress = Progress(f"reading {part} files", len(files), "files")
     for file in files:
         for language, found in task.read(file.path, file.language).items():
+            if not CODE.fullmatch(language):  # it names files that are written
+                raise InputError(f"{file.path}: language {language[:80]!r}; expected a code such as de, zh-Hans or de-en")
             _check_labels(task, found, file.path, part)
             came_from.setdefault(language, []).append(file.path)
             examples.setdefault(language, []).extend(found)

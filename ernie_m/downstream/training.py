@@ -228,7 +228,7 @@ def training_arguments(
         output_dir=str(folder),
         seed=seed,
         per_device_train_batch_size=micro,
-        per_device_eval_batch_size=max(micro, LARGEST_MICRO_BATCH),
+        per_device_eval_batch_size=hyperparameters.micro_batch or LARGEST_MICRO_BATCH,
         gradient_accumulation_steps=accumulation,
         num_train_epochs=hyperparameters.epochs,
         learning_rate=hyperparameters.learning_rate,

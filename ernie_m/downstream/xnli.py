@@ -87,9 +87,10 @@ def _read_jsonl(path: Path) -> dict[str, list[Pair]]:
     for number, line in lines_of(path):
         try:
             content = json.loads(line)
-            language, label, premise, hypothesis = (content[key] for key in NEEDED)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise InputError(f"{path}, line {number}: expected a JSON object with {', '.join(NEEDED)}") from None
+            language, label, premise, hypothesis = texts = [content[key] for key in NEEDED]
+            "".join(texts).encode()
+        except (ValueError, RecursionError, KeyError, TypeError):  # also half a character, which JSON may hold
+            raise InputError(f"{path}, line {number}: expected a JSON object with {', '.join(NEEDED)}, all texts") from None
         pair = Pair(premise, hypothesis, class_named(label, NAMES, f"{path}, line {number}"))
         examples.setdefault(language, []).append(pair)
     return examples

@@ -61,6 +61,9 @@ def write_multinli(folder: Path) -> list[tuple[Path, str | None]]:
     return files
 
 
+XNLI_KEYS = {"language": "en", "gold_label": "neutral", "sentence1": "a", "sentence2": "b"}
+
+
 @pytest.mark.parametrize("write", [write_xtreme, write_original, write_jsonl, write_multinli])
 def test_every_layout_of_xnli_gives_the_same_pairs(write: Any, tmp_path: Path) -> None:
     read: dict[str, list[Pair]] = {}
@@ -111,6 +114,11 @@ def test_real_files_are_read_to_the_last_line(real_data: Path) -> None:
             "a.jsonl, line 1: expected a JSON object with language",
         ),
         (Xnli(), "a.jsonl", "[1]\n", None, "a.jsonl, line 1: expected a JSON object"),
+        (Xnli(), "a.jsonl", "[" * 10**5, None, "a.jsonl, line 1: expected a JSON object"),
+        *(
+            (Xnli(), "a.jsonl", json.dumps({**XNLI_KEYS, key: value}), None, "line 1: expected a JSON object with language")
+            for key, value in [("sentence1", 5), ("language", ["en"]), ("gold_label", None), ("sentence2", "\ud800")]
+        ),
         (PawsX(), "a.tsv", "a\tb\t1\n\n", "de", "a.tsv, line 2: 1 columns; expected 3"),
         (
             PawsX(),

@@ -217,6 +217,18 @@ def test_a_check_refuses_what_a_run_would_without_the_encoder(
     assert not asked.to.exists()
 
 
+@pytest.mark.parametrize("score_only", [False, True])
+def test_a_check_knows_the_languages_that_the_answers_rules_lack(tmp_path: Path, score_only: bool) -> None:
+    question = {"id": "1", "question": "Who?", "answers": [{"text": "Ana", "answer_start": 0}]}
+    text = json.dumps({"data": [{"paragraphs": [{"context": "Ana sleeps.", "qas": [question]}]}]})
+    for name in ("train-v1.1.json", "xquad.en.json", "xquad.el.json"):
+        write(tmp_path / name, text)
+    asked = Experiment(Mlqa(), "transfer", "nowhere", FileOptions(tmp_path, {}, False), tmp_path / "to", (1,))
+    with pytest.raises(InputError, match="el"):
+        check(replace(asked, score_only=score_only))
+    check(replace(asked, score_only=score_only, overrides=("answer_rules=squad",)))
+
+
 def test_a_check_of_scoring_alone_asks_for_test_files_alone(tmp_path: Path) -> None:
     (tmp_path / "test-de.tsv").write_text("Paris\tB-LOC\nis\tO\n\nYes\tO\n")
     asked = Experiment(Ner(), "en", "nowhere", FileOptions(tmp_path, {}, False), tmp_path / "to", (1,))

@@ -56,6 +56,9 @@ def without(key: str) -> dict[str, Any]:
         (content(id="q2"), r"question q2: the id stands there twice"),
         (content(question=None), r"question q1: `question` is None; expected a text"),
         (content(answers=[{"text": "Anna"}]), r"question q1: answers\[0\]: no `answer_start`; expected a number"),
+        (json.dumps(content()).replace("3", "9" * 5000).encode(), r"a number of thousands of digits; expected JSON"),
+        (content(id="\ud800"), r"qas\[0\]: `id` holds half a character"),
+        (content(question="W\udc00"), r"question q1: `question` holds half a character"),
         (content(answers=[], is_impossible=True), r"question q1: has no answer \(SQuAD 2.0\); expected SQuAD v1.1"),
     ],
 )

@@ -114,6 +114,19 @@ def test_predictions_are_written_as_xtremes_evaluation_reads_them(name: str, tmp
     assert (json.loads(text) == json.loads(expected)) if suffix == "json" else text == expected
 
 
+def test_of_languages_with_one_code_in_xtreme_that_of_the_code_is_handed_in_and_the_others_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_submission(tmp_path, tatoeba.BitextTuning.xtreme, {"cmn": [0], "zho": [1], "fil": [2], "tgl": [3]})
+    assert {path.name: path.read_text() for path in (tmp_path / "xtreme/tatoeba").iterdir()} == {
+        "test-zh.tsv": "1\n",
+        "test-tl.tsv": "2\n",
+    }
+    first, second = capsys.readouterr().out.splitlines()
+    assert "test-zh.tsv: of zho (XTREME's code of cmn is zh too: left out)" in first
+    assert "test-tl.tsv: of fil (XTREME's code of tgl is tl too: left out)" in second
+
+
 def test_labels_are_needed_in_training_and_in_all_of_a_test_file_or_none(tmp_path: Path) -> None:
     labelled = questions("finnish-1-0", answer="Rome")
     mixed = json.loads(labelled)

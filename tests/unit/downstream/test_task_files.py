@@ -10,7 +10,7 @@ import pytest
 from ernie_m.base.console import InputError
 from ernie_m.downstream.bitext_tuning import BitextTuning
 from ernie_m.downstream.pawsx import PawsX
-from ernie_m.downstream.task_files import PARTS, FileOptions, dev_part, find, load, named
+from ernie_m.downstream.task_files import PARTS, FileOptions, dev_part, find, load, load_test, named
 from ernie_m.downstream.xnli import Xnli
 
 ROWS = "a man sleeps\tnobody sleeps\tcontradiction\na man sleeps\ta man rests\tentailment\na man sleeps\the hums\tneutral\n"
@@ -40,6 +40,23 @@ def test_the_first_pattern_that_fits_anything_is_taken(tmp_path: Path) -> None:
     assert [file.language for file in found] == ["en", "zh-Hans"]
     (tmp_path / "dev-en.tsv").unlink()
     assert find(tmp_path, Xnli.patterns["validation"], "en")[0].path.name == "xnli.dev.tsv", "not that of another language"
+
+
+def test_bitext_is_found_by_its_languages_whatever_stands_before_them(tmp_path: Path) -> None:
+    folder_of(tmp_path, "train/fr-en.fr", "train/fr-en.en", "train/OPUS.de-en.de", "train/OPUS.de-en.en", "train/x/sw-en.sw")
+    found = find(tmp_path, BitextTuning.patterns["train"])
+    assert [(file.path.name, file.language) for file in found] == [("OPUS.de-en.de", "de-en"), ("fr-en.fr", "fr-en")]
+
+
+@pytest.mark.parametrize("language", ["../../evil", "", "a b", "de/", "-de", "дe"])
+def test_a_language_that_is_no_code_is_refused_for_it_names_files(tmp_path: Path, language: str) -> None:
+    folder_of(tmp_path, "some.tsv")
+    with pytest.raises(InputError, match=r"some\.tsv: language '.*'; expected a code such as de"):
+        load_test(Xnli(), FileOptions(tmp_path, {"test": f"{language}={tmp_path}/some.tsv"}))
+    content = f"language\tgold_label\tsentence1\tsentence2\n{language}\tneutral\ta\tb\n"
+    folder_of(tmp_path, "xnli.test.tsv", content=content)
+    with pytest.raises(InputError, match=r"xnli\.test\.tsv: language '.*'; expected a code such as de"):
+        load_test(Xnli(), FileOptions(tmp_path, {}))
 
 
 def test_named_files_take_their_language_from_the_option_or_the_name(tmp_path: Path) -> None:

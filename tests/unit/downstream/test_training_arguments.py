@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,13 @@ from transformers import TrainingArguments
 
 from ernie_m.downstream.training import TrainerOptions, training_arguments
 from ernie_m.downstream.xnli import Xnli
+
+
+@pytest.mark.parametrize(("micro", "expected"), [(0, 32), (4, 4), (64, 64)])
+def test_no_more_examples_are_scored_at_a_time_than_asked(micro: int, expected: int, tmp_path: Path) -> None:
+    hyperparameters = replace(Xnli().defaults("transfer", "base"), batch_size=128, micro_batch=micro)
+    arguments = training_arguments(Xnli(), hyperparameters, tmp_path, 0, TrainerOptions("fp32"))
+    assert arguments.per_device_eval_batch_size == expected
 
 
 @pytest.mark.parametrize("visible", [0, 1, 8])
