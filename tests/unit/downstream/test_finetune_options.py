@@ -10,7 +10,7 @@ import pytest
 from ernie_m.base.console import InputError
 from ernie_m.commands.finetune import Commands
 
-NOWHERE = {"model": "nowhere", "data": "nowhere", "to": "nowhere"}
+NOWHERE: dict[str, Any] = {"model": "/nowhere", "data": "/nowhere", "to": "/nowhere"}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_tatoeba_takes_the_options_of_its_setting(overrides: Any, options: dict[
 def test_the_layer_that_is_tuned_may_be_given_as_a_hyperparameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr("ernie_m.downstream.experiment.check", lambda experiment: asked.append(experiment.overrides))
-    tuned = {**NOWHERE, "setting": "hardest-negative", "check": True}
+    tuned: dict[str, Any] = {**NOWHERE, "setting": "hardest-negative", "check": True}
     Commands().tatoeba("layer=1", **tuned)
     Commands().tatoeba(**tuned, layer=2)
     assert asked == [("layer=1",), ("layer=2",)]

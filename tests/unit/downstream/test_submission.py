@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from ernie_m.base.console import InputError
 from ernie_m.commands.finetune import TASKS
 from ernie_m.downstream import tatoeba
-from ernie_m.downstream.bitext_tuning import is_sorted
+from ernie_m.downstream.bitext_tuning import BitextTuning, is_sorted
 from ernie_m.downstream.experiment import _only_predicted
 from ernie_m.downstream.submission import write_submission
 from ernie_m.downstream.task import Setup
@@ -117,7 +117,7 @@ def test_predictions_are_written_as_xtremes_evaluation_reads_them(name: str, tmp
 def test_of_languages_with_one_code_in_xtreme_that_of_the_code_is_handed_in_and_the_others_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_submission(tmp_path, tatoeba.BitextTuning.xtreme, {"cmn": [0], "zho": [1], "fil": [2], "tgl": [3]})
+    write_submission(tmp_path, BitextTuning.xtreme, {"cmn": [0], "zho": [1], "fil": [2], "tgl": [3]})
     assert {path.name: path.read_text() for path in (tmp_path / "xtreme/tatoeba").iterdir()} == {
         "test-zh.tsv": "1\n",
         "test-tl.tsv": "2\n",
