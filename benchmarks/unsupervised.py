@@ -30,10 +30,10 @@ from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import COMPLETE_FILE
 from ernie_m.base.table import table
+from ernie_m.corpus.texts import read_lines
 from ernie_m.runs.best_checkpoint import best_of
 from ernie_m.runs.checkpoint import committed_folders, step_of
 from ernie_m.runs.metrics import COPIED, ROUND_TRIP, read_metrics
-from ernie_m.translation.lines import read_lines
 
 TIMES_COPYING = 3.0
 STARTS = ("MLM", "nothing")

@@ -27,9 +27,9 @@ from transformers import AutoModel
 from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import written_atomically
+from ernie_m.corpus.texts import read_lines
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.models.word_translation import pieces_of, static_vectors
-from ernie_m.translation.lines import read_lines
 
 MOST_WORDS, NEIGHBOURS = 5000, 10
 WORD = re.compile(r"[\w'’-]+|[^\w\s]")

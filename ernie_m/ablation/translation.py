@@ -24,7 +24,7 @@ from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.sides import check_shared
 from ernie_m.interop.start import starts_of
 from ernie_m.runs.best_checkpoint import BEST
-from ernie_m.translation.lines import read_lines
+from ernie_m.translation.scores import read_parallel, require_sacrebleu
 
 NOTHING, EMBEDDINGS, CLM, MLM, PREFIX = "nothing", "embeddings", "clm", "mlm", "prefix_lm"
 PRETRAININGS = {CLM: "xlm_clm", MLM: "xlm_mlm"}
@@ -161,10 +161,11 @@ def run(
     """Run what is not done yet of the rows that are asked for, and of what these start from.
 
     Returns the rows that are finished, with the scores of each, one a seed: {"en-fr": what `evaluate translation` writes}.
-    Raises InputError, before anything starts, for recipes that do not fit the data, and for test files that are not there.
+    Raises InputError, before anything starts, for recipes that do not fit the data, for test files that are missing or not
+    aligned, and without sacrebleu.
     """
-    for language in plan.directions[0]:
-        read_lines(Path(f"{plan.test}.{language}"))
+    require_sacrebleu()
+    read_parallel([Path(f"{plan.test}.{language}") for language in plan.directions[0]])
     before, compared = pretrainings(plan, shape, pretraining_steps, overrides), rows(plan, shape, steps, overrides)
     chosen = plan.shared.chosen(compared)
     for variant in chosen:

@@ -158,7 +158,12 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
 
 
 def require_folder_of(option: str, path: Path) -> None:
-    """Raise InputError when the folder of a file that `option` names is missing: before the work, not behind it."""
+    """Raise InputError when the file that `option` names cannot stand there: its folder is missing, or it is a folder.
+
+    Before the work, not behind it.
+    """
+    if path.is_dir():
+        raise InputError(f"{option} {path}: a folder; give a file in it")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
 
@@ -303,5 +308,5 @@ def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or any(found.get(key) != value for key, value in of.items()):
-        what = ", ".join(f"{key} {value}" for key, value in of.items())
+        what = ", ".join(f"{key} {value}" for key, value in of.items() if value is not None)
         raise InputError(f"--output {output}: there already, and not of {what}; give another file, or remove it")

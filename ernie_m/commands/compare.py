@@ -30,8 +30,8 @@ def compare(*results: str, plot: str | None = None, json: str | None = None, ove
         raise InputError("compare: expected two or more folders of `finetune`, or their results.json")
     for option, file in (("--plot", plot), ("--json", json)):
         if file is not None:
-            refuse_existing(option, Path(file), overwrite=overwrite)
             require_folder_of(option, Path(file))
+            refuse_existing(option, Path(file), overwrite=overwrite)
     if plot is not None and plot == json:
         raise InputError(f"--plot and --json: both {plot}; give two files")
     columns = [read_column(Path(result)) for result in results]

@@ -17,7 +17,7 @@ from ernie_m.base.command_line import listed
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
-from ernie_m.commands.translate import BATCH_TOKENS, BEAMS, PENALTY
+from ernie_m.commands.translate import BATCH_TOKENS, BEAMS, PENALTY, search_of
 from ernie_m.corpus.word_links import GoldPair, Score, check_range, read_gold
 
 
@@ -228,7 +228,7 @@ class Commands:
         from ernie_m.runs.ranks import this_device
         from ernie_m.runs.run_folder import RunFolder, tokenizer_of
 
-        of = {"measure": "gain", "run": run}
+        of = {"measure": "gain", "run": run, "data": data, "checkpoint": checkpoint}
         check_same_measures(output, of)
         configuration, chosen = RunFolder(Path(run)).read(checkpoint)
         folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
@@ -253,9 +253,9 @@ class Commands:
         hypothesis: str | None = None,
         from_: str | None = None,
         to: str | None = None,
-        beams: Annotated[int, BEAMS] = 1,
-        length_penalty: Annotated[float, PENALTY] = 1.0,
-        batch_tokens: Annotated[int, BATCH_TOKENS] = 4096,
+        beams: Annotated[int, BEAMS] | None = None,
+        length_penalty: Annotated[float, PENALTY] | None = None,
+        batch_tokens: Annotated[int, BATCH_TOKENS] | None = None,
         data: str | None = None,
         checkpoint: str | None = None,
         output: str | None = None,
@@ -269,9 +269,10 @@ class Commands:
             hypothesis: a file of translations, in place of a model
             from_: language of the source; a folder knows its own
             to: language of the references; a folder knows its own
-            beams: width of the search; 1 is greedy
-            length_penalty: exponent of a translation's length, by which the sum of its log probabilities is divided
-            batch_tokens: tokens of the sentences that are translated together, padding and beams included
+            beams: width of the search; default: 1, greedy
+            length_penalty: with beams, exponent of a translation's length, by which the sum of its log probabilities is
+                divided; default: 1
+            batch_tokens: tokens of the sentences that are translated together, padding and beams included; default: 4096
             data: data folder of the run, for its tokenizer; default: the one it was started on
             checkpoint: of the run, e.g. step_00001000, 1000 or best; default: the newest
             output: also write the figures to this JSON file
@@ -279,28 +280,31 @@ class Commands:
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.base.table import table
         from ernie_m.interop.open_translator import open_translator
-        from ernie_m.models.beams import Search
         from ernie_m.runs.ranks import this_device
-        from ernie_m.translation.lines import Translator
-        from ernie_m.translation.scores import read_parallel, scores
+        from ernie_m.translation.lines import BATCH, Translator
+        from ernie_m.translation.scores import read_parallel, require_sacrebleu, scores
 
         if (model is None) == (hypothesis is None):
             raise InputError("--model: give a model to translate with, or a file of translations as --hypothesis, not both")
-        of = {"measure": "translation", "source": source, "reference": reference, "model": model, "hypothesis": hypothesis}
-        check_same_measures(output, of)
-        for key, value in {"from": from_, "data": data, "checkpoint": checkpoint}.items():
+        require_sacrebleu()
+        how = {"from": from_, "checkpoint": checkpoint, "beams": beams, "length_penalty": length_penalty}
+        for key, value in {**how, "data": data, "batch_tokens": batch_tokens}.items():
             if hypothesis is not None and value is not None:
                 raise InputError(f"--{key} {value}: of a model that translates, and --hypothesis is a file; leave it out")
-        named = [Path(name) for name in listed("reference", reference, "a file, or several with commas between")]
-        files = [Path(source), *named, *([Path(hypothesis)] if hypothesis else [])]
+        named = {"source": source, "reference": reference, "model": model, "hypothesis": hypothesis, "to": to}
+        of = {"measure": "translation", **named, **how}
+        check_same_measures(output, of)
+        search = search_of(beams or 1, length_penalty)
+        texts = [Path(name) for name in listed("reference", reference, "a file, or several with commas between")]
+        files = [Path(source), *texts, *([Path(hypothesis)] if hypothesis else [])]
         lines, *others = read_parallel(files)
         references = others[:-1] if hypothesis else others
         found, target = others[-1], to
         if model is not None:
             opened = open_translator(model, data, checkpoint, this_device())
             numbers, target = opened.numbers(from_, to), to or (opened.direction or (None, None))[1]
-            search = Search(beams, length_penalty)
-            found = Translator(opened.model, opened.vocabulary, numbers, opened.positions, batch_tokens, search).lines(lines)
+            batch = batch_tokens or BATCH
+            found = Translator(opened.model, opened.vocabulary, numbers, opened.positions, batch, search).lines(lines)
         results = {"translated": scores(found, references, target), "source copied": scores(lines, references, target)}
         print(f"{len(lines):,} sentences, {len(references)} references each")
         print(table(["", "BLEU", "chrF"], [[name, *score.cells] for name, score in results.items()]))

@@ -108,7 +108,7 @@ def _export_translation(
 
     languages = configuration["data_identity"]["languages"]
     sides = direction_of(direction, languages)
-    model = translator_of(configuration, chosen, torch.device("cpu"))
+    model = translator_of(Path(run), configuration, chosen, torch.device("cpu"))
     with folder_written_atomically(target) as aside:
         export_translation(model, languages, sides, tokenizer, aside)
         card = translation_card(run, configuration, chosen, tokenizer.parent, sides)

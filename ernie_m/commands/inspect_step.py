@@ -36,11 +36,13 @@ def inspect_step(
         data: the run's data folder, if it lies elsewhere now
         output: also write the rows to this JSON file
     """
-    from ernie_m.base.files import write_json
+    from ernie_m.base.files import check_same_measures, write_json
     from ernie_m.corpus.any_vocabulary import open_vocabulary
     from ernie_m.rows.run_data import open_data
     from ernie_m.runs.skip_steps import SkipSteps
 
+    of = {"run": run, "step": step}
+    check_same_measures(output, of)
     opened = open_data(Path(run), Path(data) if data else None)
     if step >= opened.schedule.num_steps:
         raise InputError(f"--step {step}: expected 0 .. {opened.schedule.num_steps - 1}, the steps of {run}")
@@ -59,7 +61,7 @@ def inspect_step(
             for language, ids in zip(row["stream"].split("-"), sentences, strict=True):
                 print(f"    {language}: {printable(vocabulary.decode(ids.tolist()))}")
     if output:
-        write_json(Path(output), {"run": run, "step": step, "rows": rows})
+        write_json(Path(output), {**of, "rows": rows})
 
 
 def main(called: str = "ernie-m inspect-step") -> None:

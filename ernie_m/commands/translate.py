@@ -21,6 +21,7 @@ from ernie_m.base.ranges import Range
 from ernie_m.base.rank_facts import rank_facts
 
 if TYPE_CHECKING:
+    from ernie_m.models.beams import Search
     from ernie_m.runs.ranks import Ranks
 
 BEAMS = Range(least=1, most=1000)
@@ -39,7 +40,7 @@ def translate(
     data: str | None = None,
     checkpoint: str | None = None,
     beams: Annotated[int, BEAMS] = 1,
-    length_penalty: Annotated[float, PENALTY] = 1.0,
+    length_penalty: Annotated[float, PENALTY] | None = None,
     longest: Annotated[int, LONGEST] | None = None,
     batch_tokens: Annotated[int, BATCH_TOKENS] = 4096,
     overwrite: bool = False,
@@ -56,34 +57,38 @@ def translate(
         data: data folder of the run, for its tokenizer; default: the one it was started on
         checkpoint: of the run, e.g. step_00001000, 1000 or best; default: the newest
         beams: width of the search; 1 is greedy
-        length_penalty: exponent of a translation's length, by which the sum of its log probabilities is divided
-        longest: most tokens of a translation; default: 1.5 n + 10, n of its source
+        length_penalty: with beams, exponent of a translation's length, by which the sum of its log probabilities is divided;
+            default: 1
+        longest: most tokens of a translation, as the model has positions; default: 1.5 n + 10, n of its source
         batch_tokens: tokens of the sentences that are translated together, padding and beams included
         overwrite: replace an output that is already there
         local_rank: set by the deepspeed launcher
     """
     from ernie_m.base.files import refuse_existing, require_folder_of, written_atomically
+    from ernie_m.corpus.texts import lines_of, read_lines
     from ernie_m.interop.open_translator import open_translator
-    from ernie_m.models.beams import Search
     from ernie_m.runs.ranks import this_device
     from ernie_m.training.engine import start_ranks
-    from ernie_m.translation.lines import Share, Translator, read_lines
+    from ernie_m.translation.lines import Share, Translator
 
     if output is not None:
-        refuse_existing("--output", Path(output), overwrite=overwrite)
         require_folder_of("--output", Path(output))
+        refuse_existing("--output", Path(output), overwrite=overwrite)
     facts = rank_facts(os.environ)
     # A Slurm batch script has srun's variables too, of one task; deepspeed and torchrun write to standard output themselves.
     is_launched = facts.world_size > 1 or (facts.launcher is not None and facts.launcher.brings == "address")
     if is_launched and output is None:
         raise InputError("--output is missing: a launcher's processes share its standard output; name a file")
+    search = search_of(beams, length_penalty)
     ranks: Ranks | None = start_ranks() if is_launched else None
     opened = open_translator(model, data, checkpoint, ranks.device if ranks else this_device())
     languages = opened.numbers(from_, to)
-    lines = read_lines(Path(input) if input else None) if ranks is None or ranks.is_first else None
+    longest = opened.checked_longest(longest)
+    lines = None
+    if ranks is None or ranks.is_first:
+        lines = read_lines(Path(input)) if input else lines_of(sys.stdin.buffer.read(), "standard input")
     lines = ranks.from_first(lines) if ranks else lines
     share = Share(ranks.rank, ranks.world_size, ranks.gather) if ranks else Share()
-    search = Search(beams, length_penalty)
     translator = Translator(opened.model, opened.vocabulary, languages, opened.positions, batch_tokens, search, longest)
     text = "".join(f"{line}\n" for line in translator.lines(lines or [], share))
     if output is None:
@@ -93,6 +98,19 @@ def translate(
             aside.write_text(text, encoding="utf-8")
     if ranks:
         ranks.close()
+
+
+def search_of(beams: int, length_penalty: float | None) -> Search:
+    """The search that these options ask for. Raises InputError for a penalty without beams: one alone is never compared."""
+    from ernie_m.models.beams import Search
+
+    if length_penalty is None:
+        return Search(beams)
+    if beams == 1:
+        raise InputError(
+            f"--length_penalty {length_penalty}: nothing is compared with one beam; leave it out, or give --beams from 2 on"
+        )
+    return Search(beams, length_penalty)
 
 
 def main(called: str = "ernie-m translate") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ernie_m.base.console import InputError
+from ernie_m.corpus.texts import read_lines
 
 
 class AlignedFiles(NamedTuple):
@@ -36,16 +37,7 @@ def aligned_files(folder: Path, languages: Collection[str] | None = None) -> lis
 
 def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
     """The lines of two line-aligned UTF-8 files. Raises InputError if one is missing or empty, or their lengths differ."""
-    sides = []
-    for path in (source, target):
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; expected a sentence a line, aligned with the other file") from None
-        except UnicodeDecodeError as error:
-            line = path.read_bytes()[: error.start].count(b"\n") + 1
-            raise InputError(f"{path}, line {line}: not UTF-8; convert the file") from None
-        sides.append([line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else [])
+    sides = [read_lines(path, "a sentence a line, aligned with the other file") for path in (source, target)]
     if not sides[0] or not sides[1]:
         raise InputError(f"{source if not sides[0] else target}: empty; expected a sentence a line")
     if len(sides[0]) != len(sides[1]):

@@ -1,4 +1,8 @@
-"""Text that a vocabulary is fitted to: lines of a file, or lines in memory, under a name."""
+"""Lines of text that a person names: all lines of a file, in their places, or those that a vocabulary is fitted to.
+
+A line ends at the line feed alone, since text may hold U+2028 and the like. A carriage return before it and a byte order
+mark at the beginning are the editor's, not the text's.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +37,34 @@ def damage_named(path: object, kind: str, of_its_library: tuple[type[Exception],
     raise InputError(f"{path}: truncated, damaged or no {kind} file ({reason}); download it again")
 
 
+def read_lines(path: Path, expected: str = "text, a sentence a line") -> list[str]:
+    """The lines of a file, or of a pipe that the shell made, without their ends. `expected` is told where there is none.
+
+    Raises InputError for a file that is missing, a folder, or not UTF-8.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; expected a file of {expected}")
+    try:
+        return lines_of(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected {expected}") from None
+
+
+def lines_of(content: bytes, name: str) -> list[str]:
+    """The lines of a text without their ends. Raises InputError for one that is not UTF-8, with its name and the line."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{name}, line {line}: not UTF-8; convert the text") from None
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
 @dataclass(frozen=True)
 class FileLines:
     """The lines of a text file that are not empty, read anew each time; `.gz` and `.xz` are unpacked.
 
-    A line ends at the line feed alone. Raises InputError for a file that is missing, broken or not UTF-8.
+    Raises InputError for a file that is missing, broken or not UTF-8.
     """
 
     path: Path
@@ -48,7 +75,7 @@ class FileLines:
             with damage_named(self.path, self.path.suffix), self._opened() as file:
                 for line in file:
                     number += 1
-                    if text := line.decode("utf-8").strip():
+                    if text := line.decode("utf-8" if number > 1 else "utf-8-sig").strip():
                         yield text
         except UnicodeDecodeError:
             raise InputError(f"{self.path}, line {number}: not UTF-8; convert the file") from None

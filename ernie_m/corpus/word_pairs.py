@@ -26,6 +26,7 @@ from ernie_m.corpus.columns import LINKS
 from ernie_m.corpus.folder import CorpusFolder, Shard, Stream
 from ernie_m.corpus.json_vocabulary import JsonVocabulary
 from ernie_m.corpus.spelling import INSIDE
+from ernie_m.corpus.texts import read_lines
 from ernie_m.corpus.words import begins_word
 
 MOST_PAIRS = 200_000
@@ -87,12 +88,7 @@ def read_dictionary(path: Path, size: int) -> Dictionary:
 
     Raises InputError naming the line.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; expected a word and its translation a line")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; convert the file") from None
+    lines = read_lines(path, "a word and its translation a line")
     pairs: dict[str, str] = {}
     targets: set[str] = set()
     for number, line in enumerate(lines, 1):

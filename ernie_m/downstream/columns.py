@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ernie_m.base.console import InputError
+from ernie_m.corpus.texts import read_lines
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -16,17 +17,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises InputError for a missing file and for bytes that are not UTF-8.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        broken = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {broken}: not UTF-8; convert the file") from None
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], start=1):
-        yield number, line.removesuffix("\r")
+    yield from enumerate(read_lines(path, "lines of text"), start=1)
 
 
 def rows_of(path: Path, expected: str, num_columns: int) -> Iterator[tuple[int, list[str]]]:

@@ -77,27 +77,34 @@ def trained_model(
 ) -> PretrainingModel:
     """The encoder of a verified checkpoint of a run, fp32, on the CPU, made for `device`."""
     if model_config(configuration).translates:
-        raise InputError("the run's model translates (model.decoder); expected a run of an encoder alone")
+        raise InputError(f"{run}: its model translates (model.decoder); expected a run of an encoder alone")
     model = architecture_of_run(run, configuration).empty(device, attention)
     FragmentReader(checkpoint.folder).fill_weights(model)
     return model
 
 
-def translator_of(configuration: Mapping[str, Any], checkpoint: Checkpoint, device: torch.device) -> TranslationModel:
+def translator_of(
+    run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint, device: torch.device
+) -> TranslationModel:
     """The model of a run with a decoder, with the weights of a verified checkpoint."""
     config = model_config(configuration)
     if not isinstance(config, ModelConfig) or not config.translates:
-        raise InputError("the run's model has no decoder; expected a run with model.decoder, e.g. of recipe xlm_mt")
+        raise InputError(
+            f"{run}: its model has no decoder, and did not learn MT last; expected a run that translates, e.g. of "
+            "recipe xlm_mt"
+        )
     model = TranslationModel(config, device, specials_of(configuration))
     FragmentReader(checkpoint.folder).fill_weights(model)
     return model.to(device).eval()
 
 
-def any_translator_of(configuration: Mapping[str, Any], checkpoint: Checkpoint, device: torch.device) -> Translates:
+def any_translator_of(
+    run: Path, configuration: Mapping[str, Any], checkpoint: Checkpoint, device: torch.device
+) -> Translates:
     """As `translator_of`; also of a run without a decoder that learnt MT last: a prefix language model."""
     config, specials = model_config(configuration), specials_of(configuration)
     if not isinstance(config, ModelConfig) or config.translates or MT.name not in configuration["stages"][-1]["rows"]:
-        return translator_of(configuration, checkpoint, device)
+        return translator_of(run, configuration, checkpoint, device)
     encoder = Encoder(config, device, specials)
     FragmentReader(checkpoint.folder).fill_weights(encoder)
     return PrefixModel(encoder, specials).to(device).eval()

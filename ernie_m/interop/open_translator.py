@@ -17,6 +17,7 @@ from ernie_m.interop.translation_folder import read_folder
 from ernie_m.models.decoding import Translates
 from ernie_m.models.shape import longest_document
 from ernie_m.runs.run_folder import RunFolder, tokenizer_of
+from ernie_m.translation.lines import NUM_SPECIAL
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class OpenTranslator:
         first, second = (1 + self.languages.index(str(language)) for language in (source, target))
         return first, second
 
+    def checked_longest(self, longest: int | None) -> int | None:
+        """`longest`, most tokens of a translation. Raises InputError for more than the model has positions for."""
+        most = self.positions - NUM_SPECIAL
+        if longest is not None and longest > most:
+            raise InputError(f"--longest {longest}: the model has positions for {most} tokens; expected 1 .. {most}")
+        return longest
+
 
 def open_translator(name: str, data: str | None, checkpoint: str | None, device: torch.device) -> OpenTranslator:
     """A run of ours at a checkpoint (default: the newest), or a folder. `data`: the run's data folder, for its tokenizer.
@@ -64,7 +72,7 @@ def open_translator(name: str, data: str | None, checkpoint: str | None, device:
     if (path / RUN_CONFIG_FILE).is_file():
         configuration, chosen = RunFolder(path).read(checkpoint)
         vocabulary = open_vocabulary(tokenizer_of(configuration, Path(data) if data else None))
-        model = any_translator_of(configuration, chosen, device)
+        model = any_translator_of(path, configuration, chosen, device)
         return OpenTranslator(model, vocabulary, longest_document(model.config), _languages(configuration["data_identity"]))
     for key, value in (("data", data), ("checkpoint", checkpoint)):
         if value is not None:

@@ -5,34 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ernie_m.base.console import InputError, Progress
+from ernie_m.base.console import Progress
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.beams import Search, searched
 from ernie_m.models.decoding import Translates, longest_target
 from ernie_m.models.packed import packed
 
 NUM_SPECIAL = 2  # around a sentence
-
-
-def read_lines(path: Path | None) -> list[str]:
-    """The lines of a file, or of standard input. They end at the line feed alone: text may hold U+2028 and the like.
-
-    Raises InputError if the file is not there, or is not UTF-8.
-    """
-    if path is not None and not path.is_file():
-        raise InputError(f"{path}: no such file; expected text, a sentence a line")
-    content = sys.stdin.buffer.read() if path is None else path.read_bytes()
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path or 'standard input'}, line {line}: not UTF-8; convert the text") from None
-    return text.removesuffix("\n").split("\n") if text else []
+BATCH = 4096
+"""Tokens of the sentences that are translated together, padding and beams included."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +40,7 @@ class Translator:
     vocabulary: AnyVocabulary
     languages: tuple[int, int]
     positions: int
-    batch_tokens: int = 4096
+    batch_tokens: int = BATCH
     search: Search = field(default_factory=Search)
     longest: int | None = None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ernie_m.base.console import InputError
-from ernie_m.translation.lines import read_lines
+from ernie_m.corpus.texts import read_lines
 
 TOKENIZERS: Mapping[str, str] = {"zh": "zh", "ja": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
 """Target language -> sacrebleu's tokenizer, where words do not stand between spaces; 13a for the others."""

@@ -118,6 +118,14 @@ def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data
         translate(model=str(run), from_=source, to=target, input=str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match=r"--to xx.*expected one of the model's languages"):
         translate(**files, from_=source, to="xx", overwrite=True)
+    for given, message in (
+        ({"output": str(tmp_path), "overwrite": True}, "--output .*: a folder; give a file in it"),
+        ({"length_penalty": 0.5}, "--length_penalty 0.5: nothing is compared with one beam"),
+        ({"longest": 10_000}, r"--longest 10000: .* positions for (\d+) tokens; expected 1 .. \1$"),
+    ):
+        options: Any = {**files, "output": None, **given}
+        with pytest.raises(InputError, match=message):
+            translate(from_=source, to=target, **options)
     with pytest.raises(InputError, match="--beams 0: expected a whole number from 1"):
         checked_arguments(translate, "translate", ["--model", "x", "--beams", "0"])
     assert checked_arguments(translate, "translate", ["--model=x", "--from=fr"]) == ["--model='x'", "--from_='fr'"]
@@ -205,14 +213,20 @@ def test_translations_are_scored_on_raw_text(
     figures = json.loads((tmp_path / "scores.json").read_text())
     expected = CHRF().corpus_score(texts["two"].splitlines(), [texts[name].splitlines() for name in ("one", "two")])
     assert figures["translated"]["chrf"] == pytest.approx(expected.score) == pytest.approx(100)
-    evaluate(**references, model=str(run), from_=source, to=target)
+    output = str(tmp_path / "of_model.json")
+    of_model = {**references, "model": str(run), "from_": source, "to": target, "output": output}
+    evaluate(**of_model)
     assert "translated" in capsys.readouterr().out
     (tmp_path / "two").write_text("one line\n")
     for given, message in (
         ({**references, "hypothesis": files["source"]}, "two: 1 lines, .*source has 2; expected as many, line by line"),
         (references, "--model: give a model"),
         ({**references, "reference": ",", "hypothesis": files["one"]}, "--reference ,: expected a file"),
-        ({**references, "hypothesis": files["one"], "checkpoint": "best"}, "--checkpoint best: of a model that translates"),
+        *(
+            ({**references, "hypothesis": files["one"], key: value}, f"--{key} {value}: of a model that translates")
+            for key, value in {"checkpoint": "best", "beams": 2, "length_penalty": 0.5, "batch_tokens": 8}.items()
+        ),
+        ({**of_model, "beams": 2}, "of_model.json: there already, and not of measure translation.* beams 2; give another"),
         ({**references, "model": "x", "hypothesis": "y"}, "--model: give a model"),
         ({"source": str(tmp_path / "no"), "reference": files["one"], "model": "x"}, "no: no such file"),
     ):

@@ -133,6 +133,10 @@ def test_of_the_rows_that_are_asked_for_alone_the_pre_trainings_are_trained_and_
     assert [v.name for v in found] == [*scores] == asked
     more = replace(of, shared=replace(shared, only=("clm_nothing",)))
     assert {v.name for v in translation.run(more, None, None, None, [])[0]} == {*asked, "clm_nothing"}, "of both commands"
+    (tmp_path / "test.fr").write_text("a\nb\n")
+    with pytest.raises(InputError, match=r"test\.fr: 2 lines, .*test\.en has 1; expected as many"):
+        translation.run(more, None, None, None, [])
+    (tmp_path / "test.fr").write_text("a\n")
     with pytest.raises(InputError, match=r"--only mlm: expected some of nothing_nothing, .*prefix_lm"):
         translation.run(replace(of, shared=replace(shared, only=("mlm",))), None, None, None, [])
     whole = replace(of, shared=replace(shared, only=()))

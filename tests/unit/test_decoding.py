@@ -22,7 +22,7 @@ from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX, CorruptionConfig
 from ernie_m.rows.packing import PackedRow, pack
-from ernie_m.translation.lines import Share, Translator, read_lines
+from ernie_m.translation.lines import Share, Translator
 from tests.fixtures.ernie_m_export import train_tokenizer
 from tests.properties.test_halves import theirs_of, translation_model
 
@@ -107,22 +107,6 @@ def test_lines_come_back_in_their_order_empty_ones_empty_and_long_ones_told(
         assert shared == (found if rank == 0 else [])
     assert [bool(line) for line in found] == [True, False, True, True, False]
     assert "line 3: " in capsys.readouterr().err
-
-
-def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
-    path = tmp_path / "in"
-    for text, lines in (
-        ("a\u2028b\nc\x0cd\n", ["a\u2028b", "c\x0cd"]),
-        ("", []),
-        ("\n", [""]),
-        ("a", ["a"]),
-        ("a\n\n", ["a", ""]),
-    ):
-        path.write_text(text, encoding="utf-8")
-        assert read_lines(path) == lines
-    path.write_bytes(b"fine\n\xff\n")
-    with pytest.raises(InputError, match="line 2: not UTF-8; convert the text"):
-        read_lines(path)
 
 
 def test_languages_are_two_of_the_models() -> None:

@@ -173,7 +173,7 @@ def test_a_dictionary_of_a_file_is_read_as_far_as_it_is_asked_for(tmp_path: Path
     [
         (b"house haus\nriver\n", r"d.txt:2: 'river', expected a word and its translation"),
         (b"a b c\n", r"d.txt:1: 'a b c', expected"),
-        (b"\xff\xfe\n", r"d.txt: not UTF-8"),
+        (b"\xff\xfe\n", r"d.txt, line 1: not UTF-8"),
         (b"Tom Tom\n", r"d.txt: no pair of two different words"),
         (None, r"d.txt: no such file"),
     ],

@@ -1,0 +1,63 @@
+"""Lines of text that a person names: where they end, and what of a file is no text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from ernie_m.base.console import InputError
+from ernie_m.corpus.aligned_files import read_aligned
+from ernie_m.corpus.texts import FileLines, read_lines
+from ernie_m.corpus.word_pairs import read_dictionary
+from ernie_m.downstream import columns
+from ernie_m.translation.scores import read_parallel
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    for text, lines in (
+        ("a\u2028b\nc\x0cd\n", ["a\u2028b", "c\x0cd"]),
+        ("", []),
+        ("\n", [""]),
+        ("a", ["a"]),
+        ("a\n\n", ["a", ""]),
+        ("a\rb\nc\ufeff\n", ["a\rb", "c\ufeff"]),
+    ):
+        path.write_text(text, encoding="utf-8", newline="")
+        assert read_lines(path) == lines
+    path.write_bytes(b"fine\n\xff\n")
+    with pytest.raises(InputError, match="line 2: not UTF-8; convert the text"):
+        read_lines(path)
+    with pytest.raises(InputError, match="a folder; expected a file of text, a sentence a line"):
+        read_lines(tmp_path)
+
+
+READERS: dict[str, Callable[[Path], Sequence[object]]] = {
+    "lines": read_lines,
+    "aligned": lambda path: read_aligned(path, path)[0],
+    "parallel": lambda path: read_parallel([path])[0],
+    "of a vocabulary": lambda path: [*FileLines(path)],
+    "dictionary": lambda path: [read_dictionary(path, 10).source, read_dictionary(path, 10).target],
+    "columns": lambda path: [*columns.lines_of(path)],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_an_editor_adds_is_no_text(name: str, tmp_path: Path) -> None:
+    lines = ["house haus", "a\u2028b\tdog"]
+    for ends, mark in (("\n", ""), ("\r\n", "\ufeff")):
+        (tmp_path / ends.encode().hex()).write_bytes((mark + "".join(line + ends for line in lines)).encode())
+    plain, edited = (READERS[name](tmp_path / ends.encode().hex()) for ends in ("\n", "\r\n"))
+    assert len(plain) == len(lines)
+    assert plain == edited
+
+
+def test_a_pipe_of_the_shell_is_read(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"one\ntwo\n")
+    os.close(writing)
+    assert read_lines(Path(f"/dev/fd/{reading}")) == ["one", "two"]
+    os.close(reading)
