@@ -126,7 +126,7 @@ def _given_options(
     given: dict[str, str] = {}
     awaiting = ""
     for argument in arguments:
-        if awaiting and not argument.startswith("--"):
+        if awaiting and (not argument.startswith("--") or " " in argument.partition("=")[0]):  # "--ssh_port 2222": a value
             given[awaiting], awaiting = argument, ""
             continue
         if takes_rest and not argument.startswith("-"):
@@ -146,7 +146,10 @@ def _given_options(
             continue
         if key not in options:
             expected = ", ".join(f"--{option.rstrip('_')}" for option in options)
-            raise InputError(f"{command}: unknown option --{key}{nearest(key, options) or ','} expected {expected}")
+            as_value = f"; as the value of --{awaiting} it is --{awaiting}={argument}" if awaiting else ""
+            raise InputError(
+                f"{command}: unknown option --{key}{nearest(key, options) or ','} expected {expected}{as_value}"
+            )
         is_flag = isinstance(options[key].default, bool)
         given[key] = value if has_value else ("True" if is_flag else "")
         awaiting = "" if has_value or is_flag else key

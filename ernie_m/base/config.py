@@ -108,7 +108,7 @@ def merge_overrides(content: dict[str, Any], overrides: Sequence[str]) -> dict[s
     merged = _deep_copy(content)
     for override in overrides:
         path, equals, value = str(override).partition("=")
-        if not equals or not path:
+        if not equals or not all(path.split(".")):
             raise InputError(f"argument {override!r}: expected key.path=value, e.g. optimizer.peak_learning_rate=1e-4")
         *parents, last = path.split(".")
         node = merged

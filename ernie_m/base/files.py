@@ -98,8 +98,8 @@ def written_atomically(path: Path) -> Iterator[Path]:
         fsync_path(aside)
         os.replace(aside, path)
         fsync_path(path.parent)
-    except OSError as error:  # a full disk does not say which file it has no room for
-        if error.filename is None and error.errno is not None:
+    except OSError as error:  # a full disk does not say which file it has no room for; others name the one aside
+        if error.filename in (None, str(aside)) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:

@@ -17,14 +17,14 @@ from ernie_m.corpus.manifest import MANIFEST_FILE, Manifest
 from ernie_m.hosts.findings import Problem
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.size import parameter_count
-from ernie_m.runs.checkpoint import committed_folders
+from ernie_m.runs.checkpoint import CHECKPOINT_BYTES, committed_folders
 from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
     from ernie_m.training.recipe import TrainingConfig
 
-CHECKPOINT_BYTES, WEIGHT_BYTES = 12, 4
-"""Bytes of a parameter: its fp32 weight and Adam's two moments; the weight alone, as in an export."""
+WEIGHT_BYTES = 4
+"""Bytes of a parameter in an export."""
 
 
 def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | None) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ PROBE_FILE = "probe.safetensors"
 STATE_PATTERN = "rank_*.safetensors"
 FORMAT_NAME = "ernie-m checkpoint"
 FORMAT_VERSION = 2
+CHECKPOINT_BYTES = 12
+"""Of a parameter: its fp32 weight and Adam's two moments."""
 MOST_MANIFEST_BYTES = 1 << 26  # a file a rank takes 120
 
 
@@ -61,6 +64,14 @@ def committed_folders(folder: Path) -> list[Path]:
 def step_of(folder: Path) -> int:
     """The step in a checkpoint folder's name."""
     return int(folder.name.removeprefix("step_"))
+
+
+def problem_of_room(folder: Path, num_parameters: int) -> str | None:
+    """Why the disk of `folder` will not take the next checkpoint of a model of that size; None where it has the room."""
+    needed, free = CHECKPOINT_BYTES * num_parameters, shutil.disk_usage(folder).free
+    if needed <= free:
+        return None
+    return f"{folder}: {free / 1e9:.3g} GB are free, a checkpoint takes {needed / 1e9:.3g}; make room before one is due"
 
 
 def write_manifest(path: Path, content: dict[str, Any], write: Callable[[Path, Any], None]) -> None:

@@ -118,10 +118,15 @@ class RunFolder:
         write_json(self.path / LAST_STOP_FILE, content)
 
     def start(self, configuration: dict[str, Any], from_scratch: bool) -> None:
-        """Make the folder ready (rank 0 alone): emptied of an earlier run if asked, with the configuration in it."""
+        """Make the folder ready (rank 0 alone): emptied of an earlier run if asked, with the configuration in it.
+
+        Raises OSError where nothing could be saved: the first checkpoint may come after hours.
+        """
         if from_scratch:
             self._empty()
+        self.checkpoints.mkdir(exist_ok=True)
         for folder in (self.path, self.checkpoints):
+            require_writable(folder)
             remove_left_overs(folder)
         (self.path / LAST_STOP_FILE).unlink(missing_ok=True)
         with written_atomically(self.path / CONFIG_FILE) as aside:

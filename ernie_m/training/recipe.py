@@ -56,6 +56,15 @@ class OutputConfig(Section):
     bleu_pairs: Annotated[int, Range(least=1, most=10**6)] = 100
     """First lines of these files used for it. Each direction costs about as much as a step of BT on so many lines."""
 
+    def check(self) -> None:
+        for key in ("keep_best", "bleu_text"):
+            if getattr(self, key):
+                self.require(
+                    self.evaluate_every > 0, "evaluate_every", f"1 at least with {key}, or nothing is measured for it"
+                )
+        if self.keep_best:
+            self.require(self.held_out_pairs > 0, "held_out_pairs", "1 at least with keep_best, which is chosen by them")
+
 
 @section
 class TrainingConfig(Section):
@@ -117,8 +126,9 @@ class TrainingConfig(Section):
         """A model with a decoder reads rows of two halves and no others, and its two sides start each for itself."""
         names = [name for stage in self.stages for name in stage.rows]
         if not isinstance(self.model, ModelConfig) or not self.model.translates:
-            if self.output.bleu_text:
-                raise InputError(f"output.bleu_text: {self.output.bleu_text}; the model has no decoder: leave it out")
+            for key in ("bleu_text", "keep_best"):
+                if asked := getattr(self.output, key):
+                    raise InputError(f"output.{key}: {asked}; the model has no decoder: leave it out")
             for key in ("init_encoder", "init_decoder"):
                 if start := getattr(self, key):
                     raise InputError(f"{key}: {start}; the model has no decoder: leave it out, or set model.decoder")

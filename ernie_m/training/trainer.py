@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from ernie_m import __version__
 from ernie_m.base.config import to_mapping
-from ernie_m.base.console import Choice, InputError
+from ernie_m.base.console import Choice, InputError, reason_of
 from ernie_m.base.files import sha256_of, write_json
 from ernie_m.base.interruption import Interruption
 from ernie_m.base.run_files import START_FILE
@@ -29,7 +30,7 @@ from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, to_device
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.schedule import Schedule
 from ernie_m.runs.best_checkpoint import best_folder
-from ernie_m.runs.checkpoint import PROBE_FILE, Checkpoint, committed_folders, step_of
+from ernie_m.runs.checkpoint import CHECKPOINT_BYTES, PROBE_FILE, Checkpoint, committed_folders, problem_of_room, step_of
 from ernie_m.runs.checkpoint_commit import Retention
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.fragments import FragmentReader
@@ -161,7 +162,7 @@ class Trainer:
             except InputError as error:
                 problem = str(error)
             except OSError as error:
-                problem = f"{error.filename or self.run_folder.path}: {error.strerror or error}; nothing was started"
+                problem = f"{error.filename or self.run_folder.path}: {reason_of(error)}; nothing was started"
         problem = ranks.from_first(problem)
         if problem:
             raise InputError(problem)
@@ -215,8 +216,8 @@ class Trainer:
 
     @staticmethod
     def _state_bytes(engine: Engine) -> int:
-        """Bytes of a rank's fragments when Adam has its moments: three fp32 numbers an element."""
-        return sum(3 * 4 * fragment.weight.numel() for fragment in engine.fragments())
+        """Bytes of a rank's fragments when Adam has its moments."""
+        return sum(CHECKPOINT_BYTES * fragment.weight.numel() for fragment in engine.fragments())
 
     def _skipped_steps(self, ranks: Ranks, store: CheckpointStore) -> tuple[SkipSteps, Checkpoint | None]:
         """The steps to leave out (earlier starts' too), and the checkpoint to go on from: from before the first new one."""
@@ -279,6 +280,8 @@ class Trainer:
         if checkpoint and num_ranks < checkpoint.world_size:
             was = f"{num_ranks} ranks, the job before had {checkpoint.world_size}"
             print(f"alarm: {was}; if this is not intended, stop this one and look at --hostfile (--ranks demands a number)")
+        if problem := problem_of_room(self.run_folder.checkpoints, engine.num_parameters):
+            print(f"alarm: {problem}", file=sys.stderr, flush=True)
         millions = engine.num_parameters / 1e6
         print(
             f"{millions:.1f} M parameters, {engine.ranks.world_size} ranks on {engine.ranks.device.type}, "

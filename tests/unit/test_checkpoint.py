@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import pytest
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of, write_json
 from ernie_m.runs.checkpoint import (
+    CHECKPOINT_BYTES,
     FORMAT_VERSION,
     _digest,
     committed_folders,
     folder_name,
     newest_in_run,
+    problem_of_room,
     rank_file,
     read_manifest,
     step_of,
@@ -169,3 +173,11 @@ def test_nothing_is_opened_before_its_hash_is_known(checkpoints: Path) -> None:
     """The files of these checkpoints are no safetensors at all, and verify nevertheless: only their bytes count."""
     folder = checkpoints / "step_00000001"
     assert hashlib.sha256((folder / FIRST).read_bytes()).hexdigest() == verify(folder).files[FIRST]["sha256"]
+
+
+def test_too_little_room_is_known_before_the_first_checkpoint(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    assert problem_of_room(tmp_path, free // CHECKPOINT_BYTES // 2) is None
+    told = problem_of_room(tmp_path, free)
+    assert told is not None
+    assert re.fullmatch(rf"{tmp_path}: [\d.e+]+ GB are free, a checkpoint takes [\d.e+]+; make room before one is due", told)

@@ -26,6 +26,11 @@ def test_texts_stay_texts_and_flags_need_no_value() -> None:
     assert checked_arguments(train, "train", ["--recipe=r", "--nofrom-scratch"])[-1] == "--from_scratch=False"
 
 
+def test_options_of_another_program_are_a_value() -> None:
+    checked = checked_arguments(train, "train", ["--recipe", "--ssh_port 22 --bind", "--seed", "7"])
+    assert checked == ["--recipe='--ssh_port 22 --bind'", "--seed=7"]
+
+
 def test_commands_may_be_spelt_with_hyphens() -> None:
     assert checked_arguments(Tools, "tools", ["write-out", "--to", "x"]) == ["write_out", "--to='x'"]
     assert checked_arguments(Tools, "tools", ["measure", "--model", "m", "--layer", "3"])[-1] == "--layer=3"
@@ -37,6 +42,7 @@ def test_commands_may_be_spelt_with_hyphens() -> None:
         (train, ["--recipe", "r", "--from_scrach"], "unknown option --from_scrach, did you mean `from_scratch`?"),
         (train, ["--seed", "3"], "--recipe is missing"),
         (train, ["--recipe"], "--recipe has no value"),
+        (train, ["--recipe", "--bind"], "; as the value of --recipe it is --recipe=--bind"),
         (
             train,
             ["--recipe", "r", "--from_scratch=no"],

@@ -110,7 +110,19 @@ def test_overrides_change_one_key_each_and_read_values_as_YAML() -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["inner.rate", "=1", "needed.deeper=1", "", "shares={a: 1", "inner.name=a: b: c", "needed=2026-13-45"]
+    "override",
+    [
+        "inner.rate",
+        "=1",
+        "needed.deeper=1",
+        "",
+        "shares={a: 1",
+        "inner.name=a: b: c",
+        "needed=2026-13-45",
+        ".needed=1",
+        "inner..rate=1",
+        "inner.=1",
+    ],
 )
 def test_overrides_that_are_none_are_refused(override: str) -> None:
     with pytest.raises(InputError, match="argument"):
@@ -224,3 +236,19 @@ def test_factors_of_streams_are_found_by_loss_and_stream() -> None:
         other = build(TrainingConfig, merge_overrides(base, [f"stream_weights={{{unknown}}}"]), "recipe")
         with pytest.raises(InputError, match=f"no such stream; .*{there}"):
             other.factors_of(metrics)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "override", "expected"),
+    [
+        ("base", "output.keep_best=true", "output.keep_best: True; the model has no decoder: leave it out"),
+        ("base", "output.bleu_text=x", "output.bleu_text: x; the model has no decoder: leave it out"),
+        ("xlm_mt", "output.evaluate_every=0", "output.evaluate_every: 0; expected 1 at least with keep_best"),
+        ("xlm_mt", "output={bleu_text: x, evaluate_every: 0}", "evaluate_every: 0; expected 1 at least with bleu_text"),
+        ("xlm_mt", "output.held_out_pairs=0", "held_out_pairs: 0; expected 1 at least with keep_best"),
+    ],
+)
+def test_what_would_never_be_measured_is_refused(recipe: str, override: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build(TrainingConfig, merge_overrides(read_recipe(RECIPES / f"{recipe}.yaml"), [override]), recipe)
+    assert expected in str(caught.value)

@@ -60,6 +60,13 @@ def test_a_write_that_made_no_file_is_an_error_not_an_empty_file(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_in_the_place_of_a_file_is_named_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="directory") as caught:
+        write_json(tmp_path / "taken", {})
+    assert caught.value.filename == str(tmp_path / "taken")
+
+
 def test_a_write_appears_whole_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "f.txt"
     path.write_text("old")

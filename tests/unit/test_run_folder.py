@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ernie_m.base.config import read_yaml
-from ernie_m.base.console import InputError
+from ernie_m.base.console import InputError, reason_of
 from ernie_m.base.files import remove, sha256_of
 from ernie_m.base.run_files import CONFIG_FILE, OF_TRAINING
 from ernie_m.interop.build_model import load_weights
@@ -135,7 +135,10 @@ def test_from_scratch_deletes_our_files_and_no_others(started: RunFolder) -> Non
     started.stopped("signal", 5, "SIGTERM was received")
     assert started.is_complete
     started.start(changed(None, seed=9), from_scratch=True)
-    assert sorted(p.name for p in started.path.iterdir()) == [".lock", "config.yaml", "notes.txt", "restarts.jsonl"]
+    assert sorted(p.name for p in started.path.iterdir()) == [
+        *(".lock", "checkpoints", "config.yaml", "notes.txt", "restarts.jsonl")
+    ]
+    assert not list(started.checkpoints.iterdir())
     assert read_yaml(started.path / "config.yaml")["seed"] == 9
     assert not started.is_complete
 
@@ -146,6 +149,7 @@ def with_checkpoints_behind_a_link(run: RunFolder, disk: Path) -> Path:
     (far / "step_00000005").mkdir(parents=True)
     (far / "step_00000005" / "rank_00000.safetensors").write_text("x")
     (far / "latest").write_text("step_00000005")
+    run.checkpoints.rmdir()
     run.checkpoints.symlink_to(far)
     (run.path / "metrics.jsonl").write_text("x")
     run.complete({"steps": 5})
@@ -216,6 +220,17 @@ def read_only(folder: Path) -> Iterator[None]:
     folder.chmod(0o555)
     yield
     folder.chmod(0o755)
+
+
+def test_a_place_where_nothing_can_be_saved_is_refused_at_the_start(started: RunFolder) -> None:
+    with read_only(started.checkpoints), pytest.raises(OSError, match="not writable") as caught:
+        started.start(CONFIGURATION, from_scratch=False)
+    assert caught.value.filename == str(started.checkpoints)
+    started.checkpoints.rmdir()
+    started.checkpoints.write_text("a file")
+    with pytest.raises(FileExistsError) as there:
+        started.start(CONFIGURATION, from_scratch=False)
+    assert reason_of(there.value).startswith("a file is in the way, expected a folder")
 
 
 @pytest.mark.parametrize("kill_at", range(1, len(OF_TRAINING)))
