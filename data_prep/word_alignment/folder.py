@@ -91,6 +91,7 @@ def _prepare(data: Path, options: Options, stack: ExitStack) -> Job:
         expected = ", ".join(SYMMETRIZATIONS)
         raise InputError(f"--symmetrization {options.method.symmetrization}: expected {expected}")
     refuse_unknown_units(options.units)
+    engine = chosen(options.engine)  # before links that are there are given up
     manifest = Manifest.read(data)
     corpora = parallel_corpora(data, manifest)
     for name in options.pharaoh:
@@ -120,7 +121,6 @@ def _prepare(data: Path, options: Options, stack: ExitStack) -> Job:
     }
     if _begin(data, manifest, plan, options.overwrite):
         print(f"{data}: an earlier alignment of the same input goes on")
-    engine = chosen(options.engine)
     print(engine)
     streams = frozenset("-".join(corpus.languages) for corpus in corpora if corpus.name not in files)
     return Job(data, options.method, engine.value, files, tokenizer, streams)

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from ernie_m.base.console import Choice, InputError
-from ernie_m.interop.layout import ERNIE_M, XLM_ROBERTA
+from ernie_m.interop.layout import ERNIE_M, LANGUAGE_NUMBERS, XLM_ROBERTA
 from ernie_m.interop.opening import (
     check_foreign_code,
     check_kind,
@@ -203,7 +204,20 @@ def open_encoder(name: str | Path, trust_remote_code: bool | None = False) -> Op
         )
     skeleton = skeleton_of(AutoModel, copy.deepcopy(config), str(name), is_allowed)
     tokenizer.model_max_length = longest_input(skeleton, tokenizer)
-    return OpenEncoder(str(name), folder, config, tokenizer, is_allowed, (*choices, *of_tokenizer))
+    told = (*choices, *of_tokenizer, *_of_languages(content))
+    return OpenEncoder(str(name), folder, config, tokenizer, is_allowed, told)
+
+
+def _of_languages(content: Mapping[str, Any]) -> list[Choice]:
+    """That text is read as of no language, where the folder was trained with one on every token."""
+    languages = content.get(LANGUAGE_NUMBERS)
+    if not isinstance(languages, dict) or content.get("type_vocab_size") != 1 + len(languages):
+        return []
+    reason = (
+        f"its token types are {_shown(tuple(map(str, languages)))}, and nothing here says which; in training each token had "
+        "one: `ernie-m export --language` makes a folder that reads all text as of one"
+    )
+    return [Choice("language of the text", "none", reason)]
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:

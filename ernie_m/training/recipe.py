@@ -12,7 +12,7 @@ from ernie_m.base.curve import CurveRange
 from ernie_m.base.ranges import Range
 from ernie_m.models.shape import AnyModel, ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig, Metric
-from ernie_m.rows.objectives import OBJECTIVES, PREDICTIONS, TOKEN, WRITTEN, heads_of
+from ernie_m.rows.objectives import MT, OBJECTIVES, PREDICTIONS, TOKEN, WRITTEN, heads_of
 from ernie_m.rows.schedule import StageConfig
 from ernie_m.rows.weights import ObjectiveWeights
 from ernie_m.training.divergence import GuardConfig
@@ -134,19 +134,24 @@ class TrainingConfig(Section):
                     raise InputError(f"{key}: {start}; the model has no decoder: leave it out, or set model.decoder")
             if writes := [name for name in names if OBJECTIVES[name].source == WRITTEN]:
                 raise InputError(f"stages: {writes[0]}; needs a model that translates: set model.decoder, or drop it")
+            if MT.name in names:
+                self._check_languages(f"rows of {MT.name}")
             return
         other = [name for name in names if not OBJECTIVES[name].halves]
         if other:
             halves = [name for name, objective in OBJECTIVES.items() if objective.halves]
             raise InputError(f"stages: {other[0]}; a model with model.decoder learns {', '.join(halves)}; drop one")
-        if self.model.language_embedding != "all":
-            raise InputError(
-                f"model.language_embedding: {self.model.language_embedding}; with model.decoder expected all: it tells the "
-                "decoder which language to write"
-            )
+        self._check_languages("model.decoder")
         if self.init_from:
             raise InputError(
                 f"init_from: {self.init_from}; a model with model.decoder takes it as init_encoder and init_decoder"
+            )
+
+    def _check_languages(self, why: str) -> None:
+        if isinstance(self.model, ModelConfig) and self.model.language_embedding != "all":
+            raise InputError(
+                f"model.language_embedding: {self.model.language_embedding}; with {why} expected all: it alone tells which "
+                "language to write"
             )
 
     def factors_of(self, metrics: Sequence[Metric]) -> list[float] | None:

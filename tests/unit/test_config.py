@@ -212,6 +212,7 @@ def test_every_recipe_builds_and_comes_back_from_its_saved_form(recipe: Path) ->
             ["model.decoder=separate", "stages=[{steps: 1, rows: {MT: 1}}]"],
             "model.language_embedding: masked; with model.decoder expected all",
         ),
+        (["stages=[{steps: 1, rows: {MT: 1}}]"], "model.language_embedding: masked; with rows of MT expected all"),
         (
             ["model={decoder: shared, language_embedding: all}", "stages=[{steps: 1, rows: {MT: 1}}]", "init_from=x"],
             "init_from: x; a model with model.decoder takes it as init_encoder and init_decoder",

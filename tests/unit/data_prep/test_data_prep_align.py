@@ -157,6 +157,10 @@ def test_other_options_need_overwrite_and_then_leave_no_trace_of_the_first(built
     with pytest.raises(InputError, match="has links already"):
         align(built, union, Ranks(1))
     assert contents(built) == first
+    for wrong in ({"engine": "fast"}, {"units": "letters"}, {"method": Method("all", Settings(), 1_000_000, 0)}):
+        with pytest.raises(InputError, match="expected"):
+            align(built, options(**wrong, overwrite=True), Ranks(1))
+        assert contents(built) == first, "what is refused takes no links away"
     align(built, options(method=union.method, overwrite=True), Ranks(1))
     second = contents(built)
     for name in (name for name in first if name.endswith(".links.arrow")):

@@ -168,6 +168,18 @@ def test_a_tokenizer_of_other_weights_is_refused(tiny_encoder: Path, tmp_path: P
         open_encoder(folder)
 
 
+def test_a_folder_that_was_trained_with_a_language_on_every_token_says_that_none_is_told(
+    tiny_encoder: Path, tmp_path: Path
+) -> None:
+    several = changed(tiny_encoder, tmp_path / "several", type_vocab_size=3, lang2id={"de": 1, "en": 2})
+    (choice,) = open_encoder(several).choices
+    assert (choice.subject, choice.value) == ("language of the text", "none")
+    assert "de, en" in choice.reason
+    assert "--language" in choice.reason
+    for name, config in (("one", {"lang2id": {"de": 1}}), ("none", {"type_vocab_size": 3}), ("odd", {"lang2id": 7})):
+        assert open_encoder(changed(tiny_encoder, tmp_path / name, **config)).choices == ()
+
+
 SHAPE = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
 TABLES = {
     "bert": (t.BertConfig(**SHAPE, max_position_embeddings=20), 20),
