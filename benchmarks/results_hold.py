@@ -68,7 +68,10 @@ def results_hold(*, page: str, results: str) -> None:
 
 def read_expected(path: Path) -> dict[str, Expected]:
     """Measure -> what must hold of it. Raises InputError where the file is not as it should be."""
-    return {measure: _expected(f"{path}: {measure}", given) for measure, given in read_yaml(path).items()}
+    expected = {measure: _expected(f"{path}: {measure}", given) for measure, given in read_yaml(path).items()}
+    if not expected:
+        raise InputError(f"{path}: names no measure, so that nothing is compared; expected one or more")
+    return expected
 
 
 def _expected(where: str, given: Any) -> Expected:
@@ -83,7 +86,13 @@ def _expected(where: str, given: Any) -> Expected:
     except (AttributeError, TypeError, ValueError):
         raise wrong from None
     has_ratios = not unit or all(figure > 0 for figure in figures.values())
-    if rest or not has_ratios or not 0 < expected.tolerance < math.inf or not {*expected.order} <= figures.keys():
+    if (
+        rest
+        or not figures
+        or not has_ratios
+        or not 0 < expected.tolerance < math.inf
+        or not {*expected.order} <= figures.keys()
+    ):
         raise wrong
     for pair in itertools.pairwise(expected.order):
         low, high = (expected.figures[variant] for variant in pair)
@@ -94,14 +103,20 @@ def _expected(where: str, given: Any) -> Expected:
 
 def found_in(path: Path, expected: Mapping[str, Expected]) -> dict[str, dict[str, float]]:
     """The figures of a results.json, means over seeds. Raises InputError where one is missing."""
-    results = read_json(path)["results"] if path.is_file() else {}
     found: dict[str, dict[str, float]] = {}
-    for measure, of in expected.items():
-        for variant in of.figures:
-            seeds = results.get(variant, [])
-            if not seeds or not all(_has(result, measure) for result in seeds):
-                raise InputError(f"{path}: no {measure} of {variant} there; expected the results of the page's command")
-            found.setdefault(measure, {})[variant] = statistics.fmean(number_of(result, measure) for result in seeds)
+    try:
+        results = read_json(path)["results"] if path.is_file() else {}
+        for measure, of in expected.items():
+            for variant in of.figures:
+                seeds = results.get(variant, [])
+                if not seeds or not all(_has(result, measure) for result in seeds):
+                    raise InputError(f"{path}: no {measure} of {variant} there; expected the results of the page's command")
+                found.setdefault(measure, {})[variant] = statistics.fmean(number_of(result, measure) for result in seeds)
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise InputError(f"{path}: not a results.json of `ernie-m ablate` ({told})") from None
     return found
 
 

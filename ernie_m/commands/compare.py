@@ -23,8 +23,9 @@ def compare(*results: str, plot: str | None = None, json: str | None = None, ove
         json: also write the figures to this JSON file
         overwrite: replace files that are already there
     """
+    from ernie_m.base.console import printable
     from ernie_m.base.files import refuse_existing, require_folder_of, write_json
-    from ernie_m.downstream.side_by_side import as_table, compared, draw, read_column
+    from ernie_m.downstream.side_by_side import as_table, compared, draw, read_column, results_file
 
     if len(results) < 2:
         raise InputError("compare: expected two or more folders of `finetune`, or their results.json")
@@ -32,13 +33,15 @@ def compare(*results: str, plot: str | None = None, json: str | None = None, ove
         if file is not None:
             require_folder_of(option, Path(file))
             refuse_existing(option, Path(file), overwrite=overwrite)
-    if plot is not None and plot == json:
+            if Path(file).resolve() in {results_file(Path(result)).resolve() for result in results}:
+                raise InputError(f"{option} {file}: is compared itself, and would be lost; give another file")
+    if plot is not None and json is not None and Path(plot).resolve() == Path(json).resolve():
         raise InputError(f"--plot and --json: both {plot}; give two files")
     columns = [read_column(Path(result)) for result in results]
     content = compared(columns)
-    print(f"{content['task']}, {content['metric']}, %\n\n{as_table(columns)}\n")
+    print(printable(f"{content['task']}, {content['metric']}, %\n\n{as_table(columns)}\n"))
     for line in content["remarks"]:
-        print(line)
+        print(printable(line))
     if json is not None:
         write_json(Path(json), content)
     if plot is not None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json, written_atomically
+from ernie_m.base.language_codes import CODE
 from ernie_m.base.table import table
 from ernie_m.downstream.report import SOURCE_LANGUAGE, Spread, mark_paper
 from ernie_m.downstream.settings import RESULTS_FILE, SETTINGS_FILE
@@ -43,33 +44,47 @@ class Column:
         return statistics.fmean(self.languages[language].mean for language in languages)
 
 
+def results_file(path: Path) -> Path:
+    """The results.json that is meant by it, or by the folder that holds it."""
+    return path / RESULTS_FILE if path.is_dir() else path
+
+
 def read_column(path: Path) -> Column:
     """The column of a results.json, or of the folder that holds it. Raises InputError for anything else."""
-    file = path / RESULTS_FILE if path.is_dir() else path
+    file = results_file(path)
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected the {RESULTS_FILE} of `finetune`, or its folder")
     try:
         content = read_json(file)
         if content.get("not_scored") and "languages" not in content:
             raise InputError(f"{file}: predictions alone, no scores; expected results on test files with labels")
-        title = Path(content["encoder"]).name
+        title = " ".join(Path(content["encoder"]).name.split())
         task, setting, languages = content["task"], content["setting"], content["languages"]
         if setting == ZERO_SHOT:
             at, metric, num_seeds = content["layer"], "accuracy", 1
+            if at < 0:
+                raise TypeError(f"layer {at}")
             scores = {name: Spread(of["trained"]["to_english"][at], None) for name, of in languages.items()}
         else:
             metric, num_seeds = next(iter(content["average"])), max(1, len(content["seeds"]))
             scores = {name: Spread(**of[metric]) for name, of in languages.items()}
         paper = {name: float(score) for name, score in ((content.get("paper") or {}).get("languages") or {}).items()}
-        wrong = [name for name, of in scores.items() if not all(isinstance(n, float | int) for n in (of.mean, of.sd or 0))]
-        if wrong:
-            raise TypeError(f"the score in {wrong[0]} is no number")
+        for name, of in scores.items():
+            if not CODE.fullmatch(name):
+                raise TypeError(f"{name} is no language")
+            if not _is_percent(of.mean) or not (of.sd is None or _is_percent(of.sd)):
+                raise TypeError(f"the score in {name} is no number from 0 to 100")
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, StopIteration) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, StopIteration, RecursionError) as error:
         raise InputError(f"{file}: not a {RESULTS_FILE} of `finetune` ({type(error).__name__}: {error})") from None
     told = {key: str(content.get(key)) for key in SAME} | {"test files": _test_files(file.with_name(SETTINGS_FILE))}
     return Column(title, task, metric, scores, num_seeds, told, paper)
+
+
+def _is_percent(value: Any) -> bool:
+    """Whether it is a number from 0 to 100, give or take a rounding."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and -1e-6 < value < 100 + 1e-6
 
 
 def _test_files(settings: Path) -> str:
@@ -78,7 +93,7 @@ def _test_files(settings: Path) -> str:
         data: Any = read_json(settings)["data"]
         files = data.get("test", data)
         return json.dumps(sorted(of["sha256"] for of in files.values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return "unknown"
 
 

@@ -80,6 +80,15 @@ def test_means_over_seeds_of_a_results_file_are_compared(tmp_path: Path, capsys:
             results_hold(page=str(page), results=str(path))
 
 
+@pytest.mark.parametrize("content", ["", "[" * 10**5, "[]", "{}", '{"results": 3}', '{"results": {"a": [{}]}}'])
+def test_results_of_something_else_are_one_line(tmp_path: Path, content: str) -> None:
+    page, results = tmp_path / "page.yaml", tmp_path / "results.json"
+    page.write_text("gain: {figures: {a: 0.2}, tolerance: 0.1}\n")
+    results.write_text(content)
+    with pytest.raises(InputError, match=r"results\.json: not a results\.json of `ernie-m ablate`"):
+        results_hold(page=str(page), results=str(results))
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
@@ -87,6 +96,8 @@ def test_means_over_seeds_of_a_results_file_are_compared(tmp_path: Path, capsys:
         ("gain: {figures: {a: 1}, tolerance: 0.1, ordr: [a]}", "gain: expected figures, a tolerance and, where"),
         ("gain: {figures: {a: x}, tolerance: 0.1}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
         ("gain: {figures: {a: 1}, tolerance: 1 % 2}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
+        ("gain: {figures: {}, tolerance: 1}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
+        ("{}", "names no measure, so that nothing is compared"),
         ("gain: {figures: {a: 0}, tolerance: 1 %}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
         ("gain: {figures: {a: 1}, tolerance: 0}", "expected figures of variants, a tolerance such as 0.03 or 12 %"),
         ("gain: {figures: {a: 1}, tolerance: 1, order: [b]}", "expected figures of variants, a tolerance such as"),

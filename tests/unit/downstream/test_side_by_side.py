@@ -78,6 +78,11 @@ def test_zero_shot_retrieval_is_a_column_of_its_chosen_layer(tmp_path: Path) -> 
         ({"languages": 3}, r"b.results.json: not a results.json of `finetune`"),
         ({"paper": "none"}, r"b.results.json: not a results.json of `finetune`"),
         ({"languages": {"en": {"accuracy": {"mean": "80", "sd": None}}}}, r"the score in en is no number"),
+        *(
+            ({"languages": {"en": {"accuracy": {"mean": mean, "sd": sd}}}}, r"the score in en is no number from 0 to 100")
+            for mean, sd in [(True, None), (float("nan"), None), (-3.0, None), (10**400, None), (80.0, -1.0), (80.0, 1e400)]
+        ),
+        ({"languages": {"en\x1b[2J": {"accuracy": {"mean": 1.0, "sd": None}}}}, r"\\x1b\[2J is no language"),
         ({"encoder": None}, r"b.results.json: not a results.json of `finetune`"),
     ],
 )
@@ -85,6 +90,34 @@ def test_what_cannot_be_compared_is_one_clear_line(second: dict[str, Any], expec
     folders = [written(tmp_path, "a"), written(tmp_path, "b", **second)]
     with pytest.raises(InputError, match=expected):
         compare(*map(str, folders))
+
+
+def test_no_file_that_is_compared_and_no_folder_is_written_over(tmp_path: Path) -> None:
+    a, b = written(tmp_path, "a"), written(tmp_path, "b")
+    before = (b / "results.json").read_bytes()
+    for option, path in (("plot", b / "results.json"), ("json", tmp_path / "a" / ".." / "b" / "results.json")):
+        with pytest.raises(InputError, match=rf"--{option} \S*results.json: is compared itself, and would be lost"):
+            compare(str(a), str(b), overwrite=True, **{option: str(path)})
+    assert (b / "results.json").read_bytes() == before
+    with pytest.raises(InputError, match=r"--json \S*a: a folder; give a file in it"):
+        compare(str(a), str(b), overwrite=True, json=str(a))
+    with pytest.raises(InputError, match=r"give two files"):
+        compare(str(a), str(b), json=f"{tmp_path}/c", plot=f"{tmp_path}/a/../c")
+
+
+def test_what_a_strangers_results_say_moves_no_cursor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = written(tmp_path, "a"), written(tmp_path, "b", encoder="x/b\x1b[2J\n\nnew", setting="\x1b[31m")
+    compare(str(a), str(b))
+    shown = capsys.readouterr().out
+    assert "b\\x1b[2J new" in shown
+    assert "\x1b" not in shown
+
+
+def test_results_of_levels_without_end_are_refused(tmp_path: Path) -> None:
+    a, b = written(tmp_path, "a"), written(tmp_path, "b")
+    (b / "results.json").write_text("[" * 10**5)
+    with pytest.raises(InputError, match=r"b.results.json: not a results.json of `finetune` \(RecursionError"):
+        compare(str(a), str(b))
 
 
 def test_one_result_or_none_or_a_file_that_is_there_is_refused(tmp_path: Path) -> None:
