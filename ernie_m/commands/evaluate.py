@@ -63,10 +63,10 @@ class Commands:
         opened = open_encoder(model, trust_remote_code)
         for choice in opened.choices:
             print(choice)
+        layers = _layers(layer, opened.config.num_hidden_layers)
         encoders = {"trained": opened.model(AutoModel)}
         if untrained:
             encoders["untrained"] = opened.untrained()
-        layers = _layers(layer, encoders["trained"].config.num_hidden_layers)
         results: dict[str, dict[str, list[float]]] = {}
         for name, encoder in encoders.items():
             pooled = [mean_pooled(encoder, opened.tokenizer, side, device, name) for side in sides]
@@ -125,8 +125,8 @@ class Commands:
         opened = open_encoder(model, trust_remote_code)
         for choice in opened.choices:
             print(choice)
+        layers = _layers(layer, opened.config.num_hidden_layers)
         encoders = {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
-        layers = _layers(layer, encoders["trained"].config.num_hidden_layers)
         results = {
             name: state_scores(encoder, opened.tokenizer, pairs, words, layers, this_device(), name)
             for name, encoder in encoders.items()

@@ -49,7 +49,7 @@ def run_seed(
     """
     done = folder / RESULT_FILE
     if done.is_file():
-        return _read(done)
+        return _read(done, seed, task, data)
     rank, _ = ranks()
     started = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,6 +60,8 @@ def run_seed(
     checkpoint = newest_whole_checkpoint(folder)
     if checkpoint and rank == 0:
         print(f"seed {seed}: goes on from {checkpoint.name}", flush=True)
+    elif rank == 0 and any(folder.glob("checkpoint-*")):
+        print(f"seed {seed}: begins anew, no checkpoint is whole and still where it was written", flush=True)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     tested = data.predicted
     test = trainer.scores(tested, {k: task.features(e, setup, False) for k, e in tested.items()}, "test")
@@ -83,11 +85,18 @@ def run_seed(
     return result
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, seed: int, task: Task[Any], data: TaskData) -> dict[str, Any]:
     try:
-        return dict(read_json(path))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, ValueError):
-        raise InputError(f"{path}: not the JSON that was written there; remove it, and this seed is trained again") from None
+        result = dict(read_json(path))
+        scores = [result["test"][language][metric] for language in data.test for metric in task.metrics]
+        is_ours = result["seed"] == seed and result["test"].keys() == data.test.keys()
+        if not is_ours or not all(isinstance(number, float | int) for number in (result["validation"], *scores)):
+            raise ValueError("of another seed, or without its scores")
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        raise InputError(
+            f"{path}: not the scores of seed {seed} that were written there; remove it, and this seed is trained again"
+        ) from None
+    return result
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:

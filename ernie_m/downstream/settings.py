@@ -7,7 +7,6 @@ line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def _is_empty_folder(path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError(f"{path}: not the JSON that was written there; give another folder with --to")

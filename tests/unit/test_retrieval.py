@@ -25,7 +25,7 @@ def test_accuracy_at_1_counts_nearest_neighbours_both_ways() -> None:
 
 def test_aligned_files_are_read_line_by_line(tmp_path: Path) -> None:
     one, two = tmp_path / "a", tmp_path / "b"
-    one.write_bytes("eins\r\nzwei\u2028drei\nvier\x85fünf".encode())
+    one.write_bytes("\ufeffeins\r\nzwei\u2028drei\nvier\x85fünf".encode())
     two.write_bytes(b"one\ntwo\nthree\n")
     assert read_aligned(one, two) == (["eins", "zwei\u2028drei", "vier\x85fünf"], ["one", "two", "three"])
 

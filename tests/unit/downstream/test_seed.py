@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
-from ernie_m.downstream.seed import newest_whole_checkpoint
+import pytest
+
+from ernie_m.base.console import InputError
+from ernie_m.downstream.seed import newest_whole_checkpoint, run_seed
+from ernie_m.downstream.task_files import TaskData
+from ernie_m.downstream.xnli import Xnli
 
 
 def test_the_newest_checkpoint_that_is_whole_is_gone_on_from(tmp_path: Path) -> None:
@@ -18,3 +24,32 @@ def test_the_newest_checkpoint_that_is_whole_is_gone_on_from(tmp_path: Path) -> 
     newest = newest_whole_checkpoint(tmp_path)
     assert newest is not None
     assert newest.name == "checkpoint-100", "of 200 the best one is gone, 300 was not finished"
+
+
+SCORES: dict[str, Any] = {"seed": 1, "validation": 50.0, "test": {"en": {"accuracy": 50.0}, "de": {"accuracy": 40.0}}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {"seed": 1},
+        {**SCORES, "seed": 2},
+        {**SCORES, "validation": "high"},
+        {**SCORES, "test": {"en": {"accuracy": 50.0}}},
+        {**SCORES, "test": {"en": {"accuracy": 50.0}, "de": {"f1": 40.0}}},
+        {**SCORES, "test": {**SCORES["test"], "fr": {"accuracy": 40.0}}},
+    ],
+)
+def test_the_result_of_a_seed_that_is_done_is_its_own_and_whole(tmp_path: Path, content: Any) -> None:
+    data = TaskData([], {}, {"en": ["x"], "de": ["x"]}, {}, {}, {})
+
+    def again() -> dict[str, Any]:
+        return run_seed(Xnli(), data, cast(Any, None), cast(Any, None), tmp_path, 1, cast(Any, None))
+
+    (tmp_path / "result.json").write_text(json.dumps(SCORES))
+    assert again() == SCORES
+    for broken in (json.dumps(content), "", "[" * 10**5):
+        (tmp_path / "result.json").write_text(broken)
+        with pytest.raises(InputError, match=r"result.json: not the scores of seed 1 .*; remove it, and this seed"):
+            again()

@@ -96,7 +96,7 @@ def test_files_under_our_names_without_settings_are_left_alone(name: str, tmp_pa
     assert not (tmp_path / "settings.json").exists()
 
 
-@pytest.mark.parametrize("content", ['{"task": "xnli", "data": {"test": {"x.tsv": "0"}}}', "[]", "{", "\xff"])
+@pytest.mark.parametrize("content", ['{"task": "xnli", "data": {"test": {"x.tsv": "0"}}}', "[]", "{", "\xff", "[" * 10**5])
 def test_settings_of_an_earlier_release_or_of_something_else_are_refused_and_kept(content: str, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(content, encoding="latin-1")
     with pytest.raises(InputError, match=r"settings\.json: not (of this release|the JSON that was written there)"):
