@@ -18,6 +18,7 @@ from ernie_m.hosts.findings import Problem
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.size import parameter_count
 from ernie_m.runs.checkpoint import CHECKPOINT_BYTES, committed_folders
+from ernie_m.supervision.deepspeed_job import INSTALL_PDSH, NO_PDSH
 from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
@@ -101,7 +102,7 @@ def launch_problems() -> list[Problem]:
     """What would keep `deepspeed` with several hosts from starting on this machine."""
     problems = []
     if not shutil.which("pdsh"):
-        problems.append(Problem((), "pdsh is not installed on this machine", "`apt install pdsh`; deepspeed starts with it"))
+        problems.append(Problem((), NO_PDSH, INSTALL_PDSH))
     for path in environment_files():
         for number, line in enumerate(_lines(path), start=1):
             if "=" not in line:

@@ -31,6 +31,10 @@ class ObjectiveWeights:
         """Of the losses whose weight is a curve."""
         return {loss: self._curves[loss].at(step) for loss in self._changing}
 
+    def teaches(self, objective: str) -> bool:
+        """Whether something is learnt from the objective, at some step."""
+        return any(self._curves[prediction.loss].zero_from != 0 for prediction in OBJECTIVES[objective].predictions)
+
     def ends(self, objective: str) -> int | None:
         """The step from which on the objective teaches nothing."""
         losses = [prediction.loss for prediction in OBJECTIVES[objective].predictions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ OWN_OPTIONS = (
 PRETRAIN = "pretrain"
 """The command that stands for the module TRAINING behind `--`."""
 NO_HOSTFILE = os.devnull  # else deepspeed would take /job/hostfile where there is one
+NO_PDSH, INSTALL_PDSH = "pdsh is not installed on this machine", "`apt install pdsh`; deepspeed starts with it"
 TERMINATION_SECONDS = 30.0  # between SIGTERM and SIGKILL
 
 
@@ -109,6 +111,11 @@ class DeepspeedLauncher:
             raise InputError(f"--deepspeed_options: {taken[0]} is set by the supervisor itself; see its --help")
         if self.master_addr:
             check_host_name(self.master_addr, "--master_addr")
+
+    def check_starter(self) -> None:
+        """Raise InputError where the program by which deepspeed reaches other hosts is missing: it raises at every start."""
+        if self._uses_pdsh and not shutil.which("pdsh"):
+            raise InputError(f"{NO_PDSH}; {INSTALL_PDSH}")
 
     def start(self, hosts: Mapping[str, int], folder: Path) -> Job:
         """Start on `hosts` (host -> slots; empty: on this machine without a hostfile); `folder` is for files of ours."""

@@ -94,6 +94,7 @@ class Supervisor:
         if others:
             raise InputError(f"{self.run_folder}: already trained by process {others[0]}; stop that, or take another --run")
         if needs_ssh(self.active_hosts.hosts):
+            self.launcher.check_starter()
             silent = [host for host, answers in self._probe(self.active_hosts.hosts).items() if not answers]
             if silent:
                 raise InputError(

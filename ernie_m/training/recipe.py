@@ -119,6 +119,12 @@ class TrainingConfig(Section):
                 f"data.sequence_length: {self.data.sequence_length}; model.max_positions {self.model.max_positions} allows "
                 f"{longest_document(self.model)}; set it to that, or data.longest_document for longer rows of several texts"
             )
+        for number, stage in enumerate(self.stages):
+            if not any(map(self.weights.teaches, stage.rows)):
+                raise InputError(
+                    f"objective_weights: all of stages[{number}] ({', '.join(stage.rows)}) weighs nothing; give one of "
+                    "them a weight above 0, or drop the stage"
+                )
         self.weights.drawn(self.stages)
         self._check_translation()
 

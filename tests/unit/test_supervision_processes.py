@@ -19,6 +19,8 @@ from ernie_m.supervision import handed
 from ernie_m.supervision.deepspeed_job import DeepspeedLauncher, Job, JobCommand, needs_ssh
 from ernie_m.supervision.environment import KEEP_ALIVE, ForHosts, exported, of_launcher, ssh_arguments, ssh_words, withheld
 from ernie_m.supervision.orphans import end_orphans, members_of_group, processes_of
+from ernie_m.supervision.policy import ActiveHosts, RestartPolicy
+from ernie_m.supervision.supervisor import GracePeriods, Supervisor
 
 # --- what ranks on other hosts get
 
@@ -253,6 +255,19 @@ def test_ssh_is_needed_but_for_a_single_local_host() -> None:
     assert not needs_ssh({"localhost": 2})
     assert needs_ssh({"localhost": 2, "b": 2})
     assert needs_ssh({"b": 2}), "deepspeed alone would start its ranks here"
+
+
+def test_without_the_program_that_starts_other_hosts_nothing_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """deepspeed would end in the same traceback at each start."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    command, hosts = JobCommand((__file__, "--run", str(tmp_path / "run"))), ActiveHosts({"a": 1, "b": 1}, 2, 100)
+    supervisor = Supervisor(DeepspeedLauncher(command), RestartPolicy(1, 1), hosts, GracePeriods())
+    with pytest.raises(InputError, match=r"^pdsh is not installed on this machine; `apt install pdsh`"):
+        supervisor.run()
+    assert list(tmp_path.iterdir()) == []
+    DeepspeedLauncher(command, ("--launcher", "openmpi")).check_starter()
 
 
 SLEEPER = "import signal, time, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"

@@ -79,3 +79,6 @@ def test_a_stage_that_would_teach_nothing_is_refused() -> None:
     }
     with pytest.raises(InputError, match=r"weights: from step 7 on all of stages\[0\] \(MMLM, TLM\) weighs nothing"):
         build(TrainingConfig, content, "r.yaml")
+    build(TrainingConfig, content | {"objective_weights": {"MMLM": 0}}, "r.yaml")
+    with pytest.raises(InputError, match=r"weights: all of stages\[0\] \(MMLM, TLM\) weighs nothing"):
+        build(TrainingConfig, content | {"objective_weights": {"MMLM": 0, "TLM": 0.0}}, "r.yaml")
