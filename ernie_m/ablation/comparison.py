@@ -112,15 +112,16 @@ def run_cells(
     by = plan.measured_by if making is not None else None
     found = cells.read(plan.finished, wanted, by) if plan.finished else {}
     here = [cell for cell in wanted if cell.name not in found and cell.variant in chosen]
+    if making is None and not (found or cells.read(plan.to / "cells", wanted, by)):
+        where = plan.finished or plan.to / "cells"
+        raise InputError(f"no finished cell in {where}; --source or --data names the data to run some")
     if here and making is not None:
         check(plan.fine_tuning)
-        claim(variants, plan)
+    claim(variants, plan)
+    if here and making is not None:
         do(making, plan)
         _do_cells(here, plan, plan.measured_by)
     found |= cells.read(plan.to / "cells", wanted, by)
-    if not found:
-        where = plan.finished or plan.to / "cells"
-        raise InputError(f"no finished cell in {where}; --source or --data names the data to run some")
     results = {v.name: [found[name]["result"] for name in plan.job_names(v) if name in found] for v in variants}
     return {name: of_seeds for name, of_seeds in results.items() if of_seeds}, cells.remarks(found, wanted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -371,12 +372,17 @@ def test_finished_cells_are_taken_and_only_what_is_missing_is_named(
     results, told = run_cells(compared, plan, None)
     assert {name: len(of) for name, of in results.items()} == {"mmlm": 2, "tlm": 2}
     assert told[0].startswith("4 of 14 cells are there; missing: untrained_seed0, camlm_seed0")
-    report.write("From scratch", compared, results, told, tmp_path)
+    report.write("From scratch", compared, results, told, tmp_path / "to")
     printed = capsys.readouterr().out
     assert "0.05 ± 0.07" in printed
     assert "7.5 ± 0.0 / 7.5 ± 0.0 / 7.5 ± 0.0" in printed, "held out: the last layer is the middle one and the best"
     with pytest.raises(InputError, match=r"no finished cell in .*; --source or --data names the data"):
-        run_cells(compared, ComparisonPlan(tmp_path / "to", tmp_path, 1), None)
+        run_cells(compared, ComparisonPlan(tmp_path / "empty", tmp_path, 1), None)
+    assert not (tmp_path / "empty").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "results.md").write_text("of somebody else")
+    with pytest.raises(InputError, match=r"other holds results.md, and no recipes of a comparison"):
+        run_cells(compared, replace(plan, to=tmp_path / "other"), None)
 
 
 def test_data_that_is_made_already_needs_no_job_and_its_vocabulary_counts(
