@@ -79,6 +79,9 @@ def translate(
     is_launched = facts.world_size > 1 or (facts.launcher is not None and facts.launcher.brings == "address")
     if is_launched and output is None:
         raise InputError("--output is missing: a launcher's processes share its standard output; name a file")
+    for option, given, stream in (("input", input, sys.stdin), ("output", output, sys.stdout)):
+        if given is None and stream is None:  # Python's name for one that the shell closed
+            raise InputError(f"--{option} is missing: the standard {option} is closed; name a file")
     search = search_of(beams, length_penalty)
     ranks: Ranks | None = start_ranks() if is_launched else None
     opened = open_translator(model, data, checkpoint, ranks.device if ranks else this_device())

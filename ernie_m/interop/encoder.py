@@ -187,7 +187,7 @@ def open_encoder(name: str | Path, trust_remote_code: bool | None = False) -> Op
     folder = folder_of(str(name))
     if not (folder / CONFIG_FILE).is_file():
         is_run = (folder / RUN_CONFIG).is_file()
-        way_out = "a run of ours: export it with `ernie-m export`" if is_run else "e.g. of `ernie-m export`"
+        way_out = "which `ernie-m export` makes of this run" if is_run else "e.g. of `ernie-m export`"
         raise InputError(f"{name}: no config.json there; expected a Hugging Face folder, {way_out}")
     content = read_config(folder)
     check_foreign_code(str(name), folder, content, trust_remote_code)

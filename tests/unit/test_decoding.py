@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import GenerationConfig
 
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID, Specials, mask_id
+from ernie_m.commands.translate import translate
 from ernie_m.corpus.vocabulary import Vocabulary
 from ernie_m.interop.open_translator import OpenTranslator
 from ernie_m.models.decoding import longest_target, translated
@@ -124,3 +126,13 @@ def test_languages_are_two_of_the_models() -> None:
     assert folder.numbers(None, None) == folder.numbers("fr", "en") == (0, 0)
     with pytest.raises(InputError, match="--from en: the folder translates from fr to en"):
         folder.numbers("en", "fr")
+
+
+@pytest.mark.parametrize(("stream", "option"), [("stdin", "input"), ("stdout", "output")])
+def test_a_stream_that_the_shell_closed_is_told_before_a_model_is_opened(
+    stream: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, stream, None)
+        with pytest.raises(InputError, match=f"--{option} is missing: the standard {option} is closed; name a file"):
+            translate(model="nowhere", from_="de", to="en")

@@ -429,5 +429,5 @@ def test_a_pickle_that_would_run_something_is_one_line(tiny_encoder: Path, tmp_p
 
 def test_a_run_of_ours_is_told_to_be_exported(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1\n")
-    with pytest.raises(InputError, match=r"a run of ours: export it with `ernie-m export`"):
+    with pytest.raises(InputError, match=r"expected a Hugging Face folder, which `ernie-m export` makes of this run"):
         open_encoder(tmp_path)
