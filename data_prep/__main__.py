@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from data_prep import show_command
-from data_prep.options import flag, patterns
+from data_prep.options import patterns
 from data_prep.word_alignment import commands
 from ernie_m.base.command_line import run
 from ernie_m.base.console import InputError
@@ -55,7 +55,7 @@ class Commands:
         """
         from data_prep.embedded import embed
 
-        embed(out, seed, lines, pairs, held_out, flag("overwrite", overwrite))
+        embed(out, seed, lines, pairs, held_out, overwrite)
 
     def fetch(
         self,
@@ -125,7 +125,7 @@ class Commands:
         """
         from data_prep.hold_out import hold_out
 
-        hold_out(Path(catalog), Path(to), name, flag("overwrite", overwrite))
+        hold_out(Path(catalog), Path(to), name, overwrite)
 
     def build(
         self,
@@ -180,16 +180,16 @@ class Commands:
             raise InputError(f"--on_error {on_error}: expected {STOP} or {QUARANTINE}")
         options = building.Options(
             chunk_bytes=shard_mb << 20,
-            overwrite=flag("overwrite", overwrite),
+            overwrite=overwrite,
             on_error=on_error,
-            skip_space_check=flag("skip_space_check", skip_space_check),
-            allow_unknown=flag("allow_unknown", allow_unknown),
+            skip_space_check=skip_space_check,
+            allow_unknown=allow_unknown,
             tokenizer_sha256=tokenizer_sha256,
             grow_from=None if grow_from is None else Path(grow_from),
             exclude=patterns("exclude", exclude),
         )
         ranks = start_ranks(workers)
-        work = building.show_estimate if flag("estimate", estimate) else building.build
+        work = building.show_estimate if estimate else building.build
         work(Path(catalog), Path(tokenizer), Path(out), options, ranks)
 
     def verify(
@@ -261,7 +261,7 @@ class Commands:
             raise InputError(f"--{next(iter(given))}: expected with --steps alone, the planned length of training")
         plan = None if steps is None else DrawPlan(steps, **given)
         numbers, picture, page = (None if name is None else Path(name) for name in (json, plot, html))
-        print(stats(Path(data), alpha, plan, numbers, picture, page, flag("overwrite", overwrite)))
+        print(stats(Path(data), alpha, plan, numbers, picture, page, overwrite))
 
     show = show_command.show
     align = commands.align
@@ -308,7 +308,7 @@ class Commands:
             max_sentences,
             seed,
             character_coverage,
-            flag("overwrite", overwrite),
+            overwrite,
         )
         print(f"{out}: a vocabulary of {vocabulary.size:,}, SHA-256 {vocabulary.fingerprint}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ernie_m.base import command_line
 from ernie_m.base.console import InputError
@@ -29,10 +28,3 @@ def patterns(option: str, value: str | None) -> tuple[Path, ...]:
 def listed(option: str, value: str | None, expected: str) -> list[str]:
     """The words of a list with commas, each once. Raises InputError where one is empty."""
     return list(dict.fromkeys(command_line.listed(option, value, expected)))
-
-
-def flag(name: str, value: Any) -> bool:
-    """The value of an option without one: true or false. Raises InputError for anything else."""
-    if not isinstance(value, bool):
-        raise InputError(f"--{name} {value}: expected --{name} or --no{name} without a value")
-    return value

@@ -88,8 +88,6 @@ def train_tokenizer(
 def _refuse_unwritable(out: Path, overwrite: bool) -> None:
     """Known now, not after hours of training."""
     require_folder_of("--out", out)
-    if out.is_dir():
-        raise InputError(f"--out {out}: a folder; expected the name of a file to write, e.g. {out / 'spm.model'}")
     refuse_existing("--out", out, overwrite=overwrite)
     if not os.access(out.parent, os.W_OK):
         raise InputError(f"--out {out}: the folder {out.parent} is not writable; give another one")

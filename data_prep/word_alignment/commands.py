@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from data_prep.options import flag, named_files
+from data_prep.options import named_files
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 
@@ -62,12 +62,12 @@ def align(
         manifest = Manifest.read(Path(data))
         corpora = folder.parallel_corpora(Path(data), manifest)
         tokenizer = Path(data) / manifest.tokenizer_file
-        for path in link_files.export(Path(data), corpora, tokenizer, Path(export), units, flag("overwrite", overwrite)):
+        for path in link_files.export(Path(data), corpora, tokenizer, Path(export), units, overwrite):
             print(path)
         return
     files = named_files("pharaoh", pharaoh)
     method = Method(symmetrization, Settings(iterations), train_pairs, seed)
-    options = folder.Options(method, files, units, engine, flag("overwrite", overwrite))
+    options = folder.Options(method, files, units, engine, overwrite)
     folder.align(Path(data), options, start_ranks(workers))
 
 

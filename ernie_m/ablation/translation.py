@@ -74,6 +74,10 @@ KINDS = {
 }
 
 
+OF_A_DECODER = ("model.decoder", "output.keep_best", "output.bleu_text")
+"""Keys that a model of one stack does without."""
+
+
 @dataclass(frozen=True)
 class TranslationPlan:
     """What a table is made with, beside what every comparison is (`shared`)."""
@@ -121,8 +125,8 @@ def pretrainings(plan: TranslationPlan, shape: str | None, steps: int | None, ov
             taken = budgeted(read_recipe(recipe_path(shape)), length, [])
             for key in ("objective_weights", "init_encoder", "init_decoder", "init_from"):
                 taken.pop(key, None)
-            content = {**taken, "stages": content["stages"], "model": {**taken.get("model", {}), "decoder": None}}
-        own = [override for override in overrides if not override.startswith("model.decoder=")]
+            content = {**_of_one_stack(taken), "stages": content["stages"]}
+        own = [override for override in overrides if override.partition("=")[0] not in OF_A_DECODER]
         found.append(Variant(name, name.upper(), budgeted(content, None, own)))
     return found
 
@@ -136,8 +140,7 @@ def rows(plan: TranslationPlan, shape: str | None, steps: int | None, overrides:
         told = dict(zip(("there", "back"), paper, strict=True)) if plan.kind.paper else {}
         found.append(Variant(f"{encoder}_{decoder}", f"{encoder}, {decoder}", {**recipe, **starts}, paper=told))
     if plan.kind.has_prefix:
-        model = {**recipe.get("model", {}), "decoder": None}
-        alone = {**recipe, "model": model, "init_from": plan.start(MLM), "stages": [_pairs_alone(recipe)]}
+        alone = {**_of_one_stack(recipe), "init_from": plan.start(MLM), "stages": [_pairs_alone(recipe)]}
         found.append(Variant(PREFIX, "mlm, no decoder: prefix language model", alone))
     return found
 
@@ -145,6 +148,14 @@ def rows(plan: TranslationPlan, shape: str | None, steps: int | None, overrides:
 def total_steps(recipe: Mapping[str, Any]) -> int:
     """Of all stages."""
     return sum(stage["steps"] for stage in recipe["stages"])
+
+
+def _of_one_stack(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The same recipe without a decoder, and without the keys that are for models with one."""
+    found = {**recipe}
+    for section, key in (key.split(".") for key in OF_A_DECODER):
+        found[section] = {name: value for name, value in found.get(section, {}).items() if name != key}
+    return found
 
 
 def _pairs_alone(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def require_folder_of(option: str, path: Path) -> None:
     Before the work, not behind it.
     """
     if path.is_dir():
-        raise InputError(f"{option} {path}: a folder; give a file in it")
+        raise InputError(f"{option} {path}: a folder; expected the name of a file to write")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
 

@@ -30,6 +30,8 @@ PROBE_FILE = "probe.safetensors"
 STATE_PATTERN = "rank_*.safetensors"
 FORMAT_NAME = "ernie-m checkpoint"
 FORMAT_VERSION = 2
+COMMITTED = f"step_{8 * '[0-9]'}"
+"""Final names of checkpoints, of `folder_name`."""
 CHECKPOINT_BYTES = 12
 """Of a parameter: its fp32 weight and Adam's two moments."""
 MOST_MANIFEST_BYTES = 1 << 26  # a file a rank takes 120
@@ -58,7 +60,7 @@ def rank_file(rank: int) -> str:
 
 def committed_folders(folder: Path) -> list[Path]:
     """Checkpoint folders under their final names, newest first."""
-    return sorted((p for p in folder.glob(f"step_{8 * '[0-9]'}") if p.is_dir()), reverse=True)
+    return sorted((p for p in folder.glob(COMMITTED) if p.is_dir()), reverse=True)
 
 
 def step_of(folder: Path) -> int:
@@ -124,7 +126,7 @@ def _check_kinds(checkpoint: Checkpoint) -> None:
 def verify(folder: Path, rank: int = 0, world_size: int = 1, on_progress: Callable[[], None] = lambda: None) -> Checkpoint:
     """Check this rank's share of the files against the manifest; raises InputError naming the first that differs."""
     checkpoint = read_manifest(folder)
-    if checkpoint.step != step_of(folder):
+    if folder.match(COMMITTED) and folder.name != folder_name(checkpoint.step):  # a copy may have any other name
         raise InputError(f"is the checkpoint of step {checkpoint.step} under another name")
     files = checkpoint.files
     unnamed = {path.name for path in folder.glob(STATE_PATTERN)} - set(files)

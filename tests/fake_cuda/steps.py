@@ -60,10 +60,12 @@ def main(cases_file: Path, results_file: Path) -> None:
 def config_of(case: dict[str, Any]) -> Any:
     """A recipe whose step i is of the case's objective i alone."""
     from ernie_m.base.config import build
+    from ernie_m.rows.objectives import MT
     from ernie_m.training.recipe import TrainingConfig
 
-    more = {"decoder": case["model"], "language_embedding": "all"} if case["model"] in DECODERS else {}
-    shape = SHAPE | more | {"vocab_size": 30_000, "num_languages": 4, "activation_checkpointing": case["checkpointing"]}
+    decoder = {"decoder": case["model"]} if case["model"] in DECODERS else {}
+    shape = SHAPE | decoder | {"language_embedding": "all" if decoder or MT.name in case["objectives"] else "masked"}
+    shape |= {"vocab_size": 30_000, "num_languages": 4, "activation_checkpointing": case["checkpointing"]}
     return build(
         TrainingConfig,
         {

@@ -88,7 +88,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], *parts: str) -> No
         (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--shard_mb=0"], ["--shard_mb 0", "from 1 to 256"]),
         (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--workers=0"], ["--workers 0"]),
         (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--on_error=skip"], ["--on_error skip", "stop or quarantine"]),
-        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--overwrite=2"], ["--overwrite 2"]),
+        (["build", "--catalog=c", "--tokenizer=t", "--out=o", "--overwrite=2"], ["--overwrite=2; a flag takes no value"]),
         (["build", "c", "t"], ["unexpected `c`"]),
         (["stats", "--data", "1e3"], ["data folder 1e3: no such folder"]),
         (["stats", "--data", "x", "--alpha", "7"], ["--alpha 7"]),

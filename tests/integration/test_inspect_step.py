@@ -81,7 +81,7 @@ def test_what_cannot_be_shown_is_one_clear_line(run: Path, data: Path, tmp_path:
         (("--run", data, "--step", 0), "not a run folder"),
         (("--run", run, "--step", 0, "--data", tmp_path), "not the data this run was started on"),
         (("--run", run, "--step", 0, "--data", run), "name the run's data folder with --data"),
-        (("--run", run, "--step", 0, "--output", tmp_path / "no" / "rows.json"), "there is no folder"),
+        (("--run", run, "--step", 0, "--output", tmp_path / "no" / "rows.json"), "does not exist; create it first"),
         (("--run", run, "--step", 0, "--output", tmp_path / MANIFEST_FILE), "there already, and not of run"),
     ):
         refused = inspected(*arguments)

@@ -78,8 +78,9 @@ def test_tasks_of_srun_that_nobody_tells_train_no_job_each(task: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     command = f"MASTER_ADDR=127.0.0.1 MASTER_PORT=20007 srun -n 2 python {WORKER} --run 'a b'"
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == (1 if task == "0" else 0), "one tells it"
-    assert all(command in line for line in lines)
+    assert len(lines) == 1
+    assert lines[0].startswith("error: rank 1: ") == (task == "1"), "srun ends no task with another"
+    assert command in lines[0]
 
 
 @pytest.mark.parametrize("said", [{"PMI_RANK": "0", "PMI_SIZE": "2", "MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}])

@@ -324,7 +324,12 @@ BAD_INPUT = {
 def test_bad_input_is_one_clear_line(name: str, recipe: Path, data: Path, tmp_path: Path) -> None:
     more, expected = BAD_INPUT[name]
     run = tmp_path / "run"
-    stopped = single(recipe, data, run, *more)
+    given = {"--recipe": recipe, "--data": data, "--run": run}
+    if more[0] in given:
+        more = [word for option in given.items() for word in (more if option[0] == more[0] else option)]
+        stopped = run_script("launcher/pretrain.py", *more)
+    else:
+        stopped = single(recipe, data, run, *more)
     assert stopped.returncode == 2, stopped.stdout
     errors = [line for line in stopped.stderr.splitlines() if "Warning" not in line and line.strip()]
     assert len(errors) == 1, stopped.stderr

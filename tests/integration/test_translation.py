@@ -119,7 +119,7 @@ def test_it_translates_a_file_line_by_line_and_replaces_no_other(run: Path, data
     with pytest.raises(InputError, match=r"--to xx.*expected one of the model's languages"):
         translate(**files, from_=source, to="xx", overwrite=True)
     for given, message in (
-        ({"output": str(tmp_path), "overwrite": True}, "--output .*: a folder; give a file in it"),
+        ({"output": str(tmp_path), "overwrite": True}, "--output .*: a folder; expected the name of a file to write"),
         ({"length_penalty": 0.5}, "--length_penalty 0.5: nothing is compared with one beam"),
         ({"longest": 10_000}, r"--longest 10000: .* positions for (\d+) tokens; expected 1 .. \1$"),
     ):

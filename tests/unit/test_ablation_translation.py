@@ -43,7 +43,7 @@ def test_rows_differ_in_what_encoder_and_decoder_start_from_and_share_the_pre_tr
     if alone is not None:
         assert (alone.config.init_from, alone.config.model.translates) == (starts["mlm"], False)
         differing = differing_keys(compared["nothing_nothing"].recipe, alone.recipe)
-        assert {line.partition(":")[0] for line in differing} == {"init_from", "model.decoder"}
+        assert {line.partition(":")[0] for line in differing} == {"init_from", "model.decoder", "output.keep_best"}
 
 
 def test_pre_trainings_are_of_one_stack_of_the_same_shape_and_given_ones_are_not_trained(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_file_of_figures_needs_its_folder_before_the_work(tmp_path: Path) -> N
     check_same_measures(str(tmp_path / "x.json"), {})
     with pytest.raises(InputError, match=r"--output \S*new/x.json: the folder \S*new does not exist; create it first"):
         check_same_measures(str(tmp_path / "new" / "x.json"), {})
-    with pytest.raises(InputError, match=r"--output \S*: a folder; give a file in it"):
+    with pytest.raises(InputError, match=r"--output \S*: a folder; expected the name of a file to write"):
         check_same_measures(str(tmp_path), {})
 
 

@@ -99,7 +99,7 @@ def test_no_file_that_is_compared_and_no_folder_is_written_over(tmp_path: Path) 
         with pytest.raises(InputError, match=rf"--{option} \S*results.json: is compared itself, and would be lost"):
             compare(str(a), str(b), overwrite=True, **{option: str(path)})
     assert (b / "results.json").read_bytes() == before
-    with pytest.raises(InputError, match=r"--json \S*a: a folder; give a file in it"):
+    with pytest.raises(InputError, match=r"--json \S*a: a folder; expected the name of a file to write"):
         compare(str(a), str(b), overwrite=True, json=str(a))
     with pytest.raises(InputError, match=r"give two files"):
         compare(str(a), str(b), json=f"{tmp_path}/c", plot=f"{tmp_path}/a/../c")
