@@ -29,6 +29,7 @@ from ernie_m.runs.checkpoint import (
     committed_folders,
     folder_name,
     rank_file,
+    read_manifest,
     step_of,
     verify,
     write_manifest,
@@ -161,9 +162,9 @@ class Committer:
     def problem_of(self, folder: Path) -> str | None:
         """Why a checkpoint cannot be used, by this rank's share of its files; None when it can."""
         try:
-            checkpoint = verify(folder, self.voters.rank, self.voters.world_size, self.on_progress)
-            if checkpoint.state.get("identity") != self.identity:
+            if read_manifest(folder).state.get("identity") != self.identity:
                 raise InputError("belongs to another run")
+            verify(folder, self.voters.rank, self.voters.world_size, self.on_progress)
         except (InputError, OSError) as error:  # in any case all must vote
             return str(error)
         return None
