@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import fire
-from fire import helptext
 
+from ernie_m.base import help_page
 from ernie_m.base.console import InputError, run_cleanly
-from ernie_m.base.ranges import number_of
+from ernie_m.base.ranges import described, number_of
 
 FLAG_VALUES = ("True", "False")
 """What fire knows for yes and no; every other word would be a yes."""
@@ -31,8 +31,7 @@ Options = Mapping[str, inspect.Parameter]
 OVERRIDES = "overrides"
 """Name of the parameter that takes key.path=value, as many as there are."""
 
-_short_flags = helptext._GetShortFlags
-helptext._GetShortFlags = lambda options: [letter for letter in _short_flags(options) if letter != "h"]  # -h is for help
+help_page.put_in_place()
 
 
 def run(component: Callable[..., Any], name: str) -> None:
@@ -87,6 +86,7 @@ def with_home_expanded(path: str, option: str) -> str:
 def checked_arguments(component: Callable[..., Any], name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments for fire; raises InputError for those that `component` would not take."""
     if "--help" in arguments or "-h" in arguments or (inspect.isclass(component) and not arguments):
+        help_page.show_ranges(component)
         return [*[argument for argument in arguments if not argument.startswith("-")][:1], "--help"]
     command: list[str] = []
     if inspect.isclass(component):
@@ -106,9 +106,8 @@ def checked_arguments(component: Callable[..., Any], name: str, arguments: Seque
     if missing:
         raise InputError(f"{name}: --{missing[0]} is missing; --help explains the options")
     given, types = {key: with_home_expanded(value, f"--{key}") for key, value in given.items()}, types_of(component)
-    given = {key: number_of(value, types.get(key), f"--{key}") for key, value in given.items()}
-    is_text = {key: str(option.annotation).startswith("str") for key, option in options.items()}
-    flags = [f"--{key}={value!r}" if is_text[key] else f"--{key}={value}" for key, value in given.items()]
+    given = {key: number_of(value, types[key], f"--{key}") for key, value in given.items()}
+    flags = [f"--{key}={value!r}" if described(types[key])[0] is str else f"--{key}={value}" for key, value in given.items()]
     return [*command, *(repr(text) for text in rest), *flags]
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
+import typing
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ernie_m.base import ranges
 from ernie_m.base.shipped import DS_CONFIGS, HOSTFILES, RECIPES
 from ernie_m.commands import choice
 from ernie_m.commands.choice import COMMANDS
@@ -80,3 +86,33 @@ def test_a_command_takes_what_stands_behind_its_name() -> None:
 @pytest.mark.skipif(not (ROOT / "ernie_m" / "shipped" / "recipes").is_symlink(), reason="not a checkout")
 def test_in_a_checkout_shipped_files_are_those_that_people_look_at() -> None:
     assert (RECIPES, DS_CONFIGS, HOSTFILES) == (ROOT / "launcher" / "recipes", ROOT / "ds_configs", ROOT / "hostfiles")
+
+
+def functions_of(name: str) -> list[tuple[list[str], Callable[..., Any]]]:
+    """Words in front of the options, and the function that takes these, for each command of a module."""
+    module = importlib.import_module(COMMANDS[name].module)
+    if not hasattr(module, "Commands"):
+        return [([], getattr(module, name))]
+    return [([of.replace("_", "-")], call) for of, call in vars(module.Commands).items() if not of.startswith("_")]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_shows_what_is_written_of_each_option_and_its_range(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PAGER", "cat")
+    for words, function in functions_of(name):
+        monkeypatch.setattr(sys, "argv", ["ernie-m", name.replace("_", "-"), *words, "--help"])
+        with pytest.raises(SystemExit):
+            choice.main()
+        shown = " ".join("".join(capsys.readouterr()).split())
+        told = inspect.getdoc(function) or ""
+        described = re.split(r"\n    (?=\w+: )", told.partition("\nArgs:")[2].partition("\n\n")[0])[1:]
+        options = set(inspect.signature(function).parameters) - {"self"}
+        assert {text.partition(":")[0].lstrip("*") for text in described} == options, words
+        for text in described:
+            assert " ".join(text.partition(":")[2].split()) in shown, (words, text)
+        for option, hint in typing.get_type_hints(function, include_extras=True).items():
+            base, allowed = ranges.described(hint)
+            assert allowed is None or allowed.expected(base is int) in shown, (words, option)
+        assert "Annotated[" not in shown
