@@ -16,7 +16,7 @@ from data_prep.catalog import Corpus
 from data_prep.readers.lines import LINES_TO_JUDGE, decode
 from data_prep.readers.text_file import lines_of
 from data_prep.records import Chunk, Lines
-from ernie_m.base.console import InputError
+from ernie_m.base.console import InputError, is_unicode
 
 NOT_JSON = "not a JSON object"
 NO_TEXT = "no text under its key"
@@ -73,7 +73,7 @@ def _parsed(corpus: Corpus, first: int, lines: Sequence[bytes], text_of: Callabl
         if fault is None and not line.strip():
             continue
         text, fault = (line, fault) if fault else text_of(line)
-        if fault is None and not (isinstance(text, str) and _is_unicode(text)):
+        if fault is None and not (isinstance(text, str) and is_unicode(text)):
             text, fault = line, NO_TEXT
         if fault is not None:
             rejected[len(texts)] = fault
@@ -91,12 +91,3 @@ def _lines_of(text: str, corpus: Corpus) -> list[str]:
     if corpus.escaped_line_ends:
         text = text.replace(MADLAD_LINE_END, "\n")
     return text.split("\n")
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it has no lone surrogate: JSON may write one, no encoding can."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

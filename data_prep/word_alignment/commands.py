@@ -16,7 +16,7 @@ def align(
     data: str,
     symmetrization: str = "intersection",
     pharaoh: str | None = None,
-    units: str = "words",
+    units: str | None = None,
     export: str | None = None,
     iterations: Annotated[int, Range(least=2, most=100)] = 5,
     train_pairs: Annotated[int, Range(least=1, most=10**8)] = 1_000_000,
@@ -41,7 +41,8 @@ def align(
         data: folder made by `build`.
         symmetrization: of the two directions: intersection (fewest, most precise), grow-diag-final-and or union.
         pharaoh: CORPUS=FILE,CORPUS=FILE: links of these corpora, a line for each row in the order of --export.
-        units: what --pharaoh counts and --export writes: words (between white space; unknown for WordPiece) or tokens.
+        units: what --pharaoh counts and --export writes: words (between white space; unknown for WordPiece;
+            the default) or tokens.
         export: only write the text of each corpus of pairs to this folder, as `source ||| target`; tokens as their ids.
         iterations: passes over the training pairs, the one that makes the links included.
         train_pairs: most pairs to learn from; also held to 268 million cells (n * m a pair), so that memory has a limit.
@@ -56,18 +57,21 @@ def align(
     from data_prep.word_alignment.tasks import Method
     from ernie_m.corpus.folder import Manifest
 
+    if units is not None and export is None and pharaoh is None:
+        raise InputError(f"align: --units {units}: expected with --pharaoh or --export alone")
+    counted = link_files.WORDS if units is None else units
     if export is not None:
         if pharaoh is not None:
             raise InputError("align: expected one of --export, for another aligner, and --pharaoh, of what it wrote")
         manifest = Manifest.read(Path(data))
         corpora = folder.parallel_corpora(Path(data), manifest)
         tokenizer = Path(data) / manifest.tokenizer_file
-        for path in link_files.export(Path(data), corpora, tokenizer, Path(export), units, overwrite):
+        for path in link_files.export(Path(data), corpora, tokenizer, Path(export), counted, overwrite):
             print(path)
         return
     files = named_files("pharaoh", pharaoh)
     method = Method(symmetrization, Settings(iterations), train_pairs, seed)
-    options = folder.Options(method, files, units, engine, overwrite)
+    options = folder.Options(method, files, counted, engine, overwrite)
     folder.align(Path(data), options, start_ranks(workers))
 
 

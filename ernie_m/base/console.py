@@ -39,6 +39,15 @@ def printable(text: str) -> str:
     return _NOT_PRINTABLE.sub(lambda found: found.group().encode("unicode_escape", "surrogatepass").decode(), text)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether the text has no half of a character (a lone surrogate): JSON may write one, no encoding can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class InputError(ValueError):
     """The user's mistake: the message says what is wrong, where, what was expected and the way out, in one line.
 

@@ -19,6 +19,9 @@ from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 
+NUM_SENTENCES = 1000
+"""Lines of each bitext file that a page is made of, where nothing else is asked for."""
+
 
 def show(
     *,
@@ -29,7 +32,7 @@ def show(
     before: str = "start",
     step: Annotated[int, Range(least=0, most=10**9, zero="the first")] | None = None,
     layer: Annotated[int, Range(least=0, most=1000, zero="the middle one")] = 0,
-    sentences: Annotated[int, Range(least=1, most=10**6)] = 1000,
+    sentences: Annotated[int, Range(least=1, most=10**6)] | None = None,
     data: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
@@ -44,7 +47,7 @@ def show(
         before: what to compare with: start, the run's own weights of step 0; a Hugging Face folder or hub id; or none
         step: rows of which step to draw, from 0; default: the last that the checkpoint was trained on
         layer: pool the states behind this layer, from 1; 0 takes the middle one
-        sentences: lines of each bitext file to use at most
+        sentences: lines of each bitext file to use at most; default: 1000
         data: the run's data folder, if it lies elsewhere now
         trust_remote_code: run the Python code that the folder of --before brings; without it such a folder is refused
     """
@@ -53,6 +56,8 @@ def show(
     target, scratch = Path(output), Path(output).resolve().parent
     if target.is_dir() or not scratch.is_dir():
         raise InputError(f"--output {output}: expected an HTML file to write, in a folder that exists")
+    if sentences is not None and bitext is None:
+        raise InputError(f"--sentences {sentences}: expected with --bitext alone")
     needed = ("jinja2", "sklearn") if bitext else ("jinja2",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -71,7 +76,7 @@ def show(
     num_layers = opened.shape.num_layers
     if layer > num_layers:
         raise InputError(f"--layer {layer}: expected 1 .. {num_layers}, or 0 for the middle one")
-    pairs = read_bitext(Path(bitext), opened.language_ids, sentences) if bitext else None
+    pairs = read_bitext(Path(bitext), opened.language_ids, sentences or NUM_SENTENCES) if bitext else None
     compared = _before(before, trust_remote_code)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=scratch) as folder:
         content = page(opened, PageOptions(pairs, compared, step, layer), Path(folder))

@@ -14,10 +14,12 @@ import contextlib
 import json
 import math
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import set_seed
 
 from ernie_m.base.console import InputError
@@ -100,7 +102,7 @@ def _read(path: Path, seed: int, task: Task[Any], data: TaskData) -> dict[str, A
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest of the Trainer's checkpoints that is all there: its trainer_state.json is written last."""
+    """The newest of the Trainer's checkpoints that is all there: its trainer_state.json is written last, and no file is cut."""
     whole = []
     for path in folder.glob("checkpoint-*"):
         with contextlib.suppress(OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError):
@@ -108,7 +110,19 @@ def newest_whole_checkpoint(folder: Path) -> Path | None:
             best = state["best_model_checkpoint"]
             if state["global_step"] == int(path.name.rpartition("-")[2]) and (best is None or Path(best).is_dir()):
                 whole.append((int(state["global_step"]), path))
-    return max(whole)[1] if whole else None
+    return next((path for _, path in sorted(whole, reverse=True) if not any(map(_is_cut, path.rglob("*")))), None)
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether the end of a file of tensors is missing, as on a disk that was full or lost its power."""
+    if path.suffix in (".pt", ".pth", ".bin"):
+        return not zipfile.is_zipfile(path)  # its directory stands at the end
+    if path.suffix == ".safetensors":
+        try:
+            safe_open(path, framework="pt")
+        except SafetensorError:
+            return True
+    return False
 
 
 def num_updates(num_examples: int, hyperparameters: Hyperparameters) -> int:

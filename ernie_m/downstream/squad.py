@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_m.base.console import InputError
+from ernie_m.base.console import InputError, is_unicode
 
-_HALF = re.compile("[\ud800-\udfff]")
-"""A lone surrogate: JSON may write one, no encoding can."""
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
@@ -122,6 +119,6 @@ def _get(entry: dict[str, Any], key: str, kind: type, where: str, place: str) ->
         raise InputError(f"{at}: no `{key}`; expected {_NAMES[kind]} there, as in SQuAD v1.1")
     if not isinstance(entry[key], kind):
         raise InputError(f"{at}: `{key}` is {entry[key]!r:.40}; expected {_NAMES[kind]}, as in SQuAD v1.1")
-    if kind is str and _HALF.search(entry[key]):
+    if kind is str and not is_unicode(entry[key]):
         raise InputError(f"{at}: `{key}` holds half a character (a lone surrogate); expected Unicode text")
     return entry[key]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from ernie_m.base.console import InputError
+from ernie_m.base.console import InputError, is_unicode
 from ernie_m.downstream.classification import Pair, PairClassification, class_named, language_known, read_pairs
 from ernie_m.downstream.columns import first_row, lines_of, rows_of
 from ernie_m.downstream.submission import Submission, a_line_each
@@ -88,8 +88,9 @@ def _read_jsonl(path: Path) -> dict[str, list[Pair]]:
         try:
             content = json.loads(line)
             language, label, premise, hypothesis = texts = [content[key] for key in NEEDED]
-            "".join(texts).encode()
-        except (ValueError, RecursionError, KeyError, TypeError):  # also half a character, which JSON may hold
+            if not is_unicode("".join(texts)):
+                raise ValueError("half a character")
+        except (ValueError, RecursionError, KeyError, TypeError):
             raise InputError(f"{path}, line {number}: expected a JSON object with {', '.join(NEEDED)}, all texts") from None
         pair = Pair(premise, hypothesis, class_named(label, NAMES, f"{path}, line {number}"))
         examples.setdefault(language, []).append(pair)

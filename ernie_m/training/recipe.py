@@ -181,6 +181,13 @@ class TrainingConfig(Section):
         return ObjectiveWeights(self.objective_weights)
 
     @property
+    def idle_weights(self) -> list[str]:
+        """Losses that have a weight but no stage: said, not refused, since stages may be changed on a command line."""
+        names = {name for stage in self.stages for name in stage.rows}
+        trained = {prediction.loss for name in names for prediction in OBJECTIVES[name].predictions}
+        return [loss for loss in self.objective_weights if loss not in trained]
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """Heads that the objectives of the stages need."""
         return heads_of({name for stage in self.stages for name in stage.rows})

@@ -295,6 +295,8 @@ class Trainer:
         warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
         if warmup_steps >= num_steps:
             print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
+        for loss in self.config.idle_weights:
+            print(f"objective_weights.{loss}: no stage trains it; without effect")
         if skipped:
             print(f"left out: steps {skipped}")
         given = [*self.starts.values(), *filter(None, [getattr(self.config.model, "backbone", None)])]

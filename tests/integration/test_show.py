@@ -315,6 +315,7 @@ def test_bad_input_is_one_clear_line(run: Path, data: Path, launcher: Callable[.
         ({"step": ALL}, f"--step {ALL}: expected 0 .. {ALL - 1}"),
         ({"layer": 3}, "--layer 3: expected 1 .. 2, or 0 for the middle one"),
         ({"before": str(empty)}, "--before .*empty: expected start, none, or a Hugging Face folder"),
+        ({"sentences": 10}, "--sentences 10: expected with --bitext alone"),
         ({"output": str(tmp_path / "no" / "page.html")}, "--output .*page.html: expected an HTML file to write"),
     ):
         with pytest.raises(InputError, match=message):

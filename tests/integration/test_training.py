@@ -123,11 +123,12 @@ def test_losses_do_not_depend_on_the_number_of_ranks(
 ) -> None:
     data, mix = linked_data, "stages=[{steps: 3, rows: {AlignLM: 1, CAMLM: 1, BTMLM: 1, XLCO: 1, PLM: 1}}]"
     weights = "stream_weights.AlignLM_bilingual={en-fr: 0.5}"
-    still = ["model.dropout=0.0", "model.attention_dropout=0.0", mix, weights]
+    still = ["model.dropout=0.0", "model.attention_dropout=0.0", mix, weights, "objective_weights={TLM: 2, XLCO: 1}"]
     assert single(recipe, data, tmp_path / "one", *still).returncode == 0
     two = start_ranks(2, "launcher/pretrain.py", "--recipe", recipe, "--data", data, "--run", tmp_path / "two", *still)
     text, _ = two.communicate(timeout=240)
     assert (tmp_path / "two" / "COMPLETE").is_file(), text
+    assert text.count("objective_weights.TLM: no stage trains it; without effect\n") == 1, text
     one, other = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == 3
     for step in one:

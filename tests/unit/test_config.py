@@ -239,6 +239,13 @@ def test_factors_of_streams_are_found_by_loss_and_stream() -> None:
             other.factors_of(metrics)
 
 
+def test_a_weight_of_a_loss_that_no_stage_trains_is_known() -> None:
+    base = read_recipe(ROOT / "launcher" / "recipes" / "alignlm.yaml")
+    assert build(TrainingConfig, base, "recipe").idle_weights == []
+    changed = merge_overrides(base, ["objective_weights={AlignLM_bilingual: 0, CAMLM: 1, TLM: '0:1, 9:0'}"])
+    assert build(TrainingConfig, changed, "recipe").idle_weights == ["CAMLM", "TLM"]
+
+
 @pytest.mark.parametrize(
     ("recipe", "override", "expected"),
     [

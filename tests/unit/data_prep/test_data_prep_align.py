@@ -260,6 +260,8 @@ def test_an_export_replaces_no_file_unless_told_and_no_option_is_ignored(built: 
     assert contents(tmp_path) != before
     with pytest.raises(InputError, match="--units letters: expected words, tokens"):
         command(units="letters", overwrite=True)
+    with pytest.raises(InputError, match="align: --units tokens: expected with --pharaoh or --export alone"):
+        command(units="tokens", export=None)
     with pytest.raises(InputError, match="expected one of --export, for another aligner, and --pharaoh"):
         command(pharaoh="t.de-en=links.txt", overwrite=True)
     (tmp_path / "gold").write_text("0-0\n")
