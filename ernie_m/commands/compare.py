@@ -2,8 +2,8 @@
 
     ernie-m compare scores/xlmr scores/ours [scores/other/results.json ...] [--plot compared.png] [--json compared.json]
 
-The means are over the languages that all have. What makes the columns not comparable (other test files, settings, protocols,
-a single seed) is said below the table.
+The means are over the languages that all have. What makes the columns not comparable (other files, settings, protocols,
+hyperparameters, a single seed) is said below the table.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _read(path: Path, seed: int, task: Task[Any], data: TaskData) -> dict[str, A
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest of the Trainer's checkpoints that is all there: its trainer_state.json is written last, and no file is cut."""
+    """The newest of the Trainer's checkpoints that is whole: with trainer_state.json, which is written last, and no file cut."""
     whole = []
     for path in folder.glob("checkpoint-*"):
         with contextlib.suppress(OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError):

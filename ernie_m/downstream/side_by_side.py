@@ -1,7 +1,7 @@
 """Scores of several encoders on one task, side by side: a column an encoder, a row a language, each with its spread.
 
 What is compared is what `finetune` wrote to results.json. Means are over the languages that all have; whatever makes columns
-not comparable (other test files, settings, protocols, numbers of seeds) is said in a line below.
+not comparable (other files, settings, protocols, hyperparameters, numbers of seeds) is said in a line below.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from ernie_m.downstream.settings import RESULTS_FILE, SETTINGS_FILE
 ZERO_SHOT = "zero-shot"
 SAME = ("setting", "protocol")
 """Keys of results.json in which columns should agree."""
+PARTS = {"train": "training files", "validation": "validation files", "test": "test files"}
+"""Parts of the data of settings.json in which they should agree too, and how they are called."""
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Column:
     num_seeds: int
     told: Mapping[str, str]
     """What the comparison depends on, by name."""
+    hyperparameters: Mapping[str, str]
     paper: Mapping[str, float]
     """The paper's row by language, where these are its test files."""
 
@@ -78,8 +82,11 @@ def read_column(path: Path) -> Column:
         raise
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, StopIteration, RecursionError) as error:
         raise InputError(f"{file}: not a {RESULTS_FILE} of `finetune` ({type(error).__name__}: {error})") from None
-    told = {key: str(content.get(key)) for key in SAME} | {"test files": _test_files(file.with_name(SETTINGS_FILE))}
-    return Column(title, task, metric, scores, num_seeds, told, paper)
+    settings = _settings(file.with_name(SETTINGS_FILE))
+    told = {key: str(content.get(key)) for key in SAME} | _files(settings)
+    chosen = settings.get("hyperparameters")
+    hyperparameters = {key: str(value) for key, value in chosen.items()} if isinstance(chosen, dict) else {}
+    return Column(title, task, metric, scores, num_seeds, told, hyperparameters, paper)
 
 
 def _is_percent(value: Any) -> bool:
@@ -87,14 +94,27 @@ def _is_percent(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and -1e-6 < value < 100 + 1e-6
 
 
-def _test_files(settings: Path) -> str:
-    """What tells the test files: their hashes, without the places where they lie."""
+def _settings(path: Path) -> dict[str, Any]:
+    """What the scores depend on; nothing where it is not told."""
     try:
-        data: Any = read_json(settings)["data"]
-        files = data.get("test", data)
+        found = read_json(path)
+    except (OSError, ValueError, RecursionError):
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _files(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What tells the files of each part: their hashes, without the places where they lie."""
+    data = settings.get("data")
+    parts = data if isinstance(data, dict) and "test" in data else {"test": data}  # zero-shot: test files alone
+    return {name: _hashes(parts.get(part)) for part, name in PARTS.items()}
+
+
+def _hashes(files: Any) -> str:
+    try:
         return json.dumps(sorted(of["sha256"] for of in files.values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return "unknown"
+    except (KeyError, AttributeError, TypeError):
+        return UNKNOWN
 
 
 def compared(columns: Sequence[Column]) -> dict[str, Any]:
@@ -147,8 +167,12 @@ def remarks(columns: Sequence[Column]) -> list[str]:
     for key in columns[0].told:
         said = {column.told[key] for column in columns}
         if len(said) > 1:
-            shown = "" if key == "test files" else f": {' | '.join(sorted(said))}"
+            shown = "" if key in PARTS.values() else f": {' | '.join(sorted(said))}"
             lines.append(f"not the same {key}{shown}: differences may come from that")
+    common = [key for key in columns[0].hyperparameters if all(key in column.hyperparameters for column in columns)]
+    values = {key: [column.hyperparameters[key] for column in columns] for key in common}
+    if others := [f"{key} {' | '.join(of)}" for key, of in values.items() if len({*of}) > 1]:
+        lines.append(f"not the same hyperparameters: {', '.join(others)}: differences may come from that")
     if few := [title for title, column in zip(titles(columns), columns, strict=True) if column.num_seeds == 1]:
         lines.append(f"one seed, or none: {', '.join(few)}; a difference from these has no known spread")
     return lines

@@ -87,8 +87,9 @@ def _finite(value: Any) -> Any:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics."""
-    return read_lines(folder / METRICS_FILE)
+    """All whole lines of a run's metrics; one whose values are not all numbers or null is of something else, and left out."""
+    lines = read_lines(folder / METRICS_FILE)
+    return [line for line in lines if all(value is None or isinstance(value, int | float) for value in line.values())]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -41,6 +41,16 @@ def test_a_torn_last_line_is_left_out_and_overwritten(tmp_path: Path) -> None:
     assert [json.loads(text)["step"] for text in path.read_text().splitlines()] == [1, 2, 4]
 
 
+@pytest.mark.parametrize("wrong", ['"high"', "[1.5]", '{"mean": 1.5}'])
+@pytest.mark.parametrize("key", ["loss/CAMLM", "cross_lingual_gain", "tokens"])
+def test_a_line_with_a_figure_that_is_no_number_is_left_out(tmp_path: Path, key: str, wrong: str) -> None:
+    good = [{"step": step, "loss/CAMLM": 2.0, "cross_lingual_gain": None} for step in (1, 3)]
+    texts = [json.dumps(good[0]), f'{{"step": 2, "{key}": {wrong}}}', json.dumps(good[1])]
+    (tmp_path / METRICS_FILE).write_text("\n".join(texts) + "\n")
+    assert read_metrics(tmp_path) == good
+    assert draw_curves(tmp_path).is_file()
+
+
 def test_lines_are_on_disk_at_once(tmp_path: Path) -> None:
     log = LineLog(tmp_path / METRICS_FILE, 0)
     log.write(lines_of(1))

@@ -15,14 +15,15 @@ from ernie_m.downstream.side_by_side import read_column
 from tests.unit.downstream.test_report import RESULTS
 
 
-def written(folder: Path, name: str, drop: str = "", sha256: str = "0", **changes: Any) -> Path:
+def written(folder: Path, name: str, drop: str = "", sha256: str = "0", rate: float = 1e-5, **changes: Any) -> Path:
     """A folder as `finetune` leaves it."""
     results = [{**result, "test": {k: v for k, v in result["test"].items() if k != drop}} for result in RESULTS]
     summary = as_json(summarise(results, ("accuracy", "em"), 33.0, 100), None)
     content = {"task": "xnli", "setting": "transfer", "encoder": f"/x/{name}", "protocol": "p", "seeds": results, **summary}
     (folder / name).mkdir()
     (folder / name / "results.json").write_text(json.dumps(content | changes), encoding="utf-8")
-    settings = {"data": {"test": {"test-en.tsv": {"sha256": [sha256]}}}}
+    files = {part: {f"{part}-en.tsv": {"sha256": [sha256]}} for part in ("train", "validation", "test")}
+    settings = {"data": files, "hyperparameters": {"learning_rate": rate, "epochs": 3}}
     (folder / name / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     return folder / name
 
@@ -47,12 +48,15 @@ def test_means_are_over_the_languages_that_all_have(tmp_path: Path, capsys: pyte
 def test_what_is_not_comparable_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [
         written(tmp_path, "a"),
-        written(tmp_path, "b", sha256="1", setting="translate-train-all", seeds=[]),
+        written(tmp_path, "b", sha256="1", rate=2e-5, setting="translate-train-all", seeds=[]),
     ]
     compare(*map(str, folders))
     shown = capsys.readouterr().out
     assert "not the same setting: transfer | translate-train-all" in shown
-    assert "not the same test files: differences may come from that" in shown
+    for part in ("training", "validation", "test"):
+        assert f"not the same {part} files: differences may come from that" in shown
+    assert "not the same hyperparameters: learning_rate 1e-05 | 2e-05: differences may come from that" in shown
+    assert "epochs" not in shown
     assert "one seed, or none: b;" in shown
 
 
