@@ -102,7 +102,7 @@ def _read(path: Path, seed: int, task: Task[Any], data: TaskData) -> dict[str, A
 
 
 def newest_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest of the Trainer's checkpoints that is whole: with trainer_state.json, which is written last, and no file cut."""
+    """The newest whole checkpoint of the Trainer: trainer_state.json, written last, is there, and no file is cut."""
     whole = []
     for path in folder.glob("checkpoint-*"):
         with contextlib.suppress(OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, ValueError):

@@ -87,7 +87,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics; one whose values are not all numbers or null is of something else, and left out."""
+    """All whole lines of a run's metrics; one with a value that is no number and not null is left out too."""
     lines = read_lines(folder / METRICS_FILE)
     return [line for line in lines if all(value is None or isinstance(value, int | float) for value in line.values())]
 
