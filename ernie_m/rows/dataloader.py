@@ -46,6 +46,9 @@ DATA_ORDER = 3
 1: a random generator for each row. 2: the same rows; masks, directions and target languages come from a key of each example.
 3: no row is empty; a pair that is cut at the end of a row goes on in another; windows hold equal positions, not tokens."""
 
+LOOKED_AT = 100_000
+"""Lines of a stream whose lengths are looked at for `too_long`: a moment's work for any corpus, enough to tell a share."""
+
 
 @section
 class DataConfig(Section):
@@ -155,6 +158,16 @@ class PretrainingData:
     def languages_written(self) -> list[int]:
         """Their ids, ascending."""
         return sorted(self.folder.language_ids[language] for language in self._languages_written)
+
+    def too_long(self) -> list[str]:
+        """A line for each objective and stream of which examples are left out: a side is longer than half a row."""
+        shares = [(source, source.without_room(LOOKED_AT)) for of_name in self._sources.values() for source in of_name]
+        return [
+            f"{source.objective.name}/{source.stream.name}: {100 * share:.2g} % of the lines looked at, the first "
+            f"{LOOKED_AT:,} at most, are longer than half a row and left out; a longer data.sequence_length takes them"
+            for source, share in shares
+            if share > 0
+        ]
 
     def row(self, address: RowAddress) -> PackedRow:
         """One row of training."""

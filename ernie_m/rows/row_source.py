@@ -166,6 +166,20 @@ class RowSource:
     def rows_per_epoch(self) -> int:
         return int(self._first_rows[-1])
 
+    def without_room(self, most_lines: int) -> float:
+        """Share of the stream's first lines that no row takes, since they are too long and may not be cut: of translations."""
+        if not isinstance(self._fitting, HalfRows):
+            return 0.0
+        looked_at, taken = 0, 0
+        for shard in self.stream.shards:
+            lines = min(shard.entry.rows, most_lines - looked_at)
+            starts_EC = shard.borders(0, lines)
+            sizes_EC = self._none_too_long(starts_EC[:-1], np.diff(starts_EC, axis=0))[1]
+            looked_at, taken = looked_at + lines, taken + int(self._fitting.have_room(sizes_EC).sum())
+            if looked_at == most_lines:
+                break
+        return 1 - taken / max(1, looked_at)
+
     def row(self, visit: int) -> Documents:
         """Documents of the `visit`-th row, counted over all epochs from 0."""
         return self.layout.lay_out_all(self.examples(visit))

@@ -297,6 +297,8 @@ class Trainer:
             print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
         for loss in self.config.idle_weights:
             print(f"objective_weights.{loss}: no stage trains it; without effect")
+        for line in self.data.too_long():
+            print(f"alarm: {line}", file=sys.stderr, flush=True)
         if skipped:
             print(f"left out: steps {skipped}")
         given = [*self.starts.values(), *filter(None, [getattr(self.config.model, "backbone", None)])]

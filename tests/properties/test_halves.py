@@ -354,3 +354,21 @@ def test_documents_are_the_prefix_language_models_but_for_where_a_target_begins(
         first = int((document.group == 0).sum())
         assert document.position_ids[first] == 2
         assert (document.input_ids[first], other.input_ids[first]) == (BOS_ID, EOS_ID)
+
+
+def test_the_share_of_pairs_that_no_half_has_room_for_is_that_which_no_row_takes(corpus_folder: CorpusFolder) -> None:
+    told = {}
+    for length in (32, 64, 4096):
+        settings = RowSettings(length, corpus_folder.manifest.specials, DataConfig().corruption, seed=3)
+        for stream in corpus_folder.parallel():
+            source = RowSource(MT, stream, corpus_folder.language_ids, settings)
+            sizes = np.concatenate([np.diff(shard.borders(0, shard.entry.rows), axis=0) for shard in stream.shards])
+            too_long = (sizes.max(axis=1) + 2 > length // 2).mean()
+            told[length] = source.without_room(10**6)
+            assert told[length] == pytest.approx(too_long)
+            assert source.without_room(5) == pytest.approx((sizes[:5].max(axis=1) + 2 > length // 2).mean())
+    assert told[32] > told[64] > told[4096] == 0
+    schedule = Schedule((StageConfig(steps=3, rows={"MT": 1, "TLM": 1}),), 4)
+    lines = PretrainingData(corpus_folder, DataConfig(sequence_length=32), schedule, seed=3).too_long()
+    assert lines
+    assert all(line.startswith("MT/") and "longer than half a row" in line for line in lines), "TLM cuts"
