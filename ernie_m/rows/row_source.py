@@ -167,7 +167,7 @@ class RowSource:
         return int(self._first_rows[-1])
 
     def without_room(self, most_lines: int) -> float:
-        """Share of the stream's first lines that no row takes, since they are too long and may not be cut: of translations."""
+        """Share of the first lines that no row takes: of translations, which are not cut, those longer than half a row."""
         if not isinstance(self._fitting, HalfRows):
             return 0.0
         looked_at, taken = 0, 0
