@@ -27,6 +27,7 @@ from ernie_m.base.command_line import run as run_command
 from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import COMPLETE_FILE
 from ernie_m.base.table import table
@@ -180,11 +181,7 @@ def spread(values: list[float]) -> str:
 
 def draw(folder: Path, seeds: int) -> None:
     """Held-out loss over steps, a line a run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting()
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     for start, colour in zip(STARTS, ("tab:grey", "tab:blue"), strict=True):
         for seed in range(seeds):
@@ -194,8 +191,7 @@ def draw(folder: Path, seeds: int) -> None:
             axes.plot(steps, losses, color=colour, label=label, marker=".")
     axes.set(xlabel="steps of translation", ylabel="held-out loss, nats a token")
     axes.legend()
-    figure.savefig(folder / "curves.png", dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, folder / "curves.png")
 
 
 if __name__ == "__main__":

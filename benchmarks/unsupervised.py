@@ -27,6 +27,7 @@ from unsupervised_text import Text, call, generated, without_pairs, word_by_word
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import COMPLETE_FILE
 from ernie_m.base.table import table
@@ -227,11 +228,7 @@ def shown(found: dict[str, Any], text: Text) -> tuple[list[str], list[list[str]]
 
 def draw(found: dict[str, Any], text: Text, path: Path) -> None:
     """BLEU over steps, a panel a direction."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting()
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained", sharey=True)
     colours = {"MLM": "tab:blue", "nothing": "tab:grey", "copying": "black", "word by word": "tab:orange"}
     for axis, direction in zip(axes, ("-".join(direction) for direction in text.directions), strict=True):
@@ -246,9 +243,7 @@ def draw(found: dict[str, Any], text: Text, path: Path) -> None:
         axis.set(xlabel="steps of AE and BT", title=direction)
     axes[0].set_ylabel("BLEU")
     axes[0].legend()
-    with written_atomically(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

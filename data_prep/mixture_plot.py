@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.stats import MANY_REPEATS, PAIR, FolderStats, StreamStats
-from ernie_m.base.files import written_atomically
+from ernie_m.base.plots import plotting, save_figure
 
 INCHES_PER_STREAM = 0.17
 INCHES_PER_KIND = 1.1  # title, axis and its label
@@ -22,11 +22,7 @@ SHARE_COLOR, P_COLOR, FRESH_COLOR, WORN_COLOR = "#b8c4d6", "#1f4e9c", "#3a8f5c",
 
 def draw(found: FolderStats, path: Path) -> None:
     """Write the picture (PNG) under `path`, atomically. Shares are in percent, on a log axis, since they span decades."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting()
     kinds = [(kind, sorted(streams, key=lambda s: -s.tokens)) for kind, streams in found.kinds]
     heights = [INCHES_PER_KIND + INCHES_PER_STREAM * len(streams) for _, streams in kinds]
     num_columns = 1 if found.plan is None else 2
@@ -42,9 +38,7 @@ def draw(found: FolderStats, path: Path) -> None:
         _draw_shares(row[0], kind, streams, found.alpha)
         if found.plan is not None:
             _draw_repeats(row[1], f"repeats in {found.plan.steps:,} steps", streams)
-    with written_atomically(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def _draw_shares(axis: Any, kind: str, streams: Sequence[StreamStats], alpha: float) -> None:

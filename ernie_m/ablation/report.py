@@ -12,6 +12,7 @@ from ernie_m.ablation.comparison import NUMBERS, error_by_layer, mean_by_layer, 
 from ernie_m.ablation.measures import RULES
 from ernie_m.ablation.variants import Variant
 from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.table import table
 from ernie_m.runs.metrics import read_metrics
 
@@ -196,7 +197,8 @@ def draw(variants: Sequence[Variant], results: Results, path: Path) -> bool:
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
-    save(figure, path)
+    figure.tight_layout()
+    save_figure(figure, path)
     return True
 
 
@@ -224,7 +226,8 @@ def draw_pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Seque
     axis.set(xlabel="step", ylabel="perplexity of BTMLM's masks, training", yscale="log")
     axis.grid(alpha=0.3)
     axis.legend()
-    save(figure, path)
+    figure.tight_layout()
+    save_figure(figure, path)
 
 
 def pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[Path]]) -> str:
@@ -241,21 +244,3 @@ def smoothed_perplexity(run: Path, objective: str = "BTMLM", num_points: int = 5
     width = max(1, math.ceil(len(points) / num_points))
     stretches = [points[i : i + width] for i in range(0, len(points), width)]
     return [(stretch[-1][0], math.exp(statistics.fmean(loss for _, loss in stretch))) for stretch in stretches]
-
-
-def plotting() -> Any:
-    """matplotlib's pyplot, which needs no screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def save(figure: Any, path: Path) -> None:
-    """As PNG, whole under its name."""
-    figure.tight_layout()
-    with written_atomically(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    plotting().close(figure)

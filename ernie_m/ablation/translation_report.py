@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_m.ablation.report import markdown, mean_and_spread, plotting, save
+from ernie_m.ablation.report import markdown, mean_and_spread
 from ernie_m.ablation.translation import Kind
 from ernie_m.ablation.variants import Variant
 from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.table import table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -74,4 +75,5 @@ def draw(kind: Kind, variants: Sequence[Variant], results: Results, path: Path) 
     axes[0][0].set_yticks(places, [v.title for v in variants])
     axes[0][0].invert_yaxis()
     axes[0][0].legend(fontsize=8)
-    save(figure, path)
+    figure.tight_layout()
+    save_figure(figure, path)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ernie_m.base.files import written_atomically
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.table import table
 from ernie_m.downstream.paper import PaperRow
 
@@ -182,11 +182,7 @@ def mark_paper(axis: Any, names: Sequence[str], given: Mapping[str, float]) -> N
 
 def draw(summary: Summary, results: Sequence[Mapping[str, Any]], paper: PaperRow | None, title: str, path: Path) -> None:
     """Bars of the first metric by language with every seed as a dot, and the paper's scores; PNG, atomically."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting()
     metric = next(iter(summary.average))
     names = [*summary.languages, "mean"]
     spreads = [*(of[metric] for of in summary.languages.values()), summary.average[metric]]
@@ -212,6 +208,4 @@ def draw(summary: Summary, results: Sequence[Mapping[str, Any]], paper: PaperRow
     axis.legend(
         handles.values(), handles.keys(), fontsize=7, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False
     )
-    with written_atomically(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import read_json, written_atomically
+from ernie_m.base.files import read_json
 from ernie_m.base.language_codes import CODE
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.table import table
 from ernie_m.downstream.report import SOURCE_LANGUAGE, Spread, mark_paper
 from ernie_m.downstream.settings import RESULTS_FILE, SETTINGS_FILE
@@ -197,11 +198,7 @@ def as_table(columns: Sequence[Column]) -> str:
 
 def draw(columns: Sequence[Column], path: Path) -> None:
     """A group of bars a language, an encoder a colour, with the spread over seeds; PNG, atomically."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting()
     names = list(dict.fromkeys(name for column in columns for name in column.languages))
     width = 0.8 / len(columns)
     figure, axis = pyplot.subplots(figsize=(2.5 + 0.25 * len(names) * (1 + len(columns)), 4), layout="constrained")
@@ -217,6 +214,4 @@ def draw(columns: Sequence[Column], path: Path) -> None:
     axis.grid(axis="y", alpha=0.3)
     axis.set_axisbelow(True)
     axis.legend(fontsize=7, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
-    with written_atomically(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)

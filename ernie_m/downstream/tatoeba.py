@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from transformers import AutoModel
 
 from ernie_m.base.console import InputError
-from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.files import write_json
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.table import table
 from ernie_m.corpus.aligned_files import read_aligned
 from ernie_m.downstream import encoders, paper, settings
@@ -176,11 +177,7 @@ def _print(sweep: Sweep, chosen: int, content: Mapping[str, Any], paper_average:
 
 def draw(sweep: Sweep, chosen: int, title: str, path: Path) -> None:
     """Accuracy xx -> en over layers: a thin line a language, their mean thick, the untrained model's dashed; PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting()
     figure, axis = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for language, accuracies in sweep[TRAINED].items():
         axis.plot(accuracies.to_english, linewidth=0.8, alpha=0.7, label=language)
@@ -193,6 +190,4 @@ def draw(sweep: Sweep, chosen: int, title: str, path: Path) -> None:
     axis.set_title(f"Tatoeba retrieval: {title}", fontsize=9, loc="left")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7, ncols=3)
-    with written_atomically(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)

@@ -21,6 +21,7 @@ import numpy as np
 
 from ernie_m.base.console import duration
 from ernie_m.base.files import open_log, written_atomically
+from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.run_files import CURVES_FILE, METRICS_FILE
 
 TIME_SHARE = "time_share/"
@@ -137,11 +138,7 @@ class ConsoleLine:
 
 def draw_curves(folder: Path) -> Path:
     """Draw loss per objective, and the cross-lingual gain, over steps into curves.png; returns its path."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = plotting()
     lines = read_metrics(folder)
     has_gains = any(line.get(GAIN) is not None for line in lines)
     figure, axes = pyplot.subplots(1, 2 if has_gains else 1, figsize=(12 if has_gains else 7, 4.5), squeeze=False)
@@ -150,9 +147,7 @@ def draw_curves(folder: Path) -> Path:
         plot_gain(axes[0][1], lines)
     figure.tight_layout()
     path = folder / CURVES_FILE
-    with written_atomically(path) as aside:
-        figure.savefig(aside, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
     return path
 
 
