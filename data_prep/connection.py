@@ -30,6 +30,7 @@ from ernie_m.base.secret_names import shown_url, without_user
 USER_AGENT = "ernie-m data_prep fetch"
 PASSING_TROUBLE = (408, 425, 429)  # and every 5xx
 LONGEST_WAIT_SECONDS = 60.0
+MOST_ANSWER_BYTES = 1 << 26  # of an answer that is read whole
 NOT_SATISFIABLE = 416
 SHOWN = 200
 PARTIAL_CONTENT = 206
@@ -282,13 +283,13 @@ def persist(url: str, retry_policy: RetryPolicy, step: Callable[[], T], reached:
             time.sleep(seconds)
 
 
-def read_json(url: str, retry_policy: RetryPolicy, most_bytes: int = 1 << 26) -> Any:
-    """A small JSON answer; raises InputError when it is something else."""
+def json_answer(url: str, retry_policy: RetryPolicy) -> Any:
+    """A small answer as JSON; raises InputError when it is something else."""
 
     def read() -> bytes:
         with opened(url, {}, retry_policy) as response:
             content = bytearray()
-            while len(content) < most_bytes and (piece := read_piece(response, 1 << 16)):
+            while len(content) < MOST_ANSWER_BYTES and (piece := read_piece(response, 1 << 16)):
                 content += piece
             return bytes(content)
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from data_prep.connection import RetryPolicy, mirrored, read_json
+from data_prep.connection import RetryPolicy, json_answer, mirrored
 from data_prep.fetch.sources import Remote, address_of, pair_entry
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
@@ -35,7 +35,7 @@ def opus_file(name: str, source: str, target: str, mirror: str | None, retry_pol
 
 def _asked(wanted: dict[str, str], key: str, mirror: str | None, retry_policy: RetryPolicy) -> list[Any]:
     url = mirrored(f"{INTERFACE}?{urlencode(wanted)}", mirror)
-    answer = read_json(url, retry_policy)
+    answer = json_answer(url, retry_policy)
     listed = answer.get(key) if isinstance(answer, dict) else None
     if not isinstance(listed, list):
         raise InputError(f"{url}: the answer has no list `{key}`; OPUS's interface has changed, download the file yourself")

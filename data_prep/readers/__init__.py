@@ -90,14 +90,14 @@ def text_bytes(chunk: Chunk) -> int:
     return sum(map(len, chunk.content))
 
 
-def first_chunk(corpus: Corpus, chunk_bytes: int = SAMPLE_BYTES, count: Count = no_count) -> Chunk:
+def first_chunk(corpus: Corpus) -> Chunk:
     """The beginning of a corpus, so that a wrong path or file is known at once and not hours later.
 
     Raises InputError, naming the corpus, when its files are missing, not what they seem, or without any line.
     """
     with named(corpus):
         refuse_other_content(corpus)
-        chunk = next(chunks(corpus, chunk_bytes, count), None)
+        chunk = next(chunks(corpus, SAMPLE_BYTES, no_count), None)
         if chunk is None or not any(len(some.numbers) for some in parse(corpus, chunk)):
             raise InputError(f"{corpus.files[0]}: no usable line; expected text in the format {corpus.format}")
     return chunk

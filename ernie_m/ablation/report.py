@@ -14,7 +14,7 @@ from ernie_m.ablation.variants import Variant
 from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.plots import plotting, save_figure
 from ernie_m.base.table import table
-from ernie_m.runs.metrics import read_metrics
+from ernie_m.runs.metrics import points_of, read_metrics
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 COLUMNS = {
@@ -238,9 +238,9 @@ def pseudo_perplexity(variants: Sequence[Variant], runs: Mapping[str, Sequence[P
     return f"perplexity of BTMLM's masks, training, last tenth of its steps: {each}"
 
 
-def smoothed_perplexity(run: Path, objective: str = "BTMLM", num_points: int = 50) -> list[tuple[int, float]]:
-    """(last step, exp of the mean loss) of up to `num_points` equal stretches of the steps that have the objective."""
-    points = [(m["step"], m[f"loss/{objective}"]) for m in read_metrics(run) if m.get(f"loss/{objective}") is not None]
+def smoothed_perplexity(run: Path, num_points: int = 50) -> list[tuple[int, float]]:
+    """(last step, exp of BTMLM's mean loss) of up to `num_points` equal stretches of the steps that have a row of it."""
+    points = points_of(read_metrics(run), "loss/BTMLM")
     width = max(1, math.ceil(len(points) / num_points))
     stretches = [points[i : i + width] for i in range(0, len(points), width)]
     return [(stretch[-1][0], math.exp(statistics.fmean(loss for _, loss in stretch))) for stretch in stretches]

@@ -37,6 +37,7 @@ from ernie_m.runs.ranks import Voters, this_device
 MOST_PAIRS = 1000  # of a set
 LEAST_PAIRS = 20  # that say something of the words of a language
 GAIN_ROW = 512
+SEED = 0  # of the masks of gain
 POOLS: dict[Pooling, Pool] = {"mean": mean_over_tokens, "first": first_token}
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -146,20 +147,20 @@ def links(model: str, gold: Mapping[str, GoldSet], note: str) -> dict[str, list[
     return found
 
 
-def gain(model: str, folder: CorpusFolder, longest: int, seed: int = 0) -> float | None:
+def gain(model: str, folder: CorpusFolder, longest: int) -> float | None:
     """Cross-lingual gain on held-out pairs, nats a mask; None for an encoder without a head of masked words, or pairs."""
     if not open_backbone(model).has_head:
         return None
     manifest = folder.manifest
     try:
-        settings = RowSettings(GAIN_ROW, manifest.specials, CorruptionConfig(), seed, longest)
+        settings = RowSettings(GAIN_ROW, manifest.specials, CorruptionConfig(), SEED, longest)
         rows = gain_rows(held_out_pairs(folder, MOST_PAIRS), settings)
     except InputError:
         return None
     device = this_device()
     architecture = architecture_of(BackboneConfig(backbone=model), manifest.specials, len(manifest.languages))
     target = Target.of(architecture.config, folder.folder, manifest)
-    encoder = architecture.step_zero(seed, target, Voters(0, 1), device).model
+    encoder = architecture.step_zero(SEED, target, Voters(0, 1), device).model
     return cross_lingual_gain(encoder.to(device), rows, GAIN_ROW, device).gain
 
 

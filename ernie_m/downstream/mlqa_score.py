@@ -53,12 +53,10 @@ _PUNCTUATION = _ASCII_PUNCTUATION | {
 
 @dataclass(frozen=True)
 class AnswerScore:
-    """Percentages over `num_questions`; questions without a prediction count as wrong, and are counted."""
+    """Percentages over all questions; one without a prediction counts as wrong."""
 
     f1: float
     exact_match: float
-    num_questions: int
-    num_unanswered: int
 
 
 def normaliser(language: str, rules: str = MLQA) -> Callable[[str], list[str]]:
@@ -99,7 +97,7 @@ def answer_score(
             f1 += max(_overlap_f1(predicted, expected) for expected in right)
             exact += predicted in right
     total = len(answers)
-    return AnswerScore(100 * f1 / total, 100 * exact / total, total, sum(q not in predictions for q in answers))
+    return AnswerScore(100 * f1 / total, 100 * exact / total)
 
 
 def _overlap_f1(predicted: Iterable[str], expected: Iterable[str]) -> float:

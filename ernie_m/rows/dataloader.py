@@ -259,10 +259,12 @@ def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class Prefetcher(Generic[T]):
-    """Runs `produce(i)` for i in [first, last) on a thread, up to `depth` ahead. The loop over it raises its errors."""
+    """Runs `produce(i)` for i in [first, last) on a thread, up to AHEAD further. The loop over it raises its errors."""
 
-    def __init__(self, produce: Callable[[int], T], first: int, last: int, depth: int = 2) -> None:
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    AHEAD = 2
+
+    def __init__(self, produce: Callable[[int], T], first: int, last: int) -> None:
+        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=self.AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, args=(produce, first, last), daemon=True)
         self._count = last - first

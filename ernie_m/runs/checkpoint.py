@@ -145,13 +145,15 @@ def verify(folder: Path, rank: int = 0, world_size: int = 1, on_progress: Callab
 
 def newest_in_run(run: Path) -> Checkpoint:
     """The newest whole checkpoint of a run folder, for tools outside training; raises InputError when there is none."""
-    folders = committed_folders(run / CHECKPOINTS_FOLDER)
-    for folder in folders:
+    place = run / CHECKPOINTS_FOLDER
+    for folder in committed_folders(place):
         try:
             return verify(folder)
         except (InputError, OSError) as error:
             print(f"checkpoint {folder}: {error}; trying the one before", file=sys.stderr)
-    raise InputError(f"{run}: no whole checkpoint under {run / 'checkpoints'}; expected the run folder of a pre-training")
+    raise InputError(
+        f"{run}: no whole checkpoint under {place}; expected the run folder of a pre-training"
+    )
 
 
 def checkpoint_of(run: Path, name: str | None) -> Checkpoint:

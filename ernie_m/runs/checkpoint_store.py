@@ -36,7 +36,6 @@ class Saved:
     problem: str | None
     seconds: float
     stalled: float
-    bytes: int
 
 
 class CheckpointStore:
@@ -86,19 +85,18 @@ class CheckpointStore:
         started = time.perf_counter()
         self._wait()
         copied = self._host_copy.of(tensors) if in_background else tensors
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if not in_background:
             committed = Future[Saved]()
             problem = self._committer.commit(step, copied, state, probe, veto)
             seconds = time.perf_counter() - started
-            committed.set_result(Saved(step, problem, seconds, seconds, size))
+            committed.set_result(Saved(step, problem, seconds, seconds))
             self._running = committed
             return
         stalled = time.perf_counter() - started
 
         def behind() -> Saved:
             problem = self._committer.commit(step, copied, state, probe, veto)
-            return Saved(step, problem, time.perf_counter() - started, stalled, size)
+            return Saved(step, problem, time.perf_counter() - started, stalled)
 
         self._running = self._thread.submit(behind)
 

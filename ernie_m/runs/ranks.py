@@ -32,7 +32,7 @@ VOTE_TIMEOUT = datetime.timedelta(minutes=20)
 
 
 class Voters:
-    """Ranks that decide together about a checkpoint (ernie_m.runs.checkpoint.CheckpointStore)."""
+    """Ranks that decide together about a checkpoint (ernie_m.runs.checkpoint_store)."""
 
     def __init__(self, rank: int, world_size: int, group: Any = None) -> None:
         self.rank, self.world_size, self._group = rank, world_size, group

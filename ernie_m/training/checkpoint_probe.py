@@ -100,7 +100,7 @@ def check_probe(saved: float, replayed: float, precision: str, folder: Path) -> 
     if not math.isfinite(saved) and not math.isfinite(replayed):
         return
     raise InputError(
-        f"{folder}: its probe row gave a loss of {saved:.6f} when it was saved and give {replayed:.6f} now, more than "
+        f"{folder}: its probe row gave a loss of {saved:.6f} when it was saved and gives {replayed:.6f} now, more than "
         f"{TOLERANCE[precision]:g} apart: what was loaded is not what was trained. Remove this checkpoint to go on from the "
         "one before, and report what changed (versions, cards, number of ranks)"
     )

@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from ernie_m.base.run_files import INCIDENTS_FILE
 from ernie_m.training.heartbeat import GRACE_BEATS, Board, Incident, Judge, Wire
 
 LAST_WORDS_SECONDS = 10.0
-"""The incident's record, the line and `before_exit` together may take this long."""
+"""The incident's record and the line together may take this long."""
 EXPLAINED_SECONDS = 30.0
 """After `explain` the main thread ends the rank; it has this long, then the watchdog does."""
 
@@ -49,16 +48,14 @@ class Watchdog:
         timeout_seconds: float = 60.0,
         hang_timeout_seconds: float = 100.0,
         job: str = "",
-        before_exit: Callable[[], None] | None = None,
     ) -> None:
         """Start watching. Rank 0 opens the board at `port` (0: any, see `port`), before the others are made.
 
-        `job`: a name that all ranks of this job have, and ranks of other jobs do not. `before_exit` is called before the
-        watchdog ends the process; it has LAST_WORDS_SECONDS. Raises InputError when rank 0's board cannot be reached.
+        `job`: a name that all ranks of this job have, and ranks of other jobs do not. Raises InputError when rank 0's
+        board cannot be reached.
         """
         self.rank, self.world_size, self.address, self.port = rank, world_size, address, port
         self.host = os.environ.get("ERNIE_M_HOST") or socket.gethostname()
-        self.before_exit = before_exit
         self._job, self._timeout, self._hang = job, timeout_seconds, hang_timeout_seconds
         self._beat = min(2.0, timeout_seconds / 10)
         self._incidents = run_folder / INCIDENTS_FILE
@@ -246,11 +243,6 @@ class Watchdog:
             return
         if is_first:
             os.write(2, f"error: {incident['message']}\n".encode())  # sys.stderr's lock may be held by a hung thread
-        try:
-            if self.before_exit is not None:
-                self.before_exit()
-        except Exception:
-            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
 

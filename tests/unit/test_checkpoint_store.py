@@ -104,7 +104,7 @@ def test_what_was_saved_is_found_and_whole(folder: Path, in_background: bool) ->
     assert store.newest_whole() is None
     assert store.finished(wait=True) is None
     result = saved(store, 7, in_background=in_background)
-    assert (result.step, result.problem, result.bytes) == (7, None, 4 * 1600)
+    assert (result.step, result.problem) == (7, None)
     assert 0 <= result.stalled <= result.seconds
     assert store.finished() is None, "told once"
     final = folder / "step_00000007"

@@ -24,9 +24,8 @@ def words_of(text: str) -> tuple[str, ...]:
 class NearCopies:
     """Many texts, asked whether a further one is nearly one of them."""
 
-    def __init__(self, texts: Iterable[tuple[str, ...]], least: float = LEAST) -> None:
+    def __init__(self, texts: Iterable[tuple[str, ...]]) -> None:
         sets = [frozenset(words) for words in dict.fromkeys(texts) if words]
-        self.least = least
         self.counts = Counter(word for words in sets for word in words)
         self.by_word: dict[str, list[frozenset[str]]] = defaultdict(list)
         for words in sets:
@@ -34,15 +33,15 @@ class NearCopies:
                 self.by_word[word].append(words)
 
     def _rarest(self, words: frozenset[str]) -> list[str]:
-        needed = len(words) - math.ceil(self.least * len(words)) + 1
+        needed = len(words) - math.ceil(LEAST * len(words)) + 1
         return sorted(words, key=lambda word: (self.counts[word], word))[:needed]
 
     def has(self, text: tuple[str, ...]) -> bool:
-        """Whether one of the texts shares `least` of the words with this one."""
+        """Whether one of the texts shares LEAST of the words with this one."""
         words = frozenset(text)
         return any(
-            len(words & other) >= self.least * len(words | other)
+            len(words & other) >= LEAST * len(words | other)
             for word in self._rarest(words)
             for other in self.by_word.get(word, ())
-            if self.least * len(words) <= len(other) <= len(words) / self.least
+            if LEAST * len(words) <= len(other) <= len(words) / LEAST
         )

@@ -88,7 +88,6 @@ def test_totals_take_the_best_answer_and_count_the_unanswered_as_wrong() -> None
     answers = {"1": ["the cat", "a dog sat"], "2": ["York"], "3": ["x"]}
     score = answer_score({"1": "dog", "2": "New York!"}, answers, "en")
     assert (score.f1, score.exact_match) == (pytest.approx(44.444444444444436), 0.0)
-    assert (score.num_questions, score.num_unanswered) == (3, 1)
     score = answer_score({"1": "dog", "2": "york", "3": "the"}, answers, "en")
     assert (score.f1, score.exact_match) == (pytest.approx(55.55555555555555), pytest.approx(33.333333333333336))
 
