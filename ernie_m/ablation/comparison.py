@@ -68,7 +68,8 @@ class ComparisonPlan:
         return [variant for variant in variants if not self.only or variant.name in self.only]
 
     def job_names(self, variant: Variant) -> list[str]:
-        return [f"{variant.name}_seed{seed}" for seed in range(self.seeds)]
+        """The names of its runs, one a seed."""
+        return [cells.Cell(variant, seed).name for seed in range(self.seeds)]
 
     @property
     def measured_by(self) -> dict[str, Any]:
@@ -176,7 +177,7 @@ def recipe_file(plan: ComparisonPlan, variant: Variant) -> Path:
 
 
 def _job(variant: Variant, seed: int, plan: ComparisonPlan) -> Job:
-    name = f"{variant.name}_seed{seed}"
+    name = cells.Cell(variant, seed).name
     folder, measures = plan.to / "hugging_face" / name, plan.to / "measures" / f"{name}.json"
     by = [word for key in ("held_out", "tatoeba") if (path := getattr(plan, key)) for word in (f"--{key}", path)]
     if plan.gold:

@@ -19,9 +19,9 @@ from ernie_m.ablation.measures import (
     measured_on_pairs,
     read_held_out,
 )
-from ernie_m.base.config import build, read_recipe
+from ernie_m.base.config import build
 from ernie_m.base.console import InputError
-from ernie_m.base.files import folder_written_atomically
+from ernie_m.base.files import folder_written_atomically, require_new_folder
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.corpus.gold_sets import read_gold_sets
@@ -36,7 +36,7 @@ from ernie_m.rows.dataloader import DataConfig
 from ernie_m.runs.checkpoint import committed_folders, verify
 from ernie_m.runs.ranks import Voters, this_device
 from ernie_m.runs.run_folder import RunFolder, tokenizer_of
-from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.recipe import read_training
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
 
 def of_recipe(recipe: Path, seed: int, data: Path) -> MeasuredModel:
     """A recipe's model at step 0: as the seed draws it, or with the weights of its `init_from`."""
-    config = replace(build(TrainingConfig, read_recipe(recipe), str(recipe)), seed=seed)
+    config = replace(read_training(recipe), seed=seed)
     manifest = CorpusFolder(data).manifest
     architecture = architecture_of(config.shape, manifest.specials, len(manifest.languages))
     target = Target.of(architecture.config, data, manifest)
@@ -96,8 +96,7 @@ def of_recipe(recipe: Path, seed: int, data: Path) -> MeasuredModel:
 
 def write_hugging_face(model: MeasuredModel, to: Path) -> None:
     """Export a model's weights; `to` is whole or not there. Raises InputError when it holds anything."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"{to}: not empty; give a new folder with --hugging_face")
+    require_new_folder("--hugging_face", to)
     with folder_written_atomically(to) as aside:
         export_model(
             model.architecture,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ernie_m.ablation.cells import Cell
 from ernie_m.ablation.comparison import ComparisonPlan, claim, do, recipe_file, training_part
 from ernie_m.ablation.jobs import Job, Part, python_m
 from ernie_m.ablation.variants import Variant, budgeted
@@ -24,6 +25,7 @@ from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.sides import check_shared
 from ernie_m.interop.start import starts_of
 from ernie_m.runs.best_checkpoint import BEST
+from ernie_m.training.recipe import total_steps
 from ernie_m.translation.scores import read_parallel, require_sacrebleu
 
 NOTHING, EMBEDDINGS, CLM, MLM, PREFIX = "nothing", "embeddings", "clm", "mlm", "prefix_lm"
@@ -145,11 +147,6 @@ def rows(plan: TranslationPlan, shape: str | None, steps: int | None, overrides:
     return found
 
 
-def total_steps(recipe: Mapping[str, Any]) -> int:
-    """Of all stages."""
-    return sum(stage["steps"] for stage in recipe["stages"])
-
-
 def _of_one_stack(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The same recipe without a decoder, and without the keys that are for models with one."""
     found = {**recipe}
@@ -208,7 +205,7 @@ def _startable(compared: Sequence[Variant], missing: Sequence[str]) -> list[Vari
 
 
 def _training_job(variant: Variant, seed: int, plan: TranslationPlan) -> Job:
-    shared, name = plan.shared, f"{variant.name}_seed{seed}"
+    shared, name = plan.shared, Cell(variant, seed).name
     words = ["--recipe", recipe_file(shared, variant), "--data", shared.data]
     part = training_part(variant, seed, shared, shared.to / "runs" / name, words)
     return Job(name, [part], shared.to / "logs" / f"{name}.log")

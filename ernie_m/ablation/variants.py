@@ -24,7 +24,7 @@ from ernie_m.interop.build_model import counted_shape
 from ernie_m.models.shape import ModelConfig
 from ernie_m.planning.speed import Work, hardware_flops, predicted_share
 from ernie_m.rows.objectives import OBJECTIVES
-from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.recipe import TrainingConfig, total_steps
 
 TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives
     "exp0": {"xnli": 75.7, "ner": 79.2},
@@ -89,7 +89,8 @@ class Variant:
 
     @property
     def num_steps(self) -> int:
-        return sum(stage.steps for stage in self.config.stages)
+        """Steps of each of its runs."""
+        return self.config.num_steps
 
 
 def objectives(shape: str | None, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
@@ -140,7 +141,7 @@ def transfer(name: str, steps: int | None, overrides: Sequence[str], vocab_size:
     With `vocab_size` each variant has as many steps as MMLM's FLOPs allow it, else all have as many.
     """
     recipe = budgeted(recipe_of(name, None), steps, overrides)
-    num_steps = sum(stage["steps"] for stage in recipe["stages"])
+    num_steps = total_steps(recipe)
 
     def variant(of: str, count: int) -> Variant:
         shares = TRANSFER_STAGES[of]
@@ -164,7 +165,7 @@ def alignlm(name: str, steps: int | None, overrides: Sequence[str]) -> list[Vari
     They differ in rows, and AlignLM's in the weight of its bilingual loss, alone. An AlignLM row is TLM's with that loss.
     """
     recipe = budgeted(recipe_of(name, None), steps, overrides)
-    num_steps = sum(stage["steps"] for stage in recipe["stages"])
+    num_steps = total_steps(recipe)
 
     others = {name: weight for name, weight in recipe.get("objective_weights", {}).items() if name != BILINGUAL_LOSS}
 

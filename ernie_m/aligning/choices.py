@@ -32,7 +32,7 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.objectives import HEADS_PART, OBJECTIVES, SENTENCE, TOKEN, CorruptionConfig, heads_of
 from ernie_m.rows.row_source import RowSource
 from ernie_m.rows.schedule import Schedule, StageConfig
-from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.recipe import TrainingConfig, total_steps
 
 SENTENCES, WORDS, WORDS_AND_TEXT = "align_sentences", "align", "align_text"
 PAIRS_IN_A_ROW = 64  # of which each is told from the others
@@ -185,14 +185,14 @@ def passes_of_a_step(content: Mapping[str, Any], folder: CorpusFolder) -> float:
     """What part of the pairs a step reads, mean over the steps; each objective counts for itself."""
     data = build(DataConfig, content.get("data", {}), "the recipe", "data.")
     settings = data.row_settings(folder.manifest.specials, seed=0)
-    stages, passes = content["stages"], 0.0
-    for stage in stages:
+    passes = 0.0
+    for stage in content["stages"]:
         counts = apportion([*stage["rows"].values()], content["batch"]["rows_per_step"])
         for name, count in zip(stage["rows"], counts, strict=True):
             if OBJECTIVES[name].num_given == 2:
                 sources = [RowSource(OBJECTIVES[name], s, folder.language_ids, settings) for s in folder.parallel()]
                 rows = sum(source.rows_per_epoch for source in sources)
-                passes += count / max(1, rows) * stage["steps"] / sum(of["steps"] for of in stages)
+                passes += count / max(1, rows) * stage["steps"] / total_steps(content)
     return passes
 
 
@@ -222,7 +222,7 @@ def timed(
 
 def closed(content: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with what follows from the number of its steps, where it does not say it: warm-up, measurements."""
-    num_steps = sum(stage["steps"] for stage in content["stages"])
+    num_steps = total_steps(content)
     follows = {
         "optimizer": {"warmup_steps": round(WARMUP * num_steps)},
         "output": {"evaluate_every": max(1, num_steps // 4)},

@@ -39,7 +39,7 @@ from ernie_m.interop.model_card import CARD_FILE
 from ernie_m.interop.start import check_starts, starts_of
 from ernie_m.interop.start_weights import Target
 from ernie_m.runs.run_folder import RunFolder
-from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.recipe import TrainingConfig, total_steps
 from ernie_m.training.trainer import Trainer
 
 ASKED_FILE, CATALOG_FILE, RECIPE_FILE, DECIDED_FILE = "align.json", "catalog.yaml", "recipe.yaml", "decided.json"
@@ -187,8 +187,7 @@ class Line:
         recipe = self.recipe
         content, said = choices.filled(self.encoder, recipe.value, corpus, asked.overrides, self.facts.world_size)
         if any(given.startswith("stages=") for given in asked.overrides):
-            num_steps = sum(stage["steps"] for stage in content["stages"])
-            steps = Choice("steps", f"{num_steps}", "stages are given")
+            steps = Choice("steps", f"{total_steps(content)}", "stages are given")
         else:
             of_a_step = choices.passes_of_a_step(content, corpus)
             content, steps = choices.timed(content, of_a_step, asked.passes, asked.minutes, lambda: self._timed(content))

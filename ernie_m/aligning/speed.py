@@ -33,7 +33,7 @@ def seconds_a_step(config: TrainingConfig, data: Path, rank: int, world_size: in
     model = model.to(device).to(DTYPES[choose_precision(config.engine.precision, device).value])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-12)
     request = LossRequest(torch.ones(len(LOSS_INDEX), device=device), 0)
-    num_steps, total = sum(stage.steps for stage in config.stages), 0.0
+    total = 0.0
     progress = Progress("measuring the speed", len(config.stages) * (STEPS + 1), "steps")
     for stage in config.stages:
         schedule = Schedule((stage,), config.batch.rows_per_step)
@@ -52,6 +52,6 @@ def seconds_a_step(config: TrainingConfig, data: Path, rank: int, world_size: in
                 torch.cuda.synchronize()
             taken.append(time.monotonic() - started)
             progress.advance(1)
-        total += sorted(taken[1:])[STEPS // 2] * stage.steps / num_steps
+        total += sorted(taken[1:])[STEPS // 2] * stage.steps / config.num_steps
     progress.close()
     return total

@@ -157,6 +157,12 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
         raise InputError(f"{option} {taken[0]}: exists and stays as it is; give another name, or add --overwrite")
 
 
+def require_new_folder(option: str, path: Path) -> None:
+    """Raise InputError when the folder that `option` names holds something, or is no folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{option} {path}: {'not empty' if path.is_dir() else 'no folder'}; give a new folder")
+
+
 def require_folder_of(option: str, path: Path) -> None:
     """Raise InputError when the file that `option` names cannot stand there: its folder is missing, or it is a folder.
 

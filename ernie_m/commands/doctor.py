@@ -146,12 +146,10 @@ def _recipe(recipe: str | None, overrides: tuple[str, ...]) -> TrainingConfig | 
         if overrides:
             raise InputError(f"{overrides[0]}: changes a recipe, but none is named; give --recipe")
         return None
-    from ernie_m.base.config import build, merge_overrides, read_recipe
     from ernie_m.base.shipped import recipe_path
-    from ernie_m.training.recipe import TrainingConfig
+    from ernie_m.training.recipe import read_training
 
-    path = recipe_path(recipe)
-    return build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
+    return read_training(recipe_path(recipe), overrides)
 
 
 def main(called: str = "ernie-m doctor") -> None:

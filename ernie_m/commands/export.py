@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
-from ernie_m.base.files import folder_written_atomically
+from ernie_m.base.files import folder_written_atomically, require_new_folder
 from ernie_m.base.ranges import Range
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def export(
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}{nearest(format, FORMATS) or ':'} expected {' or '.join(FORMATS)}")
     target = Path(to)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: {'not empty' if target.is_dir() else 'no folder'}; give a new folder with --to")
+    require_new_folder("--to", target)
     configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
     languages = configuration["data_identity"]["languages"]
@@ -101,7 +100,6 @@ def _export_translation(
     """The same for a run whose model translates, in one direction."""
     import torch
 
-    from ernie_m.base.files import folder_written_atomically
     from ernie_m.interop.build_model import translator_of
     from ernie_m.interop.model_card import CARD_FILE, translation_card
     from ernie_m.interop.translation_folder import direction_of, export_translation

@@ -43,7 +43,6 @@ def plan(
         efficiency: share of the device's peak that matrix products reach, e.g. 0.7; by default the one stated
         data: folder of prepared data to count on what attention reads; whole rows are counted where there is none
     """
-    from ernie_m.base.config import build, merge_overrides, read_recipe
     from ernie_m.base.devices import DEVICES, device_named
     from ernie_m.base.hostfile import read_hostfile
     from ernie_m.base.shipped import DS_CONFIGS, HOSTFILES, recipe_path
@@ -51,7 +50,7 @@ def plan(
     from ernie_m.planning.reading import counted_keys
     from ernie_m.planning.report import report
     from ernie_m.runs.job_defaults import HOSTFILE, job_names
-    from ernie_m.training.recipe import TrainingConfig
+    from ernie_m.training.recipe import read_training
 
     job_named = job_names(recipe, None, None)
     for choice in (choice for choice in job_named.choices if choice.subject == "recipe"):
@@ -69,7 +68,7 @@ def plan(
     if efficiency is not None:
         device = replace(device, efficiency=efficiency, source="as given")
     path = recipe_path(job_named.recipe)
-    config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
+    config = read_training(path, overrides)
     if config.model.translates:
         raise InputError(
             f"--recipe {path.stem}: its model has a decoder; plans are of encoders alone: leave model.decoder out"

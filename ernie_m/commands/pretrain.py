@@ -63,14 +63,12 @@ def pretrain(
         wandb: also send metrics to Weights & Biases; a restart continues the same run there
         local_rank: set by the deepspeed launcher
     """
-    from ernie_m.base.config import build, merge_overrides, read_recipe
     from ernie_m.base.interruption import seconds_of
-    from ernie_m.training.recipe import TrainingConfig
+    from ernie_m.training.recipe import read_training
     from ernie_m.training.trainer import Trainer
 
     job = named_job(recipe, data, run)
-    path = recipe_path(job.recipe)
-    config = build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
+    config = read_training(recipe_path(job.recipe), overrides)
     trackers = [name for name, wanted in (("tensorboard", tensorboard), ("wandb", wandb)) if wanted]
     seconds = seconds_of(exit_after, "--exit_after") if exit_after else None
     folders = Path(job.data), Path(job.run), DS_CONFIGS

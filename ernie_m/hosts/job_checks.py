@@ -39,7 +39,7 @@ def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | N
     if isinstance(config.shape, ModelConfig) and "vocab_size" in shards:
         model = replace(model, vocab_size=shards["vocab_size"], num_languages=shards["languages"])
     there = len(committed_folders(run / CHECKPOINTS_FOLDER)) if run else 0
-    for_good = sum(stage.steps for stage in config.stages) // output.keep_every if output.keep_every else 0
+    for_good = config.num_steps // output.keep_every if output.keep_every else 0
     checkpoints = max(1, output.keep_last + for_good + output.keep_best + 1 - there)
     return parameter_count(model) * (CHECKPOINT_BYTES * checkpoints + WEIGHT_BYTES)
 

@@ -1,7 +1,7 @@
 """Before a job is booked: the memory it takes on each GPU, the micro-batch that fits, the time a step will take.
 
 memory   bytes of a rank by part and moment of a step, from the recipe's shape alone
-speed    devices; FLOPs and traffic of a step
+speed    FLOPs and traffic of a step
 step     seconds of a step: a roofline for each kind of work of a micro-batch, with stated efficiencies
 reading  how many keys a token reads, counted on data
 plan     every ZeRO stage and precision, the largest micro-batch that fits, the one to take

@@ -35,7 +35,7 @@ def assumptions(job: Job) -> list[str]:
         else f"{device.link / 1e9:,.0f} GB/s inside the host"
     )
     hosts = f"{len(job.hosts)} host{'s' * (len(job.hosts) > 1)}"
-    steps = sum(stage.steps for stage in config.stages)
+    steps = config.num_steps
     first = config.stages[0]
     needed, keys = needed_flops(job, first), keys_read(job, first)
     positions = config.batch.rows_per_step * data.sequence_length

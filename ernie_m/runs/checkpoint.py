@@ -151,9 +151,7 @@ def newest_in_run(run: Path) -> Checkpoint:
             return verify(folder)
         except (InputError, OSError) as error:
             print(f"checkpoint {folder}: {error}; trying the one before", file=sys.stderr)
-    raise InputError(
-        f"{run}: no whole checkpoint under {place}; expected the run folder of a pre-training"
-    )
+    raise InputError(f"{run}: no whole checkpoint under {place}; expected the run folder of a pre-training")
 
 
 def checkpoint_of(run: Path, name: str | None) -> Checkpoint:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from ernie_m.base.config import Section, section
+from ernie_m.base.config import Section, build, merge_overrides, read_recipe, section
 from ernie_m.base.console import InputError
 from ernie_m.base.curve import CurveRange
 from ernie_m.base.ranges import Range
@@ -176,6 +177,11 @@ class TrainingConfig(Section):
         return [self.stream_weights.get(metric.loss, {}).get(metric.stream, 1.0) for metric in metrics]
 
     @property
+    def num_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
     def weights(self) -> ObjectiveWeights:
         """The factor of each mean loss, at each step."""
         return ObjectiveWeights(self.objective_weights)
@@ -197,3 +203,13 @@ class TrainingConfig(Section):
         """The model section with its heads; None stands for the token head alone, as in runs from before there were more."""
         wanted = self.model.heads or self.heads
         return replace(self.model, heads=None if wanted == (TOKEN,) else wanted)
+
+
+def read_training(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """The recipe in a file, with `key.path=value` overrides; raises InputError for what does not fit."""
+    return build(TrainingConfig, merge_overrides(read_recipe(path), overrides), str(path))
+
+
+def total_steps(recipe: Mapping[str, Any]) -> int:
+    """Steps of all stages of a recipe that is still plain YAML."""
+    return sum(stage["steps"] for stage in recipe["stages"])
