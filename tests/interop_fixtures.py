@@ -63,4 +63,4 @@ def target_of(config: ModelConfig, tokenizer: Path = Path("no_tokenizer"), sha25
 def loaded(folder: Path, target: Target) -> tuple[Encoder, list[str]]:
     """An encoder started from `folder` as a run is, and the parameters that it left as they were drawn."""
     model = Encoder(target.config).initialise(SEED).eval()
-    return model, open_source(str(folder), target).fill(model)
+    return model, open_source(str(folder), target).fill_parameters(dict(model.named_parameters()))

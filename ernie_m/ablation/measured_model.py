@@ -22,6 +22,7 @@ from ernie_m.ablation.measures import (
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.files import folder_written_atomically, require_new_folder
+from ernie_m.base.run_files import CONFIG_FILE
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.corpus.gold_sets import read_gold_sets
@@ -78,7 +79,7 @@ def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
     for path in reversed(committed_folders(folder.checkpoints)):
         checkpoint = newest if path == newest.folder else verify(path)
         model = trained_model(run, configuration, checkpoint)
-        section = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
+        section = build(DataConfig, configuration["data"], str(run / CONFIG_FILE), "data.")
         ids = {name: 1 + i for i, name in enumerate(languages)}
         yield MeasuredModel(model, architecture, checkpoint.step, section, vocabulary, ids)
 

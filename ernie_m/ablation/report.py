@@ -13,7 +13,7 @@ from ernie_m.ablation.measures import RULES
 from ernie_m.ablation.variants import Variant
 from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.plots import plotting, save_figure
-from ernie_m.base.table import table
+from ernie_m.base.table import markdown, table
 from ernie_m.runs.metrics import points_of, read_metrics
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -112,12 +112,6 @@ def by_set(variants: Sequence[Variant], results: Results) -> tuple[list[str], li
             columns.append([100 * result["links"][name][str(layer)] for result, layer in taken])
         rows.append([variant.name, *(mean_and_spread(values, 1) for values in columns)])
     return head, rows
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same table for a page."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write(title: str, variants: Sequence[Variant], results: Results, remarks: Sequence[str], to: Path) -> None:

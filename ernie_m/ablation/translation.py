@@ -21,12 +21,13 @@ from ernie_m.base.config import read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json
 from ernie_m.base.shipped import recipe_path
+from ernie_m.corpus.aligned_files import read_parallel
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.sides import check_shared
 from ernie_m.interop.start import starts_of
 from ernie_m.runs.best_checkpoint import BEST
 from ernie_m.training.recipe import total_steps
-from ernie_m.translation.scores import read_parallel, require_sacrebleu
+from ernie_m.translation.scores import require_sacrebleu
 
 NOTHING, EMBEDDINGS, CLM, MLM, PREFIX = "nothing", "embeddings", "clm", "mlm", "prefix_lm"
 PRETRAININGS = {CLM: "xlm_clm", MLM: "xlm_mlm"}

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_m.ablation.report import markdown, mean_and_spread
+from ernie_m.ablation.report import mean_and_spread
 from ernie_m.ablation.translation import Kind
 from ernie_m.ablation.variants import Variant
 from ernie_m.base.files import write_json, written_atomically
 from ernie_m.base.plots import plotting, save_figure
-from ernie_m.base.table import table
+from ernie_m.base.table import markdown, table
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 PAPERS_DIRECTIONS = {"en-fr": "there", "fr-en": "back"}

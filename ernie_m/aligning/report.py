@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ernie_m.base.language_codes import agree
-from ernie_m.base.table import table
+from ernie_m.base.table import markdown, table
 
 HEADING = "## Before and after"
 HEAD = ("pairs of", "number", "->", "after", "<-", "after", "best layer", "after", "centred", "after", "unrelated", "after")
@@ -104,8 +104,5 @@ def for_terminal(before: Mapping[str, Any], after: Mapping[str, Any], pooling: s
 
 def for_card(before: Mapping[str, Any], after: Mapping[str, Any], pooling: str, said: Sequence[str]) -> str:
     """The same as a section in Markdown, with what was chosen and why."""
-    shown = [HEAD, ["---"] * len(HEAD), *rows_of(before, after)]
-    lines = [f"| {' | '.join(cells)} |" for cells in shown]
-    return "\n\n".join(
-        [HEADING, "\n".join(lines), *explained(before, after, pooling), "\n".join(f"- {line}" for line in said)]
-    )
+    shown = markdown(HEAD, rows_of(before, after))
+    return "\n\n".join([HEADING, shown, *explained(before, after, pooling), "\n".join(f"- {line}" for line in said)])

@@ -1,4 +1,4 @@
-"""Small tables for the terminal."""
+"""Small tables, for the terminal and for pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     is_right = [bool(rows) and all(_is_number(cell) for cell in column[1:]) for column in columns]
     lines = [head, ["-" * width for width in widths], *rows]
     return "\n".join(_line(line, widths, is_right) for line in lines)
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def _line(cells: Sequence[str], widths: list[int], is_right: list[bool]) -> str:

@@ -221,6 +221,7 @@ class Commands:
 
         from ernie_m.base.config import build
         from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.base.run_files import CONFIG_FILE
         from ernie_m.corpus.folder import CorpusFolder
         from ernie_m.interop.build_model import trained_model
         from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
@@ -232,7 +233,7 @@ class Commands:
         check_same_measures(output, of)
         configuration, chosen = RunFolder(Path(run)).read(checkpoint)
         folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
-        data_config = build(DataConfig, configuration["data"], f"{run}/config.yaml", "data.")
+        data_config = build(DataConfig, configuration["data"], str(Path(run) / CONFIG_FILE), "data.")
         rows = gain_rows(held_out_pairs(folder, pairs), data_config.row_settings(folder.manifest.specials, seed=0))
         device = this_device()
         model = trained_model(Path(run), configuration, chosen, device, attention="auto")
@@ -279,10 +280,11 @@ class Commands:
         """
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.base.table import table
+        from ernie_m.corpus.aligned_files import read_parallel
         from ernie_m.interop.open_translator import open_translator
         from ernie_m.runs.ranks import this_device
         from ernie_m.translation.lines import BATCH, Translator
-        from ernie_m.translation.scores import read_parallel, require_sacrebleu, scores
+        from ernie_m.translation.scores import require_sacrebleu, scores
 
         if (model is None) == (hypothesis is None):
             raise InputError("--model: give a model to translate with, or a file of translations as --hypothesis, not both")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,10 +36,20 @@ def aligned_files(folder: Path, languages: Collection[str] | None = None) -> lis
 
 
 def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
-    """The lines of two line-aligned UTF-8 files. Raises InputError if one is missing or empty, or their lengths differ."""
-    sides = [read_lines(path, "a sentence a line, aligned with the other file") for path in (source, target)]
-    if not sides[0] or not sides[1]:
-        raise InputError(f"{source if not sides[0] else target}: empty; expected a sentence a line")
-    if len(sides[0]) != len(sides[1]):
-        raise InputError(f"{source} has {len(sides[0])} lines, {target} {len(sides[1])}; expected line-aligned files")
-    return sides[0], sides[1]
+    """The lines of two line-aligned UTF-8 files. Raises InputError as `read_parallel`."""
+    first, second = read_parallel([source, target])
+    return first, second
+
+
+def read_parallel(files: Sequence[Path]) -> list[list[str]]:
+    """The lines of UTF-8 files of which each line i translates the others' line i.
+
+    Raises InputError for a file that is missing, empty, or of another number of lines than the first.
+    """
+    sides = [read_lines(path, "a sentence a line, aligned with the others") for path in files]
+    for path, side in zip(files, sides, strict=True):
+        if not side:
+            raise InputError(f"{path}: empty; expected a sentence a line")
+        if len(side) != len(sides[0]):
+            raise InputError(f"{files[0]} has {len(sides[0])} lines, {path} {len(side)}; expected line-aligned files")
+    return sides

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ernie_m.corpus.joins import SPACE
+from ernie_m.corpus.tokenizer_files import is_json, read_object
 
 INSIDE = "##"
 
@@ -64,6 +66,11 @@ def spelling_of(content: Mapping[str, Any]) -> Spelling:
     if content["model"]["type"] == "WordPiece":
         return WORD_PIECE
     return BYTES if "ByteLevel" in kinds_of(content.get("pre_tokenizer")) else MARKED
+
+
+def spelling_at(path: Path) -> Spelling:
+    """That of a tokenizer's file: a tokenizer.json, or a SentencePiece model, whose names are the text."""
+    return spelling_of(read_object(path)) if is_json(path) else MARKED
 
 
 def kinds_of(part: Mapping[str, Any] | None) -> list[str]:

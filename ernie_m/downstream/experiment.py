@@ -166,10 +166,8 @@ def chosen_precision(asked: str) -> str:
     """fp32, bf16 or fp16 by what is asked and what the device can; raises InputError for anything else."""
     if asked not in typing.get_args(Precision):
         raise InputError(f"--precision {asked}: expected {', '.join(typing.get_args(Precision))}")
-    device = this_device()
-    choice = choose_precision(typing.cast(Precision, asked), device)
-    if ranks()[0] == 0:
-        print(choice, flush=True)
+    choice = choose_precision(typing.cast(Precision, asked), this_device())
+    announce([choice])
     return choice.value
 
 

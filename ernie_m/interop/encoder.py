@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
 from ernie_m.base.console import Choice, InputError
+from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.interop.layout import ERNIE_M, LANGUAGE_NUMBERS, XLM_ROBERTA
 from ernie_m.interop.opening import (
     check_foreign_code,
@@ -34,8 +35,6 @@ from ernie_m.interop.opening import (
     tokenizer_of,
 )
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config, tokenizer_files
-
-RUN_CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def open_encoder(name: str | Path, trust_remote_code: bool | None = False) -> Op
     """
     folder = folder_of(str(name))
     if not (folder / CONFIG_FILE).is_file():
-        is_run = (folder / RUN_CONFIG).is_file()
+        is_run = (folder / RUN_CONFIG_FILE).is_file()
         way_out = "which `ernie-m export` makes of this run" if is_run else "e.g. of `ernie-m export`"
         raise InputError(f"{name}: no config.json there; expected a Hugging Face folder, {way_out}")
     content = read_config(folder)

@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from ernie_m.base.files import sha256_of
+from ernie_m.base.table import markdown
 from ernie_m.corpus.folder import MANIFEST_FILE, TRAIN
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.layout import ERNIE_M
@@ -176,7 +177,7 @@ def _training(configuration: Mapping[str, Any], checkpoint: Checkpoint, lines: S
     named = " and ".join(f"`{start}`" for start in dict.fromkeys(filter(None, starts)))
     origin = f"Started with the weights of {named}" if named else "Started with weights drawn at random"
     about = f"{origin}; {rows:,} rows of {length} positions a step{seen}. Rows of each objective, in proportion:"
-    return f"{about}\n\n{_table(['steps', 'objectives'], stages)}"
+    return f"{about}\n\n{markdown(['steps', 'objectives'], stages)}"
 
 
 def losses_of_heads(configuration: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -192,7 +193,9 @@ def _heads(heads: Mapping[str, Sequence[str]], fills_masks: bool) -> str:
         [head, ", ".join(losses) or "none", "yes" if head == TOKEN and fills_masks else "no"]
         for head, losses in heads.items()
     ]
-    return f"Heads, and the losses that train them in these stages:\n\n{_table(['head', 'losses', 'in this folder'], shown)}"
+    return (
+        f"Heads, and the losses that train them in these stages:\n\n{markdown(['head', 'losses', 'in this folder'], shown)}"
+    )
 
 
 def _averaged(keep: float) -> str:
@@ -220,8 +223,8 @@ def _data(configuration: Mapping[str, Any], data: Path) -> str:
     return "\n\n".join(
         [
             f"A vocabulary of {manifest.vocab_size:,}; tokenizer SHA-256 `{manifest.tokenizer_sha256}`.",
-            _table(["corpus", "format", "languages", "lines or pairs", "tokens"], corpora),
-            _table(["language", "tokens"], languages),
+            markdown(["corpus", "format", "languages", "lines or pairs", "tokens"], corpora),
+            markdown(["language", "tokens"], languages),
         ]
     )
 
@@ -244,13 +247,8 @@ def _measured(lines: Sequence[Mapping[str, Any]]) -> str:
                 f"training loss of {key.removeprefix('loss/')}, nats a predicted token, mean of the last {len(values)} steps"
             )
             rows.append([what, f"{np.mean(values):.4f}", f"{recent[-1]['step']:,}"])
-    return _table(["what", "value", "step"], rows) if rows else "Nothing was measured."
+    return markdown(["what", "value", "step"], rows) if rows else "Nothing was measured."
 
 
 def _recipe(configuration: Mapping[str, Any]) -> dict[str, Any]:
     return {key: configuration[key] for key in LEARNT_BY if configuration.get(key)}
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    shown = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in shown)

@@ -39,11 +39,18 @@ from ernie_m.interop.new_rows import with_rows
 from ernie_m.interop.opening import check_foreign_code, check_kind, configuration_of
 from ernie_m.interop.piece_rows import names_of_rows
 from ernie_m.interop.vocabulary_files import TokenizerFolder, read_tokenizer, write_changed
-from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS, WeightFiles, folder_of, read_config
+from ernie_m.interop.weight_files import (
+    CONFIG_FILE,
+    SAFETENSORS,
+    SENTENCE_FILES,
+    WeightFiles,
+    folder_of,
+    module_folders,
+    read_config,
+)
 
 REPORT_FILE = "vocabulary.json"
-SENTENCE_MODULES = "modules.json"
-COPIED = ("config_sentence_transformers.json", "sentence_bert_config.json", SENTENCE_MODULES, "LICENSE*", "NOTICE*")
+COPIED = (*SENTENCE_FILES, "LICENSE*", "NOTICE*")
 
 
 @dataclass(frozen=True)
@@ -222,13 +229,9 @@ def _copy_others(folder: Path, to: Path) -> None:
     for pattern in COPIED:
         for path in folder.glob(pattern):
             shutil.copyfile(path, to / path.name)
-    if not (folder / SENTENCE_MODULES).is_file():
-        return
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name[:1].isdecimal() and (path / CONFIG_FILE).is_file():  # 1_Pooling, 2_Dense
-            shutil.copytree(path, to / path.name)
-        elif path.is_dir() and path.name[:1].isdecimal():  # 2_Normalize is empty
-            (to / path.name).mkdir()
+    for name in module_folders(folder):
+        if (folder / name).is_dir():
+            shutil.copytree(folder / name, to / name)
 
 
 def _slow_differs(folder: Path, texts: Sequence[Text]) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +72,10 @@ def open_translator(name: str, data: str | None, checkpoint: str | None, device:
         configuration, chosen = RunFolder(path).read(checkpoint)
         vocabulary = open_vocabulary(tokenizer_of(configuration, Path(data) if data else None))
         model = any_translator_of(path, configuration, chosen, device)
-        return OpenTranslator(model, vocabulary, longest_document(model.config), _languages(configuration["data_identity"]))
+        languages = tuple(configuration["data_identity"]["languages"])
+        return OpenTranslator(model, vocabulary, longest_document(model.config), languages)
     for key, value in (("data", data), ("checkpoint", checkpoint)):
         if value is not None:
             raise InputError(f"--{key} {value}: {name} is no run folder; leave it out")
     folder = read_folder(name, device)
     return OpenTranslator(folder.model, folder.vocabulary, longest_document(folder.model.config), (), folder.direction)
-
-
-def _languages(identity: dict[str, Sequence[str]]) -> tuple[str, ...]:
-    return tuple(identity["languages"])

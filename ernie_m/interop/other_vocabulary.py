@@ -14,8 +14,8 @@ from ernie_m.base.files import sha256_of
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.editable import RowSources
 from ernie_m.corpus.new_vocabulary import open_editable
-from ernie_m.corpus.spelling import MARKED, Spelling, spelling_of
-from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON, is_json, read_object
+from ernie_m.corpus.spelling import spelling_at
+from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON, is_json
 from ernie_m.interop.same_vocabulary import ROLES, OtherVocabularyError, check_vocabulary
 
 PIECE_ROWS = ("embeddings.word.weight", "heads.token.decoder_bias")
@@ -63,7 +63,7 @@ def rows_by_piece(theirs: AnyVocabulary, ours: AnyVocabulary) -> RowSources:
     roles = [(getattr(ours.specials, role), getattr(theirs.specials, role)) for role in ROLES]
     of_role = {mine: its for mine, its in roles if None not in (mine, its)}
     our_roles, its_roles = ({*ids} for ids in zip(*roles, strict=True))
-    editable, spelling, its_spelling = open_editable(theirs.path), _spelling(ours), _spelling(theirs)
+    editable, spelling, its_spelling = open_editable(theirs.path), spelling_at(ours.path), spelling_at(theirs.path)
     # Tokenizers of one kind share names, those of bytes that are no text too; others share what the names stand for.
     key, its_key = (str, str) if spelling is its_spelling else (spelling.text, its_spelling.text)
     its_ids = {its_key(name): i for i, name in editable.names.items() if i not in its_roles}
@@ -78,7 +78,3 @@ def rows_by_piece(theirs: AnyVocabulary, ours: AnyVocabulary) -> RowSources:
         sources.append(tuple(part for part in parts if part not in not_text) if same is None else (same,))
         is_same.append(same is not None)
     return RowSources.of(sources, is_same)
-
-
-def _spelling(vocabulary: AnyVocabulary) -> Spelling:
-    return spelling_of(read_object(vocabulary.path)) if is_json(vocabulary.path) else MARKED

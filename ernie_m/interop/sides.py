@@ -22,8 +22,7 @@ from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.joins import SPACE
-from ernie_m.corpus.spelling import MARKED, spelling_of
-from ernie_m.corpus.tokenizer_files import is_json, read_object
+from ernie_m.corpus.spelling import spelling_at
 from ernie_m.interop.other_vocabulary import vocabulary_of
 from ernie_m.interop.source import HEADS, SIDES, one_side, open_source
 from ernie_m.interop.start_weights import Source, Target
@@ -159,7 +158,7 @@ class WordVectors:
 
 def _names_in_file(vocabulary: AnyVocabulary) -> dict[str, list[tuple[int, int]]]:
     """Name in a file -> pieces with it, and how well it fits: 0 its own, 1 the word that the piece is."""
-    spelling = spelling_of(read_object(vocabulary.path)) if is_json(vocabulary.path) else MARKED
+    spelling = spelling_at(vocabulary.path)
     names: dict[str, list[tuple[int, int]]] = {}
     for i, piece in enumerate(vocabulary.pieces(range(vocabulary.size))):
         names.setdefault(piece, []).append((i, 0))

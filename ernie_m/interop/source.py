@@ -1,6 +1,6 @@
 """What a run can start from: XLM-R (in Hugging Face's or fairseq's format), ERNIE-M, an export, or another run.
 
-`open_source` reads only configurations and names of tensors, which is quick; `Source.fill` reads the tensors.
+`open_source` reads only configurations and names of tensors, which is quick; `Source.fill_parameters` reads the tensors.
 """
 
 from __future__ import annotations

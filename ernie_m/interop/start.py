@@ -35,10 +35,14 @@ from ernie_m.runs.run_folder import model_config
 
 def check_start(start: str, target: Target, run: Path | None = None, key: str = INIT_FROM) -> Source | WordVectors:
     """What a new run would start from. Raises InputError when it does not fit, or lies in the run's own folder."""
-    source = open_side(start, target, key) if key in SIDES else open_source(start, target, key)
+    source = _opened(key, start, target)
     if run is not None and source.path.resolve().is_relative_to(run.resolve()):
         raise InputError(f"{key}: {start} lies in the run's own folder {run}; choose another --run")
     return source
+
+
+def _opened(key: str, start: str, target: Target) -> Source | WordVectors:
+    return open_side(start, target, key) if key in SIDES else open_source(start, target, key)
 
 
 def starts_of(configuration: Mapping[str, Any]) -> dict[str, str]:
@@ -101,7 +105,7 @@ def start_side(key: str, start: str, target: Target, model: PretrainingModel, ra
 def _filled(key: str, start: str, target: Target, parameters: Mapping[str, Tensor], ranks: Voters) -> Started:
     started, problem = None, None
     try:
-        source = open_side(start, target, key) if key in SIDES else open_source(start, target, key)
+        source = _opened(key, start, target)
         digest = _digest(source, shown=ranks.rank == 0)
         fresh = tuple(source.fill_parameters(parameters))
         started = Started(str(source.path), source.kind, digest, source.vocabulary, fresh, source.unused)

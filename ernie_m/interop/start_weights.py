@@ -17,7 +17,6 @@ from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.layout import LANGUAGES, POSITIONS
 from ernie_m.interop.new_rows import with_rows
 from ernie_m.interop.other_vocabulary import PIECE_ROWS
-from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import AnyModel
 
 INIT_FROM = "init_from"
@@ -82,10 +81,6 @@ class Source:
     """Position ids of the first token, its and ours: from there on its position table goes into ours."""
     key: str = INIT_FROM
     """Of the recipe, that names it."""
-
-    def fill(self, model: PretrainingModel) -> list[str]:
-        """`fill_parameters` of a whole model."""
-        return self.fill_parameters(dict(model.named_parameters()))
 
     def fill_parameters(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """Put the weights into these parameters (fp32), one at a time. Returns the names of those that it does not have.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,17 @@ def nearest(queries_ND: Tensor, keys_KD: Tensor, piece: int = 2048) -> Tensor:
     """Number of the nearest key by cosine for each query: int64 [N]."""
     queries_ND, keys_KD = (nn.functional.normalize(side.float(), dim=1) for side in (queries_ND, keys_KD))
     return torch.cat([(part @ keys_KD.T).argmax(dim=1) for part in queries_ND.split(piece)])
+
+
+def states_of_layers(model: nn.Module, inputs: Mapping[str, Tensor], needed_by: str) -> tuple[Tensor, ...]:
+    """States [B, S, D] of each layer of a Hugging Face encoder, embeddings first.
+
+    Raises InputError where they are of another shape; `needed_by` names what needs them.
+    """
+    layers: tuple[Tensor, ...] = model(**inputs, output_hidden_states=True).hidden_states
+    if not layers or {layer.shape[:2] for layer in layers} != {inputs["attention_mask"].shape}:
+        raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which {needed_by} needs")
+    return layers
 
 
 def mean_over_tokens(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
@@ -86,9 +97,7 @@ def _pooled(
         for start in range(0, len(order), 64):
             chosen = order[start : start + 64]
             inputs = inputs_of(chosen)
-            layers = model(**inputs, output_hidden_states=True).hidden_states
-            if not layers or {layer.shape[:2] for layer in layers} != {inputs["attention_mask"].shape}:
-                raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which pooling needs")
+            layers = states_of_layers(model, inputs, "pooling")
             vectors = pool(torch.stack(layers), inputs["attention_mask"]).float().cpu()
             for column, i in enumerate(chosen):
                 pooled[i] = vectors[:, column]

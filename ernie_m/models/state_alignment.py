@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ernie_m.base.console import InputError, Progress
+from ernie_m.base.console import Progress
 from ernie_m.corpus.word_links import GoldPair, Link, Score, score
+from ernie_m.models.retrieval import states_of_layers
 
 PAIRS_AT_A_TIME = 32
 Words = Sequence[str]
@@ -93,9 +94,7 @@ def _states(
     offsets_BS2 = inputs.pop("offset_mapping").tolist()
     inputs = inputs.to(device)
     with torch.no_grad():
-        states = model(**inputs, output_hidden_states=True).hidden_states
-    if not states or {layer.shape[:2] for layer in states} != {inputs["attention_mask"].shape}:
-        raise InputError(f"{type(model).__name__}: its layers do not give a state a token, which links need")
+        states = states_of_layers(model, inputs, "alignment")
     states_LBSD = torch.stack([states[layer] for layer in layers])
     found = []
     for number, words in enumerate(sentences):

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from ernie_m.base.console import InputError
+from ernie_m.corpus.aligned_files import read_parallel
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
 from ernie_m.models.back_translation import back_translated
 from ernie_m.models.pretraining import AllAgree, PretrainingModel, shares, without_training
@@ -29,7 +30,7 @@ from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings
 from ernie_m.runs.metrics import BLEU
 from ernie_m.runs.ranks import Ranks
-from ernie_m.translation.scores import read_parallel, require_sacrebleu, scores
+from ernie_m.translation.scores import require_sacrebleu, scores
 
 KEY = "output.bleu_text"
 ROWS_AT_A_TIME = 8

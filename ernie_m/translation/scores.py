@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ernie_m.base.console import InputError
-from ernie_m.corpus.texts import read_lines
 
 TOKENIZERS: Mapping[str, str] = {"zh": "zh", "ja": "char", "th": "char", "lo": "char", "km": "char", "my": "char"}
 """Target language -> sacrebleu's tokenizer, where words do not stand between spaces; 13a for the others."""
@@ -48,19 +46,3 @@ def require_sacrebleu() -> None:
     """Raise InputError if it is not installed."""
     if importlib.util.find_spec("sacrebleu") is None:
         raise InputError("sacrebleu is not installed; pip install 'ernie-m[translation]'")
-
-
-def read_parallel(files: Sequence[Path]) -> list[list[str]]:
-    """Files that belong together line by line.
-
-    Raises InputError if one has more or fewer lines than the first, or if that has none.
-    """
-    sides = [read_lines(path) for path in files]
-    if not sides[0]:
-        raise InputError(f"{files[0]}: is empty; expected text, a sentence a line")
-    for path, side in zip(files, sides, strict=True):
-        if len(side) != len(sides[0]):
-            raise InputError(
-                f"{path}: {len(side):,} lines, {files[0]} has {len(sides[0]):,}; expected as many, line by line"
-            )
-    return sides

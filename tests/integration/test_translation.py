@@ -219,7 +219,7 @@ def test_translations_are_scored_on_raw_text(
     assert "translated" in capsys.readouterr().out
     (tmp_path / "two").write_text("one line\n")
     for given, message in (
-        ({**references, "hypothesis": files["source"]}, "two: 1 lines, .*source has 2; expected as many, line by line"),
+        ({**references, "hypothesis": files["source"]}, "source has 2 lines, .*two 1; expected line-aligned files"),
         (references, "--model: give a model"),
         ({**references, "reference": ",", "hypothesis": files["one"]}, "--reference ,: expected a file"),
         *(

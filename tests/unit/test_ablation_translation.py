@@ -134,7 +134,7 @@ def test_of_the_rows_that_are_asked_for_alone_the_pre_trainings_are_trained_and_
     more = replace(of, shared=replace(shared, only=("clm_nothing",)))
     assert {v.name for v in translation.run(more, None, None, None, [])[0]} == {*asked, "clm_nothing"}, "of both commands"
     (tmp_path / "test.fr").write_text("a\nb\n")
-    with pytest.raises(InputError, match=r"test\.fr: 2 lines, .*test\.en has 1; expected as many"):
+    with pytest.raises(InputError, match=r"test\.en has 1 lines, .*test\.fr 2; expected line-aligned files"):
         translation.run(more, None, None, None, [])
     (tmp_path / "test.fr").write_text("a\n")
     with pytest.raises(InputError, match=r"--only mlm: expected some of nothing_nothing, .*prefix_lm"):

@@ -131,9 +131,11 @@ def test_the_command_writes_a_folder_and_tells_what_it_did(
     files = {code: str(write(tmp_path / f"{code}.txt", lines)) for code, lines in {**OLD, NEW: sentences(NEW)}.items()}
     source = tmp_path / "source"
     shutil.copytree(folders["SentencePiece unigram"], source)
-    (source / "1_Pooling").mkdir()
-    (source / "1_Pooling" / "config.json").write_text("{}")
-    (source / "modules.json").write_text("[]")
+    modules = ("1_Pooling", "further/dense")
+    for name in modules:
+        (source / name).mkdir(parents=True)
+        (source / name / "config.json").write_text("{}")
+    (source / "modules.json").write_text(json.dumps([{"path": name} for name in ("", *modules, "2_Normalize")]))
     (source / "onnx").mkdir()
     changed_json(source, "config.json", torch_dtype="float32")
     command(
@@ -147,7 +149,9 @@ def test_the_command_writes_a_folder_and_tells_what_it_did(
     out = tmp_path / "new" / "out"
     found = {path.name for path in out.iterdir()}
     tokenizer = {"sentencepiece.bpe.model", "tokenizer.json", "tokenizer_config.json"}
-    assert found == {"config.json", "model.safetensors", "1_Pooling", "modules.json", "vocabulary.json", *tokenizer}
+    others = {"modules.json", "1_Pooling", "further", "vocabulary.json"}
+    assert found == {"config.json", "model.safetensors", *others, *tokenizer}
+    assert all((out / name / "config.json").is_file() for name in modules), "further modules of a sentence encoder"
     assert len(json.loads((out / "vocabulary.json").read_text(encoding="utf-8"))["new"]) > 20
     AutoModel.from_pretrained(out)
     assert [path.name for path in out.parent.iterdir()] == ["out"]

@@ -140,7 +140,7 @@ def test_lines_for_bleu_are_two_files_of_as_many_lines(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"output\.bleu_text: .*t: 1 files of .*; expected e\.g\. .*t\.en and"):
         read_lines_of(str(tmp_path / "t"), ["en", "fr"], 2)
     (tmp_path / "t.fr").write_text("a\nb\n")
-    with pytest.raises(InputError, match=r"output\.bleu_text: .*t\.fr: 2 lines, .*t\.en has 3"):
+    with pytest.raises(InputError, match=r"output\.bleu_text: .*t\.en has 3 lines, .*t\.fr 2"):
         read_lines_of(str(tmp_path / "t"), ["en", "fr"], 2)
     (tmp_path / "t.fr").write_text("a\nb\nc\n")
     assert read_lines_of(str(tmp_path / "t"), ["de", "en", "fr"], 2) == {"en": ["a", "b"], "fr": ["a", "b"]}

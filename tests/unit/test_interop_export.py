@@ -161,8 +161,9 @@ def test_the_command_exports_either_class_with_a_card(
     assert ("ERNIE-M's class, which transformers has up to 4.57" in card) == (model_type == "ernie_m")
     assert "Languages: de, en, fr, sw. Its manifest was not at hand" in card
     model = Encoder(CONFIG)
-    assert open_source(str(to), target_of(CONFIG, to / "sentencepiece.bpe.model")).kind == model_type
-    open_source(str(to), target_of(CONFIG, to / "sentencepiece.bpe.model")).fill(model)
+    source = open_source(str(to), target_of(CONFIG, to / "sentencepiece.bpe.model"))
+    assert source.kind == model_type
+    source.fill_parameters(dict(model.named_parameters()))
     assert torch.equal(model.layers[1].qkv.weight, random_encoder().layers[1].qkv.weight)
     modes = {path.stat().st_mode & 0o044 for path in to.iterdir()}
     assert len(modes) == 1, "whoever may read one file may read all"

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from ernie_m.base.console import InputError
-from ernie_m.corpus.aligned_files import read_aligned
+from ernie_m.corpus.aligned_files import read_aligned, read_parallel
 from ernie_m.corpus.texts import FileLines, read_lines
 from ernie_m.corpus.word_pairs import read_dictionary
 from ernie_m.downstream import columns
-from ernie_m.translation.scores import read_parallel
 
 
 def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
