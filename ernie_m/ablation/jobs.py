@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -23,11 +22,11 @@ from types import FrameType
 
 from ernie_m.base.console import EXIT_STOPPED, InputError, Progress
 from ernie_m.base.files import open_log, read_json, remove, write_json, written_atomically
-from ernie_m.base.run_files import METRICS_FILE, STOP_FILE
+from ernie_m.base.run_files import STOP_FILE
+from ernie_m.supervision.run_state import last_step
 
 LOOK_EVERY = 0.2  # seconds
 TELL_EVERY = 30.0  # seconds between lines where there is no terminal
-TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -209,17 +208,8 @@ def _new_steps(job: Job) -> int:
 
 
 def steps_done(run: Path | None) -> int:
-    """The last step that a run has written to its metrics; 0 before that."""
-    path = run / METRICS_FILE if run is not None else None
-    if path is None or not path.is_file():
-        return 0
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        lines = file.read().split(b"\n")
-    for line in reversed(lines):
-        with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
-            return int(json.loads(line)["step"])
-    return 0
+    """The last step that a run has written to its metrics; 0 before that, and for None."""
+    return 0 if run is None else last_step(run)
 
 
 def _last_line(log: Path) -> str:

@@ -29,6 +29,10 @@ FIRST_POSITION_ID = 2  # position ids start after the pad id, as in RoBERTa
 NO_LANGUAGE = 0  # language id of a token that carries none
 
 
+ROLES = ("begin", "end", "begin_second", "pad", "unknown", "mask")
+"""Fields of Specials that name a token."""
+
+
 def mask_id(vocab_size: int) -> int:
     """Id of <mask>: the last one of the vocabulary."""
     return vocab_size - 1
@@ -130,7 +134,7 @@ def _faults(content: dict[str, Any]) -> Iterator[str]:
         return
     if not _is_number(content["first_position"]) or content["first_position"] < 0:
         yield f"first_position is {content['first_position']!r}, expected a number from 0"
-    for name in ("begin", "end", "begin_second", "pad", "unknown", "mask"):
+    for name in ROLES:
         value, may_be_none = content[name], name in ("begin_second", "unknown", "mask")
         if not (value is None and may_be_none) and not (_is_number(value) and 0 <= value < size):
             yield f"{name} is {value!r}, expected {'null or ' * may_be_none}an id from 0 to {size - 1}"

@@ -7,7 +7,6 @@ Every step is a command as a user would type it, and is printed before it runs. 
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -18,6 +17,7 @@ from typing import Annotated
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import duration, fail
+from ernie_m.base.files import read_json
 from ernie_m.base.hostfile import free_port
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
@@ -89,12 +89,12 @@ def summarise(folder: Path, run: Path, exported: Path, seconds: float) -> None:
     print(f"{'pair':<8}{'untrained':>11}{'trained':>9}{'ratio':>7}")
     totals = {"untrained": 0.0, "trained": 0.0}
     for language in PAIRS:
-        result = json.loads((folder / f"retrieval.{language}-en.json").read_text(encoding="utf-8"))
+        result = read_json(folder / f"retrieval.{language}-en.json")
         best = {name: max(sum(both) / 2 for both in result[name].values()) for name in totals}
         totals = {name: totals[name] + best[name] / len(PAIRS) for name in totals}
         print(_line(f"{language}-en", best))
     print(_line("mean", totals))
-    gain = json.loads((folder / "gain.json").read_text(encoding="utf-8"))
+    gain = read_json(folder / "gain.json")
     print(f"\ncross-lingual gain  {gain['gain']:+.3f} nats on {gain['num_predicted']:,} masks of held-out pairs")
     checkpoints = run / CHECKPOINTS_FOLDER
     checkpoint = checkpoints / (checkpoints / LATEST_FILE).read_text(encoding="utf-8").strip()

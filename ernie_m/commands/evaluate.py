@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from ernie_m.base.command_line import listed
 from ernie_m.base.command_line import run as run_command
@@ -19,6 +19,11 @@ from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.commands.translate import BATCH_TOKENS, BEAMS, PENALTY, search_of
 from ernie_m.corpus.word_links import GoldPair, Score, check_range, read_gold
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ernie_m.interop.encoder import OpenEncoder
 
 
 class Commands:
@@ -48,8 +53,6 @@ class Commands:
             output: also write the figures to this JSON file
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
-        from transformers import AutoModel
-
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.corpus.aligned_files import read_aligned
         from ernie_m.interop.encoder import open_encoder
@@ -61,12 +64,8 @@ class Commands:
         sides = read_aligned(Path(source), Path(target))
         device = this_device()
         opened = open_encoder(model, trust_remote_code)
-        for choice in opened.choices:
-            print(choice)
         layers = _layers(layer, opened.config.num_hidden_layers)
-        encoders = {"trained": opened.model(AutoModel)}
-        if untrained:
-            encoders["untrained"] = opened.untrained()
+        encoders = _encoders(opened, untrained)
         results: dict[str, dict[str, list[float]]] = {}
         for name, encoder in encoders.items():
             pooled = [mean_pooled(encoder, opened.tokenizer, side, device, name) for side in sides]
@@ -111,8 +110,6 @@ class Commands:
             output: also write the figures to this JSON file
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
-        from transformers import AutoModel
-
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.interop.encoder import open_encoder
         from ernie_m.models.state_alignment import state_scores
@@ -123,10 +120,8 @@ class Commands:
         pairs = read_gold(Path(gold), form, first_index)
         words = _words_of(pairs, gold, source, target)
         opened = open_encoder(model, trust_remote_code)
-        for choice in opened.choices:
-            print(choice)
         layers = _layers(layer, opened.config.num_hidden_layers)
-        encoders = {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
+        encoders = _encoders(opened, untrained)
         results = {
             name: state_scores(encoder, opened.tokenizer, pairs, words, layers, this_device(), name)
             for name, encoder in encoders.items()
@@ -163,8 +158,6 @@ class Commands:
             output: also write the figures, and the dictionaries, to this JSON file
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
-        from transformers import AutoModel
-
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.base.table import table
         from ernie_m.corpus.folder import CorpusFolder
@@ -186,7 +179,7 @@ class Commands:
                 f"--data {data}: no two words that its links join {LEAST_LINKS} times or more, the {STOP_WORDS} most "
                 "frequent ones of each language left out; expected more pairs, or give a --dictionary"
             )
-        encoders = {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
+        encoders = _encoders(opened, untrained)
         results = {name: translations(encoder, opened.tokenizer, found) for name, encoder in encoders.items()}
         print("word translation, accuracy@1 of static embeddings by cosine, among the words of the other side")
         shown = [
@@ -313,6 +306,15 @@ class Commands:
         print(f"{results['translated'].bleu_signature}\n{results['translated'].chrf_signature}")
         if output:
             write_json(Path(output), {**of, "sentences": len(lines), **{name: vars(s) for name, s in results.items()}})
+
+
+def _encoders(opened: OpenEncoder, untrained: bool) -> dict[str, nn.Module]:
+    """The encoder and, if asked, its shape with random weights; prints what was chosen in opening it."""
+    from transformers import AutoModel
+
+    for choice in opened.choices:
+        print(choice)
+    return {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
 
 
 def _layers(layer: int | str, num_layers: int) -> Sequence[int]:

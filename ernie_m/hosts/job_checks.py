@@ -19,7 +19,7 @@ from ernie_m.models.shape import ModelConfig
 from ernie_m.models.size import parameter_count
 from ernie_m.runs.checkpoint import CHECKPOINT_BYTES, committed_folders
 from ernie_m.supervision.deepspeed_job import INSTALL_PDSH, NO_PDSH
-from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, exported
+from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, environment_files, exported
 
 if TYPE_CHECKING:  # importing torch and deepspeed takes seconds, and a doctor is called where they may be broken
     from ernie_m.training.recipe import TrainingConfig
@@ -103,7 +103,7 @@ def launch_problems() -> list[Problem]:
     problems = []
     if not shutil.which("pdsh"):
         problems.append(Problem((), NO_PDSH, INSTALL_PDSH))
-    for path in environment_files():
+    for path in environment_files(os.environ):
         for number, line in enumerate(_lines(path), start=1):
             if "=" not in line:
                 message = f"{path}, line {number}: {line!r} has no '='; deepspeed stops with a traceback on it"
@@ -136,19 +136,12 @@ def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[st
     return lines
 
 
-def environment_files() -> list[Path]:
-    """The files whose lines deepspeed gives to the ranks: in the home folder and here."""
-    name = os.environ.get("DS_ENV_FILE", ".deepspeed_env")
-    places = dict.fromkeys((Path.home() / name, Path.cwd() / name))
-    return [path for path in places if path.is_file()]
-
-
 def environment_of_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that an agent on another host gets, as ranks will: PYTHON*, which deepspeed sends, and OMP_NUM_THREADS.
 
     They stand on a command line, so no secret is among them.
     """
-    listed = [line.rstrip().partition("=") for path in environment_files() for line in _lines(path)]
+    listed = [line.rstrip().partition("=") for path in environment_files(os.environ) for line in _lines(path)]
     given = {**environment, **{name.strip(): value for name, equals, value in listed if equals}}
     chosen = {name: value for name, value in given.items() if name.startswith("PYTHON") or name == "OMP_NUM_THREADS"}
     return {name: value for name, value in chosen.items() if not is_secret(name, value)}
@@ -159,7 +152,7 @@ def not_exported(environment: Mapping[str, str], has_gpus: bool) -> list[str]:
 
     `ernie-m supervise` does: it owns the list (ernie_m/supervision/environment.py).
     """
-    listed = {line.partition("=")[0].strip() for path in environment_files() for line in _lines(path)}
+    listed = {line.partition("=")[0].strip() for path in environment_files(os.environ) for line in _lines(path)}
     by_itself = (*DEEPSPEED_EXPORTS, *(("NCCL",) if has_gpus else ()))
     return sorted(name for name in exported(environment) if not name.startswith(by_itself) and name not in listed)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import ROLES
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.editable import RowSources
 from ernie_m.corpus.new_vocabulary import open_editable
 from ernie_m.corpus.spelling import spelling_at
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON, is_json
-from ernie_m.interop.same_vocabulary import ROLES, OtherVocabularyError, check_vocabulary
+from ernie_m.interop.same_vocabulary import OtherVocabularyError, check_vocabulary
 
 PIECE_ROWS = ("embeddings.word.weight", "heads.token.decoder_bias")
 """Our parameters with a row a piece."""

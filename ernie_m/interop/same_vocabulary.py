@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json
-from ernie_m.base.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID
+from ernie_m.base.special_tokens import FAIRSEQ_OFFSET, FIRST_PIECE_ID, ROLES
 from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.vocabulary import TOKENIZER_FILE, Vocabulary
 from ernie_m.interop.weight_files import DICTIONARY_TEXT, TOKENIZER_JSON, VOCABULARY_TEXT
@@ -100,9 +100,6 @@ def _compared(path: Path, theirs: Sequence[str], tokenizer: Path) -> str:
             f"{path}: {len(differing):,} of {len(ours):,} ids mean other pieces: {example}; {way_out}"
         )
     return f"{path.name} has the data's pieces but for {len(differing)} ({example})"
-
-
-ROLES = ("begin", "end", "begin_second", "pad", "unknown", "mask")
 
 
 def check_same_tokenizer(folder: Path, tokenizer: Path, tokenizer_sha256: str) -> str:

@@ -1,8 +1,8 @@
 """Translation by beam search, each token computed once.
 
 1. The sources of a batch are encoded. Attention across reads the keys and values of a source once for all of its beams.
-2. A step writes one token behind every beam. Of all continuations of a sentence's beams the best stay, so many as its beams
-   are; those that end with the end token are finished, and each makes the search of its sentence one beam narrower.
+2. A step writes one token behind every beam. Of all continuations of a sentence's beams the best stay, as many as it has
+   beams; those that end with the end token are finished, and each makes the search of its sentence one beam narrower.
 3. Of the finished ones that with the best score is the target: the sum of its tokens' log probabilities, divided by their
    number (the end token is one) to the power of `length_penalty`. With 1 it is XLM's. One beam is greedy decoding.
 4. A beam that is at its longest is finished as it is. A sentence has ended when it has no beam left, or none that can still

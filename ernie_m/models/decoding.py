@@ -98,7 +98,7 @@ def ordered(model: Translates, sources: Sequence[np.ndarray], languages: tuple[i
 
 
 def begun(model: Translates, order: Order, beams: int = 1) -> Past:
-    """What is remembered of the sources before the first token, for so many targets of each. Padding is not computed."""
+    """What is remembered of the sources before the first token, for `beams` targets of each. Padding is not computed."""
     places_S = torch.arange(order.ids_BS.shape[1], device=order.ids_BS.device)
     is_real_BS = places_S < order.lengths_B[:, None]
     position_BS = torch.where(

@@ -60,7 +60,7 @@ class TokenHead(Head):
 
         In fp32: in bf16, with eight bits, dozens of words would be equal, and the first in the vocabulary would be taken.
         """
-        width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
+        width = _words_at_a_time(hidden_ND)
         best_N = hidden_ND.new_full(hidden_ND.shape[:1], -torch.inf, dtype=torch.float32)
         piece_N = torch.full_like(best_N, self.pieces[0][0], dtype=torch.long)
         slices = ((start, min(start + width, end)) for first, end in self.pieces for start in range(first, end, width))
@@ -72,7 +72,7 @@ class TokenHead(Head):
         return piece_N
 
     def likeliest_of(self, hidden_ND: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The so many likeliest of `pieces` at each position, likeliest first: log probabilities and ids, [N, count] each.
+        """The `count` likeliest of `pieces` at each position, likeliest first: log probabilities and ids, [N, count] each.
 
         Of one alone no probability is computed; it is 0.
         """
@@ -93,7 +93,7 @@ class TokenHead(Head):
 
     def logit_slices(self, hidden_ND: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Logits of slices of the vocabulary, fp32 [N, words], and the first word of each."""
-        width = max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
+        width = _words_at_a_time(hidden_ND)
         for first in range(0, len(self.decoder_weight), width):
             words = slice(first, first + width)
             yield first, fp32_linear(hidden_ND, self.decoder_weight[words], self.decoder_bias[words])
@@ -101,6 +101,11 @@ class TokenHead(Head):
     def logits(self, hidden: Tensor) -> Tensor:
         """All logits [..., V], for tests, export checks and small inputs."""
         return F.linear(self.transformed(hidden), self.decoder_weight, self.decoder_bias)
+
+
+def _words_at_a_time(hidden_ND: Tensor) -> int:
+    """Words of a slice of the vocabulary whose logits are computed together."""
+    return max(1, logits_at_a_time(hidden_ND.device) // max(1, len(hidden_ND)))
 
 
 class AlignedHead(TokenHead):

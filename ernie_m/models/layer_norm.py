@@ -14,7 +14,7 @@ from ernie_m.base.console import Choice
 
 
 def choose_layer_norm(device: torch.device) -> Choice:
-    """ "apex" or "torch" on `device`, with the reason.
+    """The backend on `device`, "apex" or "torch", with the reason.
 
     A layer is made, to see whether apex's kernels were built. The package that PyPI calls apex is another one.
     """

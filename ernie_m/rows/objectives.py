@@ -91,8 +91,7 @@ class Objective:
     `groups`, in bit order: each sentence; then the masks of each sentence ("insert"), or the placeholders. `reads` and
     `generation_reads` map each group to those that it reads. `apart`: each sentence begins with <s> and with the first
     position id, as if alone. `halves`: sources have the first half of a row and targets the second, for a decoder.
-    `source`: one of SOURCES.
-    `merges_lines`: lines of a text are joined to fill a row. `must_not_reach` and
+    `source`: one of SOURCES. `merges_lines`: lines of a text are joined to fill a row. `must_not_reach` and
     `generation_must_not_reach`: (reader, forbidden) pairs to be checked beside those that follow from the rest.
     Raises ValueError if the entry makes no sense or leaks.
     """

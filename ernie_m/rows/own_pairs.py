@@ -1,6 +1,7 @@
 """Pairs made of a text alone: its source is the text with noise (AE), or room for what the model will write there (BT).
 
 1. `noised` draws, word by word, what becomes of the text: words change places, some are dropped, some are blanked.
+   In its arrays W counts the words of all texts.
 2. `with_room` keeps slots free in front of the text. The model fills them on the device (ernie_m.models.back_translation).
 """
 

@@ -164,6 +164,7 @@ class RowSource:
 
     @property
     def rows_per_epoch(self) -> int:
+        """Rows that use all text of the stream once."""
         return int(self._first_rows[-1])
 
     def without_room(self, most_lines: int) -> float:

@@ -78,9 +78,7 @@ class ForHosts:
     def of(cls, environment: Mapping[str, str], extra: Iterable[str], through_pdsh: bool) -> ForHosts:
         """Those exported, then the lines of the user's own files; raises InputError for what cannot be exported."""
         ours = list(exported(environment, extra).items())
-        name = environment.get("DS_ENV_FILE", ".deepspeed_env")
-        files = [path for path in dict.fromkeys((Path.home() / name, Path.cwd() / name)) if path.is_file()]
-        theirs = [pair for path in files for pair in _read(path)]
+        theirs = [pair for path in environment_files(environment) for pair in _read(path)]
         secret = {name for name, value in (*ours, *theirs) if is_secret(name, value)}
         odd = [name for name in secret if not _NAME.fullmatch(name)]
         if odd:
@@ -94,6 +92,12 @@ class ForHosts:
         path.touch(mode=0o600)
         path.write_text("".join(f"{line}\n" for line in self.lines), encoding="utf-8")
         return path
+
+
+def environment_files(environment: Mapping[str, str]) -> list[Path]:
+    """The user's files whose lines deepspeed gives to the ranks: in the home folder and in this one."""
+    name = environment.get("DS_ENV_FILE", ".deepspeed_env")
+    return [path for path in dict.fromkeys((Path.home() / name, Path.cwd() / name)) if path.is_file()]
 
 
 def of_launcher(environment: Mapping[str, str]) -> dict[str, str]:

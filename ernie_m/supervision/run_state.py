@@ -24,7 +24,7 @@ from ernie_m.base.run_files import (
     LAST_STOP_FILE,
     METRICS_FILE,
 )
-from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders
+from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders, step_of
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,11 @@ def read_state(run: Path) -> RunState:
     with contextlib.suppress(OSError):
         os.listdir(run)  # on NFS makes us see files that other hosts have just made
         whole = (f for f in committed_folders(run / CHECKPOINTS_FOLDER) if (f / MANIFEST_FILE).is_file())
-        steps = (folder.name.removeprefix("step_") for folder in whole)
-        committed = next((int(step) for step in steps if step.isdecimal()), 0)
+        committed = next(map(step_of, whole), 0)
     return RunState(
         complete=(run / COMPLETE_FILE).is_file(),
         committed=committed,
-        reached=max(committed, _last_step(run / METRICS_FILE)),
+        reached=max(committed, last_step(run)),
         metrics_version=_version(run / METRICS_FILE),
         stop_kind=str(stop.get("kind", "")),
         stop_message=str(stop.get("message", "")),
@@ -105,9 +104,12 @@ def seconds_in_steps(run: Path, after: int, until: int) -> float:
     return total
 
 
-def _last_step(path: Path) -> int:
-    """The step of the last complete line that has one. Reads from the end, each time twice as far, until one is found."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+def last_step(run: Path) -> int:
+    """The step of the last complete line of a run's metrics that has one; 0 while there is none.
+
+    Reads from the end, each time twice as far, until one is found.
+    """
+    with contextlib.suppress(OSError), (run / METRICS_FILE).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = 1 << 16
         while True:

@@ -1,6 +1,6 @@
 """A model of transformers as a backbone: hidden states of packed rows, under the one attention rule.
 
-The differences to our own encoder: position ids start where the model's do, token types are 0, there is no language
+Other than in our own encoder, position ids start where the model's do, token types are 0, there is no language
 embedding, and dropout is the model's unless another is given. A pooler, which no loss reaches, has no parameters but
 buffers: ZeRO would wait for its gradient.
 """
