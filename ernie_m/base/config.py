@@ -23,10 +23,15 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import read_small
 from ernie_m.base.plain_yaml import load_yaml
 from ernie_m.base.ranges import described, faults
+from ernie_m.base.run_files import CONFIG_FILE
 from ernie_m.base.shipped import RECIPES, shipped_recipes
 
 PLAIN = (float, int, bool, str)
 MOST_EXTENDED = 20  # recipes in a row
+OF_DATA = "data_identity"
+SAVED = ("stages", "seed", "model", "data", "batch")
+SAVED_OF_DATA = ("folder", "manifest_sha256", "tokenizer_sha256", "languages")
+"""What every run's config.yaml has, and its section `data_identity`."""
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Section")
@@ -82,6 +87,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a YAML mapping of keys, found {type(content).__name__}")
+    return content
+
+
+def read_saved(run: Path) -> dict[str, Any]:
+    """The configuration that a pre-training saved in its folder `run`.
+
+    Raises InputError where there is none, or one that lacks what every release wrote.
+    """
+    path = run / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{run}: not a run folder ({CONFIG_FILE} is missing); expected the --run of a pre-training")
+    content = read_yaml(path)
+    of_data = content.get(OF_DATA)
+    lacking = [key for key in SAVED if key not in content]
+    lacking += [f"{OF_DATA}.{key}" for key in SAVED_OF_DATA if not isinstance(of_data, dict) or key not in of_data]
+    if lacking:
+        raise InputError(f"{path}: {lacking[0]} is missing; expected the {CONFIG_FILE} that a pre-training wrote")
     return content
 
 

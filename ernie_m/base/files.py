@@ -159,19 +159,24 @@ def refuse_existing(option: str, *paths: Path, overwrite: bool = False) -> None:
 
 def require_new_folder(option: str, path: Path) -> None:
     """Raise InputError when the folder that `option` names holds something, or is no folder."""
+    if path.is_symlink():
+        raise InputError(f"{option} {path}: a link to {os.readlink(path)}; give a new folder, or what it leads to")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"{option} {path}: {'not empty' if path.is_dir() else 'no folder'}; give a new folder")
 
 
 def require_folder_of(option: str, path: Path) -> None:
-    """Raise InputError when the file that `option` names cannot stand there: its folder is missing, or it is a folder.
+    """Raise InputError when the file that `option` names cannot stand there: its folder is missing, or it is no file.
 
-    Before the work, not behind it.
+    Before the work, not behind it. A device such as /dev/null would become a file for everybody. Raises OSError for a folder
+    in which nothing can be written.
     """
-    if path.is_dir():
-        raise InputError(f"{option} {path}: a folder; expected the name of a file to write")
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        what = "a folder" if path.is_dir() else "a pipe or device"
+        raise InputError(f"{option} {path}: {what}; expected the name of a file to write")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: the folder {path.parent} does not exist; create it first")
+    require_writable(path.parent)
 
 
 def is_left_over(path: Path) -> bool:
@@ -299,14 +304,14 @@ def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
         aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
-    """Raise InputError when the JSON file `output` exists and is not about the same things as `of`.
+def check_same_measures(output: str | None, of: Mapping[str, Any], option: str = "--output") -> None:
+    """Raise InputError when the JSON file `output`, which `option` names, exists and is not about the same things as `of`.
 
     So figures of another model, and other people's files, are not overwritten. Nor may its folder be missing.
     """
     if output is None:
         return
-    require_folder_of("--output", Path(output))
+    require_folder_of(option, Path(output))
     if not os.path.lexists(output):
         return
     try:
@@ -315,4 +320,4 @@ def check_same_measures(output: str | None, of: Mapping[str, Any]) -> None:
         found = None
     if not isinstance(found, dict) or any(found.get(key) != value for key, value in of.items()):
         what = ", ".join(f"{key} {value}" for key, value in of.items() if value is not None)
-        raise InputError(f"--output {output}: there already, and not of {what}; give another file, or remove it")
+        raise InputError(f"{option} {output}: there already, and not of {what}; give another file, or remove it")

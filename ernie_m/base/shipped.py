@@ -29,6 +29,9 @@ def shipped_recipes() -> str:
 def recipe_path(recipe: str) -> Path:
     """The file of a recipe given by name or path; raises InputError naming those there are."""
     path = Path(recipe) if recipe.endswith((".yaml", ".yml")) else RECIPES / f"{recipe}.yaml"
-    if not path.is_file():
-        raise InputError(f"recipe {recipe}: no such file {path}; known recipes: {shipped_recipes()}")
-    return path
+    if path.is_file():
+        return path
+    if Path(recipe).exists():
+        what = "a folder" if Path(recipe).is_dir() else "its name does not end with .yaml"
+        raise InputError(f"recipe {recipe}: {what}; expected a .yaml file; known recipes: {shipped_recipes()}")
+    raise InputError(f"recipe {recipe}: no such file; known recipes: {shipped_recipes()}")

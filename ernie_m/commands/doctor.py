@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.command_line import words_in
 from ernie_m.base.console import InputError
-from ernie_m.base.files import require_folder_of, write_json
+from ernie_m.base.files import check_same_measures, write_json
 from ernie_m.base.hostfile import check_host_name, read_hostfile
 from ernie_m.base.ranges import Range
 
@@ -64,17 +64,20 @@ def doctor(
     from ernie_m.supervision.deepspeed_job import needs_ssh
     from ernie_m.supervision.environment import ssh_words
 
-    if json:
-        require_folder_of("--json", Path(json))
+    of = {"measure": "doctor"}
+    check_same_measures(json, of, "--json")
     recipe, data, run = (recipe, data, run) if recipe or data or run or shared else _defaults()
     here = dict(os.environ)  # importing deepspeed, which a recipe does, changes it
     hosts = read_hostfile(Path(hostfile)) if hostfile else {"localhost": 1}
     if master_addr:
         check_host_name(master_addr, "--master_addr")
+    through_ssh = needs_ssh(hosts)
+    reached = {} if through_ssh else {"--ssh_port": ssh_port, "--ssh_options": ssh_options}
+    _refuse_alone({**reached, **({"--bandwidth": bandwidth or None} if len(hosts) == 1 else {})})
     config, folder = _recipe(recipe, overrides), shared or run
     examination = Examination(
         hosts=hosts,
-        through_ssh=needs_ssh(hosts),
+        through_ssh=through_ssh,
         data=data,
         shared=Path(folder) if folder else None,
         bandwidth=bandwidth,
@@ -90,9 +93,16 @@ def doctor(
     first, num_ranks = next(iter(results.values())), sum(hosts.values())
     report = _report(results, examination, config, Path(run) if run else None, here)
     if json:
-        write_json(Path(json), {"hosts": results, "problems": [asdict(problem) for problem in report.problems]})
+        write_json(Path(json), {**of, "hosts": results, "problems": [asdict(problem) for problem in report.problems]})
     place = f"{len(hosts)} with {num_ranks} ranks" if hostfile else "this machine alone"
     _show(report, [f"hosts        {place}", *job_checks.description(config, num_ranks, first)])
+
+
+def _refuse_alone(given: Mapping[str, object]) -> None:
+    """Raise InputError for the first of these options that has a value: they are about other hosts, and there are none."""
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(f"{option}: no other host is to be reached; give a --hostfile that names some, or leave it out")
 
 
 def _defaults() -> tuple[str, str, str]:

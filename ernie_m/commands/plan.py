@@ -41,7 +41,8 @@ def plan(
         gpu: V100-32GB, A100-80GB, H100, H200 or cpu; by default the one that the hostfile's name begins with, else V100-32GB
         network: Gbit/s that a host sends to others, all its network cards together; by default the device's usual
         efficiency: share of the device's peak that matrix products reach, e.g. 0.7; by default the one stated
-        data: folder of prepared data to count on what attention reads; whole rows are counted where there is none
+        data: folder of prepared data, for its vocabulary and to count on what attention reads; without it the recipe's
+            vocabulary, or XLM-R's, and whole rows
     """
     from ernie_m.base.devices import DEVICES, device_named
     from ernie_m.base.hostfile import read_hostfile
@@ -74,16 +75,21 @@ def plan(
             f"--recipe {path.stem}: its model has a decoder; plans are of encoders alone: leave model.decoder out"
         )
     keys = counted_keys(config, Path(data)) if data else {}
-    job = Job(config, _counted(config.shape), hosts, device, bucket_elements(DS_CONFIGS), keys)
+    shape = _counted(config.shape, Path(data) if data else None)
+    job = Job(config, shape, hosts, device, bucket_elements(DS_CONFIGS), keys)
     print(report(job, plans(job)))
 
 
-def _counted(model: AnyModel) -> ModelConfig:
-    """The shape that a recipe's model is counted by; our own encoder's needs no torch."""
+def _counted(model: AnyModel, data: Path | None) -> ModelConfig:
+    """The shape that a recipe's model is counted by, with the data's vocabulary; our own encoder's needs no torch."""
+    from ernie_m.corpus.manifest import Manifest
     from ernie_m.models.shape import ModelConfig
 
     if isinstance(model, ModelConfig):
-        return model
+        if data is None:
+            return model
+        manifest = Manifest.read(data)
+        return model.resolved(manifest.specials.vocab_size, len(manifest.languages))
     from ernie_m.interop.build_model import counted_shape
 
     return counted_shape(model)

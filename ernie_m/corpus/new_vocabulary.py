@@ -103,8 +103,9 @@ def learned(editable: Editable, texts: Sequence[Text], num: int, unchanged: Sequ
     while found := _found(editable, new, unchanged):
         new = _without(new, found, editable.with_steps)
     if not new:
-        reason = f"each of {len(left_out):,} would change old text; give less of it" if left_out else "no two of its pieces "
-        raise InputError(f"text {names}: no new piece: {reason or ''}stand together twice; expected more text")
+        all_old = f"each of {len(left_out):,} would change old text; give less of that"
+        reason = all_old if left_out else "no two of its pieces stand together twice; expected more text"
+        raise InputError(f"text {names}: no new piece: {reason}")
     return new
 
 

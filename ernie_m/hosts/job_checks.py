@@ -16,7 +16,7 @@ from ernie_m.base.secret_names import is_secret
 from ernie_m.corpus.manifest import MANIFEST_FILE, Manifest
 from ernie_m.hosts.findings import Problem
 from ernie_m.models.shape import ModelConfig
-from ernie_m.models.size import parameter_count
+from ernie_m.models.size import parameter_count, told_size
 from ernie_m.runs.checkpoint import CHECKPOINT_BYTES, committed_folders
 from ernie_m.supervision.deepspeed_job import INSTALL_PDSH, NO_PDSH
 from ernie_m.supervision.environment import DEEPSPEED_EXPORTS, environment_files, exported
@@ -33,21 +33,23 @@ def disk_needed(config: TrainingConfig, shards: Mapping[str, Any], run: Path | N
 
     `shards`: what the first host said of the data, if anything.
     """
-    model, output = _counted(config), config.output
+    model, output = _counted(config, shards), config.output
     if model is None:
         return 0
-    if isinstance(config.shape, ModelConfig) and "vocab_size" in shards:
-        model = replace(model, vocab_size=shards["vocab_size"], num_languages=shards["languages"])
     there = len(committed_folders(run / CHECKPOINTS_FOLDER)) if run else 0
     for_good = config.num_steps // output.keep_every if output.keep_every else 0
     checkpoints = max(1, output.keep_last + for_good + output.keep_best + 1 - there)
     return parameter_count(model) * (CHECKPOINT_BYTES * checkpoints + WEIGHT_BYTES)
 
 
-def _counted(config: TrainingConfig) -> ModelConfig | None:
-    """The shape that the recipe's model is counted by; None for a backbone that cannot be opened, which others report."""
+def _counted(config: TrainingConfig, shards: Mapping[str, Any]) -> ModelConfig | None:
+    """The shape that the recipe's model is counted by, with the data's vocabulary where that is known.
+
+    None for a backbone that cannot be opened, which others report.
+    """
     if isinstance(config.shape, ModelConfig):
-        return config.shape
+        known = {"vocab_size": shards["vocab_size"], "num_languages": shards["languages"]} if "vocab_size" in shards else {}
+        return replace(config.shape, **known)
     from ernie_m.interop.build_model import counted_shape
 
     with contextlib.suppress(InputError):
@@ -121,7 +123,7 @@ def launch_notes(environment: Mapping[str, str], has_gpus: bool) -> list[Problem
 
 def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[str, Any]) -> list[str]:
     """Lines that describe the job: what the first host has installed, how the batch divides, what the data holds."""
-    lines = []
+    lines, shards = [], first.get("shards", {})
     if software := first.get("facts", {}).get("software"):
         lines.append("installed    " + ", ".join(f"{name} {version or '-'}" for name, version in software.items()))
     if config is not None:
@@ -129,9 +131,9 @@ def description(config: TrainingConfig | None, num_ranks: int, first: Mapping[st
         steps, rest = divmod(rows, num_ranks * micro)
         split = f"{num_ranks} ranks x {micro} x {steps}" if not rest else f"does not divide over {num_ranks} ranks x {micro}"
         lines.append(f"batch        {rows} rows a step, {split}")
-        if (model := _counted(config)) is not None:
-            lines.append(f"model        {parameter_count(model) / 1e6:,.0f} M parameters")
-    if "tokens" in (shards := first.get("shards", {})):
+        if (model := _counted(config, shards)) is not None:
+            lines.append(f"model        {told_size(model)}")
+    if "tokens" in shards:
         lines.append("data         {languages} languages, {streams} streams, {tokens:,} tokens".format(**shards))
     return lines
 

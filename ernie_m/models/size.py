@@ -57,3 +57,9 @@ def parameter_count(config: ModelConfig) -> int:
         embeddings *= 1 if config.decoder == SHARED else 2
         layer = 2 * layer + across
     return embeddings + config.num_layers * layer + sum(HEAD_SIZES[name].parameters(config) for name in config.head_names)
+
+
+def told_size(config: ModelConfig) -> str:
+    """'560 M parameters'; with a digit behind the point for a small model."""
+    millions = parameter_count(config) / 1e6
+    return f"{millions:,.{0 if millions >= 10 else 1}f} M parameters"

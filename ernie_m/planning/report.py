@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ernie_m.base import devices
 from ernie_m.base.console import InputError
 from ernie_m.models import flops
-from ernie_m.models.size import parameter_count
+from ernie_m.models.size import told_size
 from ernie_m.planning import memory, speed
 from ernie_m.planning.plan import Job, Plan, best, keys_read, needed_flops, plan_for
 
@@ -43,7 +43,7 @@ def assumptions(job: Job) -> list[str]:
     counted = "pairs that documents read, counted on --data" if job.keys else "whole rows, a bound; --data counts reads"
     return [
         f"job     {job.num_ranks} ranks on {hosts}; {config.batch.rows_per_step} rows x {data.sequence_length} a step, "
-        f"{steps:,} steps; {parameter_count(model) / 1e6:,.0f} M parameters",
+        f"{steps:,} steps; {told_size(model)}",
         f"device  {device.name}: {device.memory / devices.GIB:.1f} GiB, of which {device.usable / devices.GIB:.1f} usable; "
         f"{precision} {peak:,.3g} TFLOP/s, of which products reach {100 * device.efficiency:.0f} % and attention "
         f"({attention}) {100 * device.attention:.0f} % ({device.source}); no GPU has measured it yet",

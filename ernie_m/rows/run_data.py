@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ernie_m.base.config import build, read_yaml
+from ernie_m.base.config import build, read_saved
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
 from ernie_m.base.run_files import CONFIG_FILE
@@ -19,9 +19,7 @@ def open_data(run: Path, data: Path | None) -> PretrainingData:
 
     Raises InputError if `run` is not a run folder, or if the data is not what the run was started on.
     """
-    path = run / CONFIG_FILE
-    if not path.is_file() or "data_identity" not in (saved := read_yaml(path)):
-        raise InputError(f"{run}: not a run folder ({CONFIG_FILE} of ours is missing); expected the --run of a pre-training")
+    saved, path = read_saved(run), run / CONFIG_FILE
     folder = data or Path(saved["data_identity"]["folder"])
     if not (folder / MANIFEST_FILE).is_file():
         raise InputError(f"{folder}: no {MANIFEST_FILE} there; name the run's data folder with --data")
@@ -29,5 +27,5 @@ def open_data(run: Path, data: Path | None) -> PretrainingData:
         raise InputError(f"{folder / MANIFEST_FILE}: not the data this run was started on; name its folder with --data")
     stages = tuple(build(StageConfig, stage, str(path), f"stages[{i}].") for i, stage in enumerate(saved["stages"]))
     config = build(DataConfig, saved["data"], str(path), "data.")
-    drawn = ObjectiveWeights(saved["objective_weights"]).drawn(stages)
+    drawn = ObjectiveWeights(saved.get("objective_weights", {})).drawn(stages)
     return PretrainingData(CorpusFolder(folder), config, Schedule(drawn, saved["batch"]["rows_per_step"]), saved["seed"])

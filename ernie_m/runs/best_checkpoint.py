@@ -20,6 +20,7 @@ BEST = "best"
 """What `--checkpoint` says for it."""
 MOST_COPIED = 0.5
 TRAINED_ON_PAIRS, OF_PAIRS = "loss/MT", f"{HELD_OUT_LOSS}/MT"
+TRAINED_BACK = "loss/BT"
 
 
 def best_step(run: Path, steps: Sequence[int]) -> int:
@@ -28,10 +29,12 @@ def best_step(run: Path, steps: Sequence[int]) -> int:
     Raises InputError if nothing was measured at any of them.
     """
     lines = read_metrics(run)
-    key = OF_PAIRS if any(TRAINED_ON_PAIRS in line for line in lines) else ROUND_TRIP
+    is_on_pairs = any(TRAINED_ON_PAIRS in line for line in lines)
+    key, listed = OF_PAIRS if is_on_pairs else ROUND_TRIP, ", ".join(map(str, sorted(steps)))
+    if lines and not any({TRAINED_BACK, key, TRAINED_ON_PAIRS} & line.keys() for line in lines):
+        raise InputError(f"--checkpoint {BEST}: of runs that translate, and {run} does not; name one of {listed}")
     measured = [line for line in lines if line["step"] in steps and line.get(key) is not None]
     if not measured:
-        listed = ", ".join(map(str, sorted(steps)))
         raise InputError(
             f"--checkpoint {BEST}: {run} has no {key} at the steps of its checkpoints; name one of {listed}, or train with "
             "output.evaluate_every and output.save_every equal"

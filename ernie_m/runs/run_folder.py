@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ernie_m.base.config import differing_keys, read_yaml
+from ernie_m.base.config import differing_keys, read_saved, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import (
     check_removable,
@@ -166,11 +166,7 @@ class RunFolder:
         """Saved configuration and a checkpoint, for tools; raises InputError when this is no run folder, or has no such one.
 
         `checkpoint`: its name or step; None takes the newest whole one."""
-        if not (self.path / CONFIG_FILE).is_file():
-            raise InputError(
-                f"{self.path}: not a run folder ({CONFIG_FILE} is missing); expected the --run of a pre-training"
-            )
-        return read_yaml(self.path / CONFIG_FILE), checkpoint_of(self.path, checkpoint)
+        return read_saved(self.path), checkpoint_of(self.path, checkpoint)
 
 
 def _is_before_training(path: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.ablation.measured_model import MeasuredModel
-from ernie_m.base.config import build, read_yaml
+from ernie_m.base.config import build, read_saved
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CONFIG_FILE
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
@@ -83,7 +83,7 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
     Raises InputError when it is none, has no such checkpoint yet, or when its data is not at hand.
     """
     opened = open_data(run, data)
-    configuration = read_yaml(run / CONFIG_FILE)
+    configuration = read_saved(run)
     content = {key: value for key, value in configuration.items() if key != "data_identity"}
     config = build(TrainingConfig, content, str(run / CONFIG_FILE))
     if config.model.translates:

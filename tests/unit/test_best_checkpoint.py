@@ -41,6 +41,11 @@ def test_what_was_not_measured_cannot_be_chosen(tmp_path: Path) -> None:
         best_step(run, [10, 5])
 
 
+def test_a_run_that_does_not_translate_has_no_best_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--checkpoint best: of runs that translate, and \S* does not; name one of 5, 10"):
+        best_step(run_with(tmp_path, {"step": 5, "loss/MMLM": 4.0}), [10, 5])
+
+
 def test_the_best_checkpoint_stays_beside_the_newest_ones(tmp_path: Path) -> None:
     run = run_with(tmp_path, trip(1, 3.0, 0.1), trip(2, 1.0, 0.1), trip(3, 2.0, 0.2), trip(4, 2.5, 0.1))
     folders = [tmp_path / folder_name(step) for step in (4, 3, 2, 1)]

@@ -27,6 +27,8 @@ from ernie_m.base.files import (
     open_log,
     remove,
     remove_left_overs,
+    require_folder_of,
+    require_new_folder,
     sha256_of,
     write_json,
     written_atomically,
@@ -122,6 +124,16 @@ def test_a_file_of_figures_needs_its_folder_before_the_work(tmp_path: Path) -> N
         check_same_measures(str(tmp_path / "new" / "x.json"), {})
     with pytest.raises(InputError, match=r"--output \S*: a folder; expected the name of a file to write"):
         check_same_measures(str(tmp_path), {})
+
+
+def test_a_file_to_write_takes_the_place_of_no_device_and_a_folder_that_of_no_link(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name in ("/dev/null", str(tmp_path / "pipe")):
+        with pytest.raises(InputError, match=r"--json \S*: a pipe or device; expected the name of a file to write"):
+            require_folder_of("--json", Path(name))
+    with pytest.raises(InputError, match=r"--to \S*link: a link to \S*; give a new folder, or what it leads to"):
+        require_new_folder("--to", tmp_path / "link")
 
 
 def test_a_lock_names_its_holder_and_outlives_no_process(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.network import own_addresses
+from ernie_m.commands.doctor import doctor
 from ernie_m.hosts import host_agent, job_checks, link, session
 from ernie_m.hosts.checks import CHECKS, Report, judge
 from ernie_m.hosts.examination import Results
@@ -31,6 +32,19 @@ from ernie_m.training.recipe import TrainingConfig
 HOSTS = ("worker-1", "worker-2", "worker-3", "worker-4")
 GPU = {"name": "NVIDIA H200", "total_mib": 143771, "used_mib": 4, "driver": "570.86.15", "capability": "9.0"}
 GB = 10**9
+
+
+@pytest.mark.parametrize("given", [{"ssh_port": 22}, {"ssh_options": "-F x"}, {"bandwidth": True}])
+def test_the_doctor_of_one_machine_refuses_what_is_between_hosts(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"--{next(iter(given))}: no other host is to be reached"):
+        doctor(data="data", **given)
+
+
+def test_the_doctor_writes_over_no_file_of_others(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("years of work\n")
+    with pytest.raises(InputError, match=r"--json \S*corpus\.txt: there already, and not of measure doctor"):
+        doctor(data=str(tmp_path / "none"), json=str(tmp_path / "corpus.txt"))
+    assert (tmp_path / "corpus.txt").read_text() == "years of work\n"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ernie_m.base import devices
 from ernie_m.base.config import build, merge_overrides, read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.hostfile import read_hostfile
+from ernie_m.commands import plan as command
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.models import flops, loss
 from ernie_m.models.shape import ModelConfig
@@ -280,6 +282,15 @@ def test_the_launcher_prints_a_plan() -> None:
     wrong = subprocess.run([*command, "--gpu", "P100"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert wrong.returncode == 2
     assert wrong.stderr.count("\n") == 1
+
+
+def test_a_plan_for_data_counts_its_vocabulary(corpus_folder: CorpusFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts = str(ROOT / "hostfiles" / "h200x8")
+    command.plan(recipe="small", hostfile=hosts)
+    of_xlm_r = capsys.readouterr().out
+    command.plan(recipe="small", hostfile=hosts, data=str(corpus_folder.folder))
+    found = re.findall(r"([\d.,]+) M parameters", of_xlm_r + capsys.readouterr().out)
+    assert float(found[1]) < float(found[0]) / 2, found
 
 
 def test_heads_too_small_for_flex_are_planned_without_it() -> None:

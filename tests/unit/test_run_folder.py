@@ -33,6 +33,7 @@ CONFIGURATION = {
     "engine": {"zero_stage": 1, "precision": "auto"},
     "output": {"log_every": 10},
     "model": {"num_layers": 2, "hidden_size": 8, "num_heads": 2, "ffn_size": 16, "vocab_size": 50, "num_languages": 3},
+    "data": {"sequence_length": 128},
     "data_identity": {"folder": "/data/one", "manifest_sha256": "aa", "tokenizer_sha256": "bb", "languages": ["de", "en"]},
 }
 
@@ -327,6 +328,13 @@ def test_tools_read_configuration_and_newest_checkpoint(started: RunFolder, tmp_
     configuration, checkpoint = started.read()
     assert (configuration, checkpoint.step) == (CONFIGURATION, 3)
     assert checkpoint == read_manifest(started.checkpoints / "step_00000003")
+    saved = started.path / "config.yaml"
+    for lacking in ("tokenizer_sha256", "data_identity", "seed"):
+        kept = saved.read_text()
+        saved.write_text(kept.replace(f"{lacking}:", f"x_{lacking}:"))
+        with pytest.raises(InputError, match=rf"config\.yaml: (data_identity\.)?{lacking}\S* is missing; expected"):
+            started.read()
+        saved.write_text(kept)
     shape = model_config(configuration)
     assert (shape.num_layers, shape.vocab, shape.num_languages) == (2, 50, 3)
     loaded = load_weights(started.path, configuration, checkpoint)
