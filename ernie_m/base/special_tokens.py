@@ -23,6 +23,8 @@ FAIRSEQ_OFFSET = 1
 FIRST_PIECE_ID = 4
 
 BOS, PAD, EOS, UNK, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
+BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+"""Names of the pieces for single bytes, in tokenizers that write an unknown character as its bytes."""
 
 XLM_R_VOCAB_SIZE = 250_002
 FIRST_POSITION_ID = 2  # position ids start after the pad id, as in RoBERTa

@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import BYTE_PIECES
 from ernie_m.corpus.editable import RowSources, once, order_of, scores_of, sources_of, steps_to
 from ernie_m.corpus.joins import MOST_CHARACTERS, SPACE, NewPiece, is_word
 from ernie_m.corpus.json_vocabulary import JsonVocabulary
@@ -71,9 +72,8 @@ def _parts_of_steps(model: Model, names: Iterable[str], new: Sequence[NewPiece])
 
 def _rewritten_bpe(model: Model, order: Order, names: Mapping[int, str], new: Sequence[NewPiece]) -> None:
     """Old merges keep their order, new ones come behind them; merges that make no kept piece go with the pieces."""
-    old, is_text = {*model["vocab"]}, any(isinstance(merge, str) for merge in model["merges"][:1])
-    found = [names[token] if isinstance(token, int) else token.name for token in order]
-    inside = [name for token, name in zip(order, found, strict=True) if not isinstance(token, int) or name in old]
+    is_text = any(isinstance(merge, str) for merge in model["merges"][:1])
+    inside = _inside(model, order, names)
     kept = {*inside}
     merges = [pair for pair in _merges(model) if {*pair, "".join(pair)} <= kept]
     merges += [(piece.left, piece.right) for piece in new]
@@ -82,10 +82,14 @@ def _rewritten_bpe(model: Model, order: Order, names: Mapping[int, str], new: Se
 
 
 def _rewritten_word_piece(model: Model, order: Order, names: Mapping[int, str], new: Sequence[NewPiece]) -> None:
+    model["vocab"] = {name: i for i, name in enumerate(_inside(model, order, names))}
+
+
+def _inside(model: Model, order: Order, names: Mapping[int, str]) -> list[str]:
+    """The names that the model holds, in their new order: without those that are added tokens alone."""
     old = {*model["vocab"]}
     found = [names[token] if isinstance(token, int) else token.name for token in order]
-    inside = [name for token, name in zip(order, found, strict=True) if not isinstance(token, int) or name in old]
-    model["vocab"] = {name: i for i, name in enumerate(inside)}
+    return [name for token, name in zip(order, found, strict=True) if not isinstance(token, int) or name in old]
 
 
 MODELS = {
@@ -113,7 +117,7 @@ class EditableJson:
         self.names = {i: name for name, i in self._ids.items()}
         special = special_names(self._content, roles_of(self._content, path))
         special |= {token["content"] for token in self._content["added_tokens"] or ()}
-        special |= {f"<0x{byte:02X}>" for byte in range(256)} if model.get("byte_fallback") else set()
+        special |= {*BYTE_PIECES} if model.get("byte_fallback") else set()
         self.fixed = {self._ids[name] for name in special if name in self._ids}
         self._tokenizer = Tokenizer.from_str(json.dumps(self._content))
 

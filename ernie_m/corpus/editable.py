@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ernie_m.corpus.joins import NewPiece
+from ernie_m.corpus.joins import SPACE, NewPiece
 
 A_TOKEN_SAVED = 0.05
 """Score of a new piece of a unigram model above the sum of the old pieces that it replaces, for each token saved. It is far
@@ -126,7 +126,7 @@ def characters_of(editable: Editable, scripts: Collection[str]) -> set[int]:
     found = set()
     for i, name in editable.names.items():
         text = editable.text(name)
-        if text is None or len(text.removeprefix("\u2581")) > 1:
+        if text is None or len(text.removeprefix(SPACE)) > 1:
             continue
         character = text[-1:]
         if not character or not is_letter(character) or script(character) in scripts:

@@ -20,7 +20,9 @@ from tokenizers import Tokenizer
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
+from ernie_m.base.special_tokens import BYTE_PIECES
 from ernie_m.corpus.special_roles import ids_by_name, roles_of, special_names, specials_of
+from ernie_m.corpus.spelling import steps_of
 from ernie_m.corpus.tokenizer_files import read_object
 from ernie_m.corpus.vocabulary import TEXTS_AT_A_TIME, EncodedTexts, joined
 
@@ -51,7 +53,7 @@ class JsonVocabulary:
             self.kind = _kind(content)
             self.continuing_prefix = str(content["model"].get("continuing_subword_prefix") or "")
             """What begins a piece that goes on with a word: ## in WordPiece; nothing where a space begins a word."""
-            self._steps = {step["type"] for step in _steps(content.get("pre_tokenizer"))}
+            self._steps = {step["type"] for step in steps_of(content.get("pre_tokenizer"))}
             _refuse_contradictions(content, self.path)
             self._tokenizer = Tokenizer.from_str(json.dumps(_hidden(content, {*self._special_names.values()}, self.path)))
         except InputError:
@@ -117,7 +119,7 @@ class JsonVocabulary:
 
 def _kind(content: dict[str, Any]) -> str:
     kind = str(content["model"].get("type", "unknown"))
-    steps = [step["type"] for step in _steps(content.get("pre_tokenizer"))]
+    steps = [step["type"] for step in steps_of(content.get("pre_tokenizer"))]
     return f"byte-level {kind}" if "ByteLevel" in steps else kind
 
 
@@ -125,16 +127,8 @@ def _unknown_ids(content: dict[str, Any], unknown: int | None) -> list[int]:
     ids = [] if unknown is None else [unknown]
     if content["model"].get("byte_fallback"):
         vocabulary = ids_by_name(content)
-        ids += [vocabulary[name] for name in (f"<0x{byte:02X}>" for byte in range(256)) if name in vocabulary]
+        ids += [vocabulary[name] for name in BYTE_PIECES if name in vocabulary]
     return ids
-
-
-def _steps(part: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a normaliser or pre-tokenizer, sequences laid out flat."""
-    if part is None:
-        return []
-    inner = part.get("normalizers") or part.get("pretokenizers") or []
-    return [step for one in inner for step in _steps(one)] if part["type"] == "Sequence" else [part]
 
 
 def _hidden(content: dict[str, Any], names: set[str], path: Path) -> dict[str, Any]:
@@ -172,7 +166,7 @@ def _refuse_contradictions(content: dict[str, Any], path: Path) -> None:
     settings |= {key: config[key] for key in SAME_IN_FILE if config.get(key) is not None}
     for key, said in settings.items():
         kind, name_in_file = SAME_IN_FILE[key]
-        steps = [*_steps(content.get("normalizer")), *_steps(content.get("pre_tokenizer"))]
+        steps = [*steps_of(content.get("normalizer")), *steps_of(content.get("pre_tokenizer"))]
         for found in (step[name_in_file] for step in steps if step["type"] == kind):
             if found is not None and found != said:
                 raise InputError(

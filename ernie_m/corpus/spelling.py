@@ -65,7 +65,7 @@ def spelling_of(content: Mapping[str, Any]) -> Spelling:
     """That of a tokenizer.json."""
     if content["model"]["type"] == "WordPiece":
         return WORD_PIECE
-    return BYTES if "ByteLevel" in kinds_of(content.get("pre_tokenizer")) else MARKED
+    return BYTES if any(step["type"] == "ByteLevel" for step in steps_of(content.get("pre_tokenizer"))) else MARKED
 
 
 def spelling_at(path: Path) -> Spelling:
@@ -73,9 +73,9 @@ def spelling_at(path: Path) -> Spelling:
     return spelling_of(read_object(path)) if is_json(path) else MARKED
 
 
-def kinds_of(part: Mapping[str, Any] | None) -> list[str]:
-    """The kinds of the steps of a normaliser or pre-tokenizer, sequences laid out flat."""
+def steps_of(part: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The steps of a normaliser or pre-tokenizer, sequences laid out flat."""
     if part is None:
         return []
     inner = part.get("normalizers") or part.get("pretokenizers") or []
-    return [kind for one in inner for kind in kinds_of(one)] if part["type"] == "Sequence" else [str(part["type"])]
+    return [step for one in inner for step in steps_of(one)] if part["type"] == "Sequence" else [part]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ernie_m.base.console import InputError
+from ernie_m.base.special_tokens import BYTE_PIECES
 
 ALARM_SHARE = 0.03
 LIMIT_SHARE = 0.20
@@ -71,8 +72,8 @@ def unknown_ids_of(tokenizer: Any) -> np.ndarray | None:
     """The ids of unknown pieces in a tokenizer of transformers; None where it has none (byte-level BPE)."""
     ids = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
     vocabulary = tokenizer.get_vocab()
-    if all(name in vocabulary for name in ("<0x00>", "<0xFF>")):
-        ids += [vocabulary[f"<0x{byte:02X}>"] for byte in range(256)]
+    if all(name in vocabulary for name in (BYTE_PIECES[0], BYTE_PIECES[-1])):
+        ids += [vocabulary[name] for name in BYTE_PIECES]
     return np.array(ids) if ids else None
 
 

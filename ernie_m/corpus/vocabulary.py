@@ -14,7 +14,19 @@ from sentencepiece import sentencepiece_model_pb2
 
 from ernie_m.base.console import InputError
 from ernie_m.base.files import sha256_of
-from ernie_m.base.special_tokens import BOS, EOS, FAIRSEQ_OFFSET, MASK, PAD, UNK, UNK_ID, Specials, mask_id, vocab_size_of
+from ernie_m.base.special_tokens import (
+    BOS,
+    BYTE_PIECES,
+    EOS,
+    FAIRSEQ_OFFSET,
+    MASK,
+    PAD,
+    UNK,
+    UNK_ID,
+    Specials,
+    mask_id,
+    vocab_size_of,
+)
 from ernie_m.corpus.ragged import EncodedTexts
 from ernie_m.corpus.special_roles import first_position
 from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE
@@ -49,8 +61,8 @@ class Vocabulary:
         model = self.model_proto()
         self.is_unigram = model.trainer_spec.model_type == model.trainer_spec.UNIGRAM
         self.kind = "SentencePiece unigram" if self.is_unigram else "SentencePiece BPE"
-        num_bytes = 256 if model.trainer_spec.byte_fallback else 0
-        byte_pieces = [self._processor.piece_to_id(f"<0x{byte:02X}>") + FAIRSEQ_OFFSET for byte in range(num_bytes)]
+        names = BYTE_PIECES if model.trainer_spec.byte_fallback else ()
+        byte_pieces = [self._processor.piece_to_id(name) + FAIRSEQ_OFFSET for name in names]
         self.unknown_ids = np.array([UNK_ID, *byte_pieces], np.int32)
         """Model ids of unknown pieces: <unk>, and single bytes if the model has them."""
 

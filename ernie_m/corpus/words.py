@@ -10,10 +10,11 @@ import numpy as np
 
 from ernie_m.base.console import InputError
 from ernie_m.corpus.any_vocabulary import AnyVocabulary
+from ernie_m.corpus.joins import SPACE
 from ernie_m.corpus.json_vocabulary import JsonVocabulary
 from ernie_m.corpus.vocabulary import Vocabulary
 
-SENTENCEPIECE_SPACE, BYTE_LEVEL_SPACE = "▁", "Ġ"
+BYTE_LEVEL_SPACE = "Ġ"
 
 
 def begins_word(vocabulary: AnyVocabulary) -> np.ndarray:
@@ -21,7 +22,7 @@ def begins_word(vocabulary: AnyVocabulary) -> np.ndarray:
 
     The first token of a line begins a word in any case.
     """
-    space = SENTENCEPIECE_SPACE if isinstance(vocabulary, Vocabulary) else _space_of(vocabulary)
+    space = SPACE if isinstance(vocabulary, Vocabulary) else _space_of(vocabulary)
     return np.array([piece.startswith(space) for piece in vocabulary.pieces(range(vocabulary.size))])
 
 
@@ -45,7 +46,7 @@ def word_numbers(ids: np.ndarray, begins: np.ndarray) -> np.ndarray:
 
 def _space_of(vocabulary: JsonVocabulary) -> str:
     if vocabulary.has_step("Metaspace"):
-        return SENTENCEPIECE_SPACE
+        return SPACE
     if vocabulary.has_step("ByteLevel"):
         return BYTE_LEVEL_SPACE
     raise InputError(
