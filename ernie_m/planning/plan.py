@@ -161,7 +161,7 @@ def plan_for(job: Job, precision: str, stage: int, checkpointing: bool, micro_ba
 
 def _peak(
     config: TrainingConfig,
-    model: Any,
+    model: ModelConfig,
     sharding: memory.Sharding,
     phase: StageConfig,
     rows: int,

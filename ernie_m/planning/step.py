@@ -10,6 +10,7 @@
 The constants come from an analysis of the kernels of `large` at 32 rows of 512 on V100, A100 and H100 (docs/log/speed.md).
 The bytes are the same on all three. DEVICES names the published measurements that the sums agree with. No GPU has run this
 code.
+
 Few rows are slow because small kernels then take as long to start as to run, and each micro-batch moves the output
 matrix's gradient and the sum of all gradients.
 """

@@ -9,7 +9,7 @@ Two languages without a common file are joined through English: sentences with t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +22,11 @@ PIVOT = "en"
 PAIR = re.compile(r"(?:.*\.)?([a-z]{2,3})-([a-z]{2,3})\.([a-z]{2,3})")
 MANY_BY_LANGUAGE = re.compile(r"(?P<text>.+)\.(?P<code>[a-z]{2,3})")
 MANY_BY_SPLIT = re.compile(r"(?P<code>[a-z]{3})_[A-Z][a-z]{3}\.(?P<text>\w+)")
+
+
+def pivot_first(languages: Iterable[str]) -> list[str]:
+    """In their order, but English in front."""
+    return sorted(languages, key=lambda language: (language != PIVOT, language))
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class BitextFolder:
     @property
     def languages(self) -> list[str]:
         """All languages, English first."""
-        return sorted({language for group in self.groups for language in group.sentences}, key=lambda x: (x != PIVOT, x))
+        return pivot_first({language for group in self.groups for language in group.sentences})
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def _named(path: Path, languages: Collection[str]) -> tuple[str, str] | None:
 
 def _read(name: str, paths: Mapping[str, Path], limit: int) -> AlignedSentences:
     """Read one group. All files must have as many lines as the first one, which is the English one if there is one."""
-    first, *others = sorted(paths, key=lambda language: (language != PIVOT, language))
+    first, *others = pivot_first(paths)
     sides = {}
     for other in others:
         sides[first], sides[other] = (side[:limit] for side in read_aligned(paths[first], paths[other]))

@@ -17,7 +17,7 @@ from ernie_m.downstream.encoders import layer_of
 from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
 from ernie_m.runs.ranks import this_device
-from ernie_m.show.bitext_folder import PIVOT, BitextFolder, SharedSentences
+from ernie_m.show.bitext_folder import PIVOT, BitextFolder, SharedSentences, pivot_first
 from ernie_m.show.figures import as_image
 
 LEAST_SHARED = 20
@@ -52,7 +52,7 @@ def pooled(opened: OpenEncoder, bitext: BitextFolder, layer: int, note: str) -> 
     sweep: dict[str, list[tuple[float, float]]] = {}
     total, done = sum(len(group.sentences) for group in bitext.groups), 0
     for number, group in enumerate(bitext.groups):
-        pivot, *others = sorted(group.sentences, key=lambda language: (language != PIVOT, language))
+        pivot, *others = pivot_first(group.sentences)
         of_pivot = None
         for language in (pivot, *others):
             done += 1

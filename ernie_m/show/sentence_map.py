@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ernie_m.show.bitext_folder import PIVOT, BitextFolder, translations
+from ernie_m.show.bitext_folder import PIVOT, BitextFolder, pivot_first, translations
 from ernie_m.show.figures import as_image
 from ernie_m.show.retrieval import PooledStates
 
@@ -74,7 +74,7 @@ def _examples(bitext: BitextFolder, chosen: Sequence[Mapping[str, tuple[int, int
 
 def _text(bitext: BitextFolder, places: Mapping[str, tuple[int, int]]) -> str:
     """The sentence in English, else in its first language."""
-    language = min(places, key=lambda name: (name != PIVOT, name))
+    language = pivot_first(places)[0]
     group, line = places[language]
     return bitext.groups[group].sentences[language][line]
 
@@ -121,7 +121,7 @@ def maps(planes: Mapping[str, np.ndarray], points: Points) -> Figure:
     figure = Figure(figsize=(4.6 * len(planes) + 0.8, 4.6), layout="constrained")
     axes = figure.subplots(1, len(planes), squeeze=False)[0]
     languages, meanings = np.array(points.languages), np.array(points.meanings)
-    names: Sequence[str] = sorted(set(points.languages), key=lambda name: (name != PIVOT, name))
+    names = pivot_first({*points.languages})
     for axis, (title, plane_N2) in zip(axes, planes.items(), strict=True):
         for number, name in enumerate(names):
             of_language = plane_N2[languages == name]
