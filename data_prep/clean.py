@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ import numpy as np
 
 from data_prep import readers
 from data_prep.catalog import NONE, SPLIT, Corpus
+from data_prep.chosen_by_hash import is_chosen
 from data_prep.filters import faults as faults_found
 from data_prep.filters.stretch import Stretch
 from data_prep.records import Count, Lines
@@ -125,11 +125,9 @@ def is_held_out(sources: list[str], fraction: float) -> np.ndarray:
 
     A text held out at one fraction is held out at every larger one. bool [texts].
     """
-    limit = fraction * 2**64
-    digests = (hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest() for text in sources)
-    return np.fromiter((int.from_bytes(digest, "big") < limit for digest in digests), np.bool_, len(sources))
+    return np.fromiter((is_chosen(text, fraction) for text in sources), np.bool_, len(sources))
 
 
 def split_of(source: str, fraction: float) -> str:
     """`train` or `held_out`."""
-    return HELD_OUT if is_held_out([source], fraction)[0] else TRAIN
+    return HELD_OUT if is_chosen(source, fraction) else TRAIN

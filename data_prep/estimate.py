@@ -142,7 +142,12 @@ def refuse_too_little_space(disk_bytes: int, out: Path) -> None:
 
 def free_bytes(out: Path) -> int:
     """Free space on the disk where `out` is or will be."""
-    return shutil.disk_usage(next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())).free
+    return shutil.disk_usage(nearest_folder(out)).free
+
+
+def nearest_folder(out: Path) -> Path:
+    """`out`, or where it is not there yet the nearest folder above it that is: on the disk that it will be on."""
+    return next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
 
 
 def size(num_bytes: float) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from data_prep import work_folder
 from data_prep.catalog import Catalog, Corpus
-from data_prep.estimate import size
+from data_prep.estimate import nearest_folder, size
 from data_prep.near_duplicates import Near
 from data_prep.ownership import PLAN_FILE, REPORT_FILE
 from data_prep.plan import described, settings
@@ -217,8 +217,7 @@ def told(growth: Growth, corpora: Iterable[Corpus]) -> str:
 
 def copied_bytes(growth: Growth, out: Path) -> int:
     """Bytes of kept shards that have to be copied, since `out` is on another disk."""
-    folder = next(folder for folder in (out.resolve(), *out.resolve().parents) if folder.exists())
-    is_near = growth.old.stat().st_dev == folder.stat().st_dev
+    is_near = growth.old.stat().st_dev == nearest_folder(out).stat().st_dev
     return 0 if is_near else sum(growth.old_bytes[name] for name in growth.kept)
 
 

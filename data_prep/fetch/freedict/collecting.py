@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from data_prep.chosen_by_hash import is_chosen
 from data_prep.fetch.freedict.entry import Entry
-from data_prep.fetch.held_out import is_held_out
 from data_prep.fetch.pair_files import Pairs
 from ernie_m.base.language_codes import canonical
 from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
@@ -66,7 +66,7 @@ class Collected:
             self.apart.add(key)
 
     def _is_apart(self, word: str, is_second: bool) -> bool:
-        return is_held_out(f"{canonical(self.languages[is_second])} {word.casefold()}", HELD_OUT_WORDS)
+        return is_chosen(f"{canonical(self.languages[is_second])} {word.casefold()}", HELD_OUT_WORDS)
 
     def pairs(self) -> Pairs:
         """All, in the order of the dictionaries."""

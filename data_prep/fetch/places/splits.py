@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from data_prep.fetch.held_out import is_held_out
+from data_prep.chosen_by_hash import is_chosen
 from data_prep.fetch.places.near_copies import NearCopies, words_of
 from ernie_m.base.console import Progress
 from ernie_m.corpus.shard_table import HELD_OUT, TRAIN
@@ -48,4 +48,4 @@ class Splits:
         return None if self._is_chosen(page, english) or self.apart.has(words) else TRAIN
 
     def _is_chosen(self, page: str, english: str) -> bool:
-        return is_held_out(" ".join(words_of(english)) if self.by_text else page, HELD_OUT_PAGES)
+        return is_chosen(" ".join(words_of(english)) if self.by_text else page, HELD_OUT_PAGES)

@@ -12,11 +12,11 @@ import pytest
 from debian_packages import add_package, chosen, needs_dpkg, with_apt
 
 from data_prep.catalog import read_catalog
+from data_prep.chosen_by_hash import is_chosen
 from data_prep.fetch import fetch, freedict
 from data_prep.fetch.freedict import dictd
 from data_prep.fetch.freedict.collecting import HELD_OUT_WORDS, OF_A_HEADWORD, OF_A_SENSE, Collected
 from data_prep.fetch.freedict.entry import MOST_HEADWORDS, Entry, read
-from data_prep.fetch.held_out import is_held_out
 from ernie_m.base.console import InputError
 
 BRETON = """\
@@ -125,7 +125,7 @@ def test_a_few_translations_of_a_headword_are_taken_in_both_directions() -> None
 def test_a_held_out_word_is_in_no_training_pair_whichever_languages_and_dictionary() -> None:
     rng = random.Random(0)
     words = ["".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(3000)]
-    apart = {word for word in words if is_held_out(f"br {word}", HELD_OUT_WORDS)}
+    apart = {word for word in words if is_chosen(f"br {word}", HELD_OUT_WORDS)}
     assert 50 < len(apart) < 100
     for pair in (("br", "fr"), ("en", "br")):
         collected, is_turned = Collected(pair), pair[0] != "br"
@@ -138,9 +138,7 @@ def test_a_held_out_word_is_in_no_training_pair_whichever_languages_and_dictiona
         assert 0.04 < both < 0.1
         assert not {text.split()[0] for text in ours["train"]} & apart, "nor an example of it"
         assert {text.split()[0] for text in ours["held_out"]} >= apart
-        others = {
-            text for text in theirs["held_out"] if is_held_out(f"{pair[not is_turned]} {text.lower()}", HELD_OUT_WORDS)
-        }
+        others = {text for text in theirs["held_out"] if is_chosen(f"{pair[not is_turned]} {text.lower()}", HELD_OUT_WORDS)}
         assert len(others) > 30
         assert not others & {*theirs["train"]}
 
