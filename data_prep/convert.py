@@ -50,6 +50,10 @@ class Task:
     def index(self) -> int:
         return self.chunk.index
 
+    def read(self) -> Chunk:
+        """The chunk's content. Raises InputError, without the corpus's name, for a file that cannot be read."""
+        return readers.cut_chunk(self.corpus, self.chunk) if isinstance(self.chunk, Cut) else self.chunk
+
 
 @dataclass(frozen=True)
 class Done:
@@ -97,7 +101,7 @@ def convert(task: Task) -> Done:
     """Convert a chunk; raises InputError, naming the corpus, for input that cannot be used."""
     started = time.monotonic()
     with readers.named(task.corpus):
-        chunk = readers.cut_chunk(task.corpus, task.chunk) if isinstance(task.chunk, Cut) else task.chunk
+        chunk = task.read()
         vocabulary, kept_out = vocabulary_of(task.tokenizer), lookup_of(task.out)
         conversion = Conversion(task.corpus, vocabulary, not chunk.starts_document, kept_out)
         conversion.tally.lines = readers.num_lines(chunk)

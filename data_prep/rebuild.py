@@ -41,7 +41,7 @@ def rebuild_missing(out: Path, corpora: tuple[Corpus, ...], tokenizer: Path, chu
                 f"{out / entries[0].file}: missing or of another size, and corpus {name} was built without repeated lines, "
                 "which takes all of it; build the folder again with --overwrite"
             )
-        for chunk in _chunks(corpus, chunk_bytes, {_number(entry) for entry in entries}):
+        for chunk in _chunks(corpus, chunk_bytes, {entry.number for entry in entries}):
             convert(Task(corpus, chunk, tokenizer, out))
         for entry in entries:
             if not (out / entry.file).is_file() or sha256_of(out / entry.file) != entry.sha256:
@@ -66,10 +66,6 @@ def _lost(out: Path) -> dict[str, list[ShardEntry]]:
             if not path.is_file() or path.stat().st_size != entry.bytes:
                 lost[corpus.name].append(entry)
     return lost
-
-
-def _number(entry: ShardEntry) -> int:
-    return int(entry.file.rpartition("-")[2].removesuffix(".arrow"))
 
 
 def _chunks(corpus: Corpus, chunk_bytes: int, wanted: set[int]) -> Iterator[Chunk | Cut]:

@@ -101,11 +101,10 @@ class _Numbered(Conversion):
 
 def _raw_line(data: Path, corpus: Corpus, vocabulary: AnyVocabulary, shard: ShardEntry, row: int) -> int:
     """The line of a row in the raw file, from 1."""
-    number = int(shard.file.rpartition("-")[2].removesuffix(".arrow"))
     chunk_bytes, before = finished_chunk_bytes(data), 0
     with readers.named(corpus):
         for chunk in readers.all_chunks(corpus, chunk_bytes):
-            if chunk.index == number:
+            if chunk.index == shard.number:
                 numbered = _Numbered(corpus, vocabulary, lookup_of(data))
                 for lines in readers.parse(corpus, chunk):
                     numbered.add(lines)

@@ -18,7 +18,6 @@ from data_prep.convert import Done, Task, peak_memory_bytes, this_process
 from data_prep.exclusion.entries import Entries
 from data_prep.exclusion.lookup import lookup_of
 from data_prep.ownership import EXCLUDED_FILE, HELD_OUT_FILE
-from data_prep.readers.text_file import Cut
 
 ENTRY = np.dtype([("hash", "<u8"), ("letters", "u1"), ("source", "<i4")])
 
@@ -51,7 +50,7 @@ def note_concerned(task: Task) -> Done:
     order = np.argsort(corpus.languages).tolist()
     found = 0
     with readers.named(corpus):
-        chunk = readers.cut_chunk(corpus, task.chunk) if isinstance(task.chunk, Cut) else task.chunk
+        chunk = task.read()
         for lines in readers.parse(corpus, chunk):
             if corpus.long_lines == SPLIT:
                 lines = split_long(lines, corpus.max_characters)

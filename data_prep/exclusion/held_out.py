@@ -21,7 +21,6 @@ from data_prep.convert import Done, Task, peak_memory_bytes, this_process
 from data_prep.exclusion.entries import Entries, of_texts
 from data_prep.exclusion.letters import Letters
 from data_prep.ownership import HELD_OUT_FILE
-from data_prep.readers.text_file import Cut
 
 
 def note_held_out(task: Task) -> Done:
@@ -30,7 +29,7 @@ def note_held_out(task: Task) -> Done:
     order = np.argsort(corpus.languages).tolist()
     found = [np.zeros(0, np.uint64)]
     with readers.named(corpus):
-        chunk = readers.cut_chunk(corpus, task.chunk) if isinstance(task.chunk, Cut) else task.chunk
+        chunk = task.read()
         for lines in readers.parse(corpus, chunk):
             kept, texts, _ = clean(lines, corpus)
             first = [texts[order[0]][index] for index in kept.tolist()]

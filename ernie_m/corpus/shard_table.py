@@ -62,6 +62,11 @@ class ShardEntry:
     sha256: str
     documents: int = 0
 
+    @property
+    def number(self) -> int:
+        """The one in the file's name: of the chunk that it was made of."""
+        return int(self.file.rpartition("-")[2].removesuffix(".arrow"))
+
 
 def shard_file(corpus: str, split: str, number: int) -> str:
     """Where a shard lies in its folder: shards/<corpus>/<split>-00012.arrow, with more digits from 100,000 on."""
@@ -113,7 +118,7 @@ class ShardTable:
 
 
 def _record(corpus: str, num_languages: int, entry: ShardEntry) -> tuple[Any, ...]:
-    number = int(entry.file.rpartition("-")[2].removesuffix(".arrow"))
+    number = entry.number
     assert entry.file == shard_file(corpus, entry.split, number), f"{entry.file}: the name does not follow from {corpus}"
     assert len(entry.tokens) == num_languages <= 2
     digest, tokens = bytes.fromhex(entry.sha256), (*entry.tokens, 0)[:2]
