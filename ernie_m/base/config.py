@@ -28,10 +28,6 @@ from ernie_m.base.shipped import RECIPES, shipped_recipes
 
 PLAIN = (float, int, bool, str)
 MOST_EXTENDED = 20  # recipes in a row
-OF_DATA = "data_identity"
-SAVED = ("stages", "seed", "model", "data", "batch")
-SAVED_OF_DATA = ("folder", "manifest_sha256", "tokenizer_sha256", "languages")
-"""What every run's config.yaml has, and its section `data_identity`."""
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Section")
@@ -90,21 +86,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_saved(run: Path) -> dict[str, Any]:
+def read_saved(run: Path, *needed: str) -> dict[str, Any]:
     """The configuration that a pre-training saved in its folder `run`.
 
-    Raises InputError where there is none, or one that lacks what every release wrote.
+    Raises InputError where there is none, or one that lacks a key that is needed, such as data_identity.folder.
     """
     path = run / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{run}: not a run folder ({CONFIG_FILE} is missing); expected the --run of a pre-training")
     content = read_yaml(path)
-    of_data = content.get(OF_DATA)
-    lacking = [key for key in SAVED if key not in content]
-    lacking += [f"{OF_DATA}.{key}" for key in SAVED_OF_DATA if not isinstance(of_data, dict) or key not in of_data]
+    lacking = [key for key in needed if not _has(content, key.split("."))]
     if lacking:
         raise InputError(f"{path}: {lacking[0]} is missing; expected the {CONFIG_FILE} that a pre-training wrote")
     return content
+
+
+def _has(content: Any, keys: Sequence[str]) -> bool:
+    return not keys or (isinstance(content, dict) and keys[0] in content and _has(content[keys[0]], keys[1:]))
 
 
 def read_recipe(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -13,13 +13,16 @@ from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.schedule import Schedule, StageConfig
 from ernie_m.rows.weights import ObjectiveWeights
 
+NEEDED = ("stages", "seed", "data", "batch.rows_per_step", "data_identity.folder", "data_identity.manifest_sha256")
+"""Of a run's configuration."""
+
 
 def open_data(run: Path, data: Path | None) -> PretrainingData:
     """The data order of the run in folder `run`; `data`: its data folder, if it was moved.
 
     Raises InputError if `run` is not a run folder, or if the data is not what the run was started on.
     """
-    saved, path = read_saved(run), run / CONFIG_FILE
+    saved, path = read_saved(run, *NEEDED), run / CONFIG_FILE
     folder = data or Path(saved["data_identity"]["folder"])
     if not (folder / MANIFEST_FILE).is_file():
         raise InputError(f"{folder}: no {MANIFEST_FILE} there; name the run's data folder with --data")

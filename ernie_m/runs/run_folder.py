@@ -166,7 +166,7 @@ class RunFolder:
         """Saved configuration and a checkpoint, for tools; raises InputError when this is no run folder, or has no such one.
 
         `checkpoint`: its name or step; None takes the newest whole one."""
-        return read_saved(self.path), checkpoint_of(self.path, checkpoint)
+        return read_saved(self.path, "model", "data_identity.tokenizer_sha256"), checkpoint_of(self.path, checkpoint)
 
 
 def _is_before_training(path: Path) -> bool:

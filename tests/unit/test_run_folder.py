@@ -329,7 +329,7 @@ def test_tools_read_configuration_and_newest_checkpoint(started: RunFolder, tmp_
     assert (configuration, checkpoint.step) == (CONFIGURATION, 3)
     assert checkpoint == read_manifest(started.checkpoints / "step_00000003")
     saved = started.path / "config.yaml"
-    for lacking in ("tokenizer_sha256", "data_identity", "seed"):
+    for lacking in ("tokenizer_sha256", "data_identity", "model"):
         kept = saved.read_text()
         saved.write_text(kept.replace(f"{lacking}:", f"x_{lacking}:"))
         with pytest.raises(InputError, match=rf"config\.yaml: (data_identity\.)?{lacking}\S* is missing; expected"):
