@@ -59,13 +59,14 @@ class Commands:
         from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
         from ernie_m.runs.ranks import this_device
 
-        of = {"measure": "retrieval", "model": model, "source": source, "target": target}
+        of = {"measure": "retrieval", "model": model, "source": source, "target": target, "layer": layer}
         check_same_measures(output, of)
         sides = read_aligned(Path(source), Path(target))
         device = this_device()
         opened = open_encoder(model, trust_remote_code)
         layers = _layers(layer, opened.config.num_hidden_layers)
         encoders = _encoders(opened, untrained)
+        _tell_cut(opened, [*sides[0], *sides[1]])
         results: dict[str, dict[str, list[float]]] = {}
         for name, encoder in encoders.items():
             pooled = [mean_pooled(encoder, opened.tokenizer, side, device, name) for side in sides]
@@ -115,13 +116,15 @@ class Commands:
         from ernie_m.models.state_alignment import state_scores
         from ernie_m.runs.ranks import this_device
 
-        of = {"measure": "alignment", "model": model, "gold": gold}
+        of = {"measure": "alignment", "model": model, "gold": gold, "source": source, "target": target, "layer": layer}
+        of |= {"form": form, "first_index": first_index}
         check_same_measures(output, of)
         pairs = read_gold(Path(gold), form, first_index)
         words = _words_of(pairs, gold, source, target)
         opened = open_encoder(model, trust_remote_code)
         layers = _layers(layer, opened.config.num_hidden_layers)
         encoders = _encoders(opened, untrained)
+        _tell_cut(opened, [" ".join(side) for pair in words for side in pair])
         results = {
             name: state_scores(encoder, opened.tokenizer, pairs, words, layers, this_device(), name)
             for name, encoder in encoders.items()
@@ -167,7 +170,7 @@ class Commands:
 
         if (data is None) == (dictionary is None):
             raise InputError("words: give either --data, a folder with word links, or --dictionary, a file")
-        of = {"measure": "words", "model": model, "data": data, "dictionary": dictionary}
+        of = {"measure": "words", "model": model, "data": data, "dictionary": dictionary, "size": size}
         check_same_measures(output, of)
         opened = open_encoder(model, trust_remote_code)
         if data is not None:
@@ -222,7 +225,7 @@ class Commands:
         from ernie_m.runs.ranks import this_device
         from ernie_m.runs.run_folder import RunFolder, tokenizer_of
 
-        of = {"measure": "gain", "run": run, "data": data, "checkpoint": checkpoint}
+        of = {"measure": "gain", "run": run, "data": data, "checkpoint": checkpoint, "most_pairs": pairs}
         check_same_measures(output, of)
         configuration, chosen = RunFolder(Path(run)).read(checkpoint)
         folder = CorpusFolder(tokenizer_of(configuration, Path(data) if data else None).parent)
@@ -315,6 +318,15 @@ def _encoders(opened: OpenEncoder, untrained: bool) -> dict[str, nn.Module]:
     for choice in opened.choices:
         print(choice)
     return {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
+
+
+def _tell_cut(opened: OpenEncoder, texts: Sequence[str]) -> None:
+    """Print how many of these texts the encoder does not read to their ends: what is behind counts as not found."""
+    from ernie_m.models.retrieval import longest_read, num_cut
+
+    if cut := num_cut(opened.tokenizer, texts):
+        longest = longest_read(opened.tokenizer)
+        print(f"note: {cut:,} of {len(texts):,} sentences are longer than {longest} tokens; their ends are not read")
 
 
 def _layers(layer: int | str, num_layers: int) -> Sequence[int]:

@@ -41,7 +41,7 @@ def inspect_step(
     from ernie_m.rows.run_data import open_data
     from ernie_m.runs.skip_steps import SkipSteps
 
-    of = {"run": run, "step": step}
+    of = {"run": run, "step": step, "objective": objective}
     check_same_measures(output, of)
     opened = open_data(Path(run), Path(data) if data else None)
     if step >= opened.schedule.num_steps:

@@ -36,8 +36,11 @@ def aligned_files(folder: Path, languages: Collection[str] | None = None) -> lis
 
 
 def read_aligned(source: Path, target: Path) -> tuple[list[str], list[str]]:
-    """The lines of two line-aligned UTF-8 files. Raises InputError as `read_parallel`."""
+    """The lines of two line-aligned UTF-8 files. Raises InputError as `read_parallel`, and for a line without text."""
     first, second = read_parallel([source, target])
+    for path, lines in ((source, first), (target, second)):
+        if empty := next((number for number, line in enumerate(lines, 1) if not line.strip()), 0):
+            raise InputError(f"{path}, line {empty}: empty; expected a sentence; leave such a pair out of both files")
     return first, second
 
 

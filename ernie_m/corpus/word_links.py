@@ -63,6 +63,8 @@ class Score:
 
 def read_lines(path: Path) -> Iterator[str]:
     """The lines of a UTF-8 file. Raises InputError for a file that is missing or is none."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; expected a file of word links, a line a pair")
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected word links, a line a pair")
     with open(path, "rb") as file:

@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from ernie_m.interop.opening import (
     tokenizer_of,
 )
 from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, read_config, tokenizer_files
+
+_NUMBER = re.compile(r"\.\d+\.")
+"""Of a layer, in the name of a weight."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,12 @@ class OpenEncoder:
             raise InputError(
                 f"{self.name}: {len(lost)} weights of the encoder are missing, first {min(lost)}; expected a whole encoder"
             )
+        of_more = _of_more_layers(model, found["unexpected_keys"])
+        if of_more:
+            raise InputError(
+                f"{self.name}: its files hold {len(of_more)} weights of layers that config.json does not count, first "
+                f"{of_more[0]}; expected the config.json of these weights"
+            )
         for name, parameter in model.named_parameters():
             if not bool(torch.isfinite(parameter).all()):
                 raise InputError(f"{self.name}: {name} holds numbers that are not finite; take another checkpoint")
@@ -217,6 +227,16 @@ def _of_languages(content: Mapping[str, Any]) -> list[Choice]:
         "one: `ernie-m export --language` makes a folder that reads all text as of one"
     )
     return [Choice("language of the text", "none", reason)]
+
+
+def _of_more_layers(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Those of these names that differ from one of the model's in the numbers of layers alone."""
+
+    def without_number(name: str) -> str:
+        return _NUMBER.sub(".", name.removeprefix(f"{model.base_model_prefix}."))
+
+    names = {*map(without_number, model.state_dict())}
+    return sorted(name for name in unexpected if _NUMBER.search(name) and without_number(name) in names)
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:

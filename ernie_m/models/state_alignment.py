@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ernie_m.base.console import Progress
 from ernie_m.corpus.word_links import GoldPair, Link, Score, score
-from ernie_m.models.retrieval import states_of_layers
+from ernie_m.models.retrieval import longest_read, states_of_layers
 
 PAIRS_AT_A_TIME = 32
 Words = Sequence[str]
@@ -87,7 +87,7 @@ def _states(
         [" ".join(words) for words in sentences],
         padding=True,
         truncation=True,
-        max_length=min(512, tokenizer.model_max_length),
+        max_length=longest_read(tokenizer),
         return_offsets_mapping=True,
         return_tensors="pt",
     )

@@ -62,8 +62,8 @@ def reshaped(folder: Path, to: Path, change: dict[str, Any], weights: Callable[[
 # -- retrieval ----------------------------------------------------------------------------------------------------------
 
 
-def test_texts_longer_than_the_table_of_positions_are_cut(
-    evaluate: Any, tiny_encoder: Path, sides: dict[str, str], tmp_path: Path
+def test_texts_longer_than_the_table_of_positions_are_cut_and_counted(
+    evaluate: Any, tiny_encoder: Path, sides: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def short(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         name = "roberta.embeddings.position_embeddings.weight"
@@ -74,6 +74,7 @@ def test_texts_longer_than_the_table_of_positions_are_cut(
     assert open_encoder(folder).tokenizer.model_max_length == 32
     evaluate.retrieval(model=str(folder), **sides, output=str(tmp_path / "out.json"))
     assert json.loads((tmp_path / "out.json").read_text())["pairs"] == 6
+    assert "note: 8 of 12 sentences are longer than 32 tokens; their ends are not read" in capsys.readouterr().out
 
 
 def test_half_precision_and_the_papers_class_are_measured_as_what_they_hold(
@@ -151,6 +152,8 @@ def test_figures_of_something_else_are_not_written_over(
     output.unlink()
     evaluate.retrieval(model=str(tiny_encoder), **sides, untrained=False, output=str(output))
     evaluate.retrieval(model=str(tiny_encoder), **sides, untrained=False, output=str(output))
+    with pytest.raises(InputError, match=r"there already, .* layer 1"):
+        evaluate.retrieval(model=str(tiny_encoder), **sides, layer=1, output=str(output))
     with pytest.raises(InputError, match="there already"):
         evaluate.retrieval(model=str(tiny_encoder), source=sides["target"], target=sides["source"], output=str(output))
     with pytest.raises(InputError, match="there already, and not of measure gain"):

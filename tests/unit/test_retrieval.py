@@ -37,6 +37,7 @@ def test_aligned_files_are_read_line_by_line(tmp_path: Path) -> None:
         (b"", "b: empty; expected a sentence a line"),
         (b"one\ntw\xffo\n", "b, line 2: not UTF-8"),
         (None, "b: no such file"),
+        (b"one\n \n", "b, line 2: empty; expected a sentence; leave such a pair out of both files"),
     ],
 )
 def test_files_that_are_not_aligned_are_refused(tmp_path: Path, content: bytes | None, message: str) -> None:

@@ -110,6 +110,19 @@ def test_half_precision_weights_are_computed_with_in_fp32(
     assert torch.equal(next(v for k, v in own.items() if k.endswith("word_embeddings.weight")), stored.float())
 
 
+@pytest.mark.parametrize("auto_class", [t.AutoModel, t.AutoModelForMaskedLM])
+def test_weights_of_layers_that_the_configuration_does_not_count_are_refused(
+    auto_class: Any, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    """They would be left out, and a shallower encoder measured in silence."""
+    folder = Path(shutil.copytree(tiny_encoder, tmp_path / "hf"))
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 1}), encoding="utf-8")
+    expected = r"its files hold 16 weights of layers that config\.json does not count, first \S*layer\.1\."
+    with pytest.raises(InputError, match=expected):
+        open_encoder(folder).model(auto_class)
+
+
 def test_weights_that_are_not_finite_are_refused_by_name(tiny_encoder: Path, tmp_path: Path) -> None:
     def broken(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         weights["roberta.encoder.layer.1.output.dense.bias"][3] = torch.nan
