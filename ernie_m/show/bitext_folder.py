@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import SHORT, macrolanguage
-from ernie_m.corpus.aligned_files import read_aligned
+from ernie_m.corpus.aligned_files import read_parallel
 
 PIVOT = "en"
 PAIR = re.compile(r"(?:.*\.)?([a-z]{2,3})-([a-z]{2,3})\.([a-z]{2,3})")
@@ -116,7 +116,7 @@ def _read(name: str, paths: Mapping[str, Path], limit: int) -> AlignedSentences:
     first, *others = pivot_first(paths)
     sides = {}
     for other in others:
-        sides[first], sides[other] = (side[:limit] for side in read_aligned(paths[first], paths[other]))
+        sides[first], sides[other] = (side[:limit] for side in read_parallel([paths[first], paths[other]]))
     kept = [line for line, texts in enumerate(zip(*sides.values(), strict=True)) if all(text.strip() for text in texts)]
     if not kept:
         raise InputError(f"{paths[first]}: no line has text in all of {', '.join(sides)}")
