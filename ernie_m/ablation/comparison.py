@@ -27,8 +27,9 @@ from ernie_m.ablation.measures import check_sets
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
-from ernie_m.base.files import read_json, sha256_of, written_atomically
+from ernie_m.base.files import exclusive, read_json, sha256_of, written_atomically
 from ernie_m.base.hostfile import free_port
+from ernie_m.base.run_files import LOCK_FILE
 from ernie_m.base.shipped import DS_CONFIGS
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.runs.job_defaults import TRAINING
@@ -163,12 +164,13 @@ def claim(variants: Sequence[Variant], plan: ComparisonPlan) -> None:
 
 
 def do(jobs: Sequence[Job], plan: ComparisonPlan) -> None:
-    """Run jobs; those that run at the same time share this machine's cores."""
+    """Run jobs; those that run at the same time share this machine's cores. Raises InputError where others are at work."""
     cores = len(os.sched_getaffinity(0))
     threads = str(max(1, cores // plan.side_by_side))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
-    Jobs(jobs, plan.side_by_side, environment).run()
+    with exclusive(plan.to / LOCK_FILE, "another comparison is at work in this folder"):
+        Jobs(jobs, plan.side_by_side, environment).run()
 
 
 def recipe_file(plan: ComparisonPlan, variant: Variant) -> Path:

@@ -16,11 +16,13 @@ from torch import nn
 from data_prep.catalog import read_catalog
 from ernie_m.ablation import catalog_data, cells, learning_data, measures, report, variants
 from ernie_m.ablation.asked import plan_of
-from ernie_m.ablation.comparison import ComparisonPlan, _scores_of, mean_by_layer, number_of, run_cells
+from ernie_m.ablation.comparison import ComparisonPlan, _scores_of, do, mean_by_layer, number_of, run_cells
 from ernie_m.ablation.fine_tuning import check, fine_tunings
+from ernie_m.ablation.jobs import Job, Part
 from ernie_m.base.config import build, differing_keys, read_recipe
 from ernie_m.base.console import InputError
-from ernie_m.base.run_files import METRICS_FILE
+from ernie_m.base.files import exclusive
+from ernie_m.base.run_files import LOCK_FILE, METRICS_FILE
 from ernie_m.base.shipped import RECIPES
 from ernie_m.base.special_tokens import Specials
 from ernie_m.rows.batch import Example, LossRequest
@@ -627,3 +629,13 @@ def test_a_mean_over_seeds_is_taken_at_the_steps_that_all_have() -> None:
     """A run that was stopped in between saved there, too."""
     lines = [[(500.0, 1.0), (1000.0, 2.0)], [(500.0, 3.0), (730.0, 9.0), (1000.0, 4.0)]]
     assert report.mean_line(lines) == report.mean_line(lines[::-1]) == [(500.0, 2.0), (1000.0, 3.0)]
+
+
+def test_one_comparison_at_a_time_is_at_work_in_a_folder(tmp_path: Path) -> None:
+    plan, ran = ComparisonPlan(tmp_path, tmp_path, 1), tmp_path / "ran"
+    job = Job("variant_seed0", [Part("training", ("touch", str(ran)), tmp_path / "done.json")], tmp_path / "log")
+    with exclusive(tmp_path / LOCK_FILE, "held"), pytest.raises(InputError, match="another comparison is at work in this"):
+        do([job], plan)
+    assert not ran.exists()
+    do([job], plan)
+    assert ran.exists()
