@@ -119,7 +119,8 @@ def _is_cut(path: Path) -> bool:
         return not zipfile.is_zipfile(path)  # its directory stands at the end
     if path.suffix == ".safetensors":
         try:
-            safe_open(path, framework="pt")
+            with safe_open(path, framework="pt"):
+                pass
         except SafetensorError:
             return True
     return False

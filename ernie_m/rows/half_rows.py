@@ -24,16 +24,16 @@ class HalfRows:
 
     def plan(self, starts_EC: np.ndarray, num_tokens_EC: np.ndarray, num_rows: int) -> WindowPlan:
         """Put these pairs into rows. Left out: pairs with an empty side, and those that no row has room for."""
-        usable = (num_tokens_EC.min(axis=1) > 0) & self.have_room(num_tokens_EC)
-        starts_EC, num_tokens_EC = starts_EC[usable], num_tokens_EC[usable]
         sides_EC = self._layout.sides(num_tokens_EC)
+        usable = (num_tokens_EC.min(axis=1) > 0) & self.have_room(sides_EC)
+        starts_EC, num_tokens_EC, sides_EC = starts_EC[usable], num_tokens_EC[usable], sides_EC[usable]
         rows_E = place_pairs(sides_EC, self._half, num_rows)
         found = rows_E != NO_ROW
         return planned(rows_E[found], starts_EC[found], num_tokens_EC[found], num_rows, cuts=False)
 
-    def have_room(self, num_tokens_EC: np.ndarray) -> np.ndarray:
-        """Whether each pair's sides are no longer than half a row, bool [E]."""
-        return self._layout.sides(num_tokens_EC).max(axis=1) <= self._half
+    def have_room(self, sides_EC: np.ndarray) -> np.ndarray:
+        """Whether each pair's sides, of these lengths, are no longer than half a row, bool [E]."""
+        return sides_EC.max(axis=1) <= self._half
 
 
 def place_pairs(sides_EC: np.ndarray, half: int, num_rows: int) -> np.ndarray:

@@ -176,7 +176,7 @@ class RowSource:
             lines = min(shard.entry.rows, most_lines - looked_at)
             starts_EC = shard.borders(0, lines)
             sizes_EC = self._none_too_long(starts_EC[:-1], np.diff(starts_EC, axis=0))[1]
-            looked_at, taken = looked_at + lines, taken + int(self._fitting.have_room(sizes_EC).sum())
+            looked_at, taken = looked_at + lines, taken + int(self._fitting.have_room(self.layout.sides(sizes_EC)).sum())
             if looked_at == most_lines:
                 break
         return 1 - taken / max(1, looked_at)
