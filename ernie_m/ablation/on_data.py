@@ -5,13 +5,14 @@ Each is a plan and a function: which variants, how their results are told. `erni
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from ernie_m.base.ranges import Range
 
 if TYPE_CHECKING:
     from ernie_m.ablation.comparison import ComparisonPlan
+    from ernie_m.ablation.variants import Variant
 
 SHARED = """
 
@@ -88,16 +89,32 @@ def objectives(plan: ComparisonPlan, recipe: str | None, steps: int | None, over
 
 
 def pseudo_share(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
-    from ernie_m.ablation import comparison, report, variants
+    from ernie_m.ablation import variants
 
     compared = variants.pseudo_shares("exp5", recipe, steps, overrides)
+    _write_with_figure_6("Share of pseudo tokens (the paper's Figure 6)", compared, plan)
+
+
+def btmlm(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
+    from ernie_m.ablation import variants
+
+    compared = variants.btmlm(recipe or "scratch", steps, overrides)
+    _write_with_figure_6("BTMLM: when it begins, its rows, its pseudo tokens", compared, plan)
+
+
+def _write_with_figure_6(title: str, compared: Sequence[Variant], plan: ComparisonPlan) -> None:
+    """Run, and draw the perplexity of BTMLM's masks beside the table, of those variants that have BTMLM."""
+    from ernie_m.ablation import comparison, report
+
     results = comparison.run(compared, plan)
     compared = plan.chosen(compared)
-    runs = {v.name: [plan.to / "runs" / name for name in plan.job_names(v)] for v in compared}
-    picture = plan.to / "pseudo_share.png"
-    report.draw_pseudo_perplexity(compared, runs, picture)
-    remarks = [report.pseudo_perplexity(compared, runs), f"over steps: {picture.name} (the paper's Figure 6)"]
-    report.write("Share of pseudo tokens (the paper's Figure 6)", compared, results, remarks, plan.to)
+    drawn = [v for v in compared if any("BTMLM" in stage.rows for stage in v.config.stages)]
+    runs = {v.name: [plan.to / "runs" / name for name in plan.job_names(v)] for v in drawn}
+    remarks, picture = [], plan.to / "pseudo_share.png"
+    if drawn:
+        report.draw_pseudo_perplexity(drawn, runs, picture)
+        remarks = [report.pseudo_perplexity(drawn, runs), f"over steps: {picture.name} (the paper's Figure 6)"]
+    report.write(title, compared, results, remarks, plan.to)
 
 
 def alignlm(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """What is compared: variants that differ in one thing. Each is a whole recipe, scaled to the budget.
 
 *objectives*: exp0 to exp5 of the paper's Table 6.   *pseudo-share*: BTMLM's share of pseudo tokens, Figure 6.
+*btmlm*: CAMLM without BTMLM and with it, by when it begins, its rows of a step and its share of pseudo tokens.
 *scratch*: a small model from scratch beside an MMLM-only twin that computes as much, Table 8.
 *learning*: MMLM, then TLM, CAMLM and BTMLM added one by one, on data that fits a small machine (docs/results.md).
 *transfer*: MMLM, then TLM, CAMLM, BTMLM, and XLCO and AlignLM beside them, on a fetched catalog, at equal steps or compute.
@@ -23,7 +24,7 @@ from ernie_m.base.shipped import recipe_path
 from ernie_m.interop.build_model import counted_shape
 from ernie_m.models.shape import ModelConfig
 from ernie_m.planning.speed import Work, hardware_flops, predicted_share
-from ernie_m.rows.objectives import OBJECTIVES
+from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
 from ernie_m.training.recipe import TrainingConfig, total_steps
 
 TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives
@@ -64,6 +65,10 @@ TRANSFER_STAGES: dict[str, tuple[tuple[float, dict[str, int]], ...]] = {
     "alignlm": ((1.0, {"MMLM": 1, "AlignLM": 3}),),
 }
 """Variants of *transfer*: stages as shares of the steps, with their rows. BTMLM begins when the transfer is there."""
+BTMLM_BEGINS = (0.25, 0.50)
+"""Shares of the steps before BTMLM begins that *btmlm* compares with that of *transfer*."""
+BTMLM_ROWS = {1: {"MMLM": 2, "TLM": 1, "CAMLM": 4, "BTMLM": 1}, 4: {"MMLM": 1, "TLM": 1, "CAMLM": 2, "BTMLM": 4}}
+"""BTMLM's rows of eight -> rows of a step, for *btmlm*; *transfer* has two."""
 LEARNING = ("learning_mmlm", "learning_tlm", "learning_camlm", "learning_btmlm")
 
 
@@ -109,11 +114,16 @@ def pseudo_shares(name: str, shape: str | None, steps: int | None, overrides: Se
     recipe = budgeted(recipe_of(name, shape), steps, overrides)
     if "BTMLM" not in objectives_in(recipe):
         raise InputError(f"--recipe {name}: its stages have no BTMLM, which pseudo tokens are for; expected e.g. exp5")
-    variants = []
-    for share in PSEUDO_SHARES:
+    return _by_pseudo_share(recipe)
+
+
+def _by_pseudo_share(recipe: dict[str, Any], besides: float | None = None) -> list[Variant]:
+    """The recipe with each of PSEUDO_SHARES but `besides`."""
+    made = []
+    for share in (share for share in PSEUDO_SHARES if share != besides):
         changed = merge_overrides(recipe, [f"data.corruption.pseudo_token_share={share}"])
-        variants.append(Variant(f"pseudo_{round(100 * share):02d}", f"{100 * share:.0f} % pseudo tokens", changed))
-    return variants
+        made.append(Variant(f"pseudo_{round(100 * share):02d}", f"{100 * share:.0f} % pseudo tokens", changed))
+    return made
 
 
 def scratch(name: str, steps: int | None, overrides: Sequence[str], vocab_size: int) -> list[Variant]:
@@ -142,21 +152,43 @@ def transfer(name: str, steps: int | None, overrides: Sequence[str], vocab_size:
     """
     recipe = budgeted(recipe_of(name, None), steps, overrides)
     num_steps = total_steps(recipe)
-
-    def variant(of: str, count: int) -> Variant:
-        shares = TRANSFER_STAGES[of]
-        if count < len(shares):
-            raise InputError(f"--steps {num_steps}: {of} has {len(shares)} stages and would have {count} of them; give more")
-        counts = apportion([share for share, _ in shares], count)
-        stages = [{"steps": n, "rows": dict(rows)} for n, (_, rows) in zip(counts, shares, strict=True)]
-        made = {**recipe, "stages": stages}
-        return Variant(of, objectives_in(made), made)
-
-    made = [variant(of, num_steps) for of in TRANSFER_STAGES]
+    made = [_staged(of, recipe, TRANSFER_STAGES[of], num_steps) for of in TRANSFER_STAGES]
     if vocab_size is not None:
         spent = [flops(of.config, vocab_size) for of in made]
-        made = [variant(of.name, max(1, round(num_steps * spent[0] / own))) for of, own in zip(made, spent, strict=True)]
+        counts = [max(1, round(num_steps * spent[0] / own)) for own in spent]
+        made = [_staged(of, recipe, TRANSFER_STAGES[of], n) for of, n in zip(TRANSFER_STAGES, counts, strict=True)]
     return [replace(made[0], name="untrained", title="untrained", is_trained=False), *made]
+
+
+def _staged(of: str, recipe: dict[str, Any], shares: Sequence[tuple[float, Mapping[str, int]]], num_steps: int) -> Variant:
+    """The recipe with stages that are shares of `num_steps`. Raises InputError where one would have none."""
+    if num_steps < len(shares):
+        raise InputError(f"--steps {num_steps}: {of} has {len(shares)} stages and would have {num_steps} of them; give more")
+    counts = apportion([share for share, _ in shares], num_steps)
+    stages = [{"steps": n, "rows": dict(rows)} for n, (_, rows) in zip(counts, shares, strict=True)]
+    made = {**recipe, "stages": stages}
+    return Variant(of, objectives_in(made), made)
+
+
+def btmlm(name: str, steps: int | None, overrides: Sequence[str]) -> list[Variant]:
+    """Recipe `name` with CAMLM alone, then with BTMLM, which each of the others changes in one thing."""
+    recipe = budgeted(recipe_of(name, None), steps, overrides)
+    num_steps = total_steps(recipe)
+    before, (_, rows) = TRANSFER_STAGES["btmlm"]
+    corruption = recipe.get("data", {}).get("corruption", {})
+    usual = corruption.get("pseudo_token_share", CorruptionConfig.pseudo_token_share)
+
+    def variant(of: str, title: str, begin: float = before[0], rows: Mapping[str, int] = rows) -> Variant:
+        stages = ((begin, before[1]), (1 - begin, rows))
+        return replace(_staged(of, recipe, stages, num_steps), title=title)
+
+    camlm = _staged("camlm", recipe, TRANSFER_STAGES["camlm"], num_steps)
+    default = variant(
+        "btmlm", f"BTMLM from {before[0]:.0%} of the steps, {rows['BTMLM']} rows of 8, {usual:.0%} pseudo tokens"
+    )
+    begins = [variant(f"begin_{begin * 100:.0f}", f"from {begin:.0%} of the steps", begin) for begin in BTMLM_BEGINS]
+    by_rows = [variant(f"rows_{n}", f"{n} rows of 8", rows=rows) for n, rows in BTMLM_ROWS.items()]
+    return [camlm, default, *begins, *by_rows, *_by_pseudo_share(default.recipe, besides=usual)]
 
 
 def alignlm(name: str, steps: int | None, overrides: Sequence[str]) -> list[Variant]:

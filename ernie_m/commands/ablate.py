@@ -2,6 +2,7 @@
 
     ernie-m ablate objectives   --data DATA --to RUNS --recipe small --steps 20000 --tatoeba TATOEBA
     ernie-m ablate pseudo-share --data DATA --to RUNS --recipe small --steps 20000
+    ernie-m ablate btmlm        --data DATA --to RUNS --tatoeba TATOEBA --held_out HELD_OUT
     ernie-m ablate scratch      --data DATA --to RUNS
     ernie-m ablate alignlm      --data DATA --to RUNS --recipe small --gold en-es=GOLD.tsv
     ernie-m ablate translation  --data DATA --to RUNS --test heldout/fr-en --kind unsupervised
@@ -25,7 +26,7 @@ from ernie_m.base.ranges import Range
 
 
 class Commands:
-    """Compare pre-trainings: `objectives` (Table 6), `pseudo-share` (Figure 6), `scratch` (Table 8), `alignlm`
+    """Compare pre-trainings: `objectives` (Table 6), `pseudo-share` (Figure 6), `btmlm`, `scratch` (Table 8), `alignlm`
     (arXiv 2106.01732), `translation` (XLM's Table 2), `learning`, `transfer`."""
 
     objectives = on_data.comparing(
@@ -39,6 +40,13 @@ class Commands:
         "5, 10, 15 and 20 % pseudo tokens in BTMLM, the paper's Figure 6.",
         "name or path of a recipe that gives the model, batch and rates instead of exp5's own",
         on_data.pseudo_share,
+    )
+    btmlm = on_data.comparing(
+        "btmlm",
+        "CAMLM alone, then with BTMLM: when it begins, its rows of a step, its pseudo tokens, one thing at a time.\n\n"
+        "        The data needs text and pairs; BTMLM is meant for more text than pairs.",
+        "name or path of a recipe that gives the model, batch, rates and steps; default scratch",
+        on_data.btmlm,
     )
     scratch = on_data.comparing(
         "scratch",

@@ -124,6 +124,31 @@ def test_a_shape_gives_all_but_the_stages() -> None:
         variants.recipe_of("exp3", "smal")
 
 
+def test_variants_of_BTMLM_differ_from_the_usual_one_in_one_thing() -> None:
+    compared = {v.name: v for v in variants.btmlm("scratch", 1000, [])}
+    usual = compared["btmlm"]
+    transfer = {v.name: v for v in variants.transfer("scratch", 1000, [])}
+    assert (usual.recipe, compared["camlm"].recipe) == (transfer["btmlm"].recipe, transfer["camlm"].recipe)
+
+    def of(name: str) -> tuple[list[int], dict[str, float], float]:
+        stages = compared[name].config.stages
+        return [stage.steps for stage in stages], stages[-1].rows, compared[name].config.data.corruption.pseudo_token_share
+
+    steps, rows, share = of("btmlm")
+    assert [of("begin_25"), of("begin_50")] == [([250, 750], rows, share), ([500, 500], rows, share)]
+    for name, number in {"rows_1": 1, "rows_4": 4}.items():
+        own = of(name)
+        assert (own[0], own[2]) == (steps, share)
+        assert (own[1]["BTMLM"], sum(own[1].values())) == (number, sum(rows.values()))
+    shares = {name: of(name) for name in compared if name.startswith("pseudo_")}
+    assert shares == {f"pseudo_{percent:02d}": (steps, rows, percent / 100) for percent in (5, 15, 20)}
+    assert len(compared) == 2 + 2 + 2 + 3
+    assert [v.name for v in variants.btmlm("scratch", None, ["data.corruption.pseudo_token_share=0.05"])][-1] == "pseudo_20"
+    assert all(v.num_steps == 1000 for v in compared.values())
+    with pytest.raises(InputError, match=r"--steps 1.*btmlm has 2 stages"):
+        variants.btmlm("scratch", 1, [])
+
+
 def test_pseudo_shares_differ_in_the_share_alone_and_need_BTMLM() -> None:
     compared = variants.pseudo_shares("exp5", "small", 100, [])
     shares = [v.config.data.corruption.pseudo_token_share for v in compared]
