@@ -13,16 +13,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from ernie_m.base.command_line import listed
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
-from ernie_m.commands.translate import BATCH_TOKENS, BEAMS, PENALTY, search_of
-from ernie_m.corpus.word_links import GoldPair, Score, check_range, read_gold
+from ernie_m.commands import evaluate_translation
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ernie_m.corpus.word_links import Score
     from ernie_m.interop.encoder import OpenEncoder
 
 
@@ -112,6 +111,7 @@ class Commands:
             trust_remote_code: run the Python code that the encoder's folder brings; without it such a folder is refused
         """
         from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.corpus.gold_sets import gold_with_sentences
         from ernie_m.interop.encoder import open_encoder
         from ernie_m.models.state_alignment import state_scores
         from ernie_m.runs.ranks import this_device
@@ -119,21 +119,21 @@ class Commands:
         of = {"measure": "alignment", "model": model, "gold": gold, "source": source, "target": target, "layer": layer}
         of |= {"form": form, "first_index": first_index}
         check_same_measures(output, of)
-        pairs = read_gold(Path(gold), form, first_index)
-        words = _words_of(pairs, gold, source, target)
+        files = [None if side is None else Path(side) for side in (source, target)]
+        known = gold_with_sentences(Path(gold), form, first_index, *files)
         opened = open_encoder(model, trust_remote_code)
         layers = _layers(layer, opened.config.num_hidden_layers)
         encoders = _encoders(opened, untrained)
-        _tell_cut(opened, [" ".join(side) for pair in words for side in pair])
+        _tell_cut(opened, [" ".join(side) for pair in known.words for side in pair])
         results = {
-            name: state_scores(encoder, opened.tokenizer, pairs, words, layers, this_device(), name)
+            name: state_scores(encoder, opened.tokenizer, known.pairs, known.words, layers, this_device(), name)
             for name, encoder in encoders.items()
         }
-        print(f"word links from the states of {len(pairs)} pairs: mutual nearest tokens by cosine")
+        print(f"word links from the states of {len(known.pairs)} pairs: mutual nearest tokens by cosine")
         print(_table_of_links(results, layers))
         if output:
             figures = {name: {k: vars(found) for k, found in scores.items()} for name, scores in results.items()}
-            write_json(Path(output), {"pairs": len(pairs), **of, **figures})
+            write_json(Path(output), {"pairs": len(known.pairs), **of, **figures})
 
     def words(
         self,
@@ -241,74 +241,7 @@ class Commands:
         if output:
             write_json(Path(output), {**of, "step": chosen.step, **vars(result)})
 
-    def translation(
-        self,
-        *,
-        source: str,
-        reference: str,
-        model: str | None = None,
-        hypothesis: str | None = None,
-        from_: str | None = None,
-        to: str | None = None,
-        beams: Annotated[int, BEAMS] | None = None,
-        length_penalty: Annotated[float, PENALTY] | None = None,
-        batch_tokens: Annotated[int, BATCH_TOKENS] | None = None,
-        data: str | None = None,
-        checkpoint: str | None = None,
-        output: str | None = None,
-    ) -> None:
-        """BLEU and chrF (sacrebleu, raw text) of a model's translations, or of a file of them, beside the source copied.
-
-        Args:
-            source: a sentence a line
-            reference: their translations by people, line by line; several files with commas between
-            model: run folder of a training on MT, or what `ernie-m export` made of it
-            hypothesis: a file of translations, in place of a model
-            from_: language of the source; a folder knows its own
-            to: language of the references; a folder knows its own
-            beams: width of the search; default: 1, greedy
-            length_penalty: with beams, exponent of a translation's length, by which the sum of its log probabilities is
-                divided; default: 1
-            batch_tokens: tokens of the sentences that are translated together, padding and beams included; default: 4096
-            data: data folder of the run, for its tokenizer; default: the one it was started on
-            checkpoint: of the run, e.g. step_00001000, 1000 or best; default: the newest
-            output: also write the figures to this JSON file
-        """
-        from ernie_m.base.files import check_same_measures, write_json
-        from ernie_m.base.table import table
-        from ernie_m.corpus.aligned_files import read_parallel
-        from ernie_m.interop.open_translator import open_translator
-        from ernie_m.runs.ranks import this_device
-        from ernie_m.translation.lines import BATCH, Translator
-        from ernie_m.translation.scores import require_sacrebleu, scores
-
-        if (model is None) == (hypothesis is None):
-            raise InputError("--model: give a model to translate with, or a file of translations as --hypothesis, not both")
-        require_sacrebleu()
-        how = {"from": from_, "checkpoint": checkpoint, "beams": beams, "length_penalty": length_penalty}
-        for key, value in {**how, "data": data, "batch_tokens": batch_tokens}.items():
-            if hypothesis is not None and value is not None:
-                raise InputError(f"--{key} {value}: of a model that translates, and --hypothesis is a file; leave it out")
-        named = {"source": source, "reference": reference, "model": model, "hypothesis": hypothesis, "to": to}
-        of = {"measure": "translation", **named, **how}
-        check_same_measures(output, of)
-        search = search_of(beams or 1, length_penalty)
-        texts = [Path(name) for name in listed("reference", reference, "a file, or several with commas between")]
-        files = [Path(source), *texts, *([Path(hypothesis)] if hypothesis else [])]
-        lines, *others = read_parallel(files)
-        references = others[:-1] if hypothesis else others
-        found, target = others[-1], to
-        if model is not None:
-            opened = open_translator(model, data, checkpoint, this_device())
-            numbers, target = opened.numbers(from_, to), to or (opened.direction or (None, None))[1]
-            batch = batch_tokens or BATCH
-            found = Translator(opened.model, opened.vocabulary, numbers, opened.positions, batch, search).lines(lines)
-        results = {"translated": scores(found, references, target), "source copied": scores(lines, references, target)}
-        print(f"{len(lines):,} sentences, {len(references)} references each")
-        print(table(["", "BLEU", "chrF"], [[name, *score.cells] for name, score in results.items()]))
-        print(f"{results['translated'].bleu_signature}\n{results['translated'].chrf_signature}")
-        if output:
-            write_json(Path(output), {**of, "sentences": len(lines), **{name: vars(s) for name, s in results.items()}})
+    translation = evaluate_translation.translation
 
 
 def _encoders(opened: OpenEncoder, untrained: bool) -> dict[str, nn.Module]:
@@ -345,29 +278,6 @@ def _table_of_links(results: Mapping[str, Mapping[str, Score]], layers: Sequence
         scores = [of_layer[str(k)] for of_layer in results.values()]
         rows.append([f"{k}", *(f"{100 * value:.1f} %" for s in scores for value in (s.aer, s.precision, s.recall))])
     return table(["layer", *head], rows)
-
-
-def _words_of(
-    pairs: Sequence[GoldPair], gold: str, source: str | None, target: str | None
-) -> list[tuple[Sequence[str], Sequence[str]]]:
-    """The words of both sentences of each gold pair, from the gold itself or from two files."""
-    from ernie_m.corpus.aligned_files import read_aligned
-
-    if all(pair.source is not None for pair in pairs):
-        if source is not None or target is not None:
-            raise InputError(f"--source, --target: {gold} has the sentences itself; leave both out")
-        return [(pair.source or (), pair.target or ()) for pair in pairs]
-    if source is None or target is None:
-        raise InputError(f"{gold}: has links alone; give the sentences with --source and --target")
-    sides = read_aligned(Path(source), Path(target))
-    if len(sides[0]) != len(pairs):
-        raise InputError(f"{gold}: links of {len(pairs)} pairs, {source} has {len(sides[0])} lines; expected the same ones")
-    words: list[tuple[Sequence[str], Sequence[str]]] = [
-        (one.split(), other.split()) for one, other in zip(*sides, strict=True)
-    ]
-    for number, (pair, (one, other)) in enumerate(zip(pairs, words, strict=True), 1):
-        check_range(sorted(pair.possible), len(one), len(other), f"{gold}, pair {number}")
-    return words
 
 
 def main(called: str = "ernie-m evaluate") -> None:
