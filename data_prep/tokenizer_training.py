@@ -65,10 +65,6 @@ def train_tokenizer(
     vocab_size = vocab_size or MODEL_TYPES[model_type]
     if vocab_size <= vocab_size_of(3):
         raise InputError(f"--vocab_size {vocab_size}: expected more than the {vocab_size_of(3)} special tokens")
-    if not 0 <= alpha <= 1:
-        raise InputError(f"--alpha {alpha}: expected a number from 0 to 1")
-    if not 0.9 <= character_coverage <= 1:
-        raise InputError(f"--character_coverage {character_coverage}: expected a number from 0.9 to 1")
     _refuse_unwritable(out, overwrite)
     corpora = read_catalog(catalog)
     for corpus in corpora:  # a wrong path is known at once

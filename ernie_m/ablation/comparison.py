@@ -113,15 +113,15 @@ def run_cells(
     wanted, chosen = [cells.Cell(variant, seed) for seed in range(plan.seeds) for variant in variants], plan.chosen(variants)
     by = plan.measured_by if making is not None else None
     found = cells.read(plan.finished, wanted, by) if plan.finished else {}
-    here = [cell for cell in wanted if making is not None and cell.name not in found and cell.variant in chosen]
+    here = [cell for cell in wanted if cell.name not in found and cell.variant in chosen]
     if making is None and not (found or cells.read(plan.to / "cells", wanted, by)):
         where = plan.finished or plan.to / "cells"
         raise InputError(f"no finished cell in {where}; --source or --data names the data to run some")
-    if here:
+    if making is not None and here:
         check(plan.fine_tuning)
     claim(variants, plan)
-    if here:
-        do(making or (), plan)
+    if making is not None and here:
+        do(making, plan)
         _do_cells(here, plan, plan.measured_by)
     found |= cells.read(plan.to / "cells", wanted, by)
     results = {v.name: [found[name]["result"] for name in plan.job_names(v) if name in found] for v in variants}

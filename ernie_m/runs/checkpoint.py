@@ -123,9 +123,20 @@ def _check_kinds(checkpoint: Checkpoint) -> None:
             raise InputError(f"{path}: does not tell bytes and sha256 of {name}")
 
 
-def verify(folder: Path, rank: int = 0, world_size: int = 1, on_progress: Callable[[], None] = lambda: None) -> Checkpoint:
-    """Check this rank's share of the files against the manifest; raises InputError naming the first that differs."""
+def verify(
+    folder: Path,
+    rank: int = 0,
+    world_size: int = 1,
+    on_progress: Callable[[], None] = lambda: None,
+    identity: str | None = None,
+) -> Checkpoint:
+    """Check this rank's share of the files against the manifest; raises InputError naming the first that differs.
+
+    `identity`: of the run that it must belong to; None: any.
+    """
     checkpoint = read_manifest(folder)
+    if identity is not None and checkpoint.state.get("identity") != identity:
+        raise InputError("belongs to another run")
     if folder.match(COMMITTED) and folder.name != folder_name(checkpoint.step):  # a copy may have any other name
         raise InputError(f"is the checkpoint of step {checkpoint.step} under another name")
     files = checkpoint.files

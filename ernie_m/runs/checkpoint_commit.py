@@ -29,7 +29,6 @@ from ernie_m.runs.checkpoint import (
     committed_folders,
     folder_name,
     rank_file,
-    read_manifest,
     step_of,
     verify,
     write_manifest,
@@ -162,9 +161,7 @@ class Committer:
     def problem_of(self, folder: Path) -> str | None:
         """Why a checkpoint cannot be used, by this rank's share of its files; None when it can."""
         try:
-            if read_manifest(folder).state.get("identity") != self.identity:
-                raise InputError("belongs to another run")
-            verify(folder, self.voters.rank, self.voters.world_size, self.on_progress)
+            verify(folder, self.voters.rank, self.voters.world_size, self.on_progress, self.identity)
         except (InputError, OSError) as error:  # in any case all must vote
             return str(error)
         return None

@@ -146,8 +146,6 @@ def test_a_file_that_is_there_is_replaced_only_when_told(text_catalog: Path, tmp
     ("options", "message"),
     [
         ({"model_type": "word"}, "--model_type word: expected one of unigram, bpe"),
-        ({"alpha": 2.0}, "--alpha"),
-        ({"character_coverage": 0.1}, "--character_coverage"),
         ({"vocab_size": 3}, "--vocab_size 3"),
     ],
 )
