@@ -22,7 +22,7 @@ from ernie_m.ablation.measures import (
 from ernie_m.base.config import build
 from ernie_m.base.console import InputError
 from ernie_m.base.files import folder_written_atomically, require_new_folder
-from ernie_m.base.run_files import CONFIG_FILE
+from ernie_m.base.run_files import CONFIG_FILE, DATA_IDENTITY
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.corpus.gold_sets import read_gold_sets
@@ -74,7 +74,7 @@ def of_run(run: Path, data: Path | None) -> Iterator[MeasuredModel]:
     if not folder.is_complete:
         raise InputError(f"{run}: not finished; let its training end first")
     vocabulary = open_vocabulary(tokenizer_of(configuration, data))
-    languages = configuration["data_identity"]["languages"]
+    languages = configuration[DATA_IDENTITY]["languages"]
     architecture = architecture_of_run(run, configuration)
     for path in reversed(committed_folders(folder.checkpoints)):
         checkpoint = newest if path == newest.folder else verify(path)

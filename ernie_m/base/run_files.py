@@ -16,6 +16,8 @@ RUN/COMPLETE          written last: its presence, not an exit code, says that tr
 """
 
 CONFIG_FILE = "config.yaml"
+DATA_IDENTITY = "data_identity"
+"""Its section that says which data and tokenizer the run was started on."""
 METRICS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.png"
 CHECKPOINTS_FOLDER = "checkpoints"

@@ -21,6 +21,7 @@ from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
 from ernie_m.base.files import folder_written_atomically, require_new_folder
 from ernie_m.base.ranges import Range
+from ernie_m.base.run_files import DATA_IDENTITY
 
 if TYPE_CHECKING:
     from ernie_m.runs.checkpoint import Checkpoint
@@ -71,7 +72,7 @@ def export(
     require_new_folder("--to", target)
     configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
-    languages = configuration["data_identity"]["languages"]
+    languages = configuration[DATA_IDENTITY]["languages"]
     if model_config(configuration).translates:
         given = {"format": format, "language": language, "keep": keep or None, "head": head or None}
         for key in (key for key, value in given.items() if value is not None):
@@ -104,7 +105,7 @@ def _export_translation(
     from ernie_m.interop.model_card import CARD_FILE, translation_card
     from ernie_m.interop.translation_folder import direction_of, export_translation
 
-    languages = configuration["data_identity"]["languages"]
+    languages = configuration[DATA_IDENTITY]["languages"]
     sides = direction_of(direction, languages)
     model = translator_of(Path(run), configuration, chosen, torch.device("cpu"))
     with folder_written_atomically(target) as aside:

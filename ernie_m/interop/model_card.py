@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from ernie_m.base.files import sha256_of
+from ernie_m.base.run_files import DATA_IDENTITY
 from ernie_m.base.table import markdown
 from ernie_m.corpus.folder import MANIFEST_FILE, TRAIN
 from ernie_m.corpus.manifest import Manifest
@@ -69,7 +70,7 @@ def model_card(
     """The card, in Markdown, of `checkpoint` of `run`; `data` is its data folder, `keep` the share of the start in it,
     `language` the one that all tokens carry, `backbone_has_head`: whether an encoder of transformers has its head of masked
     words in the folder."""
-    languages, heads = configuration["data_identity"]["languages"], losses_of_heads(configuration)
+    languages, heads = configuration[DATA_IDENTITY]["languages"], losses_of_heads(configuration)
     backbone, is_ernie_m = configuration["model"].get("backbone"), model_type == ERNIE_M.model_type
     fills_masks = backbone_has_head if backbone else TOKEN in heads and not is_ernie_m
     loaders = "`AutoModel`, `AutoModelForMaskedLM`" if fills_masks else "`AutoModel`"
@@ -206,7 +207,7 @@ def _averaged(keep: float) -> str:
 
 
 def _data(configuration: Mapping[str, Any], data: Path) -> str:
-    identity = configuration["data_identity"]
+    identity = configuration[DATA_IDENTITY]
     same = (data / MANIFEST_FILE).is_file() and sha256_of(data / MANIFEST_FILE) == identity["manifest_sha256"]
     if not same:
         return f"Languages: {', '.join(identity['languages'])}. Its manifest was not at hand when the model was exported."

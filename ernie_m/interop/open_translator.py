@@ -10,6 +10,7 @@ import torch
 from ernie_m.base.command_line import nearest
 from ernie_m.base.console import InputError
 from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
+from ernie_m.base.run_files import DATA_IDENTITY
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.interop.build_model import any_translator_of
 from ernie_m.interop.translation_folder import read_folder
@@ -72,7 +73,7 @@ def open_translator(name: str, data: str | None, checkpoint: str | None, device:
         configuration, chosen = RunFolder(path).read(checkpoint)
         vocabulary = open_vocabulary(tokenizer_of(configuration, Path(data) if data else None))
         model = any_translator_of(path, configuration, chosen, device)
-        languages = tuple(configuration["data_identity"]["languages"])
+        languages = tuple(configuration[DATA_IDENTITY]["languages"])
         return OpenTranslator(model, vocabulary, longest_document(model.config), languages)
     for key, value in (("data", data), ("checkpoint", checkpoint)):
         if value is not None:

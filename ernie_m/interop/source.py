@@ -15,7 +15,7 @@ import torch
 
 from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError
-from ernie_m.base.run_files import CHECKPOINTS_FOLDER
+from ernie_m.base.run_files import CHECKPOINTS_FOLDER, DATA_IDENTITY
 from ernie_m.base.run_files import CONFIG_FILE as RUN_CONFIG_FILE
 from ernie_m.corpus.editable import RowSources
 from ernie_m.interop.checkpoint_tensors import CheckpointTensors
@@ -210,12 +210,12 @@ def _of_run(path: Path, target: Target, side: str | None) -> Source:
     """A run folder (its newest checkpoint), or one checkpoint of a run."""
     run = path if (path / RUN_CONFIG_FILE).is_file() else path.resolve().parents[1]
     configuration = read_yaml(run / RUN_CONFIG_FILE)
-    if "data_identity" not in configuration:
+    if DATA_IDENTITY not in configuration:
         raise InputError(f"{run / RUN_CONFIG_FILE}: not a run's; expected a Hugging Face folder, a hub id or a run folder")
     folders = committed_folders(run / CHECKPOINTS_FOLDER) if run == path else [path]
     if not folders:
         raise InputError(f"{run}: no checkpoint under {run / CHECKPOINTS_FOLDER}")
-    identity, found = configuration["data_identity"], model_config(configuration)
+    identity, found = configuration[DATA_IDENTITY], model_config(configuration)
     vocabulary, piece_rows = "the data's tokenizer", None
     if identity["tokenizer_sha256"] != target.tokenizer_sha256:
         vocabulary, piece_rows = _from_its_vocabulary(run, configuration, target)

@@ -31,6 +31,7 @@ from ernie_m.base.run_files import (
     CHECKPOINTS_FOLDER,
     COMPLETE_FILE,
     CONFIG_FILE,
+    DATA_IDENTITY,
     LAST_STOP_FILE,
     LOCK_FILE,
     OF_TRAINING,
@@ -42,7 +43,7 @@ from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
 
 MAY_CHANGE = ("output", "guards")  # sections that do not change what is learnt
 FREE_KEYS = (  # how the same steps are spread; a checkpoint fits all of them, and knows its precision itself
-    ("data_identity", "folder"),
+    (DATA_IDENTITY, "folder"),
     ("engine", "precision"),
     ("engine", "zero_stage"),
     ("batch", "micro_batch_rows"),
@@ -86,9 +87,9 @@ class RunFolder:
                 )
         saved_path = self.path / CONFIG_FILE
         saved = read_yaml(saved_path) if saved_path.is_file() else {}
-        if "data_identity" not in saved:
+        if DATA_IDENTITY not in saved:
             if self.path.exists() and not (self.path.is_dir() and all(map(_is_before_training, self.path.iterdir()))):
-                torn = f"{CONFIG_FILE} lacks data_identity: incomplete, or of another program"
+                torn = f"{CONFIG_FILE} lacks {DATA_IDENTITY}: incomplete, or of another program"
                 why = torn if saved else f"no {CONFIG_FILE} of ours"
                 raise InputError(f"{self.path}: not empty and not a run folder ({why}); choose another --run")
             return
@@ -166,7 +167,7 @@ class RunFolder:
         """Saved configuration and a checkpoint, for tools; raises InputError when this is no run folder, or has no such one.
 
         `checkpoint`: its name or step; None takes the newest whole one."""
-        return read_saved(self.path, "model", "data_identity.tokenizer_sha256"), checkpoint_of(self.path, checkpoint)
+        return read_saved(self.path, "model", f"{DATA_IDENTITY}.tokenizer_sha256"), checkpoint_of(self.path, checkpoint)
 
 
 def _is_before_training(path: Path) -> bool:
@@ -211,12 +212,12 @@ def specials_recorded(specials: Specials, model: AnyModel) -> dict[str, Any]:
 
 def specials_of(configuration: Mapping[str, Any]) -> Specials:
     """The special tokens of a run's vocabulary, from its saved configuration."""
-    recorded = configuration["data_identity"].get(SPECIAL_TOKENS)
+    recorded = configuration[DATA_IDENTITY].get(SPECIAL_TOKENS)
     if recorded is not None:
-        return Specials.from_json(recorded, f"{CONFIG_FILE}: data_identity.{SPECIAL_TOKENS}")
+        return Specials.from_json(recorded, f"{CONFIG_FILE}: {DATA_IDENTITY}.{SPECIAL_TOKENS}")
     model = model_config(configuration)
     if isinstance(model, BackboneConfig):
-        raise InputError(f"{CONFIG_FILE}: data_identity.{SPECIAL_TOKENS} is missing; expected what the run wrote there")
+        raise InputError(f"{CONFIG_FILE}: {DATA_IDENTITY}.{SPECIAL_TOKENS} is missing; expected what the run wrote there")
     return Specials.xlm_r(model.vocab)
 
 
@@ -227,7 +228,7 @@ def identity_of(configuration: dict[str, Any]) -> str:
 
 def tokenizer_of(configuration: dict[str, Any], data: Path | None) -> Path:
     """The tokenizer file of the run's data, its fingerprint checked; raises InputError when it is another's."""
-    identity = configuration["data_identity"]
+    identity = configuration[DATA_IDENTITY]
     folder = data or Path(identity["folder"])
     path = folder / (TOKENIZER_JSON if (folder / TOKENIZER_JSON).is_file() else TOKENIZER_FILE)
     if not path.is_file():

@@ -11,7 +11,7 @@ from typing import Any
 from ernie_m.ablation.measured_model import MeasuredModel
 from ernie_m.base.config import build, read_saved
 from ernie_m.base.console import InputError
-from ernie_m.base.run_files import CONFIG_FILE
+from ernie_m.base.run_files import CONFIG_FILE, DATA_IDENTITY
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.interop.architecture import Architecture
 from ernie_m.interop.build_model import architecture_of_run, trained_model
@@ -42,7 +42,7 @@ class OpenedRun:
     @property
     def data_order_problem(self) -> str | None:
         """Why this release does not know the run's rows; None when it does."""
-        order = self.configuration["data_identity"].get("data_order", 1)
+        order = self.configuration[DATA_IDENTITY].get("data_order", 1)
         if order == DATA_ORDER:
             return None
         return f"the run has data order {order}, this release {DATA_ORDER}: its rows would not be those that were trained"
@@ -84,7 +84,7 @@ def open_run(run: Path, data: Path | None = None, checkpoint: str | None = None)
     """
     opened = open_data(run, data)
     configuration = read_saved(run)
-    content = {key: value for key, value in configuration.items() if key != "data_identity"}
+    content = {key: value for key, value in configuration.items() if key != DATA_IDENTITY}
     config = build(TrainingConfig, content, str(run / CONFIG_FILE))
     if config.model.translates:
         raise InputError(f"{run}: its model translates (model.decoder); expected a run of an encoder alone")

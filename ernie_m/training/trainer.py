@@ -20,7 +20,7 @@ from ernie_m.base.config import to_mapping
 from ernie_m.base.console import Choice, InputError, reason_of
 from ernie_m.base.files import sha256_of, write_json
 from ernie_m.base.interruption import Interruption
-from ernie_m.base.run_files import START_FILE
+from ernie_m.base.run_files import DATA_IDENTITY, START_FILE
 from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
 from ernie_m.interop.build_model import architecture_of, check_fits
 from ernie_m.interop.start import check_starts, starts_of, step_zero
@@ -80,7 +80,7 @@ class Trainer:
         self.asked = SkipSteps.parse(skip_steps or "", self.schedule.num_steps)
         self.configuration = to_mapping(config) | {
             "model": to_mapping(self.architecture.config),
-            "data_identity": {
+            DATA_IDENTITY: {
                 "folder": str(data.resolve()),
                 "manifest_sha256": sha256_of(data / MANIFEST_FILE),
                 "tokenizer_sha256": manifest.tokenizer_sha256,
