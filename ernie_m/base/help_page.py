@@ -42,11 +42,12 @@ def show_ranges(component: Callable[..., Any]) -> None:
 
 
 def parsed(docstring: str | None) -> Any:
-    """As fire's `docstrings.parse`, with each entry of `Args:` whole."""
+    """As fire's `docstrings.parse`, with each entry of `Args:` whole and its lines joined."""
     read = _parse(docstring)
     section = inspect.cleandoc(docstring or "").partition("\nArgs:")[2].partition("\n\n")[0]
     entries = [re.fullmatch(r"\*?(\w+): (.*)", entry, re.DOTALL) for entry in re.split(r"\n {4}(?! )", section)[1:]]
-    return read._replace(args=[docstrings.ArgInfo(found[1], None, found[2]) for found in entries if found])
+    told = [docstrings.ArgInfo(found[1], None, " ".join(found[2].split())) for found in entries if found]
+    return read._replace(args=told)
 
 
 def option_item(

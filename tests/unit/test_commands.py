@@ -107,7 +107,9 @@ def test_help_shows_what_is_written_of_each_option_and_its_range(
         monkeypatch.setattr(sys, "argv", ["ernie-m", name.replace("_", "-"), *words, "--help"])
         with pytest.raises(SystemExit):
             choice.main()
-        shown = " ".join("".join(capsys.readouterr()).split())
+        page = "".join(capsys.readouterr())
+        assert not re.search(r"\S {2,}\S", page.partition("FLAGS")[2]), "where a line of a docstring ends"
+        shown = " ".join(page.split())
         told = inspect.getdoc(function) or ""
         described = re.split(r"\n    (?=\w+: )", told.partition("\nArgs:")[2].partition("\n\n")[0])[1:]
         options = set(inspect.signature(function).parameters) - {"self"}
