@@ -13,6 +13,7 @@ from data_prep.ownership import REPORT_FILE
 from data_prep.stats import FolderStats, StreamStats
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json, written_atomically
+from ernie_m.base.process_end import clean_end
 from ernie_m.corpus.unknown_pieces import Pieces
 
 TEMPLATE = "stats_page.html.jinja"
@@ -24,7 +25,7 @@ def write_page(found: FolderStats, data: Path, path: Path) -> None:
         jinja2 = importlib.import_module("jinja2")
     except ImportError:
         raise InputError("--html needs jinja2: pip install 'ernie-m[show]'") from None
-    with tempfile.TemporaryDirectory() as folder:
+    with clean_end, tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "mixture.png"
         draw(found, picture)
         encoded = base64.b64encode(picture.read_bytes()).decode("ascii")

@@ -8,12 +8,10 @@ Nothing that is written depends on any of this.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,6 +20,7 @@ from typing import Any
 
 from data_prep.team import MemoryFile, Team, team_sizes
 from ernie_m.base.console import InputError
+from ernie_m.base.process_end import end_with_parent
 
 TeamWork = Callable[..., Any]
 """(team, *arguments) -> a picklable result; runs on the root of each team."""
@@ -158,8 +157,4 @@ def _team_process(pipe: Any, number: int, sizes: list[int], work: TeamWork, argu
 def _die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, even by SIGKILL; and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":
-        set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the request
-            os._exit(1)
+    end_with_parent(parent, signal.SIGKILL)

@@ -3,7 +3,7 @@
 1. A job is a chain of parts: train, export, measure, fine-tune. A part says itself whether it is done.
 2. `side_by_side` jobs run at the same time; the output of their parts goes to the job's own log.
 3. A job that fails is left out and named at the end; the others go on. On SIGTERM, SIGUSR1 or Ctrl-C all jobs are asked to
-   stop; a training saves first. The same command continues them.
+   stop; a training saves first. So they are when this process is killed. The same command continues them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from types import FrameType
 
 from ernie_m.base.console import EXIT_STOPPED, InputError, Progress
 from ernie_m.base.files import open_log, read_json, remove, write_json, written_atomically
+from ernie_m.base.process_end import ending_with_us
 from ernie_m.base.run_files import STOP_FILE
 from ernie_m.supervision.run_state import last_step
 
@@ -130,7 +131,7 @@ class Jobs:
         with open_log(job.log) as log:
             log.write(f"\n$ {shlex.join(part.command)}\n".encode())
             job.process = subprocess.Popen(
-                part.command,
+                ending_with_us(part.command),
                 env=dict(self.environment),
                 stdout=log,
                 stderr=subprocess.STDOUT,

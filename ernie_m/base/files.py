@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError
+from ernie_m.base.process_end import clean_end
 
 LEFT_OVER = r"\.\d+(\.[0-9a-f]{16})?\.tmp"
 """How a temporary name ends, behind `.NAME`; of earlier releases without the random part."""
@@ -91,19 +92,23 @@ def _aside_of(path: Path) -> Path:
 
 @contextlib.contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; renamed over it when the block ends well, removed when it does not."""
+    """Yield a temporary path beside `path`; renamed over it when the block ends well, removed when it does not.
+
+    Also when it is ended by SIGTERM; a killed process leaves it.
+    """
     aside = _aside_of(path)
-    try:
-        yield aside
-        fsync_path(aside)
-        os.replace(aside, path)
-        fsync_path(path.parent)
-    except OSError as error:  # a full disk does not say which file it has no room for; others name the one aside
-        if error.filename in (None, str(aside)) and error.errno is not None:
-            raise OSError(error.errno, error.strerror, str(path)) from None
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
+    with clean_end:
+        try:
+            yield aside
+            fsync_path(aside)
+            os.replace(aside, path)
+            fsync_path(path.parent)
+        except OSError as error:  # a full disk does not say which file it has no room for; others name the one aside
+            if error.filename in (None, str(aside)) and error.errno is not None:
+                raise OSError(error.errno, error.strerror, str(path)) from None
+            raise
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -111,12 +116,13 @@ def folder_written_atomically(folder: Path) -> Iterator[Path]:
     """Yield a new folder beside `folder`, which must be empty or gone at the end of the block, and gets its place then."""
     aside = _aside_of(folder)
     aside.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        aside.mkdir()
-        yield aside
-        aside.rename(folder)
-    finally:
-        remove(aside)
+    with clean_end:
+        try:
+            aside.mkdir()
+            yield aside
+            aside.rename(folder)
+        finally:
+            remove(aside)
 
 
 def open_kept(path: Path, flags: int = os.O_RDWR) -> int:

@@ -64,6 +64,7 @@ def show(
         raise InputError(f"{missing[0]} is not installed; a page needs the packages of: pip install -e '.[show]'")
 
     from ernie_m.base.files import written_atomically
+    from ernie_m.base.process_end import clean_end
     from ernie_m.show.bitext_folder import read_bitext
     from ernie_m.show.opened import open_run
     from ernie_m.show.report import PageOptions, check_same_run, page
@@ -78,7 +79,7 @@ def show(
         raise InputError(f"--layer {layer}: expected 1 .. {num_layers}, or 0 for the middle one")
     pairs = read_bitext(Path(bitext), opened.language_ids, sentences or NUM_SENTENCES) if bitext else None
     compared = _before(before, trust_remote_code)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=scratch) as folder:
+    with clean_end, tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=scratch) as folder:
         content = page(opened, PageOptions(pairs, compared, step, layer), Path(folder))
     with written_atomically(target) as aside:
         aside.write_text(content, encoding="utf-8")

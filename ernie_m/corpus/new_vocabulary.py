@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ernie_m.base.console import InputError, Progress
+from ernie_m.base.process_end import clean_end
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.edit_json import EditableJson
 from ernie_m.corpus.edit_sentencepiece import EditableSentencePiece
@@ -66,7 +67,7 @@ def open_editable(path: Path) -> Editable:
 
 def opened(editable: Editable, content: bytes) -> AnyVocabulary:
     """The tokenizer with that content, beside the same other files."""
-    with tempfile.TemporaryDirectory() as folder:
+    with clean_end, tempfile.TemporaryDirectory() as folder:
         for beside in (*companions_of(editable.path), editable.path.with_name(MODEL_CONFIG)):
             if beside.is_file():
                 shutil.copyfile(beside, Path(folder) / beside.name)
