@@ -41,7 +41,8 @@ from data_prep.ownership import (
     WORK_FOLDER,
 )
 from ernie_m.base.console import InputError
-from ernie_m.base.files import exclusive, read_json, write_json, written_atomically
+from ernie_m.base.files import read_json, write_json, written_atomically
+from ernie_m.base.locks import exclusive
 from ernie_m.corpus.folder import MANIFEST_FILE
 from ernie_m.corpus.shard_table import SHARDS_FOLDER
 

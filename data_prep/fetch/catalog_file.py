@@ -16,8 +16,9 @@ import yaml
 
 from data_prep.catalog import Corpus, read_catalog
 from ernie_m.base.console import InputError
-from ernie_m.base.files import held_for_a_moment, written_atomically
+from ernie_m.base.files import written_atomically
 from ernie_m.base.language_codes import agree
+from ernie_m.base.locks import held_for_a_moment
 
 Entry = dict[str, Any]
 """What a catalog says of a corpus; its path is relative to the user's folder."""

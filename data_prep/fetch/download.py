@@ -34,7 +34,8 @@ from data_prep.connection import (
 )
 from data_prep.readers.archives import ENDS_KNOWN, check_whole
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import fsync_path, lock, open_log, read_json, sha256_of, write_json
+from ernie_m.base.files import fsync_path, open_log, read_json, sha256_of, write_json
+from ernie_m.base.locks import lock
 
 PIECE_BYTES = 1 << 18
 

@@ -27,8 +27,9 @@ from ernie_m.ablation.measures import check_sets
 from ernie_m.ablation.variants import PAPER_SETTINGS, Variant
 from ernie_m.base.config import differing_keys, read_recipe
 from ernie_m.base.console import InputError
-from ernie_m.base.files import exclusive, read_json, sha256_of, written_atomically
+from ernie_m.base.files import read_json, sha256_of, written_atomically
 from ernie_m.base.hostfile import free_port
+from ernie_m.base.locks import exclusive
 from ernie_m.base.run_files import LOCK_FILE
 from ernie_m.base.shipped import DS_CONFIGS
 from ernie_m.corpus.folder import CorpusFolder

@@ -1,16 +1,15 @@
 """Files under their final name are whole: written under a temporary name, fsynced, then renamed.
 
-The one owner of temporary names, of locks and of files that go on under their name. A folder may be a stranger's, or
-others may write there: a link that lies where we write would send our bytes to its target. So temporary names cannot be
-guessed, and what is opened by name is a plain file with no other name, or an error (`open_kept`). Deleting follows a link
-only where people make them, to a bigger disk.
+The one owner of temporary names and of files that go on under their name (ernie_m.base.locks locks them). A folder may be
+a stranger's, or others may write there: a link that lies where we write would send our bytes to its target. So temporary
+names cannot be guessed, and what is opened by name is a plain file with no other name, or an error (`open_kept`). Deleting
+follows a link only where people make them, to a bigger disk.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -18,7 +17,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,8 +32,6 @@ MOST_SMALL = 1 << 26
 """Bytes: manifests of large folders and tokenizers in JSON take a few MiB."""
 HASHED_MIB = 4
 """Of a file between two calls of `on_progress`."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""What flock says where there are no locks: Lustre ENOSYS, NFS ENOLCK."""
 
 
 def sha256_of(path: Path, piece_bytes: int = HASHED_MIB << 20, on_progress: Callable[[], None] = lambda: None) -> str:
@@ -195,72 +191,6 @@ def remove_left_overs(folder: Path) -> None:
     with contextlib.suppress(OSError):
         for path in filter(is_left_over, [*folder.iterdir()]):
             remove(path)
-
-
-def lock(descriptor: int, path: Path, wait: bool = False) -> None:
-    """Lock an open file for this process, by flock; the kernel releases the lock when the file is closed.
-
-    The file must be open for writing: NFS has no exclusive lock of others, nor of folders.
-    Raises BlockingIOError when another process holds it (unless `wait`), InputError where the file system has no locks.
-    """
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        raise InputError(
-            f"{path}: its file system has no locks (flock: {error.strerror}), so two jobs could write there at once; mount "
-            "Lustre with -o flock, NFS without nolock and with lockd on both sides, or take a folder elsewhere"
-        ) from None
-
-
-@contextlib.contextmanager
-def exclusive(path: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
-    """Hold the lock file `path` within the block; the kernel releases it however the process ends.
-
-    Yields a function that tells whether this process still holds it: on a network file system another host can take a lock
-    over. Raises InputError, `otherwise` with the holder's name, when another process holds it.
-    """
-    with open(open_kept(path), "r+", encoding="utf-8") as file:
-        try:
-            lock(file.fileno(), path)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().partition(";")[0].strip() or "unknown"
-            raise InputError(f"{path.parent}: {otherwise} ({holder}); wait for it, or stop it first") from None
-        content = f"process {os.getpid()} on {socket.gethostname()}; {os.urandom(8).hex()}\n"
-        file.truncate(0)
-        file.write(content)
-        file.flush()
-
-        def is_owner() -> bool:
-            try:
-                return path.read_text(encoding="utf-8") == content
-            except FileNotFoundError:
-                return False
-
-        yield is_owner
-
-
-@contextlib.contextmanager
-def held_for_a_moment(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` within the block, after waiting for others; no file is left."""
-    while True:
-        with open(open_kept(path), "rb") as file:
-            lock(file.fileno(), path, wait=True)
-            if not _is_at(path, file.fileno()):  # whoever held it has removed it: others hold a new one
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    return False
 
 
 def check_removable(path: Path) -> None:

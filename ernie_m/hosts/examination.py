@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import lock
+from ernie_m.base.locks import lock
 from ernie_m.hosts.host_agent import appears
 from ernie_m.hosts.session import AGENT, HostError, HostSession, remote_agent
 

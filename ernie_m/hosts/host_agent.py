@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import lock, read_json, sha256_of, sha256_of_all, written_atomically
+from ernie_m.base.files import read_json, sha256_of, sha256_of_all, written_atomically
+from ernie_m.base.locks import lock
 from ernie_m.base.network import own_name
 from ernie_m.hosts.link import Listener, connect, stream
 

@@ -16,7 +16,6 @@ from ernie_m.base.config import differing_keys, read_saved, read_yaml
 from ernie_m.base.console import InputError
 from ernie_m.base.files import (
     check_removable,
-    exclusive,
     is_left_over,
     read_json,
     remove,
@@ -26,6 +25,7 @@ from ernie_m.base.files import (
     write_json,
     written_atomically,
 )
+from ernie_m.base.locks import exclusive
 from ernie_m.base.run_files import (
     BEFORE_TRAINING,
     CHECKPOINTS_FOLDER,

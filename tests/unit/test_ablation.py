@@ -21,7 +21,7 @@ from ernie_m.ablation.fine_tuning import check, fine_tunings
 from ernie_m.ablation.jobs import Job, Part
 from ernie_m.base.config import build, differing_keys, read_recipe
 from ernie_m.base.console import InputError
-from ernie_m.base.files import exclusive
+from ernie_m.base.locks import exclusive
 from ernie_m.base.run_files import LOCK_FILE, METRICS_FILE
 from ernie_m.base.shipped import RECIPES
 from ernie_m.base.special_tokens import Specials
