@@ -12,7 +12,8 @@ import pytest
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
 from ernie_m.rows.objectives import CAMLM, INSERT, TLM, CorruptionConfig, Objective
-from ernie_m.rows.row_source import CUT_FROM, HALF_CUT, TARGET_FILL, RowLocation, RowSettings, RowSource
+from ernie_m.rows.row_location import RowLocation
+from ernie_m.rows.row_source import CUT_FROM, HALF_CUT, TARGET_FILL, RowSettings, RowSource
 from ernie_m.rows.window_plan import NUM_SPECIAL, WindowPlan
 
 LANGUAGE_IDS = {"de": 1, "en": 2}
