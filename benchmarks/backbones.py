@@ -44,9 +44,10 @@ from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.loss import loss_scales
 from ernie_m.rows.batch import Example, LossRequest, PackedBatch
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import LOSS_INDEX, TLM, CorruptionConfig
+from ernie_m.rows.objectives import LOSS_INDEX, TLM
 from ernie_m.rows.packing import PackedRow, pack, place
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks
 from ernie_m.training.optimizer import OptimizerConfig

@@ -41,9 +41,10 @@ from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest, PackedBatch
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.checkpoint import committed_folders, verify
 from ernie_m.runs.checkpoint_commit import Retention

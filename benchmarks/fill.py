@@ -15,7 +15,8 @@ import numpy as np
 
 from ernie_m.base.table import table
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.corruption import CorruptionConfig
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.rows.row_source import RowSettings, RowSource
 
 LEAST_FILL, FROM_LENGTH = 0.97, 128

@@ -27,7 +27,8 @@ import numpy as np
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusEntry, CorpusFolder, Manifest, ShardEntry, shard_file
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
-from ernie_m.rows.objectives import GIVEN, OBJECTIVES
+from ernie_m.rows.objective import GIVEN
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.rows.schedule import Schedule, StageConfig
 
 NUM_LANGUAGES, NUM_PAIRS = 96, 20

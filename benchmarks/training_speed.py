@@ -41,7 +41,7 @@ from training_speed_runs import Result, Setup, btmlm, matmul_peak, ours, profile
 
 from ernie_m.corpus.folder import CorpusFolder, Manifest
 from ernie_m.models.flops import needed_flops
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objective import TOKEN
 
 H200_TOKENS = 180_000  # a second: large, length 512, bf16, half of the measured matmul peak
 PARTS = ("full", "pairs", "bf16", "btmlm", "loader")

@@ -17,7 +17,8 @@ from training_speed_runs import DEVICE, LEARNING_RATE, Result, Setup, full_steps
 
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, PAD_ID
 from ernie_m.rows import row_source
-from ernie_m.rows.dataloader import Prefetcher, PretrainingData
+from ernie_m.rows.dataloader import PretrainingData
+from ernie_m.rows.prefetcher import Prefetcher
 
 IGNORED = -100
 

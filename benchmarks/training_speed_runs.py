@@ -24,8 +24,9 @@ from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import LossRequest, PackedBatch
-from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData, to_device
+from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
 from ernie_m.rows.objectives import LOSS_INDEX
+from ernie_m.rows.prefetcher import Prefetcher
 from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.rows.schedule import Schedule, StageConfig
 

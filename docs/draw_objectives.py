@@ -17,8 +17,10 @@ from matplotlib import pyplot
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, Specials, mask_id
 from ernie_m.rows.attention_rule import attention_rule, dense_mask
 from ernie_m.rows.batch import Example
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, PLM, TLM, XLCO, CorruptionConfig, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, PLM, TLM, XLCO
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.show.attention_pictures import draw_rule
 

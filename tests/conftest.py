@@ -21,9 +21,11 @@ from ernie_m.corpus.vocabulary import EncodedTexts
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Document, Example, PackedBatch
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import CAMLM, HEADS, OBJECTIVE_INDEX, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.objective import HEADS, Objective
+from ernie_m.rows.objectives import CAMLM, OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.rows.packing import PackedRow, pack
 from tests.link_fixtures import many_links, some_links, write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from ernie_m.rows.objectives import GIVEN, OBJECTIVES
+from ernie_m.rows.objective import GIVEN
+from ernie_m.rows.objectives import OBJECTIVES
 
 GIVEN_OBJECTIVES = {name: objective for name, objective in OBJECTIVES.items() if objective.source == GIVEN}

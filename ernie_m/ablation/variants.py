@@ -24,7 +24,8 @@ from ernie_m.base.shipped import recipe_path
 from ernie_m.interop.build_model import counted_shape
 from ernie_m.models.shape import ModelConfig
 from ernie_m.planning.speed import Work, hardware_flops, predicted_share
-from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.corruption import CorruptionConfig
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.training.recipe import TrainingConfig, total_steps
 
 TABLE_6 = {  # XNLI transfer, CoNLL: the paper's ablation of objectives

@@ -27,11 +27,13 @@ from ernie_m.interop.backbone_folder import open_backbone
 from ernie_m.interop.foreign import sketch_of
 from ernie_m.interop.weight_files import MODULES_FILE
 from ernie_m.models.shape import BackboneConfig, Pooling
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import HEADS_PART, OBJECTIVES, SENTENCE, TOKEN, CorruptionConfig, heads_of
+from ernie_m.rows.objective import SENTENCE, TOKEN
+from ernie_m.rows.objectives import OBJECTIVES, heads_of
 from ernie_m.rows.row_source import RowSource
-from ernie_m.rows.schedule import Schedule, StageConfig
+from ernie_m.rows.schedule import HEADS_PART, Schedule, StageConfig
 from ernie_m.training.recipe import TrainingConfig, total_steps
 
 SENTENCES, WORDS, WORDS_AND_TEXT = "align_sentences", "align", "align_text"

@@ -30,7 +30,7 @@ from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.models.retrieval import Pool, accuracy_at_1, first_token, mean_over_tokens, pooled_ids
 from ernie_m.models.shape import BackboneConfig, Pooling
 from ernie_m.models.state_alignment import state_scores
-from ernie_m.rows.objectives import CorruptionConfig
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.row_source import RowSettings
 from ernie_m.runs.ranks import Voters, this_device
 

@@ -17,7 +17,7 @@ from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.models.shape import AnyModel, Attention, ModelConfig, longest_document
 from ernie_m.models.translation import OwnModel, model_of
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objective import TOKEN
 from ernie_m.runs.ranks import Voters
 
 Device = torch.device | str

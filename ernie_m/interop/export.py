@@ -30,7 +30,7 @@ from ernie_m.interop.layout import CONFIG_KEYS, ERNIE_M, LANGUAGE_NUMBERS, LANGU
 from ernie_m.interop.tokenizer_export import refuse_unwritable, write_tokenizer
 from ernie_m.interop.weight_files import CONFIG_FILE, SAFETENSORS
 from ernie_m.models.shape import ModelConfig, longest_document
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objective import TOKEN
 
 FORMATS = tuple(LAYOUTS)
 

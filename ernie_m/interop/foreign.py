@@ -19,7 +19,7 @@ from ernie_m.interop.same_vocabulary import check_same_tokenizer
 from ernie_m.interop.start_weights import Target
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.shape import Attention, BackboneConfig, ModelConfig
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objective import TOKEN
 from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.runs.ranks import Voters
 from ernie_m.runs.run_folder import RunFolder

@@ -15,7 +15,8 @@ from ernie_m.base.table import markdown
 from ernie_m.corpus.folder import MANIFEST_FILE, TRAIN
 from ernie_m.corpus.manifest import Manifest
 from ernie_m.interop.layout import ERNIE_M
-from ernie_m.rows.objectives import OBJECTIVES, TOKEN, heads_of
+from ernie_m.rows.objective import TOKEN
+from ernie_m.rows.objectives import OBJECTIVES, heads_of
 from ernie_m.runs.checkpoint import Checkpoint
 from ernie_m.runs.metrics import read_metrics
 

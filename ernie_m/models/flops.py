@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.size import HEAD_SIZES
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objective import TOKEN
 
 
 def matrix_weights(model: ModelConfig) -> float:

@@ -19,9 +19,9 @@ from ernie_m.base.sampling import generator, key_of
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Stream
 from ernie_m.models.pretraining import shares, without_training
 from ernie_m.rows.batch import Document, Example, LossRequest
-from ernie_m.rows.corruption import num_masked
+from ernie_m.rows.corruption import CorruptionConfig, num_masked
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVE_INDEX, CorruptionConfig
+from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, OBJECTIVE_INDEX
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings
 

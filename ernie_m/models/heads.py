@@ -1,6 +1,6 @@
 """Heads: a head is a module (states, targets) -> nll of each prediction.
 
-A model has the heads that its objectives need (ernie_m.rows.objectives.Prediction). It runs all of them in every
+A model has the heads that its objectives need (ernie_m.rows.objective.Prediction). It runs all of them in every
 micro-batch, also if one has nothing to predict: under ZeRO-3 all ranks must run the same modules. A head gets the states
 of the positions that it `wants`; by default these are its predicted positions. A new head is a class here, a line in HEADS,
 and its size in ernie_m.models.size. The head of sentences has its own file, ernie_m.models.sentence_head.
@@ -20,7 +20,7 @@ from ernie_m.models.loss import fp32_linear, logits_at_a_time, predicted_nll
 from ernie_m.models.sentence_head import SentenceHead
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient
-from ernie_m.rows.objectives import ALIGNED, SENTENCE, TOKEN
+from ernie_m.rows.objective import ALIGNED, SENTENCE, TOKEN
 
 Norm = Callable[..., nn.Module]
 """(width, eps=...) -> a layer norm."""
@@ -149,7 +149,7 @@ def _sentence_head(config: ModelConfig, word_embedding: nn.Parameter, norm: Norm
 
 MakeHead = Callable[[ModelConfig, nn.Parameter, Norm, Specials], nn.Module]
 HEADS: dict[str, MakeHead] = {TOKEN: TokenHead, SENTENCE: _sentence_head, ALIGNED: AlignedHead}
-"""For each name of ernie_m.rows.objectives.HEADS, in that order: (shape, word embedding, norm, specials) -> head."""
+"""For each name of ernie_m.rows.objective.HEADS, in that order: (shape, word embedding, norm, specials) -> head."""
 
 
 def heads_for(

@@ -22,7 +22,8 @@ from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import Document, Example, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.halves import halves_of, least_length
-from ernie_m.rows.objectives import BT, LOSS_INDEX, MT, OBJECTIVE_INDEX, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BT, LOSS_INDEX, MT, OBJECTIVE_INDEX
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings
 

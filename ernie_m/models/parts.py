@@ -14,7 +14,7 @@ from torch import nn
 
 from ernie_m.base.console import InputError
 from ernie_m.models.pretraining import PretrainingModel
-from ernie_m.rows.objectives import EMBEDDINGS, ENCODER, HEADS_PART
+from ernie_m.rows.schedule import EMBEDDINGS, ENCODER, HEADS_PART
 
 EMBEDDED = -1
 """The layer number of embeddings."""
@@ -22,7 +22,7 @@ EMBEDDED = -1
 
 @dataclass(frozen=True)
 class Place:
-    """A part (one of ernie_m.rows.objectives.PARTS) and a layer, from 0; None above the layers or if none are found."""
+    """A part (one of ernie_m.rows.schedule.PARTS) and a layer, from 0; None above the layers or if none are found."""
 
     part: str
     layer: int | None = None

@@ -21,7 +21,7 @@ from ernie_m.models.loss import metric_sums, weighted_loss
 from ernie_m.models.shape import ModelConfig
 from ernie_m.models.tied_gradient import TiedGradient, tied_gradient
 from ernie_m.rows.batch import Generation, LossRequest, PackedBatch, Sources
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objective import TOKEN
 
 T = TypeVar("T")
 AllAgree = Callable[[bool], bool]

@@ -13,7 +13,7 @@ from ernie_m.base.config import Section, build, hints_of, one_section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.base.special_tokens import FIRST_POSITION_ID, XLM_R_VOCAB_SIZE
-from ernie_m.rows.objectives import HEADS, TOKEN
+from ernie_m.rows.objective import HEADS, TOKEN
 
 Attention = Literal["auto", "sdpa", "pieces", "flex"]
 Pooling = Literal["first", "mean"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ernie_m.models.shape import SHARED, ModelConfig
-from ernie_m.rows.objectives import ALIGNED, SENTENCE, TOKEN
+from ernie_m.rows.objective import ALIGNED, SENTENCE, TOKEN
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json
 from ernie_m.models import flops
 from ernie_m.planning import memory, speed, step
-from ernie_m.rows.objectives import OBJECTIVES, TOKEN
+from ernie_m.rows.objective import TOKEN
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.training.gradient_exchange import choose_exchange
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from ernie_m.base.devices import Device
 from ernie_m.models.flops import behind_attention, head_flops, trunk_flops
 from ernie_m.models.shape import SMALLEST_FLEX_HEAD, ModelConfig
 from ernie_m.planning.memory import MAX_LOGITS, MicroBatch
-from ernie_m.rows.corruption import CORRUPTIONS
-from ernie_m.rows.objectives import CORRUPTED, LINKED, NEXT, OBJECTIVES, CorruptionConfig, Objective
+from ernie_m.rows.corruption import CORRUPTIONS, CorruptionConfig
+from ernie_m.rows.objective import CORRUPTED, LINKED, NEXT, Objective
+from ernie_m.rows.objectives import OBJECTIVES
 
 REACHED = 0.8
 """Share of a link's or a memory's nominal bandwidth that long transfers reach."""

@@ -5,14 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
 
 from ernie_m.base.arrays import ranges
+from ernie_m.base.config import Section, section
+from ernie_m.base.ranges import Range
 from ernie_m.base.special_tokens import Specials
 
 Count = TypeVar("Count", int, np.ndarray)
+
+
+@section
+class CorruptionConfig(Section):
+    """How much is predicted and generated."""
+
+    mask_rate: Annotated[float, Range(above=0, below=1)] = 0.15
+    """Share of the tokens that are predicted (that of BERT and XLM-R; ERNIE-M's is not published)."""
+    pseudo_token_share: Annotated[float, Range(least=0.05, most=0.20)] = 0.10
+    """BTMLM: pseudo tokens per token of the sentence; the paper compares 0.05, 0.10, 0.15 and 0.20."""
+    shuffle_places: Annotated[int, Range(least=0, most=1000, zero="words keep their places")] = 3
+    """AE: places by which a word may move."""
+    drop_rate: Annotated[float, Range(least=0, below=1, zero="none")] = 0.1
+    """AE: share of the words that are left out."""
+    blank_rate: Annotated[float, Range(least=0, most=1, zero="none")] = 0.1
+    """AE: share of the words whose tokens show <mask>."""
 
 
 def num_masked(num_tokens: Count, mask_rate: float) -> Count:

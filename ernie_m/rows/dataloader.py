@@ -6,17 +6,15 @@
    stream's `RowSource` gives the row's text. Nothing depends on ranks, workers or restarts. Rows of one objective in a
    micro-batch are laid out together; each comes out as it would alone.
 3. The ranks take the rows of a step in turn, so that micro-batch m of every rank holds the same kind of rows.
-4. `Prefetcher` prepares the next steps on a thread while the device works.
+4. `Prefetcher` (ernie_m.rows.prefetcher) prepares the next steps on a thread while the device works.
 """
 
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -29,16 +27,16 @@ from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.corpus.words import begins_any_word
 from ernie_m.rows.batch import Examples, PackedBatch
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.layout import Positions
-from ernie_m.rows.objectives import NOISED, OBJECTIVE_INDEX, OBJECTIVES, WRITTEN, CorruptionConfig, Objective
+from ernie_m.rows.objective import NOISED, WRITTEN, Objective
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings, RowSource
 from ernie_m.rows.schedule import RowAddress, Schedule
 
 if TYPE_CHECKING:
     import torch
-
-T = TypeVar("T")
 
 DATA_ORDER = 3
 """Number of the data order. It goes up when a (seed, step) gives other rows or other masks; a run cannot change its own.
@@ -256,43 +254,3 @@ def to_device(batch: PackedBatch[np.ndarray], device: torch.device) -> PackedBat
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the host on `device`; the host does not wait for what a GPU has still to do."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-class Prefetcher(Generic[T]):
-    """Runs `produce(i)` for i in [first, last) on a thread, up to AHEAD further. The loop over it raises its errors."""
-
-    AHEAD = 2
-
-    def __init__(self, produce: Callable[[int], T], first: int, last: int) -> None:
-        self._queue: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=self.AHEAD)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(produce, first, last), daemon=True)
-        self._count = last - first
-        self._thread.start()
-
-    def _work(self, produce: Callable[[int], T], first: int, last: int) -> None:
-        for index in range(first, last):
-            try:
-                item: tuple[T | None, BaseException | None] = (produce(index), None)
-            except BaseException as error:
-                item = (None, error)
-            while not self._stopped.is_set():
-                try:
-                    self._queue.put(item, timeout=0.5)
-                    break
-                except queue.Full:
-                    continue
-            if self._stopped.is_set() or item[1] is not None:
-                return
-
-    def __iter__(self) -> Iterator[T]:
-        for _ in range(self._count):
-            item, error = self._queue.get()
-            if error is not None:
-                raise error
-            yield item  # type: ignore[misc]
-
-    def close(self) -> None:
-        """Stop the thread and drop what it has prepared."""
-        self._stopped.set()
-        self._thread.join(timeout=5)

@@ -25,14 +25,18 @@ from ernie_m.base.console import InputError
 from ernie_m.base.sampling import mix, numbers_of
 from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.rows.batch import NO_HORIZON, Document, Documents, Example, Examples
-from ernie_m.rows.corruption import CORRUPTIONS, NOTHING, Corrupted, Count, Laid, choose_masked, expected_masked, num_masked
-from ernie_m.rows.objectives import (
-    GIVEN,
-    NOISED,
-    WRITTEN,
+from ernie_m.rows.corruption import (
+    CORRUPTIONS,
+    NOTHING,
+    Corrupted,
     CorruptionConfig,
-    Objective,
+    Count,
+    Laid,
+    choose_masked,
+    expected_masked,
+    num_masked,
 )
+from ernie_m.rows.objective import GIVEN, NOISED, WRITTEN, Objective
 from ernie_m.rows.own_pairs import TENTHS_LONGER, expected_most_written, most_written, noised, with_room
 from ernie_m.rows.predicted_positions import FINDERS, Found, in_order
 

@@ -14,8 +14,7 @@ import numpy as np
 from ernie_m.base.arrays import ranges
 from ernie_m.base.sampling import mix, numbers_of
 from ernie_m.rows.batch import Examples
-from ernie_m.rows.corruption import Count
-from ernie_m.rows.objectives import CorruptionConfig
+from ernie_m.rows.corruption import CorruptionConfig, Count
 
 NOISE = np.uint64(0x6E6F697365)
 """Purpose of the numbers drawn here: they are not those that choose masks."""

@@ -25,7 +25,8 @@ from ernie_m.rows.batch import (
     Sources,
 )
 from ernie_m.rows.halves import in_halves, least_length
-from ernie_m.rows.objectives import HEADS, LOSS_INDEX, OBJECTIVES, PREDICTIONS
+from ernie_m.rows.objective import HEADS
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, PREDICTIONS
 
 NO_ROW = -1
 XLM_R = Specials.xlm_r(XLM_R_VOCAB_SIZE)

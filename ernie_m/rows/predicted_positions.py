@@ -1,4 +1,4 @@
-"""Where predictions are made, and what their labels are: a finder for each way to ask (ernie_m.rows.objectives.ASKED)."""
+"""Where predictions are made, and what their labels are: a finder for each way to ask (ernie_m.rows.objective.ASKED)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ernie_m.base.arrays import rows_in_order
 from ernie_m.corpus.columns import LINKS
 from ernie_m.rows.corruption import Corrupted, Laid
-from ernie_m.rows.objectives import CORRUPTED, LINKED, NEXT, SENTENCES, Objective
+from ernie_m.rows.objective import CORRUPTED, LINKED, NEXT, SENTENCES, Objective
 
 NO_SOURCES = np.zeros(0, np.int32)
 

@@ -29,9 +29,10 @@ from ernie_m.base.special_tokens import NO_LANGUAGE, Specials
 from ernie_m.corpus.columns import COLUMNS
 from ernie_m.corpus.folder import Shard, Stream
 from ernie_m.rows.batch import Documents, Examples
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.half_rows import HalfRows, turned
 from ernie_m.rows.layout import Layout, Positions
-from ernie_m.rows.objectives import CorruptionConfig, Objective
+from ernie_m.rows.objective import Objective
 from ernie_m.rows.row_location import RowLocation
 from ernie_m.rows.window_plan import NUM_SPECIAL, Fitting, WindowPlan, flowing, parted
 

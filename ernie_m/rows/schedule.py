@@ -9,7 +9,12 @@ from ernie_m.base.config import Section, section
 from ernie_m.base.console import InputError
 from ernie_m.base.ranges import Range
 from ernie_m.base.sampling import apportion
-from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES, PARTS
+from ernie_m.rows.objectives import OBJECTIVE_INDEX, OBJECTIVES
+
+EMBEDDINGS, ENCODER, HEADS_PART = "embeddings", "encoder", "heads"
+PARTS = (EMBEDDINGS, ENCODER, HEADS_PART)
+"""Parts of a model. A stage may train some of them only, a recipe may give each its own learning rate. ernie_m.models.parts
+finds them. A head's output matrix belongs to the embeddings if the two share it."""
 
 
 @section

@@ -21,7 +21,8 @@ from ernie_m.models.pretraining import PretrainingModel, stage_1
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import PAD_DOCUMENT, PackedBatch
 from ernie_m.rows.dataloader import PretrainingData, to_device
-from ernie_m.rows.objectives import HEADS, OBJECTIVES, SENTENCE, Objective
+from ernie_m.rows.objective import HEADS, SENTENCE, Objective
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.rows.packing import pack
 from ernie_m.rows.schedule import RowAddress
 from ernie_m.runs.skip_steps import SkipSteps

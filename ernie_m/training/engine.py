@@ -24,7 +24,7 @@ from ernie_m.base.rank_facts import rank_facts
 from ernie_m.models.parts import places_of
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.batch import LossRequest, PackedBatch
-from ernie_m.rows.objectives import PARTS
+from ernie_m.rows.schedule import PARTS
 from ernie_m.runs.fragments import Fragment, FragmentReader, create_moments, fragments_of, num_updates
 from ernie_m.runs.meeting import choose_interface, set_meeting
 from ernie_m.runs.ranks import PEER_TIMEOUT, Ranks, with_own_gpu

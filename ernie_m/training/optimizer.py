@@ -13,7 +13,7 @@ from ernie_m.base.config import Section, section
 from ernie_m.base.ranges import Range
 from ernie_m.models.parts import Place, rate_factors_of
 from ernie_m.models.pretraining import PretrainingModel
-from ernie_m.rows.objectives import PARTS
+from ernie_m.rows.schedule import PARTS
 
 
 @section

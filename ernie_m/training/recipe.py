@@ -13,7 +13,8 @@ from ernie_m.base.curve import CurveRange
 from ernie_m.base.ranges import Range
 from ernie_m.models.shape import AnyModel, ModelConfig, longest_document
 from ernie_m.rows.dataloader import DataConfig, Metric
-from ernie_m.rows.objectives import MT, OBJECTIVES, PREDICTIONS, TOKEN, WRITTEN, heads_of
+from ernie_m.rows.objective import TOKEN, WRITTEN
+from ernie_m.rows.objectives import MT, OBJECTIVES, PREDICTIONS, heads_of
 from ernie_m.rows.schedule import StageConfig
 from ernie_m.rows.weights import ObjectiveWeights
 from ernie_m.training.divergence import GuardConfig

@@ -27,10 +27,13 @@ from ernie_m.base.sampling import key_of
 from ernie_m.models.loss import loss_scales
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest, PackedBatch, num_real_tokens
-from ernie_m.rows.dataloader import Prefetcher, PretrainingData, sent, to_device
-from ernie_m.rows.objectives import HEADS, HEADS_PART, LOSS_INDEX, TOKEN
+from ernie_m.rows.dataloader import PretrainingData, sent, to_device
+from ernie_m.rows.objective import HEADS, TOKEN
+from ernie_m.rows.objectives import LOSS_INDEX
 from ernie_m.rows.packing import HEAD_OF_LOSS
+from ernie_m.rows.prefetcher import Prefetcher
 from ernie_m.rows.read_pairs import pairs_read
+from ernie_m.rows.schedule import HEADS_PART
 from ernie_m.runs.checkpoint_store import CheckpointStore
 from ernie_m.runs.ranks import Ranks
 from ernie_m.runs.skip_steps import SkipSteps

@@ -105,7 +105,8 @@ def save_state(folder: Path, kind: str) -> None:
     """What a checkpoint holds of such a model after UPDATES updates, made on the CPU."""
     import torch
 
-    from ernie_m.rows.objectives import OBJECTIVES, WRITTEN
+    from ernie_m.rows.objective import WRITTEN
+    from ernie_m.rows.objectives import OBJECTIVES
     from ernie_m.runs.fragments import create_moments, fragments_of, replicated_parts, write_tensors
 
     fitting = [name for name, of in OBJECTIVES.items() if (of.halves if kind in DECODERS else of.source != WRITTEN)]

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from ernie_m.corpus.folder import CorpusFolder
-from ernie_m.rows.objectives import OBJECTIVES, WRITTEN
+from ernie_m.rows.objective import WRITTEN
+from ernie_m.rows.objectives import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = Path(__file__).with_name("cuda_device.cpp")

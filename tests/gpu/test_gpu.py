@@ -15,7 +15,8 @@ import torch
 from ernie_m.models.attention import attend, build_mask, choose_attention
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import BTMLM, CAMLM, LOSS_INDEX, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM, LOSS_INDEX
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf

@@ -14,7 +14,8 @@ import torch
 from ernie_m.models.attention import choose_attention
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import BTMLM, LOSS_INDEX, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BTMLM, LOSS_INDEX
 from ernie_m.runs.checkpoint import committed_folders
 from ernie_m.runs.metrics import read_metrics
 from tests.integration.conftest import ROOT, data, embedded, environment

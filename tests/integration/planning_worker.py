@@ -19,9 +19,10 @@ from ernie_m.base.special_tokens import FIRST_PIECE_ID, Specials, mask_id
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest, PackedBatch
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import LOSS_INDEX, MMLM, OBJECTIVE_INDEX, CorruptionConfig
+from ernie_m.rows.objectives import LOSS_INDEX, MMLM, OBJECTIVE_INDEX
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training.engine import BatchConfig, Engine, EngineConfig, start_ranks

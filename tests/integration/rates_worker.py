@@ -19,8 +19,8 @@ from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
-from ernie_m.rows.objectives import LOSS_INDEX, PARTS
-from ernie_m.rows.schedule import Schedule, StageConfig
+from ernie_m.rows.objectives import LOSS_INDEX
+from ernie_m.rows.schedule import PARTS, Schedule, StageConfig
 from ernie_m.runs.checkpoint import rank_file
 from ernie_m.runs.fragments import FragmentReader, write_tensors
 from ernie_m.runs.ranks import Ranks

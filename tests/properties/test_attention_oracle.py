@@ -12,7 +12,8 @@ import torch
 
 from ernie_m.models.attention import build_mask
 from ernie_m.rows.batch import PackedBatch
-from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, TLM, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, TLM
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf

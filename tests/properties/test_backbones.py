@@ -29,7 +29,7 @@ from tests.batch_fixtures import MX, MY, X, Y, is_group, with_other_ids
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf
 
-    from ernie_m.rows.objectives import Objective
+    from ernie_m.rows.objective import Objective
 
 LONG = (((40, 45), (52, 36), (30, 61)), ((45, 62), (50, 5)))  # sentence lengths; rows long enough to be cut into pieces
 KINDS = ("Bert", "XLMRoberta", "ModernBert", "EuroBert")  # positions from 0, behind padding's, windows, grouped queries

@@ -15,22 +15,12 @@ from ernie_m.base.sampling import MIXTURE_PERIOD, Mixture, apportion
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, Specials
 from ernie_m.corpus.folder import HELD_OUT, CorpusFolder, Stream
 from ernie_m.rows.batch import Document, PackedBatch
-from ernie_m.rows.corruption import num_masked
-from ernie_m.rows.dataloader import DataConfig, Prefetcher, PretrainingData
+from ernie_m.rows.corruption import NOTHING, REPLACE, CorruptionConfig, num_masked
+from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import (
-    BTMLM,
-    CAMLM,
-    CLM,
-    GIVEN,
-    MMLM,
-    NOTHING,
-    OBJECTIVES,
-    REPLACE,
-    TLM,
-    CorruptionConfig,
-    Objective,
-)
+from ernie_m.rows.objective import GIVEN, Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, OBJECTIVES, TLM
+from ernie_m.rows.prefetcher import Prefetcher
 from ernie_m.rows.row_source import RowSettings, RowSource
 from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig
 

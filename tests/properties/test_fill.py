@@ -15,8 +15,9 @@ from ernie_m.corpus.columns import LINKS, Companion, write_companion
 from ernie_m.corpus.folder import TRAIN, Shard, ShardList, Shards, Stream, shard_file
 from ernie_m.corpus.ragged import Ragged
 from ernie_m.corpus.vocabulary import EncodedTexts
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import CorruptionConfig, Objective
+from ernie_m.rows.objective import Objective
 from ernie_m.rows.row_source import RowSettings, RowSource
 
 VOCAB_SIZE = 30_000

@@ -26,7 +26,8 @@ from ernie_m.rows.batch import Document, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.half_rows import place_pairs, turned
 from ernie_m.rows.halves import halves_of
-from ernie_m.rows.objectives import LOSS_INDEX, MT, OBJECTIVES, PLM, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import LOSS_INDEX, MT, OBJECTIVES, PLM
 from ernie_m.rows.packing import NO_ROW
 from ernie_m.rows.read_pairs import pairs_read
 from ernie_m.rows.row_source import RowSettings, RowSource

@@ -15,25 +15,10 @@ from ernie_m.base.special_tokens import Specials
 from ernie_m.models.model import Encoder
 from ernie_m.rows.attention_rule import attention_rule, check_no_leak, closure, dense_mask
 from ernie_m.rows.batch import Document, Example, LossRequest, PackedBatch
-from ernie_m.rows.corruption import INSERT, NOTHING, REPLACE
+from ernie_m.rows.corruption import INSERT, NOTHING, REPLACE, CorruptionConfig
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import (
-    ALIGNED,
-    ALIGNLM,
-    BTMLM,
-    CAMLM,
-    CORRUPTED,
-    LINKED,
-    LOSS_INDEX,
-    NEXT,
-    PLM,
-    SENTENCE,
-    SENTENCES,
-    XLCO,
-    CorruptionConfig,
-    Objective,
-    Prediction,
-)
+from ernie_m.rows.objective import ALIGNED, CORRUPTED, LINKED, NEXT, SENTENCE, SENTENCES, Objective, Prediction
+from ernie_m.rows.objectives import ALIGNLM, BTMLM, CAMLM, LOSS_INDEX, PLM, XLCO
 from tests.batch_fixtures import MX, MY, X, Y, is_group, with_other_ids
 
 if TYPE_CHECKING:
@@ -87,7 +72,7 @@ def embedded_gradient(model: Encoder, batch: PackedBatch, where: Tensor) -> Tens
 def naive_camlm(monkeypatch: pytest.MonkeyPatch) -> Objective:
     """The table one would write first; only without the check can it be built."""
     with monkeypatch.context() as patched:
-        patched.setattr("ernie_m.rows.objectives.check_no_leak", lambda *_: None)
+        patched.setattr("ernie_m.rows.objective.check_no_leak", lambda *_: None)
         return replace(CAMLM, reads=NAIVE)
 
 
@@ -181,7 +166,7 @@ def test_any_entry_is_accepted_if_and_only_if_it_does_not_leak(monkeypatch: pyte
     for _ in range(1500):
         entry = any_entry(rng)
         with monkeypatch.context() as patched:
-            patched.setattr("ernie_m.rows.objectives.check_no_leak", lambda *_: None)
+            patched.setattr("ernie_m.rows.objective.check_no_leak", lambda *_: None)
             unchecked, fault = built(entry)
         if unchecked is None:
             assert "none reads a sentence" in fault or "is never seen" in fault, f"{entry}: {fault}"

@@ -28,20 +28,11 @@ from ernie_m.base.special_tokens import (
 )
 from ernie_m.corpus.folder import CorpusFolder, Shard
 from ernie_m.rows.batch import ARRAYS, Document, Documents, Example, Examples, PackedBatch
-from ernie_m.rows.corruption import INSERT, REPLACE
+from ernie_m.rows.corruption import INSERT, REPLACE, CorruptionConfig
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
 from ernie_m.rows.layout import Layout, Positions
-from ernie_m.rows.objectives import (
-    HEADS,
-    LINKED,
-    LOSS_INDEX,
-    NEXT,
-    OBJECTIVES,
-    PREDICTIONS,
-    SENTENCES,
-    CorruptionConfig,
-    Objective,
-)
+from ernie_m.rows.objective import HEADS, LINKED, NEXT, SENTENCES, Objective
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, PREDICTIONS
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import WINDOW_POSITIONS, RowSettings, RowSource
 from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig

@@ -16,9 +16,11 @@ from ernie_m.corpus.words import begins_any_word, word_numbers
 from ernie_m.models.decoding import translated
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import Document, Example, Examples, PackedBatch, num_real_tokens
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import DataConfig, PretrainingData, to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import AE, BT, MT, OBJECTIVE_INDEX, CorruptionConfig, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import AE, BT, MT, OBJECTIVE_INDEX
 from ernie_m.rows.own_pairs import most_written, noised
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings, RowSource

@@ -14,13 +14,14 @@ from ernie_m.base.special_tokens import FIRST_PIECE_ID, mask_id
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.rows.batch import Document, LossRequest, PackedBatch
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import BTMLM, LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, SENTENCE, Objective
+from ernie_m.rows.objective import SENTENCE, Objective
+from ernie_m.rows.objectives import BTMLM, LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES
 from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf
 
-    from ernie_m.rows.objectives import Objective
+    from ernie_m.rows.objective import Objective
 
 CPU = torch.device("cpu")
 S, VOCAB_SIZE = 64, 101

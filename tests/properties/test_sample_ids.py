@@ -12,8 +12,10 @@ from ernie_m.base.sampling import MIXTURE_PERIOD
 from ernie_m.base.special_tokens import EOS_ID, FIRST_PIECE_ID
 from ernie_m.corpus.folder import CorpusFolder, Stream
 from ernie_m.rows.batch import Document
+from ernie_m.rows.corruption import REPLACE, CorruptionConfig
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
-from ernie_m.rows.objectives import BTMLM, CAMLM, REPLACE, CorruptionConfig, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM
 from ernie_m.rows.row_source import RowSettings, RowSource
 from ernie_m.rows.schedule import RowAddress, Schedule, StageConfig
 from tests.objective_fixtures import GIVEN_OBJECTIVES

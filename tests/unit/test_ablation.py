@@ -26,8 +26,9 @@ from ernie_m.base.run_files import LOCK_FILE, METRICS_FILE
 from ernie_m.base.shipped import RECIPES
 from ernie_m.base.special_tokens import Specials
 from ernie_m.rows.batch import Example, LossRequest
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
-from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES, CorruptionConfig
+from ernie_m.rows.objectives import LOSS_INDEX, OBJECTIVES
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings
 from ernie_m.training.recipe import TrainingConfig

@@ -14,7 +14,8 @@ from ernie_m.models.attention import attend, build_mask, choose_attention, few_s
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.attention_rule import attention_rule, closure, dense_mask, group_bits
-from ernie_m.rows.objectives import BTMLM, CAMLM, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BTMLM, CAMLM
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf

@@ -16,7 +16,8 @@ from ernie_m.models.backbones import rule as rule_module
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.backbones.rule import NAME, OtherAttentionError, RowsRead, attend_by_rule
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, MMLM, SENTENCE, TLM, TOKEN
+from ernie_m.rows.objective import SENTENCE, TOKEN
+from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, MMLM, TLM
 from tests.backbone_fixtures import FAMILIES, SHAPE, VOCAB_SIZE, WINDOW, backbone_of, own_states, random_model, targets_of
 
 if TYPE_CHECKING:

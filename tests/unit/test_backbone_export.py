@@ -20,7 +20,7 @@ from ernie_m.interop.start_weights import Target
 from ernie_m.models.backbones.encoder import ForeignEncoder
 from ernie_m.models.backbones.heads import HEADS
 from ernie_m.models.shape import BackboneConfig
-from ernie_m.rows.objectives import SENTENCE, TOKEN
+from ernie_m.rows.objective import SENTENCE, TOKEN
 from ernie_m.runs.ranks import Voters
 from tests.backbone_fixtures import FAMILIES, backbone_of, random_model, saved_encoder
 

@@ -16,7 +16,8 @@ from ernie_m.models.attention import attend, build_mask
 from ernie_m.models.block_mask import judged_blocks
 from ernie_m.rows.attention_rule import attention_rule
 from ernie_m.rows.batch import PackedBatch
-from ernie_m.rows.objectives import CLM, MMLM, TLM, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import CLM, MMLM, TLM
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, StagesOf

@@ -14,7 +14,8 @@ from torch import Tensor
 from ernie_m.models import attention
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.batch import LossRequest
-from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, MT, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import CAMLM, LOSS_INDEX, MT
 from tests.backbone_fixtures import backbone_of, random_model
 from tests.properties.test_halves import translation_model
 

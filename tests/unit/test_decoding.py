@@ -20,9 +20,10 @@ from ernie_m.interop.open_translator import OpenTranslator
 from ernie_m.models.decoding import longest_target, translated
 from ernie_m.models.translation import TranslationModel
 from ernie_m.rows.batch import Example
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX, CorruptionConfig
+from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.translation.lines import Share, Translator
 from tests.fixtures.ernie_m_export import train_tokenizer

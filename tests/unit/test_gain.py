@@ -14,7 +14,7 @@ from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import HELD_OUT
 from ernie_m.models.gain import SHUFFLED, TRUE, cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.rows.batch import Example
-from ernie_m.rows.objectives import CorruptionConfig
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.row_source import RowSettings
 
 if TYPE_CHECKING:

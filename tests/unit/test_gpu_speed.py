@@ -18,7 +18,7 @@ import apart
 import gpu_speed_runs
 
 from ernie_m.models.attention import attend, build_mask
-from ernie_m.rows.objectives import Objective
+from ernie_m.rows.objective import Objective
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf

@@ -19,11 +19,13 @@ from ernie_m.models.retrieval import mean_over_tokens
 from ernie_m.models.sentence_head import SentenceHead, sentence_keys
 from ernie_m.models.shape import ModelConfig, Pooling
 from ernie_m.models.size import HEAD_SIZES, parameter_count
-from ernie_m.rows import objectives
 from ernie_m.rows.batch import Document, Example, LossRequest
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import ALIGNLM, CAMLM, LOSS_INDEX, OBJECTIVES, PLM, TLM, TOKEN, XLCO, CorruptionConfig, heads_of
+from ernie_m.rows.objective import HEADS as NAMES
+from ernie_m.rows.objective import TOKEN
+from ernie_m.rows.objectives import ALIGNLM, CAMLM, LOSS_INDEX, OBJECTIVE_INDEX, OBJECTIVES, PLM, TLM, XLCO, heads_of
 from ernie_m.rows.packing import PackedRow, pack
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def cut(document: Document, start: int, stop: int) -> Document:
 
 
 def test_both_rooms_have_the_same_heads() -> None:
-    assert tuple(HEADS) == tuple(HEAD_SIZES) == objectives.HEADS
+    assert tuple(HEADS) == tuple(HEAD_SIZES) == NAMES
 
 
 @pytest.mark.parametrize(
@@ -244,7 +246,7 @@ def test_a_micro_batch_of_several_heads_gives_each_its_own(
     model = encoder_of(dtype=torch.float64)
     rows = [(objective, row) for pair in zip(documents_of(CAMLM), documents_of(XLCO), strict=True)
             for objective, row in zip((CAMLM, XLCO), pair, strict=True)]  # fmt: skip
-    packed = [PackedRow(row, objectives.OBJECTIVE_INDEX[o.name], number) for number, (o, row) in enumerate(rows)]
+    packed = [PackedRow(row, OBJECTIVE_INDEX[o.name], number) for number, (o, row) in enumerate(rows)]
     batch = to_device(pack(packed, 64), torch.device("cpu"))
     assert dict(batch.head_sizes) == {"token": int((batch.loss_N == LOSS_INDEX["CAMLM"]).sum()), "sentence": 10}
     _, nll_M = model(batch, request(4))
@@ -268,7 +270,7 @@ def test_a_head_with_nothing_to_predict_takes_part_with_a_zero_gradient(
 
 def test_labels_of_sentences_hold_wherever_a_document_is_put(documents_of: DocumentsOf) -> None:
     rows = documents_of(XLCO)
-    batch = pack([PackedRow(row, objectives.OBJECTIVE_INDEX["XLCO"], 0) for row in rows], 64)
+    batch = pack([PackedRow(row, OBJECTIVE_INDEX["XLCO"], 0) for row in rows], 64)
     partners = batch.predicted_N + batch.labels_N
     assert sorted(partners.tolist()) == sorted(batch.predicted_N.tolist())
     documents = batch.document_BS.ravel()
@@ -364,7 +366,7 @@ def test_two_heads_add_up_in_the_gradient_of_the_tied_matrix(
 
 
 def test_a_factor_of_a_stream_is_that_of_its_nll(encoder_of: EncoderOf, documents_of: DocumentsOf) -> None:
-    model, number = encoder_of(dtype=torch.float64), objectives.OBJECTIVE_INDEX["AlignLM"]
+    model, number = encoder_of(dtype=torch.float64), OBJECTIVE_INDEX["AlignLM"]
     packed = [PackedRow(row, number, 2 * metric) for metric, row in enumerate(documents_of(ALIGNLM))]
     batch, factors = to_device(pack(packed, 64), torch.device("cpu")), torch.tensor([1.0, 0.3, 1.0, 0.0])
     loss, nll_M = model(batch, replace(request(4), weights_M=factors))

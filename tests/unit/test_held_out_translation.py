@@ -19,9 +19,10 @@ from ernie_m.models.decoding import translated
 from ernie_m.models.held_out_translation import Rows, measured, pair_rows, round_trip_rows
 from ernie_m.models.translation import TranslationModel
 from ernie_m.rows.batch import Example
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX, CorruptionConfig
+from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX
 from ernie_m.rows.own_pairs import most_written
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.row_source import RowSettings

@@ -21,8 +21,9 @@ from ernie_m.corpus.any_vocabulary import open_vocabulary
 from ernie_m.corpus.json_vocabulary import JsonVocabulary
 from ernie_m.corpus.unknown_pieces import count
 from ernie_m.rows.batch import Example
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import BTMLM, CAMLM, MMLM, TLM, XLCO, CorruptionConfig
+from ernie_m.rows.objectives import BTMLM, CAMLM, MMLM, TLM, XLCO
 from tests.tokenizer_fixtures import KINDS, LOCALES, SMALL, changed, gemma, llama, saved, sentences
 
 ODD = [

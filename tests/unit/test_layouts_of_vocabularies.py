@@ -15,9 +15,11 @@ from ernie_m.models.model import Encoder
 from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example, LossRequest
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import BTMLM, HEADS, LOSS_INDEX, MMLM, OBJECTIVE_INDEX, TLM, XLCO, CorruptionConfig
+from ernie_m.rows.objective import HEADS
+from ernie_m.rows.objectives import BTMLM, LOSS_INDEX, MMLM, OBJECTIVE_INDEX, TLM, XLCO
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.runs.run_folder import specials_of, specials_recorded
 from tests.objective_fixtures import GIVEN_OBJECTIVES

@@ -10,20 +10,10 @@ import pytest
 from ernie_m.base.console import InputError
 from ernie_m.base.special_tokens import BOS_ID, EOS_ID, FIRST_PIECE_ID, Specials, mask_id
 from ernie_m.rows.batch import Document, Example
-from ernie_m.rows.corruption import num_masked
+from ernie_m.rows.corruption import CorruptionConfig, num_masked
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import (
-    BTMLM,
-    CAMLM,
-    CLM,
-    MMLM,
-    OBJECTIVE_INDEX,
-    OBJECTIVES,
-    TLM,
-    CorruptionConfig,
-    Objective,
-    Prediction,
-)
+from ernie_m.rows.objective import Objective, Prediction
+from ernie_m.rows.objectives import BTMLM, CAMLM, CLM, MMLM, OBJECTIVE_INDEX, OBJECTIVES, TLM
 from tests.link_fixtures import some_links
 
 VOCAB_SIZE, MASK = 101, mask_id(101)

@@ -25,7 +25,9 @@ from ernie_m.planning.memory import MOMENTS, MicroBatch, Sharding, moments, peak
 from ernie_m.planning.plan import Job, _spread, best, bucket_elements, keys_read, needed_flops, plan_for, plans
 from ernie_m.planning.reading import counted_keys
 from ernie_m.planning.report import report
-from ernie_m.rows.objectives import OBJECTIVES, TOKEN, CorruptionConfig
+from ernie_m.rows.corruption import CorruptionConfig
+from ernie_m.rows.objective import TOKEN
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.training.recipe import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]

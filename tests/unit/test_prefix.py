@@ -13,9 +13,10 @@ from ernie_m.models.model import Encoder
 from ernie_m.models.prefix import PrefixModel
 from ernie_m.models.shape import ModelConfig
 from ernie_m.rows.batch import Example
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import to_device
 from ernie_m.rows.layout import Layout
-from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX, CorruptionConfig
+from ernie_m.rows.objectives import MT, OBJECTIVE_INDEX
 from ernie_m.rows.packing import PackedRow, pack
 from tests.properties.test_halves import SHAPE
 from tests.unit.test_decoding import CPU, LONGEST, sources_of

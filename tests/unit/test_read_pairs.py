@@ -9,7 +9,8 @@ import torch
 
 from ernie_m.models.attention import build_mask
 from ernie_m.rows.batch import PackedBatch
-from ernie_m.rows.objectives import CLM, MMLM, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import CLM, MMLM
 from ernie_m.rows.read_pairs import pairs_read
 
 if TYPE_CHECKING:

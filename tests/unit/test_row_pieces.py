@@ -14,7 +14,8 @@ from ernie_m.models.pseudo_parallel import fill_placeholders
 from ernie_m.models.row_pieces import Places, RowPieces
 from ernie_m.rows.batch import LossRequest, PackedBatch
 from ernie_m.rows.halves import halves_of
-from ernie_m.rows.objectives import BTMLM, MMLM, MT, Objective
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import BTMLM, MMLM, MT
 
 if TYPE_CHECKING:
     from conftest import BatchOf, DocumentsOf, EncoderOf, StagesOf

@@ -11,7 +11,9 @@ import pytest
 
 from ernie_m.base.special_tokens import Specials
 from ernie_m.corpus.folder import TRAIN, Shard, ShardEntry, ShardList, Shards, Stream, shard_file
-from ernie_m.rows.objectives import CAMLM, INSERT, TLM, CorruptionConfig, Objective
+from ernie_m.rows.corruption import INSERT, CorruptionConfig
+from ernie_m.rows.objective import Objective
+from ernie_m.rows.objectives import CAMLM, TLM
 from ernie_m.rows.row_location import RowLocation
 from ernie_m.rows.row_source import CUT_FROM, HALF_CUT, TARGET_FILL, RowSettings, RowSource
 from ernie_m.rows.window_plan import NUM_SPECIAL, WindowPlan

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from ernie_m.base.console import InputError
 from ernie_m.base.devices import DEVICES, peak_of_board
 from ernie_m.models.shape import ModelConfig
-from ernie_m.rows.objectives import TOKEN
+from ernie_m.rows.objective import TOKEN
 from ernie_m.runs.ranks import Ranks
 from ernie_m.training import utilization
 from ernie_m.training.recipe import OutputConfig

@@ -34,7 +34,7 @@ from ernie_m.models.sentence_head import SentenceHead
 from ernie_m.models.shape import Pooling
 from ernie_m.models.tied_gradient import TiedGradient, embedding_rows
 from ernie_m.rows.batch import PackedBatch
-from ernie_m.rows.objectives import SENTENCE, TOKEN
+from ernie_m.rows.objective import SENTENCE, TOKEN
 
 
 class ForeignEncoder(PretrainingModel):

@@ -19,8 +19,9 @@ from data_prep.stats_report import stats
 from ernie_m.base.console import InputError
 from ernie_m.base.sampling import MIXTURE_PERIOD
 from ernie_m.corpus.folder import HELD_OUT, TRAIN, CorpusFolder
+from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.dataloader import DataConfig, PretrainingData
-from ernie_m.rows.objectives import OBJECTIVES, CorruptionConfig
+from ernie_m.rows.objectives import OBJECTIVES
 from ernie_m.rows.row_source import TARGET_FILL, RowSettings, RowSource
 from ernie_m.rows.schedule import Schedule, StageConfig
 
