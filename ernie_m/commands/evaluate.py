@@ -112,6 +112,7 @@ class Commands:
         """
         from ernie_m.base.files import check_same_measures, write_json
         from ernie_m.corpus.gold_sets import gold_with_sentences
+        from ernie_m.corpus.word_links import NO_SURE_LINKS
         from ernie_m.interop.encoder import open_encoder
         from ernie_m.models.state_alignment import state_scores
         from ernie_m.runs.ranks import this_device
@@ -131,6 +132,8 @@ class Commands:
         }
         print(f"word links from the states of {len(known.pairs)} pairs: mutual nearest tokens by cosine")
         print(_table_of_links(results, layers))
+        if not any(pair.sure for pair in known.pairs):
+            print(f"note: {NO_SURE_LINKS}")
         if output:
             figures = {name: {k: vars(found) for k, found in scores.items()} for name, scores in results.items()}
             write_json(Path(output), {"pairs": len(known.pairs), **of, **figures})
@@ -275,8 +278,7 @@ def _table_of_links(results: Mapping[str, Mapping[str, Score]], layers: Sequence
     head = [f"{name} {what}" for name in results for what in ("AER", "precision", "recall")]
     rows = []
     for k in layers:
-        scores = [of_layer[str(k)] for of_layer in results.values()]
-        rows.append([f"{k}", *(f"{100 * value:.1f} %" for s in scores for value in (s.aer, s.precision, s.recall))])
+        rows.append([f"{k}", *(cell for of_layer in results.values() for cell in of_layer[str(k)].cells)])
     return table(["layer", *head], rows)
 
 

@@ -30,6 +30,7 @@ SHOWN = 60  # characters of a line in a message
 MOST_PAIRS = 10**6
 """Of a gold file that numbers them."""
 MOST_OF_LINE = 1 << 20
+NO_SURE_LINKS = "the gold has no sure links, so no recall"
 ENOUGH_PAIRS = 10
 """Pairs with links by which a file that counts from 1 is recognised."""
 
@@ -51,14 +52,21 @@ class Score:
     pairs: int
     found: int
     sure: int
-    precision: float
-    recall: float
+    precision: float | None
+    """None where no link was found."""
+    recall: float | None
+    """None where no link of the gold is sure."""
     aer: float
 
     @property
+    def cells(self) -> list[str]:
+        """Error rate, precision and recall in percent; `-` for what there is not."""
+        return ["-" if value is None else f"{100 * value:.1f} %" for value in (self.aer, self.precision, self.recall)]
+
+    @property
     def shown(self) -> str:
-        percent = (f"{100 * value:.1f} %" for value in (self.aer, self.precision, self.recall))
-        return "AER {}, precision {}, recall {}".format(*percent) + f" ({self.pairs:,} pairs, {self.found:,} links)"
+        counted = f"{self.pairs:,} pairs, {self.found:,} links" + f"; {NO_SURE_LINKS}" * (not self.sure)
+        return "AER {}, precision {}, recall {}".format(*self.cells) + f" ({counted})"
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -196,7 +204,7 @@ def score(found: Sequence[set[Link] | frozenset[Link]], gold: Sequence[GoldPair]
         pairs=len(gold),
         found=num_found,
         sure=num_sure,
-        precision=right / num_found if num_found else 0.0,
-        recall=surely / num_sure if num_sure else 0.0,
-        aer=1 - (surely + right) / total if total else 0.0,
+        precision=right / num_found if num_found else None,
+        recall=surely / num_sure if num_sure else None,
+        aer=1 - (surely + right) / total if total else 1.0,  # nothing found of what is possible
     )

@@ -82,6 +82,15 @@ def test_a_sentence_is_aligned_with_itself_in_every_layer(form: str, tiny_encode
         assert content[name]["1"]["found"] == 8
 
 
+def test_gold_without_sure_links_has_no_recall_which_is_told(
+    tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gold").write_text("two days ||| two days ||| 0p0 1p1\n", encoding="utf-8")
+    Commands().alignment(model=str(tiny_encoder), gold=str(tmp_path / "gold"), output=str(tmp_path / "out.json"))
+    assert json.loads((tmp_path / "out.json").read_text())["trained"]["1"]["recall"] is None
+    assert "note: the gold has no sure links, so no recall" in capsys.readouterr().out
+
+
 def test_words_behind_the_greatest_length_have_no_link(tiny_encoder: Path, tmp_path: Path) -> None:
     line = " ".join(f"{number}" for number in range(300))
     files = write_gold(tmp_path / "gold", "text", [(line, line)])

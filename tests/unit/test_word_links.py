@@ -99,6 +99,17 @@ def test_the_score_is_that_of_the_definition() -> None:
     assert "AER 40.0 %, precision 66.7 %, recall 50.0 % (2 pairs, 3 links)" in result.shown
 
 
+def test_what_nothing_is_counted_of_is_no_figure() -> None:
+    """Not 0 %: recall without sure links, precision without links; and nothing found of what is possible is no success."""
+    possible = [GoldPair(frozenset(), frozenset({(0, 0)}))]
+    result = score([{(0, 0), (1, 0)}], possible)
+    assert (result.precision, result.recall, result.aer) == (0.5, None, 0.5)
+    assert "recall - (1 pairs, 2 links; the gold has no sure links, so no recall)" in result.shown
+    result = score([set()], possible)
+    assert (result.precision, result.recall, result.aer) == (None, None, 1)
+    assert result.cells == ["100.0 %", "-", "-"]
+
+
 def test_links_have_to_be_of_the_same_pairs(tmp_path: Path) -> None:
     (tmp_path / "found").write_text("0-0\n")
     with pytest.raises(InputError, match="found: 1 pairs, gold has 2; expected the same ones"):
