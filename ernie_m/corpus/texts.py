@@ -1,7 +1,7 @@
 """Lines of text that a person names: all lines of a file, in their places, or those that a vocabulary is fitted to.
 
 A line ends at the line feed alone, since text may hold U+2028 and the like. A carriage return before it and a byte order
-mark at the beginning are the editor's, not the text's.
+mark at the beginning are the editor's, not the text's. A file whose name ends in `.gz` or `.xz` is unpacked.
 """
 
 from __future__ import annotations
@@ -37,15 +37,23 @@ def damage_named(path: object, kind: str, of_its_library: tuple[type[Exception],
     raise InputError(f"{path}: truncated, damaged or no {kind} file ({reason}); download it again")
 
 
+@contextlib.contextmanager
+def unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a text file, of its content where it is packed. Raises InputError for a packed one that is damaged."""
+    with damage_named(path, path.suffix), OPENERS.get(path.suffix, open)(path, "rb") as file:
+        yield file
+
+
 def read_lines(path: Path, expected: str = "text, a sentence a line") -> list[str]:
     """The lines of a file, or of a pipe that the shell made, without their ends. `expected` is told where there is none.
 
-    Raises InputError for a file that is missing, a folder, or not UTF-8.
+    Raises InputError for a file that is missing, a folder, damaged, or not UTF-8.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; expected a file of {expected}")
     try:
-        return lines_of(path.read_bytes(), str(path))
+        with unpacked(path) as file:
+            return lines_of(file.read(), str(path))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected {expected}") from None
 
@@ -56,13 +64,13 @@ def lines_of(content: bytes, name: str) -> list[str]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{name}, line {line}: not UTF-8; convert the text") from None
+        raise InputError(f"{name}, line {line}: not UTF-8; convert the text (a packed one is read as .gz or .xz)") from None
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 @dataclass(frozen=True)
 class FileLines:
-    """The lines of a text file that are not empty, read anew each time; `.gz` and `.xz` are unpacked.
+    """The lines of a text file that are not empty, read anew each time.
 
     Raises InputError for a file that is missing, broken or not UTF-8.
     """
@@ -72,7 +80,7 @@ class FileLines:
     def __iter__(self) -> Iterator[str]:
         number = 0
         try:
-            with damage_named(self.path, self.path.suffix), self._opened() as file:
+            with unpacked(self.path) as file:
                 for line in file:
                     number += 1
                     if text := line.decode("utf-8" if number > 1 else "utf-8-sig").strip():
@@ -81,10 +89,6 @@ class FileLines:
             raise InputError(f"{self.path}, line {number}: not UTF-8; convert the file") from None
         except (FileNotFoundError, IsADirectoryError):
             raise InputError(f"{self.path}: no such file; expected text, one a line") from None
-
-    def _opened(self) -> IO[bytes]:
-        file: IO[bytes] = OPENERS.get(self.path.suffix, open)(self.path, "rb")
-        return file
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from ernie_m.base.console import InputError
+from ernie_m.corpus.texts import unpacked
 
 Link = tuple[int, int]
 AUTO, PHARAOH, TEXT, WPT = "auto", "pharaoh", "text", "wpt"
@@ -70,12 +71,12 @@ class Score:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file. Raises InputError for a file that is missing or is none."""
+    """The lines of a UTF-8 file, maybe packed. Raises InputError for a file that is missing or is none."""
     if path.is_dir():
         raise InputError(f"{path}: a folder; expected a file of word links, a line a pair")
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected word links, a line a pair")
-    with open(path, "rb") as file:
+    with unpacked(path) as file:
         for number, line in enumerate(lines_of(file, path), 1):
             try:
                 yield line.decode("utf-8" if number > 1 else "utf-8-sig").rstrip("\r\n")
