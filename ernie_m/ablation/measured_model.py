@@ -35,8 +35,9 @@ from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.runs.checkpoint import committed_folders, verify
+from ernie_m.runs.data_identity import tokenizer_of
 from ernie_m.runs.ranks import Voters, this_device
-from ernie_m.runs.run_folder import RunFolder, tokenizer_of
+from ernie_m.runs.run_folder import RunFolder
 from ernie_m.training.recipe import read_training
 
 

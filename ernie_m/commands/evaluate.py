@@ -225,8 +225,9 @@ class Commands:
         from ernie_m.interop.build_model import trained_model
         from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
         from ernie_m.rows.dataloader import DataConfig
+        from ernie_m.runs.data_identity import tokenizer_of
         from ernie_m.runs.ranks import this_device
-        from ernie_m.runs.run_folder import RunFolder, tokenizer_of
+        from ernie_m.runs.run_folder import RunFolder
 
         of = {"measure": "gain", "run": run, "data": data, "checkpoint": checkpoint, "most_pairs": pairs}
         check_same_measures(output, of)

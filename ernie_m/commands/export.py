@@ -64,7 +64,8 @@ def export(
     from ernie_m.interop.model_card import CARD_FILE, model_card
     from ernie_m.interop.start import weights_of_start
     from ernie_m.interop.weight_files import read_config
-    from ernie_m.runs.run_folder import RunFolder, model_config, tokenizer_of
+    from ernie_m.runs.data_identity import tokenizer_of
+    from ernie_m.runs.run_folder import RunFolder, model_config
 
     if format is not None and format not in FORMATS:
         raise InputError(f"--format {format}{nearest(format, FORMATS) or ':'} expected {' or '.join(FORMATS)}")

@@ -27,8 +27,9 @@ from ernie_m.models.translation import TranslationModel
 from ernie_m.rows.dataloader import DataConfig
 from ernie_m.rows.objectives import MT
 from ernie_m.runs.checkpoint import Checkpoint
+from ernie_m.runs.data_identity import specials_of
 from ernie_m.runs.fragments import FragmentReader
-from ernie_m.runs.run_folder import model_config, specials_of
+from ernie_m.runs.run_folder import model_config
 
 
 def architecture_of(config: AnyModel, specials: Specials, num_languages: int, run: Path | None = None) -> Architecture:

@@ -16,7 +16,8 @@ from ernie_m.interop.build_model import any_translator_of
 from ernie_m.interop.translation_folder import read_folder
 from ernie_m.models.decoding import Translates
 from ernie_m.models.shape import longest_document
-from ernie_m.runs.run_folder import RunFolder, tokenizer_of
+from ernie_m.runs.data_identity import tokenizer_of
+from ernie_m.runs.run_folder import RunFolder
 from ernie_m.translation.lines import NUM_SPECIAL
 
 

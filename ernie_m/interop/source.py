@@ -27,7 +27,8 @@ from ernie_m.interop.weight_files import CONFIG_FILE, WeightFiles, folder_of, re
 from ernie_m.models.model import Encoder
 from ernie_m.models.shape import AnyModel, BackboneConfig, ModelConfig
 from ernie_m.runs.checkpoint import MANIFEST_FILE, committed_folders
-from ernie_m.runs.run_folder import model_config, specials_of, tokenizer_of
+from ernie_m.runs.data_identity import specials_of, tokenizer_of
+from ernie_m.runs.run_folder import model_config
 
 REQUIRED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 REFUSED = {

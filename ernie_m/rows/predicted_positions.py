@@ -79,7 +79,7 @@ FINDERS: dict[str, Callable[[Objective, Found], Asked]] = {
     SENTENCES: _translations,
     LINKED: _linked_tokens,
 }
-"""For each key of ernie_m.rows.objectives.ASKED: what finds its positions and labels."""
+"""For each key of ernie_m.rows.objective.ASKED: what finds its positions and labels."""
 
 
 def in_order(asked: Sequence[Asked]) -> dict[str, np.ndarray]:

@@ -21,7 +21,6 @@ from ernie_m.base.files import (
     remove,
     remove_left_overs,
     require_writable,
-    sha256_of,
     write_json,
     written_atomically,
 )
@@ -36,9 +35,7 @@ from ernie_m.base.run_files import (
     LOCK_FILE,
     OF_TRAINING,
 )
-from ernie_m.base.special_tokens import Specials
-from ernie_m.corpus.tokenizer_files import TOKENIZER_FILE, TOKENIZER_JSON
-from ernie_m.models.shape import AnyModel, BackboneConfig, read_model
+from ernie_m.models.shape import AnyModel, read_model
 from ernie_m.runs.checkpoint import Checkpoint, checkpoint_of
 
 MAY_CHANGE = ("output", "guards")  # sections that do not change what is learnt
@@ -60,8 +57,6 @@ LATER_KEYS: dict[str, Any] = {
     "blank_rate": 0.1,
 }
 """Keys inside sections that runs of earlier releases lack, and the values that mean what was done there."""
-
-SPECIAL_TOKENS = "special_tokens"
 
 
 class RunFolder:
@@ -201,38 +196,6 @@ def model_config(configuration: Mapping[str, Any]) -> AnyModel:
     return read_model(configuration["model"], CONFIG_FILE)
 
 
-def specials_recorded(specials: Specials, model: AnyModel) -> dict[str, Any]:
-    """What a run's `data_identity` says of its special tokens.
-
-    Of our own encoder in XLM-R's layout nothing, as in earlier releases: the size of its vocabulary says it.
-    """
-    is_known = not isinstance(model, BackboneConfig) and specials == Specials.xlm_r(specials.vocab_size)
-    return {} if is_known else {SPECIAL_TOKENS: specials.to_json()}
-
-
-def specials_of(configuration: Mapping[str, Any]) -> Specials:
-    """The special tokens of a run's vocabulary, from its saved configuration."""
-    recorded = configuration[DATA_IDENTITY].get(SPECIAL_TOKENS)
-    if recorded is not None:
-        return Specials.from_json(recorded, f"{CONFIG_FILE}: {DATA_IDENTITY}.{SPECIAL_TOKENS}")
-    model = model_config(configuration)
-    if isinstance(model, BackboneConfig):
-        raise InputError(f"{CONFIG_FILE}: {DATA_IDENTITY}.{SPECIAL_TOKENS} is missing; expected what the run wrote there")
-    return Specials.xlm_r(model.vocab)
-
-
 def identity_of(configuration: dict[str, Any]) -> str:
     """What marks the checkpoints of this run: a digest of all that a resumed run may not change."""
     return hashlib.sha256(json.dumps(_binding(configuration), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def tokenizer_of(configuration: dict[str, Any], data: Path | None) -> Path:
-    """The tokenizer file of the run's data, its fingerprint checked; raises InputError when it is another's."""
-    identity = configuration[DATA_IDENTITY]
-    folder = data or Path(identity["folder"])
-    path = folder / (TOKENIZER_JSON if (folder / TOKENIZER_JSON).is_file() else TOKENIZER_FILE)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; name the run's data folder with --data")
-    if sha256_of(path) != identity["tokenizer_sha256"]:
-        raise InputError(f"{path}: not the tokenizer this run was trained with; name its data folder with --data")
-    return path

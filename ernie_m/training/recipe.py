@@ -188,11 +188,15 @@ class TrainingConfig(Section):
         return ObjectiveWeights(self.objective_weights)
 
     @property
-    def idle_weights(self) -> list[str]:
-        """Losses that have a weight but no stage: said, not refused, since stages may be changed on a command line."""
+    def without_effect(self) -> list[str]:
+        """A line for each setting that does not work: said, not refused, since stages may be changed on a command line."""
+        warmup, lines = self.optimizer.warmup_steps, []
+        if warmup >= self.num_steps:
+            lines = [f"learning rate: warm-up of {warmup} steps ends behind the last of {self.num_steps}; never at its peak"]
         names = {name for stage in self.stages for name in stage.rows}
         trained = {prediction.loss for name in names for prediction in OBJECTIVES[name].predictions}
-        return [loss for loss in self.objective_weights if loss not in trained]
+        idle = [loss for loss in self.objective_weights if loss not in trained]
+        return lines + [f"objective_weights.{loss}: no stage trains it; without effect" for loss in idle]
 
     @property
     def heads(self) -> tuple[str, ...]:

@@ -18,26 +18,27 @@ from pathlib import Path
 from ernie_m import __version__
 from ernie_m.base.config import to_mapping
 from ernie_m.base.console import Choice, InputError, reason_of
-from ernie_m.base.files import sha256_of, write_json
+from ernie_m.base.files import write_json
 from ernie_m.base.interruption import Interruption
 from ernie_m.base.run_files import DATA_IDENTITY, START_FILE
-from ernie_m.corpus.folder import MANIFEST_FILE, CorpusFolder
+from ernie_m.corpus.folder import CorpusFolder
 from ernie_m.interop.build_model import architecture_of, check_fits
 from ernie_m.interop.start import check_starts, starts_of, step_zero
 from ernie_m.interop.start_weights import Target
 from ernie_m.models.pretraining import PretrainingModel
-from ernie_m.rows.dataloader import DATA_ORDER, PretrainingData, to_device
+from ernie_m.rows.dataloader import PretrainingData, to_device
 from ernie_m.rows.packing import PackedRow, pack
 from ernie_m.rows.schedule import Schedule
 from ernie_m.runs.best_checkpoint import best_folder
 from ernie_m.runs.checkpoint import CHECKPOINT_BYTES, PROBE_FILE, Checkpoint, committed_folders, problem_of_room, step_of
 from ernie_m.runs.checkpoint_commit import Retention
 from ernie_m.runs.checkpoint_store import CheckpointStore
+from ernie_m.runs.data_identity import data_identity
 from ernie_m.runs.fragments import FragmentReader
 from ernie_m.runs.host_copy import choose_saving
 from ernie_m.runs.metrics import draw_curves
 from ernie_m.runs.ranks import START_PATIENCE, Ranks
-from ernie_m.runs.run_folder import RunFolder, identity_of, specials_recorded
+from ernie_m.runs.run_folder import RunFolder, identity_of
 from ernie_m.runs.skip_steps import SkipSteps, first_new
 from ernie_m.training.checkpoint_probe import check_probe, probe_loss, read_probe
 from ernie_m.training.endings import ending_by_rule
@@ -80,14 +81,7 @@ class Trainer:
         self.asked = SkipSteps.parse(skip_steps or "", self.schedule.num_steps)
         self.configuration = to_mapping(config) | {
             "model": to_mapping(self.architecture.config),
-            DATA_IDENTITY: {
-                "folder": str(data.resolve()),
-                "manifest_sha256": sha256_of(data / MANIFEST_FILE),
-                "tokenizer_sha256": manifest.tokenizer_sha256,
-                "languages": manifest.languages,
-                "data_order": DATA_ORDER,
-                **specials_recorded(manifest.specials, self.architecture.config),
-            },
+            DATA_IDENTITY: data_identity(data, manifest, self.architecture.config),
         }
         self.run_folder.check(self.configuration, from_scratch)
         self._check_skipped()
@@ -292,11 +286,8 @@ class Trainer:
         chosen = (engine.ranks.interface, engine.precision, *model.choices)
         for choice in (*chosen, exchange.sums, exchange.reduction, exchange.overlap, saving):
             print(choice)
-        warmup_steps, num_steps = self.config.optimizer.warmup_steps, self.schedule.num_steps
-        if warmup_steps >= num_steps:
-            print(f"learning rate: warm-up of {warmup_steps} steps ends behind the last of {num_steps}; never at its peak")
-        for loss in self.config.idle_weights:
-            print(f"objective_weights.{loss}: no stage trains it; without effect")
+        for line in self.config.without_effect:
+            print(line)
         for line in self.data.too_long():
             print(f"alarm: {line}", file=sys.stderr, flush=True)
         if skipped:

@@ -13,7 +13,7 @@ from ernie_m.base.config import Section, build, differing_keys, merge_overrides,
 from ernie_m.base.console import InputError
 from ernie_m.base.shipped import RECIPES
 from ernie_m.rows.dataloader import Metric
-from ernie_m.training.recipe import TrainingConfig
+from ernie_m.training.recipe import TrainingConfig, total_steps
 
 
 @section
@@ -239,11 +239,15 @@ def test_factors_of_streams_are_found_by_loss_and_stream() -> None:
             other.factors_of(metrics)
 
 
-def test_a_weight_of_a_loss_that_no_stage_trains_is_known() -> None:
+def test_settings_without_effect_are_told() -> None:
     base = read_recipe(ROOT / "launcher" / "recipes" / "alignlm.yaml")
-    assert build(TrainingConfig, base, "recipe").idle_weights == []
+    assert build(TrainingConfig, base, "recipe").without_effect == []
     changed = merge_overrides(base, ["objective_weights={AlignLM_bilingual: 0, CAMLM: 1, TLM: '0:1, 9:0'}"])
-    assert build(TrainingConfig, changed, "recipe").idle_weights == ["CAMLM", "TLM"]
+    told = [f"objective_weights.{loss}: no stage trains it; without effect" for loss in ("CAMLM", "TLM")]
+    assert build(TrainingConfig, changed, "recipe").without_effect == told
+    steps = total_steps(base)
+    late = build(TrainingConfig, merge_overrides(base, [f"optimizer.warmup_steps={steps}"]), "recipe").without_effect
+    assert late == [f"learning rate: warm-up of {steps} steps ends behind the last of {steps}; never at its peak"]
 
 
 @pytest.mark.parametrize(

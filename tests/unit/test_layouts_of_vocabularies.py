@@ -21,7 +21,7 @@ from ernie_m.rows.layout import Layout
 from ernie_m.rows.objective import HEADS
 from ernie_m.rows.objectives import BTMLM, LOSS_INDEX, MMLM, OBJECTIVE_INDEX, TLM, XLCO
 from ernie_m.rows.packing import PackedRow, pack
-from ernie_m.runs.run_folder import specials_of, specials_recorded
+from ernie_m.runs.data_identity import specials_of, specials_recorded
 from tests.objective_fixtures import GIVEN_OBJECTIVES
 
 # As BERT has them: [PAD] 0, unused ids, [UNK] 100, [CLS] 101, [SEP] 102, [MASK] 103, then pieces; positions from 0.

@@ -23,7 +23,8 @@ from ernie_m.models.model import Encoder
 from ernie_m.runs import run_folder
 from ernie_m.runs.checkpoint import read_manifest
 from ernie_m.runs.checkpoint_store import CheckpointStore
-from ernie_m.runs.run_folder import RunFolder, identity_of, model_config, tokenizer_of
+from ernie_m.runs.data_identity import tokenizer_of
+from ernie_m.runs.run_folder import RunFolder, identity_of, model_config
 
 CONFIGURATION = {
     "seed": 0,
