@@ -45,7 +45,7 @@ class Commands:
 
         Args:
             model: folder or hub id of any Hugging Face encoder (`ernie-m export` makes one)
-            source: a sentence a line
+            source: a sentence a line; .gz and .xz too, as all files of text
             target: their translations, line by line
             layer: 0 (embeddings) .. number of layers, or all
             untrained: also measure the same shape with random weights

@@ -29,7 +29,7 @@ def translation(
     """BLEU and chrF (sacrebleu, raw text) of a model's translations, or of a file of them, beside the source copied.
 
     Args:
-        source: a sentence a line
+        source: a sentence a line; .gz and .xz too, as all files of text
         reference: their translations by people, line by line; several files with commas between
         model: run folder of a training on MT, or what `ernie-m export` made of it
         hypothesis: a file of translations, in place of a model

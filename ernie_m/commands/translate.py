@@ -52,7 +52,7 @@ def translate(
         model: run folder of a training on MT, e.g. by recipe xlm_mt, or what `ernie-m export` made of it
         from_: language of the input, e.g. fr; a folder knows its own
         to: language to translate into, e.g. en; a folder knows its own
-        input: file to translate; default: standard input
+        input: file to translate, .gz and .xz too; default: standard input
         output: file to write; default: standard output
         data: data folder of the run, for its tokenizer; default: the one it was started on
         checkpoint: of the run, e.g. step_00001000, 1000 or best; default: the newest
