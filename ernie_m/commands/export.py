@@ -53,7 +53,8 @@ def export(
             model takes each token's as token_type_ids (README.md there has their numbers)
         direction: of a run whose model translates, from which language to which, e.g. fr-en
         head: also write the head of masked words that training added to an encoder which came without one (model.backbone):
-            the folder then has the class that holds it, such as BertForMaskedLM; a head that came with it is always written
+            the folder then has the class that holds it, such as BertForMaskedLM; a head that came with it, and our own
+            encoder's, is always written
         keep: share of the weights that the run started from (init_from, model.backbone): 0.3 writes 0.3 of them and 0.7 of
             the trained ones
     """
@@ -92,6 +93,8 @@ def export(
         kind, has_head = str(written["model_type"]), "MaskedLM" in str(written["architectures"])
         card = model_card(Path(run), configuration, chosen, tokenizer.parent, kind, keep, language, has_head)
         (aside / CARD_FILE).write_text(card, encoding="utf-8")
+    if head and architecture.has_own_head:
+        print("note: --head adds nothing here; the encoder's own head of masked words is always written")
     with_start = f", {keep:g} of the start kept" if keep else ""
     return print(f"exported step {chosen.step} of {run} to {target} ({kind}{with_start})")
 

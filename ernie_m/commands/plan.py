@@ -65,6 +65,8 @@ def plan(
         gpu or next((name for name in DEVICES if stem.startswith(name.split("-")[0].lower())), "V100-32GB")
     )
     if network is not None:
+        if len(hosts) == 1:
+            raise InputError(f"--network {network:g}: {hostfile} has one host, which sends nothing to others; leave it out")
         device = replace(device, network=network * 1e9 / 8)
     if efficiency is not None:
         device = replace(device, efficiency=efficiency, source="as given")

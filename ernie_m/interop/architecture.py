@@ -118,6 +118,11 @@ class Architecture(ABC):
     def check_vocabulary(self, target: Target) -> str:
         """In words: what shows that ids mean the same as in the data. Raises InputError if they do not."""
 
+    @property
+    def has_own_head(self) -> bool:
+        """Whether its head of masked words is written by every export whose class holds one, asked for or not."""
+        return True
+
     def check_head(self) -> None:
         """Raise InputError unless an export can hold the head of masked words that it is trained with."""
         if TOKEN not in self.config.head_names:

@@ -61,8 +61,12 @@ class Foreign(Architecture):
         loaded = self.backbone.load()
         return loaded.model, self.backbone.constants(loaded, self.sketch.constants)
 
+    @property
+    def has_own_head(self) -> bool:
+        return self.backbone.has_head
+
     def check_head(self) -> None:
-        if self.backbone.has_head:
+        if self.has_own_head:
             return
         super().check_head()
         if self.specials.mask is None:

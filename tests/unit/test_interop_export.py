@@ -140,10 +140,11 @@ def test_a_card_names_the_heads_what_trains_them_and_which_are_exported(
     assert ("AutoModelForMaskedLM" in body) == (tag == "fill-mask")
 
 
-def test_our_own_encoder_has_its_head_anyway_where_the_class_holds_one(
-    run: RunFolder, command: Callable[..., None], tmp_path: Path
+def test_our_own_encoder_has_its_head_anyway_where_the_class_holds_one_which_is_told(
+    run: RunFolder, command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command(run=str(run.path), to=str(tmp_path / "hf"), head=True)
+    assert "note: --head adds nothing here" in capsys.readouterr().out
     assert "lm_head.dense.weight" in load_file(tmp_path / "hf/model.safetensors")
     with pytest.raises(InputError, match="--head: ERNIE-M's class has no head of masked words"):
         command(run=str(run.path), to=str(tmp_path / "em"), head=True, format="ernie_m")

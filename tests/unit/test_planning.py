@@ -295,6 +295,11 @@ def test_a_plan_for_data_counts_its_vocabulary(corpus_folder: CorpusFolder, caps
     assert float(found[1]) < float(found[0]) / 2, found
 
 
+def test_a_network_that_nothing_is_sent_over_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--network 100: \S*h200x8 has one host, which sends nothing to others"):
+        command.plan(recipe="small", hostfile=str(ROOT / "hostfiles" / "h200x8"), network=100.0)
+
+
 def test_heads_too_small_for_flex_are_planned_without_it() -> None:
     """As choose_attention will decide on the card."""
     small = replace(LARGE, hidden_size=128, num_heads=16)
