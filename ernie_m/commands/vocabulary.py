@@ -39,8 +39,8 @@ def vocabulary(
             nothing is taken out
         extend: how many pieces to learn from --text, at most
         text: text of the new language, files with commas between them
-        unchanged: text of old languages, files with commas between them: pieces that would change it are not learned;
-            default: the files of --trim that are not files of --text
+        unchanged: with --extend, text of old languages, files with commas between them: pieces that would change it are
+            not learned; default: the files of --trim that are not files of --text
     """
     from ernie_m.corpus.texts import Text
     from ernie_m.interop.new_vocabulary import adapt_vocabulary

@@ -116,7 +116,7 @@ def adapt_vocabulary(
     The pieces that `text` and `unchanged` use are kept too. Raises InputError for a model or tokenizer that cannot be
     changed, for texts out of which nothing can be learned, and for a folder that exists.
     """
-    _check(to, trim, extend, text)
+    _check(to, trim, extend, text, unchanged)
     folder = folder_of(str(source))
     if (folder / RUN_CONFIG_FILE).is_file():
         raise InputError(f"{source}: a run of ours; expected a Hugging Face folder: export it with `ernie-m export`")
@@ -156,13 +156,15 @@ def adapt_vocabulary(
     return report
 
 
-def _check(to: Path, trim: Sequence[Text], extend: int, text: Sequence[Text]) -> None:
+def _check(to: Path, trim: Sequence[Text], extend: int, text: Sequence[Text], unchanged: Sequence[Text] | None) -> None:
     if not EXTEND.holds(extend):
         raise InputError(f"--extend {extend}: expected {EXTEND.expected(is_whole=True)}")
     if extend and not text:
         raise InputError(f"--extend {extend}: no text to learn pieces from; give some with --text")
     if text and not extend:
         raise InputError("--text: how many pieces to learn from it? give --extend N, or leave --text out")
+    if unchanged is not None and not extend:
+        raise InputError("--unchanged: no piece is learned without --extend; to keep the pieces of text, give it as --trim")
     if not extend and not trim:
         raise InputError("nothing to do: expected --trim FILES, or --extend N --text FILES, or both")
     if os.path.lexists(to):

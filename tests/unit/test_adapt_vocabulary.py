@@ -173,6 +173,7 @@ def test_what_cannot_be_done_is_a_line_and_leaves_nothing(folders: dict[str, Pat
     refused("--extend 300000: expected a whole number", extend=300_000, text=[NEW_TEXT])
     refused("how many pieces to learn from it", text=[NEW_TEXT])
     refused("no text to learn pieces from", extend=3)
+    refused("--unchanged: no piece is learned without --extend", trim=[NEW_TEXT], unchanged=[NEW_TEXT])
     refused("text empty: no line with a word in it", extend=3, text=[empty])
     refused("no line in it; expected the corpora", trim=[empty])
     refused("exists and stays as it is", to=tmp_path, trim=CORPORA)
