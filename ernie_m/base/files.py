@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -240,8 +240,11 @@ def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
         aside.write_text(json.dumps(content, indent=indent, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def check_same_measures(output: str | None, of: Mapping[str, Any], option: str = "--output") -> None:
-    """Raise InputError when the JSON file `output`, which `option` names, exists and is not about the same things as `of`.
+def check_same_measures(
+    output: str | None, of: Mapping[str, Any], option: str = "--output", without: Collection[str] = ()
+) -> None:
+    """Raise InputError when the JSON file `output`, which `option` names, exists and is not about the same things as `of`,
+    or holds figures, named in `without`, that would not be written again.
 
     So figures of another model, and other people's files, are not overwritten. Nor may its folder be missing.
     """
@@ -257,3 +260,5 @@ def check_same_measures(output: str | None, of: Mapping[str, Any], option: str =
     if not isinstance(found, dict) or any(found.get(key) != value for key, value in of.items()):
         what = ", ".join(f"{key} {value}" for key, value in of.items() if value is not None)
         raise InputError(f"{option} {output}: there already, and not of {what}; give another file, or remove it")
+    for figures in (name for name in without if name in found):
+        raise InputError(f"{option} {output}: has figures of {figures} too, which would be lost; give another file")

@@ -59,7 +59,7 @@ class Commands:
         from ernie_m.runs.ranks import this_device
 
         of = {"measure": "retrieval", "model": model, "source": source, "target": target, "layer": layer}
-        check_same_measures(output, of)
+        check_same_measures(output, of, without=_left_out(untrained))
         sides = read_aligned(Path(source), Path(target))
         device = this_device()
         opened = open_encoder(model, trust_remote_code)
@@ -119,7 +119,7 @@ class Commands:
 
         of = {"measure": "alignment", "model": model, "gold": gold, "source": source, "target": target, "layer": layer}
         of |= {"form": form, "first_index": first_index}
-        check_same_measures(output, of)
+        check_same_measures(output, of, without=_left_out(untrained))
         files = [None if side is None else Path(side) for side in (source, target)]
         known = gold_with_sentences(Path(gold), form, first_index, *files)
         opened = open_encoder(model, trust_remote_code)
@@ -174,7 +174,7 @@ class Commands:
         if (data is None) == (dictionary is None):
             raise InputError("words: give either --data, a folder with word links, or --dictionary, a file")
         of = {"measure": "words", "model": model, "data": data, "dictionary": dictionary, "size": size}
-        check_same_measures(output, of)
+        check_same_measures(output, of, without=_left_out(untrained))
         opened = open_encoder(model, trust_remote_code)
         if data is not None:
             found = dictionaries(CorpusFolder(data), size)
@@ -255,6 +255,11 @@ def _encoders(opened: OpenEncoder, untrained: bool) -> dict[str, nn.Module]:
     for choice in opened.choices:
         print(choice)
     return {"trained": opened.model(AutoModel), **({"untrained": opened.untrained()} if untrained else {})}
+
+
+def _left_out(untrained: bool) -> list[str]:
+    """The figures that are not measured."""
+    return [] if untrained else ["untrained"]
 
 
 def _tell_cut(opened: OpenEncoder, texts: Sequence[str]) -> None:

@@ -152,6 +152,11 @@ def test_figures_of_something_else_are_not_written_over(
     output.unlink()
     evaluate.retrieval(model=str(tiny_encoder), **sides, untrained=False, output=str(output))
     evaluate.retrieval(model=str(tiny_encoder), **sides, untrained=False, output=str(output))
+    evaluate.retrieval(model=str(tiny_encoder), **sides, output=str(output))
+    both = output.read_text()
+    with pytest.raises(InputError, match="has figures of untrained too, which would be lost"):
+        evaluate.retrieval(model=str(tiny_encoder), **sides, untrained=False, output=str(output))
+    assert output.read_text() == both
     with pytest.raises(InputError, match=r"there already, .* layer 1"):
         evaluate.retrieval(model=str(tiny_encoder), **sides, layer=1, output=str(output))
     with pytest.raises(InputError, match="there already"):
