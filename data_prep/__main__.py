@@ -173,8 +173,8 @@ class Commands:
                 beside those of the catalog's `exclude`.
         """
         from data_prep import build as building
+        from data_prep.job import QUARANTINE, STOP
         from data_prep.launched_ranks import start_ranks
-        from data_prep.phases import QUARANTINE, STOP
 
         if on_error not in (STOP, QUARANTINE):
             raise InputError(f"--on_error {on_error}: expected {STOP} or {QUARANTINE}")

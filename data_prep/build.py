@@ -27,17 +27,14 @@ from data_prep.exclusion.changes import is_concerned, write_changes
 from data_prep.exclusion.entries import of_evaluation_files
 from data_prep.exclusion.held_out import gather
 from data_prep.growth import Growth
+from data_prep.job import QUARANTINE, STOP, Job
 from data_prep.known_tokenizers import recognised
 from data_prep.many_files import existing
 from data_prep.ownership import EXCLUDED_FILE, HELD_OUT_FILE, KEPT_FILE
 from data_prep.phases import (
-    QUARANTINE,
-    STOP,
-    Job,
     Phase,
     convert_corpora,
     find_repeated_rows,
-    held_out_of,
     note_concerned_lines,
     note_held_out_texts,
     remove_repeated_rows,
@@ -194,10 +191,10 @@ def _sampled(corpora: list[Corpus], tokenizer: Path, options: Options) -> tuple[
 
 def _note_held_out(ranks: Ranks, job: Job) -> None:
     """Know what is held out, before anything is converted; what another folder has noted is not read again."""
-    if not held_out_of(job) or ranks.on_first((job.out / HELD_OUT_FILE).exists):
+    if not job.held_out or ranks.on_first((job.out / HELD_OUT_FILE).exists):
         return
     noted = job.growth.noted if job.growth else ()
-    rest = tuple(corpus for corpus in held_out_of(job) if corpus.name not in noted)
+    rest = tuple(corpus for corpus in job.held_out if corpus.name not in noted)
     _run(ranks, note_held_out_texts, replace(job, corpora=rest))
     ranks.on_first(lambda: gather(job.out, rest, job.growth.old / HELD_OUT_FILE if job.growth and noted else None))
 

@@ -18,7 +18,8 @@ from data_prep.convert import EXAMPLES, Tally, marker_of
 from data_prep.estimate import alarms_of, refuse_unknown
 from data_prep.filters.language import NAME as LANGUAGE_FILTER
 from data_prep.filters.language import codes_of
-from data_prep.phases import Job, num_chunks
+from data_prep.job import Job
+from data_prep.phases import num_chunks
 from data_prep.readers import named
 from ernie_m.base.console import InputError
 from ernie_m.base.files import write_json, written_atomically

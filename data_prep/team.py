@@ -37,6 +37,17 @@ def team_sizes(num_ranks: int) -> list[int]:
     return [num_ranks // num_teams + (i < num_ranks % num_teams) for i in range(num_teams)]
 
 
+def shares(sizes: list[int], num_teams: int) -> list[list[int]]:
+    """Indices for each team: the largest first, each to the team that has the least so far."""
+    loads: list[int] = [0] * num_teams
+    owned: list[list[int]] = [[] for _ in range(num_teams)]
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        team = loads.index(min(loads))
+        loads[team] += sizes[index]
+        owned[team].append(index)
+    return owned
+
+
 @dataclass
 class Team(Generic[Item, Result]):
     """The root's view of its team."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ from ernie_m.corpus.shard_table import SHARDS_FOLDER
 
 GROWN_FROM = "grown_from"
 """Key of an unfinished plan: the manifest's hash of the folder that the build grows from."""
+
+Failure = InputError | OSError | None
 
 __all__ = ["RANKS_FOLDER", "READABLE_REPORT_FILE", "REPORT_FILE", "STOP_FILE", "WORK_FOLDER"]
 
@@ -218,6 +220,17 @@ def write_stop(out: Path, message: str) -> None:
     """Ask all teams to start nothing new."""
     with written_atomically(out / WORK_FOLDER / STOP_FILE) as aside:
         aside.write_text(message, encoding="utf-8")
+
+
+def guarded(out: Path, work: Callable[[], None]) -> Failure:
+    """Do it; a failure is returned, and tells the other teams at work in `out` to start nothing new."""
+    try:
+        work()
+    except (InputError, OSError) as error:
+        with contextlib.suppress(OSError):  # the disk may be full
+            write_stop(out, str(error))
+        return error
+    return None
 
 
 def is_stopped(out: Path) -> bool:

@@ -21,13 +21,13 @@ import numpy as np
 
 from data_prep import work_folder
 from data_prep.ownership import ALIGN_FOLDER
-from data_prep.phases import guarded, shares
-from data_prep.team import Team
+from data_prep.team import Team, shares
 from data_prep.word_alignment import model_files
 from data_prep.word_alignment.engines import chosen
 from data_prep.word_alignment.link_files import WORDS, Place, located, refuse_unknown_units
 from data_prep.word_alignment.symmetrization import SYMMETRIZATIONS
 from data_prep.word_alignment.tasks import Aligned, Aligning, Method, Training, align_shard, pair_streams, train_stream
+from data_prep.work_folder import guarded
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError, Progress, duration
 from ernie_m.base.files import remove_left_overs, sha256_of, write_json

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prep_samples import bare_ids, contents, rows_of, sentences
 
-from data_prep import phases
+from data_prep import conversions
 from data_prep.build import Options, build
 from data_prep.catalog import read_catalog
 from data_prep.clean import is_held_out
@@ -267,7 +267,7 @@ def test_the_bytes_are_the_same_on_two_ranks_after_stops_in_either_pass_and_for_
     again = tmp_path / "again"
 
     def stopping(work: str, times: int) -> None:
-        original = getattr(phases, work)
+        original = getattr(conversions, work)
         calls: Iterator[int] = iter(range(times))
 
         def some(task: object) -> object:
@@ -275,7 +275,7 @@ def test_the_bytes_are_the_same_on_two_ranks_after_stops_in_either_pass_and_for_
             return original(task)
 
         with monkeypatch.context() as patch:
-            patch.setattr(phases, work, some)
+            patch.setattr(conversions, work, some)
             with pytest.raises(StopIteration):
                 build(overlapping, tokenizer, again, SMALL)
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from prep_samples import contents, sentences
 
-import data_prep.phases as phases
-from data_prep import growth
+from data_prep import conversions, growth, phases
 from data_prep.build import Options, build, show_estimate
 from data_prep.catalog import Corpus
 from data_prep.exclusion.changes import changes
@@ -99,13 +98,13 @@ def growing(old: Path) -> Options:
 
 def converted(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the corpora that are converted from here on, in this process."""
-    real, found = phases.convert, set()
+    real, found = conversions.convert, set()
 
-    def noting(task: phases.Task) -> phases.Done:
+    def noting(task: conversions.Task) -> conversions.Done:
         found.add(task.corpus.name)
         return real(task)
 
-    monkeypatch.setattr(phases, "convert", noting)
+    monkeypatch.setattr(conversions, "convert", noting)
     return found
 
 
@@ -222,12 +221,12 @@ def test_growth_on_two_ranks_and_after_stops_in_each_pass_gives_the_same_bytes(
         assert not (new / "manifest.json").exists()
         assert contents(old) == untouched
 
-    stopping(phases, "note_held_out", 3)
-    stopping(phases, "note_concerned", 2)
+    stopping(conversions, "note_held_out", 3)
+    stopping(conversions, "note_concerned", 2)
     assert not (new / "work/.kept.json").exists()
     stopping(growth, "_linked", 0)
     assert (new / "work/.kept.json").exists()
-    stopping(phases, "convert", 2)
+    stopping(conversions, "convert", 2)
     stopping(phases, "remove_repeated", 1)
     with pytest.raises(InputError, match=r"another plan: grown_from was \"[0-9a-f]+\.\.\. and is now null"):
         build(path, tokenizer, new, SMALL)
@@ -253,8 +252,8 @@ def test_pairs_that_the_old_folder_has_noted_are_not_read_again(
     at_once: Callable[..., Path], raw: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, whole = at_once("de-en"), at_once("de-en", "en-fr")
-    real, noted = phases.note_held_out, set()
-    monkeypatch.setattr(phases, "note_held_out", lambda task: (noted.add(task.corpus.name), real(task))[1])
+    real, noted = conversions.note_held_out, set()
+    monkeypatch.setattr(conversions, "note_held_out", lambda task: (noted.add(task.corpus.name), real(task))[1])
     build(catalog(raw, "de-en", "en-fr"), tokenizer, tmp_path / "new", growing(old))
     assert noted == {"en-fr"}
     assert contents(tmp_path / "new") == contents(whole)

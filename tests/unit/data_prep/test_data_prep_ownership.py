@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from prep_samples import SMALL, contents
 
-import data_prep.phases as phases_module
-from data_prep import ownership
+from data_prep import conversions, ownership
 from data_prep.build import Options, build
 from data_prep.verify import verify
 from ernie_m.base.console import InputError
@@ -102,14 +101,14 @@ def test_unfinished_folders_of_0_1_go_on(
     built: Path, catalog: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, count = tmp_path / "unfinished", 0
-    real = phases_module.convert
+    real = conversions.convert
 
-    def dying(task: phases_module.Task) -> object:
+    def dying(task: conversions.Task) -> object:
         nonlocal count
         count += 1
         return real(task) if count < 5 else killed()
 
-    monkeypatch.setattr(phases_module, "convert", dying)
+    monkeypatch.setattr(conversions, "convert", dying)
     with pytest.raises(Killed):
         build(catalog, tokenizer, out, SMALL)
     monkeypatch.undo()
@@ -149,13 +148,13 @@ def test_a_build_killed_while_it_clears_its_folder_is_still_known_as_ours(
 def test_what_a_user_puts_into_the_folder_of_a_running_build_outlives_it(
     catalog: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, real = tmp_path / "out", phases_module.convert
+    out, real = tmp_path / "out", conversions.convert
 
-    def with_a_visitor(task: phases_module.Task) -> object:
+    def with_a_visitor(task: conversions.Task) -> object:
         fill(out, {"work/notes.txt": "mine", "work/mono.en/results.json": "mine"})
         return real(task)
 
-    monkeypatch.setattr(phases_module, "convert", with_a_visitor)
+    monkeypatch.setattr(conversions, "convert", with_a_visitor)
     build(catalog, tokenizer, out, SMALL)
     assert {p.name for p in (out / "work").rglob("*") if p.is_file()} == {"notes.txt", "results.json"}
     assert verify(out) == []

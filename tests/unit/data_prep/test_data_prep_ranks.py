@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.launched_ranks import start_ranks
-from data_prep.phases import shares
-from data_prep.team import MOST_READ_AHEAD, PLACES_AHEAD, Team, team_sizes
+from data_prep.team import MOST_READ_AHEAD, PLACES_AHEAD, Team, shares, team_sizes
 from data_prep.workers import Ranks
 from ernie_m.base.console import InputError
 

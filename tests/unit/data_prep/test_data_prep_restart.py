@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from prep_samples import SMALL, contents
 
-import data_prep.phases as phases_module
-from data_prep import work_folder
+from data_prep import conversions, work_folder
 from data_prep.build import Options, build
 from data_prep.catalog import read_catalog
 from data_prep.convert import Done
+from data_prep.job import Job
 from data_prep.team import Team
 from data_prep.verify import verify
 from ernie_m.base.console import InputError
@@ -44,15 +44,15 @@ class Killed(BaseException):
 
 def killed_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Have the build die at a chunk; the names of those converted before."""
-    real, converted = phases_module.convert, []
+    real, converted = conversions.convert, []
 
-    def dying(task: phases_module.Task) -> Done:
+    def dying(task: conversions.Task) -> Done:
         if len(converted) == count:
             raise Killed
         converted.append(f"{task.corpus.name} {task.index}")
         return real(task)
 
-    monkeypatch.setattr(phases_module, "convert", dying)
+    monkeypatch.setattr(conversions, "convert", dying)
     return converted
 
 
@@ -136,10 +136,10 @@ def test_a_folder_with_somebody_elses_files_is_refused(
 
 
 def test_teams_agree_on_who_reads_a_stream_whenever_they_look(catalog: Path, tokenizer: Path, tmp_path: Path) -> None:
-    job = phases_module.Job(tuple(read_catalog(catalog)), tokenizer, tmp_path, 3000, False)
+    job = Job(tuple(read_catalog(catalog)), tokenizer, tmp_path, 3000, False)
 
     def owned() -> list[set[str]]:
-        return [phases_module._Conversions(Team(number, 2, 0, None), job).own_streams for number in range(2)]
+        return [conversions.Conversions(Team(number, 2, 0, None), job).own_streams for number in range(2)]
 
     before = owned()
     assert sorted(name for names in before for name in names) == ["mono.en", "p.de-fr", "t.de-en"]
