@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from data_prep.remote_version import PARTIAL_CONTENT
 from ernie_m.base.console import InputError, printable
 from ernie_m.base.secret_names import shown_url, without_user
 
@@ -33,8 +34,6 @@ LONGEST_WAIT_SECONDS = 60.0
 MOST_ANSWER_BYTES = 1 << 26  # of an answer that is read whole
 NOT_SATISFIABLE = 416
 SHOWN = 200
-PARTIAL_CONTENT = 206
-CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18})")
 
 T = TypeVar("T")
 
@@ -67,16 +66,6 @@ class RetryPolicy:
     """A silence longer than this is a dropped connection, and so are headers that take twice as long."""
     most_unknown_bytes: int = 16 << 30
     """An answer that does not tell its length is ended behind so many."""
-
-
-@dataclass(frozen=True)
-class Version:
-    """Which version of a remote file the bytes belong to."""
-
-    validator: str = ""
-    """Its strong ETag, else its Last-Modified; empty when the server tells neither."""
-    length: int | None = None
-    """In bytes; None when the server does not tell."""
 
 
 def mirrored(url: str, mirror: str | None) -> str:
@@ -236,28 +225,6 @@ def read_piece(response: http.client.HTTPResponse, most_bytes: int, is_patient: 
             return response.read(most_bytes) if is_patient else response.read1(most_bytes)
     except (OSError, http.client.HTTPException) as error:
         raise DroppedError(_told(error)) from None
-
-
-def version_of(response: http.client.HTTPResponse) -> Version:
-    """Of which version, and how long, the file is that an answer is of, or a part of."""
-    tag = response.headers.get("ETag", "")
-    validator = tag if tag.startswith('"') else response.headers.get("Last-Modified", "")  # If-Range takes no weak tag
-    if response.status == PARTIAL_CONTENT:
-        found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        return Version(validator, int(found[2]) if found else None)
-    return Version(validator, response.length)
-
-
-def is_same(version: Version, expected: Version) -> bool:
-    """Whether a 206 answer is of the expected version. Servers may omit the validator because they checked our If-Range."""
-    same_length = expected.length is None or version.length == expected.length
-    return same_length and version.validator in ("", expected.validator)
-
-
-def start_of(response: http.client.HTTPResponse) -> int | None:
-    """The byte that a part begins with; None where the answer does not say."""
-    found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    return int(found[1]) if found else None
 
 
 def persist(url: str, retry_policy: RetryPolicy, step: Callable[[], T], reached: Callable[[], int] = lambda: 0) -> T:

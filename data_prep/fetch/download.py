@@ -19,20 +19,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_prep.connection import (
-    PARTIAL_CONTENT,
-    DroppedError,
-    RangeRefusedError,
-    RetryPolicy,
-    Version,
-    is_same,
-    opened,
-    persist,
-    read_piece,
-    start_of,
-    version_of,
-)
+from data_prep.connection import DroppedError, RangeRefusedError, RetryPolicy, opened, persist, read_piece
 from data_prep.readers.archives import ENDS_KNOWN, check_whole
+from data_prep.remote_version import PARTIAL_CONTENT, Version, is_same, start_of, version_of
 from ernie_m.base.console import InputError, Progress
 from ernie_m.base.files import fsync_path, open_log, read_json, sha256_of, write_json
 from ernie_m.base.locks import lock

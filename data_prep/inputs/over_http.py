@@ -10,21 +10,10 @@ import errno
 import http.client
 from contextlib import ExitStack
 
-from data_prep.connection import (
-    PARTIAL_CONTENT,
-    DroppedError,
-    NotFoundError,
-    RangeRefusedError,
-    Version,
-    is_same,
-    opened,
-    persist,
-    read_piece,
-    start_of,
-    version_of,
-)
+from data_prep.connection import DroppedError, NotFoundError, RangeRefusedError, opened, persist, read_piece
 from data_prep.inputs import remote_file
 from data_prep.inputs.remote_file import PASSED_OVER, RemoteFile
+from data_prep.remote_version import PARTIAL_CONTENT, Version, is_same, start_of, version_of
 from ernie_m.base.console import InputError
 from ernie_m.base.secret_names import shown_url
 
