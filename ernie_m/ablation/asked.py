@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ernie_m.ablation.comparison import ComparisonPlan
 from ernie_m.ablation.fine_tuning import fine_tunings
 from ernie_m.base.command_line import listed, words_in
 from ernie_m.base.console import InputError
+from ernie_m.base.files import require_outside
 from ernie_m.base.hostfile import check_host_name, read_hostfile
 from ernie_m.corpus.gold_sets import gold_paths
 from ernie_m.supervision.deepspeed_job import value_of
@@ -29,11 +30,18 @@ def plan_of(
     finetune_options: str = "",
     finished: str | None = None,
     only: str | None = None,
+    read: Mapping[str, str | None] | None = None,
 ) -> ComparisonPlan:
-    """The plan; raises InputError for folders that are not there and for hosts that deepspeed must not see."""
+    """The plan; `read`: further folders that are read, by their options.
+
+    Raises InputError for folders that are not there, for TO in one that is read, and for hosts that deepspeed must not see.
+    """
     for name, folder in (("tatoeba", tatoeba), ("held_out", held_out), ("finished", finished)):
         if folder is not None and not Path(folder).is_dir():
             raise InputError(f"--{name} {folder}: no such folder")
+    tunings = fine_tunings(finetune, finetune_options)
+    folders = {"--data": data, "--tatoeba": tatoeba, "--held_out": held_out, "--finished": finished, **(read or {})}
+    require_outside("--to", Path(to), {**folders, **{f"--finetune {of.task}": of.data for of in tunings}})
     launching = words_in(deepspeed, "--deepspeed")
     check_hosts(launching)
     chosen = tuple(listed("only", only, "names of the table with commas between"))
@@ -47,7 +55,7 @@ def plan_of(
         tatoeba=resolved(tatoeba),
         pairs=pairs,
         gold=gold_paths(gold),
-        fine_tuning=fine_tunings(finetune, finetune_options),
+        fine_tuning=tunings,
         finished=resolved(finished),
         only=chosen,
     )

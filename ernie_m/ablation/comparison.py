@@ -95,7 +95,7 @@ def run(variants: Sequence[Variant], plan: ComparisonPlan) -> dict[str, list[dic
     Raises InputError, before anything starts, for recipes that do not fit the data and for runs of other recipes in TO.
     """
     chosen = plan.chosen(variants)
-    check(plan.fine_tuning)
+    check(plan.fine_tuning, plan.to)
     check_sets(plan.held_out, plan.tatoeba, CorpusFolder(plan.data).manifest.languages)
     claim(variants, plan)
     jobs = [_job(variant, seed, plan) for seed in range(plan.seeds) for variant in chosen]
@@ -119,7 +119,7 @@ def run_cells(
         where = plan.finished or plan.to / "cells"
         raise InputError(f"no finished cell in {where}; --source or --data names the data to run some")
     if making is not None and here:
-        check(plan.fine_tuning)
+        check(plan.fine_tuning, plan.to)
     claim(variants, plan)
     if making is not None and here:
         do(making, plan)

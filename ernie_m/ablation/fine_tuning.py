@@ -48,10 +48,10 @@ def fine_tunings(text: str | None, options: str) -> tuple[FineTuning, ...]:
     return tuple(found.values())
 
 
-def check(tunings: Sequence[FineTuning]) -> None:
-    """Raise InputError for options and files that fine-tuning would refuse, hours later."""
+def check(tunings: Sequence[FineTuning], to: Path) -> None:
+    """Raise InputError for options and files that fine-tuning would refuse, hours later, below the comparison's folder."""
     for tuning in tunings:
-        checking = (*tuning.command(tuning.data, tuning.data), "--check")
+        checking = (*tuning.command(to / "hugging_face", to / "fine_tuned"), "--check")
         checked = subprocess.run(checking, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
         if checked.returncode:
             told = [line.removeprefix("error: ") for line in checked.stderr.splitlines() if line.startswith("error: ")]

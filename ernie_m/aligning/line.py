@@ -26,7 +26,7 @@ from ernie_m.aligning import choices, inputs, measures, report
 from ernie_m.aligning.speed import seconds_a_step
 from ernie_m.base.config import build, differing_keys, merge_overrides, read_yaml
 from ernie_m.base.console import Choice, InputError, duration
-from ernie_m.base.files import read_json, remove, write_json, written_atomically
+from ernie_m.base.files import read_json, remove, require_outside, write_json, written_atomically
 from ernie_m.base.launchers import LAUNCHERS
 from ernie_m.base.rank_facts import RankFacts
 from ernie_m.base.shipped import DS_CONFIGS, recipe_path
@@ -114,6 +114,8 @@ class Line:
 
     def _prepare(self) -> None:
         """Check what can be checked, then make data and recipe."""
+        read = {"--model": self.asked.model, "--pairs": self.asked.pairs, "--watch": self.asked.watch}
+        require_outside("--to", self.out, read)
         catalog = self._catalog()
         if self.asked.watch:
             measures.watched_files(Path(self.asked.watch))

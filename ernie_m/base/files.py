@@ -167,6 +167,18 @@ def require_new_folder(option: str, path: Path) -> None:
         raise InputError(f"{option} {path}: {'not empty' if path.is_dir() else 'no folder'}; give a new folder")
 
 
+def require_outside(option: str, folder: Path, read: Mapping[str, str | Path | None]) -> None:
+    """Raise InputError when the folder to write, which `option` names, is one that is read, or lies in it.
+
+    `read`: option -> what it names; a file, and the name of a model in the hub, hold no folder.
+    """
+    place = folder.resolve()
+    for name, given in read.items():
+        if given is not None and Path(given).is_dir() and place.is_relative_to(Path(given).resolve()):
+            where = "is" if place == Path(given).resolve() else "lies in"
+            raise InputError(f"{option} {folder}: {where} {name} {given}, which is read; give a folder outside of it")
+
+
 def require_folder_of(option: str, path: Path) -> None:
     """Raise InputError when the file that `option` names cannot stand there: its folder is missing, or it is no file.
 

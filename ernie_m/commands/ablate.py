@@ -110,7 +110,8 @@ class Commands:
         if kind not in translation.KINDS:
             hint = nearest(kind, translation.KINDS) or ":"
             raise InputError(f"--kind {kind}{hint} expected {' or '.join(translation.KINDS)}")
-        shared = plan_of(data, to, seeds, jobs, pairs=1, deepspeed=deepspeed, only=only)
+        read = {"--clm": clm, "--mlm": mlm, "--embeddings": embeddings}
+        shared = plan_of(data, to, seeds, jobs, pairs=1, deepspeed=deepspeed, only=only, read=read)
         given = {name: start_of(run) for name, run in ((translation.CLM, clm), (translation.MLM, mlm)) if run}
         words = start_of(embeddings) if embeddings else None
         plan = translation.TranslationPlan(shared, translation.KINDS[kind], Path(test).resolve(), given, words)
@@ -148,7 +149,8 @@ class Commands:
         from ernie_m.ablation.learning_data import data_job
 
         tatoeba, held_out = (str(Path(source) / "eval" / name) for name in ("tatoeba", "heldout"))
-        plan = plan_of(f"{to}/data", to, seeds, jobs, pairs, tatoeba=tatoeba, held_out=held_out, gold=gold)
+        measured_by = {"tatoeba": tatoeba, "held_out": held_out}
+        plan = plan_of(f"{to}/data", to, seeds, jobs, pairs, gold=gold, read={"--source": source}, **measured_by)
         compared = variants.learning(steps, overrides)
         comparison.claim(compared, plan)
         comparison.do([data_job(Path(source).resolve(), plan.to)], plan)
@@ -219,6 +221,7 @@ class Commands:
             finetune_options=finetune_options,
             finished=finished,
             only=only,
+            read={"--source": source},
         )
         compared = variants.transfer(recipe, steps, overrides, read.vocab_size if equal_compute else None)
         results, remarks = comparison.run_cells(compared, plan, read.jobs)
@@ -256,7 +259,7 @@ class Commands:
         """
         from ernie_m.ablation import measured_model
         from ernie_m.ablation.asked import resolved
-        from ernie_m.base.files import check_same_measures, write_json
+        from ernie_m.base.files import check_same_measures, require_outside, write_json
         from ernie_m.corpus.gold_sets import gold_paths
 
         if (run is None) == (recipe is None) or (recipe is not None and data is None):
@@ -267,6 +270,8 @@ class Commands:
         if run is not None:
             result = measured_model.measured(measured_model.of_run(Path(run), folder), Path(hugging_face), by)
         else:
+            read = {"--data": data, "--held_out": held_out, "--tatoeba": tatoeba}
+            require_outside("--hugging_face", Path(hugging_face), read)
             drawn = measured_model.of_recipe(Path(str(recipe)), seed, Path(str(folder)))
             measured_model.write_hugging_face(drawn, Path(hugging_face))
             result = measured_model.measured(iter([drawn]), Path(hugging_face), by)

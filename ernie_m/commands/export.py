@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
-from ernie_m.base.files import folder_written_atomically, require_new_folder
+from ernie_m.base.files import folder_written_atomically, require_new_folder, require_outside
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import DATA_IDENTITY
 
@@ -74,6 +74,7 @@ def export(
     require_new_folder("--to", target)
     configuration, chosen = RunFolder(Path(run)).read(checkpoint)
     tokenizer = tokenizer_of(configuration, Path(data) if data else None)
+    require_outside("--to", target, {"--run": run, "the run's data": tokenizer.parent})
     languages = configuration[DATA_IDENTITY]["languages"]
     if model_config(configuration).translates:
         given = {"format": format, "language": language, "keep": keep or None, "head": head or None}

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import InputError
-from ernie_m.base.files import read_json
+from ernie_m.base.files import read_json, require_outside
 from ernie_m.base.ranges import Range
 from ernie_m.base.shipped import DS_CONFIGS
 
@@ -162,6 +162,7 @@ class Commands:
             raise InputError("tatoeba: hyperparameters and bitext are for --setting hardest-negative, not for zero-shot")
         given = {"precision": None if precision == "auto" else precision, "nokeep_models": None if keep_models else ""}
         _refuse_unused({"seeds": seeds, "zero_stage": zero_stage, **given}, "for --setting hardest-negative")
+        require_outside("--to", Path(to), {"--model": model, "--data": data})
         if check:
             read(Path(data))
         else:
@@ -231,6 +232,7 @@ def _run(
     only_check: bool = False,
 ) -> None:
     chosen_seeds = seeds_of(seeds or "5")
+    require_outside("--to", Path(to), {"--model": model, "--data": data})
     from ernie_m.downstream.experiment import Experiment, check, chosen_precision, run
     from ernie_m.downstream.task import OF_TRAINING
     from ernie_m.downstream.task_files import FileOptions

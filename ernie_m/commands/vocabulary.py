@@ -42,6 +42,7 @@ def vocabulary(
         unchanged: with --extend, text of old languages, files with commas between them: pieces that would change it are
             not learned; default: the files of --trim that are not files of --text
     """
+    from ernie_m.base.files import require_outside
     from ernie_m.corpus.texts import Text
     from ernie_m.interop.new_vocabulary import adapt_vocabulary
 
@@ -52,6 +53,7 @@ def vocabulary(
                 raise InputError(f"--{option} {path}: no such file; expected text, one a line")
         return [Text.of_file(path) for path in paths]
 
+    require_outside("--to", Path(to), {"--model": model})
     report = adapt_vocabulary(
         model,
         Path(to),

@@ -617,9 +617,9 @@ def test_benchmarks_are_named_with_their_folders(tmp_path: Path) -> None:
 
 def test_options_that_name_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--only ,: expected names of the table"):
-        plan_of(str(tmp_path), str(tmp_path / "to"), 1, 1, 2, only=",")
+        plan_of(str(tmp_path / "data"), str(tmp_path / "to"), 1, 1, 2, only=",")
     with pytest.raises(InputError, match="--deepspeed '--num_gpus: No closing quotation"):
-        plan_of(str(tmp_path), str(tmp_path / "to"), 1, 1, 2, deepspeed="'--num_gpus")
+        plan_of(str(tmp_path / "data"), str(tmp_path / "to"), 1, 1, 2, deepspeed="'--num_gpus")
 
 
 def test_sets_of_which_nothing_could_be_measured_are_refused_before_a_training(tmp_path: Path) -> None:
@@ -642,10 +642,12 @@ def test_fine_tuning_without_scores_is_told(tmp_path: Path) -> None:
 
 def test_what_fine_tuning_would_refuse_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     """Data and trainings come first, and take hours: nothing of them is begun."""
+    ner = tmp_path / "ner"
+    ner.mkdir()
     for name in ("train-en.tsv", "dev-en.tsv", "test-de.tsv"):
-        (tmp_path / name).write_text("Paris\tB-LOC\nis\tO\n\nYes\tO\n")
-    check(fine_tunings(f"ner={tmp_path}", "epochs=1"))
-    plan = ComparisonPlan(tmp_path / "to", tmp_path / "data", 1, fine_tuning=fine_tunings(f"ner={tmp_path}", "epoch=2"))
+        (ner / name).write_text("Paris\tB-LOC\nis\tO\n\nYes\tO\n")
+    check(fine_tunings(f"ner={ner}", "epochs=1"), tmp_path / "to")
+    plan = ComparisonPlan(tmp_path / "to", tmp_path / "data", 1, fine_tuning=fine_tunings(f"ner={ner}", "epoch=2"))
     with pytest.raises(InputError, match=r"--finetune ner: .*unknown key epoch; did you mean epochs"):
         run_cells(variants.transfer("scratch", 100, []), plan, [])
     assert not plan.to.exists()

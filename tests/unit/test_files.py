@@ -24,6 +24,7 @@ from ernie_m.base.files import (
     remove_left_overs,
     require_folder_of,
     require_new_folder,
+    require_outside,
     sha256_of,
     write_json,
     written_atomically,
@@ -117,6 +118,18 @@ def test_a_file_to_write_takes_the_place_of_no_device_and_a_folder_that_of_no_li
             require_folder_of("--json", Path(name))
     with pytest.raises(InputError, match=r"--to \S*link: a link to \S*; give a new folder, or what it leads to"):
         require_new_folder("--to", tmp_path / "link")
+
+
+def test_a_folder_that_is_read_is_not_written_into(tmp_path: Path) -> None:
+    """By whatever path it is named. What is no folder, such as a name in the hub, and a folder beside it are passed over."""
+    read, link = tmp_path / "read", tmp_path / "link"
+    read.mkdir()
+    link.symlink_to(read)
+    for folder, said in ((read, "is"), (read / "a" / "b", "lies in"), (link / "a", "lies in"), (read / "x" / "..", "is")):
+        with pytest.raises(InputError, match=rf"--to \S+: {said} --data \S+/read, which is read; give a folder outside"):
+            require_outside("--to", folder, {"--model": "some/model", "--data": read})
+    require_outside("--to", tmp_path / "reading", {"--data": read, "--model": "some/model", "--text": None})
+    require_outside("--to", tmp_path, {"--data": read})
 
 
 def test_what_kills_left_of_files_being_written_is_removed_and_nothing_else(tmp_path: Path) -> None:

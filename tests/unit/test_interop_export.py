@@ -179,6 +179,15 @@ def test_an_unknown_format_is_refused_before_anything_is_made(
     assert not (tmp_path / "hf").exists()
 
 
+def test_an_export_is_written_neither_into_its_run_nor_into_the_data_that_this_was_started_on(
+    run: RunFolder, command: Callable[..., None], tmp_path: Path
+) -> None:
+    for to in (run.path / "hf", run.path / "checkpoints" / "hf", tmp_path / "data" / "hf"):
+        with pytest.raises(InputError, match=rf"--to {to}: lies in (--run|the run's data) \S+, which is read"):
+            command(run=str(run.path), to=str(to))
+        assert not to.exists()
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_sentence_transformers_pools_the_mean_of_the_last_layer(tmp_path: Path) -> None:
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
