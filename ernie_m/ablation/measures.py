@@ -33,7 +33,8 @@ from ernie_m.corpus.word_pairs import Dictionary, dictionaries
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, in_rows
 from ernie_m.models.pretraining import without_training
 from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
-from ernie_m.models.state_alignment import state_scores
+from ernie_m.models.state_alignment import TokenizedPairs, state_scores
+from ernie_m.models.tokenized import Tokenized
 from ernie_m.models.word_translation import translations
 from ernie_m.rows.batch import Example, LossRequest
 from ernie_m.rows.dataloader import to_device
@@ -166,7 +167,7 @@ def measured_by_retrieval(
     centred: dict[str, dict[str, list[float]]] = {}
     for language, paths in tatoeba_files(folder, languages).items():
         sides = read_aligned(*paths)
-        source_LND, target_LND = (mean_pooled(encoder, tokenizer, side, device, language) for side in sides)
+        source_LND, target_LND = (mean_pooled(encoder, Tokenized(tokenizer, side), device, language) for side in sides)
         for into, shifts in ((result, (0, 0)), (centred, (source_LND.mean(1, True), target_LND.mean(1, True)))):
             layers = enumerate(zip(source_LND - shifts[0], target_LND - shifts[1], strict=True))
             into[language] = {str(layer): list(accuracy_at_1(*states)) for layer, states in layers}
@@ -188,7 +189,9 @@ def measured_by_held_out(
             numbers = of_language.setdefault(code, {})
             for text in side:
                 numbers.setdefault(text, len(numbers))
-    states = {code: mean_pooled(encoder, tokenizer, [*known], device, code) for code, known in of_language.items()}
+    states = {
+        code: mean_pooled(encoder, Tokenized(tokenizer, [*known]), device, code) for code, known in of_language.items()
+    }
     result: dict[str, dict[str, dict[str, list[float]]]] = {}
     for files, sides in read:
         if min(map(len, sides)) < FEWEST_HELD_OUT:
@@ -222,6 +225,6 @@ def measured_by_links(encoder: nn.Module, tokenizer: Any, gold: Mapping[str, Gol
     layers = range(encoder.config.num_hidden_layers + 1)  # type: ignore[union-attr, operator]
     found = {}
     for name, of in gold.items():
-        scores = state_scores(encoder, tokenizer, of.pairs, of.words, layers, device, name)
+        scores = state_scores(encoder, TokenizedPairs(tokenizer, of.words), of.pairs, layers, device, name)
         found[name] = {layer: score.aer for layer, score in scores.items()}
     return found

@@ -29,7 +29,7 @@ from ernie_m.interop.start_weights import Target
 from ernie_m.models.gain import cross_lingual_gain, gain_rows, held_out_pairs
 from ernie_m.models.retrieval import Pool, accuracy_at_1, first_token, mean_over_tokens, pooled_ids
 from ernie_m.models.shape import BackboneConfig, Pooling
-from ernie_m.models.state_alignment import state_scores
+from ernie_m.models.state_alignment import TokenizedPairs, state_scores
 from ernie_m.rows.corruption import CorruptionConfig
 from ernie_m.rows.row_source import RowSettings
 from ernie_m.runs.ranks import Voters, this_device
@@ -142,7 +142,8 @@ def links(model: str, gold: Mapping[str, GoldSet], note: str) -> dict[str, list[
     layers = range(encoder.config.num_hidden_layers + 1)
     found = {}
     for name, of in gold.items():
-        scores = state_scores(encoder, opened.tokenizer, of.pairs, of.words, layers, device, f"{name} ({note})")
+        pairs = TokenizedPairs(opened.tokenizer, of.words)
+        scores = state_scores(encoder, pairs, of.pairs, layers, device, f"{name} ({note})")
         found[name] = [100 * score.aer for score in scores.values()]
     return found
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ernie_m.corpus.word_links import Score
     from ernie_m.interop.encoder import OpenEncoder
+    from ernie_m.models.tokenized import Tokenized
 
 
 class Commands:
@@ -56,6 +57,7 @@ class Commands:
         from ernie_m.corpus.aligned_files import read_aligned
         from ernie_m.interop.encoder import open_encoder
         from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
+        from ernie_m.models.tokenized import Tokenized
         from ernie_m.runs.ranks import this_device
 
         of = {"measure": "retrieval", "model": model, "source": source, "target": target, "layer": layer}
@@ -65,10 +67,11 @@ class Commands:
         opened = open_encoder(model, trust_remote_code)
         layers = _layers(layer, opened.config.num_hidden_layers)
         encoders = _encoders(opened, untrained)
-        _tell_cut(opened, [*sides[0], *sides[1]])
+        texts = [Tokenized(opened.tokenizer, side) for side in sides]
+        _tell_cut(texts)
         results: dict[str, dict[str, list[float]]] = {}
         for name, encoder in encoders.items():
-            pooled = [mean_pooled(encoder, opened.tokenizer, side, device, name) for side in sides]
+            pooled = [mean_pooled(encoder, side, device, name) for side in texts]
             results[name] = {str(k): list(accuracy_at_1(pooled[0][k], pooled[1][k])) for k in layers}
         print(f"retrieval accuracy@1 over {len(sides[0])} pairs, mean-pooled, cosine (chance {100 / len(sides[0]):.1f} %)")
         header = "".join(f"  {name + ' ->':>12}  {name + ' <-':>12}" for name in results)
@@ -114,7 +117,7 @@ class Commands:
         from ernie_m.corpus.gold_sets import gold_with_sentences
         from ernie_m.corpus.word_links import NO_SURE_LINKS
         from ernie_m.interop.encoder import open_encoder
-        from ernie_m.models.state_alignment import state_scores
+        from ernie_m.models.state_alignment import TokenizedPairs, state_scores
         from ernie_m.runs.ranks import this_device
 
         of = {"measure": "alignment", "model": model, "gold": gold, "source": source, "target": target, "layer": layer}
@@ -125,9 +128,10 @@ class Commands:
         opened = open_encoder(model, trust_remote_code)
         layers = _layers(layer, opened.config.num_hidden_layers)
         encoders = _encoders(opened, untrained)
-        _tell_cut(opened, [" ".join(side) for pair in known.words for side in pair])
+        pairs = TokenizedPairs(opened.tokenizer, known.words)
+        _tell_cut(pairs.sides)
         results = {
-            name: state_scores(encoder, opened.tokenizer, known.pairs, known.words, layers, this_device(), name)
+            name: state_scores(encoder, pairs, known.pairs, layers, this_device(), name)
             for name, encoder in encoders.items()
         }
         print(f"word links from the states of {len(known.pairs)} pairs: mutual nearest tokens by cosine")
@@ -262,13 +266,11 @@ def _left_out(untrained: bool) -> list[str]:
     return [] if untrained else ["untrained"]
 
 
-def _tell_cut(opened: OpenEncoder, texts: Sequence[str]) -> None:
-    """Print how many of these texts the encoder does not read to their ends: what is behind counts as not found."""
-    from ernie_m.models.retrieval import longest_read, num_cut
-
-    if cut := num_cut(opened.tokenizer, texts):
-        longest = longest_read(opened.tokenizer)
-        print(f"note: {cut:,} of {len(texts):,} sentences are longer than {longest} tokens; their ends are not read")
+def _tell_cut(sides: Sequence[Tokenized]) -> None:
+    """Print how many of these sentences the encoder does not read to their ends: what is behind counts as not found."""
+    if cut := sum(side.num_cut for side in sides):
+        count, longest = sum(map(len, sides)), sides[0].longest
+        print(f"note: {cut:,} of {count:,} sentences are longer than {longest} tokens; their ends are not read")
 
 
 def _layers(layer: int | str, num_layers: int) -> Sequence[int]:

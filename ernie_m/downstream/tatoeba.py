@@ -28,6 +28,7 @@ from ernie_m.downstream.task_files import SourceFile, find
 from ernie_m.downstream.unknown import tell_unknown_texts
 from ernie_m.interop.encoder import open_encoder
 from ernie_m.models.retrieval import accuracy_at_1, mean_pooled, nearest
+from ernie_m.models.tokenized import Tokenized
 from ernie_m.runs.ranks import this_device
 
 XX_TO_EN, EN_TO_XX = 0, 1
@@ -120,7 +121,7 @@ def measure(
     measured = {}
     for number, (language, sides) in enumerate(pairs.items(), start=1):
         where = f"{language} ({note}, {number} of {len(pairs)})"
-        own, english = (mean_pooled(model, tokenizer, side, device, where) for side in sides)
+        own, english = (mean_pooled(model, Tokenized(tokenizer, side), device, where) for side in sides)
         found[language] = nearest(own[layer], english[layer]).tolist()
         both = [accuracy_at_1(a, b) for a, b in zip(own, english, strict=True)]
         measured[language] = Accuracies(*([100 * share for share in way] for way in zip(*both, strict=True)))

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ernie_m.base.console import InputError, Progress
+from ernie_m.models.tokenized import Tokenized
 
-LONGEST = 512
-TEXTS_AT_A_TIME = 1024
 Pool = Callable[[Tensor, Tensor], Tensor]
 """(states [..., B, S, D], mask [B, S]: 1 at real tokens) -> a vector for each text, [..., B, D]."""
 
@@ -57,30 +56,9 @@ def first_token(states_BSD: Tensor, mask_BS: Tensor) -> Tensor:
     return states_BSD[..., 0, :]
 
 
-def longest_read(tokenizer: Any) -> int:
-    """Tokens of a text that are read at most, special ones included."""
-    return min(LONGEST, int(tokenizer.model_max_length))
-
-
-def num_cut(tokenizer: Any, texts: Sequence[str]) -> int:
-    """How many of these texts are longer than what is read of them. `tokenizer` is a fast one of Hugging Face's."""
-    cut = 0
-    for start in range(0, len(texts), TEXTS_AT_A_TIME):
-        some = list(texts[start : start + TEXTS_AT_A_TIME])
-        read = tokenizer(some, truncation=True, max_length=longest_read(tokenizer)).encodings
-        cut += sum(bool(encoding.overflowing) for encoding in read)
-    return cut
-
-
-def mean_pooled(model: nn.Module, tokenizer: Any, sentences: Sequence[str], device: torch.device, note: str) -> Tensor:
-    """Each sentence's mean hidden state in every layer of a Hugging Face encoder: fp32 [layers + 1, N, D], on the CPU."""
-    longest = longest_read(tokenizer)
-
-    def inputs_of(chosen: Sequence[int]) -> Any:
-        texts = [sentences[i] for i in chosen]
-        return tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
-
-    return _pooled(model, list(map(len, sentences)), inputs_of, mean_over_tokens, device, note)
+def mean_pooled(model: nn.Module, texts: Tokenized, device: torch.device, note: str) -> Tensor:
+    """Each text's mean hidden state in every layer of a Hugging Face encoder: fp32 [layers + 1, N, D], on the CPU."""
+    return _pooled(model, texts.characters, lambda chosen: texts.batch(chosen).to(device), mean_over_tokens, device, note)
 
 
 def pooled_ids(

@@ -15,31 +15,32 @@ from torch import Tensor, nn
 
 from ernie_m.base.console import Progress
 from ernie_m.corpus.word_links import GoldPair, Link, Score, score
-from ernie_m.models.retrieval import longest_read, states_of_layers
+from ernie_m.models.retrieval import states_of_layers
+from ernie_m.models.tokenized import Tokenized
 
 PAIRS_AT_A_TIME = 32
 Words = Sequence[str]
 
 
-def state_links(
-    model: nn.Module,
-    tokenizer: Any,
-    pairs: Sequence[tuple[Words, Words]],
-    layers: Sequence[int],
-    device: torch.device,
-    note: str,
-) -> list[list[set[Link]]]:
-    """Of each layer (0: the embeddings), the links of every pair's words. `tokenizer` is a fast one of Hugging Face's.
+class TokenizedPairs:
+    """The sentences of pairs, given as words, which are joined by spaces; `sides` has the sources and the targets."""
 
-    Words are joined by spaces. A word behind the encoder's greatest length has no link.
-    """
-    links: list[list[set[Link]]] = [[set() for _ in pairs] for _ in layers]
-    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i][0])))
-    progress = Progress(f"linking {note}", len(pairs), "pairs")
+    def __init__(self, tokenizer: Any, pairs: Sequence[tuple[Words, Words]]) -> None:
+        self.words = pairs
+        self.sides = [Tokenized(tokenizer, [" ".join(pair[side]) for pair in pairs]) for side in (0, 1)]
+
+
+def state_links(
+    model: nn.Module, pairs: TokenizedPairs, layers: Sequence[int], device: torch.device, note: str
+) -> list[list[set[Link]]]:
+    """Of each layer (0: the embeddings), the links of every pair's words. A word that is not read has no link."""
+    links: list[list[set[Link]]] = [[set() for _ in pairs.words] for _ in layers]
+    order = sorted(range(len(pairs.words)), key=lambda i: sum(map(len, pairs.words[i][0])))
+    progress = Progress(f"linking {note}", len(order), "pairs")
     model.eval().to(device)
     for start in range(0, len(order), PAIRS_AT_A_TIME):
         chosen = order[start : start + PAIRS_AT_A_TIME]
-        sides = [_states(model, tokenizer, [pairs[i][side] for i in chosen], layers, device) for side in (0, 1)]
+        sides = [_states(model, pairs, side, chosen, layers, device) for side in (0, 1)]
         for number, (source, target) in zip(chosen, zip(*sides, strict=True), strict=True):
             for row, found in enumerate(links):
                 found[number] = word_links(source[0][row], source[1], target[0][row], target[1])
@@ -50,15 +51,14 @@ def state_links(
 
 def state_scores(
     model: nn.Module,
-    tokenizer: Any,
+    pairs: TokenizedPairs,
     gold: Sequence[GoldPair],
-    words: Sequence[tuple[Words, Words]],
     layers: Sequence[int],
     device: torch.device,
     note: str,
 ) -> dict[str, Score]:
-    """Of each layer, how good the links of its states are against gold. `words`: of the gold's pairs."""
-    links = state_links(model, tokenizer, words, layers, device, note)
+    """Of each layer, how good the links of its states are against the gold of these pairs."""
+    links = state_links(model, pairs, layers, device, note)
     return {str(layer): score(found, gold) for layer, found in zip(layers, links, strict=True)}
 
 
@@ -80,27 +80,19 @@ def mutual_nearest(source_ND: Tensor, target_MD: Tensor) -> list[Link]:
 
 
 def _states(
-    model: nn.Module, tokenizer: Any, sentences: Sequence[Words], layers: Sequence[int], device: torch.device
+    model: nn.Module, pairs: TokenizedPairs, side: int, chosen: Sequence[int], layers: Sequence[int], device: torch.device
 ) -> list[tuple[Tensor, list[int]]]:
-    """Of each sentence the states of its text's tokens in these layers, [layers, N, D], and the word of each token."""
-    inputs = tokenizer(
-        [" ".join(words) for words in sentences],
-        padding=True,
-        truncation=True,
-        max_length=longest_read(tokenizer),
-        return_offsets_mapping=True,
-        return_tensors="pt",
-    )
-    offsets_BS2 = inputs.pop("offset_mapping").tolist()
-    inputs = inputs.to(device)
+    """Of one side of each pair the states of its tokens of text in these layers, [layers, N, D], and the word of each."""
+    texts = pairs.sides[side]
     with torch.no_grad():
-        states = states_of_layers(model, inputs, "alignment")
+        states = states_of_layers(model, texts.batch(chosen).to(device), "alignment")
     states_LBSD = torch.stack([states[layer] for layer in layers])
     found = []
-    for number, words in enumerate(sentences):
-        of_text = [(place, word) for place, word in enumerate(words_of_tokens(words, offsets_BS2[number])) if word >= 0]
+    for row, number in enumerate(chosen):
+        words = words_of_tokens(pairs.words[number][side], texts.offsets[number])
+        of_text = [(place, word) for place, word in enumerate(words) if word >= 0]
         places = torch.tensor([place for place, _ in of_text], dtype=torch.long, device=device)
-        found.append((states_LBSD[:, number, places], [word for _, word in of_text]))
+        found.append((states_LBSD[:, row, places], [word for _, word in of_text]))
     return found
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModel
 from ernie_m.downstream.encoders import layer_of
 from ernie_m.interop.encoder import OpenEncoder
 from ernie_m.models.retrieval import accuracy_at_1, mean_pooled
+from ernie_m.models.tokenized import Tokenized
 from ernie_m.runs.ranks import this_device
 from ernie_m.show.bitext_folder import PIVOT, BitextFolder, SharedSentences, pivot_first
 from ernie_m.show.figures import as_image
@@ -57,7 +58,8 @@ def pooled(opened: OpenEncoder, bitext: BitextFolder, layer: int, note: str) -> 
         for language in (pivot, *others):
             done += 1
             where = f"{group.name}, {language} ({note}, {done} of {total})"
-            of_language = mean_pooled(encoder, opened.tokenizer, group.sentences[language], device, where)
+            texts = Tokenized(opened.tokenizer, group.sentences[language])
+            of_language = mean_pooled(encoder, texts, device, where)
             states[number, language] = of_language[chosen].clone()  # a copy, so that the other layers are freed
             if of_pivot is None:
                 of_pivot = of_language

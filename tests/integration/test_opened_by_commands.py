@@ -77,6 +77,16 @@ def test_texts_longer_than_the_table_of_positions_are_cut_and_counted(
     assert "note: 8 of 12 sentences are longer than 32 tokens; their ends are not read" in capsys.readouterr().out
 
 
+def test_each_sentence_is_tokenized_once_for_both_encoders_and_the_count_of_cut_ones(
+    evaluate: Any, tiny_encoder: Path, sides: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, texts = type(open_encoder(tiny_encoder).tokenizer), []
+    real = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, some, **how: (texts.extend(some), real(self, some, **how))[1])
+    evaluate.retrieval(model=str(tiny_encoder), **sides)
+    assert texts == [line for path in sides.values() for line in Path(path).read_text().splitlines()]
+
+
 def test_half_precision_and_the_papers_class_are_measured_as_what_they_hold(
     evaluate: Any, tiny_encoder: Path, sides: dict[str, str], tmp_path: Path
 ) -> None:

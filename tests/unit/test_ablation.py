@@ -300,15 +300,17 @@ class Letters(nn.Module):
         return Output()
 
 
-class LetterTokenizer:
-    model_max_length = 16
+def letter_tokenizer() -> Any:
+    """A token a letter: its code point."""
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Split
+    from transformers import PreTrainedTokenizerFast
 
-    def __call__(self, texts: list[str], **_: object) -> Any:
-        from transformers import BatchEncoding
-
-        longest = max(map(len, texts))
-        ids = torch.tensor([[ord(c) for c in text] + [0] * (longest - len(text)) for text in texts])
-        return BatchEncoding({"input_ids": ids, "attention_mask": (ids > 0).long()})
+    backend = Tokenizer(WordLevel({"[PAD]": 0, **{chr(code): code for code in range(1, 128)}}, "[PAD]"))
+    backend.pre_tokenizer = Split(Regex("."), "isolated")
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", model_max_length=16, model_input_names=names)
 
 
 def test_retrieval_takes_the_languages_of_the_data_each_way_in_every_layer(tmp_path: Path) -> None:
@@ -321,12 +323,12 @@ def test_retrieval_takes_the_languages_of_the_data_each_way_in_every_layer(tmp_p
     for code, (foreign, english) in content.items():
         (tmp_path / f"tatoeba.{code}-eng.{code}").write_text(foreign + "\n")
         (tmp_path / f"tatoeba.{code}-eng.eng").write_text(english + "\n")
-    found, centred = measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["br", "de", "en", "fr"])
+    found, centred = measures.measured_by_retrieval(Letters(), letter_tokenizer(), tmp_path, ["br", "de", "en", "fr"])
     right, wrong = {"0": [1.0, 1.0], "1": [1.0, 1.0]}, {"0": [0.0, 0.0], "1": [0.0, 0.0]}
     assert found == {"br": right, "de": right, "fr": wrong}, "three letters are any language's, not only the 36 of the paper"
     assert set(centred) == {"br", "de", "fr"}
     with pytest.raises(InputError, match=r"no tatoeba\.LLL-eng files in languages of the run \(zh\)"):
-        measures.measured_by_retrieval(Letters(), LetterTokenizer(), tmp_path, ["zh"])
+        measures.measured_by_retrieval(Letters(), letter_tokenizer(), tmp_path, ["zh"])
 
 
 def test_held_out_files_give_pairs_with_english_and_others_plain_and_centred(
@@ -344,13 +346,13 @@ def test_held_out_files_give_pairs_with_english_and_others_plain_and_centred(
     languages = ["de", "en", "fr", "it"]
     names = {f.name: f.paths[1].name for f in aligned_files(tmp_path, languages)}
     assert names == {"de-en": "x.de-en.en", "de-fr": "de-fr.fr", "en-it": "en-it.it"}
-    found = measures.measured_by_held_out(Letters(), LetterTokenizer(), tmp_path, languages, 10)
+    found = measures.measured_by_held_out(Letters(), letter_tokenizer(), tmp_path, languages, 10)
     assert found["held out, en"] == {"de-en": {"0": [1.0, 1.0], "1": [1.0, 1.0]}}, "too few lines in en-it"
     assert found["held out, others"]["de-fr"]["0"] == pytest.approx([1 / 3, 1 / 3])
     assert set(found) == {f"held out, {kind}{how}" for kind in ("en", "others") for how in ("", ", centred")}
     for code, text in (("de", "ab\ncd\nef"), ("en", "cd\nab\nef")):
         (tmp_path / f"y.de-en.{code}").write_text(text + "\n")
-    found = measures.measured_by_held_out(Letters(), LetterTokenizer(), tmp_path, languages, 10)
+    found = measures.measured_by_held_out(Letters(), letter_tokenizer(), tmp_path, languages, 10)
     of_each = {name: layers["0"] for name, layers in found["held out, en"].items()}
     assert of_each == {"x.de-en": [1.0, 1.0], "y.de-en": pytest.approx([1 / 3, 1 / 3])}, "none stands for the other"
 
@@ -373,7 +375,7 @@ def test_centring_takes_out_what_all_sentences_of_a_language_share(tmp_path: Pat
     monkeypatch.setattr(measures, "FEWEST_HELD_OUT", 3)
     (tmp_path / "de-en.de").write_text("ab\nac\nadd\naee\n")
     (tmp_path / "de-en.en").write_text("ab!\nac!\nadd!\naee!\n")
-    found = measures.measured_by_held_out(Shifted(), LetterTokenizer(), tmp_path, ["de", "en"], 10)
+    found = measures.measured_by_held_out(Shifted(), letter_tokenizer(), tmp_path, ["de", "en"], 10)
     assert found["held out, en"]["de-en"]["0"][0] < 1
     assert found["held out, en, centred"]["de-en"]["0"] == [1.0, 1.0]
 
