@@ -11,7 +11,6 @@ Rank 0 alone prepares, exports and measures; all ranks train. The others wait fo
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from ernie_m.base.config import build, differing_keys, merge_overrides, read_yam
 from ernie_m.base.console import Choice, InputError, duration
 from ernie_m.base.files import read_json, remove, require_outside, write_json, written_atomically
 from ernie_m.base.launchers import LAUNCHERS
+from ernie_m.base.process_end import run_below
 from ernie_m.base.rank_facts import RankFacts
 from ernie_m.base.shipped import DS_CONFIGS, recipe_path
 from ernie_m.corpus.any_vocabulary import open_vocabulary
@@ -179,7 +179,7 @@ class Line:
         of_launchers = {name for of in LAUNCHERS for name in (of.rank, *of.world_size, *of.local_rank, *of.local_world_size)}
         alone = {name: value for name, value in os.environ.items() if name not in of_launchers}
         command = [sys.executable, "-m", "data_prep", "build", *map(str, options)]
-        if code := subprocess.run(command, env=alone).returncode:
+        if code := run_below(command, alone):
             raise SystemExit(code)
 
     def _decide(self) -> None:

@@ -7,13 +7,14 @@ runs a command in a group of processes that is its own, and asks all of them to 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
 
 ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -72,6 +73,18 @@ def end_with_parent(parent: int, number: signal.Signals) -> None:
 def ending_with_us(command: Sequence[str]) -> list[str]:
     """The command, to be started in a new session: all of its processes are asked to stop when this one is gone."""
     return [sys.executable, "-m", __name__, str(os.getpid()), *command]
+
+
+def run_below(command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run a command to its end; its exit code. However this process ends before, all that the command started is stopped."""
+    with subprocess.Popen(ending_with_us(command), env=environment, start_new_session=True) as child:
+        try:
+            return child.wait()
+        except BaseException:  # Ctrl-C, which reaches this session alone
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGTERM)
+            child.wait()
+            raise
 
 
 def _run(parent: int, command: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from ernie_m.base.command_line import run as run_command
 from ernie_m.base.console import duration, fail
 from ernie_m.base.files import read_json
 from ernie_m.base.hostfile import free_port
+from ernie_m.base.process_end import run_below
 from ernie_m.base.ranges import Range
 from ernie_m.base.run_files import CHECKPOINTS_FOLDER, COMPLETE_FILE, CURVES_FILE
 from ernie_m.runs.checkpoint import LATEST_FILE
@@ -78,7 +78,7 @@ def call(command: list[object]) -> None:
     print(f"\n$ {shlex.join(words)}", flush=True)
     # One thread a rank: more would compete for the cores.
     environment = {"OMP_NUM_THREADS": "1", **os.environ} if "pretrain" in " ".join(words) else None
-    code = subprocess.run(words, env=environment).returncode
+    code = run_below(words, environment)
     if code:
         fail(f"`{shlex.join(words)}` ended with exit code {code}", code)
 

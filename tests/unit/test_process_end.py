@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ernie_m.base.process_end import clean_end
+from ernie_m.base.process_end import clean_end, run_below
 
 WRITER = """
 import sys, time
@@ -23,11 +23,16 @@ with folder_written_atomically(Path(sys.argv[1])) as folder, written_atomically(
     print("open", flush=True)
     time.sleep(600)
 """
-PARENT = """
+COMPARISON = """
 import os, sys
 from pathlib import Path
 from ernie_m.ablation.jobs import Job, Jobs, Part
 Jobs([Job("job", [Part("part", tuple(sys.argv[2:]))], Path(sys.argv[1]))], 1, os.environ).run()
+"""
+BELOW = """
+import sys
+from ernie_m.base.process_end import run_below
+run_below(sys.argv[2:])
 """
 CHILD = """
 import os, subprocess, sys, time
@@ -67,20 +72,32 @@ def test_who_listens_to_signals_goes_on_doing_so_where_files_are_written() -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process of its parent's death, others do not")
-def test_no_process_of_a_comparison_outlives_a_kill_of_it(tmp_path: Path) -> None:
-    """Nor what its commands have started, as a launcher its ranks."""
+@pytest.mark.parametrize(
+    ("program", "number"),
+    [(COMPARISON, signal.SIGKILL), *((BELOW, number) for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT))],
+    ids=["comparison-SIGKILL", "below-SIGKILL", "below-SIGTERM", "below-SIGINT"],
+)
+def test_no_process_that_a_command_starts_outlives_it(program: str, number: signal.Signals, tmp_path: Path) -> None:
+    """Nor what these have started, as a launcher its ranks."""
     listed = tmp_path / "listed"
     command = [sys.executable, "-c", CHILD, str(listed)]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path / "log"), *command])
+    parent = subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "log"), *command], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + PATIENCE
     while not listed.is_file():
-        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     below = psutil.Process(parent.pid).children(recursive=True)
     assert {int(word) for word in listed.read_text().split()} <= {process.pid for process in below}
-    parent.kill()
-    parent.wait()
+    parent.send_signal(number)
+    parent.wait(timeout=PATIENCE)
     _, alive = psutil.wait_procs(below, timeout=PATIENCE)
     for process in alive:
         process.kill()
     assert not alive
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"), [("", 0), ("raise SystemExit(75)", 75), ("import os; os.kill(os.getpid(), 9)", 137)]
+)
+def test_a_command_that_is_run_below_gives_its_exit_code(ending: str, code: int) -> None:
+    assert run_below([sys.executable, "-c", ending]) == code
