@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ernie_m.base.console import InputError, Progress
-from ernie_m.base.files import refuse_existing, written_atomically
+from ernie_m.base.files import refuse_existing, require_outside, written_atomically
 from ernie_m.corpus.any_vocabulary import AnyVocabulary, open_vocabulary
 from ernie_m.corpus.folder import CorpusEntry, Shard
 from ernie_m.corpus.ragged import Ragged
@@ -122,9 +122,11 @@ def export(
 ) -> list[Path]:
     """Write <corpus>.txt for each corpus of pairs; the files.
 
-    Raises InputError when words cannot be known, and for files that are there already, unless `overwrite`.
+    Raises InputError when words cannot be known, for a folder in `data`, and for files that are there already, unless
+    `overwrite`.
     """
     refuse_unknown_units(units)
+    require_outside("--export", to, {"--data": data})
     refuse_existing("--export", *(to / f"{corpus.name}.txt" for corpus in corpora), overwrite=overwrite)
     vocabulary = open_vocabulary(tokenizer)
     begins = begins_word(vocabulary) if units == WORDS else None

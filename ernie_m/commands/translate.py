@@ -74,6 +74,8 @@ def translate(
     if output is not None:
         require_folder_of("--output", Path(output))
         refuse_existing("--output", Path(output), overwrite=overwrite)
+        if input is not None and Path(input).resolve() == Path(output).resolve():
+            raise InputError(f"--output {output}: is --input itself, which would be lost; give another file")
     facts = rank_facts(os.environ)
     # A Slurm batch script has srun's variables too, of one task; deepspeed and torchrun write to standard output themselves.
     is_launched = facts.world_size > 1 or (facts.launcher is not None and facts.launcher.brings == "address")

@@ -11,6 +11,7 @@ from ernie_m.base.console import InputError
 from ernie_m.commands.ablate import Commands as Ablate
 from ernie_m.commands.align import align
 from ernie_m.commands.finetune import Commands as Finetune
+from ernie_m.commands.translate import translate
 from ernie_m.commands.vocabulary import vocabulary
 
 Write = Callable[[str, str, str], None]
@@ -31,6 +32,13 @@ WRITERS: dict[str, Write] = {
     "ablate --finished": lambda read, other, to: Ablate().transfer(finished=read, to=to),
     "ablate --clm": lambda read, other, to: Ablate().translation(data=other, test=f"{other}/text", clm=read, to=to),
 }
+
+
+def test_a_translation_does_not_take_the_place_of_its_source(tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("ja\n")
+    with pytest.raises(InputError, match=r"--output \S+: is --input itself, which would be lost"):
+        translate(model="m", input=str(tmp_path / "in"), output=f"{tmp_path}/./in", overwrite=True)
+    assert (tmp_path / "in").read_text() == "ja\n"
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -260,6 +260,8 @@ def test_an_export_replaces_no_file_unless_told_and_no_option_is_ignored(built: 
     assert contents(tmp_path) != before
     with pytest.raises(InputError, match="--units letters: expected words, tokens"):
         command(units="letters", overwrite=True)
+    with pytest.raises(InputError, match=r"--export \S+: lies in --data \S+, which is read; give a folder outside of it"):
+        command(export=str(built / "text"))
     with pytest.raises(InputError, match="align: --units tokens: expected with --pharaoh or --export alone"):
         command(units="tokens", export=None)
     with pytest.raises(InputError, match="expected one of --export, for another aligner, and --pharaoh"):
