@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ernie_m.ablation.comparison import NUMBERS, number_of
+from ernie_m.ablation.figures import NUMBERS, number_of
 from ernie_m.base.command_line import run as run_command
 from ernie_m.base.config import read_yaml
 from ernie_m.base.console import InputError

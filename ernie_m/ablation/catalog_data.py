@@ -66,15 +66,16 @@ def held_out_of(source: Path) -> Path:
 
 def data_job(source: Path, to: Path, vocab_size: int, measured: Sequence[Path] = ()) -> Job:
     """Commands that make TO/data of a fetched catalog; the sentences of the `measured` files are kept out."""
-    catalog, tokenizer, data = source / "catalog.yaml", to / "spm.model", to / "data"
-    sampled = ("--vocab_size", vocab_size, "--max_sentences", TOKENIZER_SENTENCES, "--overwrite")
-    train = python_m("data_prep", "train-tokenizer", "--catalog", catalog, "--out", tokenizer, *sampled)
     kept_out = ("--exclude", ",".join(map(str, measured))) if measured else ()
-    build = python_m("data_prep", "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", data, *kept_out)
-    links = python_m("data_prep", "align", "--data", data)
-    parts = [
-        Part("tokenizer", train, to / "done/tokenizer.json"),
-        Part("shards", build, to / "done/shards.json"),
-        Part("word links", links, to / "done/links.json"),
-    ]
-    return Job("data", parts, to / "logs" / "data.log")
+    links = python_m("data_prep", "align", "--data", to / "data")
+    parts = built(source / "catalog.yaml", to, vocab_size, TOKENIZER_SENTENCES, *kept_out)
+    return Job("data", [*parts, Part("word links", links, to / "done/links.json")], to / "logs" / "data.log")
+
+
+def built(catalog: Path, to: Path, vocab_size: int, sentences: int, *options: str) -> list[Part]:
+    """TO/spm.model from so many sentences of a catalog, and TO/data; `options` are the build's."""
+    tokenizer = to / "spm.model"
+    sampled = ("--vocab_size", vocab_size, "--max_sentences", sentences, "--overwrite")
+    train = python_m("data_prep", "train-tokenizer", "--catalog", catalog, "--out", tokenizer, *sampled)
+    build = python_m("data_prep", "build", "--catalog", catalog, "--tokenizer", tokenizer, "--out", to / "data", *options)
+    return [Part("tokenizer", train, to / "done/tokenizer.json"), Part("shards", build, to / "done/shards.json")]

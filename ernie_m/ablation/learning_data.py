@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ernie_m.ablation.catalog_data import built
 from ernie_m.ablation.jobs import Job, Part, python_m
 from ernie_m.base.console import InputError
 from ernie_m.base.files import written_atomically
@@ -58,18 +59,11 @@ def data_job(source: Path, to: Path) -> Job:
     to.mkdir(parents=True, exist_ok=True)
     for name in ("logs", "done"):
         (to / name).mkdir(exist_ok=True)
-    pairs, everything, sides, tokenizer = (to / name for name in ("pairs.yaml", "catalog.yaml", "sides", "spm.model"))
+    pairs, everything, sides = (to / name for name in ("pairs.yaml", "catalog.yaml", "sides"))
     write_catalogs(source, sides, pairs, everything)
-    sampled = ("--vocab_size", VOCAB_SIZE, "--max_sentences", TOKENIZER_SENTENCES, "--overwrite")
-    train = python_m("data_prep", "train-tokenizer", "--catalog", everything, "--out", tokenizer, *sampled)
-    build = python_m("data_prep", "build", "--catalog", everything, "--tokenizer", tokenizer, "--out", to / "data")
+    of_pairs = python_m("data_prep.sides", "--catalog", pairs, "--to", sides, "--overwrite")
     parts = [
-        Part(
-            "sides of the pairs",
-            python_m("data_prep.sides", "--catalog", pairs, "--to", sides, "--overwrite"),
-            to / "done/sides.json",
-        ),
-        Part("tokenizer", train, to / "done/tokenizer.json"),
-        Part("shards", build, to / "done/shards.json"),
+        Part("sides of the pairs", of_pairs, to / "done/sides.json"),
+        *built(everything, to, VOCAB_SIZE, TOKENIZER_SENTENCES),
     ]
     return Job("data", parts, to / "logs" / "data.log")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ernie_m.ablation.comparison import NUMBERS, error_by_layer, mean_by_layer, results_of, word_accuracy
+from ernie_m.ablation.figures import NUMBERS, error_by_layer, mean_by_layer, results_of, word_accuracy
 from ernie_m.ablation.measures import RULES
 from ernie_m.ablation.variants import Variant
 from ernie_m.base.files import write_json, written_atomically
@@ -128,13 +128,8 @@ def write(title: str, variants: Sequence[Variant], results: Results, remarks: Se
         parts.append(("Retrieval, %: last layer / middle / best", *by_retrieval_set(variants, results)))
     if some["words"] or some["links"]:
         parts.append(("Word translation and state AER by set, %", *by_set(variants, results)))
-    told = [_seeds_told(results), *remarks]
-    for heading, some_head, some_rows in parts:
-        print(f"\n{heading}\n{table(some_head, some_rows)}")
-    print("\n".join(["", *told]))
-    sections = [f"## {heading}\n\n{markdown(a, b)}" for heading, a, b in parts]
-    with written_atomically(to / "results.md") as aside:
-        aside.write_text("\n\n".join([*sections, *told]) + "\n", encoding="utf-8")
+    told = [seeds_told(results), *remarks]
+    tell(parts, told, to)
     described = {v.name: {"title": v.title, "recipe": v.recipe, "trained": v.is_trained, "paper": v.paper} for v in variants}
     write_json(to / "results.json", {"variants": described, "results": results, "remarks": told})
     names = ["results.md", "results.json"]
@@ -143,12 +138,23 @@ def write(title: str, variants: Sequence[Variant], results: Results, remarks: Se
     print("written: " + ", ".join(str(to / name) for name in names))
 
 
+def tell(parts: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]], told: Sequence[str], to: Path) -> None:
+    """Print tables (heading, head, rows) and remarks, and write both into `to`/results.md."""
+    for heading, head, rows in parts:
+        print(f"\n{heading}\n{table(head, rows)}")
+    print("\n".join(["", *told]))
+    sections = [f"## {heading}\n\n{markdown(head, rows)}" for heading, head, rows in parts]
+    with written_atomically(to / "results.md") as aside:
+        aside.write_text("\n\n".join([*sections, *told]) + "\n", encoding="utf-8")
+
+
 def _any(results: Results) -> Mapping[str, Any]:
     """The measures of one run: which there are is the same for all."""
     return next(iter(results.values()))[0]
 
 
-def _seeds_told(results: Results) -> str:
+def seeds_told(results: Results) -> str:
+    """What the tables' cells are of."""
     counts = {name: len(of_seeds) for name, of_seeds in results.items()}
     fewest, most = min(counts.values()), max(counts.values())
     if fewest < most:

@@ -222,18 +222,9 @@ def _scoring(plan: TranslationPlan, name: str) -> list[Part]:
     """The parts that score a run, one a direction."""
     chosen, parts = ["--checkpoint", plan.kind.checkpoint] if plan.kind.checkpoint else [], []
     for source, target in plan.directions:
-        sides = [
-            "--source",
-            f"{plan.test}.{source}",
-            "--reference",
-            f"{plan.test}.{target}",
-            "--from",
-            source,
-            "--to",
-            target,
-        ]
+        files = ["--source", f"{plan.test}.{source}", "--reference", f"{plan.test}.{target}"]
         where = ["--model", plan.shared.to / "runs" / name, *chosen, "--output", _file(plan, name, source, target)]
-        command = python_m("ernie_m", "evaluate", "translation", *where, *sides)
+        command = python_m("ernie_m", "evaluate", "translation", *where, *files, "--from", source, "--to", target)
         marker = plan.shared.to / "done" / f"{name}.{source}-{target}.json"
         parts.append(Part(f"scoring {source}-{target}", command, marker))
     return parts

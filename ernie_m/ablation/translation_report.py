@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ernie_m.ablation.report import mean_and_spread
+from ernie_m.ablation.report import Results, mean_and_spread, seeds_told, tell
 from ernie_m.ablation.translation import Kind
 from ernie_m.ablation.variants import Variant
-from ernie_m.base.files import write_json, written_atomically
+from ernie_m.base.files import write_json
 from ernie_m.base.plots import plotting, save_figure
-from ernie_m.base.table import markdown, table
 
-Results = Mapping[str, Sequence[Mapping[str, Any]]]
 PAPERS_DIRECTIONS = {"en-fr": "there", "fr-en": "back"}
 
 
@@ -39,15 +36,10 @@ def head_and_rows(kind: Kind, variants: Sequence[Variant], results: Results) -> 
 def write(kind: Kind, variants: Sequence[Variant], results: Results, to: Path) -> None:
     """Print the table; write results.json, results.md and comparison.png into `to`."""
     head, rows = head_and_rows(kind, variants, results)
-    some = next(iter(results.values()))
-    scored = next(iter(some[0].values()))
+    scored = next(iter(next(iter(results.values()))[0].values()))
     signatures = [scored["translated"][f"{measure}_signature"] for measure in ("bleu", "chrf")]
-    spread = f"mean ± sample standard deviation over {len(some)} seeds" if len(some) > 1 else "one seed: no spread"
-    told = [spread, f"{scored['sentences']:,} sentences; {'; '.join(signatures)}", kind.remark]
-    print(f"\n{kind.title}\n{table(head, rows)}")
-    print("\n".join(["", *told]))
-    with written_atomically(to / "results.md") as aside:
-        aside.write_text("\n\n".join([f"## {kind.title}", markdown(head, rows), *told]) + "\n", encoding="utf-8")
+    told = [seeds_told(results), f"{scored['sentences']:,} sentences; {'; '.join(signatures)}", kind.remark]
+    tell([(kind.title, head, rows)], told, to)
     described = {v.name: {"title": v.title, "recipe": v.recipe, "paper": v.paper} for v in variants}
     write_json(to / "results.json", {"variants": described, "results": results, "remarks": told})
     draw(kind, variants, results, to / "comparison.png")

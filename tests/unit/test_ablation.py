@@ -16,7 +16,8 @@ from torch import nn
 from data_prep.catalog import read_catalog
 from ernie_m.ablation import catalog_data, cells, learning_data, measures, report, variants
 from ernie_m.ablation.asked import plan_of
-from ernie_m.ablation.comparison import ComparisonPlan, _scores_of, do, mean_by_layer, number_of, run_cells
+from ernie_m.ablation.comparison import ComparisonPlan, _scores_of, do, run_cells
+from ernie_m.ablation.figures import mean_by_layer, number_of
 from ernie_m.ablation.fine_tuning import check, fine_tunings
 from ernie_m.ablation.jobs import Job, Part
 from ernie_m.base.config import build, differing_keys, read_recipe
