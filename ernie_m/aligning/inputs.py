@@ -7,9 +7,7 @@ else is found by data_prep, which reads the files.
 from __future__ import annotations
 
 import bz2
-import gzip
 import itertools
-import lzma
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,13 +17,13 @@ from ernie_m.base.command_line import listed
 from ernie_m.base.console import InputError
 from ernie_m.base.language_codes import CODE, canonical
 from ernie_m.corpus.manifest import MANIFEST_FILE
-from ernie_m.corpus.texts import damage_named
+from ernie_m.corpus.texts import OPENERS, damage_named
 
 LINES_LOOKED_AT = 200
 EXPECTED_TEXT = "LANGUAGE=FILE, e.g. br=wiki.br.txt.gz, several with commas between them"
 REPLACED = "\ufffd"  # bytes that are no UTF-8
 NAMED = re.compile(r"([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)-([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)=(.+)")
-COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+COMPRESSED = {**OPENERS, ".bz2": bz2.open}
 
 
 class Kind(NamedTuple):

@@ -32,13 +32,13 @@ def seconds_a_step(config: TrainingConfig, data: Path, rank: int, world_size: in
     model = architecture.step_zero(config.seed, target, Voters(0, 1), device).model
     model = model.to(device).to(DTYPES[choose_precision(config.engine.precision, device).value])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-12)
-    request = LossRequest(torch.ones(len(LOSS_INDEX), device=device), 0)
+    scales_L = torch.ones(len(LOSS_INDEX), device=device)
     total = 0.0
     progress = Progress("measuring the speed", len(config.stages) * (STEPS + 1), "steps")
     for stage in config.stages:
         schedule = Schedule((stage,), config.batch.rows_per_step)
         source = PretrainingData(folder, config.data, schedule, config.seed)
-        request = LossRequest(request.scales_L, len(source.metrics))
+        request = LossRequest(scales_L, len(source.metrics))
         taken = []
         for step in range(STEPS + 1):
             started = time.monotonic()

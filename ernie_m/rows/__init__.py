@@ -2,5 +2,5 @@
 
 In:     a CorpusFolder, the recipe's stages.   Out: PackedBatch, integers only, the same for any number of ranks.
 Knows:  objectives and their attention rule; no torch (except in `to_device`).
-Start:  objectives (THE table), then batch (what travels to the model), then dataloader.
+Start:  objectives (THE table; objective says what an entry is), then batch (what travels to the model), then dataloader.
 """
