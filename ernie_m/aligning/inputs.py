@@ -23,7 +23,7 @@ LINES_LOOKED_AT = 200
 EXPECTED_TEXT = "LANGUAGE=FILE, e.g. br=wiki.br.txt.gz, several with commas between them"
 REPLACED = "\ufffd"  # bytes that are no UTF-8
 NAMED = re.compile(r"([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)-([A-Za-z]{2,8}(?:_[A-Za-z0-9]+)*)=(.+)")
-COMPRESSED = {**OPENERS, ".bz2": bz2.open}
+COMPRESSED: dict[str, Callable[..., Any]] = {**OPENERS, ".bz2": bz2.open}
 
 
 class Kind(NamedTuple):
