@@ -130,13 +130,13 @@ def alignlm(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrid
 
 
 def scratch(plan: ComparisonPlan, recipe: str | None, steps: int | None, overrides: tuple[str, ...]) -> None:
-    from ernie_m.ablation import comparison, report, variants
+    from ernie_m.ablation import comparison, recipes, report, variants
     from ernie_m.corpus.folder import CorpusFolder
 
     vocab_size = CorpusFolder(plan.data).manifest.vocab_size
     compared = variants.scratch(recipe or "small", steps, overrides, vocab_size)
     results = comparison.run(compared, plan)
-    each = ", ".join(f"{v.name} {variants.flops(v.config, vocab_size):.3g}" for v in compared)
+    each = ", ".join(f"{v.name} {recipes.flops(v.config, vocab_size):.3g}" for v in compared)
     remarks = [
         f"FLOPs by ernie_m.planning.speed: {each}",
         "the paper, on its own data: +4.4 XNLI, +6.6 CoNLL over XLM-R small",

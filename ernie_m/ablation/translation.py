@@ -16,7 +16,8 @@ from typing import Any
 from ernie_m.ablation.cells import Cell
 from ernie_m.ablation.comparison import ComparisonPlan, claim, do, recipe_file, training_part
 from ernie_m.ablation.jobs import Job, Part, python_m
-from ernie_m.ablation.variants import Variant, budgeted
+from ernie_m.ablation.recipes import budgeted
+from ernie_m.ablation.variants import Variant
 from ernie_m.base.config import read_recipe
 from ernie_m.base.console import InputError
 from ernie_m.base.files import read_json

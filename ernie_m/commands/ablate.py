@@ -208,7 +208,7 @@ class Commands:
             finetune: benchmarks as TASK=FOLDER with commas between, e.g. ner=data/wikiann: zero-shot transfer and its gap
             finetune_options: more for these, e.g. --finetune_options="--seeds 1 epochs=3"
         """
-        from ernie_m.ablation import catalog_data, comparison, report, variants
+        from ernie_m.ablation import catalog_data, comparison, recipes, report, variants
         from ernie_m.ablation.asked import plan_of
 
         read = catalog_data.data_of(source, data, held_out, Path(to).resolve(), vocab_size, tatoeba)
@@ -225,7 +225,7 @@ class Commands:
         )
         compared = variants.transfer(recipe, steps, overrides, read.vocab_size if equal_compute else None)
         results, remarks = comparison.run_cells(compared, plan, read.jobs)
-        title = f"{variants.start_in(compared[0].recipe)}, at equal {'compute' if equal_compute else 'steps'}"
+        title = f"{recipes.start_in(compared[0].recipe)}, at equal {'compute' if equal_compute else 'steps'}"
         report.write(title, compared, results, remarks, plan.to)
 
     def measure(

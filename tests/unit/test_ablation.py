@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from data_prep.catalog import read_catalog
-from ernie_m.ablation import catalog_data, cells, learning_data, measures, report, variants
+from ernie_m.ablation import catalog_data, cells, learning_data, measures, recipes, report, variants
 from ernie_m.ablation.asked import plan_of
 from ernie_m.ablation.comparison import ComparisonPlan, _scores_of, do, run_cells
 from ernie_m.ablation.figures import mean_by_layer, number_of
@@ -72,13 +72,13 @@ def test_the_objectives_of_table_6_differ_in_their_rows_alone() -> None:
 
 def test_a_budget_scales_stages_in_proportion_and_the_warm_up_with_them() -> None:
     recipe = read_recipe(RECIPES / "exp5.yaml")
-    scaled = variants.budgeted(recipe, 1000, ["optimizer.beta2=0.95"])
+    scaled = recipes.budgeted(recipe, 1000, ["optimizer.beta2=0.95"])
     assert [stage["steps"] for stage in scaled["stages"]] == [750, 250]
     assert scaled["optimizer"]["warmup_steps"] == 50
     assert scaled["optimizer"]["beta2"] == 0.95
     assert recipe["stages"][0]["steps"] == 150_000, "the recipe itself is left alone"
     with pytest.raises(InputError, match="--steps 1: expected a whole number, at least one for each of 2 stages"):
-        variants.budgeted(recipe, 1, [])
+        recipes.budgeted(recipe, 1, [])
 
 
 @pytest.mark.parametrize(
@@ -94,36 +94,36 @@ def test_a_budget_scales_stages_in_proportion_and_the_warm_up_with_them() -> Non
 )
 def test_a_budget_for_what_is_no_recipe_says_what_is_wrong_with_it(content: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
-        variants.budgeted(content, 10, [])
+        recipes.budgeted(content, 10, [])
 
 
 def test_a_budget_scales_the_points_of_weights_and_leaves_numbers_and_overrides_as_they_are() -> None:
     recipe = read_recipe(RECIPES / "xlm_unsupervised.yaml")
     assert recipe["objective_weights"] == {"AE": "0:1, 100000:0.1, 300000:0"}
-    scaled = variants.budgeted(recipe, 1000, [])
+    scaled = recipes.budgeted(recipe, 1000, [])
     assert scaled["objective_weights"] == {"AE": "0:1, 200:0.1, 600:0"}
     of = build(TrainingConfig, recipe, "whole").weights, build(TrainingConfig, scaled, "scaled").weights
     assert all(of[0].at(500 * step) == pytest.approx(of[1].at(step)) for step in range(0, 1000, 7))
-    assert variants.budgeted({**recipe, "objective_weights": {"AE": "1e-1", "BT": 2}}, 9, [])["objective_weights"] == {
+    assert recipes.budgeted({**recipe, "objective_weights": {"AE": "1e-1", "BT": 2}}, 9, [])["objective_weights"] == {
         "AE": "1e-1",
         "BT": 2,
     }
-    typed = variants.budgeted(recipe, 1000, ["objective_weights.AE=0:1, 500:0.2"])
+    typed = recipes.budgeted(recipe, 1000, ["objective_weights.AE=0:1, 500:0.2"])
     assert typed["objective_weights"] == {"AE": "0:1, 500:0.2"}
-    few = variants.budgeted(recipe, 2, [])["objective_weights"]["AE"]
+    few = recipes.budgeted(recipe, 2, [])["objective_weights"]["AE"]
     assert few == "0:1, 1:0.1, 2:0", "points that would meet stay apart"
-    assert variants.budgeted(recipe, None, [])["objective_weights"] == recipe["objective_weights"]
+    assert recipes.budgeted(recipe, None, [])["objective_weights"] == recipe["objective_weights"]
     with pytest.raises(InputError, match=r"objective_weights\.AE: .*expected a number"):
-        variants.budgeted({**recipe, "objective_weights": {"AE": "0:1, x:2"}}, 1000, [])
+        recipes.budgeted({**recipe, "objective_weights": {"AE": "0:1, x:2"}}, 1000, [])
 
 
 def test_a_shape_gives_all_but_the_stages() -> None:
-    taken = variants.recipe_of("exp3", "small")
+    taken = recipes.recipe_of("exp3", "small")
     small, exp3 = read_recipe(RECIPES / "small.yaml"), read_recipe(RECIPES / "exp3.yaml")
     assert taken["stages"] == exp3["stages"] != small["stages"]
     assert {k: v for k, v in taken.items() if k != "stages"} == {k: v for k, v in small.items() if k != "stages"}
     with pytest.raises(InputError, match="recipe smal: no such file"):
-        variants.recipe_of("exp3", "smal")
+        recipes.recipe_of("exp3", "smal")
 
 
 def test_variants_of_BTMLM_differ_from_the_usual_one_in_one_thing() -> None:
@@ -166,8 +166,8 @@ def test_the_MMLM_twin_computes_as_much_in_more_steps() -> None:
     """CAMLM predicts a smaller share of its positions, BTMLM generates: the twin's number of steps is another."""
     twin, full = variants.scratch(str(RECIPES / "small.yaml"), 4000, [], vocab_size=12_000)
     assert (twin.name, full.name) == ("small_mmlm", "small_full")
-    one_step = variants.flops(twin.config, 12_000) / twin.num_steps
-    assert abs(variants.flops(twin.config, 12_000) - variants.flops(full.config, 12_000)) <= one_step / 2
+    one_step = recipes.flops(twin.config, 12_000) / twin.num_steps
+    assert abs(recipes.flops(twin.config, 12_000) - recipes.flops(full.config, 12_000)) <= one_step / 2
     assert twin.num_steps != full.num_steps == 4000
     assert [set(stage.rows) for stage in twin.config.stages] == [{"MMLM"}]
     changed = differing_keys(twin.recipe, full.recipe)
@@ -180,7 +180,7 @@ def test_compute_counts_the_generation_of_BTMLM() -> None:
     costs = []
     for name in ("MMLM", "BTMLM"):
         variant = variants.Variant(name, name, recipe | {"stages": [{"steps": 10, "rows": {name: 1}}]})
-        costs.append(variants.flops(variant.config, 12_000))
+        costs.append(recipes.flops(variant.config, 12_000))
     assert 1.2 < costs[1] / costs[0] < 4 / 3
 
 
@@ -483,7 +483,7 @@ def test_a_cell_is_measured_otherwise_where_a_file_of_its_sets_is_another_one(tm
     ],
 )
 def test_a_comparison_is_named_by_what_its_models_start_from(recipe: dict[str, Any], title: str) -> None:
-    assert variants.start_in(recipe) == title
+    assert recipes.start_in(recipe) == title
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_variants_of_transfer_differ_in_rows_and_at_equal_compute_in_steps() -> 
     equal = {v.name: v for v in variants.transfer("scratch", 1000, [], vocab_size=16_000)}
     assert equal["mmlm"].num_steps == 1000
     assert len({v.num_steps for v in equal.values()}) > 2
-    spent = [variants.flops(v.config, 16_000) for v in equal.values()]
+    spent = [recipes.flops(v.config, 16_000) for v in equal.values()]
     assert max(spent) / min(spent) < 1.01
     with pytest.raises(InputError, match="--steps 1: btmlm has 2 stages and would have 1 of them; give more"):
         variants.transfer("scratch", 1, [])
