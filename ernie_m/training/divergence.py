@@ -1,8 +1,9 @@
 """Guards against divergence: a value that is not finite stops the run before the update, a loss that jumps is reported.
 
 1. `SpikeDetector` compares each objective's loss with the median and MAD (median absolute deviation) of the last steps. A
-   spike moves these only a little. Its state is the last losses. It is rebuilt from metrics.jsonl, so a restart does not
-   change a verdict. It only reports: a person looks at the rows (ernie-m inspect_step), and leaves the steps out with
+   spike moves these only a little. Steps of few rows differ by the languages that they hold: it is a spike only where one
+   of these is above its own level too. The state is the last losses. It is rebuilt from metrics.jsonl, so a restart does
+   not change a verdict. It only reports: a person looks at the rows (ernie-m inspect_step), and leaves the steps out with
    --skip_steps if the rows are wrong.
 2. `SkippedUpdates` counts the fp16 updates in a row that the loss scaler left out. A few are normal, while it looks for its
    scale. Many mean that the gradients overflow at any scale.
@@ -78,34 +79,41 @@ class SpikeDetector:
     def observe(self, step: int, losses: Mapping[str, Any]) -> list[Spike]:
         """The spikes of step `step` (from 0), at most one an objective; then its losses become part of the level.
 
-        `losses` in nats, {'loss/CAMLM': 1.9, ...}, as in a line of metrics.jsonl; those of single streams are not looked at.
-        A loss that is not finite is no spike, and never becomes part of the level.
+        `losses` in nats, {'loss/CAMLM': 1.9, 'loss/CAMLM/de-en': 1.8, ...}, as in a line of metrics.jsonl. A loss that is
+        not finite is no spike, and never becomes part of the level.
         """
         spikes = []
         if self.config.spike_threshold > 0:
-            for objective, loss in _objective_losses(losses):
-                recent = self._recent.get(objective, ())
-                if len(recent) < LEAST_STEPS:
-                    continue
-                median = float(np.median(recent))
-                mad = float(np.median(np.abs(np.asarray(recent) - median)))
-                deviation = (loss - median) / max(mad * MAD_TO_SIGMA, LEAST_DEVIATION)
-                if deviation > self.config.spike_threshold:
-                    spikes.append(Spike(step, objective, loss, median, deviation))
+            finite = dict(_finite_losses(losses))
+            above = {name: found for name, loss in finite.items() if (found := self._above(name, loss))}
+            for objective, (median, deviation) in above.items():
+                streams = [name for name in finite if name.startswith(f"{objective}/")]
+                if "/" not in objective and (not streams or any(name in above for name in streams)):
+                    spikes.append(Spike(step, objective, finite[objective], median, deviation))
         self._take(losses)
         return spikes
 
+    def _above(self, name: str, loss: float) -> tuple[float, float] | None:
+        """(Median, deviations above it) of a spike by its own level; None with fewer than LEAST_STEPS, too."""
+        recent = self._recent.get(name, ())
+        if len(recent) < LEAST_STEPS:
+            return None
+        median = float(np.median(recent))
+        mad = float(np.median(np.abs(np.asarray(recent) - median)))
+        deviation = (loss - median) / max(mad * MAD_TO_SIGMA, LEAST_DEVIATION)
+        return (median, deviation) if deviation > self.config.spike_threshold else None
+
     def _take(self, losses: Mapping[str, Any]) -> None:
-        for objective, loss in _objective_losses(losses):
-            self._recent.setdefault(objective, deque(maxlen=self.config.spike_window)).append(loss)
+        for name, loss in _finite_losses(losses):
+            self._recent.setdefault(name, deque(maxlen=self.config.spike_window)).append(loss)
 
 
-def _objective_losses(losses: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    """('CAMLM', 1.9) of each 'loss/CAMLM', not of 'loss/CAMLM/de-en', if finite."""
+def _finite_losses(losses: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
+    """('CAMLM', 1.9) of each 'loss/CAMLM', and ('CAMLM/de-en', 1.8) of each 'loss/CAMLM/de-en', if finite."""
     for key, value in losses.items():
-        prefix, _, objective = key.partition("/")
-        if prefix == "loss" and "/" not in objective and value is not None and math.isfinite(value):
-            yield objective, float(value)
+        prefix, _, name = key.partition("/")
+        if prefix == "loss" and value is not None and math.isfinite(value):
+            yield name, float(value)
 
 
 class SkippedUpdates:

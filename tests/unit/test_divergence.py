@@ -25,12 +25,13 @@ def losses_of_a_run(num_steps: int, seed: int = 0) -> list[dict[str, float]]:
     for step in range(num_steps):
         level = 2 + 8 * math.exp(-step / 150)
         noise = 0.05 * rng.standard_t(10, size=2)
-        line = {"loss/MMLM": level + noise[0], "loss/MMLM/en": 99.0 if step != 600 else 500.0}
+        line = {"loss/MMLM": level + noise[0]}
         if step >= 200:
             line["loss/CAMLM"] = level - 1 + noise[1]
         for (at, objective), height in SPIKES.items():
             if at == step:
                 line[f"loss/{objective}"] += height
+        line["loss/MMLM/en"] = line["loss/MMLM"] + (400.0 if step == 600 else 0.2)
         losses.append(line)
     return losses
 
@@ -72,6 +73,26 @@ def test_a_level_that_stays_is_no_spike_for_ever() -> None:
     """The first half window of a new level is told, then it is the level."""
     spikes = observed(SpikeDetector(GuardConfig()), [{"loss/MMLM": 3.0}] * 200 + [{"loss/MMLM": 9.0}] * 200)
     assert [spike.step for spike in spikes] == list(range(200, 250))
+
+
+def test_a_step_of_a_harder_language_is_no_spike_and_a_language_above_its_own_level_is() -> None:
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(["de-en", "fr-en", "br-fr"], size=600, p=[0.45, 0.45, 0.1])
+    hard = {"de-en": 0.3, "fr-en": 0.5, "br-fr": 4.0}
+
+    def line(stream: str, loss: float) -> dict[str, float]:
+        return {"loss/XLCO": loss, f"loss/XLCO/{stream}": loss}
+
+    losses = [line(stream, hard[stream] + 0.1 * noise) for stream, noise in zip(drawn, rng.normal(size=600), strict=True)]
+    alone = [{"loss/XLCO": each["loss/XLCO"]} for each in losses]
+    assert len(observed(SpikeDetector(GuardConfig()), alone)) > 10  # what the step's languages explain
+    detector = SpikeDetector(GuardConfig())
+    assert observed(detector, losses) == []
+    assert [
+        spike.step for spike in observed(detector, [line("br-fr", 4.1), line("de-en", 4.1), line("fr-en", 0.5)], 600)
+    ] == [601]
+    both = {"loss/XLCO": 4.0, "loss/XLCO/de-en": 3.7, "loss/XLCO/br-fr": 4.3}
+    assert [spike.objective for spike in observed(detector, [both], 603)] == ["XLCO"]
 
 
 def test_threshold_0_tells_nothing() -> None:
