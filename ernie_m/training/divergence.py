@@ -1,10 +1,10 @@
 """Guards against divergence: a value that is not finite stops the run before the update, a loss that jumps is reported.
 
 1. `SpikeDetector` compares each objective's loss with the median and MAD (median absolute deviation) of the last steps. A
-   spike moves these only a little. Steps of few rows differ by the languages that they hold: it is a spike only where one
-   of these is above its own level too. The state is the last losses. It is rebuilt from metrics.jsonl, so a restart does
-   not change a verdict. It only reports: a person looks at the rows (ernie-m inspect_step), and leaves the steps out with
-   --skip_steps if the rows are wrong.
+   spike moves these only a little. Steps of few rows differ by the languages that they hold: where each of these is at its
+   own level, it is none. The state is the last losses. It is rebuilt from metrics.jsonl, so a restart does not change a
+   verdict. It only reports: a person looks at the rows (ernie-m inspect_step), and leaves the steps out with --skip_steps
+   if the rows are wrong.
 2. `SkippedUpdates` counts the fp16 updates in a row that the loss scaler left out. A few are normal, while it looks for its
    scale. Many mean that the gradients overflow at any scale.
 3. `non_finite_message` is the message for a loss or gradient that is not finite in fp32 or bf16, which have no scaler.
@@ -85,23 +85,24 @@ class SpikeDetector:
         spikes = []
         if self.config.spike_threshold > 0:
             finite = dict(_finite_losses(losses))
-            above = {name: found for name, loss in finite.items() if (found := self._above(name, loss))}
-            for objective, (median, deviation) in above.items():
-                streams = [name for name in finite if name.startswith(f"{objective}/")]
-                if "/" not in objective and (not streams or any(name in above for name in streams)):
-                    spikes.append(Spike(step, objective, finite[objective], median, deviation))
+            deviations = {name: self._deviation(name, loss) for name, loss in finite.items()}
+            threshold = self.config.spike_threshold
+            for name, deviation in deviations.items():
+                of_streams = [value for key, value in deviations.items() if key.startswith(f"{name}/")]
+                is_known = "/" not in name and math.isfinite(deviation)
+                if is_known and min(deviation, max(of_streams, default=deviation)) > threshold:
+                    spikes.append(Spike(step, name, finite[name], float(np.median(self._recent[name])), deviation))
         self._take(losses)
         return spikes
 
-    def _above(self, name: str, loss: float) -> tuple[float, float] | None:
-        """(Median, deviations above it) of a spike by its own level; None with fewer than LEAST_STEPS, too."""
+    def _deviation(self, name: str, loss: float) -> float:
+        """Robust deviations above its own level; infinity with fewer steps than LEAST_STEPS."""
         recent = self._recent.get(name, ())
         if len(recent) < LEAST_STEPS:
-            return None
+            return math.inf
         median = float(np.median(recent))
         mad = float(np.median(np.abs(np.asarray(recent) - median)))
-        deviation = (loss - median) / max(mad * MAD_TO_SIGMA, LEAST_DEVIATION)
-        return (median, deviation) if deviation > self.config.spike_threshold else None
+        return (loss - median) / max(mad * MAD_TO_SIGMA, LEAST_DEVIATION)
 
     def _take(self, losses: Mapping[str, Any]) -> None:
         for name, loss in _finite_losses(losses):
