@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +81,14 @@ class JsonVocabulary:
 
     def _encoded(self, texts: Sequence[str]) -> EncodedTexts:
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-        offsets = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
-        values = np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1])
+        values, offsets = encoded = EncodedTexts.of(ids)
         if (wrong := np.flatnonzero(self._is_never[values])).size:
             text = texts[int(np.searchsorted(offsets, wrong[0], "right")) - 1]
             raise InputError(
                 f"tokenizer {self.path}: makes the special token {self._special_names.get(int(values[wrong[0]]))!r} of the "
                 f"text {text[:SHOWN]!r}; remove that line from the corpus, or take another tokenizer"
             )
-        return EncodedTexts(values, offsets)
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of model ids; special tokens are left out."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +14,13 @@ class EncodedTexts(NamedTuple):
 
     values: np.ndarray  # int32 [num_tokens]
     offsets: np.ndarray  # int64 [num_texts + 1]
+
+    @staticmethod
+    def of(ids: Sequence[Sequence[int]]) -> EncodedTexts:
+        """The ids of each text, put end to end."""
+        offsets = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
+        return EncodedTexts(np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1]), offsets)
 
 
 class Ragged(NamedTuple):

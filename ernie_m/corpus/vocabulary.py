@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +83,8 @@ class Vocabulary:
             ids = self._processor.encode(list(texts), num_threads=1)  # SentencePiece's own default takes all cores
         except RuntimeError:  # one of them, of which it does not say which
             ids = [self._segmented(text) for text in texts]
-        offsets = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), out=offsets[1:])
-        return EncodedTexts(_model_ids(np.fromiter(chain.from_iterable(ids), np.int32, offsets[-1])), offsets)
+        values, offsets = EncodedTexts.of(ids)
+        return EncodedTexts(_model_ids(values), offsets)
 
     def _segmented(self, text: str) -> list[int]:
         """Piece ids; none of a text that SentencePiece cannot segment, such as a word of a hundred thousand letters."""
