@@ -14,7 +14,14 @@ import pytest
 
 from ernie_m.base.process_end import clean_end, run_below
 
-WRITER = """
+AS_IN_A_TERMINAL = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
+"""Under nohup, or behind a shell's &, a process is born deaf to some signals."""
+WRITER = f"""{AS_IN_A_TERMINAL}
 import sys, time
 from pathlib import Path
 from ernie_m.base.files import folder_written_atomically, written_atomically
@@ -29,7 +36,7 @@ from pathlib import Path
 from ernie_m.ablation.jobs import Job, Jobs, Part
 Jobs([Job("job", [Part("part", tuple(sys.argv[2:]))], Path(sys.argv[1]))], 1, os.environ).run()
 """
-BELOW = """
+BELOW = f"""{AS_IN_A_TERMINAL}
 import sys
 from ernie_m.base.process_end import run_below
 run_below(sys.argv[2:])
@@ -60,6 +67,7 @@ def test_a_command_that_is_ended_by_a_signal_leaves_no_temporary_file_or_folder(
 
 def test_who_listens_to_signals_goes_on_doing_so_where_files_are_written() -> None:
     heard: list[int] = []
+    others = signal.getsignal(signal.SIGHUP)
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:
         with clean_end, clean_end:
@@ -68,7 +76,7 @@ def test_who_listens_to_signals_goes_on_doing_so_where_files_are_written() -> No
         ours = signal.signal(signal.SIGTERM, before)
     assert heard == [signal.SIGTERM]
     assert ours is not before
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGHUP) == others
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process of its parent's death, others do not")
