@@ -179,9 +179,10 @@ def btmlm(name: str, steps: int | None, overrides: Sequence[str]) -> list[Varian
 
     camlm = _staged("camlm", recipe, TRANSFER_STAGES["camlm"], num_steps)
     default = variant(
-        "btmlm", f"BTMLM from {before[0]:.0%} of the steps, {rows['BTMLM']} rows of 8, {usual:.0%} pseudo tokens"
+        "btmlm",
+        f"BTMLM from {100 * before[0]:.0f} % of the steps, {rows['BTMLM']} rows of 8, {100 * usual:.0f} % pseudo tokens",
     )
-    begins = [variant(f"begin_{begin * 100:.0f}", f"from {begin:.0%} of the steps", begin) for begin in BTMLM_BEGINS]
+    begins = [variant(f"begin_{100 * begin:.0f}", f"from {100 * begin:.0f} % of the steps", begin) for begin in BTMLM_BEGINS]
     by_rows = [variant(f"rows_{n}", f"{n} rows of 8", rows=rows) for n, rows in BTMLM_ROWS.items()]
     return [camlm, default, *begins, *by_rows, *_by_pseudo_share(default.recipe, besides=usual)]
 
