@@ -84,13 +84,13 @@ class SpikeDetector:
         """
         spikes = []
         if self.config.spike_threshold > 0:
-            finite = dict(_finite_losses(losses))
-            deviations = {name: self._deviation(name, loss) for name, loss in finite.items()}
-            threshold = self.config.spike_threshold
-            for name, deviation in deviations.items():
-                of_streams = [value for key, value in deviations.items() if key.startswith(f"{name}/")]
-                is_known = "/" not in name and math.isfinite(deviation)
-                if is_known and min(deviation, max(of_streams, default=deviation)) > threshold:
+            finite, threshold = dict(_finite_losses(losses)), self.config.spike_threshold
+            for name in (name for name in finite if "/" not in name):
+                deviation = self._deviation(name, finite[name])
+                if not threshold < deviation < math.inf:
+                    continue
+                streams = [key for key in finite if key.startswith(f"{name}/")]
+                if not streams or any(self._deviation(key, finite[key]) > threshold for key in streams):
                     spikes.append(Spike(step, name, finite[name], float(np.median(self._recent[name])), deviation))
         self._take(losses)
         return spikes
